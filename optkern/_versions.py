@@ -1,0 +1,35 @@
+"""What a bug report needs: versions, instruction set, threads."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+
+import numpy
+
+from .kernels import _engine, openmp_policy
+from .kernels._threads import machine_limit
+
+try:
+    __version__ = metadata.version("optkern")
+except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+
+def show_versions() -> None:
+    """Print the versions and settings that decide how optkern runs, a line each."""
+    openmp = f"{_engine.OPENMP}, {openmp_policy}" if _engine.OPENMP else openmp_policy
+    rows = {
+        "optkern": __version__,
+        "python": sys.version.split()[0],
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "compiler": _engine.COMPILER,
+        "instruction set": f"{_engine.isa()} (of {', '.join(_engine.AVAILABLE_ISAS)})",
+        "openmp": openmp,
+        "threads": f"{_engine.get_thread_limit()} at the most ({machine_limit()} cores usable)",
+    }
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")

@@ -1,0 +1,30 @@
+"""The ground floor: kernels that know arrays and no optimizer.
+
+``optkern.kernels.<rule>(p, g, *state, **hyperparameters)`` updates arrays, or lists of arrays, in
+place in one pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._threads import as_num_threads, initial_limit, load_engine_passive
+from .rules import RULES
+
+# First: what the other modules import brings the OpenMP runtime in.
+openmp_policy = load_engine_passive()
+
+from . import _engine, reference  # noqa: E402
+from ._twins import twin  # noqa: E402
+
+_engine.set_thread_limit(*initial_limit())
+
+
+def _run(plan: _engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
+    plan.step(gradients, as_num_threads(plan.owner, options["num_threads"]))
+
+
+for _rule in RULES:
+    globals()[_rule.name] = twin(_rule, "kernels", _run, num_threads=None)
+
+__all__ = ["RULES", "reference", *(rule.name for rule in RULES)]

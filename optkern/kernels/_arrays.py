@@ -1,0 +1,124 @@
+"""What an array must be before a kernel may touch it, and the words for one that is not."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Sequence
+
+import numpy as np
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def named(what: str, label: int | str) -> str:
+    """``parameter 3`` or ``parameter 'W1'``."""
+    return f"{what} {label!r}" if isinstance(label, str) else f"{what} {label}"
+
+
+def check_writable(owner: str, what: str, array: Any) -> None:
+    """Refuse an array that cannot be updated in place: a parameter or its state."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{owner}: {what} must be a NumPy array of float32 or float64, "
+            f"got {type(array).__name__}"
+        )
+    if array.dtype not in DTYPES:
+        raise TypeError(f"{owner}: {what} must be float32 or float64, got {array.dtype}")
+    if not array.dtype.isnative:
+        raise TypeError(f"{owner}: {what} must be in native byte order, got {array.dtype.str}")
+    if not array.flags.writeable:
+        raise ValueError(f"{owner}: {what} is read-only; it is updated in place, pass a copy")
+    if _overlaps_itself(array):
+        raise ValueError(f"{owner}: elements of {what} share memory (strides {array.strides})")
+
+
+def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> None:
+    """Refuse a state array that does not fit its parameter."""
+    check_writable(owner, what, array)
+    if array.shape != parameter.shape or array.dtype != parameter.dtype:
+        raise ValueError(
+            f"{owner}: {what} must have shape {parameter.shape} and dtype {parameter.dtype} "
+            f"like its parameter, got {array.shape} and {array.dtype}"
+        )
+
+
+def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> np.ndarray:
+    """The gradient as a native array of the parameter's dtype; a cast makes a copy."""
+    if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
+        raise TypeError(
+            f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"
+        )
+    if not np.issubdtype(gradient.dtype, np.floating):
+        raise TypeError(f"{owner}: {what} must be real floating point, got {gradient.dtype}")
+    if gradient.shape != parameter.shape:
+        raise ValueError(
+            f"{owner}: {what} must have the parameter's shape {parameter.shape}, "
+            f"got {gradient.shape}; nothing is broadcast"
+        )
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return gradient.astype(parameter.dtype, copy=False)
+
+
+def refuse_overlap(owner: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Refuse arrays of which two share memory, naming the two."""
+    bounded = [(*byte_bounds(a), what, a) for what, a in arrays if a.size]
+    bounded.sort(key=lambda row: row[:2])
+    reaching: list[tuple[int, int, str, np.ndarray]] = []
+    for row in bounded:
+        low, _, what, array = row
+        reaching = [other for other in reaching if other[1] > low]
+        for _, _, other_what, other in reaching:
+            if share_memory(array, other):
+                raise ValueError(f"{owner}: {other_what} and {what} overlap in memory")
+        reaching.append(row)
+
+
+def byte_bounds(array: np.ndarray) -> tuple[int, int]:
+    """The addresses of an array's first byte and of the one after its last."""
+    return np.lib.array_utils.byte_bounds(array)
+
+
+def share_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays have a byte in common; where that is too hard to say, yes."""
+    try:
+        return np.shares_memory(a, b, max_work=1_000_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
+    """The axes from the slowest to the fastest in memory, and whether that order has no gaps.
+
+    An array with gaps is walked in C order.
+    """
+    order = sorted(range(array.ndim), key=lambda k: (-abs(array.strides[k]), k))
+    expected = array.itemsize
+    for axis in reversed(order):
+        if array.shape[axis] == 1:
+            continue
+        if array.strides[axis] != expected:
+            return list(range(array.ndim)), False
+        expected *= array.shape[axis]
+    return order, True
+
+
+def _overlaps_itself(array: np.ndarray) -> bool:
+    axes = [(abs(s), n) for s, n in zip(array.strides, array.shape) if n > 1]
+    reach = array.itemsize
+    for stride, count in sorted(axes):
+        if stride < reach:
+            break
+        reach += stride * (count - 1)
+    else:
+        return False
+    if array.size == 0:
+        return False
+    return _distinct_addresses(array.shape, array.strides) < array.size
+
+
+def _distinct_addresses(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Counted one by one: only strides made by hand come here."""
+    offsets = np.zeros(1, np.int64)
+    for count, stride in zip(shape, strides):
+        offsets = np.add.outer(offsets, np.arange(count, dtype=np.int64) * stride).ravel()
+        offsets = np.unique(offsets)
+    return offsets.size

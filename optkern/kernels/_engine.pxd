@@ -1,0 +1,74 @@
+from optkern.kernels._constants cimport constants_t, derive_t, hyper_t
+from optkern.kernels._span cimport MAX_STREAMS, finite_t, span_t
+
+cdef enum:
+    MAX_DIMS = 64   # NumPy's own limit
+
+
+cdef struct layout_t:
+    # How to walk an array that is not dense: axes from the slowest to the fastest.
+    int ndim
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t strides[MAX_DIMS]
+
+
+cdef struct tensor_t:
+    Py_ssize_t size
+    Py_ssize_t itemsize
+    int dtype                          # 0: float32, 1: float64
+    int group
+    bint active                        # False: no gradient this time
+    bint dense                         # the parameter, in its own memory order
+    bint staged                        # some stream is not dense
+    char* data[MAX_STREAMS]
+    layout_t* layout[MAX_STREAMS]      # NULL: dense
+    char* seen_gradient                # where the last gradient known to overlap nothing began
+    const constants_t* h
+
+
+cdef struct interval_t:
+    char* low
+    char* high
+
+
+cdef class Plan:
+    cdef readonly object rule
+    cdef readonly str owner
+    cdef readonly tuple labels
+    cdef readonly list params
+    cdef readonly dict state
+    cdef readonly object steps, mu_products
+    cdef list _orders, _views, _gradients
+    cdef derive_t _derive
+    cdef int _index, _streams
+    cdef Py_ssize_t _count, _total, _chunks, _intervals
+    cdef tensor_t* _tensors
+    cdef hyper_t* _hypers
+    cdef Py_ssize_t _groups
+    cdef constants_t* _constants
+    cdef long long[::1] _steps
+    cdef double[::1] _mu_products
+    cdef Py_ssize_t* _chunk_tensor
+    cdef Py_ssize_t* _chunk_first
+    cdef interval_t* _occupied
+    cdef double _seconds[2]
+    cdef int _tries[2]
+    cdef Py_ssize_t _calls
+    cdef int _favourite
+
+    cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1
+    cdef int _plan_chunks(self) except -1
+    cdef int _map_memory(self) except -1
+    cdef int _take_gradients(self, tuple gradients) except -1
+    cdef int _take_gradient(self, Py_ssize_t i, object gradient) except -1
+    cdef int _bind_gradient(self, Py_ssize_t i, object gradient) except -1
+    cdef int _refuse_overlap(
+        self, Py_ssize_t i, object gradient, char* low, char* high
+    ) except -1
+    cdef void _restage(self, Py_ssize_t i) noexcept
+    cdef bint _finite(self) noexcept nogil
+    cdef void _derive_constants(self) noexcept nogil
+    cdef void _run(self, int threads) noexcept nogil
+    cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil
+    cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
+    cdef int _run_measured(self, int limit) except -1

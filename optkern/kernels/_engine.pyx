@@ -1,0 +1,673 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The engine: binds arrays once, then runs a rule over all of them in one parallel region.
+
+1. One call updates a whole list of tensors. The work is cut into chunks of elements, across tensors
+   (edges are multiples of 256 within a tensor), and handed out dynamically: fixed halves collapse
+   when another process takes a core.
+2. Parameters and state are bound at construction (typed memoryviews keep them from being resized);
+   fresh gradients are checked through the NumPy C API, because a memoryview for each of a thousand
+   costs more than the update.
+3. A call checks everything it was given before it writes one element.
+4. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
+5. Arrays that are not dense (or not aligned) are staged piece by piece through scratch on the stack.
+6. The number of threads never shows in the bits, so the engine may choose it by what it measured.
+"""
+import os
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython.parallel cimport prange
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from optkern.kernels import _arrays, _isa
+from optkern.kernels._constants cimport derivation, encode
+from optkern.kernels._scalar cimport (
+    optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
+)
+from optkern.kernels._span cimport spans_t
+from optkern.kernels.rules import RULES
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #if defined(_OPENMP)
+    #include <omp.h>
+    #define OPTKERN_OPENMP _OPENMP
+    #else
+    #define OPTKERN_OPENMP 0
+    static int omp_get_max_threads(void) { return 1; }
+    #endif
+
+    #include <time.h>
+    static double optkern_seconds(void) {
+    #if defined(_WIN32)
+        return (double)clock() / CLOCKS_PER_SEC;
+    #else
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    #endif
+    }
+
+    /* 0: baseline, 1: x86-64-v3, 2: x86-64-v4; asks the operating system's support too. */
+    static int optkern_cpu_level(void) {
+    #if (defined(__x86_64__)) && (defined(__GNUC__) || defined(__clang__))
+        __builtin_cpu_init();
+        if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+              && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")))
+            return 0;
+        if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+              && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
+              && __builtin_cpu_supports("avx512vl")))
+            return 1;
+        return 2;
+    #else
+        return 0;
+    #endif
+    }
+    #if defined(__clang__)
+    #define OPTKERN_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define OPTKERN_COMPILER "gcc " __VERSION__
+    #elif defined(_MSC_VER)
+    #define OPTKERN_COMPILER "msvc"
+    #else
+    #define OPTKERN_COMPILER "unknown compiler"
+    #endif
+    """
+    const int OPTKERN_OPENMP
+    const char* OPTKERN_COMPILER
+    int omp_get_max_threads() noexcept nogil
+    double optkern_seconds() noexcept nogil
+    int optkern_cpu_level() noexcept nogil
+
+cdef enum:
+    CHUNK = 16384      # elements handed to a thread at a time
+    EDGE = 256         # chunk edges within a tensor
+    PIECE = 512        # elements staged at a time
+    KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
+    SERIAL = 65536     # elements below which a second thread never paid off beside a GEMM
+    PROBES = 3         # timings of one thread and of many before the choice
+    REVIEW = 1000      # calls after which the choice is measured again
+
+# --------------------------------------------------------------------------- instruction set
+
+cdef spans_t* SPANS = NULL
+cdef str ISA = ""
+AVAILABLE_ISAS = _isa.available(optkern_cpu_level())
+
+
+def use_isa(str name):
+    """Run the spans of another instruction set from now on (for tests and benchmarks)."""
+    global SPANS, ISA
+    if name not in AVAILABLE_ISAS:
+        raise ValueError(f"instruction set {name!r} is not one of {AVAILABLE_ISAS}")
+    SPANS = <spans_t*> PyCapsule_GetPointer(_isa.table(name), "optkern.spans")
+    ISA = name
+
+
+def isa():
+    """The instruction set the kernels run: ``"v4"``, ``"v3"`` or ``"baseline"``."""
+    return ISA
+
+
+use_isa(_isa.chosen(AVAILABLE_ISAS))
+
+# --------------------------------------------------------------------------- threads
+
+OPENMP = OPTKERN_OPENMP
+COMPILER = OPTKERN_COMPILER.decode()
+cdef int initial_openmp_threads = omp_get_max_threads()   # also makes the runtime read its settings
+cdef int thread_limit = 1
+cdef bint limit_explicit = False
+cdef bint forked = False
+cdef bint region_entered = False
+
+
+def set_thread_limit(int n, bint explicit):
+    """The number of threads a call may use at the most; ``explicit``: the user's own word."""
+    global thread_limit, limit_explicit, forked
+    if forked and n > 1 and region_entered:
+        raise RuntimeError(
+            "num_threads: this process was forked after its parent had used threads, and the "
+            "OpenMP runtime hangs there; only 1 is possible (start workers by 'spawn' instead)"
+        )
+    thread_limit = n
+    limit_explicit = explicit
+    if explicit:
+        forked = False
+
+
+def get_thread_limit():
+    return current_limit()
+
+
+cdef int current_limit() noexcept nogil:
+    """The default number of threads now: a limit lowered from outside (threadpoolctl) counts."""
+    cdef int openmp = omp_get_max_threads()
+    if forked or not OPTKERN_OPENMP:
+        return 1
+    if limit_explicit and openmp >= initial_openmp_threads:
+        return thread_limit
+    return min(thread_limit, openmp)
+
+
+def _after_fork():
+    global forked
+    forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class ieee_mode:
+    """Context: this thread computes with the IEEE defaults, whatever another library has set."""
+
+    def __enter__(self):
+        self.old = optkern_ieee_mode()
+
+    def __exit__(self, *exception):
+        optkern_restore_mode(self.old)
+
+
+# --------------------------------------------------------------------------- staging
+
+
+cdef void transfer(
+    const layout_t* a, char* base, char* scratch, Py_ssize_t first, Py_ssize_t n,
+    Py_ssize_t itemsize, bint store,
+) noexcept nogil:
+    """Copy `n` elements of a strided array from flat index `first` to scratch, or back."""
+    cdef Py_ssize_t index[MAX_DIMS]
+    cdef Py_ssize_t i, rest = first
+    cdef char* at = base
+    cdef int k
+    for k in range(a.ndim - 1, -1, -1):
+        index[k] = rest % a.shape[k]
+        rest = rest // a.shape[k]
+        at += index[k] * a.strides[k]
+    for i in range(n):
+        if store:
+            memcpy(at, scratch + i * itemsize, itemsize)
+        else:
+            memcpy(scratch + i * itemsize, at, itemsize)
+        k = a.ndim - 1
+        while k >= 0:
+            index[k] += 1
+            at += a.strides[k]
+            if index[k] < a.shape[k]:
+                break
+            at -= a.strides[k] * a.shape[k]
+            index[k] = 0
+            k -= 1
+
+
+# --------------------------------------------------------------------------- the plan
+
+
+cdef class Plan:
+    """One rule bound to parameters and their state.
+
+    Parameters
+    ----------
+    rule : Rule
+    owner : str
+        Who speaks in error messages.
+    labels : sequence of int or str
+        What each parameter is called in them.
+    params : list of ndarray
+        float32 or float64, writable, not overlapping.
+    state : dict of str to list of (ndarray or None)
+        For each slot of the rule an array shaped like its parameter, or None where no option in
+        use needs it.
+    """
+
+    def __cinit__(self, rule, str owner, labels, list params, dict state):
+        cdef Py_ssize_t i
+        self.rule = rule
+        self.owner = owner
+        self.labels = tuple(labels)
+        self.params = list(params)
+        self.state = {slot: list(arrays) for slot, arrays in state.items()}
+        self._index = [row.name for row in RULES].index(rule.name)
+        self._derive = derivation(rule.formula)
+        self._streams = 2 + len(rule.slots)
+        self._count = len(params)
+        self._favourite = 1
+        self._check()
+        self.steps = np.zeros(self._count, np.int64)
+        self.mu_products = np.ones(self._count, np.float64)
+        self._steps = self.steps
+        self._mu_products = self.mu_products
+        self._tensors = <tensor_t*> calloc(self._count or 1, sizeof(tensor_t))
+        self._constants = <constants_t*> calloc(self._count or 1, sizeof(constants_t))
+        if not self._tensors or not self._constants:
+            raise MemoryError
+        self._views = []
+        self._orders = []
+        for i in range(self._count):
+            order, dense = _arrays.memory_order(params[i])
+            self._orders.append(order)
+            self._tensors[i].dense = dense
+            self._bind(i, 0, params[i])
+            for k, slot in enumerate(rule.slots):
+                if self.state[slot][i] is not None:
+                    self._bind(i, 2 + k, self.state[slot][i])
+        self._plan_chunks()
+        self._map_memory()
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        cdef int j
+        if self._tensors:
+            for i in range(self._count):
+                for j in range(MAX_STREAMS):
+                    free(self._tensors[i].layout[j])
+        free(self._tensors)
+        free(self._hypers)
+        free(self._constants)
+        free(self._chunk_tensor)
+        free(self._chunk_first)
+        free(self._occupied)
+
+    def _check(self):
+        for label, p in zip(self.labels, self.params):
+            _arrays.check_writable(self.owner, _arrays.named("parameter", label), p)
+        for slot, arrays in self.state.items():
+            for label, p, a in zip(self.labels, self.params, arrays):
+                if a is not None:
+                    what = f"{slot} of {_arrays.named('parameter', label)}"
+                    _arrays.check_state(self.owner, what, a, p)
+        _arrays.refuse_overlap(self.owner, self._named_arrays())
+
+    def _named_arrays(self):
+        for label, p in zip(self.labels, self.params):
+            yield _arrays.named("parameter", label), p
+        for slot, arrays in self.state.items():
+            for label, a in zip(self.labels, arrays):
+                if a is not None:
+                    yield f"{slot} of {_arrays.named('parameter', label)}", a
+
+    cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1:
+        """Point one stream of a tensor at an array, checked before."""
+        cdef tensor_t* t = &self._tensors[i]
+        cdef cnp.ndarray a = array
+        cdef list order = self._orders[i]
+        cdef const float[::1] f32
+        cdef const double[::1] f64
+        cdef layout_t* layout
+        cdef int k
+        t.size = cnp.PyArray_SIZE(a)
+        t.itemsize = cnp.PyArray_ITEMSIZE(a)
+        t.dtype = 1 if t.itemsize == 8 else 0
+        t.data[stream] = <char*> cnp.PyArray_DATA(a)
+        flat = array.transpose(order)
+        if flat.flags.c_contiguous and flat.flags.aligned:
+            free(t.layout[stream])
+            t.layout[stream] = NULL
+            if t.dtype:
+                f64 = flat.reshape(-1)
+                self._views.append(f64)
+            else:
+                f32 = flat.reshape(-1)
+                self._views.append(f32)
+        else:
+            layout = t.layout[stream]
+            if layout == NULL:
+                layout = <layout_t*> malloc(sizeof(layout_t))
+                if layout == NULL:
+                    raise MemoryError
+            layout.ndim = a.ndim
+            for k in range(a.ndim):
+                layout.shape[k] = a.shape[order[k]]
+                layout.strides[k] = a.strides[order[k]]
+            t.layout[stream] = layout
+        self._restage(i)
+        return 0
+
+    cdef void _restage(self, Py_ssize_t i) noexcept:
+        """Note whether some stream of a tensor is not dense."""
+        cdef tensor_t* t = &self._tensors[i]
+        cdef int k
+        t.staged = False
+        for k in range(self._streams):
+            t.staged = t.staged or t.layout[k] != NULL
+
+    cdef int _plan_chunks(self) except -1:
+        """Cut all elements into chunks; each ends where the next one starts."""
+        cdef Py_ssize_t i, first, room, take, k = 0
+        cdef Py_ssize_t bound
+        self._total = 0
+        for i in range(self._count):
+            self._total += self._tensors[i].size
+        bound = 2 * (self._total // CHUNK) + 2 + self._total // (CHUNK - EDGE)
+        self._chunk_tensor = <Py_ssize_t*> malloc((bound + 1) * sizeof(Py_ssize_t))
+        self._chunk_first = <Py_ssize_t*> malloc((bound + 1) * sizeof(Py_ssize_t))
+        if not self._chunk_tensor or not self._chunk_first:
+            raise MemoryError
+        self._chunk_tensor[0] = self._chunk_first[0] = 0
+        room = CHUNK
+        for i in range(self._count):
+            first = 0
+            while self._tensors[i].size - first > room:
+                take = room - room % EDGE
+                first += take
+                k += 1
+                self._chunk_tensor[k] = i
+                self._chunk_first[k] = first
+                room = CHUNK
+            room -= self._tensors[i].size - first
+        self._chunks = k + 1
+        self._chunk_tensor[k + 1] = self._count
+        self._chunk_first[k + 1] = 0
+        return 0
+
+    cdef int _map_memory(self) except -1:
+        """The memory of parameters and state, sorted, for the overlap test of gradients."""
+        bounds = sorted(_arrays.byte_bounds(a) for _, a in self._named_arrays() if a.size)
+        cdef Py_ssize_t i
+        self._intervals = len(bounds)
+        self._occupied = <interval_t*> malloc((len(bounds) or 1) * sizeof(interval_t))
+        if not self._occupied:
+            raise MemoryError
+        high = 0
+        for i in range(self._intervals):
+            # Strided arrays may be interleaved: keep the ends sorted too.
+            high = max(high, bounds[i][1])
+            self._occupied[i].low = <char*> <size_t> bounds[i][0]
+            self._occupied[i].high = <char*> <size_t> high
+        return 0
+
+    # ----------------------------------------------------------------- hyperparameters
+
+    def set_groups(self, groups):
+        """Give each parameter the number of its group."""
+        cdef Py_ssize_t i
+        self._groups = max(groups, default=0) + 1
+        free(self._hypers)
+        self._hypers = <hyper_t*> calloc(self._groups, sizeof(hyper_t))
+        if not self._hypers:
+            raise MemoryError
+        for i in range(self._count):
+            self._tensors[i].group = groups[i]
+
+    def set_hyperparameter(self, Py_ssize_t group, str name, value):
+        """Set one checked hyperparameter of a group."""
+        encode(&self._hypers[group], name, value)
+
+    cdef void _derive_constants(self) noexcept nogil:
+        """The constants of this step, once for each run of tensors that share them."""
+        cdef Py_ssize_t i, last = -1
+        cdef constants_t* h = NULL
+        cdef hyper_t o
+        for i in range(self._count):
+            if not self._tensors[i].active:
+                continue
+            if (
+                last < 0
+                or self._tensors[i].group != self._tensors[last].group
+                or self._steps[i] != self._steps[last]
+                or self._mu_products[i] != self._mu_products[last]
+            ):
+                o = self._hypers[self._tensors[i].group]
+                o.step = <double> (self._steps[i] + 1)
+                o.mu_product = self._mu_products[i]
+                h = &self._constants[i]
+                memset(h, 0, sizeof(constants_t))
+                self._derive(&o, h)
+                last = i
+            self._tensors[i].h = h
+
+    # ----------------------------------------------------------------- gradients
+
+    cdef int _take_gradients(self, tuple gradients) except -1:
+        cdef Py_ssize_t i
+        if len(gradients) != self._count:
+            raise ValueError(
+                f"{self.owner}: expected {self._count} gradients, got {len(gradients)}"
+            )
+        self._gradients = list(gradients)
+        for i in range(self._count):
+            self._take_gradient(i, gradients[i])
+        return 0
+
+    cdef int _take_gradient(self, Py_ssize_t i, object gradient) except -1:
+        """Check one gradient and point its stream at it; the common case touches no Python."""
+        cdef tensor_t* t = &self._tensors[i]
+        cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
+        cdef cnp.ndarray g
+        cdef char* data
+        t.active = gradient is not None
+        if not t.active:
+            return 0
+        if not cnp.PyArray_CheckExact(gradient) or not plain(<cnp.ndarray> gradient, p):
+            what = _arrays.named("gradient of parameter", self.labels[i])
+            gradient = _arrays.as_gradient(self.owner, what, gradient, self.params[i])
+            self._gradients[i] = gradient
+        g = <cnp.ndarray> gradient
+        data = <char*> cnp.PyArray_DATA(g)
+        if not (t.dense and same_order(g, p)):
+            self._bind_gradient(i, gradient)
+            low, high = _arrays.byte_bounds(gradient)
+            self._refuse_overlap(i, gradient, <char*> <size_t> low, <char*> <size_t> high)
+            return 0
+        t.data[1] = data
+        if t.layout[1] != NULL:
+            free(t.layout[1])
+            t.layout[1] = NULL
+            self._restage(i)
+        if data != t.seen_gradient:
+            t.seen_gradient = NULL
+            self._refuse_overlap(i, gradient, data, data + t.size * t.itemsize)
+            t.seen_gradient = data
+        return 0
+
+    cdef int _bind_gradient(self, Py_ssize_t i, object gradient) except -1:
+        cdef Py_ssize_t views = len(self._views)
+        self._tensors[i].seen_gradient = NULL
+        self._bind(i, 1, gradient)
+        del self._views[views:]   # a gradient is held for one call only
+        return 0
+
+    cdef int _refuse_overlap(
+        self, Py_ssize_t i, object gradient, char* low, char* high
+    ) except -1:
+        cdef Py_ssize_t left = 0, right = self._intervals, middle
+        if self._tensors[i].size == 0:
+            return 0
+        while left < right:
+            middle = (left + right) // 2
+            if self._occupied[middle].high <= low:
+                left = middle + 1
+            else:
+                right = middle
+        if left == self._intervals or self._occupied[left].low >= high:
+            return 0
+        for what, array in self._named_arrays():
+            if _arrays.share_memory(array, gradient):
+                label = _arrays.named("gradient of parameter", self.labels[i])
+                raise ValueError(f"{self.owner}: {label} overlaps {what} in memory")
+        return 0
+
+    def first_nonfinite(self):
+        """The label of the first parameter whose gradient holds NaN or inf, or None."""
+        for label, gradient in zip(self.labels, self._gradients):
+            if gradient is not None and not np.isfinite(gradient).all():
+                return label
+        return None
+
+    cdef bint _finite(self) noexcept nogil:
+        """Whether all gradients of this call are."""
+        cdef Py_ssize_t i
+        for i in range(self._count):
+            if self._tensors[i].active and not finite_gradient(&self._tensors[i]):
+                return False
+        return True
+
+    # ----------------------------------------------------------------- the step
+
+    def check(self, tuple gradients):
+        """Check the gradients of a call; returns them, cast where that was needed."""
+        self._take_gradients(gradients)
+        checked, self._gradients = self._gradients, None
+        return checked
+
+    def step(self, tuple gradients, int num_threads=0, bint check_finite=False):
+        """Apply the rule to every parameter that has a gradient.
+
+        Parameters
+        ----------
+        gradients : tuple of (ndarray or None)
+        num_threads : int
+            0: the engine's own choice.
+        check_finite : bool
+            Do nothing where a gradient holds NaN or inf.
+
+        Returns
+        -------
+        bool
+            False if nothing was done because a gradient is not finite.
+        """
+        cdef Py_ssize_t i
+        cdef int threads
+        self._take_gradients(gradients)
+        if check_finite and not self._finite():
+            return False
+        self._derive_constants()
+        threads = num_threads
+        if forked or not OPTKERN_OPENMP or self._chunks == 1:
+            threads = 1
+        elif num_threads == 0:
+            threads = current_limit() if self._total >= SERIAL else 1
+        if threads > 1 and num_threads == 0:
+            self._run_measured(threads)
+        elif threads == 1 and self._total < KEEP_GIL:
+            self._run(1)
+        else:
+            with nogil:
+                self._run(threads)
+        for i in range(self._count):
+            if self._tensors[i].active:
+                self._steps[i] += 1
+                self._mu_products[i] = self._tensors[i].h.mu_product
+        self._gradients = None
+        return True
+
+    cdef int _run_measured(self, int limit) except -1:
+        """Run with one thread or with `limit`, whichever has been faster here."""
+        cdef bint many
+        cdef int threads
+        cdef double start
+        cdef Py_ssize_t phase = self._calls % REVIEW
+        self._calls += 1
+        # The first call is cold and counts for nothing; the next ones alternate.
+        if phase <= 2 * PROBES:
+            threads = limit if phase % 2 else 1
+        else:
+            threads = limit if self._favourite > 1 else 1
+        with nogil:
+            start = optkern_seconds()
+            self._run(threads)
+            start = optkern_seconds() - start
+        if phase == 0:
+            self._seconds[0] = self._seconds[1] = 0
+        elif phase <= 2 * PROBES:
+            many = threads > 1
+            self._seconds[many] += start
+            if phase == 2 * PROBES:
+                self._favourite = limit if self._seconds[1] < self._seconds[0] else 1
+        return 0
+
+    cdef void _run(self, int threads) noexcept nogil:
+        global region_entered
+        cdef Py_ssize_t k
+        if threads == 1:
+            for k in range(self._chunks):
+                self._run_chunk(k)
+            return
+        region_entered = True
+        for k in prange(self._chunks, schedule="dynamic", chunksize=1, num_threads=threads):
+            self._run_chunk(k)
+
+    cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil:
+        cdef Py_ssize_t i = self._chunk_tensor[k], first = self._chunk_first[k], end
+        cdef Py_ssize_t last = self._chunk_tensor[k + 1], stop = self._chunk_first[k + 1]
+        cdef optkern_mode_t mode = optkern_ieee_mode()
+        while i < last or (i == last and first < stop):
+            end = stop if i == last else self._tensors[i].size
+            if self._tensors[i].active and end > first:
+                self._run_span(&self._tensors[i], first, end - first)
+            i += 1
+            first = 0
+        optkern_restore_mode(mode)
+
+    cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+        cdef span_t span = SPANS.update[self._index][t.dtype]
+        cdef char* at[MAX_STREAMS]
+        cdef char scratch[MAX_STREAMS][PIECE * 8]
+        cdef Py_ssize_t here, piece, end = first + n
+        cdef int j
+        if not t.staged:
+            for j in range(self._streams):
+                at[j] = t.data[j] + first * t.itemsize if t.data[j] else NULL
+            span(t.h, at, n, first)
+            return
+        here = first
+        while here < end:
+            piece = min(<Py_ssize_t> PIECE, end - here)
+            for j in range(self._streams):
+                if t.layout[j] == NULL:
+                    at[j] = t.data[j] + here * t.itemsize if t.data[j] else NULL
+                else:
+                    at[j] = scratch[j]
+                    transfer(t.layout[j], t.data[j], at[j], here, piece, t.itemsize, False)
+            span(t.h, at, piece, here)
+            for j in range(self._streams):
+                if t.layout[j] != NULL and j != 1:
+                    transfer(t.layout[j], t.data[j], at[j], here, piece, t.itemsize, True)
+            here += piece
+
+
+cdef bint finite_gradient(const tensor_t* t) noexcept nogil:
+    cdef char scratch[PIECE * 8]
+    cdef Py_ssize_t n, first = 0
+    if t.layout[1] == NULL:
+        return SPANS.finite[t.dtype](t.data[1], t.size)
+    while first < t.size:
+        n = min(<Py_ssize_t> PIECE, t.size - first)
+        transfer(t.layout[1], t.data[1], scratch, first, n, t.itemsize, False)
+        if not SPANS.finite[t.dtype](scratch, n):
+            return False
+        first += n
+    return True
+
+
+cdef inline bint same_order(cnp.ndarray g, cnp.ndarray p) noexcept:
+    """Whether a gradient lies in memory as its gapless parameter does, and is aligned."""
+    cdef int k
+    if not cnp.PyArray_ISALIGNED(g):
+        return False
+    if cnp.PyArray_IS_C_CONTIGUOUS(g) and cnp.PyArray_IS_C_CONTIGUOUS(p):
+        return True
+    for k in range(cnp.PyArray_NDIM(g)):
+        if cnp.PyArray_STRIDES(g)[k] != cnp.PyArray_STRIDES(p)[k] and cnp.PyArray_DIMS(g)[k] != 1:
+            return False
+    return True
+
+
+cdef inline bint plain(cnp.ndarray g, cnp.ndarray p) noexcept:
+    """Whether a gradient has its parameter's dtype and shape, in native byte order."""
+    cdef int k
+    if cnp.PyArray_TYPE(g) != cnp.PyArray_TYPE(p) or cnp.PyArray_NDIM(g) != cnp.PyArray_NDIM(p):
+        return False
+    if not cnp.PyArray_ISNOTSWAPPED(g):
+        return False
+    for k in range(cnp.PyArray_NDIM(g)):
+        if cnp.PyArray_DIMS(g)[k] != cnp.PyArray_DIMS(p)[k]:
+            return False
+    return True

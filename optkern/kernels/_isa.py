@@ -1,0 +1,46 @@
+"""Which instruction set the kernels run: the best that this CPU and this build have.
+
+``OPTKERN_ISA`` overrides the choice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+# From the least to the most demanding; x86-64-v3 is AVX2, x86-64-v4 is AVX-512.
+LEVELS = ("baseline", "v3", "v4")
+
+
+def available(cpu_level: int) -> tuple[str, ...]:
+    """The instruction sets that both this CPU and this build have, the best one last."""
+    found = []
+    for name in LEVELS[: cpu_level + 1]:
+        try:
+            importlib.import_module(f"optkern.kernels._span_{name}")
+        except ModuleNotFoundError:
+            continue
+        found.append(name)
+    return tuple(found)
+
+
+def chosen(names: tuple[str, ...]) -> str:
+    """The instruction set to run, out of ``names``.
+
+    Raises
+    ------
+    ValueError
+        Where ``OPTKERN_ISA`` asks for one that is not there.
+    """
+    wanted = os.environ.get("OPTKERN_ISA", "")
+    if wanted and wanted not in names:
+        raise ValueError(
+            f"OPTKERN_ISA={wanted!r}: this CPU and this build of optkern have {', '.join(names)}"
+        )
+    return wanted or names[-1]
+
+
+def table(name: str) -> Any:
+    """The capsule with the span table of one instruction set."""
+    return importlib.import_module(f"optkern.kernels._span_{name}").table

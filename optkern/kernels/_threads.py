@@ -1,0 +1,111 @@
+"""How many threads: the limits of the machine, the user's word, and a passive OpenMP runtime."""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from typing import Any
+
+WAIT_POLICY = "OMP_WAIT_POLICY"
+
+
+def load_engine_passive() -> str:
+    """Import the engine, and with it the OpenMP runtime, so that idle threads sleep.
+
+    Threads that spin between two steps fight with the BLAS library's over the cores: steps
+    between matrix products become hundreds of times slower. The runtime reads its policy when it
+    is loaded, so it is set for the load alone; a user's own setting is respected.
+
+    Returns
+    -------
+    str
+        The policy in words, for `show_versions`.
+    """
+    own = os.environ.get(WAIT_POLICY)
+    loaded = _loaded_runtime()
+    if own is None:
+        os.environ[WAIT_POLICY] = "passive"
+    try:
+        from . import _engine
+    finally:
+        if own is None:
+            del os.environ[WAIT_POLICY]
+    if not _engine.OPENMP:
+        return "built without OpenMP: serial"
+    if loaded:
+        return f"{loaded} was loaded before optkern: its wait policy is the process's own"
+    return f"wait policy {own} (from {WAIT_POLICY})" if own else "wait policy passive"
+
+
+def _loaded_runtime() -> str:
+    """The OpenMP runtime that another library has loaded already, or an empty string."""
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = {line.rsplit("/", 1)[-1].strip() for line in maps if "/" in line}
+    except OSError:
+        return ""
+    return next((p for p in sorted(paths) if p.startswith(("libgomp.so", "libomp"))), "")
+
+
+def machine_limit() -> int:
+    """The cores this process may use: CPU affinity and the cgroup's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _cgroup_cores()))
+
+
+def _cgroup_cores() -> int:
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return sys.maxsize if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError):
+        return sys.maxsize
+
+
+def as_num_threads(owner: str, value: Any) -> int:
+    """The ``num_threads`` of a call as the engine takes it: 0 stands for None."""
+    if value is None:
+        return 0
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{owner}: num_threads must be an integer or None, got {value!r}") from None
+    if isinstance(value, bool) or not 1 <= number <= 1024:
+        raise ValueError(f"{owner}: num_threads must be in [1, 1024] or None, got {value!r}")
+    return number
+
+
+def initial_limit() -> tuple[int, bool]:
+    """The limit at import, and whether it is the user's own word (``OPTKERN_NUM_THREADS``)."""
+    own = os.environ.get("OPTKERN_NUM_THREADS", "")
+    if not own:
+        return machine_limit(), False
+    try:
+        return as_num_threads("OPTKERN_NUM_THREADS", int(own)), True
+    except ValueError:
+        raise ValueError(
+            f"OPTKERN_NUM_THREADS must be an integer in [1, 1024], got {own!r}"
+        ) from None
+
+
+def set_num_threads(n: int | None) -> None:
+    """Set how many threads a step may use where its own ``num_threads`` is None.
+
+    Parameters
+    ----------
+    n : int or None
+        From 1 to 1024; None: the machine's limit again (CPU affinity, cgroup, OMP_NUM_THREADS).
+
+    Raises
+    ------
+    RuntimeError
+        In a process forked after its parent had used threads, for n > 1.
+    """
+    from . import _engine
+
+    number = as_num_threads("set_num_threads", n)
+    _engine.set_thread_limit(number or machine_limit(), bool(number))

@@ -1,0 +1,353 @@
+"""The rule table: every update rule, its state and its hyperparameters, in one list.
+
+The build stamps its loops from this table; the twins, the optimizers, their documentation, the
+tests and the benchmarks walk it. It imports nothing but the standard library, so that setup.py
+can read it before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, Callable, Mapping, NamedTuple
+
+# --------------------------------------------------------------------------- the vocabulary
+#
+# One name means one thing in every rule: a domain says what a value may be, checks it, and gives
+# the doubles that the constants of a step are derived from (`hyper_t` in _constants.pxd).
+
+
+def _number(value: Any) -> float | None:
+    """The finite float that ``value`` stands for, or None if it stands for no such thing."""
+    if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
+        return None
+    if getattr(value, "ndim", 0):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+class Real(NamedTuple):
+    """A finite real number in an interval."""
+
+    meaning: str
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    @property
+    def allowed(self) -> str:
+        left = "(" if self.open_low else "["
+        right = ")" if self.open_high or self.high == math.inf else "]"
+        return f"a finite number in {left}{self.low:g}, {self.high:g}{right}"
+
+    def check(self, value: Any) -> float | None:
+        number = _number(value)
+        if number is None:
+            return None
+        above = number > self.low if self.open_low else number >= self.low
+        below = number < self.high if self.open_high else number <= self.high
+        return number if above and below else None
+
+    def encode(self, value: float) -> tuple[float, ...]:
+        return (value,)
+
+
+class Pair(NamedTuple):
+    """Two numbers of one interval, such as Adam's betas."""
+
+    meaning: str
+    each: Real
+
+    @property
+    def allowed(self) -> str:
+        return f"two numbers, each {self.each.allowed.removeprefix('a ')}"
+
+    def check(self, value: Any) -> tuple[float, float] | None:
+        try:
+            first, second = value
+        except (TypeError, ValueError):
+            return None
+        pair = (self.each.check(first), self.each.check(second))
+        return None if None in pair else pair  # type: ignore[return-value]
+
+    def encode(self, value: tuple[float, float]) -> tuple[float, ...]:
+        return value
+
+
+class Count(NamedTuple):
+    """A positive integer."""
+
+    meaning: str
+    allowed: str = "an integer >= 1"
+
+    def check(self, value: Any) -> int | None:
+        try:
+            number = operator.index(value)
+        except TypeError:
+            return None
+        return number if number >= 1 and not isinstance(value, bool) else None
+
+    def encode(self, value: int) -> tuple[float, ...]:
+        return (float(value),)
+
+
+class Switch(NamedTuple):
+    """On or off."""
+
+    meaning: str
+    allowed: str = "True or False"
+
+    def check(self, value: Any) -> bool | None:
+        if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+            return bool(value)
+        return None
+
+    def encode(self, value: bool) -> tuple[float, ...]:
+        return (float(value),)
+
+
+class Choice(NamedTuple):
+    """One of a few words; the order is the order of the enum in _constants.pxd."""
+
+    meaning: str
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return "one of " + ", ".join(repr(word) for word in self.words)
+
+    def check(self, value: Any) -> str | None:
+        return value if isinstance(value, str) and value in self.words else None
+
+    def encode(self, value: str) -> tuple[float, ...]:
+        return (float(self.words.index(value)),)
+
+
+Domain = Real | Pair | Count | Switch | Choice
+
+VOCABULARY: dict[str, Domain] = {
+    "lr": Real("learning rate", 0.0),
+    "betas": Pair("decay rates of the running averages", Real("", 0.0, 1.0, open_high=True)),
+    "eps": Real("added to the denominator", 0.0),
+    "alpha": Real("decay rate of the squared average", 0.0, 1.0),
+    "rho": Real("decay rate of the squared averages", 0.0, 1.0),
+    "momentum": Real("momentum factor", 0.0, 1.0),
+    "dampening": Real("dampening of the gradient in the momentum buffer", 0.0, 1.0),
+    "lr_decay": Real("decay of the learning rate: lr / (1 + (step - 1) * lr_decay)", 0.0),
+    "momentum_decay": Real("decay of the momentum schedule", 0.0),
+    "mu_product": Real("product of the momentum factors of the steps taken so far", 0.0, 1.0),
+    "weight_decay": Real("weight decay coefficient", 0.0),
+    "nesterov": Switch("look ahead along the momentum"),
+    "centered": Switch("normalise by the estimated variance instead of the second moment"),
+    "amsgrad": Switch("divide by the largest second moment seen"),
+    "maximize": Switch("ascend instead of descend"),
+    "decay_form": Choice(
+        "weight decay is added to the gradient, shrinks p by lr * weight_decay, or by weight_decay",
+        ("l2", "decoupled", "independent"),
+    ),
+    "eps_form": Choice(
+        "eps is added after bias correction, or to the uncorrected square root",
+        ("corrected", "raw"),
+    ),
+    "momentum_form": Choice(
+        "buf = mu*buf + g, p -= lr*buf; or v = mu*v - lr*g, p += v; "
+        "or v = mu*v + (1-mu)*g, p -= lr*v",
+        ("torch", "classical", "average"),
+    ),
+    "step": Count("the step being taken, counted from 1"),
+}
+
+
+def checked(owner: str, name: str, value: Any) -> Any:
+    """``value`` as hyperparameter ``name`` holds it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming ``owner``, ``name``, what came and what is allowed.
+    """
+    domain = VOCABULARY[name]
+    good = domain.check(value)
+    if good is None:
+        wrong_type = isinstance(domain, (Real, Count)) and not hasattr(value, "__float__")
+        raise (TypeError if wrong_type else ValueError)(
+            f"{owner}: {name} must be {domain.allowed}, got {value!r}"
+        )
+    return good
+
+
+# --------------------------------------------------------------------------- the rules
+
+
+class Rule(NamedTuple):
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        The rule's stem everywhere: kernel, reference, formula, tests.
+    slots : mapping of str to (str or None)
+        Its state arrays in order, each with the hyperparameter that must be on for the array to be
+        needed (None: always).
+    hyperparameters : mapping of str to default
+        In the order of the class's positional arguments.
+    variants : tuple of tuples of str
+        The combinations of structural flags (_constants.pxd) that get a loop of their own, because
+        they decide which arrays are touched: an option that is off then costs nothing.
+    conflict : callable
+        Hyperparameters -> a sentence about the ones that exclude each other, or None.
+    shared_formula : str or None
+        The rule whose formula this one uses, where two rules differ in their defaults alone.
+    """
+
+    name: str
+    slots: Mapping[str, str | None]
+    hyperparameters: Mapping[str, Any]
+    variants: tuple[tuple[str, ...], ...] = ((),)
+    conflict: Callable[[Mapping[str, Any]], str | None] = lambda hyper: None
+    shared_formula: str | None = None
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The names of the parameter-shaped state arrays: all that any option needs."""
+        return tuple(self.slots)
+
+    @property
+    def formula(self) -> str:
+        return self.shared_formula or self.name
+
+    def needs(self, slot: str, hyperparameters: Mapping[str, Any]) -> bool:
+        """Whether these hyperparameters (a callable counts as on) touch the state ``slot``."""
+        switch = self.slots[slot]
+        return switch is None or bool(hyperparameters[switch])
+
+    def check(self, owner: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+        """All hyperparameters, checked, the missing ones from the defaults."""
+        unknown = [name for name in hyperparameters if name not in self.hyperparameters]
+        if unknown:
+            known = ", ".join(self.hyperparameters)
+            raise TypeError(f"{owner}: unknown hyperparameter {unknown[0]!r}; it has {known}")
+        values = dict(self.hyperparameters)
+        for name, value in hyperparameters.items():
+            values[name] = checked(owner, name, value)
+        self.refuse_conflict(owner, values)
+        return values
+
+    def refuse_conflict(self, owner: str, values: Mapping[str, Any]) -> None:
+        """Raise ValueError where these hyperparameters exclude each other."""
+        sentence = self.conflict(values)
+        if sentence:
+            raise ValueError(f"{owner}: {sentence}")
+
+
+def _sgd_conflict(hyper: Mapping[str, Any]) -> str | None:
+    if hyper["nesterov"] and (not hyper["momentum"] or hyper["dampening"]):
+        return (
+            "nesterov=True needs momentum > 0 and dampening = 0, "
+            f"got momentum={hyper['momentum']!r} and dampening={hyper['dampening']!r}"
+        )
+    if hyper["dampening"] and hyper["momentum_form"] != "torch":
+        return (
+            f"dampening={hyper['dampening']!r} has a meaning in momentum_form='torch' alone, "
+            f"got momentum_form={hyper['momentum_form']!r}"
+        )
+    return None
+
+
+_BETAS = (0.9, 0.999)
+
+_ADAM = Rule(
+    "adam",
+    {"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"},
+    {
+        "lr": 1e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False,
+        "maximize": False, "decay_form": "l2", "eps_form": "corrected", "step": 1,
+    },
+    variants=((), ("AMSGRAD",)),
+)  # fmt: skip
+
+# fmt: off
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "sgd",
+        {"momentum_buffer": "momentum"},
+        {
+            "lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False,
+            "maximize": False, "decay_form": "l2", "momentum_form": "torch", "step": 1,
+        },
+        variants=((), ("MOMENTUM",), ("MOMENTUM", "NESTEROV")),
+        conflict=_sgd_conflict,
+    ),
+    Rule(
+        "adagrad",
+        {"sum": None},
+        {
+            "lr": 1e-2, "lr_decay": 0.0, "weight_decay": 0.0, "eps": 1e-10,
+            "maximize": False, "decay_form": "l2", "step": 1,
+        },
+    ),
+    Rule(
+        "rmsprop",
+        {"square_avg": None, "grad_avg": "centered", "momentum_buffer": "momentum"},
+        {
+            "lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0,
+            "centered": False, "maximize": False, "decay_form": "l2", "step": 1,
+        },
+        variants=((), ("CENTERED",), ("MOMENTUM",), ("CENTERED", "MOMENTUM")),
+    ),
+    Rule(
+        "adadelta",
+        {"square_avg": None, "acc_delta": None},
+        {
+            "lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0,
+            "maximize": False, "decay_form": "l2", "step": 1,
+        },
+    ),
+    _ADAM,
+    _ADAM._replace(
+        name="adamw",
+        hyperparameters={
+            **_ADAM.hyperparameters, "weight_decay": 1e-2, "decay_form": "decoupled",
+        },
+        shared_formula="adam",
+    ),
+    Rule(
+        "adamax",
+        {"exp_avg": None, "exp_inf": None},
+        {
+            "lr": 2e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0,
+            "maximize": False, "decay_form": "l2", "step": 1,
+        },
+    ),
+    Rule(
+        "nadam",
+        {"exp_avg": None, "exp_avg_sq": None},
+        {
+            "lr": 2e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0, "momentum_decay": 4e-3,
+            "maximize": False, "decay_form": "l2", "step": 1, "mu_product": 1.0,
+        },
+    ),
+    Rule(
+        "radam",
+        {"exp_avg": None, "exp_avg_sq": None},
+        {
+            "lr": 1e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0,
+            "maximize": False, "decay_form": "l2", "step": 1,
+        },
+        variants=((), ("RECTIFIED",)),
+    ),
+    Rule(
+        "lion",
+        {"exp_avg": None},
+        {
+            "lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0,
+            "maximize": False, "decay_form": "decoupled", "step": 1,
+        },
+    ),
+)
+# fmt: on

@@ -1,0 +1,769 @@
+"""The optimizers: one class per rule over any structure of parameters.
+
+They hold what a step needs besides the arrays: hyperparameters in groups, state, step counts. The
+arithmetic is the kernels'.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .kernels import RULES, _arrays
+from .kernels._engine import Plan
+from .kernels._threads import as_num_threads
+from .kernels.rules import VOCABULARY, Rule, checked
+
+Params = Any
+Label = int | str
+
+# Scalars of the functional twins that the optimizer keeps per parameter itself.
+_COUNTED = ("step", "mu_product")
+_ON_NONFINITE = ("propagate", "skip", "raise")
+
+
+# --------------------------------------------------------------------------- structures
+
+
+class Structure:
+    """How the user's parameters are arranged: an array, a list, a dict, or groups of those.
+
+    Parameters
+    ----------
+    owner : str
+        Who speaks in error messages.
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
+        A group dict has the key ``"params"`` and any hyperparameters.
+    """
+
+    def __init__(self, owner: str, params: Params) -> None:
+        self.owner = owner
+        self.grouped = _is_groups(params)
+        entries = params if self.grouped else [{"params": params}]
+        self.parts: list[tuple[str, tuple[str, ...] | int]] = []
+        self.overrides: list[dict[str, Any]] = []
+        self.groups: list[int] = []
+        self.labels: list[Label] = []
+        self.arrays: list[Any] = []
+        for number, entry in enumerate(entries):
+            if "params" not in entry:
+                raise TypeError(f"{owner}: group {number} has no 'params', only {sorted(entry)}")
+            self._add(number, entry["params"])
+            self.overrides.append({k: v for k, v in entry.items() if k != "params"})
+        if not self.arrays:
+            raise ValueError(f"{owner}: params is empty, there is nothing to update")
+
+    def _add(self, number: int, params: Params) -> None:
+        where = f"params of group {number}" if self.grouped else "params"
+        if isinstance(params, np.ndarray):
+            self.parts.append(("array", 1))
+            entries: list[tuple[Label, Any]] = [(len(self.arrays), params)]
+        elif isinstance(params, Mapping):
+            names = tuple(params)
+            for name in names:
+                if not isinstance(name, str):
+                    raise TypeError(f"{self.owner}: {where} has the key {name!r}, not a name")
+                if name in self.labels:
+                    raise ValueError(f"{self.owner}: two groups have a parameter {name!r}")
+            self.parts.append(("dict", names))
+            entries = list(params.items())
+        elif isinstance(params, Sequence) and not isinstance(params, (str, bytes)):
+            self.parts.append(("list", len(params)))
+            entries = [(len(self.arrays) + k, array) for k, array in enumerate(params)]
+        else:
+            raise TypeError(
+                f"{self.owner}: {where} must be an array, a list or a dict of arrays, or a list of "
+                f"group dicts, got {type(params).__name__}"
+            )
+        self.labels += [label for label, _ in entries]
+        self.arrays += [array for _, array in entries]
+        self.groups += [number] * len(entries)
+
+    def flatten(self, values: Any, what: str) -> tuple:
+        """``values`` of the same structure as the parameters, as a flat tuple.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming what is missing, left over or of another structure.
+        """
+        if not self.grouped:
+            return self._flatten_part(0, values, what)
+        if not isinstance(values, (list, tuple)) or len(values) != len(self.parts):
+            came = f"{len(values)}" if isinstance(values, (list, tuple)) else type(values).__name__
+            raise ValueError(
+                f"{self.owner}: {what} must be a list with one entry for each of the "
+                f"{len(self.parts)} groups, got {came}"
+            )
+        flat: list[Any] = []
+        for number, entry in enumerate(values):
+            flat += self._flatten_part(number, entry, f"{what} of group {number}")
+        return tuple(flat)
+
+    def _flatten_part(self, number: int, values: Any, what: str) -> tuple:
+        kind, names = self.parts[number]
+        if kind == "array":
+            return (values,)
+        if kind == "list":
+            if not isinstance(values, (list, tuple)):
+                raise TypeError(
+                    f"{self.owner}: {what} must be a list like the parameters, "
+                    f"got {type(values).__name__}"
+                )
+            if len(values) != names:
+                raise ValueError(
+                    f"{self.owner}: {what} must have {names} entries, got {len(values)}"
+                )
+            return tuple(values)
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"{self.owner}: {what} must be a dict like the parameters, "
+                f"got {type(values).__name__}"
+            )
+        if len(values) != len(names) or any(name not in values for name in names):  # type: ignore
+            missing = [name for name in names if name not in values]  # type: ignore[union-attr]
+            extra = [name for name in values if name not in names]  # type: ignore[operator]
+            raise ValueError(
+                f"{self.owner}: {what} must have the parameters' names; "
+                f"missing {missing}, left over {extra}"
+            )
+        return tuple([values[name] for name in names])  # type: ignore[union-attr]
+
+
+def _is_groups(params: Params) -> bool:
+    return (
+        isinstance(params, (list, tuple))
+        and len(params) > 0
+        and all(isinstance(entry, Mapping) for entry in params)
+    )
+
+
+class ParamGroup(dict):
+    """The hyperparameters of one group; a write is checked and takes effect at the next step."""
+
+    def __init__(self, optimizer: Optimizer, number: int, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._optimizer = optimizer
+        self._number = number
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Write several hyperparameters at once: all of them, or none where one is bad."""
+        self._optimizer._write_group(self._number, dict(*args, **kwargs))
+
+    def _fixed(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("a group always has all hyperparameters; none can be removed")
+
+    __delitem__ = pop = popitem = clear = setdefault = __ior__ = _fixed  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        return (dict, (dict(self),))
+
+
+# --------------------------------------------------------------------------- the optimizer
+
+
+class Optimizer:
+    """What all optimizers share; `optkern.Adam` and the other classes say which rule.
+
+    Attributes
+    ----------
+    steps : int
+        The calls applied so far; callable hyperparameters get it.
+    skipped_steps : int
+        The calls skipped because a gradient was not finite.
+    param_groups : list of dict
+        The hyperparameters of each group. Writable; a write is checked.
+    """
+
+    rule: Rule
+    _signature: inspect.Signature
+    # Keywords a class has beyond its rule's hyperparameters: name -> (default, allowed, meaning,
+    # the hyperparameter it stands before, as in torch.optim).
+    _own: Mapping[str, tuple[Any, str, str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.rule = next(rule for rule in RULES if rule.name == cls.__name__.lower())
+        cls._signature = _class_signature(cls)
+        cls.__signature__ = cls._signature  # type: ignore[attr-defined]
+        cls.__doc__ = _class_document(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = self._bind_arguments(args, kwargs)
+        params = options.pop("params")
+        self.num_threads = options.pop("num_threads")
+        self.on_nonfinite = options.pop("on_nonfinite")
+        self.steps = 0
+        self.skipped_steps = 0
+        self._structure = Structure(self._owner, params)
+        own = {name: options.pop(name) for name in self._own}
+        defaults = self._translated(options, own)
+        groups = []
+        for number, override in enumerate(self._structure.overrides):
+            owner = f"{self._owner}: group {number}" if self._structure.grouped else self._owner
+            groups.append(self._checked(owner, {**defaults, **override}))
+        self.param_groups = [ParamGroup(self, k, group) for k, group in enumerate(groups)]
+        self._rebuild({slot: [None] * len(self._labels) for slot in self.rule.state})
+        self._initialise_state(own)
+
+    # ----------------------------------------------------------------- arguments
+
+    @property
+    def _owner(self) -> str:
+        return type(self).__name__
+
+    @property
+    def _labels(self) -> list[Label]:
+        return self._structure.labels
+
+    def _bind_arguments(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            known = ", ".join(self._signature.parameters)
+            raise TypeError(f"{self._owner}: {error}; the arguments are {known}") from None
+        bound.apply_defaults()
+        return bound.arguments
+
+    def _translated(self, options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+        """Options as the rule's hyperparameters; ``own`` holds the class's further keywords."""
+        if own.get("decoupled_weight_decay"):
+            if options["decay_form"] not in ("l2", "decoupled"):
+                raise ValueError(
+                    f"{self._owner}: decoupled_weight_decay=True means decay_form='decoupled', "
+                    f"got decay_form={options['decay_form']!r}"
+                )
+            options["decay_form"] = "decoupled"
+        return options
+
+    def _initialise_state(self, own: dict[str, Any]) -> None:
+        """What a class's state starts from, where that is not zero."""
+
+    def _checked(self, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyperparameters of a group, checked; callables by what they give now."""
+        for name in values:
+            if name not in self.rule.hyperparameters or name in _COUNTED:
+                known = ", ".join(k for k in self.rule.hyperparameters if k not in _COUNTED)
+                raise TypeError(f"{owner}: unknown hyperparameter {name!r}; there are {known}")
+        good = {
+            name: value if self._is_schedule(name, value) else checked(owner, name, value)
+            for name, value in values.items()
+        }
+        now = {name: self._value(owner, name, value) for name, value in good.items()}
+        self.rule.refuse_conflict(owner, now)
+        return good
+
+    @staticmethod
+    def _is_schedule(name: str, value: Any) -> bool:
+        return callable(value) and not isinstance(VOCABULARY[name].check(value), float)
+
+    def _value(self, owner: str, name: str, value: Any) -> Any:
+        """A hyperparameter's value at this step."""
+        if not callable(value):
+            return value
+        return checked(f"{owner}: at step {self.steps}", name, value(self.steps))
+
+    @property
+    def num_threads(self) -> int | None:
+        """Threads that a step uses; None: optkern's choice."""
+        return self._num_threads or None
+
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None:
+        self._num_threads = as_num_threads(self._owner, value)
+
+    @property
+    def on_nonfinite(self) -> str:
+        """What a step does about NaN or inf in a gradient."""
+        return self._on_nonfinite
+
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: str) -> None:
+        if value not in _ON_NONFINITE:
+            raise ValueError(
+                f"{self._owner}: on_nonfinite must be one of {', '.join(_ON_NONFINITE)}, "
+                f"got {value!r}"
+            )
+        self._on_nonfinite = value
+        self._check_finite = value != "propagate"
+
+    # ----------------------------------------------------------------- plan and state
+
+    def _rebuild(self, state: dict[str, list[Any]], arrays: list[Any] | None = None) -> None:
+        """Bind parameters and state anew; state that is needed and missing starts as zeros."""
+        structure, old = self._structure, getattr(self, "_plan", None)
+        arrays = structure.arrays if arrays is None else arrays
+        for label, array in zip(structure.labels, arrays):
+            _arrays.check_writable(self._owner, _arrays.named("parameter", label), array)
+        state = {
+            slot: [
+                np.zeros_like(array)
+                if a is None and self.rule.needs(slot, self.param_groups[group])
+                else a
+                for array, a, group in zip(arrays, state[slot], structure.groups)
+            ]
+            for slot in self.rule.state
+        }
+        plan = Plan(self.rule, self._owner, structure.labels, arrays, state)
+        plan.set_groups(structure.groups)
+        if old is not None:
+            plan.steps[:] = old.steps
+            plan.mu_products[:] = old.mu_products
+        self._plan = plan
+        structure.arrays = list(arrays)
+        for number in range(len(self.param_groups)):
+            self._send_group(number)
+
+    def _send_group(self, number: int) -> None:
+        """Give the engine a group's fixed hyperparameters and remember its schedules."""
+        group = self.param_groups[number]
+        for name, value in group.items():
+            self._plan.set_hyperparameter(number, name, self._value(self._owner, name, value))
+        self._schedules = [
+            (number, name, value)
+            for number, group in enumerate(self.param_groups)
+            for name, value in group.items()
+            if callable(value)
+        ]
+
+    def _write_group(self, number: int, changes: dict[str, Any]) -> None:
+        group = self.param_groups[number]
+        owner = f"{self._owner}: group {number}" if self._structure.grouped else self._owner
+        good = self._checked(owner, {**group, **changes})
+        missing = any(
+            self.rule.needs(slot, good) and self._plan.state[slot][i] is None
+            for slot in self.rule.state
+            for i, owning in enumerate(self._structure.groups)
+            if owning == number
+        )
+        dict.update(group, good)
+        if missing:
+            self._rebuild(self._plan.state)
+        else:
+            self._send_group(number)
+
+    def _run_schedules(self) -> None:
+        values = [
+            (number, name, self._value(self._owner, name, schedule))
+            for number, name, schedule in self._schedules
+        ]
+        for number, group in enumerate(self.param_groups):
+            now = {name: value for k, name, value in values if k == number}
+            self.rule.refuse_conflict(self._owner, {**group, **now})
+        for number, name, value in values:
+            self._plan.set_hyperparameter(number, name, value)
+
+    # ----------------------------------------------------------------- public
+
+    def step(self, grads: Any) -> bool:
+        """Update every parameter in place along its gradient.
+
+        Parameters
+        ----------
+        grads : same structure as the parameters (for groups: a list with one entry per group)
+            Arrays of the parameters' shapes; another real floating dtype is cast first. None in
+            the place of an array leaves that parameter, its state and its step count alone.
+
+        Returns
+        -------
+        bool
+            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On a gradient that does not fit, or that holds NaN or inf with
+            ``on_nonfinite="raise"``. Nothing has been modified then.
+        """
+        gradients = self._structure.flatten(grads, "grads")
+        if self._schedules:
+            self._run_schedules()
+        if self._plan.step(gradients, self._num_threads, self._check_finite):
+            self.steps += 1
+            return True
+        return self._refuse_nonfinite()
+
+    def _refuse_nonfinite(self) -> bool:
+        what = _arrays.named("gradient of parameter", self._plan.first_nonfinite())
+        if self._on_nonfinite == "raise":
+            raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
+        self.skipped_steps += 1
+        return False
+
+    @property
+    def params(self) -> list[np.ndarray]:
+        """The parameters, flat, in their order."""
+        return list(self._structure.arrays)
+
+    @property
+    def state(self) -> dict[Label, dict[str, Any]]:
+        """Per parameter (by position, or by name): ``step`` and the state arrays, live."""
+        return {label: self._state_of(i) for i, label in enumerate(self._labels)}
+
+    def _state_of(self, i: int) -> dict[str, Any]:
+        entry: dict[str, Any] = {"step": int(self._plan.steps[i])}
+        if "mu_product" in self.rule.hyperparameters:
+            entry["mu_product"] = float(self._plan.mu_products[i])
+        for slot in self.rule.state:
+            if self._plan.state[slot][i] is not None:
+                entry[slot] = self._plan.state[slot][i]
+        return entry
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings.
+
+        A callable hyperparameter is stored as the value it gives now.
+        """
+        groups = []
+        for number, group in enumerate(self.param_groups):
+            values = {k: self._value(self._owner, k, v) for k, v in group.items()}
+            members = [x for x, k in zip(self._labels, self._structure.groups) if k == number]
+            groups.append({**values, "params": members})
+        return {
+            "rule": self.rule.name,
+            "steps": self.steps,
+            "skipped_steps": self.skipped_steps,
+            "param_groups": groups,
+            "state": {
+                label: {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in entry.items()}
+                for label, entry in self.state.items()
+            },
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, hyperparameters included, from copies.
+
+        A hyperparameter that is a callable here stays that callable.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the dict is of another rule, other parameters or other shapes. Nothing has been
+            modified then.
+        """
+        loaded = _Loaded(self, state_dict)
+        for group, values in zip(self.param_groups, loaded.groups):
+            dict.update(group, values)
+        self.steps, self.skipped_steps = loaded.steps, loaded.skipped_steps
+        self._rebuild(loaded.state)
+        self._plan.steps[:] = loaded.counts
+        self._plan.mu_products[:] = loaded.mu_products
+
+    def rebind(self, params: Params) -> None:
+        """Go on with new arrays in the parameters' places; state is kept by position or name.
+
+        Parameters
+        ----------
+        params : same structure, shapes and dtypes as at construction
+        """
+        structure = Structure(self._owner, params)
+        if structure.parts != self._structure.parts or structure.grouped != self._structure.grouped:
+            raise ValueError(f"{self._owner}: rebind needs the structure it was constructed with")
+        for label, new, old in zip(structure.labels, structure.arrays, self._structure.arrays):
+            what = _arrays.named("parameter", label)
+            _arrays.check_writable(self._owner, what, new)
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ValueError(
+                    f"{self._owner}: {what} must have shape {old.shape} and dtype {old.dtype}, "
+                    f"got {new.shape} and {new.dtype}"
+                )
+        self._rebuild(self._plan.state, structure.arrays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
+        kept["param_groups"] = [dict(group) for group in self.param_groups]
+        plan = self._plan
+        kept["_bound"] = (plan.state, plan.steps.copy(), plan.mu_products.copy())
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        state, steps, mu_products = kept.pop("_bound")
+        self.__dict__.update(kept)
+        self.param_groups = [ParamGroup(self, k, g) for k, g in enumerate(kept["param_groups"])]
+        self._rebuild(state)
+        self._plan.steps[:] = steps
+        self._plan.mu_products[:] = mu_products
+
+    def __repr__(self) -> str:
+        count = len(self._labels)
+        size = sum(array.size for array in self._structure.arrays)
+        head = f"{count} array{'s' if count > 1 else ''} of {size:,} elements"
+        parts = [", ".join(self._shown(group)) for group in self.param_groups]
+        if len(parts) == 1:
+            return f"{self._owner}({head}, {parts[0]})"
+        lines = "".join(f"\n  group {k}: {part}" for k, part in enumerate(parts))
+        return f"{self._owner}({head}{lines}\n)"
+
+    def _shown(self, group: Mapping[str, Any]) -> Iterator[str]:
+        """The hyperparameters that say something: the learning rate and what is not default."""
+        for name, value in group.items():
+            if name == "lr" or value != self.rule.hyperparameters[name]:
+                yield f"{name}={value!r}"
+
+
+class _Loaded:
+    """A state dict, checked against an optimizer before anything is changed."""
+
+    def __init__(self, optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
+        self.optimizer = optimizer
+        self.owner = f"{type(optimizer).__name__}.load_state_dict"
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{self.owner}: expected a dict, got {type(state_dict).__name__}")
+        for key in ("rule", "steps", "skipped_steps", "param_groups", "state"):
+            if key not in state_dict:
+                raise ValueError(f"{self.owner}: the dict has no {key!r}")
+        if state_dict["rule"] != optimizer.rule.name:
+            raise ValueError(
+                f"{self.owner}: this is the state of {state_dict['rule']!r}, "
+                f"not of {optimizer.rule.name!r}"
+            )
+        self.steps = self._count("steps", state_dict["steps"])
+        self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
+        self.groups = self._check_groups(state_dict["param_groups"])
+        self._check_state(state_dict["state"])
+
+    def _count(self, name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"{self.owner}: {name} must be an integer >= 0, got {value!r}")
+        return int(value)
+
+    def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
+        own = self.optimizer.param_groups
+        if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
+            raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {groups!r}")
+        result = []
+        for number, (mine, theirs) in enumerate(zip(own, groups)):
+            owner = f"{self.owner}: group {number}"
+            if not isinstance(theirs, Mapping):
+                raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
+            values = {k: v for k, v in theirs.items() if k != "params"}
+            kept = {k: v for k, v in mine.items() if callable(v)}
+            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}))
+        return result
+
+    def _check_state(self, state: Any) -> None:
+        structure, rule = self.optimizer._structure, self.optimizer.rule
+        if not isinstance(state, Mapping) or set(state) != set(structure.labels):
+            came = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(
+                f"{self.owner}: the state is of other parameters: "
+                f"expected {sorted(map(str, structure.labels))}, got {came}"
+            )
+        self.state: dict[str, list[Any]] = {slot: [] for slot in rule.state}
+        self.counts: list[int] = []
+        self.mu_products: list[float] = []
+        for label, array in zip(structure.labels, structure.arrays):
+            entry, what = state[label], _arrays.named("parameter", label)
+            known = {"step", "mu_product", *rule.state}
+            if not isinstance(entry, Mapping) or not {"step"} <= set(entry) <= known:
+                raise ValueError(f"{self.owner}: {what} has no state of rule {rule.name!r}")
+            self.counts.append(self._count(f"step of {what}", entry["step"]))
+            product = entry.get("mu_product", 1.0)
+            self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
+            for slot in rule.state:
+                self.state[slot].append(self._copied(slot, what, entry.get(slot), array))
+
+    def _copied(self, slot: str, what: str, loaded: Any, array: np.ndarray) -> np.ndarray | None:
+        if loaded is None:
+            return None
+        copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
+        _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
+        own = np.empty_like(array)   # in the parameter's memory order
+        own[...] = copy
+        return own
+
+
+# --------------------------------------------------------------------------- documentation
+
+
+def _class_options(cls: type[Optimizer]) -> dict[str, Any]:
+    """Every option of a class with its default, in the order of torch.optim's arguments."""
+    options: dict[str, Any] = {}
+    for name, default in cls.rule.hyperparameters.items():
+        options |= {own: row[0] for own, row in cls._own.items() if row[3] == name}
+        if name not in _COUNTED:
+            options[name] = default
+    return options | {"num_threads": None, "on_nonfinite": "propagate"}
+
+
+def _class_signature(cls: type[Optimizer]) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("params", kind)]
+    for name, default in _class_options(cls).items():
+        if name == "maximize":
+            kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=default))
+    return inspect.Signature(parameters)
+
+
+def _class_document(cls: type[Optimizer]) -> str:
+    lines = [
+        inspect.cleandoc(cls.__doc__ or ""),
+        "",
+        "Parameters",
+        "----------",
+        "params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts",
+        "    float32 or float64 arrays of any shape, updated in place.",
+    ]
+    for name, default in cls.rule.hyperparameters.items():
+        if name in _COUNTED:
+            continue
+        domain = VOCABULARY[name]
+        or_callable = ", or a callable step -> value" if hasattr(domain, "each") else ""
+        or_callable = ", or a callable step -> value" if hasattr(domain, "low") else or_callable
+        lines += [f"{name} : {domain.allowed}{or_callable}", f"    {domain.meaning}"]
+        lines[-1] += f"; default {default!r}."
+    for name, (default, allowed, meaning, _) in cls._own.items():
+        lines += [f"{name} : {allowed}", f"    {meaning}; default {default!r}."]
+    lines += [
+        "num_threads : int or None",
+        "    Threads that a step uses; None: optkern's choice. The bits never depend on it.",
+        "on_nonfinite : 'propagate', 'skip' or 'raise'",
+        "    What a step does about NaN or inf in a gradient.",
+        "",
+        "Raises",
+        "------",
+        "TypeError, ValueError",
+        "    On any bad argument, with its name, what came and what is allowed.",
+    ]
+    return "\n".join(lines)
+
+
+_DECOUPLED = {
+    "decoupled_weight_decay": (
+        False, "True or False", "the same as decay_form='decoupled'", "maximize",
+    ),
+}
+
+
+# --------------------------------------------------------------------------- the classes
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum or Nesterov's.
+
+    ``buf = momentum * buf + (1 - dampening) * g; p -= lr * buf`` (``momentum_form="torch"``).
+
+    Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013,
+    equations 1-4.
+    """
+
+
+class Adagrad(Optimizer):
+    """Per-coordinate learning rates from the sum of squared gradients.
+
+    ``sum += g**2; p -= lr * g / (sqrt(sum) + eps)``.
+
+    Duchi, Hazan, Singer, "Adaptive subgradient methods for online learning and stochastic
+    optimization", 2011, figure 1.
+    """
+
+    _own = {
+        "initial_accumulator_value": (
+            0.0, "a finite number in [0, inf)", "what the sum starts from", "eps",
+        ),
+    }
+
+    def _initialise_state(self, own: dict[str, Any]) -> None:
+        start = VOCABULARY["weight_decay"].check(own["initial_accumulator_value"])
+        if start is None:
+            raise ValueError(
+                f"{self._owner}: initial_accumulator_value must be a finite number in [0, inf), "
+                f"got {own['initial_accumulator_value']!r}"
+            )
+        for array in self._plan.state["sum"]:
+            array[...] = start
+
+
+class RMSprop(Optimizer):
+    """Gradients divided by a running average of their magnitude.
+
+    ``v = alpha * v + (1 - alpha) * g**2; p -= lr * g / (sqrt(v) + eps)``.
+
+    Tieleman, Hinton, "Lecture 6.5: rmsprop", 2012; centered: Graves, "Generating sequences with
+    recurrent neural networks", 2013, equations 38-45.
+    """
+
+
+class Adadelta(Optimizer):
+    """Step sizes from a running average of past steps.
+
+    ``d = sqrt(u + eps) / sqrt(v + eps) * g; p -= lr * d``, with ``v`` and ``u`` the running averages
+    of ``g**2`` and ``d**2``.
+
+    Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
+    """
+
+
+class Adam(Optimizer):
+    """Adaptive moment estimation.
+
+    ``p -= lr * m_hat / (sqrt(v_hat) + eps)``, with ``m_hat`` and ``v_hat`` the bias-corrected
+    running averages of ``g`` and ``g**2``.
+
+    Kingma, Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1; amsgrad: Reddi,
+    Kale, Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2.
+    """
+
+    _own = _DECOUPLED
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay.
+
+    ``p *= 1 - lr * weight_decay``, then Adam's step; with ``decay_form="independent"``
+    ``p *= 1 - weight_decay``.
+
+    Loshchilov, Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
+    """
+
+
+class Adamax(Optimizer):
+    """Adam with the infinity norm in the place of the second moment.
+
+    ``u = max(beta2 * u, abs(g) + eps); p -= lr / (1 - beta1**t) * m / u``.
+
+    Kingma, Ba, "Adam: a method for stochastic optimization", 2015, algorithm 2.
+    """
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum.
+
+    Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2, with its momentum
+    schedule ``mu = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
+    """
+
+    _own = _DECOUPLED
+
+
+class RAdam(Optimizer):
+    """Adam whose adaptive rate waits until its variance is tractable.
+
+    Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, algorithm 2.
+    """
+
+    _own = _DECOUPLED
+
+
+class Lion(Optimizer):
+    """The sign of an interpolated momentum.
+
+    ``p -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * p)``, then
+    ``m = beta2 * m + (1 - beta2) * g``.
+
+    Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2.
+    """
+
+
+CLASSES: dict[str, type[Optimizer]] = {
+    cls.rule.name: cls
+    for cls in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion)
+}
+
+Schedule = Callable[[int], float]
