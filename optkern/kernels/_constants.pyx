@@ -9,7 +9,7 @@
 from libc.math cimport sqrt
 from libc.string cimport memset
 
-from optkern.kernels.rules import RULES, VOCABULARY
+from optkern.kernels.rules import VOCABULARY
 
 # The words of rules.py's `Choice`s, in their order.
 cdef enum:

@@ -9,7 +9,7 @@
    costs more than the update.
 3. A call checks everything it was given before it writes one element.
 4. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
-5. Arrays that are not dense (or not aligned) are staged piece by piece through scratch on the stack.
+5. Arrays that are not dense or not aligned are staged piece by piece through stack scratch.
 6. The number of threads never shows in the bits, so the engine may choose it by what it measured.
 """
 import os

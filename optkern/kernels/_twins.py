@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from ._engine import Plan
-from .rules import Rule
+from .rules import VOCABULARY, Rule
 
 Run = Callable[[Plan, tuple, dict], None]
 
@@ -92,8 +93,6 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
 
 
 def _document(rule: Rule, place: str) -> str:
-    from .rules import VOCABULARY
-
     how = "One fused pass" if place == "kernels" else "The NumPy formula"
     other = "reference" if place == "kernels" else "kernels"
     lines = [
@@ -110,7 +109,7 @@ def _document(rule: Rule, place: str) -> str:
         when = f"; needed with {switch}" if switch else ""
         lines += [
             f"{slot} : ndarray or list of ndarray",
-            f"    State, shape and dtype of p, zeros before the first step{when}; updated in place.",
+            f"    State like p, zeros before the first step{when}; updated in place.",
         ]
     for name, default in rule.hyperparameters.items():
         domain = VOCABULARY[name]
