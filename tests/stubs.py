@@ -125,12 +125,12 @@ def optimizers() -> str:
 
 
 def twins(module: object, imports: str, extra: str) -> str:
-    text = KERNELS_HEAD.format(imports=imports, extra=extra)
+    text = KERNELS_HEAD.format(imports=imports, extra=extra) + "\n"
     for rule in optkern.RULES:
         signature = inspect.signature(getattr(module, rule.name))
         first = {"p": "Arrays", "g": "Gradients", **dict.fromkeys(rule.state, "State")}
         body = arguments(signature, first, schedules=False)
-        text += f"\ndef {rule.name}(\n{body}) -> None: ...\n"
+        text += f"def {rule.name}(\n{body}) -> None: ...\n"
     return text
 
 
