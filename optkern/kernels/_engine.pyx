@@ -445,6 +445,10 @@ cdef class Plan:
         t.active = gradient is not None
         if not t.active:
             return 0
+        if not cnp.PyArray_ISWRITEABLE(p):   # it was when the plan was made
+            _arrays.check_writable(
+                self.owner, _arrays.named("parameter", self.labels[i]), self.params[i]
+            )
         if not cnp.PyArray_CheckExact(gradient) or not plain(<cnp.ndarray> gradient, p):
             what = _arrays.named("gradient of parameter", self.labels[i])
             gradient = _arrays.as_gradient(self.owner, what, gradient, self.params[i])
