@@ -138,6 +138,7 @@ levels = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
 extensions = [
     extension("_constants", "optkern/kernels/_constants.pyx", []),
     extension("_engine", "optkern/kernels/_engine.pyx", []),
+    extension("_call", "optkern/kernels/_call.pyx", []),
     *(extension(f"_span_{isa}", stamp(isa), ISA_FLAGS.get(isa, [])) for isa in levels),
 ]
 

@@ -174,6 +174,11 @@ cdef dict _index():
 cdef dict INDEX = _index()
 
 
+def position(name):
+    """Where a hyperparameter's first double stands in `hyper_t`."""
+    return INDEX[name]
+
+
 cdef int encode(hyper_t* o, str name, object value) except -1:
     """Put one checked hyperparameter where the derivations read it."""
     cdef Py_ssize_t i = INDEX[name]

@@ -1,8 +1,11 @@
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t
-from optkern.kernels._span cimport MAX_STREAMS, finite_t, span_t
+from optkern.kernels._span cimport MAX_STREAMS, spans_t
 
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
+    SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
+
+cdef spans_t* SPANS   # of the instruction set in use
 
 
 cdef struct layout_t:

@@ -27,7 +27,7 @@ from optkern.kernels._constants cimport derivation, encode
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport spans_t
+from optkern.kernels._span cimport span_t, spans_t
 from optkern.kernels.rules import RULES
 
 cnp.import_array()
@@ -90,13 +90,12 @@ cdef enum:
     EDGE = 256         # chunk edges within a tensor
     PIECE = 512        # elements staged at a time
     KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
-    SERIAL = 65536     # elements below which a second thread never paid off beside a GEMM
     PROBES = 3         # timings of one thread and of many before the choice
     REVIEW = 1000      # calls after which the choice is measured again
 
 # --------------------------------------------------------------------------- instruction set
 
-cdef spans_t* SPANS = NULL
+SPANS = NULL
 cdef str ISA = ""
 AVAILABLE_ISAS = _isa.available(optkern_cpu_level())
 

@@ -23,8 +23,8 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
 
     def call(*args: Any, **kwargs: Any) -> None:
         bound = _bind(owner, signature, args, kwargs)
-        p, g, *state = (bound.pop(name) for name in ("p", "g", *rule.state))
-        rest = {name: bound.pop(name) for name in extra}
+        p, g, *state = (bound.pop(name, None) for name in ("p", "g", *rule.state))
+        rest = {name: bound.pop(name, default) for name, default in extra.items()}
         hyper = rule.check(owner, bound)
         plan = _plan(owner, rule, hyper, p, state)
         gradients = tuple(g) if isinstance(p, (list, tuple)) and _is_list(owner, "g", g) else (g,)
@@ -55,7 +55,6 @@ def _bind(owner: str, signature: inspect.Signature, args: tuple, kwargs: dict) -
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{owner}{signature}: {error}") from None
-    bound.apply_defaults()
     return bound.arguments
 
 

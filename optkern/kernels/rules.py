@@ -200,8 +200,10 @@ class Rule(NamedTuple):
     variants : tuple of tuples of str
         The combinations of structural flags (_constants.pxd) that get a loop of their own, because
         they decide which arrays are touched: an option that is off then costs nothing.
+    conflicting : tuple of str
+        Hyperparameters that may exclude others.
     conflict : callable
-        Hyperparameters -> a sentence about the ones that exclude each other, or None.
+        Hyperparameters -> a sentence about the ones that do, or None.
     shared_formula : str or None
         The rule whose formula this one uses, where two rules differ in their defaults alone.
     """
@@ -210,6 +212,7 @@ class Rule(NamedTuple):
     slots: Mapping[str, str | None]
     hyperparameters: Mapping[str, Any]
     variants: tuple[tuple[str, ...], ...] = ((),)
+    conflicting: tuple[str, ...] = ()
     conflict: Callable[[Mapping[str, Any]], str | None] = lambda hyper: None
     shared_formula: str | None = None
 
@@ -282,6 +285,7 @@ RULES: tuple[Rule, ...] = (
             "maximize": False, "decay_form": "l2", "momentum_form": "torch", "step": 1,
         },
         variants=((), ("MOMENTUM",), ("MOMENTUM", "NESTEROV")),
+        conflicting=("nesterov", "dampening"),
         conflict=_sgd_conflict,
     ),
     Rule(
