@@ -31,7 +31,7 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
         run(plan, gradients, {**hyper, **rest})
 
     call.__name__ = call.__qualname__ = rule.name
-    call.__module__ = f"optkern.{place}"
+    call.__module__ = "optkern.kernels" if place == "kernels" else "optkern.kernels.reference"
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__doc__ = _document(rule, place)
     return call
