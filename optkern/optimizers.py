@@ -272,7 +272,7 @@ class Optimizer:
         return self._refuse_nonfinite()
 
     def _refuse_nonfinite(self) -> bool:
-        what = _arrays.named("gradient of parameter", self._plan.first_nonfinite())
+        what = _arrays.named("gradient of parameter", self._plan.nonfinite)
         if self._on_nonfinite == "raise":
             raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
         self.skipped_steps += 1

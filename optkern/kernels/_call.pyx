@@ -142,8 +142,8 @@ cdef class Kernel:
             return False
         p = <cnp.ndarray> args[0]
         memset(&h, 0, sizeof(h))
-        self.derive(&o, &h)
         mode = optkern_ieee_mode()
+        self.derive(&o, &h)
         SPANS.update[self.index][cnp.PyArray_TYPE(p) == cnp.NPY_DOUBLE](
             &h, at, cnp.PyArray_SIZE(p), 0
         )

@@ -40,7 +40,7 @@ cdef class Plan:
     cdef readonly tuple labels
     cdef readonly list params
     cdef readonly dict state
-    cdef readonly object steps, mu_products
+    cdef readonly object steps, mu_products, nonfinite
     cdef list _orders, _views, _gradients
     cdef derive_t _derive
     cdef int _index, _streams
@@ -69,7 +69,8 @@ cdef class Plan:
         self, Py_ssize_t i, object gradient, char* low, char* high
     ) except -1
     cdef void _restage(self, Py_ssize_t i) noexcept
-    cdef bint _finite(self) noexcept nogil
+    cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1
+    cdef Py_ssize_t _first_nonfinite(self) noexcept nogil
     cdef void _derive_constants(self) noexcept nogil
     cdef void _run(self, int threads) noexcept nogil
     cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil

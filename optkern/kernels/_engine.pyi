@@ -33,6 +33,7 @@ class Plan:
     state: dict[str, list[NDArray[Any] | None]]
     steps: NDArray[np.int64]
     mu_products: NDArray[np.float64]
+    nonfinite: int | str | None
     def __init__(
         self,
         rule: Rule,
@@ -47,4 +48,3 @@ class Plan:
     def step(
         self, gradients: tuple[Any, ...], num_threads: int = 0, check_finite: bool = False
     ) -> bool: ...
-    def first_nonfinite(self) -> int | str | None: ...

@@ -497,28 +497,24 @@ cdef class Plan:
                 raise ValueError(f"{self.owner}: {label} overlaps {what} in memory")
         return 0
 
-    def first_nonfinite(self):
-        """The label of the first parameter whose gradient holds NaN or inf, or None."""
-        for label, gradient in zip(self.labels, self._gradients):
-            if gradient is not None and not np.isfinite(gradient).all():
-                return label
-        return None
-
-    cdef bint _finite(self) noexcept nogil:
-        """Whether all gradients of this call are."""
+    cdef Py_ssize_t _first_nonfinite(self) noexcept nogil:
+        """The first tensor whose gradient holds NaN or inf, or -1."""
         cdef Py_ssize_t i
         for i in range(self._count):
             if self._tensors[i].active and not finite_gradient(&self._tensors[i]):
-                return False
-        return True
+                return i
+        return -1
 
     # ----------------------------------------------------------------- the step
 
     def check(self, tuple gradients):
         """Check the gradients of a call; returns them, cast where that was needed."""
-        self._take_gradients(gradients)
-        checked, self._gradients = self._gradients, None
-        return checked
+        try:
+            with ieee_mode():
+                self._take_gradients(gradients)
+            return self._gradients
+        finally:
+            self._gradients = None
 
     def step(self, tuple gradients, int num_threads=0, bint check_finite=False):
         """Apply the rule to every parameter that has a gradient.
@@ -534,13 +530,25 @@ cdef class Plan:
         Returns
         -------
         bool
-            False if nothing was done because a gradient is not finite.
+            False if nothing was done because a gradient is not finite; `nonfinite` is then the
+            label of its parameter.
         """
+        cdef optkern_mode_t mode = optkern_ieee_mode()   # casts and constants count too
+        try:
+            return self._step(gradients, num_threads, check_finite)
+        finally:
+            self._gradients = None
+            optkern_restore_mode(mode)
+
+    cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1:
         cdef Py_ssize_t i
         cdef int threads
         self._take_gradients(gradients)
-        if check_finite and not self._finite():
-            return False
+        if check_finite:
+            i = self._first_nonfinite()
+            if i >= 0:
+                self.nonfinite = self.labels[i]
+                return False
         self._derive_constants()
         threads = num_threads
         if forked or not OPTKERN_OPENMP or self._chunks == 1:
@@ -558,7 +566,6 @@ cdef class Plan:
             if self._tensors[i].active:
                 self._steps[i] += 1
                 self._mu_products[i] = self._tensors[i].h.mu_product
-        self._gradients = None
         return True
 
     cdef int _run_measured(self, int limit) except -1:
