@@ -115,7 +115,12 @@ class Optimizer:
 
     def _translated(self, options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         """Options as the rule's hyperparameters; ``own`` holds the class's further keywords."""
-        if own.get("decoupled_weight_decay"):
+        flag = own.get("decoupled_weight_decay", False)
+        if VOCABULARY["maximize"].check(flag) is None:
+            raise ValueError(
+                f"{self._owner}: decoupled_weight_decay must be True or False, got {flag!r}"
+            )
+        if flag:
             if options["decay_form"] not in ("l2", "decoupled"):
                 raise ValueError(
                     f"{self._owner}: decoupled_weight_decay=True means decay_form='decoupled', "
@@ -127,8 +132,10 @@ class Optimizer:
     def _initialise_state(self, own: dict[str, Any]) -> None:
         """What a class's state starts from, where that is not zero."""
 
-    def _checked(self, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Hyperparameters of a group, checked; callables by what they give now."""
+    def _checked(
+        self, owner: str, values: Mapping[str, Any], step: int | None = None
+    ) -> dict[str, Any]:
+        """Hyperparameters of a group, checked; callables by what they give at ``step`` (or now)."""
         for name in values:
             if name not in self.rule.hyperparameters or name in _COUNTED:
                 known = ", ".join(k for k in self.rule.hyperparameters if k not in _COUNTED)
@@ -137,7 +144,7 @@ class Optimizer:
             name: value if self._is_schedule(name, value) else checked(owner, name, value)
             for name, value in values.items()
         }
-        now = {name: self._value(owner, name, value) for name, value in good.items()}
+        now = {name: self._value(owner, name, value, step) for name, value in good.items()}
         self.rule.refuse_conflict(owner, now)
         return good
 
@@ -145,11 +152,12 @@ class Optimizer:
     def _is_schedule(name: str, value: Any) -> bool:
         return callable(value) and isinstance(VOCABULARY[name], (Real, Pair))
 
-    def _value(self, owner: str, name: str, value: Any) -> Any:
-        """A hyperparameter's value at this step."""
+    def _value(self, owner: str, name: str, value: Any, step: int | None = None) -> Any:
+        """A hyperparameter's value at ``step``, or now."""
         if not callable(value):
             return value
-        return checked(f"{owner}: at step {self.steps}", name, value(self.steps))
+        step = self.steps if step is None else step
+        return checked(f"{owner}: at step {step}", name, value(step))
 
     @property
     def num_threads(self) -> int | None:
@@ -177,26 +185,40 @@ class Optimizer:
 
     # ----------------------------------------------------------------- plan and state
 
-    def _rebuild(self, state: dict[str, list[Any]], arrays: list[Any] | None = None) -> None:
-        """Bind parameters and state anew; state that is needed and missing starts as zeros."""
+    def _rebuild(
+        self,
+        state: dict[str, list[Any]],
+        arrays: list[Any] | None = None,
+        counts: tuple[Any, Any] | None = None,
+    ) -> None:
+        """Bind parameters and state anew; state that is needed and missing starts as zeros.
+
+        ``counts`` are the step counts and the scalars per parameter, if they are new too.
+        """
         structure, old = self._structure, getattr(self, "_plan", None)
         arrays = structure.arrays if arrays is None else arrays
         for label, array in zip(structure.labels, arrays):
             _arrays.check_writable(self._owner, _arrays.named("parameter", label), array)
-        state = {
+        new = {
             slot: [
-                np.zeros_like(array)
+                np.zeros_like(array, subok=False)
                 if a is None and self.rule.needs(slot, self.param_groups[group])
                 else a
                 for array, a, group in zip(arrays, state[slot], structure.groups)
             ]
             for slot in self.rule.state
         }
-        plan = Plan(self.rule, self._owner, structure.labels, arrays, state)
+        plan = Plan(self.rule, self._owner, structure.labels, arrays, new)
         plan.set_groups(structure.groups)
-        if old is not None:
-            plan.steps[:] = old.steps
-            plan.mu_products[:] = old.mu_products
+        if counts is not None:
+            plan.steps[:], plan.mu_products[:] = counts
+        elif old is not None:
+            plan.steps[:], plan.mu_products[:] = old.steps, old.mu_products
+            plan.started[:] = old.started
+        if self.rule.name == "sgd":
+            # The first velocity is the gradient itself, at whichever step the momentum begins.
+            fresh = [a is not b for a, b in zip(new["momentum_buffer"], state["momentum_buffer"])]
+            plan.started[fresh] = plan.steps[fresh]
         self._plan = plan
         structure.arrays = list(arrays)
         for number in range(len(self.param_groups)):
@@ -312,10 +334,16 @@ class Optimizer:
             "steps": self.steps,
             "skipped_steps": self.skipped_steps,
             "param_groups": groups,
-            "state": {
-                label: {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in entry.items()}
-                for label, entry in self.state.items()
-            },
+            "state": {label: self._saved_state_of(i) for i, label in enumerate(self._labels)},
+        }
+
+    def _saved_state_of(self, i: int) -> dict[str, Any]:
+        """A copy of a parameter's state; an array that no step has used yet is left out."""
+        unused = self._plan.steps[i] == self._plan.started[i] > 0
+        return {
+            name: value.copy() if isinstance(value, np.ndarray) else value
+            for name, value in self._state_of(i).items()
+            if not (unused and self.rule.slots.get(name))
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -333,9 +361,7 @@ class Optimizer:
         for group, values in zip(self.param_groups, loaded.groups):
             dict.update(group, values)
         self.steps, self.skipped_steps = loaded.steps, loaded.skipped_steps
-        self._rebuild(loaded.state)
-        self._plan.steps[:] = loaded.counts
-        self._plan.mu_products[:] = loaded.mu_products
+        self._rebuild(loaded.state, counts=(loaded.counts, loaded.mu_products))
 
     def rebind(self, params: Params) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
@@ -368,9 +394,7 @@ class Optimizer:
         state, steps, mu_products = kept.pop("_bound")
         self.__dict__.update(kept)
         self.param_groups = [ParamGroup(self, k, g) for k, g in enumerate(kept["param_groups"])]
-        self._rebuild(state)
-        self._plan.steps[:] = steps
-        self._plan.mu_products[:] = mu_products
+        self._rebuild(state, counts=(steps, mu_products))
 
     def __repr__(self) -> str:
         count = len(self._labels)
@@ -426,7 +450,7 @@ class _Loaded:
                 raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
             values = {k: v for k, v in theirs.items() if k != "params"}
             kept = {k: v for k, v in mine.items() if callable(v)}
-            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}))
+            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
         return result
 
     def _check_state(self, state: Any) -> None:
@@ -448,7 +472,9 @@ class _Loaded:
             self.counts.append(self._count(f"step of {what}", entry["step"]))
             product = entry.get("mu_product", 1.0)
             self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
-            for slot in rule.state:
+            for slot, switch in rule.slots.items():
+                if switch is None and slot not in entry:
+                    raise ValueError(f"{self.owner}: the state of {what} has no {slot!r}")
                 self.state[slot].append(self._copied(slot, what, entry.get(slot), array))
 
     def _copied(self, slot: str, what: str, loaded: Any, array: np.ndarray) -> np.ndarray | None:

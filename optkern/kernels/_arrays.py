@@ -23,9 +23,8 @@ def check_writable(owner: str, what: str, array: Any) -> None:
             f"got {type(array).__name__}"
         )
     if array.dtype not in DTYPES:
-        raise TypeError(f"{owner}: {what} must be float32 or float64, got {array.dtype}")
-    if not array.dtype.isnative:
-        raise TypeError(f"{owner}: {what} must be in native byte order, got {array.dtype.str}")
+        order = "" if array.dtype.isnative else " in native byte order"
+        raise TypeError(f"{owner}: {what} must be float32 or float64{order}, got {array.dtype}")
     if not array.flags.writeable:
         raise ValueError(f"{owner}: {what} is read-only; it is updated in place, pass a copy")
     if _overlaps_itself(array):
@@ -56,7 +55,7 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
             f"got {gradient.shape}; nothing is broadcast"
         )
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return gradient.astype(parameter.dtype, copy=False)
+        return np.asarray(gradient, dtype=parameter.dtype)
 
 
 def refuse_overlap(owner: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None:

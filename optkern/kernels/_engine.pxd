@@ -40,7 +40,7 @@ cdef class Plan:
     cdef readonly tuple labels
     cdef readonly list params
     cdef readonly dict state
-    cdef readonly object steps, mu_products, nonfinite
+    cdef readonly object steps, started, mu_products, nonfinite
     cdef list _orders, _views, _gradients
     cdef derive_t _derive
     cdef int _index, _streams
@@ -49,7 +49,7 @@ cdef class Plan:
     cdef hyper_t* _hypers
     cdef Py_ssize_t _groups
     cdef constants_t* _constants
-    cdef long long[::1] _steps
+    cdef long long[::1] _steps, _started
     cdef double[::1] _mu_products
     cdef Py_ssize_t* _chunk_tensor
     cdef Py_ssize_t* _chunk_first

@@ -32,6 +32,7 @@ class Plan:
     params: list[NDArray[Any]]
     state: dict[str, list[NDArray[Any] | None]]
     steps: NDArray[np.int64]
+    started: NDArray[np.int64]
     mu_products: NDArray[np.float64]
     nonfinite: int | str | None
     def __init__(

@@ -123,21 +123,22 @@ COMPILER = OPTKERN_COMPILER.decode()
 cdef int initial_openmp_threads = omp_get_max_threads()   # also makes the runtime read its settings
 cdef int thread_limit = 1
 cdef bint limit_explicit = False
-cdef bint forked = False
+cdef bint forked = False           # serial until the user says otherwise
 cdef bint region_entered = False
+cdef bint hangs = False            # forked after a region: another one would never end
 
 
 def set_thread_limit(int n, bint explicit):
     """The number of threads a call may use at the most; ``explicit``: the user's own word."""
     global thread_limit, limit_explicit, forked
-    if forked and n > 1 and region_entered:
+    if hangs and n > 1 and explicit:
         raise RuntimeError(
             "num_threads: this process was forked after its parent had used threads, and the "
             "OpenMP runtime hangs there; only 1 is possible (start workers by 'spawn' instead)"
         )
     thread_limit = n
     limit_explicit = explicit
-    if explicit:
+    if explicit and not hangs:
         forked = False
 
 
@@ -156,8 +157,9 @@ cdef int current_limit() noexcept nogil:
 
 
 def _after_fork():
-    global forked
+    global forked, hangs
     forked = True
+    hangs = hangs or region_entered
 
 
 if hasattr(os, "register_at_fork"):
@@ -231,17 +233,25 @@ cdef class Plan:
         self.rule = rule
         self.owner = owner
         self.labels = tuple(labels)
-        self.params = list(params)
-        self.state = {slot: list(arrays) for slot, arrays in state.items()}
+        self.params = params
+        self.state = state
         self._index = [row.name for row in RULES].index(rule.name)
         self._derive = derivation(rule.formula)
         self._streams = 2 + len(rule.slots)
         self._count = len(params)
         self._favourite = 1
         self._check()
+        # Of a subclass, the array itself: a matrix has operators and shapes of its own.
+        self.params = [np.asarray(p) for p in params]
+        self.state = {
+            slot: [None if a is None else np.asarray(a) for a in arrays]
+            for slot, arrays in state.items()
+        }
         self.steps = np.zeros(self._count, np.int64)
+        self.started = np.zeros(self._count, np.int64)
         self.mu_products = np.ones(self._count, np.float64)
         self._steps = self.steps
+        self._started = self.started
         self._mu_products = self.mu_products
         self._tensors = <tensor_t*> calloc(self._count or 1, sizeof(tensor_t))
         self._constants = <constants_t*> calloc(self._count or 1, sizeof(constants_t))
@@ -250,10 +260,10 @@ cdef class Plan:
         self._views = []
         self._orders = []
         for i in range(self._count):
-            order, dense = _arrays.memory_order(params[i])
+            order, dense = _arrays.memory_order(self.params[i])
             self._orders.append(order)
             self._tensors[i].dense = dense
-            self._bind(i, 0, params[i])
+            self._bind(i, 0, self.params[i])
             for k, slot in enumerate(rule.slots):
                 if self.state[slot][i] is not None:
                     self._bind(i, 2 + k, self.state[slot][i])
@@ -410,11 +420,11 @@ cdef class Plan:
             if (
                 last < 0
                 or self._tensors[i].group != self._tensors[last].group
-                or self._steps[i] != self._steps[last]
+                or self._steps[i] - self._started[i] != self._steps[last] - self._started[last]
                 or self._mu_products[i] != self._mu_products[last]
             ):
                 o = self._hypers[self._tensors[i].group]
-                o.step = <double> (self._steps[i] + 1)
+                o.step = <double> (self._steps[i] - self._started[i] + 1)
                 o.mu_product = self._mu_products[i]
                 h = &self._constants[i]
                 memset(h, 0, sizeof(constants_t))
