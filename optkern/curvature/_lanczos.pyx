@@ -425,6 +425,8 @@ cdef class Tridiagonal:
         """
         cdef double high = self.lowest(), low, middle, ignored
         cdef double width = max(DBL_EPSILON * self.norm(), floor, self.tiny)
+        if self.norm() == 0 and self.b[self.k - 1] == 0 and noise == 0:
+            return 0   # the zero operator: no scale to search on
         low = high - width
         while self.excess(low, floor, noise, &ignored) > gamma:
             width *= 2
