@@ -327,9 +327,14 @@ cdef class Recurrence:
 
 
 cdef class Tridiagonal:
-    """T_k with its remainder beta_k; ``sign=-1`` looks at -T, so that every end is a lowest one."""
+    """T_k with its remainder beta_k; ``sign=-1`` looks at -T, so that every end is a lowest one.
+
+    Eigenvalues and pivots do not see the signs of the off-diagonal, which stay: -T's eigenvectors
+    come out with alternating signs.
+    """
 
     cdef readonly Py_ssize_t k
+    cdef readonly int sign
     cdef double* a
     cdef double* b
     cdef double* d
@@ -339,6 +344,7 @@ cdef class Tridiagonal:
     def __cinit__(self, alpha, beta, int sign=1):
         cdef Py_ssize_t j
         self.k = len(alpha)
+        self.sign = sign
         self.a = <double*> malloc(4 * (self.k or 1) * sizeof(double))
         if not self.a:
             raise MemoryError
@@ -474,4 +480,6 @@ cdef class Tridiagonal:
         for j in range(twist + 1, k):
             x[j] = -self.b[j - 1] / self.z[j] * x[j - 1]
             square += x[j] * x[j]
+        if self.sign < 0:
+            s[1::2] *= -1
         return s / sqrt(square)

@@ -189,7 +189,7 @@ class Operator:
         ------
         NotSymmetricError
         """
-        rng = np.random.default_rng([seed, 1])
+        rng = np.random.default_rng([seed, 0x5EED1])
         p, q = (random_unit(rng, self.n, self.dtype) for _ in range(2))
         hp, hq = np.array(self(p)), np.array(self(q))
         both = self(p + q)
@@ -347,7 +347,7 @@ class Gradient:
 
     def rounding(self, seed: int) -> float:
         """How far the gradient moves when every element of x is off by a rounding error."""
-        rng = np.random.default_rng([seed, 2])
+        rng = np.random.default_rng([seed, 0x5EED2])
         u = unit_roundoff(self.point.dtype)
         moved = self.x * (1 + u * rng.choice([-1.0, 1.0], self.x.size)).astype(self.x.dtype)
         g = self(moved).astype(self.dtype, copy=False)
@@ -478,7 +478,9 @@ class _Ladder:
             best, error = self._up(error, largest)
         if down[-1] > 2 * down[-2] > 0:
             self.kink = self._grows_along_one_line(-len(down) + 2)
-        self.product, self.error, self.step = self._rung(best), error, self._step(best)
+        # Above the best step the truncation shows, below it the rounding.
+        self.error = max(error, 0.5 * self._change(best - 1))
+        self.product, self.step = self._rung(best), self._step(best)
 
     def _step(self, i: int) -> float:
         return self.h * _RATIO**i
