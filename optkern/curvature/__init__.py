@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from .critical import Escape, Verdict, classify, escape
+from .density import (
+    SpectralDensity,
+    StableLR,
+    Trace,
+    max_stable_lr,
+    sharpness,
+    spectral_density,
+    trace,
+)
 from .lanczos import LanczosResult, lanczos
-from .operators import NotSymmetricError, hvp_from_grad
+from .operators import DifferenceOperator, NotSymmetricError, hvp_from_grad
 
 __all__ = [
+    "DifferenceOperator",
     "Escape",
     "LanczosResult",
     "NotSymmetricError",
+    "SpectralDensity",
+    "StableLR",
+    "Trace",
     "Verdict",
     "classify",
     "escape",
     "hvp_from_grad",
     "lanczos",
+    "max_stable_lr",
+    "sharpness",
+    "spectral_density",
+    "trace",
 ]
