@@ -123,10 +123,11 @@ def frozen(cls, options, second_moment, lr):
     opt.step([np.zeros(3)])
     state = opt.state_dict()
     for slot in state["state"][0]:
-        if slot in second_moment:
-            state["state"][0][slot] = np.array(second_moment[slot])
+        if slot != "step":
+            state["state"][0][slot] = np.array(second_moment.get(slot, [0.0, 0.0, 0.0]))
     state["state"][0]["step"] = 10**6
     opt.load_state_dict(state)
+    p[:] = 1e-9
     return opt, opt.params[0]
 
 
