@@ -78,7 +78,7 @@ def stamp(isa: str) -> str:
 
 def extension(name: str, source: str, flags: list[str]) -> Extension:
     return Extension(
-        f"optkern.kernels.{name}",
+        f"optkern.{name}",
         [source],
         include_dirs=[numpy.get_include()],
         define_macros=DEFINES,
@@ -136,10 +136,11 @@ class BuildExt(build_ext):
 
 levels = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
 extensions = [
-    extension("_constants", "optkern/kernels/_constants.pyx", []),
-    extension("_engine", "optkern/kernels/_engine.pyx", []),
-    extension("_call", "optkern/kernels/_call.pyx", []),
-    *(extension(f"_span_{isa}", stamp(isa), ISA_FLAGS.get(isa, [])) for isa in levels),
+    extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
+    extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
+    extension("kernels._call", "optkern/kernels/_call.pyx", []),
+    extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
+    *(extension(f"kernels._span_{isa}", stamp(isa), ISA_FLAGS.get(isa, [])) for isa in levels),
 ]
 
 setup(

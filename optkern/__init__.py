@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import kernels
+from . import curvature, kernels
 from ._versions import __version__, show_versions
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
@@ -36,6 +36,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "__version__",
+    "curvature",
     "get_num_threads",
     "isa",
     "kernels",

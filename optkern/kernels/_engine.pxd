@@ -34,6 +34,33 @@ cdef struct interval_t:
     char* high
 
 
+cdef enum work_t:
+    DOT        # partial[block] = x'y
+    PROJECT    # partial[j, block] = rows[j]'x
+    SUBTRACT   # out = x - sum_j c[j] rows[j], partial[block] = out'y
+    SCALE      # out = a x
+
+
+cdef struct vectors_t:
+    # One pass over vectors of n elements, block by block.
+    work_t work
+    int dtype
+    Py_ssize_t n
+    Py_ssize_t k
+    char* out
+    const char* x
+    const char* y
+    const char* const* rows
+    const double* c
+    double a
+    double* partial                    # a slot for each block, for PROJECT k times as many
+
+
+cdef Py_ssize_t count_blocks(Py_ssize_t n) noexcept nogil
+cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil
+cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil
+
+
 cdef class Plan:
     cdef readonly object rule
     cdef readonly str owner

@@ -9,6 +9,8 @@ cdef enum:
     MAX_STREAMS = 8   # p, g and state arrays of one rule
     MAX_RULES = 32
     DTYPES = 2        # float32, float64
+    BLOCK = 4096      # elements of one partial sum; part of the definition of every reduction
+    LANES = 16        # running sums within a block
 
 
 # Updates `n` elements. streams: p, g, then the state in the table's order; NULL where the options
@@ -20,7 +22,33 @@ ctypedef void (*span_t)(
 # Whether all of `n` elements are finite.
 ctypedef bint (*finite_t)(const char* x, Py_ssize_t n) noexcept nogil
 
+# Vectors. Each call is one block (n <= BLOCK); arithmetic and sums are float64, storage is rounded
+# to once. reference.py of `curvature` says the same in NumPy.
+
+# x'y, in LANES running sums and a fixed tree over them.
+ctypedef double (*dot_t)(const char* x, const char* y, Py_ssize_t n) noexcept nogil
+
+# to[j * stride] = rows[j]'x from element `first` on
+ctypedef void (*project_t)(
+    const char* x, const char* const* rows, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n,
+    double* to, Py_ssize_t stride
+) noexcept nogil
+
+# out = x - sum_j c[j] rows[j] from element `first` on, and out'y (0 without a y). `out` may be x,
+# y or one of the rows.
+ctypedef double (*subtract_t)(
+    char* out, const char* x, const char* const* rows, const double* c, Py_ssize_t k,
+    const char* y, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil
+
+# out = a x
+ctypedef void (*scale_t)(char* out, const char* x, double a, Py_ssize_t n) noexcept nogil
+
 
 cdef struct spans_t:
     span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table
     finite_t finite[DTYPES]
+    dot_t dot[DTYPES]
+    project_t project[DTYPES]
+    subtract_t subtract[DTYPES]
+    scale_t scale[DTYPES]

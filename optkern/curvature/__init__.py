@@ -1,0 +1,35 @@
+"""Curvature: is it a minimum or a saddle, with an answer that can be held to its word."""
+
+from __future__ import annotations
+
+from .critical import Escape, Verdict, classify, escape
+from .density import (
+    SpectralDensity,
+    StableLR,
+    Trace,
+    max_stable_lr,
+    sharpness,
+    spectral_density,
+    trace,
+)
+from .lanczos import LanczosResult, lanczos
+from .operators import DifferenceOperator, NotSymmetricError, hvp_from_grad
+
+__all__ = [
+    "DifferenceOperator",
+    "Escape",
+    "LanczosResult",
+    "NotSymmetricError",
+    "SpectralDensity",
+    "StableLR",
+    "Trace",
+    "Verdict",
+    "classify",
+    "escape",
+    "hvp_from_grad",
+    "lanczos",
+    "max_stable_lr",
+    "sharpness",
+    "spectral_density",
+    "trace",
+]

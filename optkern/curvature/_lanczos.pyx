@@ -1,0 +1,485 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The Lanczos recurrence on long vectors, and the small tridiagonal problem it leaves.
+
+1. Vectors are float32 or float64 and stay so; every sum is float64, over fixed blocks in a fixed
+   tree: the bits depend on neither threads nor instruction set. With float32 sums and no
+   reorthogonalisation the smallest Ritz value drifts below the smallest eigenvalue.
+2. The long passes are the engine's: it owns the threads. `reference.py` says the same in NumPy.
+3. The basis is a list of separate vectors: it grows without being copied, and one that no longer
+   fits is dropped at once.
+4. The tridiagonal problem is solved by Sturm counts and LDL' factors, O(k) each: below the
+   smallest Ritz value all pivots are positive, so that the polynomial and the resolvent of the
+   certificate come out without cancellation.
+"""
+import numpy as np
+
+from libc.float cimport DBL_EPSILON, DBL_MIN
+from libc.math cimport fabs, log, sqrt
+from libc.stdlib cimport free, malloc, realloc
+
+from optkern.kernels._engine cimport (
+    DOT, PROJECT, SCALE, SUBTRACT, count_blocks, run_vectors, vector_threads, vectors_t,
+)
+from optkern.kernels._span cimport BLOCK, LANES
+
+# A second Gram-Schmidt pass follows where the first took away more than this leaves
+# (Daniel, Gragg, Kaufman, Stewart, "Reorthogonalization and stable algorithms ...", 1976).
+cdef double DGKS = 0.707
+REORTHOGONALIZE_BELOW = DGKS
+SUM_BLOCK, SUM_LANES = BLOCK, LANES
+
+# --------------------------------------------------------------------------- vectors
+
+
+cdef char* address(object array, int dtype, Py_ssize_t n) except NULL:
+    """Where a dense vector of n elements begins."""
+    cdef const float[::1] f32
+    cdef const double[::1] f64
+    cdef Py_ssize_t size
+    cdef char* data
+    if dtype:
+        f64 = array
+        size = f64.shape[0]
+        data = <char*> &f64[0] if size else <char*> &DGKS
+    else:
+        f32 = array
+        size = f32.shape[0]
+        data = <char*> &f32[0] if size else <char*> &DGKS
+    if size != n:
+        raise ValueError(f"expected a vector of {n} elements, got {size}")
+    return data
+
+
+cdef class Pass:
+    """Buffers of the engine's passes over vectors of one length and dtype."""
+
+    cdef vectors_t v
+    cdef int threads
+    cdef Py_ssize_t room
+    cdef const char** rows
+
+    def __cinit__(self, Py_ssize_t n, int dtype, int num_threads):
+        self.v.n = n
+        self.v.dtype = dtype
+        self.threads = vector_threads(n, num_threads)
+        self.reserve(4)
+
+    def __dealloc__(self):
+        free(self.rows)
+        free(self.v.partial)
+
+    cdef int reserve(self, Py_ssize_t k) except -1:
+        """Make room for k rows."""
+        cdef void* rows
+        cdef void* partial
+        if k <= self.room:
+            return 0
+        k = max(k, 2 * self.room)
+        rows = realloc(self.rows, k * sizeof(char*))
+        if rows:
+            self.rows = <const char**> rows
+            self.v.rows = self.rows
+        partial = realloc(self.v.partial, k * (count_blocks(self.v.n) + 1) * sizeof(double))
+        if partial:
+            self.v.partial = <double*> partial
+        if not rows or not partial:
+            raise MemoryError
+        self.room = k
+        return 0
+
+    cdef double dot(self, const char* x, const char* y) noexcept nogil:
+        self.v.work = DOT
+        self.v.x = x
+        self.v.y = y
+        return run_vectors(&self.v, self.threads)
+
+    cdef void project(self, const char* x, Py_ssize_t k, double* c) noexcept nogil:
+        """c = the first k rows' dots with x."""
+        cdef Py_ssize_t j
+        self.v.work = PROJECT
+        self.v.x = x
+        self.v.k = k
+        run_vectors(&self.v, self.threads)
+        for j in range(k):
+            c[j] = self.v.partial[j * count_blocks(self.v.n)] if self.v.n else 0
+
+    cdef double subtract(
+        self, char* out, const char* x, Py_ssize_t k, const double* c, const char* y
+    ) noexcept nogil:
+        """out = x - the first k rows times c; out'y."""
+        self.v.work = SUBTRACT
+        self.v.out = out
+        self.v.x = x
+        self.v.k = k
+        self.v.c = c
+        self.v.y = y
+        return run_vectors(&self.v, self.threads)
+
+    cdef void scale(self, char* out, const char* x, double a) noexcept nogil:
+        self.v.work = SCALE
+        self.v.out = out
+        self.v.x = x
+        self.v.a = a
+        run_vectors(&self.v, self.threads)
+
+
+cdef Pass passes(object x, int num_threads):
+    return Pass(x.shape[0], x.dtype.itemsize == 8, num_threads)
+
+
+def blocks(Py_ssize_t n):
+    """How many partial sums a sum over n elements has."""
+    return count_blocks(n)
+
+
+def dot(x, y, int num_threads=0):
+    """x'y for two dense float32 or float64 vectors."""
+    cdef Pass p = passes(x, num_threads)
+    cdef char* a = address(x, p.v.dtype, p.v.n)
+    cdef char* b = address(y, p.v.dtype, p.v.n)
+    with nogil:
+        result = p.dot(a, b)
+    return result
+
+
+def project(list rows, x, int num_threads=0):
+    """The dots of x with each of the rows, as float64."""
+    cdef Pass p = passes(x, num_threads)
+    cdef Py_ssize_t j, k = len(rows)
+    cdef char* a = address(x, p.v.dtype, p.v.n)
+    c = np.empty(k)
+    cdef double[::1] view = c
+    p.reserve(k)
+    for j in range(k):
+        p.rows[j] = address(rows[j], p.v.dtype, p.v.n)
+    if k:
+        with nogil:
+            p.project(a, k, &view[0])
+    return c
+
+
+def subtract(out, x, list rows, c, y=None, int num_threads=0):
+    """out = x - sum_j c[j] rows[j], in place; returns out'y (0.0 without a y)."""
+    cdef Pass p = passes(x, num_threads)
+    cdef Py_ssize_t j, k = len(rows)
+    cdef char* to = address(out, p.v.dtype, p.v.n)
+    cdef char* a = address(x, p.v.dtype, p.v.n)
+    cdef char* b = NULL if y is None else address(y, p.v.dtype, p.v.n)
+    cdef const double[::1] coefficients = np.ascontiguousarray(c, np.float64)
+    if coefficients.shape[0] != k or not out.flags.writeable:
+        raise ValueError(f"expected {k} coefficients and a writable out")
+    p.reserve(k)
+    for j in range(k):
+        p.rows[j] = address(rows[j], p.v.dtype, p.v.n)
+    with nogil:
+        result = p.subtract(to, a, k, &coefficients[0] if k else NULL, b)
+    return result
+
+
+def scale(out, x, double a, int num_threads=0):
+    """out = a x, in place."""
+    cdef Pass p = passes(x, num_threads)
+    cdef char* to = address(out, p.v.dtype, p.v.n)
+    cdef char* start = address(x, p.v.dtype, p.v.n)
+    if not out.flags.writeable:
+        raise ValueError("expected a writable out")
+    with nogil:
+        p.scale(to, start, a)
+
+
+# --------------------------------------------------------------------------- the recurrence
+
+
+cdef class Recurrence:
+    """H V = V T + beta_k v_{k+1} e_k', one product at a time.
+
+    Parameters
+    ----------
+    start : ndarray
+        A dense float32 or float64 vector of norm 1: v_1. It is copied.
+    basis_limit : int
+        Vectors to keep at the most. While they are kept, each new one is orthogonalised against
+        all; the vector that would be one too many drops them all, and only three are kept.
+    num_threads : int
+        0: the engine's own choice.
+
+    Attributes
+    ----------
+    k : int
+        Products taken so far.
+    alpha, beta : list of float
+        T's diagonal, and below it; ``beta[-1]`` is beta_k.
+    vector : ndarray
+        v_{k+1}, read-only: multiply this next.
+    basis : list of ndarray or None
+        v_1 ... v_{k+1}; None once dropped.
+    noise_square, noise_count : float, int
+        Sum and number of the squared elements of V'H V that T says are zero: samples of the
+        products' error (and of rounding) along a direction.
+
+    References
+    ----------
+    Paige, "Computational variants of the Lanczos method for the eigenproblem", 1972, A(1, 6).
+    """
+
+    cdef readonly Py_ssize_t k, noise_count
+    cdef readonly double noise_square
+    cdef readonly list alpha, beta, basis
+    cdef readonly object vector
+    cdef object _previous
+    cdef Py_ssize_t _limit
+    cdef Pass _pass
+    cdef double* _c
+
+    def __cinit__(self, start, Py_ssize_t basis_limit, int num_threads=0):
+        self._pass = passes(start, num_threads)
+        self.vector = np.array(start)
+        self.vector.flags.writeable = False
+        self._limit = basis_limit
+        self.basis = [self.vector] if basis_limit > 0 else None
+        self.alpha, self.beta = [], []
+
+    def __dealloc__(self):
+        free(self._c)
+
+    def advance(self, product):
+        """Take H times `vector`; afterwards `vector` is the next one.
+
+        Parameters
+        ----------
+        product : ndarray
+            Dense, of the vectors' length and dtype; it is not kept.
+        """
+        cdef Pass p = self._pass
+        cdef double alpha, beta, square
+        cdef double last = self.beta[self.k - 1] if self.k else 0
+        cdef bint keep = self.basis is not None and len(self.basis) < self._limit
+        cdef char* w = address(product, p.v.dtype, p.v.n)
+        cdef char* v = address(self.vector, p.v.dtype, p.v.n)
+        cdef char* previous = NULL
+        cdef char* out
+        if self._previous is not None:
+            previous = address(self._previous, p.v.dtype, p.v.n)
+        if not keep:
+            self.basis = None
+        if keep or self._previous is None:
+            new = np.empty_like(self.vector)
+        else:
+            new = self._previous
+            new.flags.writeable = True
+        out = address(new, p.v.dtype, p.v.n)
+        with nogil:
+            if previous and not keep:
+                self._note(p.dot(previous, w) - last)
+            p.rows[0] = previous
+            alpha = p.subtract(out, w, 1 if previous else 0, &last, v)
+            p.rows[0] = v
+            square = p.subtract(out, out, 1, &alpha, out)
+        if keep:
+            square = self._orthogonalize(out, square, &alpha)
+        beta = sqrt(square)
+        with nogil:
+            p.scale(out, out, 1 / beta if beta > 0 else 0)
+        self.alpha.append(alpha)
+        self.beta.append(beta)
+        self.k += 1
+        self._previous = self.vector
+        self.vector = new
+        new.flags.writeable = False
+        if keep:
+            self.basis.append(new)
+
+    cdef void _note(self, double sample) noexcept nogil:
+        self.noise_square += sample * sample
+        self.noise_count += 1
+
+    cdef double _orthogonalize(self, char* out, double square, double* alpha) except -1:
+        """Gram-Schmidt against the basis, twice where once is not enough; the square that is left.
+
+        What it takes away along v_k belongs to alpha_k; along the others there should be nothing.
+        """
+        cdef Pass p = self._pass
+        cdef Py_ssize_t j, k = len(self.basis)
+        cdef double before = square
+        cdef int turn
+        if k > p.room or not self._c:
+            p.reserve(k)
+            free(self._c)
+            self._c = <double*> malloc(p.room * sizeof(double))
+            if not self._c:
+                raise MemoryError
+        for j in range(k):
+            p.rows[j] = address(self.basis[j], p.v.dtype, p.v.n)
+        with nogil:
+            for turn in range(2):
+                p.project(out, k, self._c)
+                before, square = square, p.subtract(out, out, k, self._c, out)
+                alpha[0] += self._c[k - 1]
+                if turn == 0:
+                    for j in range(k - 1):
+                        self._note(self._c[j])
+                if square > DGKS * DGKS * before:
+                    break
+        return square
+
+
+# --------------------------------------------------------------------------- the small problem
+
+
+cdef class Tridiagonal:
+    """T_k with its remainder beta_k; ``sign=-1`` looks at -T, so that every end is a lowest one.
+
+    Eigenvalues and pivots do not see the signs of the off-diagonal, which stay: -T's eigenvectors
+    come out with alternating signs.
+    """
+
+    cdef readonly Py_ssize_t k
+    cdef readonly int sign
+    cdef double* a
+    cdef double* b
+    cdef double* d
+    cdef double* z
+    cdef double tiny
+
+    def __cinit__(self, alpha, beta, int sign=1):
+        cdef Py_ssize_t j
+        self.k = len(alpha)
+        self.sign = sign
+        self.a = <double*> malloc(4 * (self.k or 1) * sizeof(double))
+        if not self.a:
+            raise MemoryError
+        self.b = self.a + self.k
+        self.d = self.b + self.k
+        self.z = self.d + self.k
+        for j in range(self.k):
+            self.a[j] = sign * <double> alpha[j]
+            self.b[j] = beta[j]
+        self.tiny = max(DBL_MIN, DBL_EPSILON * DBL_EPSILON * self.norm())
+
+    def __dealloc__(self):
+        free(self.a)
+
+    cpdef double norm(self) noexcept:
+        """A bound on ||T||: the largest sum of magnitudes in a row."""
+        cdef double largest = 0, left = 0, right
+        cdef Py_ssize_t j
+        for j in range(self.k):
+            right = self.b[j] if j < self.k - 1 else 0
+            largest = max(largest, left + fabs(self.a[j]) + right)
+            left = right
+        return largest
+
+    cdef Py_ssize_t factor(self, double t) noexcept nogil:
+        """T - t = L D L'; the number of negative pivots, which is that of eigenvalues below t."""
+        cdef Py_ssize_t j, below = 0
+        for j in range(self.k):
+            self.d[j] = self.a[j] - t
+            if j:
+                self.d[j] -= self.b[j - 1] / self.d[j - 1] * self.b[j - 1]
+            if fabs(self.d[j]) < self.tiny:
+                self.d[j] = -self.tiny
+            below += self.d[j] < 0
+        return below
+
+    def count_below(self, double t):
+        """How many Ritz values lie below t."""
+        return self.factor(t)
+
+    cpdef double lowest(self) noexcept:
+        """The smallest Ritz value, by bisection to the last bits."""
+        cdef double high = self.a[0], low, middle, norm = self.norm()
+        cdef Py_ssize_t j
+        for j in range(self.k):
+            high = min(high, self.a[j])
+        low = -norm
+        while high - low > 2 * DBL_EPSILON * max(fabs(low), fabs(high)) + self.tiny:
+            middle = low + 0.5 * (high - low)
+            if middle <= low or middle >= high:
+                break
+            if self.factor(middle):
+                high = middle
+            else:
+                low = middle
+        return low + 0.5 * (high - low)
+
+    cdef double excess(self, double t, double floor, double noise, double* polynomial) noexcept:
+        """1/|p_k(t)| + ||(T - t)^-1 e_1|| noise, for t below every Ritz value; inf elsewhere."""
+        cdef double logarithm = 0, square = 0, x
+        cdef Py_ssize_t j
+        if self.factor(t):
+            return float("inf")
+        for j in range(self.k):
+            logarithm += log(self.d[j] / max(self.b[j], floor if j == self.k - 1 else self.tiny))
+            self.z[j] = -self.b[j - 1] / self.d[j - 1] * self.z[j - 1] if j else 1
+        x = 0
+        for j in range(self.k - 1, -1, -1):
+            x = (self.z[j] - (self.b[j] * x if j < self.k - 1 else 0)) / self.d[j]
+            square += x * x
+        polynomial[0] = logarithm
+        return 2.0 ** (-logarithm * 1.4426950408889634) + sqrt(square) * noise
+
+    def lower_bound(self, double gamma, double floor, double noise):
+        """The t left of which no lowest eigenvalue lies, if v_1 has at least gamma of its vector.
+
+        Solves ``1/|p_k(t)| + ||(T_k - t)^-1 e_1|| noise = gamma`` for t below the smallest Ritz
+        value, with ``beta_k = max(beta_k, floor)``.
+
+        References
+        ----------
+        van Dorsselaer, Hochstenbach, van der Vorst, "Computing probabilistic bounds for extreme
+        eigenvalues of symmetric matrices with the Lanczos method", 2000, theorem 3.1.
+        """
+        cdef double high = self.lowest(), low, middle, ignored
+        cdef double width = max(DBL_EPSILON * self.norm(), floor, self.tiny)
+        if self.norm() == 0 and self.b[self.k - 1] == 0 and noise == 0:
+            return 0   # the zero operator: no scale to search on
+        low = high - width
+        while self.excess(low, floor, noise, &ignored) > gamma:
+            width *= 2
+            low = high - width
+            if not width < 1e300:
+                return -float("inf")
+        while high - low > 1e-6 * width:
+            middle = low + 0.5 * (high - low)
+            if middle <= low or middle >= high:
+                break
+            if self.excess(middle, floor, noise, &ignored) > gamma:
+                high = middle
+            else:
+                low = middle
+        return low
+
+    def vector(self, double theta):
+        """The unit eigenvector of T for its eigenvalue theta, from twisted factors.
+
+        References
+        ----------
+        Parlett, Dhillon, "Fernando's solution to Wilkinson's problem: an application of double
+        factorization", 1997, section 3.
+        """
+        cdef Py_ssize_t j, twist = 0, k = self.k
+        cdef double gamma, best = float("inf"), down, square = 1
+        s = np.empty(k)
+        cdef double[::1] x = s
+        self.factor(theta)   # from above: d
+        down = 0
+        for j in range(k - 1, -1, -1):   # from below: z
+            self.z[j] = self.a[j] - theta
+            if j < k - 1:
+                self.z[j] -= self.b[j] / self.z[j + 1] * self.b[j]
+            if fabs(self.z[j]) < self.tiny:
+                self.z[j] = -self.tiny
+            gamma = fabs(self.d[j] + self.z[j] - (self.a[j] - theta))
+            if gamma < best:
+                best = gamma
+                twist = j
+        x[twist] = 1
+        for j in range(twist - 1, -1, -1):
+            x[j] = -self.b[j] / self.d[j] * x[j + 1]
+            square += x[j] * x[j]
+        for j in range(twist + 1, k):
+            x[j] = -self.b[j - 1] / self.z[j] * x[j - 1]
+            square += x[j] * x[j]
+        if self.sign < 0:
+            s[1::2] *= -1
+        return s / sqrt(square)

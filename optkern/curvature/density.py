@@ -1,0 +1,461 @@
+"""The spectrum as a whole: density, trace, sharpness, and the learning rate it allows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+
+from ..kernels._threads import as_num_threads
+from ..optimizers import Optimizer
+from ._lanczos import Recurrence
+from .lanczos import MEMORY, LanczosResult, check_count, check_real, lanczos
+from .operators import Operator, as_operator, random_unit, unit_roundoff
+
+# --------------------------------------------------------------------------- spectral density
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """The spectral density of a symmetric operator, by stochastic Lanczos quadrature.
+
+    Attributes
+    ----------
+    grid, density : ndarray
+        Points, and the density there: Gaussians of width `width` at the nodes; it integrates to 1.
+    nodes, weights : ndarray of shape (vectors, steps)
+        Each row is the quadrature of one start vector; its weights sum to 1. Where a Krylov space
+        was exhausted early the rest has weight 0.
+    width : float
+    matvecs : int
+    """
+
+    grid: np.ndarray
+    density: np.ndarray
+    nodes: np.ndarray
+    weights: np.ndarray
+    width: float
+    matvecs: int
+
+    def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+        """The mean of a function over the eigenvalues, tr f(H) / n, and its standard error."""
+        samples = np.sum(self.weights * function(self.nodes), axis=1)
+        return float(np.mean(samples)), _standard_error(samples)
+
+
+def spectral_density(
+    operator: Any,
+    n: int | None = None,
+    *,
+    steps: int = 80,
+    vectors: int = 8,
+    points: int = 1000,
+    width: float | None = None,
+    memory: int = MEMORY,
+    seed: int = 0,
+    dtype: Any = None,
+    num_threads: int | None = None,
+) -> SpectralDensity:
+    """How the eigenvalues are distributed.
+
+    Parameters
+    ----------
+    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``/``@``
+    n : int or None
+    steps : int
+        Products for each start vector; moments of the spectrum up to 2 steps - 1 come out right.
+    vectors : int
+        Start vectors; the error falls as their square root.
+    points : int
+        Of the grid.
+    width : float or None
+        Standard deviation of the Gaussians, in eigenvalues; None: what
+        `steps` can resolve, the spectrum's width divided by them.
+    memory : int
+        Bytes for a basis; without one, eigenvalues that have converged come several times, which
+        changes no weight.
+    seed : int
+    dtype : float32, float64 or None
+    num_threads : int or None
+
+    Returns
+    -------
+    SpectralDensity
+
+    References
+    ----------
+    Ubaru, Chen, Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", 2017,
+    algorithm 1.
+    """
+    owner = "spectral_density"
+    steps = check_count(owner, "steps", steps, 1)
+    vectors = check_count(owner, "vectors", vectors, 1)
+    points = check_count(owner, "points", points, 2)
+    memory = check_count(owner, "memory", memory, 0)
+    seed = check_count(owner, "seed", seed, 0)
+    threads = as_num_threads(owner, num_threads)
+    if width is not None and check_real(owner, "width", width, 0.0) == 0:
+        raise ValueError(f"{owner}: width must be > 0, got {width!r}")
+    op = _filled(owner, as_operator(owner, operator, n, dtype))
+    before = op.products
+    steps = min(steps, op.n)
+    nodes, weights = np.zeros((vectors, steps)), np.zeros((vectors, steps))
+    rng = np.random.default_rng([seed, 0x5EED3])
+    limit = memory // max(op.n * op.dtype.itemsize, 1)
+    for row in range(vectors):
+        start = random_unit(rng, op.n, op.dtype)
+        theta, weight = _quadrature(op, Recurrence(start, limit if limit > 2 else 0, threads), steps)
+        nodes[row, : len(theta)], weights[row, : len(theta)] = theta, weight
+    seen = nodes[weights > 0]
+    spread = float(seen.max() - seen.min())
+    if width is None:
+        width = (spread or 0.01 * float(np.abs(seen).max())) / steps or 1.0
+    grid = np.linspace(seen.min() - 5 * width, seen.max() + 5 * width, points)
+    density = np.zeros(points)
+    for theta, weight in zip(nodes.ravel(), weights.ravel() / vectors):
+        if weight > 0:
+            density += weight * np.exp(-0.5 * ((grid - theta) / width) ** 2)
+    density /= width * math.sqrt(2 * math.pi)
+    return SpectralDensity(grid, density, nodes, weights, float(width), op.products - before)
+
+
+def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss quadrature of v_1's spectral measure: T's eigenvalues, first components squared."""
+    largest = 0.0
+    for _ in range(steps):
+        run.advance(op(run.vector))
+        if not math.isfinite(run.beta[-1]):
+            raise FloatingPointError(f"{op.owner}: product {run.k} holds NaN or inf, or overflows")
+        largest = max(largest, abs(run.alpha[-1]), run.beta[-1])
+        if run.beta[-1] <= 10 * unit_roundoff(op.dtype) * largest:
+            break
+    beta = run.beta[:-1]
+    theta, s = np.linalg.eigh(np.diag(run.alpha) + np.diag(beta, 1) + np.diag(beta, -1))
+    return theta, s[0] ** 2
+
+
+def _filled(owner: str, op: Operator) -> Operator:
+    if op.n == 0:
+        raise ValueError(f"{owner}: the operator has no rows: there is no spectrum")
+    return op
+
+
+def _standard_error(samples: np.ndarray) -> float:
+    if len(samples) < 2:
+        return math.inf
+    return float(np.std(samples, ddof=1) / math.sqrt(len(samples)))
+
+
+# --------------------------------------------------------------------------- trace
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace with its error bar; ``float(...)`` gives the value.
+
+    Attributes
+    ----------
+    value : float
+    standard_error : float
+        Of the random part, from the spread of its samples.
+    matvecs : int
+    """
+
+    value: float
+    standard_error: float
+    matvecs: int
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.6g} +- {self.standard_error:.2g} ({self.matvecs} products)"
+
+
+def trace(
+    operator: Any,
+    n: int | None = None,
+    *,
+    method: str = "hutch++",
+    matvecs: int = 60,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Trace:
+    """The trace of an operator from random products, with its standard error.
+
+    Parameters
+    ----------
+    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``/``@``
+    n : int or None
+    method : 'hutch++' or 'hutchinson'
+        Hutch++ takes out a third of the products' worth of the largest eigenvalues exactly: far
+        better where few of them dominate. It keeps ``matvecs / 3`` vectors.
+    matvecs : int
+        Products to spend, 6 at least for Hutch++ and 2 for Hutchinson. An operator with no more
+        rows than that is traced exactly.
+    seed : int
+    dtype : float32, float64 or None
+
+    Returns
+    -------
+    Trace
+
+    References
+    ----------
+    Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
+    splines", 1990; Meyer, Musco, Musco, Woodruff, "Hutch++: optimal stochastic trace estimation",
+    2021, algorithm 1.
+    """
+    owner = "trace"
+    if method not in ("hutch++", "hutchinson"):
+        raise ValueError(f"{owner}: method must be 'hutch++' or 'hutchinson', got {method!r}")
+    matvecs = check_count(owner, "matvecs", matvecs, 6 if method == "hutch++" else 2)
+    seed = check_count(owner, "seed", seed, 0)
+    op = as_operator(owner, operator, n, dtype)
+    before = op.products
+    rng = np.random.default_rng([seed, 0x5EED4])
+    if op.n <= matvecs:
+        exact = sum(float(op(column)[i]) for i, column in enumerate(np.eye(op.n, dtype=op.dtype)))
+        return Trace(float(exact), 0.0, op.products - before)
+    basis = np.zeros((op.n, 0))
+    known = 0.0
+    if method == "hutch++":
+        third = matvecs // 3
+        sketch = [op(_signs(rng, op.n, op.dtype)).astype(np.float64) for _ in range(third)]
+        basis = np.linalg.qr(np.stack(sketch, axis=1))[0]
+        known = sum(float(q @ op(_column(q, op.dtype)).astype(np.float64)) for q in basis.T)
+        matvecs -= 2 * third
+    samples = []
+    for _ in range(matvecs):
+        z = _signs(rng, op.n, op.dtype).astype(np.float64)
+        z -= basis @ (basis.T @ z)
+        samples.append(float(z @ op(_column(z, op.dtype)).astype(np.float64)))
+    value = known + float(np.mean(samples))
+    return Trace(value, _standard_error(np.array(samples)), op.products - before)
+
+
+def _signs(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
+    return rng.choice(np.array([-1, 1], dtype), n)
+
+
+def _column(x: np.ndarray, dtype: Any) -> np.ndarray:
+    return np.ascontiguousarray(x, dtype)
+
+
+# --------------------------------------------------------------------------- sharpness
+
+
+def sharpness(operator: Any, n: int | None = None, **options: Any) -> LanczosResult:
+    """The largest eigenvalue: how sharp a minimum is.
+
+    Parameters
+    ----------
+    operator, n, **options
+        As of `lanczos`.
+
+    Returns
+    -------
+    LanczosResult
+        ``eigenvalue_max`` is the sharpness, ``bounds_max[1]`` its certified upper bound.
+
+    References
+    ----------
+    Keskar et al., "On large-batch training for deep learning: generalization gap and sharp minima",
+    2017.
+    """
+    return lanczos(operator, n, "largest", **options)
+
+
+# --------------------------------------------------------------------------- learning rate
+
+
+@dataclass(frozen=True)
+class StableLR:
+    """The largest stable learning rate; ``float(...)`` gives the certified one.
+
+    Attributes
+    ----------
+    value : float
+        Stable at `confidence`: the rule's limit over the certified upper bound of the curvature.
+    estimate : float
+        The same over the eigenvalue found: beyond it, divergence in the quadratic model is certain.
+    limit : float
+        The rule's limit of lr times curvature.
+    curvature : LanczosResult
+        Of the Hessian, for adaptive rules the preconditioned one, before weight decay.
+    explanation : str
+    """
+
+    value: float
+    estimate: float
+    limit: float
+    curvature: LanczosResult
+    explanation: str
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return self.explanation
+
+
+def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> StableLR:
+    """The learning rate up to which full-batch steps of an optimizer do not diverge here.
+
+    From a linear analysis of the rule around the present point, with its present second moments:
+    at curvature ``c`` along an eigenvector an oscillation of alternating sign neither grows nor
+    shrinks at ``lr * c = limit``. Full batch only; training often hovers at this edge while the
+    loss still falls.
+
+    Parameters
+    ----------
+    optimizer : SGD, RMSprop, Adagrad, Adam or AdamW
+        An adaptive one must have taken steps. Its groups must have the same hyperparameters but for
+        ``lr``'s value, which is not looked at.
+    operator : callable ``v -> H v``, 2-D array, or object with ``shape`` and ``matvec``/``@``
+        On flat vectors in the order of the optimizer's parameters, each in C order;
+        `hvp_from_grad` gives one.
+    **options
+        As of `lanczos` (``tol``, ``confidence``, ``max_matvecs``, ...).
+
+    Returns
+    -------
+    StableLR
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a rule with no known limit, and for adaptive rules without state.
+
+    References
+    ----------
+    Cohen et al., "Adaptive gradient methods at the edge of stability", 2022 (arXiv 2207.14484),
+    equation 5; Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
+    stability", 2021, appendix B.
+    """
+    owner = "max_stable_lr"
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"{owner}: optimizer must be one of optkern's, got {type(optimizer).__name__}"
+        )
+    rule = optimizer.rule.name
+    if rule not in _LIMITS:
+        raise ValueError(f"{owner}: no stability limit is known for {rule!r}, only for "
+                         f"{', '.join(_LIMITS)}")
+    hyper = _common(owner, optimizer)
+    size = sum(p.size for p in optimizer.params)
+    op = as_operator(owner, operator, size, options.pop("dtype", None))
+    limit = _LIMITS[rule](hyper)
+    inverse_root = _inverse_root(owner, optimizer, hyper)
+    sign = -1.0 if hyper["maximize"] else 1.0
+
+    def product(v: np.ndarray) -> np.ndarray:
+        if inverse_root is None:
+            return sign * op(v)
+        return sign * inverse_root * op((inverse_root * v).astype(op.dtype, copy=False))
+
+    decay = hyper["weight_decay"]
+    if decay and hyper["decay_form"] == "l2":
+        plain, shift = product, decay if inverse_root is None else decay * inverse_root**2
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return plain(v) + shift * v
+
+    inner = Operator(owner, product, op.n, op.dtype)
+    found = lanczos(inner, which="largest", **options)
+    top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
+    value, estimate = (_rate(limit, c, decay, hyper["decay_form"]) for c in (bound, top))
+    return StableLR(
+        value, estimate, limit, found,
+        f"{type(optimizer).__name__}: lr up to {value:.4g} is stable here at confidence "
+        f"{100 * found.confidence:.10g} % ({limit:.4g} over a curvature of at most {bound:.4g}); "
+        f"beyond {estimate:.4g} it diverges",
+    )
+
+
+def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
+    """lr where (1 - decay) and the rule's oscillation together reach -1."""
+    if form == "independent":
+        limit *= 1 - 0.5 * decay
+    elif form == "decoupled":
+        curvature += 0.5 * decay * limit
+    return max(limit, 0.0) / curvature if curvature > 0 else math.inf
+
+
+def _sgd_limit(h: dict[str, Any]) -> float:
+    mu = h["momentum"]
+    if h["nesterov"]:
+        plain = 2 * (1 + mu) / (1 + 2 * mu)
+    else:
+        plain = 2 * (1 + mu)
+    gain = 1 - mu if h["momentum_form"] == "average" and mu else 1 - h["dampening"] if mu else 1.0
+    return plain / gain if gain > 0 else math.inf
+
+
+def _adam_limit(h: dict[str, Any]) -> float:
+    return 2 * (1 + h["betas"][0]) / (1 - h["betas"][0])
+
+
+_LIMITS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "sgd": _sgd_limit,
+    "adagrad": lambda h: 2.0,
+    "rmsprop": lambda h: 2 * (1 + h["momentum"]),
+    "adam": _adam_limit,
+    "adamw": _adam_limit,
+}
+
+
+def _common(owner: str, optimizer: Optimizer) -> dict[str, Any]:
+    """The hyperparameters that all groups share; callables by their value now."""
+    shared: dict[str, Any] = {}
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if name == "lr":
+                continue
+            now = value(optimizer.steps) if callable(value) else value
+            if shared.setdefault(name, now) != now:
+                raise ValueError(
+                    f"{owner}: the groups must share all hyperparameters but lr, "
+                    f"{name} is {shared[name]!r} and {now!r}"
+                )
+    rates = {g["lr"](optimizer.steps) if callable(g["lr"]) else g["lr"]
+             for g in optimizer.param_groups}
+    if len(rates) > 1:
+        raise ValueError(f"{owner}: the groups must share one lr, got {sorted(rates)}")
+    return shared
+
+
+def _inverse_root(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.ndarray | None:
+    """P^-1/2, flat, where a step is lr P^-1 times the (averaged) gradient; None for P = 1."""
+    if optimizer.rule.name == "sgd":
+        return None
+    pieces = []
+    for label, entry in optimizer.state.items():
+        if not entry["step"]:
+            raise ValueError(
+                f"{owner}: parameter {label!r} has taken no step, its second moment is empty"
+            )
+        pieces.append(_preconditioner(optimizer.rule.name, entry, h).ravel())
+    p = np.concatenate(pieces)
+    if not (p > 0).all():
+        raise ValueError(f"{owner}: the second moment of {np.sum(p <= 0)} elements is zero with eps=0")
+    return 1 / np.sqrt(p)
+
+
+def _preconditioner(rule: str, entry: dict[str, Any], h: dict[str, Any]) -> np.ndarray:
+    t = entry["step"]
+    if rule == "adagrad":
+        return (np.sqrt(entry["sum"], dtype=np.float64) + h["eps"]) * (1 + (t - 1) * h["lr_decay"])
+    if rule == "rmsprop":
+        v = entry["square_avg"].astype(np.float64)
+        if h["centered"]:
+            v = np.maximum(v - entry["grad_avg"].astype(np.float64) ** 2, 0)
+        return np.sqrt(v) + h["eps"]
+    beta1, beta2 = h["betas"]
+    v = np.sqrt(entry["max_exp_avg_sq" if h["amsgrad"] else "exp_avg_sq"], dtype=np.float64)
+    corrected = math.sqrt(1 - beta2**t)
+    if h["eps_form"] == "raw":
+        return (1 - beta1**t) * (v + h["eps"]) / corrected
+    return (1 - beta1**t) * (v / corrected + h["eps"])

@@ -1,0 +1,540 @@
+"""Extreme eigenvalues by Lanczos, with bounds that hold at a stated confidence.
+
+A small residual proves only that some eigenvalue is near. That none lies further out follows from
+the start vector: drawn uniformly from the sphere it has, with probability 1 - delta, at least
+gamma_delta of its length along the outermost eigenvector, and whatever that much has not shown in k
+products is not there (`Tridiagonal.lower_bound`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+
+from ..kernels._threads import as_num_threads
+from ._lanczos import Recurrence, Tridiagonal, dot, scale, subtract
+from .operators import Measured, Operator, as_operator, norm, random_unit, unit_roundoff
+
+MEMORY = 2**30   # bytes for the basis where the user says nothing
+# The certificate needs a start that knows nothing of H. A user whose own data come from
+# default_rng(seed) must not meet the same numbers here.
+STREAM = 0x5EED0
+WHICH = {"smallest": (1,), "largest": (-1,), "both": (1, -1)}
+Interval = tuple[float, float]
+
+
+def smallest_part(delta: float, n: int) -> float:
+    """What |u'v| reaches with probability 1 - delta at least, for v uniform on the sphere in R^n.
+
+    The square has the distribution Beta(1/2, (n - 1)/2); for n > 2 its root's density is largest at
+    0, and the bound takes that value all the way: right to first order in delta, and safe.
+    """
+    if n == 1:
+        return 1.0
+    if n == 2:
+        return math.sin(0.5 * math.pi * delta)
+    ratio = math.exp(math.lgamma(0.5 * (n - 1)) - math.lgamma(0.5 * n))
+    return 0.5 * delta * math.sqrt(math.pi) * ratio
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An eigenpair as a fresh product saw it.
+
+    Attributes
+    ----------
+    value : float
+        x'Hx / x'x.
+    vector : ndarray
+        x, of norm 1.
+    residual : float
+        ||H x - value x||.
+    noise : float
+        Norm of the product's own error, where it was measured.
+    kink : bool
+        The gradient is not smooth here.
+    """
+
+    value: float
+    vector: np.ndarray
+    residual: float
+    noise: float
+    kink: bool
+
+
+class Run:
+    """A Lanczos run that can be looked at after each product.
+
+    Parameters
+    ----------
+    operator : Operator
+    confidence : float
+        That both ends' bounds hold; each gets half of what is left to 1, or all of it with one end.
+    signs : tuple of int
+        The ends that are asked for: 1 the smallest, -1 the largest eigenvalue.
+    memory : int
+        Bytes for the basis.
+    seed : int
+    start : ndarray or None
+        A vector of the user's: it may find something but certifies nothing.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        confidence: float,
+        signs: tuple[int, ...] = (1, -1),
+        memory: int = MEMORY,
+        seed: int = 0,
+        start: np.ndarray | None = None,
+        num_threads: int = 0,
+    ) -> None:
+        self.operator = operator
+        self.n = operator.n
+        self.seed = seed
+        self.start = start
+        self.num_threads = num_threads
+        self.u = unit_roundoff(operator.dtype)
+        self.gamma = smallest_part((1 - confidence) / len(signs), max(self.n, 1))
+        self.limit = int(memory // max(self.n * operator.dtype.itemsize, 1))
+        self.recurrence = self._recurrence()
+        self.relative_error: float | None = None
+        self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
+
+    def _recurrence(self) -> Recurrence:
+        start = self.start
+        if start is None:
+            rng = np.random.default_rng([self.seed, STREAM])
+            start = random_unit(rng, self.n, self.operator.dtype)
+        return Recurrence(start, self.limit if self.limit > 2 else 0, self.num_threads)
+
+    # ----------------------------------------------------------------- the run
+
+    def advance(self) -> None:
+        """One product more."""
+        product = self.operator(self.recurrence.vector)
+        self.recurrence.advance(product)
+        if not math.isfinite(self.recurrence.beta[-1]):
+            raise FloatingPointError(
+                f"{self.operator.owner}: product {self.k} holds NaN or inf, or overflows"
+            )
+
+    @property
+    def k(self) -> int:
+        return self.recurrence.k
+
+    @property
+    def has_basis(self) -> bool:
+        return self.recurrence.basis is not None
+
+    def _end(self, sign: int) -> tuple[Tridiagonal, float]:
+        if sign not in self._ends or self._ends[sign][0] != self.k:
+            small = Tridiagonal(self.recurrence.alpha, self.recurrence.beta, sign)
+            self._ends[sign] = (self.k, small, small.lowest())
+        return self._ends[sign][1:]
+
+    def ritz_value(self, sign: int) -> float:
+        """The smallest (1) or largest (-1) eigenvalue of T."""
+        return sign * self._end(sign)[1]
+
+    @property
+    def magnitude(self) -> float:
+        """||T||, which ||H|| is not below."""
+        return max(abs(self.ritz_value(1)), abs(self.ritz_value(-1)))
+
+    @property
+    def floor(self) -> float:
+        """What rounding makes of a zero: 10 u ||T||."""
+        return 10 * self.u * self.magnitude
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the start's Krylov space ends here (relative to ||T||)."""
+        return self.recurrence.beta[-1] <= self.floor or self.k >= self.n
+
+    @property
+    def direction_noise(self) -> float:
+        """The error of V'HV's elements, from those that should be 0; widened where they are few."""
+        count = self.recurrence.noise_count
+        if not count:
+            return 0.0
+        return math.sqrt(self.recurrence.noise_square / count) * (1 + 2 / math.sqrt(count))
+
+    def examine(self) -> bool:
+        """Measure the products' error and refuse an asymmetric operator; True the first time."""
+        if self.relative_error is not None:
+            return False
+        self.relative_error = self.operator.examine(self.seed)
+        return True
+
+    @property
+    def remainder(self) -> float:
+        """||F'u|| for F = H V - V T - beta_k v_{k+1} e_k' and a u that V has not found yet.
+
+        F is what Gram-Schmidt took away where nothing should have been, and the products' errors:
+        those measured, and rounding. Assumed is that it has no preference for u, one direction
+        of n: ||F'u|| = ||F|| / sqrt(n).
+        """
+        alpha, beta = (np.array(x) for x in (self.recurrence.alpha, self.recurrence.beta))
+        products = float(np.sum(alpha**2) + np.sum(beta**2) + np.sum(beta[:-1] ** 2))
+        each = max(self.operator.noise, self.u * self.magnitude)
+        square = (self.relative_error or 0.0) ** 2 * products + self.k * each**2
+        if self.has_basis:
+            square += self.recurrence.noise_square
+        return math.sqrt(square / self.n)
+
+    def bound(self, sign: int) -> float:
+        """Below all eigenvalues (1) or above them (-1) at the run's confidence; infinite if unknown.
+
+        Until `examine` was called this assumes products that are exact but for rounding.
+        """
+        if self.start is not None:
+            return -sign * math.inf
+        return sign * self._end(sign)[0].lower_bound(self.gamma, self.floor, self.remainder)
+
+    def residual(self, sign: int) -> float:
+        """|beta_k s_k|: some eigenvalue is as near to the Ritz value as this."""
+        small, theta = self._end(sign)
+        return abs(self.recurrence.beta[-1] * float(small.vector(theta)[-1]))
+
+    def count_below(self, level: float) -> int:
+        """Ritz values below a level; with a basis, eigenvalues there are at least as many."""
+        return self._end(1)[0].count_below(level)
+
+    # ----------------------------------------------------------------- vectors
+
+    def pairs(self, signs: tuple[int, ...]) -> list[Pair]:
+        """The Ritz pairs of some ends, each checked with a fresh product."""
+        vectors = self.ritz_vectors(signs)
+        return [self.fresh(vector) for vector in vectors]
+
+    def ritz_vectors(self, signs: tuple[int, ...]) -> list[np.ndarray]:
+        """Unit Ritz vectors: from the basis, or by running the recurrence a second time."""
+        weights = []
+        for sign in signs:
+            small, theta = self._end(sign)
+            weights.append(small.vector(theta))
+        sums = [np.zeros(self.n, self.operator.dtype) for _ in signs]
+        if self.has_basis:
+            rows = self.recurrence.basis[: self.k]
+            for x, s in zip(sums, weights):
+                subtract(x, x, rows, -s, None, self.num_threads)
+        else:
+            self._second_pass(sums, weights)
+        for x in sums:
+            length = norm(x)
+            scale(x, x, 1 / length if length > 0 else 1.0, self.num_threads)
+        return sums
+
+    def _second_pass(self, sums: list[np.ndarray], weights: list[np.ndarray]) -> None:
+        again = self._recurrence()
+        for j in range(self.k):
+            for x, s in zip(sums, weights):
+                subtract(x, x, [again.vector], [-s[j]], None, self.num_threads)
+            if j < self.k - 1:
+                again.advance(self.operator(again.vector))
+
+    def fresh(self, x: np.ndarray) -> Pair:
+        """Rayleigh quotient and residual of a unit vector from a product of its own."""
+        measured: Measured = self.operator.measure(x)
+        product = measured.product
+        value = dot(x, product, self.num_threads) / dot(x, x, self.num_threads)
+        rest = np.empty_like(x)
+        square = subtract(rest, product, [x], [value], rest, self.num_threads)
+        return Pair(value, x, math.sqrt(square), measured.noise, measured.kink)
+
+
+# --------------------------------------------------------------------------- the public function
+
+
+@dataclass(frozen=True)
+class LanczosResult:
+    """What `lanczos` found; `print` it for the sentence.
+
+    An end that was not asked for has None and infinite bounds.
+
+    Attributes
+    ----------
+    eigenvalue_min, eigenvalue_max : float or None
+        Rayleigh quotients of the vectors, from fresh products.
+    eigenvector_min, eigenvector_max : ndarray or None
+        Unit vectors of n elements, converged or not.
+    residual_min, residual_max : float
+        ||H x - eigenvalue x||, from the same products.
+    bounds_min, bounds_max : tuple of float
+        (lower, upper) for the true extreme eigenvalue at `confidence`.
+    converged : bool
+        Residuals and widths of the bounds are within ``tol`` times the largest magnitude.
+    confidence : float
+        That all bounds hold.
+    matvecs, iterations : int
+        Products in all; steps of the recurrence.
+    reorthogonalized : bool
+        The basis was kept; if not, the vectors come from a second pass.
+    alpha, beta : ndarray
+        T's diagonal and, with beta_k as the last, what stands beside it.
+    status : str
+        The same in a sentence.
+    """
+
+    eigenvalue_min: float | None
+    eigenvalue_max: float | None
+    eigenvector_min: np.ndarray | None
+    eigenvector_max: np.ndarray | None
+    residual_min: float
+    residual_max: float
+    bounds_min: Interval
+    bounds_max: Interval
+    converged: bool
+    confidence: float
+    matvecs: int
+    iterations: int
+    reorthogonalized: bool
+    alpha: np.ndarray
+    beta: np.ndarray
+    status: str
+
+    def __str__(self) -> str:
+        return self.status
+
+
+def lanczos(
+    operator: Any,
+    n: int | None = None,
+    which: str = "smallest",
+    *,
+    tol: float = 1e-3,
+    confidence: float = 0.999,
+    max_matvecs: int = 1000,
+    memory: int = MEMORY,
+    start: np.ndarray | None = None,
+    seed: int = 0,
+    dtype: Any = None,
+    num_threads: int | None = None,
+    callback: Callable[[Run], Any] | None = None,
+) -> LanczosResult:
+    """Smallest and/or largest eigenvalue of a symmetric operator, with certified bounds.
+
+    Parameters
+    ----------
+    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``/``@``
+        Symmetric and deterministic. v is read-only.
+    n : int or None
+        Rows; needed with a callable.
+    which : 'smallest', 'largest' or 'both'
+    tol : float
+        Relative to the largest eigenvalue's magnitude: both the residual and the distance from
+        the certified bound.
+    confidence : float in (0, 1)
+        That the bounds hold, over the draw of the start vector.
+    max_matvecs : int
+        Products of the recurrence at the most. What is not converged then is returned and flagged.
+    memory : int
+        Bytes for the basis (default 1 GiB). Past it the basis is dropped: more products, a second
+        pass for the vectors, O(n) memory.
+    start : ndarray or None
+        A start vector of your own; then nothing is certified.
+    seed : int
+        Of the start vector.
+    dtype : float32, float64 or None
+        Of the vectors; sums are always float64.
+    num_threads : int or None
+    callback : callable or None
+        Called with the run after each product (``run.k``, ``run.ritz_value(1)``); a true answer
+        stops it.
+
+    Returns
+    -------
+    LanczosResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        On bad arguments; `NotSymmetricError` for an operator that is not symmetric.
+    FloatingPointError
+        Where a product holds NaN or inf.
+
+    References
+    ----------
+    van Dorsselaer, Hochstenbach, van der Vorst, "Computing probabilistic bounds for extreme
+    eigenvalues of symmetric matrices with the Lanczos method", 2000.
+    """
+    owner = "lanczos"
+    if which not in WHICH:
+        raise ValueError(f"{owner}: which must be one of {', '.join(WHICH)}, got {which!r}")
+    tol = check_real(owner, "tol", tol, 0.0)
+    confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
+    max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
+    memory = check_count(owner, "memory", memory, 0)
+    seed = check_count(owner, "seed", seed, 0)
+    threads = as_num_threads(owner, num_threads)
+    op = as_operator(owner, operator, n, dtype)
+    if op.n == 0:
+        return _empty(confidence)
+    signs = WHICH[which]
+    before = op.products
+    run = Run(op, confidence, signs, memory, seed, _start(owner, start, op), threads)
+    op.prepare(run.recurrence.vector)
+    checks = Checks(run)
+    stopped = False
+    while run.k < max_matvecs and not stopped:
+        run.advance()
+        stopped = bool(callback(run)) if callback is not None else False
+        checks.symmetry()
+        if run.exhausted or (checks.due() and _near_enough(run, signs, tol)):
+            break
+    if run.start is None:
+        run.examine()
+    pairs = dict(zip(signs, run.pairs(signs)))
+    return _result(run, pairs, tol, confidence, op.products - before)
+
+
+def _start(owner: str, start: Any, op: Operator) -> np.ndarray | None:
+    if start is None:
+        return None
+    if not isinstance(start, np.ndarray) or start.shape != (op.n,):
+        came = getattr(start, "shape", type(start).__name__)
+        raise ValueError(f"{owner}: start must be an array of shape ({op.n},), got {came}")
+    vector = np.ascontiguousarray(start, op.dtype)
+    length = norm(vector)
+    if not 0 < length < math.inf:
+        raise ValueError(f"{owner}: start must have a finite norm > 0, got {length}")
+    return (vector / length).astype(op.dtype)
+
+
+class Checks:
+    """When to look at a run, and whether its operator is symmetric at all."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.next = 1
+
+    def due(self) -> bool:
+        """True at each of the first products, then ever more rarely: a look costs O(k)."""
+        if self.run.k < self.next:
+            return False
+        self.next = self.run.k + max(1, self.run.k // 32)
+        return True
+
+    def symmetry(self) -> None:
+        """Look closer, once, where elements of V'HV that should be 0 are not."""
+        run = self.run
+        usual = 1e-3 * max(map(abs, run.recurrence.beta)) + 10 * run.operator.noise
+        if run.relative_error is None and run.direction_noise * math.sqrt(run.n) > usual:
+            run.examine()
+
+
+def _near_enough(run: Run, signs: tuple[int, ...], tol: float) -> bool:
+    level = tol * run.magnitude
+    if not all(run.residual(sign) <= level for sign in signs):
+        return False
+    if run.start is not None:
+        return True
+
+    def certified() -> bool:
+        return all(abs(run.ritz_value(sign) - run.bound(sign)) <= level for sign in signs)
+
+    return certified() and (not run.examine() or certified())
+
+
+def _result(
+    run: Run, pairs: dict[int, Pair], tol: float, confidence: float, matvecs: int
+) -> LanczosResult:
+    level = tol * run.magnitude + run.floor
+    bounds = {1: (-math.inf, math.inf), -1: (-math.inf, math.inf)}
+    converged = True
+    for sign, pair in pairs.items():
+        edge, width = run.bound(sign), pair.noise + run.floor
+        bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
+        near = run.start is not None or abs(edge - pair.value) <= level
+        converged = converged and pair.residual <= level + pair.noise and near
+    small, large = pairs.get(1), pairs.get(-1)
+    certified = all(math.isfinite(run.bound(sign)) for sign in pairs)
+    return LanczosResult(
+        eigenvalue_min=small.value if small else None,
+        eigenvalue_max=large.value if large else None,
+        eigenvector_min=small.vector if small else None,
+        eigenvector_max=large.vector if large else None,
+        residual_min=small.residual if small else math.inf,
+        residual_max=large.residual if large else math.inf,
+        bounds_min=bounds[1],
+        bounds_max=bounds[-1],
+        converged=converged,
+        confidence=confidence if certified else 0.0,
+        matvecs=matvecs,
+        iterations=run.k,
+        reorthogonalized=run.has_basis,
+        alpha=np.array(run.recurrence.alpha),
+        beta=np.array(run.recurrence.beta),
+        status=_sentence(run, pairs, bounds, converged, confidence, matvecs),
+    )
+
+
+def _sentence(
+    run: Run,
+    pairs: dict[int, Pair],
+    bounds: dict[int, Interval],
+    converged: bool,
+    confidence: float,
+    matvecs: int,
+) -> str:
+    said = []
+    for sign, pair in pairs.items():
+        name, edge = ("lambda_min", bounds[1][0]) if sign > 0 else ("lambda_max", bounds[-1][1])
+        held = "not certified"
+        if math.isfinite(edge):
+            held = f"at {'least' if sign > 0 else 'most'} {edge:.6g}"
+        said.append(f"{name} = {pair.value:.6g} ({held}, residual {pair.residual:.1e})")
+    if converged:
+        state = "converged"
+    elif run.exhausted:
+        state = "not converged: the start vector's Krylov space is exhausted"
+    else:
+        state = f"not converged after {run.k} steps"
+    if run.start is not None:
+        state += "; a start vector of your own certifies nothing"
+    else:
+        state += f"; confidence {percent(confidence)}"
+    how = "basis kept" if run.has_basis else "two passes, no basis"
+    return f"{', '.join(said)}; {state}; {matvecs} products, {how}"
+
+
+def _empty(confidence: float) -> LanczosResult:
+    nothing, unknown = np.empty(0), (-math.inf, math.inf)
+    return LanczosResult(
+        None, None, None, None, math.inf, math.inf, unknown, unknown, False, confidence, 0, 0, True,
+        nothing, nothing, "the operator has no rows: there is no eigenvalue",
+    )
+
+
+# --------------------------------------------------------------------------- arguments
+
+
+def percent(confidence: float) -> str:
+    return f"{100 * confidence:.10g} %"
+
+
+def check_real(owner: str, name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """A finite number in (low, high), or [0, high) where low is 0 and high infinite."""
+    closed = high == math.inf
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (low < number < high or (closed and number == low)) or math.isinf(number):
+        left = "[" if closed else "("
+        raise ValueError(
+            f"{owner}: {name} must be a finite number in {left}{low:g}, {high:g}), got {value!r}"
+        )
+    return number
+
+
+def check_count(owner: str, name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)):
+        raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
+    if not (value >= low and value == math.floor(value)):
+        raise ValueError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
+    return int(value)

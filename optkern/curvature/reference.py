@@ -1,0 +1,107 @@
+"""The long-vector passes and the Lanczos recurrence in NumPy: what `_lanczos.pyx` equals in bits.
+
+Slow; it is there to be read and to be compared with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..kernels._engine import ieee_mode
+from ._lanczos import REORTHOGONALIZE_BELOW
+from ._lanczos import SUM_BLOCK as BLOCK  # elements of one partial sum
+from ._lanczos import SUM_LANES as LANES  # running sums within a block
+
+
+def dot(x, y):
+    """x'y: per block 16 running float64 sums, a tree over them, then a tree over the blocks."""
+    n = x.size
+    padded = np.zeros(-(-n // BLOCK) * BLOCK)
+    padded[:n] = x.astype(np.float64) * y.astype(np.float64)
+    terms = padded.reshape(-1, BLOCK // LANES, LANES)
+    lanes = np.zeros((len(terms), LANES))
+    for k in range(BLOCK // LANES):
+        lanes += terms[:, k]
+    sums = halved(lanes.T)
+    return float(halved(sums)) if len(sums) else 0.0
+
+
+def halved(sums):
+    """The sum along the first axis: the upper half onto the lower until one is left."""
+    while len(sums) > 1:
+        half = (len(sums) + 1) // 2
+        sums = np.concatenate([sums[: len(sums) - half] + sums[half:], sums[len(sums) - half : half]])
+    return sums[0] if len(sums) else sums
+
+
+def project(rows, x):
+    """The dots of x with each of the rows."""
+    return np.array([dot(row, x) for row in rows])
+
+
+def subtract(out, x, rows, c, y=None):
+    """out = x - sum_j c[j] rows[j], summed in float64 and rounded once; returns out'y."""
+    total = x.astype(np.float64)
+    for row, coefficient in zip(rows, c):
+        total = total - float(coefficient) * row.astype(np.float64)
+    out[...] = total.astype(out.dtype)
+    return 0.0 if y is None else dot(out, y)
+
+
+def scale(out, x, a):
+    """out = a x"""
+    out[...] = (a * x.astype(np.float64)).astype(out.dtype)
+
+
+class Recurrence:
+    """H V = V T + beta_k v_{k+1} e_k'; see `_lanczos.Recurrence`."""
+
+    def __init__(self, start, basis_limit):
+        self.vector, self.previous = start.copy(), None
+        self.limit, self.basis = basis_limit, [self.vector] if basis_limit > 0 else None
+        self.k, self.alpha, self.beta = 0, [], []
+        self.noise_square, self.noise_count = 0.0, 0
+
+    def advance(self, product):
+        with ieee_mode(), np.errstate(all="ignore"):
+            self._advance(product)
+
+    def _advance(self, w):
+        v, last = self.vector, self.beta[-1] if self.k else 0.0
+        if self.basis is not None and len(self.basis) >= self.limit:
+            self.basis = None
+        new = np.empty_like(v)
+        # w = H v_k - beta_{k-1} v_{k-1};  alpha_k = v_k'w;  w = w - alpha_k v_k
+        before = [] if self.previous is None else [self.previous]
+        if before and self.basis is None:
+            self._note(dot(self.previous, w) - last)
+        alpha = subtract(new, w, before, [last][: len(before)], v)
+        square = subtract(new, new, [v], [alpha], new)
+        if self.basis is not None:
+            alpha, square = self._orthogonalize(new, alpha, square)
+        # beta_k = ||w||;  v_{k+1} = w / beta_k
+        beta = float(np.sqrt(square))
+        scale(new, new, 1 / beta if beta > 0 else 0.0)
+        self.alpha.append(alpha)
+        self.beta.append(beta)
+        self.k += 1
+        self.previous, self.vector = v, new
+        if self.basis is not None:
+            self.basis.append(new)
+
+    def _orthogonalize(self, new, alpha, square):
+        """Classical Gram-Schmidt against the basis, a second time where the first took much."""
+        for turn in range(2):
+            c = project(self.basis, new)
+            before, square = square, subtract(new, new, self.basis, c, new)
+            alpha += c[-1]
+            if turn == 0:
+                for sample in c[:-1]:
+                    self._note(sample)
+            if square > REORTHOGONALIZE_BELOW * REORTHOGONALIZE_BELOW * before:
+                break
+        return alpha, square
+
+    def _note(self, sample):
+        self.noise_square += float(sample) * float(sample)
+        self.noise_count += 1
