@@ -54,7 +54,8 @@ def is_x86_64() -> bool:
 
 def stamp(isa: str) -> str:
     """Write the spans of one instruction set; the path of the file."""
-    rules = runpy.run_path(str(KERNELS / "rules.py"), run_name="rules")["RULES"]
+    table = runpy.run_path(str(KERNELS / "rules.py"), run_name="rules")
+    rules = table["RULES"] + table["LIMITS"]
     loops = {
         rule.formula: (
             rule.formula,

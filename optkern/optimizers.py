@@ -7,7 +7,7 @@ arithmetic is the kernels'.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,6 @@ class Optimizer:
         The calls applied so far; callable hyperparameters get it.
     skipped_steps : int
         The calls skipped because a gradient was not finite.
-    param_groups : list of dict
-        The hyperparameters of each group. Writable; a write is checked.
     """
 
     rule: Rule
@@ -84,14 +82,17 @@ class Optimizer:
         self.steps = 0
         self.skipped_steps = 0
         self._structure = Structure(self._owner, params)
-        own = {name: options.pop(name) for name in self._own}
-        defaults = self._translated(options, own)
-        groups = []
+        self._groups: list[ParamGroup] = []
+        own = []
         for number, override in enumerate(self._structure.overrides):
-            owner = f"{self._owner}: group {number}" if self._structure.grouped else self._owner
-            groups.append(self._checked(owner, {**defaults, **override}))
-        self.param_groups = [ParamGroup(self, k, group) for k, group in enumerate(groups)]
+            values = {**options, **override}
+            own.append({name: values.pop(name) for name in self._own})
+            owner = self._group_owner(number)
+            group = self._checked(owner, self._translated(owner, values, own[-1]))
+            self._groups.append(ParamGroup(self, number, group))
         self._rebuild({slot: [None] * len(self._labels) for slot in self.rule.state})
+        # What `rebind` compares with: the arrays themselves may be resized behind our back.
+        self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
         self._initialise_state(own)
 
     # ----------------------------------------------------------------- arguments
@@ -99,6 +100,14 @@ class Optimizer:
     @property
     def _owner(self) -> str:
         return type(self).__name__
+
+    def _group_owner(self, number: int) -> str:
+        return f"{self._owner}: group {number}" if self._structure.grouped else self._owner
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The hyperparameters of each group, a dict each. Writable; a write is checked."""
+        return tuple(self._groups)
 
     @property
     def _labels(self) -> list[Label]:
@@ -113,24 +122,24 @@ class Optimizer:
         bound.apply_defaults()
         return bound.arguments
 
-    def _translated(self, options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    def _translated(
+        self, owner: str, options: dict[str, Any], own: dict[str, Any]
+    ) -> dict[str, Any]:
         """Options as the rule's hyperparameters; ``own`` holds the class's further keywords."""
         flag = own.get("decoupled_weight_decay", False)
         if VOCABULARY["maximize"].check(flag) is None:
-            raise ValueError(
-                f"{self._owner}: decoupled_weight_decay must be True or False, got {flag!r}"
-            )
+            raise ValueError(f"{owner}: decoupled_weight_decay must be True or False, got {flag!r}")
         if flag:
             if options["decay_form"] not in ("l2", "decoupled"):
                 raise ValueError(
-                    f"{self._owner}: decoupled_weight_decay=True means decay_form='decoupled', "
+                    f"{owner}: decoupled_weight_decay=True means decay_form='decoupled', "
                     f"got decay_form={options['decay_form']!r}"
                 )
-            options["decay_form"] = "decoupled"
+            options = {**options, "decay_form": "decoupled"}
         return options
 
-    def _initialise_state(self, own: dict[str, Any]) -> None:
-        """What a class's state starts from, where that is not zero."""
+    def _initialise_state(self, own: list[dict[str, Any]]) -> None:
+        """What a class's state starts from, where that is not zero; ``own`` as above, by group."""
 
     def _checked(
         self, owner: str, values: Mapping[str, Any], step: int | None = None
@@ -189,11 +198,12 @@ class Optimizer:
         self,
         state: dict[str, list[Any]],
         arrays: list[Any] | None = None,
-        counts: tuple[Any, Any] | None = None,
+        counts: Sequence[Any] | None = None,
     ) -> None:
         """Bind parameters and state anew; state that is needed and missing starts as zeros.
 
-        ``counts`` are the step counts and the scalars per parameter, if they are new too.
+        ``counts``, if they are new too: steps, NAdam's products and the steps at which momentum
+        began, per parameter.
         """
         structure, old = self._structure, getattr(self, "_plan", None)
         arrays = structure.arrays if arrays is None else arrays
@@ -210,11 +220,10 @@ class Optimizer:
         }
         plan = Plan(self.rule, self._owner, structure.labels, arrays, new)
         plan.set_groups(structure.groups)
+        if counts is None and old is not None:
+            counts = (old.steps, old.mu_products, old.started)
         if counts is not None:
-            plan.steps[:], plan.mu_products[:] = counts
-        elif old is not None:
-            plan.steps[:], plan.mu_products[:] = old.steps, old.mu_products
-            plan.started[:] = old.started
+            plan.steps[:], plan.mu_products[:], plan.started[:] = counts
         if self.rule.name == "sgd":
             # The first velocity is the gradient itself, at whichever step the momentum begins.
             fresh = [a is not b for a, b in zip(new["momentum_buffer"], state["momentum_buffer"])]
@@ -238,8 +247,7 @@ class Optimizer:
 
     def _write_group(self, number: int, changes: dict[str, Any]) -> None:
         group = self.param_groups[number]
-        owner = f"{self._owner}: group {number}" if self._structure.grouped else self._owner
-        good = self._checked(owner, {**group, **changes})
+        good = self._checked(self._group_owner(number), {**group, **changes})
         missing = any(
             self.rule.needs(slot, good) and self._plan.state[slot][i] is None
             for slot in self.rule.state
@@ -338,13 +346,12 @@ class Optimizer:
         }
 
     def _saved_state_of(self, i: int) -> dict[str, Any]:
-        """A copy of a parameter's state; an array that no step has used yet is left out."""
-        unused = self._plan.steps[i] == self._plan.started[i] > 0
-        return {
+        entry = {
             name: value.copy() if isinstance(value, np.ndarray) else value
             for name, value in self._state_of(i).items()
-            if not (unused and self.rule.slots.get(name))
         }
+        started = int(self._plan.started[i])
+        return {**entry, "started": started} if started else entry
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, hyperparameters included, from copies.
@@ -361,7 +368,7 @@ class Optimizer:
         for group, values in zip(self.param_groups, loaded.groups):
             dict.update(group, values)
         self.steps, self.skipped_steps = loaded.steps, loaded.skipped_steps
-        self._rebuild(loaded.state, counts=(loaded.counts, loaded.mu_products))
+        self._rebuild(loaded.state, counts=(loaded.counts, loaded.mu_products, loaded.started))
 
     def rebind(self, params: Params) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
@@ -370,31 +377,32 @@ class Optimizer:
         ----------
         params : same structure, shapes and dtypes as at construction
         """
-        structure = Structure(self._owner, params)
-        if structure.parts != self._structure.parts or structure.grouped != self._structure.grouped:
-            raise ValueError(f"{self._owner}: rebind needs the structure it was constructed with")
-        for label, new, old in zip(structure.labels, structure.arrays, self._structure.arrays):
+        if self._structure.grouped and isinstance(params, (list, tuple)):
+            params = [e.get("params") if isinstance(e, Mapping) else e for e in params]
+        arrays = self._structure.flatten(params, "params")
+        for label, new, (shape, dtype) in zip(self._labels, arrays, self._forms):
             what = _arrays.named("parameter", label)
             _arrays.check_writable(self._owner, what, new)
-            if new.shape != old.shape or new.dtype != old.dtype:
+            if new.shape != shape or new.dtype != dtype:
                 raise ValueError(
-                    f"{self._owner}: {what} must have shape {old.shape} and dtype {old.dtype}, "
+                    f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        self._rebuild(self._plan.state, structure.arrays)
+        self._rebuild(self._plan.state, list(arrays))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
-        kept["param_groups"] = [dict(group) for group in self.param_groups]
+        kept["_groups"] = [dict(group) for group in self._groups]
         plan = self._plan
-        kept["_bound"] = (plan.state, plan.steps.copy(), plan.mu_products.copy())
+        counts = (plan.steps, plan.mu_products, plan.started)
+        kept["_bound"] = (plan.state, *(array.copy() for array in counts))
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        state, steps, mu_products = kept.pop("_bound")
+        state, *counts = kept.pop("_bound")
         self.__dict__.update(kept)
-        self.param_groups = [ParamGroup(self, k, g) for k, g in enumerate(kept["param_groups"])]
-        self._rebuild(state, counts=(steps, mu_products))
+        self._groups = [ParamGroup(self, k, group) for k, group in enumerate(kept["_groups"])]
+        self._rebuild(state, counts=counts)
 
     def __repr__(self) -> str:
         count = len(self._labels)
@@ -444,12 +452,14 @@ class _Loaded:
         if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
             raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {groups!r}")
         result = []
+        self.saved: list[dict[str, Any]] = []
         for number, (mine, theirs) in enumerate(zip(own, groups)):
             owner = f"{self.owner}: group {number}"
             if not isinstance(theirs, Mapping):
                 raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
             values = {k: v for k, v in theirs.items() if k != "params"}
             kept = {k: v for k, v in mine.items() if callable(v)}
+            self.saved.append(self.optimizer._checked(owner, {**mine, **values}, self.steps))
             result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
         return result
 
@@ -464,17 +474,28 @@ class _Loaded:
         self.state: dict[str, list[Any]] = {slot: [] for slot in rule.state}
         self.counts: list[int] = []
         self.mu_products: list[float] = []
-        for label, array in zip(structure.labels, structure.arrays):
+        self.started: list[int] = []
+        known = {"step", "started", *rule.state}
+        required = {"step"}
+        if "mu_product" in rule.hyperparameters:
+            known |= {"mu_product"}
+            required |= {"mu_product"}
+        for i, label in enumerate(structure.labels):
             entry, what = state[label], _arrays.named("parameter", label)
-            known = {"step", "mu_product", *rule.state}
-            if not isinstance(entry, Mapping) or not {"step"} <= set(entry) <= known:
+            # By the options it was saved with: a schedule that is kept may need more.
+            hyper = self.saved[structure.groups[i]]
+            needed = required | {slot for slot in rule.state if rule.needs(slot, hyper)}
+            if not isinstance(entry, Mapping) or not set(entry) <= known:
                 raise ValueError(f"{self.owner}: {what} has no state of rule {rule.name!r}")
+            missing = sorted(name for name in needed if entry.get(name) is None)
+            if missing:
+                raise ValueError(f"{self.owner}: the state of {what} has no {missing[0]!r}")
             self.counts.append(self._count(f"step of {what}", entry["step"]))
+            self.started.append(self._count(f"started of {what}", entry.get("started", 0)))
             product = entry.get("mu_product", 1.0)
             self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
-            for slot, switch in rule.slots.items():
-                if switch is None and slot not in entry:
-                    raise ValueError(f"{self.owner}: the state of {what} has no {slot!r}")
+            for slot in rule.state:
+                array = structure.arrays[i]
                 self.state[slot].append(self._copied(slot, what, entry.get(slot), array))
 
     def _copied(self, slot: str, what: str, loaded: Any, array: np.ndarray) -> np.ndarray | None:
@@ -585,15 +606,18 @@ class Adagrad(Optimizer):
         ),
     }
 
-    def _initialise_state(self, own: dict[str, Any]) -> None:
-        start = VOCABULARY["weight_decay"].check(own["initial_accumulator_value"])
-        if start is None:
-            raise ValueError(
-                f"{self._owner}: initial_accumulator_value must be a finite number in [0, inf), "
-                f"got {own['initial_accumulator_value']!r}"
-            )
-        for array in self._plan.state["sum"]:
-            array[...] = start
+    def _initialise_state(self, own: list[dict[str, Any]]) -> None:
+        starts = []
+        for number, options in enumerate(own):
+            start = VOCABULARY["weight_decay"].check(options["initial_accumulator_value"])
+            if start is None:
+                raise ValueError(
+                    f"{self._group_owner(number)}: initial_accumulator_value must be "
+                    f"a finite number in [0, inf), got {options['initial_accumulator_value']!r}"
+                )
+            starts.append(start)
+        for array, group in zip(self._plan.state["sum"], self._structure.groups):
+            array[...] = starts[group]
 
 
 class RMSprop(Optimizer):

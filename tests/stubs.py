@@ -46,7 +46,8 @@ class Optimizer:
     __signature__: Signature
     steps: int
     skipped_steps: int
-    param_groups: list[ParamGroup]
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]: ...
     @property
     def num_threads(self) -> int | None: ...
     @num_threads.setter

@@ -841,3 +841,51 @@ def test_twins_take_state_by_name(rule):
         named = dict(zip(rule.state, state, strict=True))
         getattr(place, rule.name)(g=g, p=p, **named, **shortest(rule, options))
         assert_same_bits([p, *state], [expected[0], *expected[2:]])
+
+
+def test_keywords_of_a_class_in_a_group():
+    """As in torch.optim, the class's further keywords may differ between groups."""
+    p, q = np.ones(2), np.ones(2)
+    opt = optkern.Adagrad([{"params": p, "initial_accumulator_value": 4.0}, {"params": q}])
+    assert opt.state[0]["sum"][0] == 4 and opt.state[1]["sum"][0] == 0
+    opt = optkern.Adam([{"params": p, "decoupled_weight_decay": True}, {"params": q}])
+    assert [group["decay_form"] for group in opt.param_groups] == ["decoupled", "l2"]
+    with pytest.raises(ValueError, match="Adam: group 1: decoupled_weight_decay"):
+        optkern.Adam([{"params": p}, {"params": q, "decoupled_weight_decay": 1}])
+
+
+def test_numpy_scalar_as_the_gradient_of_a_scalar_parameter():
+    """What np.sum gives for the gradient of a 0-d parameter."""
+    p = np.array(1.0)
+    assert optkern.SGD(p, lr=0.5).step(np.ones(3).sum())
+    assert p == -0.5
+    with pytest.raises(ValueError, match="shape"):
+        optkern.SGD(np.ones(3)).step(np.float64(1.0))
+
+
+def test_rebind_takes_names_in_any_order_and_groups():
+    p = {"a": np.ones(2), "b": np.ones(3)}
+    opt = optkern.SGD(p, lr=1.0)
+    new = {"b": np.zeros(3), "a": np.zeros(2)}
+    opt.rebind(new)
+    opt.step({"a": np.ones(2), "b": 2 * np.ones(3)})
+    assert new["a"][0] == -1 and new["b"][0] == -2 and p["a"][0] == 1
+    opt = optkern.SGD([{"params": np.ones(2)}, {"params": [np.ones(3)], "lr": 0.5}])
+    new = [{"params": np.zeros(2)}, {"params": [np.zeros(3)]}]
+    opt.rebind(new)
+    opt.step([np.ones(2), [np.ones(3)]])
+    assert new[1]["params"][0][0] == -0.5
+
+
+def test_state_saved_between_the_switch_to_momentum_and_its_first_step():
+    p, q = np.ones(2), np.ones(2)
+    one, two = optkern.SGD(p, lr=0.1), optkern.SGD(q, lr=0.1)
+    for opt in (one, two):
+        opt.step(np.ones(2))
+        opt.param_groups[0].update(momentum=0.9, dampening=0.5)
+    three = optkern.SGD(q, lr=0.1)
+    three.load_state_dict(two.state_dict())
+    for _ in range(2):
+        one.step(np.ones(2))
+        three.step(np.ones(2))
+    assert p.tobytes() == q.tobytes()

@@ -43,6 +43,8 @@ def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> Non
 
 def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> np.ndarray:
     """The gradient as a native array of the parameter's dtype; a cast makes a copy."""
+    if isinstance(gradient, np.generic):  # what a reduction over all axes gives
+        gradient = np.asarray(gradient)
     if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"

@@ -135,6 +135,8 @@ cdef class Kernel:
         cdef cnp.ndarray p
         cdef optkern_mode_t mode
         for name, value in kwargs.items():
+            if name == "num_threads" and (value is None or type(value) is int and value == 1):
+                continue
             keyword = self.keywords.get(name)
             if keyword is None or not keyword.take(value, &o):
                 return False

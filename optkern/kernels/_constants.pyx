@@ -140,6 +140,12 @@ cdef void lion(const hyper_t* o, constants_t* h) noexcept nogil:
     averages(o, h)
 
 
+cdef void limit(const hyper_t* o, constants_t* h) noexcept nogil:
+    """What makes a limit's loop leave every value as it is."""
+    h.rate = 0
+    h.gain = 1
+
+
 cdef derive_t derivation(str rule) except NULL:
     """The function that derives the constants of ``rule``, by the stem of its formula."""
     if rule == "sgd":
@@ -160,6 +166,8 @@ cdef derive_t derivation(str rule) except NULL:
         return radam
     if rule == "lion":
         return lion
+    if rule.startswith("limit"):
+        return limit
     raise LookupError(f"no constants for rule {rule!r}")
 
 

@@ -3,6 +3,7 @@ from optkern.kernels._span cimport MAX_STREAMS, spans_t
 
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
+    PROBES = 3      # timings of one thread and of many before the choice
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
 
 cdef spans_t* SPANS   # of the instruction set in use
@@ -26,6 +27,7 @@ cdef struct tensor_t:
     char* data[MAX_STREAMS]
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     char* seen_gradient                # where the last gradient known to overlap nothing began
+    Py_ssize_t gap                     # between which intervals the last gradient lay
     const constants_t* h
 
 
@@ -81,10 +83,9 @@ cdef class Plan:
     cdef Py_ssize_t* _chunk_tensor
     cdef Py_ssize_t* _chunk_first
     cdef interval_t* _occupied
-    cdef double _seconds[2]
-    cdef int _tries[2]
+    cdef double _seconds[2][PROBES]   # of one thread and of many
     cdef Py_ssize_t _calls
-    cdef int _favourite
+    cdef int _favourite               # 0: one thread, 1: many
 
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1
     cdef int _plan_chunks(self) except -1
@@ -92,6 +93,7 @@ cdef class Plan:
     cdef int _take_gradients(self, tuple gradients) except -1
     cdef int _take_gradient(self, Py_ssize_t i, object gradient) except -1
     cdef int _bind_gradient(self, Py_ssize_t i, object gradient) except -1
+    cdef bint _between(self, Py_ssize_t k, char* low, char* high) noexcept
     cdef int _refuse_overlap(
         self, Py_ssize_t i, object gradient, char* low, char* high
     ) except -1

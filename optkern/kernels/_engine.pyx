@@ -28,7 +28,7 @@ from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
 from optkern.kernels._span cimport BLOCK, span_t, spans_t
-from optkern.kernels.rules import RULES
+from optkern.kernels.rules import LIMITS, RULES
 
 cnp.import_array()
 
@@ -90,7 +90,6 @@ cdef enum:
     EDGE = 256         # chunk edges within a tensor
     PIECE = 512        # elements staged at a time
     KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
-    PROBES = 3         # timings of one thread and of many before the choice
     REVIEW = 1000      # calls after which the choice is measured again
 
 # --------------------------------------------------------------------------- instruction set
@@ -235,11 +234,11 @@ cdef class Plan:
         self.labels = tuple(labels)
         self.params = params
         self.state = state
-        self._index = [row.name for row in RULES].index(rule.name)
+        self._index = [row.name for row in RULES + LIMITS].index(rule.name)
         self._derive = derivation(rule.formula)
         self._streams = 2 + len(rule.slots)
         self._count = len(params)
-        self._favourite = 1
+        self._favourite = 0
         self._check()
         # Of a subclass, the array itself: a matrix has operators and shapes of its own.
         self.params = [np.asarray(p) for p in params]
@@ -458,6 +457,9 @@ cdef class Plan:
             _arrays.check_writable(
                 self.owner, _arrays.named("parameter", self.labels[i]), self.params[i]
             )
+        if <char*> cnp.PyArray_DATA(p) != t.data[0] or cnp.PyArray_SIZE(p) != t.size:
+            what = _arrays.named("parameter", self.labels[i])
+            raise ValueError(f"{self.owner}: {what} was resized; bind it anew with rebind")
         if not cnp.PyArray_CheckExact(gradient) or not plain(<cnp.ndarray> gradient, p):
             what = _arrays.named("gradient of parameter", self.labels[i])
             gradient = _arrays.as_gradient(self.owner, what, gradient, self.params[i])
@@ -487,11 +489,17 @@ cdef class Plan:
         del self._views[views:]   # a gradient is held for one call only
         return 0
 
+    cdef bint _between(self, Py_ssize_t k, char* low, char* high) noexcept:
+        """Whether some memory lies between two neighbours of the sorted intervals."""
+        if k > 0 and self._occupied[k - 1].high > low:
+            return False
+        return k == self._intervals or self._occupied[k].low >= high
+
     cdef int _refuse_overlap(
         self, Py_ssize_t i, object gradient, char* low, char* high
     ) except -1:
         cdef Py_ssize_t left = 0, right = self._intervals, middle
-        if self._tensors[i].size == 0:
+        if self._tensors[i].size == 0 or self._between(self._tensors[i].gap, low, high):
             return 0
         while left < right:
             middle = (left + right) // 2
@@ -499,7 +507,8 @@ cdef class Plan:
                 left = middle + 1
             else:
                 right = middle
-        if left == self._intervals or self._occupied[left].low >= high:
+        self._tensors[i].gap = left
+        if self._between(left, low, high):
             return 0
         for what, array in self._named_arrays():
             if _arrays.share_memory(array, gradient):
@@ -580,35 +589,30 @@ cdef class Plan:
 
     cdef int _run_measured(self, int limit) except -1:
         """Run with one thread or with `limit`, whichever has been faster here."""
-        cdef bint many
-        cdef int threads
+        cdef int threads, many
         cdef double start
         cdef Py_ssize_t phase = self._calls % REVIEW
         self._calls += 1
         # The first call is cold and counts for nothing; the next ones alternate.
-        if phase <= 2 * PROBES:
-            threads = limit if phase % 2 else 1
-        else:
-            threads = limit if self._favourite > 1 else 1
+        many = phase % 2 if phase <= 2 * PROBES else self._favourite
+        threads = limit if many else 1
         with nogil:
             start = optkern_seconds()
             self._run(threads)
             start = optkern_seconds() - start
-        if phase == 0:
-            self._seconds[0] = self._seconds[1] = 0
-        elif phase <= 2 * PROBES:
-            many = threads > 1
-            self._seconds[many] += start
-            if phase == 2 * PROBES:
-                self._favourite = limit if self._seconds[1] < self._seconds[0] else 1
+        if 0 < phase <= 2 * PROBES:
+            self._seconds[many][(phase - 1) // 2] = start
+        if phase == 2 * PROBES:
+            self._favourite = median(self._seconds[1]) < median(self._seconds[0])
         return 0
 
     cdef void _run(self, int threads) noexcept nogil:
         global region_entered
         cdef Py_ssize_t k
-        if threads == 1:
-            for k in range(self._chunks):
-                self._run_chunk(k)
+        if threads == 1:   # no chunks: their dispatch costs 2 % in cache
+            for k in range(self._count):
+                if self._tensors[k].active:
+                    self._run_span(&self._tensors[k], 0, self._tensors[k].size)
             return
         region_entered = True
         for k in prange(self._chunks, schedule="dynamic", chunksize=1, num_threads=threads):
@@ -651,6 +655,11 @@ cdef class Plan:
                 if t.layout[j] != NULL and j != 1:
                     transfer(t.layout[j], t.data[j], at[j], here, piece, t.itemsize, True)
             here += piece
+
+
+cdef double median(const double* x) noexcept nogil:
+    """Of PROBES = 3 numbers: one outlier, of a neighbour on the machine, does not decide."""
+    return x[0] + x[1] + x[2] - max(x[0], x[1], x[2]) - min(x[0], x[1], x[2])
 
 
 cdef bint finite_gradient(const tensor_t* t) noexcept nogil:

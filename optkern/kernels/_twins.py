@@ -114,7 +114,10 @@ def _document(rule: Rule, place: str) -> str:
         domain = VOCABULARY[name]
         lines += [f"{name} : {domain.allowed}, default {default!r}", f"    {domain.meaning}"]
     if place == "kernels":
-        lines += ["num_threads : int or None", "    Threads to use; None: optkern's choice."]
+        lines += [
+            "num_threads : int or None",
+            "    Threads to use; None: one, as a single call has measured nothing.",
+        ]
     lines += [
         "",
         "Raises",

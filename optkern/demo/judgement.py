@@ -1,0 +1,64 @@
+"""Where did training stop? The verdict on the point that a rule's run has reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optkern import curvature
+
+from .data import Data
+from .hessian import hessian_product
+from .network import Array, Network
+
+Params = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on a point, and what leaving it gained where it is a saddle.
+
+    Attributes
+    ----------
+    verdict : optkern.curvature.Verdict
+    escaped : optkern.curvature.Escape or None
+    """
+
+    verdict: curvature.Verdict
+    escaped: curvature.Escape | None
+
+
+class Objective:
+    """The loss over the whole training set in float64, as `optkern.curvature` takes it.
+
+    Batch normalisation uses the set's own statistics, as in training.
+    """
+
+    def __init__(self, network: Network, data: Data) -> None:
+        self.x = {name: array.astype(np.float64) for name, array in network.params.items()}
+        self.network = network.at(self.x)
+        self.X = data.X_train.astype(np.float64)
+        classes = data.loss == "cross_entropy"
+        self.y = data.y_train if classes else data.y_train.astype(np.float64)
+
+    def loss(self, x: Params) -> float:
+        return self.network.at(x).loss_and_grads(self.X, self.y)[0]
+
+    def grad(self, x: Params) -> Params:
+        return self.network.at(x).loss_and_grads(self.X, self.y)[1]
+
+    def hvp(self, v: Params) -> Params:
+        return hessian_product(self.network, self.X, self.y, v)
+
+
+def judge(network: Network, data: Data, seed: int = 0) -> Judgement:
+    """Classify the point where training stopped, by exact products; leave it if it is a saddle.
+
+    The network itself is not changed.
+    """
+    at = Objective(network, data)
+    verdict = curvature.classify(at.x, at.grad, at.hvp, at.loss, seed=seed)
+    if verdict.kind != "saddle":
+        return Judgement(verdict, None)
+    return Judgement(verdict, curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad))
