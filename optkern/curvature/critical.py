@@ -227,7 +227,7 @@ class _Judge:
 
     def _absent(self) -> str | None:
         """A minimum, a maximum or nothing at all, by the certificate."""
-        if self.stochastic or self.run.start is not None:
+        if self.stochastic or self.run.start is not None or not self.run.repeatable:
             return None
         kind = self._certified()
         if kind and self.operator.exact and self.run.examine():

@@ -189,13 +189,18 @@ class Operator:
         ------
         NotSymmetricError
         """
-        rng = np.random.default_rng([seed, 0x5EED1])
-        p, q = (random_unit(rng, self.n, self.dtype) for _ in range(2))
-        hp, hq = np.array(self(p)), np.array(self(q))
-        both = self(p + q)
+        # Vectors are drawn anew rather than kept: at 10^8 elements each of them counts.
+        hq = np.array(self(self._drawn(seed, 1)))
+        crossed = dot(self._drawn(seed, 0), hq)
+        hp = self(self._drawn(seed, 0))
+        gap = abs(dot(self._drawn(seed, 1), hp) - crossed)
         length = norm(hp) + norm(hq)
-        error = norm(both - hp - hq)
-        gap = abs(dot(p, hq) - dot(q, hp))
+        hq += hp
+        del hp
+        both = self._drawn(seed, 1)
+        both += self._drawn(seed, 0)
+        hq -= self(both)
+        error = norm(hq)
         allowed = error + 4 * unit_roundoff(self.dtype) * length
         if gap * math.sqrt(self.n) > _ASYMMETRY * allowed:
             raise NotSymmetricError(
@@ -204,6 +209,9 @@ class Operator:
                 + ("" if self.exact else "; is grad the gradient of one function?")
             )
         return error / length if length else 0.0
+
+    def _drawn(self, seed: int, which: int) -> np.ndarray:
+        return random_unit(np.random.default_rng([seed, 0x5EED1, which]), self.n, self.dtype)
 
 
 def random_unit(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
