@@ -159,7 +159,7 @@ class Run:
         A beta_k within rounding is no such end: the recurrence holds on, and what it goes on with
         sharpens the certificate, which takes beta_k for rounding meanwhile.
         """
-        return self.recurrence.beta[-1] == 0 or self.k >= self.n
+        return self.k >= self.n or (self.k > 0 and self.recurrence.beta[-1] == 0)
 
     @property
     def sharpest(self) -> float:
@@ -173,6 +173,17 @@ class Run:
         if not count:
             return 0.0
         return math.sqrt(self.recurrence.noise_square / count) * (1 + 2 / math.sqrt(count))
+
+    @property
+    def ritz_noise(self) -> float:
+        """What the products' errors can do to a Ritz value.
+
+        The norm of what V'HV has where T has nothing: all of it (Frobenius), or for errors at random
+        three times its expected norm, whichever is larger; and as much for the error measured.
+        """
+        spread = (self.relative_error or 0.0) * self.magnitude / math.sqrt(self.n)
+        each = max(self.direction_noise, spread)
+        return max(math.sqrt(self.recurrence.noise_square), 3 * math.sqrt(self.k) * each)
 
     def examine(self) -> bool:
         """Measure the products' error and refuse an asymmetric operator; True the first time."""
