@@ -439,7 +439,8 @@ cdef class Tridiagonal:
             low = high - width
             if not width < 1e300:
                 return -float("inf")
-        while high - low > 1e-6 * width:
+        width = high   # from now on: the Ritz value itself
+        while high - low > 1e-6 * (width - low):
             middle = low + 0.5 * (high - low)
             if middle <= low or middle >= high:
                 break

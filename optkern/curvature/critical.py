@@ -174,11 +174,8 @@ class _Judge:
     def resolution(self) -> float:
         """nu: what rounding and the products' errors could feign."""
         run = self.run
-        error = self.operator.noise
-        if self.operator.exact:
-            spread = (run.relative_error or 0.0) * run.magnitude / math.sqrt(run.n)
-            error = 3 * max(spread, run.direction_noise if run.has_basis else 0.0)
-        return max(run.floor, math.sqrt(run.k) * error)
+        errors = run.ritz_noise if self.operator.exact else math.sqrt(run.k) * self.operator.noise
+        return max(run.floor, errors)
 
     @property
     def stochastic(self) -> bool:
@@ -227,7 +224,7 @@ class _Judge:
 
     def _absent(self) -> str | None:
         """A minimum, a maximum or nothing at all, by the certificate."""
-        if self.stochastic or self.run.start is not None:
+        if self.stochastic or self.run.start is not None or not self.run.repeatable:
             return None
         kind = self._certified()
         if kind and self.operator.exact and self.run.examine():

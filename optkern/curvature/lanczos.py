@@ -23,6 +23,7 @@ MEMORY = 2**30   # bytes for the basis where the user says nothing
 # default_rng(seed) must not meet the same numbers here.
 STREAM = 0x5EED0
 WHICH = {"smallest": (1,), "largest": (-1,), "both": (1, -1)}
+PIECE = 2**16   # elements of a residual at a time: a vector less in memory
 Interval = tuple[float, float]
 
 
@@ -102,6 +103,7 @@ class Run:
         self.limit = int(memory // max(self.n * operator.dtype.itemsize, 1))
         self.recurrence = self._recurrence()
         self.relative_error: float | None = None
+        self.repeatable = True   # False once a second pass did not find what the first had
         self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
 
     def _recurrence(self) -> Recurrence:
@@ -152,8 +154,17 @@ class Run:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the start's Krylov space ends here (relative to ||T||)."""
-        return self.recurrence.beta[-1] <= self.floor or self.k >= self.n
+        """Whether no further product can tell anything.
+
+        A beta_k within rounding is no such end: the recurrence holds on, and what it goes on with
+        sharpens the certificate, which takes beta_k for rounding meanwhile.
+        """
+        return self.k >= self.n or (self.k > 0 and self.recurrence.beta[-1] == 0)
+
+    @property
+    def sharpest(self) -> float:
+        """How near to an eigenvalue the certificate can come at all, for rounding and products."""
+        return self.floor + self.remainder / self.gamma
 
     @property
     def direction_noise(self) -> float:
@@ -162,6 +173,17 @@ class Run:
         if not count:
             return 0.0
         return math.sqrt(self.recurrence.noise_square / count) * (1 + 2 / math.sqrt(count))
+
+    @property
+    def ritz_noise(self) -> float:
+        """What the products' errors can do to a Ritz value.
+
+        The norm of what V'HV has where T has nothing: all of it (Frobenius), or for errors at random
+        three times its expected norm, whichever is larger; and as much for the error measured.
+        """
+        spread = (self.relative_error or 0.0) * self.magnitude / math.sqrt(self.n)
+        each = max(self.direction_noise, spread)
+        return max(math.sqrt(self.recurrence.noise_square), 3 * math.sqrt(self.k) * each)
 
     def examine(self) -> bool:
         """Measure the products' error and refuse an asymmetric operator; True the first time."""
@@ -230,20 +252,29 @@ class Run:
         return sums
 
     def _second_pass(self, sums: list[np.ndarray], weights: list[np.ndarray]) -> None:
-        again = self._recurrence()
-        for j in range(self.k):
+        """Add up the Ritz vectors while the recurrence is run again, bit for bit.
+
+        Its last state is that of the first pass, whose vectors need not be kept meanwhile.
+        """
+        steps, first = self.k, self.recurrence.alpha
+        self.recurrence = self._recurrence()
+        for j in range(steps):
             for x, s in zip(sums, weights):
-                subtract(x, x, [again.vector], [-s[j]], None, self.num_threads)
-            if j < self.k - 1:
-                again.advance(self.operator(again.vector))
+                subtract(x, x, [self.recurrence.vector], [-s[j]], None, self.num_threads)
+            self.recurrence.advance(self.operator(self.recurrence.vector))
+        self.repeatable = self.recurrence.alpha == first
 
     def fresh(self, x: np.ndarray) -> Pair:
         """Rayleigh quotient and residual of a unit vector from a product of its own."""
         measured: Measured = self.operator.measure(x)
         product = measured.product
         value = dot(x, product, self.num_threads) / dot(x, x, self.num_threads)
-        rest = np.empty_like(x)
-        square = subtract(rest, product, [x], [value], rest, self.num_threads)
+        square = 0.0
+        rest = np.empty_like(x[:PIECE])
+        for first in range(0, self.n, PIECE):
+            part = slice(first, min(first + PIECE, self.n))
+            out = rest[: part.stop - first]
+            square += subtract(out, product[part], [x[part]], [value], out, self.num_threads)
         return Pair(value, x, math.sqrt(square), measured.noise, measured.kink)
 
 
@@ -267,7 +298,8 @@ class LanczosResult:
     bounds_min, bounds_max : tuple of float
         (lower, upper) for the true extreme eigenvalue at `confidence`.
     converged : bool
-        Residuals and widths of the bounds are within ``tol`` times the largest magnitude.
+        Residuals and widths of the bounds are within ``tol`` times the largest magnitude, or as
+        small as the arithmetic allows.
     confidence : float
         That all bounds hold.
     matvecs, iterations : int
@@ -428,13 +460,13 @@ class Checks:
 
 
 def _near_enough(run: Run, signs: tuple[int, ...], tol: float) -> bool:
-    level = tol * run.magnitude
-    if not all(run.residual(sign) <= level for sign in signs):
+    if not all(run.residual(sign) <= tol * run.magnitude + run.floor for sign in signs):
         return False
     if run.start is not None:
         return True
 
     def certified() -> bool:
+        level = tol * run.magnitude + 4 * run.sharpest
         return all(abs(run.ritz_value(sign) - run.bound(sign)) <= level for sign in signs)
 
     return certified() and (not run.examine() or certified())
@@ -443,23 +475,24 @@ def _near_enough(run: Run, signs: tuple[int, ...], tol: float) -> bool:
 def _result(
     run: Run, pairs: dict[int, Pair], tol: float, confidence: float, matvecs: int
 ) -> LanczosResult:
-    level = tol * run.magnitude + run.floor
+    level = tol * run.magnitude
     bounds = {1: (-math.inf, math.inf), -1: (-math.inf, math.inf)}
     converged = True
     for sign, pair in pairs.items():
         edge, width = run.bound(sign), pair.noise + run.floor
         bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
-        near = run.start is not None or abs(edge - pair.value) <= level
-        converged = converged and pair.residual <= level + pair.noise and near
-    small, large = pairs.get(1), pairs.get(-1)
+        near = run.start is not None or abs(edge - pair.value) <= level + 4 * run.sharpest
+        small = pair.residual <= level + 2 * run.floor + pair.noise
+        converged = converged and near and small and run.repeatable
+    lowest, highest = pairs.get(1), pairs.get(-1)
     certified = all(math.isfinite(run.bound(sign)) for sign in pairs)
     return LanczosResult(
-        eigenvalue_min=small.value if small else None,
-        eigenvalue_max=large.value if large else None,
-        eigenvector_min=small.vector if small else None,
-        eigenvector_max=large.vector if large else None,
-        residual_min=small.residual if small else math.inf,
-        residual_max=large.residual if large else math.inf,
+        eigenvalue_min=lowest.value if lowest else None,
+        eigenvalue_max=highest.value if highest else None,
+        eigenvector_min=lowest.vector if lowest else None,
+        eigenvector_max=highest.vector if highest else None,
+        residual_min=lowest.residual if lowest else math.inf,
+        residual_max=highest.residual if highest else math.inf,
         bounds_min=bounds[1],
         bounds_max=bounds[-1],
         converged=converged,
@@ -490,6 +523,8 @@ def _sentence(
         said.append(f"{name} = {pair.value:.6g} ({held}, residual {pair.residual:.1e})")
     if converged:
         state = "converged"
+    elif not run.repeatable:
+        state = "not converged: the second pass saw other products than the first, H is not fixed"
     elif run.exhausted:
         state = "not converged: the start vector's Krylov space is exhausted"
     else:

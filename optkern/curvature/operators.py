@@ -90,7 +90,7 @@ class Point:
 
     def vector(self) -> np.ndarray:
         """x itself as a flat vector; a copy."""
-        return np.array(self.flatten(self.original, "x"), self.dtype)
+        return np.concatenate([array.reshape(-1) for array in self.arrays]).astype(self.dtype)
 
     def unflatten(self, vector: np.ndarray, dtype: Any = None) -> Any:
         """A flat vector as a structure like x's, of fresh arrays; dtype None: each array's own."""
@@ -189,13 +189,18 @@ class Operator:
         ------
         NotSymmetricError
         """
-        rng = np.random.default_rng([seed, 0x5EED1])
-        p, q = (random_unit(rng, self.n, self.dtype) for _ in range(2))
-        hp, hq = np.array(self(p)), np.array(self(q))
-        both = self(p + q)
+        # Vectors are drawn anew rather than kept: at 10^8 elements each of them counts.
+        hq = np.array(self(self._drawn(seed, 1)))
+        crossed = dot(self._drawn(seed, 0), hq)
+        hp = self(self._drawn(seed, 0))
+        gap = abs(dot(self._drawn(seed, 1), hp) - crossed)
         length = norm(hp) + norm(hq)
-        error = norm(both - hp - hq)
-        gap = abs(dot(p, hq) - dot(q, hp))
+        hq += hp
+        del hp
+        both = self._drawn(seed, 1)
+        both += self._drawn(seed, 0)
+        hq -= self(both)
+        error = norm(hq)
         allowed = error + 4 * unit_roundoff(self.dtype) * length
         if gap * math.sqrt(self.n) > _ASYMMETRY * allowed:
             raise NotSymmetricError(
@@ -204,6 +209,9 @@ class Operator:
                 + ("" if self.exact else "; is grad the gradient of one function?")
             )
         return error / length if length else 0.0
+
+    def _drawn(self, seed: int, which: int) -> np.ndarray:
+        return random_unit(np.random.default_rng([seed, 0x5EED1, which]), self.n, self.dtype)
 
 
 def random_unit(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
@@ -441,7 +449,7 @@ class DifferenceOperator(Operator):
             one, two = self._at(v, self.step), self._at(v, 2 * self.step)
             return self._noted(Measured(one, norm(one - two), False), self.step)
         start = self.step or unit_roundoff(self.dtype) ** (1 / 3) * self.scale
-        ladder = _Ladder(lambda h: self._at(v, h), start, 0.25 * self.scale)
+        ladder = _Ladder(lambda h: self._at(v, h), start, self.scale)
         self.products += len(ladder.rungs)
         return self._noted(Measured(ladder.product, ladder.error, ladder.kink), ladder.step)
 
@@ -459,28 +467,28 @@ class _Ladder:
     """The step at which a difference is best, searched down and then up from a first guess.
 
     A smooth gradient's difference changes less and less as h falls, until rounding takes over and
-    the changes grow at random. At a kink they grow too, but all in one direction: that of the jump,
-    divided by h.
+    the changes grow at random, each against the one before. Where the gradient jumps they grow too,
+    but along the jumps: divided by h, each is the one before, only longer.
+
+    Attributes
+    ----------
+    product, step, error : ndarray, float, float
+        At the best step.
+    kink : bool
     """
 
     def __init__(self, at: Callable[[float], np.ndarray], h: float, largest: float) -> None:
         self.at = at
-        self.rungs: dict[int, np.ndarray] = {}
         self.h = h
-        self.kink = False
-        best = 0
-        down = [self._change(0), self._change(-1)]
-        while down[-1] < 0.5 * down[-2] and len(down) < _RUNGS:
-            best = 1 - len(down)
-            down.append(self._change(-len(down)))
-        error = self._change(best)
+        self.largest = largest
+        self.rungs: dict[int, np.ndarray] = {}
+        best = self._down()
         if best == 0:
-            best, error = self._up(error, largest)
-        if down[-1] > 2 * down[-2] > 0:
-            self.kink = self._grows_along_one_line(-len(down) + 2)
+            best = self._up()
         # Above the best step the truncation shows, below it the rounding.
-        self.error = max(error, 0.5 * self._change(best - 1))
+        self.error = max(self._change(best), 0.5 * self._change(best - 1))
         self.product, self.step = self._rung(best), self._step(best)
+        self.kink = self._grows_along_a_line(best)
 
     def _step(self, i: int) -> float:
         return self.h * _RATIO**i
@@ -495,24 +503,36 @@ class _Ladder:
         change = norm(self._rung(i) - self._rung(i + 1))
         return change if math.isfinite(change) else math.inf
 
-    def _up(self, error: float, largest: float) -> tuple[int, float]:
-        best = 0
-        while self._step(best + 2) <= largest:
-            change = self._change(best + 1)
-            if not change < 0.5 * error:
-                break
-            best, error = best + 1, change
-        return best, error
+    def _down(self) -> int:
+        i = 0
+        while i > -_RUNGS and self._change(i - 1) < 0.5 * self._change(i):
+            i -= 1
+        return i
 
-    def _grows_along_one_line(self, i: int) -> bool:
+    def _up(self) -> int:
+        i = 0
+        while self._step(i + 2) <= self.largest and self._change(i + 1) < 0.5 * self._change(i):
+            i += 1
+        return i
+
+    def _grows_along_a_line(self, best: int) -> bool:
+        """Whether two changes in a row, somewhere below the best step, repeat the one before."""
+        self._change(best - 2 if self._grows(best) else best - 1)
+        alike: list[float] = []
+        for i in range(best, min(self.rungs), -1):
+            alike = [*alike[-1:], self._cosine(i)] if self._grows(i) else []
+            # Among few dimensions noise is often parallel to noise.
+            if len(alike) > 1 and sum(alike) / 2 > (0.4 if self._rung(i).size >= 50 else 0.9):
+                return True
+        return False
+
+    def _grows(self, i: int) -> bool:
+        return 0 < 1.5 * self._change(i) < self._change(i - 1) < math.inf
+
+    def _cosine(self, i: int) -> float:
         first = self._rung(i) - self._rung(i + 1)
         second = self._rung(i - 1) - self._rung(i)
-        third = self._rung(i - 2) - self._rung(i - 1)
-        lengths = [norm(change) for change in (first, second, third)]
-        if not all(0 < length < math.inf for length in lengths):
-            return False
-        along = dot(second, third) / (lengths[1] * lengths[2])
-        return lengths[2] > 2 * lengths[1] > 2 * lengths[0] and along > 0.9
+        return dot(first, second) / (self._change(i) * self._change(i - 1))
 
 
 def hvp_from_grad(grad: GradFunction, x: Any, *, step: float | None = None) -> DifferenceOperator:
