@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from ..kernels import _arrays
-from ..optimizers import Structure
+from ..kernels._structures import Structure
 from ._lanczos import dot
 
 GradFunction = Callable[[Any], Any]

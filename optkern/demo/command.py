@@ -120,6 +120,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where the loss curves go (default ./optkern-demo.png)",
     )
     where.add_argument("--no-plot", action="store_true", help="draw no loss curves")
+    add("--no-verdict", action="store_true", help="do not judge the points where training stopped")
 
 
 # --------------------------------------------------------------------------- checks before work
@@ -196,6 +197,8 @@ def run(args: argparse.Namespace) -> int:
     same = _same_bits(results)
     if same:
         report.conclude(console, results, network.size)
+    if not args.no_verdict:
+        report.judge(console, results, source, args.seed)
     if not args.no_plot:
         try:
             report.plot(results, source, args.plot)

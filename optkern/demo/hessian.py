@@ -13,9 +13,7 @@ import numpy as np
 from .network import Array, Network
 
 
-def hessian_product(
-    network: Network, X: Array, y: Array, v: dict[str, Array]
-) -> dict[str, Array]:
+def hessian_product(network: Network, X: Array, y: Array, v: dict[str, Array]) -> dict[str, Array]:
     """The Hessian of the loss over ``X, y`` at the network's parameters, times ``v``.
 
     Parameters
@@ -88,9 +86,7 @@ class _Layer:
             self.Ra = self.slope * Ru
             self.R_slope = np.zeros_like(u)
 
-    def backward(
-        self, d: Array, Rd: Array, product: dict[str, Array]
-    ) -> tuple[Array, Array]:
+    def backward(self, d: Array, Rd: Array, product: dict[str, Array]) -> tuple[Array, Array]:
         """From the gradient behind the activation to the one before the dense layer's bias."""
         Rd = Rd * self.slope + d * self.R_slope
         d = d * self.slope

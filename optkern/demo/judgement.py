@@ -21,10 +21,13 @@ class Judgement:
 
     Attributes
     ----------
+    loss : float
+        At the point, over the whole training set.
     verdict : optkern.curvature.Verdict
     escaped : optkern.curvature.Escape or None
     """
 
+    loss: float
     verdict: curvature.Verdict
     escaped: curvature.Escape | None
 
@@ -43,7 +46,7 @@ class Objective:
         self.y = data.y_train if classes else data.y_train.astype(np.float64)
 
     def loss(self, x: Params) -> float:
-        return self.network.at(x).loss_and_grads(self.X, self.y)[0]
+        return self.network.at(x).batch_loss(self.X, self.y)
 
     def grad(self, x: Params) -> Params:
         return self.network.at(x).loss_and_grads(self.X, self.y)[1]
@@ -59,6 +62,7 @@ def judge(network: Network, data: Data, seed: int = 0) -> Judgement:
     """
     at = Objective(network, data)
     verdict = curvature.classify(at.x, at.grad, at.hvp, at.loss, seed=seed)
+    loss = at.loss(at.x)
     if verdict.kind != "saddle":
-        return Judgement(verdict, None)
-    return Judgement(verdict, curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad))
+        return Judgement(loss, verdict, None)
+    return Judgement(loss, verdict, curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad))

@@ -7,6 +7,7 @@ layer needs no bias of its own: the batch normalisation would subtract it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -100,7 +101,8 @@ class Network:
         seed: int | Sequence[int] = 0,
     ) -> None:
         self.loss = loss
-        self._measure = LOSSES[loss]
+        self.activation = activation
+        self.measure = LOSSES[loss]
         self._activate, self._activate_backward = ACTIVATIONS[activation]
         self.last = len(sizes) - 1
         self.params: dict[str, Array] = {}
@@ -117,6 +119,13 @@ class Network:
                 self.running[f"mean{k}"] = np.zeros(n_out, dtype)
                 self.running[f"variance{k}"] = np.ones(n_out, dtype)
 
+    def at(self, params: dict[str, Array]) -> Network:
+        """The same network at other parameters, with running statistics of its own."""
+        other = copy(self)
+        other.params = params
+        other.running = {name: array.copy() for name, array in self.running.items()}
+        return other
+
     def loss_and_grads(self, X: Array, y: Array) -> tuple[float, dict[str, Array]]:
         """The loss of one mini-batch and its gradients; updates the running statistics.
 
@@ -131,13 +140,9 @@ class Network:
         grads : dict of str to ndarray
             New arrays with the names and shapes of `params`.
         """
-        p, inputs, normalised, deviations = self.params, [X], {}, {}
-        for k in range(1, self.last):
-            z = inputs[-1] @ p[f"W{k}"]
-            normalised[k], deviations[k] = self._normalise_batch(k, z)
-            z = p[f"gamma{k}"] * normalised[k] + p[f"beta{k}"]
-            inputs.append(self._activate(z))
-        loss, d = self._measure(inputs[-1] @ p[f"W{self.last}"] + p[f"b{self.last}"], y)
+        p = self.params
+        inputs, normalised, deviations = self._forward(X)
+        loss, d = self.measure(inputs[-1] @ p[f"W{self.last}"] + p[f"b{self.last}"], y)
 
         grads = {f"W{self.last}": inputs[-1].T @ d, f"b{self.last}": d.sum(axis=0)}
         for k in range(self.last - 1, 0, -1):
@@ -147,6 +152,20 @@ class Network:
             d = batch_norm_backward(d, p[f"gamma{k}"], normalised[k], deviations[k])
             grads[f"W{k}"] = inputs[k - 1].T @ d
         return loss, grads
+
+    def batch_loss(self, X: Array, y: Array) -> float:
+        """The loss alone of one mini-batch; updates the running statistics."""
+        p, last = self.params, self._forward(X)[0][-1]
+        return self.measure(last @ p[f"W{self.last}"] + p[f"b{self.last}"], y)[0]
+
+    def _forward(self, X: Array) -> tuple[list[Array], dict[int, Array], dict[int, Array]]:
+        """Each dense layer's input, and what the hidden layers normalised and divided by."""
+        p, inputs, normalised, deviations = self.params, [X], {}, {}
+        for k in range(1, self.last):
+            z = inputs[-1] @ p[f"W{k}"]
+            normalised[k], deviations[k] = self._normalise_batch(k, z)
+            inputs.append(self._activate(p[f"gamma{k}"] * normalised[k] + p[f"beta{k}"]))
+        return inputs, normalised, deviations
 
     def _normalise_batch(self, k: int, z: Array) -> tuple[Array, Array]:
         """``z`` with mean 0 and variance 1 over the batch, and the deviation divided by."""

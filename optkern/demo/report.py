@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from . import judgement
 from .data import Data, count_batches
 from .network import Network
 from .training import Result, Settings
@@ -160,6 +161,66 @@ def conclude(console: Console, results: Sequence[Result], size: int) -> None:
     """That both runs of every rule ended with the same bits."""
     rules = results[0].rule if len(results) == 1 else f"all {len(results)} rules"
     say(console, f"same bits: with {rules}, optkern and NumPy end with the same {size:,} weights")
+
+
+# --------------------------------------------------------------------------- verdicts
+
+
+def judge(console: Console, results: Sequence[Result], data: Data, seed: int) -> None:
+    """Judge the point where each rule stopped, leave the saddles, and print a row for each."""
+    shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    shown.add_column("\nrule", no_wrap=True)
+    for header in (
+        "\nverdict",
+        "smallest\neigenvalue",
+        "\nat least",
+        "largest\neigenvalue",
+        "\nproducts",
+        "loss over\nall data",
+        "after the\nescape",
+    ):
+        shown.add_column(header, justify="right", no_wrap=True)
+    say(console)
+    with _working(console, "judging the points where training stopped", len(results)) as advance:
+        for result in results:
+            shown.add_row(
+                result.rule, *_judged(judgement.judge(result.optkern.network, data, seed))
+            )
+            advance()
+    say(console, "where training stopped: minimum or saddle? (exact Hessian products, all data)")
+    say(console)
+    console.print(shown)
+    say(console)
+    say(console, "at least  no eigenvalue lies below, at 99.9 % confidence (optkern.curvature)")
+    say(
+        console,
+        "escape    one step along the direction of negative curvature, where it is a saddle",
+    )
+    say(console)
+
+
+def _judged(result: judgement.Judgement) -> tuple[str, ...]:
+    verdict, escaped = result.verdict, result.escaped
+    return (
+        verdict.kind.replace("_", " "),
+        f"{verdict.eigenvalue_min:.2g}",
+        f"{verdict.bounds_min[0]:.2g}",
+        f"{verdict.eigenvalue_max:.2g}",
+        str(verdict.matvecs),
+        f"{result.loss:.6f}",
+        "" if escaped is None else f"{result.loss - escaped.gain:.6f}",
+    )
+
+
+@contextmanager
+def _working(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar that goes away when the work is done; nothing where nobody watches."""
+    with Progress(
+        TextColumn(what), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
 
 
 # --------------------------------------------------------------------------- loss curves
