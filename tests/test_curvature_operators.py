@@ -84,6 +84,30 @@ def test_the_vector_is_read_only_and_a_returned_view_of_it_is_fine():
     assert reused.eigenvalue_min == pytest.approx(-2)
 
 
+def test_a_gradient_may_reuse_its_buffer_and_write_to_what_it_gets():
+    """A gradient that returns the same array each time must not look like a zero Hessian."""
+    d, buffer = np.array([1.0, -2.0, 3.0]), np.empty(3)
+
+    def grad(x):
+        np.multiply(d, x, out=buffer)
+        x[:] = np.nan
+        return buffer
+
+    def loss(x):
+        value = 0.5 * float(np.sum(d * x * x))
+        x[:] = np.nan
+        return value
+
+    x = np.zeros(3)
+    for options in ({}, {"hvp": lambda v: np.multiply(d, v, out=buffer)}):
+        verdict = curvature.classify(x, grad, loss=loss, eigenvalue_tol=1e-9, **options)
+        assert verdict.kind == "saddle" and verdict.eigenvalue_min == pytest.approx(-2)
+        assert not x.any()
+    assert curvature.escape(x, verdict, loss=loss, grad=grad).moved and np.isfinite(x).all()
+    echo = curvature.classify(np.zeros(3), lambda x: x)
+    assert echo.kind == "minimum" and echo.eigenvalue_max == pytest.approx(1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_structures(dtype):
     """x, gradients, products and directions in every params structure; x is not modified."""

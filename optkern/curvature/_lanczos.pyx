@@ -196,12 +196,14 @@ cdef class Recurrence:
     Parameters
     ----------
     start : ndarray
-        A dense float32 or float64 vector of norm 1: v_1. It is copied.
+        A dense float32 or float64 vector of norm 1: v_1.
     basis_limit : int
         Vectors to keep at the most. While they are kept, each new one is orthogonalised against
         all; the vector that would be one too many drops them all, and only three are kept.
     num_threads : int
         0: the engine's own choice.
+    copy : bool
+        False: ``start`` is given away and will be written over.
 
     Attributes
     ----------
@@ -231,9 +233,9 @@ cdef class Recurrence:
     cdef Pass _pass
     cdef double* _c
 
-    def __cinit__(self, start, Py_ssize_t basis_limit, int num_threads=0):
+    def __cinit__(self, start, Py_ssize_t basis_limit, int num_threads=0, bint copy=True):
         self._pass = passes(start, num_threads)
-        self.vector = np.array(start)
+        self.vector = np.array(start) if copy else start
         self.vector.flags.writeable = False
         self._limit = basis_limit
         self.basis = [self.vector] if basis_limit > 0 else None

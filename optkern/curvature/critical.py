@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernels import _arrays
 from ..kernels._threads import as_num_threads
-from ._lanczos import dot
+from ._lanczos import dot, subtract
 from .lanczos import MEMORY, Checks, Interval, Pair, Run, check_count, check_real, percent
 from .operators import (
     DifferenceOperator,
@@ -48,7 +48,7 @@ class Verdict:
     escape_direction : same structure as x, or None
         A unit direction of negative curvature that does not go uphill.
     predicted_gain : float or None
-        By how much the loss falls along it, by the cubic model.
+        By how much the loss falls along it, at the step of the cubic model.
     strict : bool
         For a minimum or maximum: no direction is flat.
     gradient_norm : float
@@ -109,6 +109,8 @@ def _stationarity(
     """
     g = gradient.value
     size = norm(g)
+    if size == 0:
+        return Stationarity(True, "the gradient is zero")
     noise = max(gradient.noise, 4 * gradient.rounding(seed))
     if size <= noise:
         return Stationarity(True, "the gradient is within its own noise")
@@ -504,18 +506,27 @@ class _Line:
 
     def _loss(self, x: np.ndarray) -> float:
         assert self.loss is not None
-        return float(self.loss(self.point.unflatten(x)))
+        return float(self.loss(self.point.unflatten(x.copy())))
 
     def at(self, direction: np.ndarray, t: float) -> np.ndarray:
         """x + t direction, as x's arrays can hold it."""
-        return (self.x + t * direction.astype(np.float64)).astype(self.x.dtype)
+        out = np.empty_like(self.x)
+        subtract(out, self.x, [direction.astype(out.dtype, copy=False)], [-t])
+        return out
 
-    def change(self, direction: np.ndarray, t: float) -> float:
-        """loss(x + t direction) - loss(x); inf where it is not finite."""
+    def change(self, direction: np.ndarray, t: float, curvature: float | None = None) -> float:
+        """loss(x + t direction) - loss(x); inf where it is not finite.
+
+        Without a loss by Simpson's rule on the slope; with the curvature at x given, by the parabola
+        through it and the slopes at both ends, for a gradient less.
+        """
         if self.loss is not None:
             change = self._loss(self.at(direction, t)) - self.f
+        elif curvature is not None:
+            start = self.slope(direction, 0.0)
+            rest = self.slope(direction, t) - start - curvature * t
+            change = t * (start + 0.5 * curvature * t + rest / 3)
         else:
-            # Simpson's rule on the slope
             a, b, c = (self.slope(direction, s) for s in (0.0, 0.5 * t, t))
             change = t * (a + 4 * b + c) / 6
         return change if math.isfinite(change) else math.inf
@@ -525,15 +536,17 @@ class _Line:
             return 0.0
         g = self.gradient.value
         if t:
-            g = self.gradient(self.at(direction, t).astype(self.gradient.dtype))
-        return float(np.dot(g.astype(np.float64), direction.astype(np.float64)))
+            g = self.gradient(self.at(direction, t).astype(self.gradient.dtype, copy=False))
+        return dot(np.ascontiguousarray(g, direction.dtype), direction)
 
     def least_step(self, curvature: float) -> float:
         """A step whose gain of curvature t^2/2 stands ten times above the loss's rounding."""
         u = unit_roundoff(self.x.dtype)
         return math.sqrt(20 * u * abs(self.f) / abs(curvature)) if self.f else 0.0
 
-    def search(self, direction: np.ndarray, curvature: float) -> tuple[float, float] | None:
+    def search(
+        self, direction: np.ndarray, curvature: float, tries: int = 60, quick: bool = False
+    ) -> tuple[float, float] | None:
         """A step t with change <= -|curvature| t^2 / 6, by the cubic model; with its change.
 
         rho = 6 |change - slope t - curvature t^2/2| / t^3 is how fast the curvature changes, and
@@ -547,10 +560,10 @@ class _Line:
         slope = min(self.slope(direction, 0.0), 0.0)
         best: tuple[float, float] | None = None
         beyond = 0
-        for _ in range(60):
+        for _ in range(tries):
             if not least <= t <= longest or beyond == 3:
                 break
-            change = self.change(direction, t)
+            change = self.change(direction, t, -bend if quick else None)
             accepted = change <= -bend * t * t / 6
             if accepted and (best is None or change < best[1]):
                 best = (t, change)
@@ -569,8 +582,8 @@ class _Line:
         return min(max(_geometric(t, rest, bend), 1.1 * t), 10 * t)
 
     def predicted_gain(self, direction: np.ndarray, curvature: float) -> float | None:
-        """2/3 |curvature|^3 / rho^2 at the step found; None where none lowers the loss."""
-        found = self.search(direction, curvature)
+        """What the search finds in a few tries; None where no step of its lowers the loss."""
+        found = self.search(direction, curvature, tries=6, quick=True)
         return None if found is None else -found[1]
 
 

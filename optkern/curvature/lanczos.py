@@ -16,14 +16,13 @@ import numpy as np
 
 from ..kernels._threads import as_num_threads
 from ._lanczos import Recurrence, Tridiagonal, dot, scale, subtract
-from .operators import Measured, Operator, as_operator, norm, random_unit, unit_roundoff
+from .operators import PIECE, Measured, Operator, as_operator, norm, random_unit, unit_roundoff
 
 MEMORY = 2**30   # bytes for the basis where the user says nothing
 # The certificate needs a start that knows nothing of H. A user whose own data come from
 # default_rng(seed) must not meet the same numbers here.
 STREAM = 0x5EED0
 WHICH = {"smallest": (1,), "largest": (-1,), "both": (1, -1)}
-PIECE = 2**16   # elements of a residual at a time: a vector less in memory
 Interval = tuple[float, float]
 
 
@@ -107,11 +106,12 @@ class Run:
         self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
 
     def _recurrence(self) -> Recurrence:
-        start = self.start
-        if start is None:
+        limit = self.limit if self.limit > 2 else 0
+        if self.start is None:
             rng = np.random.default_rng([self.seed, STREAM])
             start = random_unit(rng, self.n, self.operator.dtype)
-        return Recurrence(start, self.limit if self.limit > 2 else 0, self.num_threads)
+            return Recurrence(start, limit, self.num_threads, copy=False)
+        return Recurrence(self.start, limit, self.num_threads)
 
     # ----------------------------------------------------------------- the run
 
@@ -257,6 +257,7 @@ class Run:
         Its last state is that of the first pass, whose vectors need not be kept meanwhile.
         """
         steps, first = self.k, self.recurrence.alpha
+        del self.recurrence   # before the next one is made
         self.recurrence = self._recurrence()
         for j in range(steps):
             for x, s in zip(sums, weights):

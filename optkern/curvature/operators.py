@@ -17,6 +17,7 @@ from ._lanczos import dot
 
 GradFunction = Callable[[Any], Any]
 
+PIECE = 2**16   # elements at a time where a whole vector more would be too much
 # A step falls or rises by this factor while it is being found.
 _RATIO = 4.0
 _RUNGS = 12
@@ -93,11 +94,14 @@ class Point:
         return np.concatenate([array.reshape(-1) for array in self.arrays]).astype(self.dtype)
 
     def unflatten(self, vector: np.ndarray, dtype: Any = None) -> Any:
-        """A flat vector as a structure like x's, of fresh arrays; dtype None: each array's own."""
+        """A flat vector as a structure like x's: views where the dtype is right.
+
+        ``dtype=None``: each array gets its own of x.
+        """
         arrays, first = [], 0
         for array in self.arrays:
             piece = vector[first : first + array.size].reshape(array.shape)
-            arrays.append(np.array(piece, dtype or array.dtype))
+            arrays.append(np.asarray(piece, dtype or array.dtype))
             first += array.size
         return self._arranged(iter(arrays), self.original)
 
@@ -190,15 +194,19 @@ class Operator:
         NotSymmetricError
         """
         # Vectors are drawn anew rather than kept: at 10^8 elements each of them counts.
-        hq = np.array(self(self._drawn(seed, 1)))
-        crossed = dot(self._drawn(seed, 0), hq)
-        hp = self(self._drawn(seed, 0))
-        gap = abs(dot(self._drawn(seed, 1), hp) - crossed)
+        q, _ = self._drawn(seed, 1)
+        hq = np.array(self(q))
+        del q
+        p, factor = self._drawn(seed, 0)
+        crossed = dot(p, hq)
+        hp = self(p)
+        del p
+        gap = abs(dot(self._drawn(seed, 1)[0], hp) - crossed)
         length = norm(hp) + norm(hq)
         hq += hp
         del hp
-        both = self._drawn(seed, 1)
-        both += self._drawn(seed, 0)
+        both, _ = self._drawn(seed, 1)
+        self._add_drawn(both, factor, seed, 0)
         hq -= self(both)
         error = norm(hq)
         allowed = error + 4 * unit_roundoff(self.dtype) * length
@@ -210,8 +218,21 @@ class Operator:
             )
         return error / length if length else 0.0
 
-    def _drawn(self, seed: int, which: int) -> np.ndarray:
-        return random_unit(np.random.default_rng([seed, 0x5EED1, which]), self.n, self.dtype)
+    def _drawn(self, seed: int, which: int) -> tuple[np.ndarray, Any]:
+        """A random unit vector, and the factor that made it one."""
+        v = np.random.default_rng([seed, 0x5EED1, which]).standard_normal(
+            self.n, dtype=self.dtype.type
+        )
+        factor = self.dtype.type(1 / norm(v))
+        v *= factor
+        return v, factor
+
+    def _add_drawn(self, to: np.ndarray, factor: Any, seed: int, which: int) -> None:
+        """Add the same vector again, piece by piece."""
+        rng = np.random.default_rng([seed, 0x5EED1, which])
+        for first in range(0, self.n, PIECE):
+            piece = to[first : first + PIECE]
+            piece += factor * rng.standard_normal(piece.size, dtype=self.dtype.type)
 
 
 def random_unit(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
@@ -348,16 +369,23 @@ class Gradient:
         return norm(np.ascontiguousarray(again - self.value))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The gradient at a vector, which is given away: the user's function may write to it.
+
+        What it returns is copied: it may be the same buffer each time, and then two gradients would
+        not differ.
+        """
         self.calls += 1
-        return self.point.flatten(
-            self.grad(self.point.unflatten(x, self._argument)), "what grad returns"
-        )
+        if x is self.x:
+            x = x.copy()
+        answer = self.grad(self.point.unflatten(x, self._argument))
+        return np.array(self.point.flatten(answer, "what grad returns"))
 
     def rounding(self, seed: int) -> float:
         """How far the gradient moves when every element of x is off by a rounding error."""
         rng = np.random.default_rng([seed, 0x5EED2])
         u = unit_roundoff(self.point.dtype)
-        moved = self.x * (1 + u * rng.choice([-1.0, 1.0], self.x.size)).astype(self.x.dtype)
+        signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1
+        moved = self.x + self.x * signs * self.x.dtype.type(u)
         g = self(moved).astype(self.dtype, copy=False)
         return max(norm(np.ascontiguousarray(g - self.value)), unit_roundoff(g.dtype) * norm(g))
 
