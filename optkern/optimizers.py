@@ -7,137 +7,20 @@ arithmetic is the kernels'.
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .kernels import RULES, _arrays
 from .kernels._engine import Plan
+from .kernels._structures import Label, Params, Structure
 from .kernels._threads import as_num_threads
-from .kernels.rules import VOCABULARY, Rule, checked
-
-Params = Any
-Label = int | str
+from .kernels.rules import VOCABULARY, Pair, Real, Rule, checked
 
 # Scalars of the functional twins that the optimizer keeps per parameter itself.
 _COUNTED = ("step", "mu_product")
 _ON_NONFINITE = ("propagate", "skip", "raise")
-
-
-# --------------------------------------------------------------------------- structures
-
-
-class Structure:
-    """How the user's parameters are arranged: an array, a list, a dict, or groups of those.
-
-    Parameters
-    ----------
-    owner : str
-        Who speaks in error messages.
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
-        A group dict has the key ``"params"`` and any hyperparameters.
-    """
-
-    def __init__(self, owner: str, params: Params) -> None:
-        self.owner = owner
-        self.grouped = _is_groups(params)
-        entries = params if self.grouped else [{"params": params}]
-        self.parts: list[tuple[str, tuple[str, ...] | int]] = []
-        self.overrides: list[dict[str, Any]] = []
-        self.groups: list[int] = []
-        self.labels: list[Label] = []
-        self.arrays: list[Any] = []
-        for number, entry in enumerate(entries):
-            if "params" not in entry:
-                raise TypeError(f"{owner}: group {number} has no 'params', only {sorted(entry)}")
-            self._add(number, entry["params"])
-            self.overrides.append({k: v for k, v in entry.items() if k != "params"})
-        if not self.arrays:
-            raise ValueError(f"{owner}: params is empty, there is nothing to update")
-
-    def _add(self, number: int, params: Params) -> None:
-        where = f"params of group {number}" if self.grouped else "params"
-        if isinstance(params, np.ndarray):
-            self.parts.append(("array", 1))
-            entries: list[tuple[Label, Any]] = [(len(self.arrays), params)]
-        elif isinstance(params, Mapping):
-            names = tuple(params)
-            for name in names:
-                if not isinstance(name, str):
-                    raise TypeError(f"{self.owner}: {where} has the key {name!r}, not a name")
-                if name in self.labels:
-                    raise ValueError(f"{self.owner}: two groups have a parameter {name!r}")
-            self.parts.append(("dict", names))
-            entries = list(params.items())
-        elif isinstance(params, Sequence) and not isinstance(params, (str, bytes)):
-            self.parts.append(("list", len(params)))
-            entries = [(len(self.arrays) + k, array) for k, array in enumerate(params)]
-        else:
-            raise TypeError(
-                f"{self.owner}: {where} must be an array, a list or a dict of arrays, or a list of "
-                f"group dicts, got {type(params).__name__}"
-            )
-        self.labels += [label for label, _ in entries]
-        self.arrays += [array for _, array in entries]
-        self.groups += [number] * len(entries)
-
-    def flatten(self, values: Any, what: str) -> tuple:
-        """``values`` of the same structure as the parameters, as a flat tuple.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Naming what is missing, left over or of another structure.
-        """
-        if not self.grouped:
-            return self._flatten_part(0, values, what)
-        if not isinstance(values, (list, tuple)) or len(values) != len(self.parts):
-            came = f"{len(values)}" if isinstance(values, (list, tuple)) else type(values).__name__
-            raise ValueError(
-                f"{self.owner}: {what} must be a list with one entry for each of the "
-                f"{len(self.parts)} groups, got {came}"
-            )
-        flat: list[Any] = []
-        for number, entry in enumerate(values):
-            flat += self._flatten_part(number, entry, f"{what} of group {number}")
-        return tuple(flat)
-
-    def _flatten_part(self, number: int, values: Any, what: str) -> tuple:
-        kind, names = self.parts[number]
-        if kind == "array":
-            return (values,)
-        if kind == "list":
-            if not isinstance(values, (list, tuple)):
-                raise TypeError(
-                    f"{self.owner}: {what} must be a list like the parameters, "
-                    f"got {type(values).__name__}"
-                )
-            if len(values) != names:
-                raise ValueError(
-                    f"{self.owner}: {what} must have {names} entries, got {len(values)}"
-                )
-            return tuple(values)
-        if not isinstance(values, Mapping):
-            raise TypeError(
-                f"{self.owner}: {what} must be a dict like the parameters, "
-                f"got {type(values).__name__}"
-            )
-        if len(values) != len(names) or any(name not in values for name in names):  # type: ignore
-            missing = [name for name in names if name not in values]  # type: ignore[union-attr]
-            extra = [name for name in values if name not in names]  # type: ignore[operator]
-            raise ValueError(
-                f"{self.owner}: {what} must have the parameters' names; "
-                f"missing {missing}, left over {extra}"
-            )
-        return tuple([values[name] for name in names])  # type: ignore[union-attr]
-
-
-def _is_groups(params: Params) -> bool:
-    return (
-        isinstance(params, (list, tuple))
-        and len(params) > 0
-        and all(isinstance(entry, Mapping) for entry in params)
-    )
 
 
 class ParamGroup(dict):
@@ -176,8 +59,6 @@ class Optimizer:
         The calls applied so far; callable hyperparameters get it.
     skipped_steps : int
         The calls skipped because a gradient was not finite.
-    param_groups : list of dict
-        The hyperparameters of each group. Writable; a write is checked.
     """
 
     rule: Rule
@@ -201,14 +82,17 @@ class Optimizer:
         self.steps = 0
         self.skipped_steps = 0
         self._structure = Structure(self._owner, params)
-        own = {name: options.pop(name) for name in self._own}
-        defaults = self._translated(options, own)
-        groups = []
+        self._groups: list[ParamGroup] = []
+        own = []
         for number, override in enumerate(self._structure.overrides):
-            owner = f"{self._owner}: group {number}" if self._structure.grouped else self._owner
-            groups.append(self._checked(owner, {**defaults, **override}))
-        self.param_groups = [ParamGroup(self, k, group) for k, group in enumerate(groups)]
+            values = {**options, **override}
+            own.append({name: values.pop(name) for name in self._own})
+            owner = self._group_owner(number)
+            group = self._checked(owner, self._translated(owner, values, own[-1]))
+            self._groups.append(ParamGroup(self, number, group))
         self._rebuild({slot: [None] * len(self._labels) for slot in self.rule.state})
+        # What `rebind` compares with: the arrays themselves may be resized behind our back.
+        self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
         self._initialise_state(own)
 
     # ----------------------------------------------------------------- arguments
@@ -216,6 +100,14 @@ class Optimizer:
     @property
     def _owner(self) -> str:
         return type(self).__name__
+
+    def _group_owner(self, number: int) -> str:
+        return f"{self._owner}: group {number}" if self._structure.grouped else self._owner
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The hyperparameters of each group, a dict each. Writable; a write is checked."""
+        return tuple(self._groups)
 
     @property
     def _labels(self) -> list[Label]:
@@ -230,22 +122,29 @@ class Optimizer:
         bound.apply_defaults()
         return bound.arguments
 
-    def _translated(self, options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    def _translated(
+        self, owner: str, options: dict[str, Any], own: dict[str, Any]
+    ) -> dict[str, Any]:
         """Options as the rule's hyperparameters; ``own`` holds the class's further keywords."""
-        if own.get("decoupled_weight_decay"):
+        flag = own.get("decoupled_weight_decay", False)
+        if VOCABULARY["maximize"].check(flag) is None:
+            raise ValueError(f"{owner}: decoupled_weight_decay must be True or False, got {flag!r}")
+        if flag:
             if options["decay_form"] not in ("l2", "decoupled"):
                 raise ValueError(
-                    f"{self._owner}: decoupled_weight_decay=True means decay_form='decoupled', "
+                    f"{owner}: decoupled_weight_decay=True means decay_form='decoupled', "
                     f"got decay_form={options['decay_form']!r}"
                 )
-            options["decay_form"] = "decoupled"
+            options = {**options, "decay_form": "decoupled"}
         return options
 
-    def _initialise_state(self, own: dict[str, Any]) -> None:
-        """What a class's state starts from, where that is not zero."""
+    def _initialise_state(self, own: list[dict[str, Any]]) -> None:
+        """What a class's state starts from, where that is not zero; ``own`` as above, by group."""
 
-    def _checked(self, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Hyperparameters of a group, checked; callables by what they give now."""
+    def _checked(
+        self, owner: str, values: Mapping[str, Any], step: int | None = None
+    ) -> dict[str, Any]:
+        """Hyperparameters of a group, checked; callables by what they give at ``step`` (or now)."""
         for name in values:
             if name not in self.rule.hyperparameters or name in _COUNTED:
                 known = ", ".join(k for k in self.rule.hyperparameters if k not in _COUNTED)
@@ -254,19 +153,20 @@ class Optimizer:
             name: value if self._is_schedule(name, value) else checked(owner, name, value)
             for name, value in values.items()
         }
-        now = {name: self._value(owner, name, value) for name, value in good.items()}
+        now = {name: self._value(owner, name, value, step) for name, value in good.items()}
         self.rule.refuse_conflict(owner, now)
         return good
 
     @staticmethod
     def _is_schedule(name: str, value: Any) -> bool:
-        return callable(value) and not isinstance(VOCABULARY[name].check(value), float)
+        return callable(value) and isinstance(VOCABULARY[name], (Real, Pair))
 
-    def _value(self, owner: str, name: str, value: Any) -> Any:
-        """A hyperparameter's value at this step."""
+    def _value(self, owner: str, name: str, value: Any, step: int | None = None) -> Any:
+        """A hyperparameter's value at ``step``, or now."""
         if not callable(value):
             return value
-        return checked(f"{owner}: at step {self.steps}", name, value(self.steps))
+        step = self.steps if step is None else step
+        return checked(f"{owner}: at step {step}", name, value(step))
 
     @property
     def num_threads(self) -> int | None:
@@ -294,26 +194,40 @@ class Optimizer:
 
     # ----------------------------------------------------------------- plan and state
 
-    def _rebuild(self, state: dict[str, list[Any]], arrays: list[Any] | None = None) -> None:
-        """Bind parameters and state anew; state that is needed and missing starts as zeros."""
+    def _rebuild(
+        self,
+        state: dict[str, list[Any]],
+        arrays: list[Any] | None = None,
+        counts: Sequence[Any] | None = None,
+    ) -> None:
+        """Bind parameters and state anew; state that is needed and missing starts as zeros.
+
+        ``counts``, if they are new too: steps, NAdam's products and the steps at which momentum
+        began, per parameter.
+        """
         structure, old = self._structure, getattr(self, "_plan", None)
         arrays = structure.arrays if arrays is None else arrays
         for label, array in zip(structure.labels, arrays):
             _arrays.check_writable(self._owner, _arrays.named("parameter", label), array)
-        state = {
+        new = {
             slot: [
-                np.zeros_like(array)
+                np.zeros_like(array, subok=False)
                 if a is None and self.rule.needs(slot, self.param_groups[group])
                 else a
                 for array, a, group in zip(arrays, state[slot], structure.groups)
             ]
             for slot in self.rule.state
         }
-        plan = Plan(self.rule, self._owner, structure.labels, arrays, state)
+        plan = Plan(self.rule, self._owner, structure.labels, arrays, new)
         plan.set_groups(structure.groups)
-        if old is not None:
-            plan.steps[:] = old.steps
-            plan.mu_products[:] = old.mu_products
+        if counts is None and old is not None:
+            counts = (old.steps, old.mu_products, old.started)
+        if counts is not None:
+            plan.steps[:], plan.mu_products[:], plan.started[:] = counts
+        if self.rule.name == "sgd":
+            # The first velocity is the gradient itself, at whichever step the momentum begins.
+            fresh = [a is not b for a, b in zip(new["momentum_buffer"], state["momentum_buffer"])]
+            plan.started[fresh] = plan.steps[fresh]
         self._plan = plan
         structure.arrays = list(arrays)
         for number in range(len(self.param_groups)):
@@ -333,8 +247,7 @@ class Optimizer:
 
     def _write_group(self, number: int, changes: dict[str, Any]) -> None:
         group = self.param_groups[number]
-        owner = f"{self._owner}: group {number}" if self._structure.grouped else self._owner
-        good = self._checked(owner, {**group, **changes})
+        good = self._checked(self._group_owner(number), {**group, **changes})
         missing = any(
             self.rule.needs(slot, good) and self._plan.state[slot][i] is None
             for slot in self.rule.state
@@ -389,7 +302,7 @@ class Optimizer:
         return self._refuse_nonfinite()
 
     def _refuse_nonfinite(self) -> bool:
-        what = _arrays.named("gradient of parameter", self._plan.first_nonfinite())
+        what = _arrays.named("gradient of parameter", self._plan.nonfinite)
         if self._on_nonfinite == "raise":
             raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
         self.skipped_steps += 1
@@ -429,11 +342,16 @@ class Optimizer:
             "steps": self.steps,
             "skipped_steps": self.skipped_steps,
             "param_groups": groups,
-            "state": {
-                label: {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in entry.items()}
-                for label, entry in self.state.items()
-            },
+            "state": {label: self._saved_state_of(i) for i, label in enumerate(self._labels)},
         }
+
+    def _saved_state_of(self, i: int) -> dict[str, Any]:
+        entry = {
+            name: value.copy() if isinstance(value, np.ndarray) else value
+            for name, value in self._state_of(i).items()
+        }
+        started = int(self._plan.started[i])
+        return {**entry, "started": started} if started else entry
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, hyperparameters included, from copies.
@@ -450,9 +368,7 @@ class Optimizer:
         for group, values in zip(self.param_groups, loaded.groups):
             dict.update(group, values)
         self.steps, self.skipped_steps = loaded.steps, loaded.skipped_steps
-        self._rebuild(loaded.state)
-        self._plan.steps[:] = loaded.counts
-        self._plan.mu_products[:] = loaded.mu_products
+        self._rebuild(loaded.state, counts=(loaded.counts, loaded.mu_products, loaded.started))
 
     def rebind(self, params: Params) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
@@ -461,33 +377,32 @@ class Optimizer:
         ----------
         params : same structure, shapes and dtypes as at construction
         """
-        structure = Structure(self._owner, params)
-        if structure.parts != self._structure.parts or structure.grouped != self._structure.grouped:
-            raise ValueError(f"{self._owner}: rebind needs the structure it was constructed with")
-        for label, new, old in zip(structure.labels, structure.arrays, self._structure.arrays):
+        if self._structure.grouped and isinstance(params, (list, tuple)):
+            params = [e.get("params") if isinstance(e, Mapping) else e for e in params]
+        arrays = self._structure.flatten(params, "params")
+        for label, new, (shape, dtype) in zip(self._labels, arrays, self._forms):
             what = _arrays.named("parameter", label)
             _arrays.check_writable(self._owner, what, new)
-            if new.shape != old.shape or new.dtype != old.dtype:
+            if new.shape != shape or new.dtype != dtype:
                 raise ValueError(
-                    f"{self._owner}: {what} must have shape {old.shape} and dtype {old.dtype}, "
+                    f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        self._rebuild(self._plan.state, structure.arrays)
+        self._rebuild(self._plan.state, list(arrays))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
-        kept["param_groups"] = [dict(group) for group in self.param_groups]
+        kept["_groups"] = [dict(group) for group in self._groups]
         plan = self._plan
-        kept["_bound"] = (plan.state, plan.steps.copy(), plan.mu_products.copy())
+        counts = (plan.steps, plan.mu_products, plan.started)
+        kept["_bound"] = (plan.state, *(array.copy() for array in counts))
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        state, steps, mu_products = kept.pop("_bound")
+        state, *counts = kept.pop("_bound")
         self.__dict__.update(kept)
-        self.param_groups = [ParamGroup(self, k, g) for k, g in enumerate(kept["param_groups"])]
-        self._rebuild(state)
-        self._plan.steps[:] = steps
-        self._plan.mu_products[:] = mu_products
+        self._groups = [ParamGroup(self, k, group) for k, group in enumerate(kept["_groups"])]
+        self._rebuild(state, counts=counts)
 
     def __repr__(self) -> str:
         count = len(self._labels)
@@ -537,13 +452,15 @@ class _Loaded:
         if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
             raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {groups!r}")
         result = []
+        self.saved: list[dict[str, Any]] = []
         for number, (mine, theirs) in enumerate(zip(own, groups)):
             owner = f"{self.owner}: group {number}"
             if not isinstance(theirs, Mapping):
                 raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
             values = {k: v for k, v in theirs.items() if k != "params"}
             kept = {k: v for k, v in mine.items() if callable(v)}
-            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}))
+            self.saved.append(self.optimizer._checked(owner, {**mine, **values}, self.steps))
+            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
         return result
 
     def _check_state(self, state: Any) -> None:
@@ -557,15 +474,28 @@ class _Loaded:
         self.state: dict[str, list[Any]] = {slot: [] for slot in rule.state}
         self.counts: list[int] = []
         self.mu_products: list[float] = []
-        for label, array in zip(structure.labels, structure.arrays):
+        self.started: list[int] = []
+        known = {"step", "started", *rule.state}
+        required = {"step"}
+        if "mu_product" in rule.hyperparameters:
+            known |= {"mu_product"}
+            required |= {"mu_product"}
+        for i, label in enumerate(structure.labels):
             entry, what = state[label], _arrays.named("parameter", label)
-            known = {"step", "mu_product", *rule.state}
-            if not isinstance(entry, Mapping) or not {"step"} <= set(entry) <= known:
+            # By the options it was saved with: a schedule that is kept may need more.
+            hyper = self.saved[structure.groups[i]]
+            needed = required | {slot for slot in rule.state if rule.needs(slot, hyper)}
+            if not isinstance(entry, Mapping) or not set(entry) <= known:
                 raise ValueError(f"{self.owner}: {what} has no state of rule {rule.name!r}")
+            missing = sorted(name for name in needed if entry.get(name) is None)
+            if missing:
+                raise ValueError(f"{self.owner}: the state of {what} has no {missing[0]!r}")
             self.counts.append(self._count(f"step of {what}", entry["step"]))
+            self.started.append(self._count(f"started of {what}", entry.get("started", 0)))
             product = entry.get("mu_product", 1.0)
             self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
             for slot in rule.state:
+                array = structure.arrays[i]
                 self.state[slot].append(self._copied(slot, what, entry.get(slot), array))
 
     def _copied(self, slot: str, what: str, loaded: Any, array: np.ndarray) -> np.ndarray | None:
@@ -573,7 +503,7 @@ class _Loaded:
             return None
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
         _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
-        own = np.empty_like(array)   # in the parameter's memory order
+        own = np.empty_like(array)  # in the parameter's memory order
         own[...] = copy
         return own
 
@@ -614,10 +544,11 @@ def _class_document(cls: type[Optimizer]) -> str:
         if name in _COUNTED:
             continue
         domain = VOCABULARY[name]
-        or_callable = ", or a callable step -> value" if hasattr(domain, "each") else ""
-        or_callable = ", or a callable step -> value" if hasattr(domain, "low") else or_callable
-        lines += [f"{name} : {domain.allowed}{or_callable}", f"    {domain.meaning}"]
-        lines[-1] += f"; default {default!r}."
+        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
+        lines += [
+            f"{name} : {domain.allowed}{schedule}",
+            f"    {domain.meaning}; default {default!r}.",
+        ]
     for name, (default, allowed, meaning, _) in cls._own.items():
         lines += [f"{name} : {allowed}", f"    {meaning}; default {default!r}."]
     lines += [
@@ -636,7 +567,10 @@ def _class_document(cls: type[Optimizer]) -> str:
 
 _DECOUPLED = {
     "decoupled_weight_decay": (
-        False, "True or False", "the same as decay_form='decoupled'", "maximize",
+        False,
+        "True or False",
+        "the same as decay_form='decoupled'",
+        "maximize",
     ),
 }
 
@@ -665,19 +599,25 @@ class Adagrad(Optimizer):
 
     _own = {
         "initial_accumulator_value": (
-            0.0, "a finite number in [0, inf)", "what the sum starts from", "eps",
+            0.0,
+            "a finite number in [0, inf)",
+            "what the sum starts from",
+            "eps",
         ),
     }
 
-    def _initialise_state(self, own: dict[str, Any]) -> None:
-        start = VOCABULARY["weight_decay"].check(own["initial_accumulator_value"])
-        if start is None:
-            raise ValueError(
-                f"{self._owner}: initial_accumulator_value must be a finite number in [0, inf), "
-                f"got {own['initial_accumulator_value']!r}"
-            )
-        for array in self._plan.state["sum"]:
-            array[...] = start
+    def _initialise_state(self, own: list[dict[str, Any]]) -> None:
+        starts = []
+        for number, options in enumerate(own):
+            start = VOCABULARY["weight_decay"].check(options["initial_accumulator_value"])
+            if start is None:
+                raise ValueError(
+                    f"{self._group_owner(number)}: initial_accumulator_value must be "
+                    f"a finite number in [0, inf), got {options['initial_accumulator_value']!r}"
+                )
+            starts.append(start)
+        for array, group in zip(self._plan.state["sum"], self._structure.groups):
+            array[...] = starts[group]
 
 
 class RMSprop(Optimizer):
@@ -693,8 +633,8 @@ class RMSprop(Optimizer):
 class Adadelta(Optimizer):
     """Step sizes from a running average of past steps.
 
-    ``d = sqrt(u + eps) / sqrt(v + eps) * g; p -= lr * d``, with ``v`` and ``u`` the running averages
-    of ``g**2`` and ``d**2``.
+    ``d = sqrt(u + eps) / sqrt(v + eps) * g; p -= lr * d``, with ``v`` and ``u`` the running
+    averages of ``g**2`` and ``d**2``.
 
     Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
     """
@@ -765,5 +705,3 @@ CLASSES: dict[str, type[Optimizer]] = {
     cls.rule.name: cls
     for cls in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion)
 }
-
-Schedule = Callable[[int], float]

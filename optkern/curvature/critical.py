@@ -414,11 +414,11 @@ def _verdict(
         gain = line.predicted_gain(direction, judge.lowest.value)
     low = judge.lowest.value if judge.lowest else run.ritz_value(1)
     high = judge.highest.value if judge.highest else run.ritz_value(-1)
-    bounds_min, bounds_max = (run.bound(1), low + nu), (high - nu, run.bound(-1))
+    bounds_min, bounds_max = (run.bound(1) - nu, low + nu), (high - nu, run.bound(-1) + nu)
     if judge.stochastic:
         bounds_min, bounds_max = (-math.inf, low + nu), (high - nu, math.inf)
-    strict = (kind == "minimum" and bounds_min[0] - nu > 0) or (
-        kind == "maximum" and bounds_max[1] + nu < 0
+    strict = (kind == "minimum" and bounds_min[0] > 0) or (
+        kind == "maximum" and bounds_max[1] < 0
     )
     verdict = Verdict(
         kind="not_stationary" if not stationarity.holds else kind or "inconclusive",

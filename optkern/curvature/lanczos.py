@@ -242,8 +242,9 @@ class Run:
             small, theta = self._end(sign)
             weights.append(small.vector(theta))
         sums = [np.zeros(self.n, self.operator.dtype) for _ in signs]
-        if self.has_basis:
-            rows = self.recurrence.basis[: self.k]
+        basis = self.recurrence.basis
+        if basis is not None:
+            rows = basis[: self.k]
             for x, s in zip(sums, weights):
                 subtract(x, x, rows, -s, None, self.num_threads)
         else:
@@ -483,7 +484,7 @@ def _result(
     bounds = {1: (-math.inf, math.inf), -1: (-math.inf, math.inf)}
     converged = True
     for sign, pair in pairs.items():
-        edge, width = run.bound(sign), pair.noise + run.floor
+        edge, width = run.bound(sign) - sign * run.floor, pair.noise + run.floor
         bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
         near = run.start is not None or abs(edge - pair.value) <= level + 4 * run.sharpest
         small = pair.residual <= level + 2 * run.floor + pair.noise

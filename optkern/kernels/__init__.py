@@ -15,6 +15,7 @@ from .rules import RULES
 openmp_policy = load_engine_passive()
 
 from . import _engine, reference  # noqa: E402
+from ._call import Kernel  # noqa: E402
 from ._twins import twin  # noqa: E402
 
 _engine.set_thread_limit(*initial_limit())
@@ -25,6 +26,6 @@ def _run(plan: _engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
 
 
 for _rule in RULES:
-    globals()[_rule.name] = twin(_rule, "kernels", _run, num_threads=None)
+    globals()[_rule.name] = Kernel(_rule, twin(_rule, "kernels", _run, num_threads=None))
 
 __all__ = ["RULES", "reference", *(rule.name for rule in RULES)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,8 @@ def check_writable(owner: str, what: str, array: Any) -> None:
             f"got {type(array).__name__}"
         )
     if array.dtype not in DTYPES:
-        raise TypeError(f"{owner}: {what} must be float32 or float64, got {array.dtype}")
-    if not array.dtype.isnative:
-        raise TypeError(f"{owner}: {what} must be in native byte order, got {array.dtype.str}")
+        order = "" if array.dtype.isnative else " in native byte order"
+        raise TypeError(f"{owner}: {what} must be float32 or float64{order}, got {array.dtype}")
     if not array.flags.writeable:
         raise ValueError(f"{owner}: {what} is read-only; it is updated in place, pass a copy")
     if _overlaps_itself(array):
@@ -43,6 +43,8 @@ def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> Non
 
 def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> np.ndarray:
     """The gradient as a native array of the parameter's dtype; a cast makes a copy."""
+    if isinstance(gradient, np.generic):  # what a reduction over all axes gives
+        gradient = np.asarray(gradient)
     if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"
@@ -55,7 +57,7 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
             f"got {gradient.shape}; nothing is broadcast"
         )
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return gradient.astype(parameter.dtype, copy=False)
+        return np.asarray(gradient, dtype=parameter.dtype)
 
 
 def refuse_overlap(owner: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None:

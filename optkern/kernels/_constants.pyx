@@ -9,7 +9,7 @@
 from libc.math cimport sqrt
 from libc.string cimport memset
 
-from optkern.kernels.rules import RULES, VOCABULARY
+from optkern.kernels.rules import VOCABULARY
 
 # The words of rules.py's `Choice`s, in their order.
 cdef enum:
@@ -140,6 +140,12 @@ cdef void lion(const hyper_t* o, constants_t* h) noexcept nogil:
     averages(o, h)
 
 
+cdef void limit(const hyper_t* o, constants_t* h) noexcept nogil:
+    """What makes a limit's loop leave every value as it is."""
+    h.rate = 0
+    h.gain = 1
+
+
 cdef derive_t derivation(str rule) except NULL:
     """The function that derives the constants of ``rule``, by the stem of its formula."""
     if rule == "sgd":
@@ -160,6 +166,8 @@ cdef derive_t derivation(str rule) except NULL:
         return radam
     if rule == "lion":
         return lion
+    if rule.startswith("limit"):
+        return limit
     raise LookupError(f"no constants for rule {rule!r}")
 
 
@@ -172,6 +180,11 @@ cdef dict _index():
 
 
 cdef dict INDEX = _index()
+
+
+def position(name):
+    """Where a hyperparameter's first double stands in `hyper_t`."""
+    return INDEX[name]
 
 
 cdef int encode(hyper_t* o, str name, object value) except -1:

@@ -1,8 +1,12 @@
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t
-from optkern.kernels._span cimport MAX_STREAMS, finite_t, span_t
+from optkern.kernels._span cimport MAX_STREAMS, spans_t
 
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
+    PROBES = 3      # timings of one thread and of many before the choice
+    SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
+
+cdef spans_t* SPANS   # of the instruction set in use
 
 
 cdef struct layout_t:
@@ -23,6 +27,7 @@ cdef struct tensor_t:
     char* data[MAX_STREAMS]
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     char* seen_gradient                # where the last gradient known to overlap nothing began
+    Py_ssize_t gap                     # between which intervals the last gradient lay
     const constants_t* h
 
 
@@ -64,7 +69,7 @@ cdef class Plan:
     cdef readonly tuple labels
     cdef readonly list params
     cdef readonly dict state
-    cdef readonly object steps, mu_products
+    cdef readonly object steps, started, mu_products, nonfinite
     cdef list _orders, _views, _gradients
     cdef derive_t _derive
     cdef int _index, _streams
@@ -73,15 +78,14 @@ cdef class Plan:
     cdef hyper_t* _hypers
     cdef Py_ssize_t _groups
     cdef constants_t* _constants
-    cdef long long[::1] _steps
+    cdef long long[::1] _steps, _started
     cdef double[::1] _mu_products
     cdef Py_ssize_t* _chunk_tensor
     cdef Py_ssize_t* _chunk_first
     cdef interval_t* _occupied
-    cdef double _seconds[2]
-    cdef int _tries[2]
+    cdef double _seconds[2][PROBES]   # of one thread and of many
     cdef Py_ssize_t _calls
-    cdef int _favourite
+    cdef int _favourite               # 0: one thread, 1: many
 
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1
     cdef int _plan_chunks(self) except -1
@@ -89,11 +93,13 @@ cdef class Plan:
     cdef int _take_gradients(self, tuple gradients) except -1
     cdef int _take_gradient(self, Py_ssize_t i, object gradient) except -1
     cdef int _bind_gradient(self, Py_ssize_t i, object gradient) except -1
+    cdef bint _between(self, Py_ssize_t k, char* low, char* high) noexcept
     cdef int _refuse_overlap(
         self, Py_ssize_t i, object gradient, char* low, char* high
     ) except -1
     cdef void _restage(self, Py_ssize_t i) noexcept
-    cdef bint _finite(self) noexcept nogil
+    cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1
+    cdef Py_ssize_t _first_nonfinite(self) noexcept nogil
     cdef void _derive_constants(self) noexcept nogil
     cdef void _run(self, int threads) noexcept nogil
     cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil

@@ -9,7 +9,7 @@
    costs more than the update.
 3. A call checks everything it was given before it writes one element.
 4. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
-5. Arrays that are not dense (or not aligned) are staged piece by piece through scratch on the stack.
+5. Arrays that are not dense or not aligned are staged piece by piece through stack scratch.
 6. The number of threads never shows in the bits, so the engine may choose it by what it measured.
 """
 import os
@@ -27,8 +27,8 @@ from optkern.kernels._constants cimport derivation, encode
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport BLOCK, spans_t
-from optkern.kernels.rules import RULES
+from optkern.kernels._span cimport BLOCK, span_t, spans_t
+from optkern.kernels.rules import LIMITS, RULES
 
 cnp.import_array()
 
@@ -90,13 +90,11 @@ cdef enum:
     EDGE = 256         # chunk edges within a tensor
     PIECE = 512        # elements staged at a time
     KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
-    SERIAL = 65536     # elements below which a second thread never paid off beside a GEMM
-    PROBES = 3         # timings of one thread and of many before the choice
     REVIEW = 1000      # calls after which the choice is measured again
 
 # --------------------------------------------------------------------------- instruction set
 
-cdef spans_t* SPANS = NULL
+SPANS = NULL
 cdef str ISA = ""
 AVAILABLE_ISAS = _isa.available(optkern_cpu_level())
 
@@ -124,21 +122,22 @@ COMPILER = OPTKERN_COMPILER.decode()
 cdef int initial_openmp_threads = omp_get_max_threads()   # also makes the runtime read its settings
 cdef int thread_limit = 1
 cdef bint limit_explicit = False
-cdef bint forked = False
+cdef bint forked = False           # serial until the user says otherwise
 cdef bint region_entered = False
+cdef bint hangs = False            # forked after a region: another one would never end
 
 
 def set_thread_limit(int n, bint explicit):
     """The number of threads a call may use at the most; ``explicit``: the user's own word."""
     global thread_limit, limit_explicit, forked
-    if forked and n > 1 and region_entered:
+    if hangs and n > 1 and explicit:
         raise RuntimeError(
             "num_threads: this process was forked after its parent had used threads, and the "
             "OpenMP runtime hangs there; only 1 is possible (start workers by 'spawn' instead)"
         )
     thread_limit = n
     limit_explicit = explicit
-    if explicit:
+    if explicit and not hangs:
         forked = False
 
 
@@ -157,8 +156,9 @@ cdef int current_limit() noexcept nogil:
 
 
 def _after_fork():
-    global forked
+    global forked, hangs
     forked = True
+    hangs = hangs or region_entered
 
 
 if hasattr(os, "register_at_fork"):
@@ -232,17 +232,25 @@ cdef class Plan:
         self.rule = rule
         self.owner = owner
         self.labels = tuple(labels)
-        self.params = list(params)
-        self.state = {slot: list(arrays) for slot, arrays in state.items()}
-        self._index = [row.name for row in RULES].index(rule.name)
+        self.params = params
+        self.state = state
+        self._index = [row.name for row in RULES + LIMITS].index(rule.name)
         self._derive = derivation(rule.formula)
         self._streams = 2 + len(rule.slots)
         self._count = len(params)
-        self._favourite = 1
+        self._favourite = 0
         self._check()
+        # Of a subclass, the array itself: a matrix has operators and shapes of its own.
+        self.params = [np.asarray(p) for p in params]
+        self.state = {
+            slot: [None if a is None else np.asarray(a) for a in arrays]
+            for slot, arrays in state.items()
+        }
         self.steps = np.zeros(self._count, np.int64)
+        self.started = np.zeros(self._count, np.int64)
         self.mu_products = np.ones(self._count, np.float64)
         self._steps = self.steps
+        self._started = self.started
         self._mu_products = self.mu_products
         self._tensors = <tensor_t*> calloc(self._count or 1, sizeof(tensor_t))
         self._constants = <constants_t*> calloc(self._count or 1, sizeof(constants_t))
@@ -251,10 +259,10 @@ cdef class Plan:
         self._views = []
         self._orders = []
         for i in range(self._count):
-            order, dense = _arrays.memory_order(params[i])
+            order, dense = _arrays.memory_order(self.params[i])
             self._orders.append(order)
             self._tensors[i].dense = dense
-            self._bind(i, 0, params[i])
+            self._bind(i, 0, self.params[i])
             for k, slot in enumerate(rule.slots):
                 if self.state[slot][i] is not None:
                     self._bind(i, 2 + k, self.state[slot][i])
@@ -411,11 +419,11 @@ cdef class Plan:
             if (
                 last < 0
                 or self._tensors[i].group != self._tensors[last].group
-                or self._steps[i] != self._steps[last]
+                or self._steps[i] - self._started[i] != self._steps[last] - self._started[last]
                 or self._mu_products[i] != self._mu_products[last]
             ):
                 o = self._hypers[self._tensors[i].group]
-                o.step = <double> (self._steps[i] + 1)
+                o.step = <double> (self._steps[i] - self._started[i] + 1)
                 o.mu_product = self._mu_products[i]
                 h = &self._constants[i]
                 memset(h, 0, sizeof(constants_t))
@@ -445,6 +453,13 @@ cdef class Plan:
         t.active = gradient is not None
         if not t.active:
             return 0
+        if not cnp.PyArray_ISWRITEABLE(p):   # it was when the plan was made
+            _arrays.check_writable(
+                self.owner, _arrays.named("parameter", self.labels[i]), self.params[i]
+            )
+        if <char*> cnp.PyArray_DATA(p) != t.data[0] or cnp.PyArray_SIZE(p) != t.size:
+            what = _arrays.named("parameter", self.labels[i])
+            raise ValueError(f"{self.owner}: {what} was resized; bind it anew with rebind")
         if not cnp.PyArray_CheckExact(gradient) or not plain(<cnp.ndarray> gradient, p):
             what = _arrays.named("gradient of parameter", self.labels[i])
             gradient = _arrays.as_gradient(self.owner, what, gradient, self.params[i])
@@ -474,11 +489,17 @@ cdef class Plan:
         del self._views[views:]   # a gradient is held for one call only
         return 0
 
+    cdef bint _between(self, Py_ssize_t k, char* low, char* high) noexcept:
+        """Whether some memory lies between two neighbours of the sorted intervals."""
+        if k > 0 and self._occupied[k - 1].high > low:
+            return False
+        return k == self._intervals or self._occupied[k].low >= high
+
     cdef int _refuse_overlap(
         self, Py_ssize_t i, object gradient, char* low, char* high
     ) except -1:
         cdef Py_ssize_t left = 0, right = self._intervals, middle
-        if self._tensors[i].size == 0:
+        if self._tensors[i].size == 0 or self._between(self._tensors[i].gap, low, high):
             return 0
         while left < right:
             middle = (left + right) // 2
@@ -486,7 +507,8 @@ cdef class Plan:
                 left = middle + 1
             else:
                 right = middle
-        if left == self._intervals or self._occupied[left].low >= high:
+        self._tensors[i].gap = left
+        if self._between(left, low, high):
             return 0
         for what, array in self._named_arrays():
             if _arrays.share_memory(array, gradient):
@@ -494,28 +516,24 @@ cdef class Plan:
                 raise ValueError(f"{self.owner}: {label} overlaps {what} in memory")
         return 0
 
-    def first_nonfinite(self):
-        """The label of the first parameter whose gradient holds NaN or inf, or None."""
-        for label, gradient in zip(self.labels, self._gradients):
-            if gradient is not None and not np.isfinite(gradient).all():
-                return label
-        return None
-
-    cdef bint _finite(self) noexcept nogil:
-        """Whether all gradients of this call are."""
+    cdef Py_ssize_t _first_nonfinite(self) noexcept nogil:
+        """The first tensor whose gradient holds NaN or inf, or -1."""
         cdef Py_ssize_t i
         for i in range(self._count):
             if self._tensors[i].active and not finite_gradient(&self._tensors[i]):
-                return False
-        return True
+                return i
+        return -1
 
     # ----------------------------------------------------------------- the step
 
     def check(self, tuple gradients):
         """Check the gradients of a call; returns them, cast where that was needed."""
-        self._take_gradients(gradients)
-        checked, self._gradients = self._gradients, None
-        return checked
+        try:
+            with ieee_mode():
+                self._take_gradients(gradients)
+            return self._gradients
+        finally:
+            self._gradients = None
 
     def step(self, tuple gradients, int num_threads=0, bint check_finite=False):
         """Apply the rule to every parameter that has a gradient.
@@ -531,13 +549,25 @@ cdef class Plan:
         Returns
         -------
         bool
-            False if nothing was done because a gradient is not finite.
+            False if nothing was done because a gradient is not finite; `nonfinite` is then the
+            label of its parameter.
         """
+        cdef optkern_mode_t mode = optkern_ieee_mode()   # casts and constants count too
+        try:
+            return self._step(gradients, num_threads, check_finite)
+        finally:
+            self._gradients = None
+            optkern_restore_mode(mode)
+
+    cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1:
         cdef Py_ssize_t i
         cdef int threads
         self._take_gradients(gradients)
-        if check_finite and not self._finite():
-            return False
+        if check_finite:
+            i = self._first_nonfinite()
+            if i >= 0:
+                self.nonfinite = self.labels[i]
+                return False
         self._derive_constants()
         threads = num_threads
         if forked or not OPTKERN_OPENMP or self._chunks == 1:
@@ -555,40 +585,34 @@ cdef class Plan:
             if self._tensors[i].active:
                 self._steps[i] += 1
                 self._mu_products[i] = self._tensors[i].h.mu_product
-        self._gradients = None
         return True
 
     cdef int _run_measured(self, int limit) except -1:
         """Run with one thread or with `limit`, whichever has been faster here."""
-        cdef bint many
-        cdef int threads
+        cdef int threads, many
         cdef double start
         cdef Py_ssize_t phase = self._calls % REVIEW
         self._calls += 1
         # The first call is cold and counts for nothing; the next ones alternate.
-        if phase <= 2 * PROBES:
-            threads = limit if phase % 2 else 1
-        else:
-            threads = limit if self._favourite > 1 else 1
+        many = phase % 2 if phase <= 2 * PROBES else self._favourite
+        threads = limit if many else 1
         with nogil:
             start = optkern_seconds()
             self._run(threads)
             start = optkern_seconds() - start
-        if phase == 0:
-            self._seconds[0] = self._seconds[1] = 0
-        elif phase <= 2 * PROBES:
-            many = threads > 1
-            self._seconds[many] += start
-            if phase == 2 * PROBES:
-                self._favourite = limit if self._seconds[1] < self._seconds[0] else 1
+        if 0 < phase <= 2 * PROBES:
+            self._seconds[many][(phase - 1) // 2] = start
+        if phase == 2 * PROBES:
+            self._favourite = median(self._seconds[1]) < median(self._seconds[0])
         return 0
 
     cdef void _run(self, int threads) noexcept nogil:
         global region_entered
         cdef Py_ssize_t k
-        if threads == 1:
-            for k in range(self._chunks):
-                self._run_chunk(k)
+        if threads == 1:   # no chunks: their dispatch costs 2 % in cache
+            for k in range(self._count):
+                if self._tensors[k].active:
+                    self._run_span(&self._tensors[k], 0, self._tensors[k].size)
             return
         region_entered = True
         for k in prange(self._chunks, schedule="dynamic", chunksize=1, num_threads=threads):
@@ -631,6 +655,11 @@ cdef class Plan:
                 if t.layout[j] != NULL and j != 1:
                     transfer(t.layout[j], t.data[j], at[j], here, piece, t.itemsize, True)
             here += piece
+
+
+cdef double median(const double* x) noexcept nogil:
+    """Of PROBES = 3 numbers: one outlier, of a neighbour on the machine, does not decide."""
+    return x[0] + x[1] + x[2] - max(x[0], x[1], x[2]) - min(x[0], x[1], x[2])
 
 
 cdef bint finite_gradient(const tensor_t* t) noexcept nogil:

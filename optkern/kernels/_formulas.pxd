@@ -7,6 +7,8 @@
 3. State goes through `flush`; maxima and signs are written so that NaN and -0 come out as NumPy's.
 4. `cdivision` stands at the head of this file: set elsewhere it does not reach these functions,
    and a check for a zero divisor in the loop costs a factor of two.
+5. A moment that is used after another one has been stored is kept in a variable (`now_m`): gcc
+   would load it again behind the store, 15 % of adamax and nadam.
 """
 from optkern.kernels._constants cimport (
     AMSGRAD, CENTERED, L2, MAXIMIZE, MOMENTUM, NESTEROV, RECTIFIED, SHRINK, constants_t,
@@ -75,47 +77,51 @@ cdef inline floating adadelta(
 cdef inline floating adam(
     floating p, floating g, floating* m, floating* v, floating* vmax, constants_t h
 ) noexcept nogil:
-    cdef floating d
+    cdef floating d, now_m
     g = ascended(p, g, h)
-    m[0] = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    now_m = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    m[0] = now_m
     v[0] = flush(<floating> h.beta2 * v[0] + <floating> h.gain2 * g * g)
     d = v[0]
     if h.flags & AMSGRAD:
         d = vmax[0] if vmax[0] > d else d
         vmax[0] = flush(d)
-    return shrunk(p, h) - m[0] * <floating> h.rate / (square_root(d) + <floating> h.eps)
+    return shrunk(p, h) - now_m * <floating> h.rate / (square_root(d) + <floating> h.eps)
 
 
 cdef inline floating adamax(
     floating p, floating g, floating* m, floating* u, constants_t h
 ) noexcept nogil:
-    cdef floating past = <floating> h.beta2 * u[0], now
+    cdef floating past = <floating> h.beta2 * u[0], now, now_m
     g = ascended(p, g, h)
-    m[0] = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    now_m = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    m[0] = now_m
     now = magnitude(g) + <floating> h.eps
     u[0] = flush(past if past > now else now)
-    return shrunk(p, h) - m[0] * <floating> h.rate / u[0]
+    return shrunk(p, h) - now_m * <floating> h.rate / u[0]
 
 
 cdef inline floating nadam(
     floating p, floating g, floating* m, floating* v, constants_t h
 ) noexcept nogil:
-    cdef floating d
+    cdef floating d, now_m
     g = ascended(p, g, h)
-    m[0] = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    now_m = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    m[0] = now_m
     v[0] = flush(<floating> h.beta2 * v[0] + <floating> h.gain2 * g * g)
-    d = m[0] * <floating> h.rate + g * <floating> h.gradient_rate
+    d = now_m * <floating> h.rate + g * <floating> h.gradient_rate
     return shrunk(p, h) - d / (square_root(v[0]) + <floating> h.eps)
 
 
 cdef inline floating radam(
     floating p, floating g, floating* m, floating* v, constants_t h
 ) noexcept nogil:
-    cdef floating d
+    cdef floating d, now_m
     g = ascended(p, g, h)
-    m[0] = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    now_m = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+    m[0] = now_m
     v[0] = flush(<floating> h.beta2 * v[0] + <floating> h.gain2 * g * g)
-    d = m[0] * <floating> h.rate
+    d = now_m * <floating> h.rate
     if h.flags & RECTIFIED:
         d = d / (square_root(v[0]) + <floating> h.eps)
     return shrunk(p, h) - d
@@ -128,3 +134,36 @@ cdef inline floating lion(floating p, floating g, floating* m, constants_t h) no
     d = <floating> 1 if d > 0 else (<floating> -1 if d < 0 else d)
     m[0] = flush(<floating> h.beta2 * m[0] + <floating> h.gain2 * g)
     return shrunk(p, h) - <floating> h.rate * d
+
+
+# The benchmark's limits (LIMITS in rules.py): rate is 0 and gain 1, which the compiler cannot know.
+
+
+cdef inline floating limit0(
+    floating p, floating g, constants_t h
+) noexcept nogil:
+    return p - <floating> h.rate * g
+
+
+cdef inline floating limit1(
+    floating p, floating g, floating* a, constants_t h
+) noexcept nogil:
+    a[0] = a[0] * <floating> h.gain
+    return p - <floating> h.rate * g
+
+
+cdef inline floating limit2(
+    floating p, floating g, floating* a, floating* b, constants_t h
+) noexcept nogil:
+    a[0] = a[0] * <floating> h.gain
+    b[0] = b[0] * <floating> h.gain
+    return p - <floating> h.rate * g
+
+
+cdef inline floating limit3(
+    floating p, floating g, floating* a, floating* b, floating* c, constants_t h
+) noexcept nogil:
+    a[0] = a[0] * <floating> h.gain
+    b[0] = b[0] * <floating> h.gain
+    c[0] = c[0] * <floating> h.gain
+    return p - <floating> h.rate * g

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from typing import Any
 
@@ -15,14 +16,11 @@ LEVELS = ("baseline", "v3", "v4")
 
 def available(cpu_level: int) -> tuple[str, ...]:
     """The instruction sets that both this CPU and this build have, the best one last."""
-    found = []
-    for name in LEVELS[: cpu_level + 1]:
-        try:
-            importlib.import_module(f"optkern.kernels._span_{name}")
-        except ModuleNotFoundError:
-            continue
-        found.append(name)
-    return tuple(found)
+    return tuple(
+        name
+        for name in LEVELS[: cpu_level + 1]
+        if importlib.util.find_spec(f"optkern.kernels._span_{name}") is not None
+    )
 
 
 def chosen(names: tuple[str, ...]) -> str:

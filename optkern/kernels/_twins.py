@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from ._engine import Plan
-from .rules import Rule
+from .rules import VOCABULARY, Rule
 
 Run = Callable[[Plan, tuple, dict], None]
 
@@ -22,15 +23,15 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
 
     def call(*args: Any, **kwargs: Any) -> None:
         bound = _bind(owner, signature, args, kwargs)
-        p, g, *state = (bound.pop(name) for name in ("p", "g", *rule.state))
-        rest = {name: bound.pop(name) for name in extra}
+        p, g, *state = (bound.pop(name, None) for name in ("p", "g", *rule.state))
+        rest = {name: bound.pop(name, default) for name, default in extra.items()}
         hyper = rule.check(owner, bound)
         plan = _plan(owner, rule, hyper, p, state)
         gradients = tuple(g) if isinstance(p, (list, tuple)) and _is_list(owner, "g", g) else (g,)
         run(plan, gradients, {**hyper, **rest})
 
     call.__name__ = call.__qualname__ = rule.name
-    call.__module__ = f"optkern.{place}"
+    call.__module__ = "optkern.kernels" if place == "kernels" else "optkern.kernels.reference"
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__doc__ = _document(rule, place)
     return call
@@ -54,7 +55,6 @@ def _bind(owner: str, signature: inspect.Signature, args: tuple, kwargs: dict) -
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{owner}{signature}: {error}") from None
-    bound.apply_defaults()
     return bound.arguments
 
 
@@ -92,8 +92,6 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
 
 
 def _document(rule: Rule, place: str) -> str:
-    from .rules import VOCABULARY
-
     how = "One fused pass" if place == "kernels" else "The NumPy formula"
     other = "reference" if place == "kernels" else "kernels"
     lines = [
@@ -110,13 +108,16 @@ def _document(rule: Rule, place: str) -> str:
         when = f"; needed with {switch}" if switch else ""
         lines += [
             f"{slot} : ndarray or list of ndarray",
-            f"    State, shape and dtype of p, zeros before the first step{when}; updated in place.",
+            f"    State like p, zeros before the first step{when}; updated in place.",
         ]
     for name, default in rule.hyperparameters.items():
         domain = VOCABULARY[name]
         lines += [f"{name} : {domain.allowed}, default {default!r}", f"    {domain.meaning}"]
     if place == "kernels":
-        lines += ["num_threads : int or None", "    Threads to use; None: optkern's choice."]
+        lines += [
+            "num_threads : int or None",
+            "    Threads to use; None: one, as a single call has measured nothing.",
+        ]
     lines += [
         "",
         "Raises",

@@ -10,7 +10,8 @@ and bits.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,14 @@ CENTERED, AMSGRAD, RECTIFIED = FLAGS["CENTERED"], FLAGS["AMSGRAD"], FLAGS["RECTI
 
 
 class Constants:
-    """The derived constants of one step of a rule, as scalars of one dtype."""
+    """The derived constants of one step of a rule, as scalars of one dtype.
+
+    ``mu_product`` stays a double: it is not a formula's, it goes into the next step's constants.
+    """
 
     def __init__(self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype) -> None:
         for name, value in derive(rule, hyperparameters).items():
-            setattr(self, name, value if name == "flags" else dtype.type(value))
+            setattr(self, name, value if name in ("flags", "mu_product") else dtype.type(value))
 
 
 def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, Callable, Mapping, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 # --------------------------------------------------------------------------- the vocabulary
 #
@@ -20,6 +21,8 @@ from typing import Any, Callable, Mapping, NamedTuple
 def _number(value: Any) -> float | None:
     """The finite float that ``value`` stands for, or None if it stands for no such thing."""
     if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
+        return None
+    if type(value).__name__ == "bool":  # NumPy's
         return None
     if getattr(value, "ndim", 0):
         return None
@@ -103,7 +106,7 @@ class Switch(NamedTuple):
     allowed: str = "True or False"
 
     def check(self, value: Any) -> bool | None:
-        if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        if isinstance(value, bool) or type(value).__name__ == "bool":
             return bool(value)
         return None
 
@@ -199,8 +202,10 @@ class Rule(NamedTuple):
     variants : tuple of tuples of str
         The combinations of structural flags (_constants.pxd) that get a loop of their own, because
         they decide which arrays are touched: an option that is off then costs nothing.
+    conflicting : tuple of str
+        Hyperparameters that may exclude others.
     conflict : callable
-        Hyperparameters -> a sentence about the ones that exclude each other, or None.
+        Hyperparameters -> a sentence about the ones that do, or None.
     shared_formula : str or None
         The rule whose formula this one uses, where two rules differ in their defaults alone.
     """
@@ -209,6 +214,7 @@ class Rule(NamedTuple):
     slots: Mapping[str, str | None]
     hyperparameters: Mapping[str, Any]
     variants: tuple[tuple[str, ...], ...] = ((),)
+    conflicting: tuple[str, ...] = ()
     conflict: Callable[[Mapping[str, Any]], str | None] = lambda hyper: None
     shared_formula: str | None = None
 
@@ -281,6 +287,7 @@ RULES: tuple[Rule, ...] = (
             "maximize": False, "decay_form": "l2", "momentum_form": "torch", "step": 1,
         },
         variants=((), ("MOMENTUM",), ("MOMENTUM", "NESTEROV")),
+        conflicting=("nesterov", "dampening"),
         conflict=_sgd_conflict,
     ),
     Rule(
@@ -351,3 +358,9 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 # fmt: on
+
+# Not update rules, and in no public list: the cheapest loops over p, g and k state arrays, which
+# leave every value as it is. The benchmark measures the machine's limit with them.
+LIMITS: tuple[Rule, ...] = tuple(
+    Rule(f"limit{k}", {f"state{j}": None for j in range(k)}, {"step": 1}) for k in range(4)
+)

@@ -1,0 +1,94 @@
+"""The command line: optkern demo | bench | info."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ._versions import __version__, show_versions
+from .demo import command as demo
+from .demo.errors import DemoError
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood; the message is one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake with one line, not with the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: error: {message}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        The exit code: 0; 1 where the demo found different bits; 2 on bad options or files; 130
+        after Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        # The benchmarks parse their own options.
+        return run_bench(argv[1:]) if argv[:1] == ["bench"] else _run(argv)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except DemoError as error:
+        return _fail(f"optkern demo: error: {error}", 2)
+    except MemoryError as error:
+        return _fail(f"optkern: not enough memory: {error}", 2)
+    except KeyboardInterrupt:
+        return _fail("optkern: interrupted", 130)
+
+
+def run_bench(argv: list[str]) -> int:
+    """`optkern bench`."""
+    from . import _bench
+
+    return _bench.main(argv)
+
+
+def _run(argv: list[str]) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    if args.command == "info":
+        show_versions()
+        return 0
+    return demo.run(args)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="optkern",
+        description="Optimizer steps for NumPy on CPUs, fused in one pass.",
+    )
+    parser.add_argument("--version", action="version", version=f"optkern {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    demo_help = "a NumPy network learns real data with every rule"
+    demo.add_options(commands.add_parser("demo", help=demo_help, description=demo_help))
+    commands.add_parser("bench", help="measure the rules against NumPy, as a table")
+    info_help = "versions, instruction set and threads"
+    commands.add_parser("info", help=info_help, description=info_help)
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

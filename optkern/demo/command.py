@@ -1,0 +1,217 @@
+"""The command `optkern demo`: its options, and what it does with them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import optkern
+from optkern.kernels.rules import Rule, checked
+
+from . import data, training
+from .errors import DemoError
+
+RULES = {rule.name: rule for rule in optkern.RULES}
+PLOT_FORMATS = (".png", ".pdf", ".svg")
+
+
+# --------------------------------------------------------------------------- options
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """A parser of integers in [low, high]."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer in [{low}, {high}], got {text!r}"
+            )
+        return number
+
+    return parse
+
+
+def units(text: str) -> tuple[int, ...]:
+    """Hidden sizes such as ``128,64``."""
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = (0,)
+    if not all(1 <= size <= 100_000 for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"expected sizes in [1, 100000] such as 128,64, got {text!r}"
+        )
+    return sizes
+
+
+def a_rule(text: str) -> Rule:
+    """A rule by its name."""
+    name = text.strip().lower()
+    if name not in RULES:
+        raise argparse.ArgumentTypeError(f"no rule {name!r}; there are {', '.join(RULES)}")
+    return RULES[name]
+
+
+def rules(text: str) -> tuple[Rule, ...]:
+    """Rules such as ``adam,sgd``."""
+    chosen = tuple(a_rule(part) for part in text.split(","))
+    for rule in chosen:
+        if chosen.count(rule) > 1:
+            raise argparse.ArgumentTypeError(f"{rule.name} is named twice")
+    return chosen
+
+
+def rates(text: str) -> dict[str, float]:
+    """Learning rates such as ``adam=1e-3,sgd=0.1``."""
+    values: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"expected rule=rate, got {part!r}")
+        rule = a_rule(name)
+        if rule.name in values:
+            raise argparse.ArgumentTypeError(f"{rule.name} is named twice")
+        try:
+            values[rule.name] = checked(rule.name, "lr", float(value))
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"the rate of {rule.name} must be a finite number >= 0, got {value!r}"
+            ) from None
+    return values
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `optkern demo`."""
+    add = parser.add_argument
+    add(
+        "--data", metavar="FILE.npz", help="learn its X and y: integers are classes, floats targets"
+    )
+    add("--hidden", type=units, default=(128, 64), metavar="SIZES", help="units (default 128,64)")
+    add("--batch", type=integer(2, 10**9), default=32, metavar="N", help="mini-batch (default 32)")
+    add("--epochs", type=integer(1, 10**6), default=20, metavar="N", help="default 20")
+    add(
+        "--rules",
+        type=rules,
+        default=optkern.RULES,
+        metavar="NAMES",
+        help="such as adam,sgd (default: all)",
+    )
+    add("--lr", type=rates, default={}, metavar="RATES", help="such as adam=1e-3,sgd=0.1")
+    add("--seed", type=integer(0, 2**32 - 1), default=0, metavar="N", help="default 0")
+    add(
+        "--threads",
+        type=integer(1, 1024),
+        metavar="N",
+        help="threads of an update (default: optkern's choice)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--plot",
+        default="optkern-demo.png",
+        metavar="PATH",
+        help="where the loss curves go (default ./optkern-demo.png)",
+    )
+    where.add_argument("--no-plot", action="store_true", help="draw no loss curves")
+
+
+# --------------------------------------------------------------------------- checks before work
+
+
+def _check_rates(args: argparse.Namespace) -> None:
+    names = [rule.name for rule in args.rules]
+    for name in args.lr:
+        if name not in names:
+            raise DemoError(f"--lr: {name} is not among the rules to run ({', '.join(names)})")
+
+
+def _check_extras(args: argparse.Namespace) -> None:
+    """All that will be needed is there, before any work is done."""
+    needed = {"rich": "rich"}
+    if args.data is None:
+        needed["sklearn"] = "scikit-learn"
+    if not args.no_plot:
+        needed["matplotlib"] = "matplotlib"
+    missing = []
+    for module, package in needed.items():
+        try:
+            import_module(module)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise DemoError(f"needs {' and '.join(missing)}: pip install 'optkern[demo]'")
+
+
+def _check_plot(args: argparse.Namespace) -> None:
+    """The plot can be written, before any work is done."""
+    if args.no_plot:
+        return
+    path = Path(args.plot)
+    if path.suffix.lower() not in PLOT_FORMATS:
+        raise DemoError(f"--plot {path}: must end in {', '.join(PLOT_FORMATS)}")
+    if not path.parent.is_dir():
+        raise DemoError(f"--plot {path}: there is no folder {path.parent}")
+    target = path if path.exists() else path.parent
+    if path.is_dir() or not os.access(target, os.W_OK):
+        raise DemoError(f"--plot {path}: cannot be written; choose another path, or --no-plot")
+
+
+# --------------------------------------------------------------------------- the run
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train with every rule and report; 0 if both runs of each ended with the same bits.
+
+    Raises
+    ------
+    DemoError
+        Where the demo cannot run as asked.
+    """
+    _check_rates(args)
+    _check_extras(args)
+    _check_plot(args)
+    from . import report
+
+    settings = training.Settings(args.hidden, args.batch, args.epochs, args.seed, args.threads)
+    source = data.load(args.data, args.seed)
+    console = report.new_console()
+    network = training.new_network(source, settings)
+    report.introduce(console, source, network, settings)
+    results = []
+    with report.Bars(console, [rule.name for rule in args.rules], args.epochs) as bars:
+        for rule in args.rules:
+            lr = args.lr.get(rule.name, training.learning_rate(rule))
+            with bars.rule(rule.name) as on_epoch:
+                results.append(training.compare(rule, lr, source, settings, on_epoch))
+    report.say(console)
+    console.print(report.table(results, source.loss))
+    report.explain(console, results, source)
+    same = _same_bits(results)
+    if same:
+        report.conclude(console, results, network.size)
+    if not args.no_plot:
+        try:
+            report.plot(results, source, args.plot)
+        except OSError as error:
+            raise DemoError(f"--plot {args.plot}: {error.strerror or error}") from None
+        report.say(console, f"loss curves: {args.plot}")
+    return 0 if same else 1
+
+
+def _same_bits(results: list[training.Result]) -> bool:
+    """Whether both runs of every rule ended with the same bits; the rules that do not, named."""
+    differing = [result for result in results if result.difference]
+    for result in differing:
+        print(
+            f"optkern demo: {result.rule}: optkern and NumPy end with different weights: "
+            f"{result.difference}",
+            file=sys.stderr,
+        )
+    return not differing

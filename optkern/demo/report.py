@@ -1,0 +1,198 @@
+"""What the demo shows: progress, a table, loss curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .data import Data, count_batches
+from .network import Network
+from .training import Result, Settings
+
+LOSS_NAMES = {"cross_entropy": "softmax cross-entropy", "mse": "mean squared error"}
+
+
+def new_console() -> Console:
+    """Standard output; a table is never cut where there is no terminal to fit into."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100
+    return console
+
+
+def say(console: Console, line: str = "") -> None:
+    """Print a line as it is, never wrapped or coloured."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def introduce(console: Console, data: Data, network: Network, settings: Settings) -> None:
+    """What is learnt, by which network, and how."""
+    train, test = data.X_train, data.X_test
+    sizes = "-".join(map(str, (train.shape[1], *settings.hidden, data.outputs)))
+    steps = count_batches(len(train), settings.batch)
+    for line in (
+        f"data      {data.name}: {len(train):,} to learn from, {len(test):,} held out",
+        f"network   {sizes}, batch normalisation, ReLU, {LOSS_NAMES[data.loss]}",
+        f"          {network.size:,} parameters in {len(network.params)} float32 arrays",
+        f"training  {settings.epochs:,} epochs of {steps:,} mini-batches, seed {settings.seed};",
+        "          each rule twice from the same start, with optkern and with NumPy",
+        "",
+    ):
+        say(console, line)
+
+
+# --------------------------------------------------------------------------- progress
+
+
+class Bars:
+    """A progress bar per rule; where nobody watches, a line when it is done.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    names : sequence of str
+        The rules to come.
+    epochs : int
+        Of each of a rule's two runs.
+    """
+
+    def __init__(self, console: Console, names: Sequence[str], epochs: int) -> None:
+        self.console, self.epochs = console, epochs
+        self.width = max(map(len, names))
+        self.progress = Progress(
+            TextColumn(f"{{task.description:<{self.width}}}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("epochs (optkern, then NumPy)"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+
+    def __enter__(self) -> Bars:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    @contextmanager
+    def rule(self, name: str) -> Iterator[Callable[[], None]]:
+        """The bar of one rule; what it gives is to be called after each epoch."""
+        start = perf_counter()
+        if self.console.is_terminal:
+            task = self.progress.add_task(name, total=2 * self.epochs)
+            yield lambda: self.progress.advance(task)
+        else:
+            yield lambda: None
+            seconds = perf_counter() - start
+            say(self.console, f"{name:<{self.width}}  2 x {self.epochs} epochs in {seconds:.1f} s")
+
+
+# --------------------------------------------------------------------------- the table
+
+
+def table(results: Sequence[Result], loss: str) -> Table:
+    """A row per rule."""
+    classes = loss == "cross_entropy"
+    shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    shown.add_column("\nrule", no_wrap=True)
+    for header in (
+        "\nlr",
+        "training\nloss",
+        "test\naccuracy" if classes else "test\nMSE",
+        "update\nNumPy",
+        "update\noptkern",
+        "\nratio",
+        "share\nNumPy",
+        "share\noptkern",
+    ):
+        shown.add_column(header, justify="right", no_wrap=True)
+    for result in results:
+        shown.add_row(
+            result.rule,
+            f"{result.lr:g}",
+            number(result.optkern.losses[-1]),
+            f"{result.score:.1%}" if classes else number(result.score),
+            microseconds(result.numpy.update_time),
+            microseconds(result.optkern.update_time),
+            f"{result.ratio:.1f}x",
+            f"{result.numpy.share:.0%}",
+            f"{result.optkern.share:.0%}",
+        )
+    return shown
+
+
+def number(value: float) -> str:
+    """A loss, short even where a run diverged."""
+    return f"{value:.4f}" if value < 1e4 else f"{value:.2e}"
+
+
+def microseconds(seconds: float) -> str:
+    """A time in microseconds, with three digits or all before the point."""
+    value = seconds * 1e6
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} us"
+
+
+def explain(console: Console, results: Sequence[Result], data: Data) -> None:
+    """What the columns mean."""
+    updates = len(results[0].optkern.update_times)
+    for line in (
+        "",
+        "loss    mean of the last epoch",
+        f"update  one step over all parameters, median of {updates:,}",
+        "NumPy   optkern.reference: dearer than a bare formula, as it flushes denormals",
+        "share   the update's, in the time of a whole training step",
+    ):
+        say(console, line)
+    if data.loss == "mse":
+        say(console, "MSE     of normalised targets: predicting their mean gives 1")
+    say(console)
+
+
+def conclude(console: Console, results: Sequence[Result], size: int) -> None:
+    """That both runs of every rule ended with the same bits."""
+    rules = results[0].rule if len(results) == 1 else f"all {len(results)} rules"
+    say(console, f"same bits: with {rules}, optkern and NumPy end with the same {size:,} weights")
+
+
+# --------------------------------------------------------------------------- loss curves
+
+
+def plot(results: Sequence[Result], data: Data, path: str) -> None:
+    """Write the loss curves, one line per rule, to ``path``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for k, result in enumerate(results):
+        losses = result.optkern.losses
+        axes.plot(
+            range(1, len(losses) + 1),
+            losses,
+            label=f"{result.rule}, lr {result.lr:g}",
+            color=f"C{k % 10}",
+            linestyle=("-", "--")[k % 2],
+            marker="o" if len(losses) == 1 else None,
+            linewidth=1.6,
+        )
+    axes.set(
+        xlabel="epoch",
+        ylabel=f"training loss ({LOSS_NAMES[data.loss]})",
+        yscale="log",
+        title=f"{data.name}: a NumPy network trained with optkern",
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25, which="both", linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False)
+    figure.savefig(path)

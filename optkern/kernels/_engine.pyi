@@ -1,0 +1,51 @@
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rules import Rule
+
+AVAILABLE_ISAS: tuple[str, ...]
+COMPILER: str
+OPENMP: int
+
+def use_isa(name: str) -> None: ...
+def isa() -> str: ...
+def set_thread_limit(n: int, explicit: bool) -> None: ...
+def get_thread_limit() -> int: ...
+
+class ieee_mode:
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+class Plan:
+    rule: Rule
+    owner: str
+    labels: tuple[int | str, ...]
+    params: list[NDArray[Any]]
+    state: dict[str, list[NDArray[Any] | None]]
+    steps: NDArray[np.int64]
+    started: NDArray[np.int64]
+    mu_products: NDArray[np.float64]
+    nonfinite: int | str | None
+    def __init__(
+        self,
+        rule: Rule,
+        owner: str,
+        labels: Iterable[int | str],
+        params: list[NDArray[Any]],
+        state: dict[str, list[NDArray[Any] | None]],
+    ) -> None: ...
+    def set_groups(self, groups: Sequence[int]) -> None: ...
+    def set_hyperparameter(self, group: int, name: str, value: Any) -> None: ...
+    def check(self, gradients: tuple[Any, ...]) -> list[NDArray[Any] | None]: ...
+    def step(
+        self, gradients: tuple[Any, ...], num_threads: int = 0, check_finite: bool = False
+    ) -> bool: ...

@@ -1,0 +1,124 @@
+"""How a user arranges parameters: an array, a list, a dict, or groups of those; and flat again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Params = Any
+Label = int | str
+
+
+class Structure:
+    """How the user's parameters are arranged: an array, a list, a dict, or groups of those.
+
+    Parameters
+    ----------
+    owner : str
+        Who speaks in error messages.
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
+        A group dict has the key ``"params"`` and any hyperparameters.
+    """
+
+    def __init__(self, owner: str, params: Params) -> None:
+        self.owner = owner
+        self.grouped = _is_groups(params)
+        entries = params if self.grouped else [{"params": params}]
+        self.parts: list[tuple[str, tuple[str, ...] | int]] = []
+        self.overrides: list[dict[str, Any]] = []
+        self.groups: list[int] = []
+        self.labels: list[Label] = []
+        self.arrays: list[Any] = []
+        for number, entry in enumerate(entries):
+            if "params" not in entry:
+                raise TypeError(f"{owner}: group {number} has no 'params', only {sorted(entry)}")
+            self._add(number, entry["params"])
+            self.overrides.append({k: v for k, v in entry.items() if k != "params"})
+        if not self.arrays:
+            raise ValueError(f"{owner}: params is empty, there is nothing to update")
+
+    def _add(self, number: int, params: Params) -> None:
+        where = f"params of group {number}" if self.grouped else "params"
+        if isinstance(params, np.ndarray):
+            self.parts.append(("array", 1))
+            entries: list[tuple[Label, Any]] = [(len(self.arrays), params)]
+        elif isinstance(params, Mapping):
+            names = tuple(params)
+            for name in names:
+                if not isinstance(name, str):
+                    raise TypeError(f"{self.owner}: {where} has the key {name!r}, not a name")
+                if name in self.labels:
+                    raise ValueError(f"{self.owner}: two groups have a parameter {name!r}")
+            self.parts.append(("dict", names))
+            entries = list(params.items())
+        elif isinstance(params, Sequence) and not isinstance(params, (str, bytes)):
+            self.parts.append(("list", len(params)))
+            entries = [(len(self.arrays) + k, array) for k, array in enumerate(params)]
+        else:
+            raise TypeError(
+                f"{self.owner}: {where} must be an array, a list or a dict of arrays, or a list of "
+                f"group dicts, got {type(params).__name__}"
+            )
+        self.labels += [label for label, _ in entries]
+        self.arrays += [array for _, array in entries]
+        self.groups += [number] * len(entries)
+
+    def flatten(self, values: Any, what: str) -> tuple:
+        """``values`` of the same structure as the parameters, as a flat tuple.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming what is missing, left over or of another structure.
+        """
+        if not self.grouped:
+            return self._flatten_part(0, values, what)
+        if not isinstance(values, (list, tuple)) or len(values) != len(self.parts):
+            came = f"{len(values)}" if isinstance(values, (list, tuple)) else type(values).__name__
+            raise ValueError(
+                f"{self.owner}: {what} must be a list with one entry for each of the "
+                f"{len(self.parts)} groups, got {came}"
+            )
+        flat: list[Any] = []
+        for number, entry in enumerate(values):
+            flat += self._flatten_part(number, entry, f"{what} of group {number}")
+        return tuple(flat)
+
+    def _flatten_part(self, number: int, values: Any, what: str) -> tuple:
+        kind, names = self.parts[number]
+        if kind == "array":
+            return (values,)
+        if kind == "list":
+            if not isinstance(values, (list, tuple)):
+                raise TypeError(
+                    f"{self.owner}: {what} must be a list like the parameters, "
+                    f"got {type(values).__name__}"
+                )
+            if len(values) != names:
+                raise ValueError(
+                    f"{self.owner}: {what} must have {names} entries, got {len(values)}"
+                )
+            return tuple(values)
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"{self.owner}: {what} must be a dict like the parameters, "
+                f"got {type(values).__name__}"
+            )
+        if len(values) != len(names) or any(name not in values for name in names):  # type: ignore
+            missing = [name for name in names if name not in values]  # type: ignore[union-attr]
+            extra = [name for name in values if name not in names]  # type: ignore[operator]
+            raise ValueError(
+                f"{self.owner}: {what} must have the parameters' names; "
+                f"missing {missing}, left over {extra}"
+            )
+        return tuple([values[name] for name in names])  # type: ignore[union-attr]
+
+
+def _is_groups(params: Params) -> bool:
+    return (
+        isinstance(params, (list, tuple))
+        and len(params) > 0
+        and all(isinstance(entry, Mapping) for entry in params)
+    )

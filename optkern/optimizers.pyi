@@ -1,0 +1,212 @@
+# Written by tests/stubs.py from the rule table.
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Signature
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels.rules import Rule
+
+Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Gradient: TypeAlias = NDArray[np.floating[Any]] | None
+Group: TypeAlias = Mapping[str, Any]
+Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
+Gradients: TypeAlias = (
+    Gradient
+    | Sequence[Gradient]
+    | Mapping[str, Gradient]
+    | Sequence[Gradient | Sequence[Gradient] | Mapping[str, Gradient]]
+)
+Number: TypeAlias = float | Callable[[int], float]
+Pair: TypeAlias = tuple[float, float] | Callable[[int], tuple[float, float]]
+
+class ParamGroup(dict[str, Any]): ...
+
+class Optimizer:
+    rule: Rule
+    __signature__: Signature
+    steps: int
+    skipped_steps: int
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]: ...
+    @property
+    def num_threads(self) -> int | None: ...
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None: ...
+    @property
+    def on_nonfinite(self) -> str: ...
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: str) -> None: ...
+    @property
+    def params(self) -> list[Array]: ...
+    @property
+    def state(self) -> dict[int | str, dict[str, Any]]: ...
+    def step(self, grads: Gradients) -> bool: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
+    def rebind(self, params: Params) -> None: ...
+
+CLASSES: dict[str, type[Optimizer]]
+
+class SGD(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        momentum: Number = ...,
+        dampening: Number = ...,
+        weight_decay: Number = ...,
+        nesterov: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        momentum_form: Literal["torch", "classical", "average"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class Adagrad(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        lr_decay: Number = ...,
+        weight_decay: Number = ...,
+        initial_accumulator_value: float = ...,
+        eps: Number = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class RMSprop(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        alpha: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        momentum: Number = ...,
+        centered: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class Adadelta(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        rho: Number = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class Adam(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        amsgrad: bool = ...,
+        decoupled_weight_decay: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        eps_form: Literal["corrected", "raw"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class AdamW(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        amsgrad: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        eps_form: Literal["corrected", "raw"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class Adamax(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class NAdam(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        momentum_decay: Number = ...,
+        decoupled_weight_decay: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class RAdam(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        decoupled_weight_decay: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...
+
+class Lion(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        weight_decay: Number = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+    ) -> None: ...

@@ -1,0 +1,179 @@
+"""What the tests share: cases generated from the rule table, hostile values, bits compared."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import optkern  # before torch and scikit-learn: whoever loads OpenMP first sets its wait policy
+from optkern.kernels import _engine
+from optkern.kernels.rules import VOCABULARY, Choice, Switch
+
+ISAS = _engine.AVAILABLE_ISAS
+DTYPES = (np.float32, np.float64)
+RULES = {rule.name: rule for rule in optkern.RULES}
+
+# The options that add or remove a term of the formula when they are zero or not.
+TERMS = {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1, "lr_decay": 0.2}
+
+every_rule = pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rule.name)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+
+
+def option_sets(rule):
+    """Every combination of a rule's switches, choices and terms that it does not refuse."""
+    axes = {}
+    for name in rule.hyperparameters:
+        if isinstance(VOCABULARY[name], Switch):
+            axes[name] = (False, True)
+        elif isinstance(VOCABULARY[name], Choice):
+            axes[name] = VOCABULARY[name].words
+        elif name in TERMS:
+            axes[name] = (0.0, TERMS[name])
+    sets = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return [options for options in sets if rule.conflict(options) is None]
+
+
+def busiest_options(rule):
+    """A few option sets that together touch every state array and every term of the formula."""
+    sets = option_sets(rule)
+    most = max(sets, key=lambda options: sum(map(bool, options.values())))
+    return [sets[0], most, *([sets[-1]] if sets[-1] not in (sets[0], most) else [])]
+
+
+def shortest(rule, options):
+    """The options that are not the default: such a call may take a shorter way to the span."""
+    return {k: v for k, v in options.items() if v != rule.hyperparameters[k]}
+
+
+# --------------------------------------------------------------------------- values
+
+
+def hostile_values(dtype):
+    """Zeros, denormals, ordinary, huge, infinities, NaN."""
+    info = np.finfo(dtype)
+    tiny, least, huge = info.smallest_normal, info.smallest_subnormal, info.max
+    return np.array(
+        [
+            0.0, -0.0, least, -least, tiny / 2, tiny, -tiny, 1e-4, -1.5, 3.0, 1e18, -huge,
+            huge, np.inf, -np.inf, np.nan,
+        ],
+        dtype,
+    )  # fmt: skip
+
+
+def hostile_streams(dtype, count):
+    """Arrays in which every triple of hostile values meets, then ordinary numbers.
+
+    The streams 1, 2 and 3 (the gradient and two state arrays) hold the full product, the others
+    a Latin square of it.
+    """
+    values = hostile_values(dtype)
+    digits = np.array(list(itertools.product(range(len(values)), repeat=3)))
+    a, b, c = digits.T
+    columns = [a + b + c, a, b, c, a + 2 * b + 3 * c]
+    streams = [values[column % len(values)] for column in columns[:count]]
+    return [np.concatenate([x, ordinary(dtype, 999, k)]) for k, x in enumerate(streams)]
+
+
+def ordinary(dtype, size, seed):
+    """Normally distributed numbers."""
+    return np.random.default_rng(seed).standard_normal(size).astype(dtype)
+
+
+def tiled_streams(dtype, count, size):
+    """Streams of any length, hostile and ordinary values in turns."""
+    block = hostile_streams(dtype, count)
+    return [np.resize(np.roll(x, 17), size) for x in block]
+
+
+def training_streams(dtype, count, shape):
+    """What a training run would hold: p and g of both signs, state that is not negative."""
+    size = int(np.prod(shape))
+    streams = [ordinary(dtype, size, k).reshape(shape) for k in range(count)]
+    for x in streams[2:]:
+        np.abs(x, out=x)
+    return streams
+
+
+# --------------------------------------------------------------------------- comparing
+
+
+def bits(array):
+    """The bit patterns of an array, one and the same for every NaN."""
+    a = np.array(array)  # a contiguous copy
+    a[np.isnan(a)] = np.nan
+    return a.view({4: np.uint32, 8: np.uint64}[a.itemsize])
+
+
+def assert_same_bits(actual, expected):
+    """Arrays, or lists of arrays, are equal bit for bit; any NaN equals any NaN."""
+    __tracebackhide__ = True
+    if isinstance(expected, (list, tuple)):
+        assert len(actual) == len(expected)
+        for a, b in zip(actual, expected, strict=True):
+            assert_same_bits(a, b)
+        return
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    different = np.flatnonzero(bits(actual) != bits(expected))
+    if different.size:
+        k = different[0]
+        pytest.fail(
+            f"{different.size} of {actual.size} elements differ, the first at {k}: "
+            f"{np.ravel(actual)[k]!r} against {np.ravel(expected)[k]!r}"
+        )
+
+
+def copies(streams):
+    return [None if x is None else x.copy() for x in streams]
+
+
+class Snapshot:
+    """The bytes of some arrays, to show that nobody wrote to them."""
+
+    def __init__(self, *arrays):
+        self.arrays = [a for a in arrays if isinstance(a, np.ndarray)]
+        self.before = [a.tobytes() for a in self.arrays]
+
+    def assert_untouched(self):
+        for array, before in zip(self.arrays, self.before, strict=True):
+            assert array.tobytes() == before
+
+
+# --------------------------------------------------------------------------- settings
+
+
+@pytest.fixture(autouse=True)
+def same_settings_afterwards():
+    """No test leaves another instruction set or thread limit behind."""
+    isa = _engine.isa()
+    yield
+    _engine.use_isa(isa)
+    optkern.set_num_threads(None)
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run a program in a fresh interpreter: ``run_python(code, NAME=value)``; its result.
+
+    It imports the package that this process has imported. A value of None unsets a variable.
+    """
+
+    def run(code, timeout=60, **environment):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("OPTKERN_", "OMP_"))}
+        env["PYTHONPATH"] = str(Path(optkern.__file__).parent.parent)
+        env["OPENBLAS_NUM_THREADS"] = "1"
+        env |= environment
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=env, cwd=tmp_path, timeout=timeout, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run

@@ -1,0 +1,162 @@
+"""Writes the stubs of what the rule table generates: ``python tests/stubs.py``.
+
+The signatures of the twins and of the optimizer classes exist at run time only, so type checkers
+and editors need them written out. `test_stubs.py` fails when they no longer match.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import optkern
+from optkern.kernels import rules
+from optkern.optimizers import CLASSES
+
+PACKAGE = Path(__file__).parent.parent / "optkern"
+
+OPTIMIZERS_HEAD = """\
+# Written by tests/stubs.py from the rule table.
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Signature
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels.rules import Rule
+
+Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Gradient: TypeAlias = NDArray[np.floating[Any]] | None
+Group: TypeAlias = Mapping[str, Any]
+Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
+Gradients: TypeAlias = (
+    Gradient
+    | Sequence[Gradient]
+    | Mapping[str, Gradient]
+    | Sequence[Gradient | Sequence[Gradient] | Mapping[str, Gradient]]
+)
+Number: TypeAlias = float | Callable[[int], float]
+Pair: TypeAlias = tuple[float, float] | Callable[[int], tuple[float, float]]
+
+class ParamGroup(dict[str, Any]): ...
+
+class Optimizer:
+    rule: Rule
+    __signature__: Signature
+    steps: int
+    skipped_steps: int
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]: ...
+    @property
+    def num_threads(self) -> int | None: ...
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None: ...
+    @property
+    def on_nonfinite(self) -> str: ...
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: str) -> None: ...
+    @property
+    def params(self) -> list[Array]: ...
+    @property
+    def state(self) -> dict[int | str, dict[str, Any]]: ...
+    def step(self, grads: Gradients) -> bool: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
+    def rebind(self, params: Params) -> None: ...
+
+CLASSES: dict[str, type[Optimizer]]
+"""
+
+KERNELS_HEAD = """\
+# Written by tests/stubs.py from the rule table.
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+{imports}
+
+Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Arrays: TypeAlias = Array | Sequence[Array]
+Gradients: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]] | None]
+State: TypeAlias = Array | Sequence[Array | None] | None
+{extra}"""
+
+
+def annotation(name: str, schedules: bool) -> str:
+    """The type of a hyperparameter; ``schedules``: whether it may be a callable of the step."""
+    domain = rules.VOCABULARY.get(name)
+    if name == "num_threads":
+        return "int | None"
+    if name == "on_nonfinite":
+        return 'Literal["propagate", "skip", "raise"]'
+    if isinstance(domain, rules.Choice):
+        return "Literal[" + ", ".join(f'"{word}"' for word in domain.words) + "]"
+    if isinstance(domain, rules.Switch) or name == "decoupled_weight_decay":
+        return "bool"
+    if isinstance(domain, rules.Count):
+        return "int"
+    if isinstance(domain, rules.Pair):
+        return "Pair" if schedules else "tuple[float, float]"
+    return "Number" if schedules and name != "initial_accumulator_value" else "float"
+
+
+def arguments(signature: inspect.Signature, first: dict[str, str], schedules: bool) -> str:
+    """The lines of a signature, one argument each."""
+    lines, keyword_only = [], False
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not keyword_only:
+            lines.append("*")
+            keyword_only = True
+        kind = first.get(name) or annotation(name, schedules)
+        default = "" if parameter.default is inspect.Parameter.empty else " = ..."
+        lines.append(f"{name}: {kind}{default}")
+    return "".join(f"    {line},\n" for line in lines)
+
+
+def optimizers() -> str:
+    text = OPTIMIZERS_HEAD
+    for cls in CLASSES.values():
+        body = arguments(cls.__signature__, {"params": "Params"}, schedules=True)
+        body = "".join(f"    {line}\n" for line in ["    self,", *body.splitlines()])
+        text += f"\nclass {cls.__name__}(Optimizer):\n    def __init__(\n{body}    ) -> None: ...\n"
+    return text
+
+
+def twins(module: object, imports: str, extra: str) -> str:
+    text = KERNELS_HEAD.format(imports=imports, extra=extra) + "\n"
+    for rule in optkern.RULES:
+        signature = inspect.signature(getattr(module, rule.name))
+        first = {"p": "Arrays", "g": "Gradients", **dict.fromkeys(rule.state, "State")}
+        body = arguments(signature, first, schedules=False)
+        text += f"def {rule.name}(\n{body}) -> None: ...\n"
+    return text
+
+
+def stubs() -> dict[Path, str]:
+    """The path of every written stub with its text."""
+    return {
+        PACKAGE / "optimizers.pyi": optimizers(),
+        PACKAGE / "kernels" / "__init__.pyi": twins(
+            optkern.kernels,
+            "from . import reference as reference\nfrom .rules import RULES as RULES",
+            "\nopenmp_policy: str\n",
+        ),
+        PACKAGE / "kernels" / "reference.pyi": twins(
+            optkern.reference,
+            "from .rules import Rule",
+            "\nclass Constants:\n"
+            "    def __init__(\n"
+            "        self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype[Any]\n"
+            "    ) -> None: ...\n"
+            "    def __getattr__(self, name: str) -> Any: ...\n",
+        ),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in stubs().items():
+        path.write_text(text)
+        print(path)

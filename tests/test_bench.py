@@ -1,0 +1,197 @@
+"""The benchmark: what it prints, what it refuses, and that it times nothing that is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+import optkern
+from optkern import _bench
+from optkern.kernels.rules import RULES
+
+FAST = ["--quick", "--seconds", "0.01", "--threads", "1"]
+
+
+def problem(case, shape="1000", dtype="float32"):
+    return _bench.Problem(_bench.CASES[case], _bench.Shape.parse(shape), dtype, 1)
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def test_prints_the_rows_asked_for(capsys):
+    options = ["--rules", "adam,sgd", "lion", "--sizes", "100", "1e3", "5x7"]
+    assert _bench.main([*FAST, *options]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f"isa {optkern.isa()}" in out[0] and f"numpy {np.__version__}" in out[0]
+    rows = [line.split()[:2] for line in out if line.endswith("%")]
+    assert rows == [[rule, n] for rule in ("adam", "sgd", "lion") for n in ("100", "1e3", "5x7")]
+
+
+def test_the_table_is_aligned(capsys):
+    assert _bench.main([*FAST, "--rules", "adagrad", "rmsprop", "--sizes", "10", "2x3"]) == 0
+    table = capsys.readouterr().out.splitlines()[2:7]
+    assert len({len(line) for line in table}) == 1
+
+
+def test_json_holds_the_rows(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    options = ["--rules", "momentum", "--sizes", "3x50", "--dtype", "float64", "--json", str(path)]
+    assert _bench.main([*FAST, *options]) == 0
+    written = json.loads(path.read_text())
+    assert written["machine"]["isa"] == optkern.isa()
+    (row,) = written["rows"]
+    assert (row["case"], row["shape"], row["tensors"], row["elements"]) == (
+        "momentum",
+        "3x50",
+        3,
+        150,
+    )
+    assert (row["dtype"], row["bytes_per_param"]) == ("float64", 5 * 8)
+    assert set(row["ns_per_param"]) == {"optkern", "natural", "reference"}
+    own = row["ns_per_param"]["optkern"]
+    assert row["ratio"]["natural"] == pytest.approx(row["ns_per_param"]["natural"] / own)
+    assert row["gb_per_s"] == pytest.approx(40 / own)
+    assert row["share_of_limit"] == pytest.approx(row["gb_per_s"] / row["limit_gb_per_s"])
+    assert str(path) in capsys.readouterr().out
+
+
+def test_defaults_are_every_rule_and_the_sizes_promised():
+    options = _bench._options([])
+    assert {case.rule.name for case in options.rules} == {rule.name for rule in RULES}
+    assert [shape.name for shape in options.sizes] == [
+        "1e3",
+        "1e4",
+        "1e5",
+        "1e6",
+        "1e7",
+        "1000x1000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--rules", "nope"], "nope"),
+        (["--sizes", "many"], "many"),
+        (["--sizes", "0"], "'0'"),
+        (["--sizes", "1.5"], "1.5"),
+        (["--sizes", "nan"], "nan"),
+        (["--sizes", "1e400"], "1e400"),
+        (["--sizes", "1x2x3"], "1x2x3"),
+        (["--sizes", "10x"], "10x"),
+        (["--sizes", "1e14"], "GB"),
+        (["--dtype", "int8"], "int8"),
+        (["--threads", "0"], "'0'"),
+        (["--threads", "two"], "two"),
+        (["--seconds", "-1"], "-1"),
+        (["--seconds", "nan"], "nan"),
+        (["--json", "no/such/folder/rows.json"], "no/such/folder"),
+        (["--json"], "--json"),
+        (["--unknown"], "--unknown"),
+        (["adam"], "adam"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(options, word, capsys, monkeypatch):
+    monkeypatch.setattr(_bench, "measure", never)
+    assert _bench.main(options) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("optkern bench: ") and word in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def never(*args, **kwargs):
+    raise AssertionError("this must not be reached")
+
+
+# --------------------------------------------------------------------------- parity
+
+
+@pytest.mark.parametrize("what", ["p", "exp_avg", "exp_avg_sq"])
+def test_nothing_is_timed_where_a_kernel_is_wrong(what, capsys, monkeypatch):
+    def step(self, gradients, right=optkern.Adam.step):
+        applied = right(self, gradients)
+        wrong = self.params[1] if what == "p" else self.state[1][what]
+        wrong[3] = np.nextafter(wrong[3], np.float32(np.inf))
+        return applied
+
+    monkeypatch.setattr(optkern.Adam, "step", step)
+    monkeypatch.setattr(_bench, "interleaved", never)
+    assert _bench.main([*FAST, "--rules", "adam", "--sizes", "2x50"]) == 1
+    error = capsys.readouterr().err
+    assert f"kernel and reference differ in 1 of 50 elements of {what}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", _bench.NATURAL)
+def test_natural_code_agrees_with_the_reference(case, dtype):
+    _bench.check_natural(problem(case, "2x1000", dtype))
+
+
+@pytest.mark.parametrize("case", _bench.NATURAL)
+def test_natural_code_with_twice_the_learning_rate_is_refused(case, monkeypatch):
+    right = _bench.NATURAL[case]
+
+    def wrong(p, g, s, o):
+        before = p.copy()
+        right(p, g, s, o)
+        p += p - before
+
+    monkeypatch.setitem(_bench.NATURAL, case, wrong)
+    with pytest.raises(_bench.ParityError, match=f"{case}, 1000, float32: natural code"):
+        _bench.check_natural(problem(case))
+
+
+def test_radam_is_measured_after_its_warm_up():
+    later = problem("radam")
+    assert (
+        optkern.reference.Constants(later.case.rule, later.hyperparameters, later.dtype).flags
+        & optkern.reference.RECTIFIED
+    )
+
+
+# --------------------------------------------------------------------------- measuring
+
+
+def test_bytes_are_counted_from_the_rule_table():
+    streams = {name: case.streams for name, case in _bench.CASES.items()}
+    assert streams["sgd"] == (2, 1)
+    assert streams["momentum"] == streams["adagrad"] == streams["lion"] == (3, 2)
+    assert streams["adam"] == streams["adadelta"] == (4, 3)
+    amsgrad = _bench.Case("amsgrad", _bench.CASES["adam"].rule, {"amsgrad": True})
+    assert amsgrad.streams == (5, 4)
+
+
+@pytest.mark.parametrize("case", _bench.CASES)
+def test_the_limit_moves_the_same_streams_and_leaves_the_state_alone(case):
+    measured = problem(case, "2x50")
+    before = measured.copies()
+    sides = _bench.limit_sides(measured)
+    assert len(sides) == 2  # NumPy's passes, and a loop with the row's one thread
+    for call in sides.values():
+        call()
+    for _, a, b in _bench.pairs(measured, measured.arrays(), before):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sides_are_timed_in_turn():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    samples = _bench.interleaved(calls, 1e-9, min_rounds=4)
+    assert all(len(values) == 4 for values in samples.values())
+    runs = "".join(name for k, name in enumerate(order) if k == 0 or order[k - 1] != name)
+    assert runs == "abc" * 5  # once to find how many calls make a sample
+
+
+def test_a_rule_without_natural_code_has_no_such_column(monkeypatch, capsys):
+    monkeypatch.delitem(_bench.NATURAL, "lion")
+    assert _bench.main([*FAST, "--rules", "lion", "--sizes", "10"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("lion"))
+    assert row.split()[3] == row.split()[5] == "-"
+
+
+def test_shapes():
+    assert _bench.Shape.parse("1e3") == ("1e3", (1000,))
+    assert _bench.Shape.parse("3X1e1").sizes == (10, 10, 10)

@@ -1,0 +1,39 @@
+"""The README's code runs as it stands, and its table of rules is the package's."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import optkern
+from optkern.optimizers import CLASSES
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_code_runs(block):
+    weights, biases = [np.ones((3, 2), np.float32)], {"b": np.ones(2)}
+    names = {
+        "optkern": optkern,
+        "params": weights,
+        "grads": [np.ones((3, 2), np.float32)],
+        "weights": weights,
+        "biases": biases,
+        "weight_grads": [np.ones((3, 2))],
+        "bias_grads": {"b": None},
+    }
+    exec(block, names)
+    assert names["opt"].steps == 1
+    assert not np.array_equal(weights[0], np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rule.name)
+def test_table_has_the_rule(rule):
+    name = CLASSES[rule.name].__name__
+    (row,) = [line for line in README.splitlines() if line.startswith("|") and f"`{name}`" in line]
+    assert f"`{rule.name}`" in row
+    for slot in rule.state:
+        assert f"`{slot}`" in row

@@ -1,0 +1,33 @@
+"""The stubs say what the code does."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+from stubs import PACKAGE, stubs
+
+from optkern.kernels import _engine
+
+
+@pytest.mark.parametrize("path", stubs(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_written_stub_matches_the_rule_table(path):
+    assert path.read_text() == stubs()[path], "run python tests/stubs.py"
+
+
+def test_engine_stub_names_what_the_engine_has():
+    tree = ast.parse((PACKAGE / "kernels" / "_engine.pyi").read_text())
+    plan = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Plan")
+    methods = {n.name for n in plan.body if isinstance(n, ast.FunctionDef)}
+    for name in methods - {"__init__"}:
+        stub = next(n for n in plan.body if getattr(n, "name", "") == name)
+        names = [a.arg for a in stub.args.args]
+        assert list(inspect.signature(getattr(_engine.Plan, name)).parameters) == names
+    public = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+    assert all(callable(getattr(_engine, name)) for name in public)
+
+
+def test_package_is_marked_as_typed():
+    import optkern
+
+    assert (Path(optkern.__file__).parent / "py.typed").exists()
