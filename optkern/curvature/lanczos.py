@@ -484,7 +484,8 @@ def _result(
     bounds = {1: (-math.inf, math.inf), -1: (-math.inf, math.inf)}
     converged = True
     for sign, pair in pairs.items():
-        edge, width = run.bound(sign) - sign * run.floor, pair.noise + run.floor
+        edge = run.bound(sign) - sign * run.floor
+        width = pair.noise + run.floor + (run.relative_error or 0.0) * run.magnitude
         bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
         near = run.start is not None or abs(edge - pair.value) <= level + 4 * run.sharpest
         small = pair.residual <= level + 2 * run.floor + pair.noise
