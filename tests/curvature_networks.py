@@ -1,7 +1,7 @@
 """A tiny network with exact Hessian-vector products by Pearlmutter's R-operator.
 
-Pearlmutter, "Fast exact multiplication by the Hessian", 1994: differentiate forward and backward pass
-along v. The checks of differences against it take any object with `loss`, `grad` and `hvp`.
+Pearlmutter, "Fast exact multiplication by the Hessian", 1994: differentiate forward and backward
+pass along v. The checks of differences take any object with `params`, `loss`, `grad` and `hvp`.
 """
 
 import numpy as np

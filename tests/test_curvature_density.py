@@ -44,7 +44,7 @@ def test_density_of_few_eigenvalues_is_exact():
 
 @pytest.mark.parametrize("method", ["hutch++", "hutchinson"])
 def test_trace_within_its_error_bars(method):
-    """Of 100 seeds 95 % lie within two standard errors (the spread of few samples is itself rough)."""
+    """Of 100 seeds 95 % lie within two standard errors (which few samples give but roughly)."""
     d = np.r_[np.linspace(10, 100, 10), np.random.default_rng(1).uniform(0, 0.5, 190)]
     h = rotated(d)
     exact = d.sum()
@@ -65,7 +65,9 @@ def test_hutch_plus_plus_is_worth_it_where_few_eigenvalues_dominate():
 def test_trace_of_a_small_operator_is_exact():
     h = rotated(np.arange(20.0))
     result = curvature.trace(h)
-    assert result.value == pytest.approx(190) and result.standard_error == 0 and result.matvecs == 20
+    assert (
+        result.value == pytest.approx(190) and result.standard_error == 0 and result.matvecs == 20
+    )
     assert float(curvature.trace(np.zeros((0, 0)))) == 0
 
 
@@ -173,7 +175,7 @@ def test_max_stable_lr_refuses_what_it_does_not_know():
     with pytest.raises(TypeError, match="optimizer must be"):
         curvature.max_stable_lr(0.1, h)
     groups = [{"params": np.zeros(1), "momentum": 0.9}, {"params": np.zeros(2)}]
-    with pytest.raises(ValueError, match="momentum is 0.9 and 0.0"):
+    with pytest.raises(ValueError, match=r"momentum is 0\.9 and 0\.0"):
         curvature.max_stable_lr(optkern.SGD(groups), h)
     with pytest.raises(ValueError, match="n is 4"):
         curvature.max_stable_lr(optkern.SGD([np.zeros(4)]), h)

@@ -55,7 +55,7 @@ def test_2_linear_network(dtype, seed):
     assert verdict.kind == "saddle"
     assert verdict.eigenvalue_min == pytest.approx(-3, rel=1e-2)
     check_bounds(verdict, -3, 3, np.float32)
-    assert 1 <= verdict.negative_directions <= 3   # of 6: one start vector sees each value once
+    assert 1 <= verdict.negative_directions <= 3  # of 6: one start vector sees each value once
     assert [a.shape for a in verdict.escape_direction] == [(2, 3), (3, 2)]
     before = loss(x)
     assert curvature.escape(x, verdict, loss=loss, grad=grad).gain == pytest.approx(
@@ -75,7 +75,9 @@ def test_3_monkey_saddle(dtype, exact, seed):
     verdict = curvature.classify(np.zeros(2, dtype), grad, hvp, seed=seed)
     assert verdict.kind == "degenerate"
     assert verdict.bounds_min[0] == 0 == verdict.bounds_max[1]
-    assert "nan" not in str(verdict) and not np.isnan([*verdict.bounds_min, *verdict.bounds_max]).any()
+    assert (
+        "nan" not in str(verdict) and not np.isnan([*verdict.bounds_min, *verdict.bounds_max]).any()
+    )
 
 
 @both_dtypes
@@ -123,7 +125,9 @@ def classify_reflected(kind, n, dtype, seed, **options):
 
 
 @both_dtypes
-@pytest.mark.parametrize("kind, expected", [("easy", "saddle"), ("hard", "saddle"), ("psd", "minimum")])
+@pytest.mark.parametrize(
+    "kind, expected", [("easy", "saddle"), ("hard", "saddle"), ("psd", "minimum")]
+)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_5_three_spectra(dtype, kind, expected, seed):
     verdict, d = classify_reflected(kind, 3000, dtype, seed)
@@ -141,7 +145,7 @@ def test_5_three_spectra_of_a_million(dtype, kind, expected, most, seed):
     verdict, d = classify_reflected(kind, 10**6, dtype, seed)
     assert verdict.kind == expected
     check_bounds(verdict, d.min(), d.max(), dtype)
-    if seed == 0:   # the figure of the benchmark; the start vector moves it by one or two
+    if seed == 0:  # the figure of the benchmark; the start vector moves it by one or two
         assert verdict.matvecs <= most
 
 
@@ -149,7 +153,11 @@ def classify_hidden(n, dtype, seed, max_matvecs):
     """-1e-3 among geomspace(1e-3, 1e4), rotated."""
     h = rotated(np.r_[-1e-3, np.geomspace(1e-3, 1e4, n - 1)], seed).astype(dtype)
     return curvature.classify(
-        np.zeros(n, dtype), lambda x: h @ x, lambda v: h @ v, curvature_tol=1e-4, seed=seed,
+        np.zeros(n, dtype),
+        lambda x: h @ x,
+        lambda v: h @ v,
+        curvature_tol=1e-4,
+        seed=seed,
         max_matvecs=max_matvecs,
     )
 
@@ -179,7 +187,11 @@ def test_7_bad_start(dtype, seed):
     d = np.r_[-1, np.linspace(0.1, 10, 199)].astype(dtype)
     blind = np.r_[0, np.ones(199)].astype(dtype)
     found = curvature.lanczos(lambda v: d * v, 200, start=blind, tol=1e-6, dtype=dtype)
-    assert found.bounds_min[0] == -np.inf and found.confidence == 0 and "certifies nothing" in str(found)
+    assert (
+        found.bounds_min[0] == -np.inf
+        and found.confidence == 0
+        and "certifies nothing" in str(found)
+    )
     verdict = curvature.classify(
         np.zeros(200, dtype), lambda x: d * x, lambda v: d * v, seed=seed, eigenvalue_tol=1e-3
     )
@@ -206,7 +218,7 @@ def test_7_renaming_the_variables_changes_nothing(dtype, order, exact, seed):
 def test_8_plateau(w, sign, seed):
     def grad(x):
         p = 1 / (1 + np.exp(-np.abs(x)))
-        return p * (np.exp(-np.abs(x)) * p)   # sigmoid' without cancellation
+        return p * (np.exp(-np.abs(x)) * p)  # sigmoid' without cancellation
 
     verdict = curvature.classify(np.array([w]), grad, seed=seed)
     assert verdict.kind == "not_stationary" and not verdict.stationary

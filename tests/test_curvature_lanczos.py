@@ -69,7 +69,7 @@ def test_without_a_basis_the_recurrence_still_holds(dtype):
     assert np.linalg.norm(rest, 2) < 100 * np.finfo(dtype).eps * 100
     assert np.abs(v.T @ v - np.eye(k)).max() > 0.5, "orthogonality was not lost: nothing is shown"
     small = Tridiagonal(run.alpha, run.beta)
-    assert small.lowest() > -100 * np.finfo(dtype).eps * 100   # no drift below lambda_min
+    assert small.lowest() > -100 * np.finfo(dtype).eps * 100  # no drift below lambda_min
 
 
 def test_the_small_problem_against_eigh():
@@ -81,7 +81,9 @@ def test_the_small_problem_against_eigh():
             values, vectors = np.linalg.eigh(t)
             for sign, i in ((1, 0), (-1, -1)):
                 small = Tridiagonal(alpha, beta, sign)
-                assert sign * small.lowest() == pytest.approx(values[i], rel=1e-13, abs=1e-14 * scale)
+                assert sign * small.lowest() == pytest.approx(
+                    values[i], rel=1e-13, abs=1e-14 * scale
+                )
                 s = small.vector(small.lowest())
                 assert abs(s @ vectors[:, i]) == pytest.approx(1, abs=1e-8)
                 assert np.linalg.norm(t @ s - values[i] * s) < 1e-12 * scale * k
@@ -103,7 +105,7 @@ def test_the_certificates_equation():
                 column = np.linalg.solve(t_matrix - t * np.eye(k), np.eye(k)[0])
                 left = 1 / abs(polynomial) + np.linalg.norm(column) * noise
                 assert t < values[0]
-                if values[0] - t > 1e-11:   # nearer than that the equation itself is rounding
+                if values[0] - t > 1e-11:  # nearer than that the equation itself is rounding
                     assert left == pytest.approx(gamma, rel=1e-3)
                 mirrored = Tridiagonal(-alpha, beta, -1).lower_bound(gamma, 0.0, noise)
                 assert mirrored == pytest.approx(t)
@@ -115,7 +117,7 @@ def test_smallest_part_is_safe_and_close(n, delta):
     """|u'v| >= smallest_part with probability 1 - delta at least, and hardly more."""
     rng = np.random.default_rng(n)
     v = rng.standard_normal((200_000, n)) if n < 1000 else None
-    if v is None:   # |v_1| / ||v||, the norm from a chi-square
+    if v is None:  # |v_1| / ||v||, the norm from a chi-square
         first = rng.standard_normal(200_000)
         part = np.abs(first) / np.sqrt(first**2 + rng.chisquare(n - 1, 200_000))
     else:
@@ -131,7 +133,11 @@ def test_smallest_part_is_safe_and_close(n, delta):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_agreement_with_dense_eigh_on_random_matrices(dtype):
-    """200 matrices, both ends, vectors and bounds."""
+    """200 matrices, both ends, vectors and bounds.
+
+    (Against 40 digits eigh is off by up to 4 eps ||H|| here, eigvalsh by up to 13, `lanczos` by less
+    than 1: the reference's own error is allowed for.)
+    """
     rng = np.random.default_rng(0)
     u = float(np.finfo(dtype).eps)
     for case in range(200):
@@ -142,7 +148,7 @@ def test_agreement_with_dense_eigh_on_random_matrices(dtype):
         if case % 3 == 1:
             a[:, : n // 2] = 0
         h = ((a + a.T) / 2).astype(dtype)
-        values, vectors = np.linalg.eigh(h.astype(float))
+        values = np.linalg.eigh(h.astype(float))[0]
         size = max(np.abs(values).max(), np.finfo(dtype).tiny)
         found = curvature.lanczos(h, which="both", tol=100 * u, seed=case)
         assert found.converged, found
@@ -150,7 +156,9 @@ def test_agreement_with_dense_eigh_on_random_matrices(dtype):
         assert found.eigenvalue_min == pytest.approx(values[0], abs=tight)
         assert found.eigenvalue_max == pytest.approx(values[-1], abs=tight)
         for (low, high), value in ((found.bounds_min, values[0]), (found.bounds_max, values[-1])):
-            assert low - 2 * u * size <= value <= high + 2 * u * size and high - low < 1e5 * u * size
+            assert (
+                low - 5 * u * size <= value <= high + 5 * u * size and high - low < 1e5 * u * size
+            )
         x = found.eigenvector_min.astype(float)
         assert np.linalg.norm(x) == pytest.approx(1, abs=10 * u)
         assert np.linalg.norm(h.astype(float) @ x - values[0] * x) < 10 * tight
@@ -237,10 +245,12 @@ def test_memory_is_what_was_budgeted():
                 product, n, memory=0, dtype=np.float32, max_matvecs=steps, tol=0
             )
         )
-        assert used < 6 * vector   # not one of 60 more
+        assert used < 6 * vector  # not one of 60 more
     budget = 15 * vector
     used = extra_memory(
-        lambda: curvature.lanczos(product, n, memory=budget, dtype=np.float32, max_matvecs=40, tol=0)
+        lambda: curvature.lanczos(
+            product, n, memory=budget, dtype=np.float32, max_matvecs=40, tol=0
+        )
     )
     assert 10 * vector < used < budget + 7 * vector
 
@@ -255,7 +265,9 @@ def test_the_unconverged_pair_is_returned_and_flagged():
     x = found.eigenvector_min
     assert np.linalg.norm(x) == pytest.approx(1)
     assert x @ product(x) == pytest.approx(found.eigenvalue_min, rel=1e-9)
-    assert found.residual_min == pytest.approx(np.linalg.norm(product(x) - found.eigenvalue_min * x))
+    assert found.residual_min == pytest.approx(
+        np.linalg.norm(product(x) - found.eigenvalue_min * x)
+    )
     assert found.bounds_min[0] <= d.min() <= found.bounds_min[1]
     assert found.matvecs == 10 + 3 + 1
 
@@ -278,7 +290,9 @@ def test_seeded_reproducible_and_independent_of_threads(dtype):
     product, _ = reflected("easy", 50_000, dtype)
     state = np.random.get_state()[1].copy()
     runs = [
-        curvature.lanczos(product, 50_000, "both", dtype=dtype, max_matvecs=12, seed=s, num_threads=t)
+        curvature.lanczos(
+            product, 50_000, "both", dtype=dtype, max_matvecs=12, seed=s, num_threads=t
+        )
         for s, t in ((3, 1), (3, 2), (3, 3), (4, 1))
     ]
     assert (np.random.get_state()[1] == state).all()

@@ -61,7 +61,9 @@ def test_every_kind_of_operator_gives_the_same():
 
 def test_scipy_operators_work():
     sparse = pytest.importorskip("scipy.sparse")
-    h = sparse.diags_array([np.full(99, -1.0), np.full(100, 2.0), np.full(99, -1.0)], offsets=[-1, 0, 1])
+    h = sparse.diags_array(
+        [np.full(99, -1.0), np.full(100, 2.0), np.full(99, -1.0)], offsets=[-1, 0, 1]
+    )
     found = curvature.lanczos(h.tocsr(), which="both", tol=1e-10)
     assert found.eigenvalue_max == pytest.approx(2 - 2 * np.cos(100 * np.pi / 101), abs=1e-8)
     linear = pytest.importorskip("scipy.sparse.linalg").aslinearoperator(h)
@@ -111,7 +113,11 @@ def test_a_gradient_may_reuse_its_buffer_and_write_to_what_it_gets():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_structures(dtype):
     """x, gradients, products and directions in every params structure; x is not modified."""
-    d = {"a": np.array([[1.0, 2.0], [3.0, -4.0]], dtype), "b": np.array(5.0, dtype), "c": np.zeros(0, dtype)}
+    d = {
+        "a": np.array([[1.0, 2.0], [3.0, -4.0]], dtype),
+        "b": np.array(5.0, dtype),
+        "c": np.zeros(0, dtype),
+    }
     zeros = {k: np.zeros_like(w) for k, w in d.items()}
 
     def as_dict(x):
@@ -125,9 +131,13 @@ def test_structures(dtype):
 
     groups = [{"params": {"a": zeros["a"]}, "lr": 1.0}, {"params": [zeros["b"], zeros["c"]]}]
     cases = [
-        (zeros, as_dict), (list(zeros.values()), as_list), (tuple(zeros.values()), as_list),
-        (groups, as_groups), (zeros["a"], lambda x: d["a"] * x),
-        (np.asfortranarray(zeros["a"]), lambda x: d["a"] * x), (zeros["a"][:, ::-1], lambda x: d["a"] * x),
+        (zeros, as_dict),
+        (list(zeros.values()), as_list),
+        (tuple(zeros.values()), as_list),
+        (groups, as_groups),
+        (zeros["a"], lambda x: d["a"] * x),
+        (np.asfortranarray(zeros["a"]), lambda x: d["a"] * x),
+        (zeros["a"][:, ::-1], lambda x: d["a"] * x),
     ]
     for x, grad in cases:
         for hvp in (None, grad):
@@ -136,8 +146,12 @@ def test_structures(dtype):
             assert verdict.eigenvalue_min == pytest.approx(-4, rel=1e-5)
             way = verdict.escape_direction
             assert type(way) is (list if x is groups else type(x))
-            peak = way[0]["a"] if x is groups else way if isinstance(x, np.ndarray) else (
-                way["a"] if isinstance(x, dict) else way[0]
+            peak = (
+                way[0]["a"]
+                if x is groups
+                else way
+                if isinstance(x, np.ndarray)
+                else (way["a"] if isinstance(x, dict) else way[0])
             )
             assert peak.dtype == dtype and abs(peak[1, 1]) > 0.99 and peak.shape == (2, 2)
     assert all(not w.any() for w in zeros.values())
@@ -152,7 +166,10 @@ def test_mixed_dtypes():
         return [np.float32([1, 2, 3]) * p[0], np.array([-1.0, 4.0]) * p[1]]
 
     verdict = curvature.classify(x, grad)
-    assert verdict.kind == "saddle" and [w.dtype for w in verdict.escape_direction] == [np.float32, float]
+    assert verdict.kind == "saddle" and [w.dtype for w in verdict.escape_direction] == [
+        np.float32,
+        float,
+    ]
 
 
 # --------------------------------------------------------------------------- differences
@@ -160,7 +177,7 @@ def test_mixed_dtypes():
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_the_r_operator_is_the_hessian(activation):
-    """Symmetric, and what differences of the gradient give (for ReLU before training: no kink near)."""
+    """Symmetric, and what differences give (for ReLU before training: no kink is near)."""
     net = network(activation, steps=1000 if activation == "tanh" else 0)
     h = hessian(net)
     assert np.abs(h - h.T).max() < 1e-13
@@ -200,8 +217,12 @@ def test_float64_differences_for_float32_parameters():
     net = network("tanh")
     op = curvature.hvp_from_grad(net.grad, net.cast(np.float32))
     v = np.random.default_rng(0).standard_normal(op.n)
-    exact = flat(net.hvp({k: w.astype(np.float32).astype(float) for k, w in net.params.items()},
-                         shaped(v, net.params)))
+    exact = flat(
+        net.hvp(
+            {k: w.astype(np.float32).astype(float) for k, w in net.params.items()},
+            shaped(v, net.params),
+        )
+    )
     assert op.dtype == np.float64
     assert np.linalg.norm(op(v) - exact) < 1e-7 * np.linalg.norm(exact)
 
@@ -223,10 +244,15 @@ def test_verdicts_by_differences_and_by_exact_products_agree(activation, seed):
     for decay in (0.0, 1.0):
         net.decay = decay
         options = {"grad_tol": 1e9, "seed": seed}
-        exact = curvature.classify(net.params, net.grad, lambda v: net.hvp(net.params, v), **options)
+        exact = curvature.classify(
+            net.params, net.grad, lambda v: net.hvp(net.params, v), **options
+        )
         differences = curvature.classify(net.params, net.grad, **options)
         true = np.linalg.eigvalsh(hessian(net))
-        assert exact.kind in ("saddle", "minimum") and differences.kind in (exact.kind, "inconclusive")
+        assert exact.kind in ("saddle", "minimum") and differences.kind in (
+            exact.kind,
+            "inconclusive",
+        )
         if activation == "tanh":
             assert differences.kind == exact.kind
         if true[0] < -0.011 * true[-1]:
@@ -235,7 +261,9 @@ def test_verdicts_by_differences_and_by_exact_products_agree(activation, seed):
             assert exact.kind == "minimum"
         for verdict in (exact, differences):
             slack = 1e-8 + verdict.resolution
-            assert verdict.bounds_min[0] <= true[0] + 1e-9 and true[0] <= verdict.bounds_min[1] + slack
+            assert (
+                verdict.bounds_min[0] <= true[0] + 1e-9 and true[0] <= verdict.bounds_min[1] + slack
+            )
 
 
 def on_a_kink(seed):
@@ -292,7 +320,7 @@ def test_stochastic_gradients_never_certify_a_minimum(seed):
         assert verdict.bounds_min[0] == -np.inf
     d[0] = -5
     verdict = curvature.classify(np.ones(50) * 1e-4, noisy, lambda v: d * v, grad_tol=1, seed=seed)
-    assert verdict.kind == "saddle"   # that much is certain
+    assert verdict.kind == "saddle"  # that much is certain
 
 
 # --------------------------------------------------------------------------- refusals

@@ -76,12 +76,14 @@ def test_strange_values(isa, dtype):
     x, y = np.tile(special, 700), np.repeat(special, 700)
     with np.errstate(all="ignore"):
         assert same(_lanczos.dot(x, y), reference.dot(x, y))
-        for k in range(4):   # without inf and nan too
+        for k in range(4):  # without inf and nan too
             finite = np.where(np.isfinite(x), x, dtype(-0.0))
             out, expected = np.empty_like(x), np.empty_like(x)
             for start in (x, finite):
                 got = _lanczos.subtract(out, start, [y, finite, start][:k], np.ones(k), start)
-                want = reference.subtract(expected, start, [y, finite, start][:k], np.ones(k), start)
+                want = reference.subtract(
+                    expected, start, [y, finite, start][:k], np.ones(k), start
+                )
                 assert same(got, want) and same(out, expected)
             _lanczos.scale(out, x, 1e-30)
             reference.scale(expected, x, 1e-30)

@@ -461,11 +461,10 @@ cdef class Tridiagonal:
         factorization", 1997, section 3.
         """
         cdef Py_ssize_t j, twist = 0, k = self.k
-        cdef double gamma, best = float("inf"), down, square = 1
+        cdef double gamma, best = float("inf"), square = 1
         s = np.empty(k)
         cdef double[::1] x = s
         self.factor(theta)   # from above: d
-        down = 0
         for j in range(k - 1, -1, -1):   # from below: z
             self.z[j] = self.a[j] - theta
             if j < k - 1:

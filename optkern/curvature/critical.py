@@ -1,15 +1,16 @@
 """Is it a minimum or a saddle, and how does one get off a saddle?
 
 Every claim about curvature that was found comes from a product taken for it; every claim about
-curvature that is not there comes from the certificate (`lanczos.py`). Where neither holds the verdict
-is "inconclusive" and says why: a wrong verdict is worse than none.
+curvature that is not there comes from the certificate (`lanczos.py`). Where neither holds the
+verdict is "inconclusive" and says why: a wrong verdict is worse than none.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -104,8 +105,8 @@ def _stationarity(
 ) -> Stationarity:
     """The gradient is noise, or small enough for the user, or a short and honest Newton step away.
 
-    d = ||g||/||H g^|| is how far off the gradient would vanish if H stayed as it is, s is the size of
-    x, and m how badly H predicts the gradient there.
+    d = ||g||/||H g^|| is how far off the gradient would vanish if H stayed as it is, s is the size
+    of x, and m how badly H predicts the gradient there.
     """
     g = gradient.value
     size = norm(g)
@@ -153,10 +154,10 @@ class _Judge:
         self.eigenvalue_tol = eigenvalue_tol
         self.gradient = gradient
         self.checks = Checks(run)
-        self.lowest: Pair | None = None   # a pair from a fresh product, once one was needed
+        self.lowest: Pair | None = None  # a pair from a fresh product, once one was needed
         self.highest: Pair | None = None
         self.retry = 0
-        self.last = False   # no product will follow
+        self.last = False  # no product will follow
 
     # What the verdict's conditions are made of. `claim` is the tolerance for saying that curvature
     # is absent, `need` the one for saying that it is there: by default they are shares of a lower
@@ -209,14 +210,17 @@ class _Judge:
             return None
         if run.k < self.retry or math.isinf(level):
             return None
-        if self.eigenvalue_tol is not None and not self.last:
-            if run.residual(1) > self.eigenvalue_tol * abs(run.ritz_value(1)):
-                return None
-        self.retry = 2 * run.k   # if the fresh products do not agree
+        if self.eigenvalue_tol is not None and not self.last and self._rough():
+            return None
+        self.retry = 2 * run.k  # if the fresh products do not agree
         self._refresh(high=self.seen_high <= level)
         level = self.need + self.resolution
         lowest = self.lowest.value if self.lowest else math.inf
         return "saddle" if lowest < -level and self.seen_high > level else None
+
+    def _rough(self) -> bool:
+        run = self.run
+        return run.residual(1) > (self.eigenvalue_tol or 0.0) * abs(run.ritz_value(1))
 
     def _refresh(self, high: bool) -> None:
         pairs = self.run.pairs((1, -1) if high else (1,))
@@ -270,8 +274,8 @@ class _Judge:
             return "the gradient is stochastic: it answers differently at the same x"
         if run.exhausted or self.resolution > self.claim:
             return (
-                f"resolution: the products tell curvature from zero only beyond {self.resolution:.2g}, "
-                f"and curvature_tol is {self.claim:.2g}"
+                "resolution: the products tell curvature from zero only beyond "
+                f"{self.resolution:.2g}, and curvature_tol is {self.claim:.2g}"
             )
         if run.k >= max_matvecs:
             return f"budget: {run.k} products did not decide it (max_matvecs)"
@@ -348,9 +352,13 @@ def classify(
     Notes
     -----
     With nu the resolution, eps = curvature_tol, [L, U] the certified bounds and rho curvatures that
-    products of their own have shown: saddle if rho_min < -(eps + nu) and rho_max > eps + nu; minimum
-    if L - nu >= -eps and rho_max > eps + nu; maximum mirrored; degenerate if L - nu >= -eps and
-    U + nu <= eps.
+    products of their own have shown: saddle if rho_min < -(eps + nu) and rho_max > eps + nu;
+    minimum if L - nu >= -eps and rho_max > eps + nu; maximum mirrored; degenerate if
+    L - nu >= -eps and U + nu <= eps. By default eps is .01 of ||H||: of what the Ritz values reach
+    where curvature is to be absent, of the certified bounds where it is to be there.
+
+    Exact products of a network with kinks (ReLU) see the Hessian of its smooth pieces, which exists
+    almost everywhere; differences of its gradients end inconclusive on a kink.
     """
     owner = "classify"
     point = Point(owner, x)
@@ -396,9 +404,9 @@ def _verdict(
 ) -> Verdict:
     run = judge.run
     if kind is None and judge.lowest is None:
-        judge._refresh(high=False)   # what was found, though nothing was decided
+        judge._refresh(high=False)  # what was found, though nothing was decided
     elif kind == "minimum" and run.has_basis and run.ritz_value(1) < -judge.resolution:
-        judge._refresh(high=False)   # flat to within the tolerance, but provably downhill?
+        judge._refresh(high=False)  # flat to within the tolerance, but provably downhill?
     nu = judge.resolution
     direction, gain = None, None
     if judge.lowest is not None and judge.lowest.value < -nu:
@@ -406,11 +414,11 @@ def _verdict(
         gain = line.predicted_gain(direction, judge.lowest.value)
     low = judge.lowest.value if judge.lowest else run.ritz_value(1)
     high = judge.highest.value if judge.highest else run.ritz_value(-1)
-    bounds_min, bounds_max = (run.bound(1), low + nu), (high - nu, run.bound(-1))
+    bounds_min, bounds_max = (run.bound(1) - nu, low + nu), (high - nu, run.bound(-1) + nu)
     if judge.stochastic:
         bounds_min, bounds_max = (-math.inf, low + nu), (high - nu, math.inf)
-    strict = (kind == "minimum" and bounds_min[0] - nu > 0) or (
-        kind == "maximum" and bounds_max[1] + nu < 0
+    strict = (kind == "minimum" and bounds_min[0] > 0) or (
+        kind == "maximum" and bounds_max[1] < 0
     )
     verdict = Verdict(
         kind="not_stationary" if not stationarity.holds else kind or "inconclusive",
@@ -448,8 +456,22 @@ def _downhill(vector: np.ndarray, gradient: Gradient) -> np.ndarray:
 
 def _nothing(confidence: float) -> Verdict:
     return Verdict(
-        "degenerate", math.nan, math.nan, (-math.inf, math.inf), (-math.inf, math.inf), None, None,
-        False, 0.0, 0, confidence, "degenerate: x has no elements", 0.0, 0.0, 0, True,
+        "degenerate",
+        math.nan,
+        math.nan,
+        (-math.inf, math.inf),
+        (-math.inf, math.inf),
+        None,
+        None,
+        False,
+        0.0,
+        0,
+        confidence,
+        "degenerate: x has no elements",
+        0.0,
+        0.0,
+        0,
+        True,
     )
 
 
@@ -462,15 +484,16 @@ def _explain(v: Verdict, stationarity: Stationarity, cause: str) -> str:
         worth = "" if v.predicted_gain is None else f" by about {v.predicted_gain:.2g}"
         way = f"; moving along verdict.escape_direction lowers the loss{worth}"
     taken = f"{v.matvecs} products"
+    remain = f"; flat directions (curvature within {v.curvature_tol:.2g}) remain"
     if v.kind == "saddle":
         return f"saddle: {low}, {taken}{way}"
     if v.kind == "minimum":
-        flat = "" if v.strict else f"; flat directions (curvature within {v.curvature_tol:.2g}) remain"
+        flat = "" if v.strict else remain
         if way:
             flat += f", one of proven negative curvature {v.eigenvalue_min:.3g}{way}"
         return f"minimum: {low}, {taken}{flat}"
     if v.kind == "maximum":
-        flat = "" if v.strict else f"; flat directions (curvature within {v.curvature_tol:.2g}) remain"
+        flat = "" if v.strict else remain
         return f"maximum: {high}, {taken}{flat}{way}"
     if v.kind == "degenerate":
         return (
@@ -493,7 +516,11 @@ class _Line:
     """The loss along a direction from x, from the loss itself or else from gradients."""
 
     def __init__(
-        self, owner: str, point: Point, loss: Callable[[Any], float] | None, gradient: Gradient | None
+        self,
+        owner: str,
+        point: Point,
+        loss: Callable[[Any], float] | None,
+        gradient: Gradient | None,
     ) -> None:
         self.owner = owner
         self.point = point
@@ -517,8 +544,8 @@ class _Line:
     def change(self, direction: np.ndarray, t: float, curvature: float | None = None) -> float:
         """loss(x + t direction) - loss(x); inf where it is not finite.
 
-        Without a loss by Simpson's rule on the slope; with the curvature at x given, by the parabola
-        through it and the slopes at both ends, for a gradient less.
+        Without a loss by Simpson's rule on the slope; with the curvature at x given, by the
+        parabola through it and the slopes at both ends, for a gradient less.
         """
         if self.loss is not None:
             change = self._loss(self.at(direction, t)) - self.f
@@ -567,7 +594,7 @@ class _Line:
             accepted = change <= -bend * t * t / 6
             if accepted and (best is None or change < best[1]):
                 best = (t, change)
-            elif best is not None:   # too far: between there and the best
+            elif best is not None:  # too far: between there and the best
                 beyond += 1
                 t = math.sqrt(best[0] * t)
                 continue
@@ -706,17 +733,21 @@ def _by_direction(line: _Line, direction: np.ndarray, curvature: float) -> Escap
     good = [(change, t, way) for way, hit in found if hit for t, change in [hit]]
     if not good:
         return Escape(
-            False, 0.0, 0.0,
+            False,
+            0.0,
+            0.0,
             "not moved: no step along the direction lowers the loss by |lambda| t^2 / 6; "
             "the negative curvature is below the loss's rounding, or not there any more",
         )
     change, t, way = min(good, key=lambda row: row[0])
     line.point.write(line.at(way, t))
-    return Escape(True, -change, t, f"moved {t:.3g} along the direction: the loss fell by {-change:.4g}")
+    return Escape(
+        True, -change, t, f"moved {t:.3g} along the direction: the loss fell by {-change:.4g}"
+    )
 
 
 def _by_noise(line: _Line, radius: float | None, max_steps: int, seed: int) -> Escape:
-    """A random step in a ball, then gradient steps with backtracking until the loss is well below."""
+    """A random step in a ball, then gradient steps until the loss is well below."""
     assert line.gradient is not None
     rng = np.random.default_rng(seed)
     n = line.x.size
@@ -729,7 +760,8 @@ def _by_noise(line: _Line, radius: float | None, max_steps: int, seed: int) -> E
     rounding = 4 * unit_roundoff(line.x.dtype)
     rate = 1.0
     steps = 0
-    for steps in range(1, max_steps + 1):
+    for _ in range(max_steps):
+        steps += 1
         g = line.gradient(x.astype(line.gradient.dtype)).astype(np.float64)
         square = float(g @ g)
         rate *= 2
@@ -750,7 +782,9 @@ def _by_noise(line: _Line, radius: float | None, max_steps: int, seed: int) -> E
     step = norm(np.ascontiguousarray(x - line.x))
     line.point.write(x)
     return Escape(
-        True, line.f - f, step,
-        f"moved {step:.3g} by a random step of {ball:.2g} and {steps} gradient steps: the loss fell "
-        f"by {line.f - f:.4g}",
+        True,
+        line.f - f,
+        step,
+        f"moved {step:.3g} by a random step of {ball:.2g} and {steps} gradient steps: "
+        f"the loss fell by {line.f - f:.4g}",
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,8 @@ def spectral_density(
 
     Parameters
     ----------
-    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``/``@``
+    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``
+        or ``@``
     n : int or None
     steps : int
         Products for each start vector; moments of the spectrum up to 2 steps - 1 come out right.
@@ -106,7 +108,9 @@ def spectral_density(
     limit = memory // max(op.n * op.dtype.itemsize, 1)
     for row in range(vectors):
         start = random_unit(rng, op.n, op.dtype)
-        theta, weight = _quadrature(op, Recurrence(start, limit if limit > 2 else 0, threads), steps)
+        theta, weight = _quadrature(
+            op, Recurrence(start, limit if limit > 2 else 0, threads), steps
+        )
         nodes[row, : len(theta)], weights[row, : len(theta)] = theta, weight
     seen = nodes[weights > 0]
     spread = float(seen.max() - seen.min())
@@ -114,9 +118,9 @@ def spectral_density(
         width = (spread or 0.01 * float(np.abs(seen).max())) / steps or 1.0
     grid = np.linspace(seen.min() - 5 * width, seen.max() + 5 * width, points)
     density = np.zeros(points)
-    for theta, weight in zip(nodes.ravel(), weights.ravel() / vectors):
+    for node, weight in zip(nodes.ravel(), weights.ravel() / vectors):
         if weight > 0:
-            density += weight * np.exp(-0.5 * ((grid - theta) / width) ** 2)
+            density += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
     density /= width * math.sqrt(2 * math.pi)
     return SpectralDensity(grid, density, nodes, weights, float(width), op.products - before)
 
@@ -187,7 +191,8 @@ def trace(
 
     Parameters
     ----------
-    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``/``@``
+    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``
+        or ``@``
     n : int or None
     method : 'hutch++' or 'hutchinson'
         Hutch++ takes out a third of the products' worth of the largest eigenvalues exactly: far
@@ -342,8 +347,9 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
         )
     rule = optimizer.rule.name
     if rule not in _LIMITS:
-        raise ValueError(f"{owner}: no stability limit is known for {rule!r}, only for "
-                         f"{', '.join(_LIMITS)}")
+        raise ValueError(
+            f"{owner}: no stability limit is known for {rule!r}, only for {', '.join(_LIMITS)}"
+        )
     hyper = _common(owner, optimizer)
     size = sum(p.size for p in optimizer.params)
     op = as_operator(owner, operator, size, options.pop("dtype", None))
@@ -368,7 +374,10 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
     value, estimate = (_rate(limit, c, decay, hyper["decay_form"]) for c in (bound, top))
     return StableLR(
-        value, estimate, limit, found,
+        value,
+        estimate,
+        limit,
+        found,
         f"{type(optimizer).__name__}: lr up to {value:.4g} is stable here at confidence "
         f"{100 * found.confidence:.10g} % ({limit:.4g} over a curvature of at most {bound:.4g}); "
         f"beyond {estimate:.4g} it diverges",
@@ -386,10 +395,7 @@ def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
 
 def _sgd_limit(h: dict[str, Any]) -> float:
     mu = h["momentum"]
-    if h["nesterov"]:
-        plain = 2 * (1 + mu) / (1 + 2 * mu)
-    else:
-        plain = 2 * (1 + mu)
+    plain = 2 * (1 + mu) / (1 + 2 * mu) if h["nesterov"] else 2 * (1 + mu)
     gain = 1 - mu if h["momentum_form"] == "average" and mu else 1 - h["dampening"] if mu else 1.0
     return plain / gain if gain > 0 else math.inf
 
@@ -420,8 +426,9 @@ def _common(owner: str, optimizer: Optimizer) -> dict[str, Any]:
                     f"{owner}: the groups must share all hyperparameters but lr, "
                     f"{name} is {shared[name]!r} and {now!r}"
                 )
-    rates = {g["lr"](optimizer.steps) if callable(g["lr"]) else g["lr"]
-             for g in optimizer.param_groups}
+    rates = {
+        g["lr"](optimizer.steps) if callable(g["lr"]) else g["lr"] for g in optimizer.param_groups
+    }
     if len(rates) > 1:
         raise ValueError(f"{owner}: the groups must share one lr, got {sorted(rates)}")
     return shared
@@ -440,7 +447,9 @@ def _inverse_root(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.nda
         pieces.append(_preconditioner(optimizer.rule.name, entry, h).ravel())
     p = np.concatenate(pieces)
     if not (p > 0).all():
-        raise ValueError(f"{owner}: the second moment of {np.sum(p <= 0)} elements is zero with eps=0")
+        raise ValueError(
+            f"{owner}: the second moment of {np.sum(p <= 0)} elements is zero with eps=0"
+        )
     return 1 / np.sqrt(p)
 
 

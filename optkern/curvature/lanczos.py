@@ -9,8 +9,9 @@ products is not there (`Tridiagonal.lower_bound`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ..kernels._threads import as_num_threads
 from ._lanczos import Recurrence, Tridiagonal, dot, scale, subtract
 from .operators import PIECE, Measured, Operator, as_operator, norm, random_unit, unit_roundoff
 
-MEMORY = 2**30   # bytes for the basis where the user says nothing
+MEMORY = 2**30  # bytes for the basis where the user says nothing
 # The certificate needs a start that knows nothing of H. A user whose own data come from
 # default_rng(seed) must not meet the same numbers here.
 STREAM = 0x5EED0
@@ -102,7 +103,7 @@ class Run:
         self.limit = int(memory // max(self.n * operator.dtype.itemsize, 1))
         self.recurrence = self._recurrence()
         self.relative_error: float | None = None
-        self.repeatable = True   # False once a second pass did not find what the first had
+        self.repeatable = True  # False once a second pass did not find what the first had
         self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
 
     def _recurrence(self) -> Recurrence:
@@ -178,8 +179,9 @@ class Run:
     def ritz_noise(self) -> float:
         """What the products' errors can do to a Ritz value.
 
-        The norm of what V'HV has where T has nothing: all of it (Frobenius), or for errors at random
-        three times its expected norm, whichever is larger; and as much for the error measured.
+        The norm of what V'HV has where T has nothing: all of it (Frobenius), or for errors at
+        random three times its expected norm, whichever is larger; and as much for the error
+        measured.
         """
         spread = (self.relative_error or 0.0) * self.magnitude / math.sqrt(self.n)
         each = max(self.direction_noise, spread)
@@ -209,7 +211,7 @@ class Run:
         return math.sqrt(square / self.n)
 
     def bound(self, sign: int) -> float:
-        """Below all eigenvalues (1) or above them (-1) at the run's confidence; infinite if unknown.
+        """Below all eigenvalues (1) or above them (-1) at the run's confidence, or infinite.
 
         Until `examine` was called this assumes products that are exact but for rounding.
         """
@@ -240,8 +242,9 @@ class Run:
             small, theta = self._end(sign)
             weights.append(small.vector(theta))
         sums = [np.zeros(self.n, self.operator.dtype) for _ in signs]
-        if self.has_basis:
-            rows = self.recurrence.basis[: self.k]
+        basis = self.recurrence.basis
+        if basis is not None:
+            rows = basis[: self.k]
             for x, s in zip(sums, weights):
                 subtract(x, x, rows, -s, None, self.num_threads)
         else:
@@ -257,7 +260,7 @@ class Run:
         Its last state is that of the first pass, whose vectors need not be kept meanwhile.
         """
         steps, first = self.k, self.recurrence.alpha
-        del self.recurrence   # before the next one is made
+        del self.recurrence  # before the next one is made
         self.recurrence = self._recurrence()
         for j in range(steps):
             for x, s in zip(sums, weights):
@@ -353,7 +356,8 @@ def lanczos(
 
     Parameters
     ----------
-    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``/``@``
+    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``
+        or ``@``
         Symmetric and deterministic. v is read-only.
     n : int or None
         Rows; needed with a callable.
@@ -480,7 +484,8 @@ def _result(
     bounds = {1: (-math.inf, math.inf), -1: (-math.inf, math.inf)}
     converged = True
     for sign, pair in pairs.items():
-        edge, width = run.bound(sign), pair.noise + run.floor
+        edge = run.bound(sign) - sign * run.floor
+        width = pair.noise + run.floor + (run.relative_error or 0.0) * run.magnitude
         bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
         near = run.start is not None or abs(edge - pair.value) <= level + 4 * run.sharpest
         small = pair.residual <= level + 2 * run.floor + pair.noise
@@ -541,8 +546,22 @@ def _sentence(
 def _empty(confidence: float) -> LanczosResult:
     nothing, unknown = np.empty(0), (-math.inf, math.inf)
     return LanczosResult(
-        None, None, None, None, math.inf, math.inf, unknown, unknown, False, confidence, 0, 0, True,
-        nothing, nothing, "the operator has no rows: there is no eigenvalue",
+        None,
+        None,
+        None,
+        None,
+        math.inf,
+        math.inf,
+        unknown,
+        unknown,
+        False,
+        confidence,
+        0,
+        0,
+        True,
+        nothing,
+        nothing,
+        "the operator has no rows: there is no eigenvalue",
     )
 
 

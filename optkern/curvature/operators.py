@@ -1,13 +1,14 @@
-"""Hessian-vector products: exact ones as they come, or differences of gradients with a measured step.
+"""Hessian-vector products: exact ones as they come, or differences of gradients.
 
-An operator here maps dense vectors of `n` elements of one dtype; it counts its products and says how
-far off they are.
+An operator here maps dense vectors of `n` elements of one dtype; it counts its products and says
+how far off they are. The step of the differences is found by measurement.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from ._lanczos import dot
 
 GradFunction = Callable[[Any], Any]
 
-PIECE = 2**16   # elements at a time where a whole vector more would be too much
+PIECE = 2**16  # elements at a time where a whole vector more would be too much
 # A step falls or rises by this factor while it is being found.
 _RATIO = 4.0
 _RUNGS = 12
@@ -155,7 +156,9 @@ class Operator:
 
     exact = True
 
-    def __init__(self, owner: str, function: Callable[[np.ndarray], Any], n: int, dtype: Any) -> None:
+    def __init__(
+        self, owner: str, function: Callable[[np.ndarray], Any], n: int, dtype: Any
+    ) -> None:
         self.owner = owner
         self.function = function
         self.n = n
@@ -212,8 +215,8 @@ class Operator:
         allowed = error + 4 * unit_roundoff(self.dtype) * length
         if gap * math.sqrt(self.n) > _ASYMMETRY * allowed:
             raise NotSymmetricError(
-                f"{self.owner}: the operator is not symmetric: p'Hq and q'Hp differ by {gap:.3g} for "
-                f"two random unit vectors, and its products are good to {allowed:.1g}"
+                f"{self.owner}: the operator is not symmetric: p'Hq and q'Hp differ by {gap:.3g} "
+                f"for two random unit vectors, and its products are good to {allowed:.1g}"
                 + ("" if self.exact else "; is grad the gradient of one function?")
             )
         return error / length if length else 0.0
@@ -356,7 +359,7 @@ class Gradient:
                     self.x = self.x.astype(np.float64)
                     return value
             except (TypeError, ValueError):
-                pass   # it takes only its own dtype; if it takes nothing, the next call says so
+                pass  # it takes only its own dtype; if it takes nothing, the next call says so
             self._argument = None
         value = self(self.x)
         if not np.isfinite(value).all():
@@ -433,22 +436,20 @@ class DifferenceOperator(Operator):
         """The difference with the step h; refuses a step that is lost in the rounding of x."""
         x, kind = self.gradient.x, self.dtype.type
         forward, backward = x + kind(h) * v, x - kind(h) * v
-        if self.gradient._argument is None or self.gradient.point.dtype == self.dtype:
+        if self.fixed:
             self._check_step(forward, backward, v, h)
         high = self.gradient(forward).astype(self.dtype, copy=False)
         low = self.gradient(backward).astype(self.dtype, copy=False)
         return (high - low) * kind(1 / (2 * h))
 
     def _check_step(self, forward: Any, backward: Any, v: np.ndarray, h: float) -> None:
-        if not self.fixed:
-            return
         moved = (forward - backward) * self.dtype.type(1 / (2 * h))
         off = norm(np.ascontiguousarray(moved - v)) / norm(v)
         if off > 0.1:
             raise ValueError(
-                f"{self.owner}: step h={h:.3g} is lost in the rounding of x (norm {self.scale:.3g}, "
-                f"{self.gradient.point.dtype}): x + h v is off by {off:.0%} of h v; "
-                "use a larger one, or None to have it measured"
+                f"{self.owner}: step h={h:.3g} is lost in the rounding of x (norm "
+                f"{self.scale:.3g}, {self.gradient.point.dtype}): x + h v is off by {off:.0%} of "
+                "h v; use a larger one, or None to have it measured"
             )
 
     def prepare(self, v: np.ndarray) -> None:

@@ -30,7 +30,9 @@ def halved(sums):
     """The sum along the first axis: the upper half onto the lower until one is left."""
     while len(sums) > 1:
         half = (len(sums) + 1) // 2
-        sums = np.concatenate([sums[: len(sums) - half] + sums[half:], sums[len(sums) - half : half]])
+        sums = np.concatenate(
+            [sums[: len(sums) - half] + sums[half:], sums[len(sums) - half : half]]
+        )
     return sums[0] if len(sums) else sums
 
 
