@@ -148,8 +148,8 @@ def explain(console: Console, results: Sequence[Result], data: Data) -> None:
         "",
         "loss    mean of the last epoch",
         f"update  one step over all parameters, median of {updates:,}",
-        "NumPy   the formulas of optkern.reference, about twice as dear as plain NumPy: they",
-        "        flush denormals; `optkern bench` times plain NumPy too",
+        "NumPy   the formulas of optkern.reference: about twice the time of plain NumPy,",
+        "        as they flush denormals; `optkern bench` times plain NumPy too",
         "share   the update's, in the time of a whole training step",
     ):
         say(console, line)
