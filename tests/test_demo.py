@@ -56,6 +56,13 @@ def rows(out: str) -> dict[str, list[str]]:
     return {cells[0]: cells[2:] for cells in lines if len(cells) == 11 and cells[0] in RULE_NAMES}
 
 
+def verdicts(out: str) -> dict[str, list[str]]:
+    """The table of verdicts: rule -> its cells."""
+    _, _, table = out.partition("where training stopped")
+    lines = [line.split() for line in table.splitlines()]
+    return {cells[0]: cells[1:] for cells in lines if cells and cells[0] in RULE_NAMES}
+
+
 def refused(result: tuple[int, str, str]) -> str:
     """The one line that a bad call was answered with."""
     code, out, err = result
@@ -94,6 +101,21 @@ def test_every_rule_learns_the_digits_and_ends_with_numpys_bits(capsys):
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
+    judged = verdicts(out)
+    assert list(judged) == RULE_NAMES
+    assert any(row[0] == "saddle" for row in judged.values())
+    for verdict, smallest, least, largest, products, loss, *escaped in judged.values():
+        assert verdict in ("saddle", "minimum", "not_stationary", "inconclusive")
+        assert float(least) <= float(smallest) <= float(largest) and int(products) > 0
+        if verdict == "saddle":
+            assert float(smallest) < 0 < float(largest)
+            assert float(escaped[0]) < float(loss)
+
+
+def test_without_a_verdict(capsys):
+    code, out, err = demo(capsys, "--rules", "adam", "--no-verdict")
+    assert (code, err) == (0, "")
+    assert "where training stopped" not in out
 
 
 def test_the_table_says_what_was_measured(capsys):
@@ -192,6 +214,7 @@ def test_a_run_that_diverges_is_a_row_like_any_other(capsys):
         code, out, err = demo(capsys, "--rules", "sgd,adam", "--lr", "sgd=1e38")
     assert (code, err) == (0, "")
     assert rows(out)["sgd"][0] in ("nan", "inf")
+    assert verdicts(out)["sgd"] == ["diverged"]
     assert "same bits" in out
 
 

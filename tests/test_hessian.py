@@ -74,8 +74,9 @@ def test_measured_differences_agree_with_exact_products_on_tanh(seed):
     operator = curvature.hvp_from_grad(
         lambda x: network.at(x).loss_and_grads(X, y)[1], network.params
     )
-    unit = flat(v) / np.linalg.norm(flat(v))
-    exact = flat(hessian_product(network, X, y, {k: a / np.linalg.norm(flat(v)) for k, a in v.items()}))
+    length = np.linalg.norm(flat(v))
+    unit = flat(v) / length
+    exact = flat(hessian_product(network, X, y, {name: a / length for name, a in v.items()}))
     error = np.linalg.norm(operator(unit) - exact)
     assert error < 1e-7 * np.linalg.norm(exact)
     assert error < 3 * operator.noise

@@ -417,9 +417,7 @@ def _verdict(
     bounds_min, bounds_max = (run.bound(1) - nu, low + nu), (high - nu, run.bound(-1) + nu)
     if judge.stochastic:
         bounds_min, bounds_max = (-math.inf, low + nu), (high - nu, math.inf)
-    strict = (kind == "minimum" and bounds_min[0] > 0) or (
-        kind == "maximum" and bounds_max[1] < 0
-    )
+    strict = (kind == "minimum" and bounds_min[0] > 0) or (kind == "maximum" and bounds_max[1] < 0)
     verdict = Verdict(
         kind="not_stationary" if not stationarity.holds else kind or "inconclusive",
         eigenvalue_min=low,

@@ -55,14 +55,21 @@ class Objective:
         return hessian_product(self.network, self.X, self.y, v)
 
 
-def judge(network: Network, data: Data, seed: int = 0) -> Judgement:
+def judge(network: Network, data: Data, seed: int = 0) -> Judgement | None:
     """Classify the point where training stopped, by exact products; leave it if it is a saddle.
 
-    The network itself is not changed.
+    The network itself is not changed. None where training has diverged: there is no point.
     """
+    if not all(np.isfinite(array).all() for array in network.params.values()):
+        return None
     at = Objective(network, data)
-    verdict = curvature.classify(at.x, at.grad, at.hvp, at.loss, seed=seed)
     loss = at.loss(at.x)
+    if not np.isfinite(loss):
+        return None
+    try:
+        verdict = curvature.classify(at.x, at.grad, at.hvp, at.loss, seed=seed)
+    except FloatingPointError:  # a product overflows
+        return None
     if verdict.kind != "saddle":
         return Judgement(loss, verdict, None)
     return Judgement(loss, verdict, curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad))

@@ -200,10 +200,12 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
     say(console)
 
 
-def _judged(result: judgement.Judgement) -> tuple[str, ...]:
+def _judged(result: judgement.Judgement | None) -> tuple[str, ...]:
+    if result is None:
+        return ("diverged",)
     verdict, escaped = result.verdict, result.escaped
     return (
-        verdict.kind.replace("_", " "),
+        verdict.kind,
         f"{verdict.eigenvalue_min:.2g}",
         f"{verdict.bounds_min[0]:.2g}",
         f"{verdict.eigenvalue_max:.2g}",
