@@ -195,7 +195,7 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
     say(console, "at least  no eigenvalue lies below, at 99.9 % confidence (optkern.curvature)")
     say(
         console,
-        "escape    one step along the direction of negative curvature, where it is a saddle",
+        "escape    one step along the negative curvature, where it is a saddle",
     )
     say(console)
 
