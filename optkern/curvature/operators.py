@@ -186,8 +186,11 @@ class Operator:
         """The product for a unit vector, with its error."""
         return Measured(self(v), 0.0, False)
 
-    def examine(self, seed: int) -> float:
+    def examine(self, seed: int) -> tuple[float, float]:
         """The relative error of products, from H(p + q) - H p - H q for two random vectors.
+
+        Its norm, and sqrt(n) times its largest element: an error that prefers some elements, such
+        as small ones that are dropped, does more along them than its norm spread over n says.
 
         The same three products show whether p'(H q) and q'(H p) differ by more than that error: a
         noisy product has both, an asymmetric matrix only the second.
@@ -212,6 +215,7 @@ class Operator:
         self._add_drawn(both, factor, seed, 0)
         hq -= self(both)
         error = norm(hq)
+        peak = math.sqrt(self.n) * max(abs(float(hq.max())), abs(float(hq.min())))
         allowed = error + 4 * unit_roundoff(self.dtype) * length
         if gap * math.sqrt(self.n) > _ASYMMETRY * allowed:
             raise NotSymmetricError(
@@ -219,7 +223,7 @@ class Operator:
                 f"for two random unit vectors, and its products are good to {allowed:.1g}"
                 + ("" if self.exact else "; is grad the gradient of one function?")
             )
-        return error / length if length else 0.0
+        return (error / length, peak / length) if length else (0.0, 0.0)
 
     def _drawn(self, seed: int, which: int) -> tuple[np.ndarray, Any]:
         """A random unit vector, and the factor that made it one."""
