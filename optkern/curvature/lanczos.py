@@ -200,9 +200,8 @@ class Run:
         """||F'u|| for F = H V - V T - beta_k v_{k+1} e_k' and a u that V has not found yet.
 
         F is what Gram-Schmidt took away where nothing should have been, and the products' errors:
-        those measured, and rounding. Assumed is that it has no more preference for u, one direction
-        of n, than for its own favourite element: ||F'u|| = ||F|| / sqrt(n), with sqrt(n) times the
-        largest element in the place of a measured error's norm.
+        those measured, and rounding. Assumed is that it has no preference for u, one direction of
+        n: ||F'u|| = ||F|| / sqrt(n), beyond what `examine` saw of errors that swallow elements.
         """
         alpha, beta = (np.array(x) for x in (self.recurrence.alpha, self.recurrence.beta))
         products = float(np.sum(alpha**2) + np.sum(beta**2) + np.sum(beta[:-1] ** 2))
