@@ -135,8 +135,8 @@ def test_smallest_part_is_safe_and_close(n, delta):
 def test_agreement_with_dense_eigh_on_random_matrices(dtype):
     """200 matrices, both ends, vectors and bounds.
 
-    (Against 40 digits eigh is off by up to 4 eps ||H|| here, eigvalsh by up to 13, `lanczos` by less
-    than 1: the reference's own error is allowed for.)
+    (Against 40 digits eigh is off by up to 4 eps ||H|| here, eigvalsh by up to 13, `lanczos` by
+    less than 1: the reference's own error is allowed for.)
     """
     rng = np.random.default_rng(0)
     u = float(np.finfo(dtype).eps)

@@ -103,6 +103,7 @@ class Run:
         self.limit = int(memory // max(self.n * operator.dtype.itemsize, 1))
         self.recurrence = self._recurrence()
         self.relative_error: float | None = None
+        self.relative_peak = 0.0
         self.repeatable = True  # False once a second pass did not find what the first had
         self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
 
@@ -183,7 +184,7 @@ class Run:
         random three times its expected norm, whichever is larger; and as much for the error
         measured.
         """
-        spread = (self.relative_error or 0.0) * self.magnitude / math.sqrt(self.n)
+        spread = self.relative_peak * self.magnitude / math.sqrt(self.n)
         each = max(self.direction_noise, spread)
         return max(math.sqrt(self.recurrence.noise_square), 3 * math.sqrt(self.k) * each)
 
@@ -191,7 +192,7 @@ class Run:
         """Measure the products' error and refuse an asymmetric operator; True the first time."""
         if self.relative_error is not None:
             return False
-        self.relative_error = self.operator.examine(self.seed)
+        self.relative_error, self.relative_peak = self.operator.examine(self.seed)
         return True
 
     @property
@@ -199,13 +200,13 @@ class Run:
         """||F'u|| for F = H V - V T - beta_k v_{k+1} e_k' and a u that V has not found yet.
 
         F is what Gram-Schmidt took away where nothing should have been, and the products' errors:
-        those measured, and rounding. Assumed is that it has no preference for u, one direction
-        of n: ||F'u|| = ||F|| / sqrt(n).
+        those measured, and rounding. Assumed is that it has no preference for u, one direction of
+        n: ||F'u|| = ||F|| / sqrt(n), beyond what `examine` saw of errors that swallow elements.
         """
         alpha, beta = (np.array(x) for x in (self.recurrence.alpha, self.recurrence.beta))
         products = float(np.sum(alpha**2) + np.sum(beta**2) + np.sum(beta[:-1] ** 2))
         each = max(self.operator.noise, self.u * self.magnitude)
-        square = (self.relative_error or 0.0) ** 2 * products + self.k * each**2
+        square = self.relative_peak**2 * products + self.k * each**2
         if self.has_basis:
             square += self.recurrence.noise_square
         return math.sqrt(square / self.n)
