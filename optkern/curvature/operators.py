@@ -13,11 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import _arrays
-<<<<<<< HEAD
 from ..kernels._structures import Structure
-=======
-from ..optimizers import Structure  # type: ignore[attr-defined]
->>>>>>> 919e32a604e2ed678d32519f767b8d8d8385e4b8
 from ._lanczos import dot
 
 GradFunction = Callable[[Any], Any]
