@@ -82,7 +82,7 @@ def byte_bounds(array: np.ndarray) -> tuple[int, int]:
 def share_memory(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays have a byte in common; where that is too hard to say, yes."""
     try:
-        return np.shares_memory(a, b, max_work=1_000_000)
+        return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

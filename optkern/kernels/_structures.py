@@ -65,7 +65,7 @@ class Structure:
         self.arrays += [array for _, array in entries]
         self.groups += [number] * len(entries)
 
-    def flatten(self, values: Any, what: str) -> tuple:
+    def flatten(self, values: Any, what: str) -> tuple[Any, ...]:
         """``values`` of the same structure as the parameters, as a flat tuple.
 
         Raises
@@ -86,7 +86,7 @@ class Structure:
             flat += self._flatten_part(number, entry, f"{what} of group {number}")
         return tuple(flat)
 
-    def _flatten_part(self, number: int, values: Any, what: str) -> tuple:
+    def _flatten_part(self, number: int, values: Any, what: str) -> tuple[Any, ...]:
         kind, names = self.parts[number]
         if kind == "array":
             return (values,)

@@ -64,9 +64,9 @@ def _cgroup_cores(root: str = "/") -> int:
     for line in _read(Path(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            top, files = "sys/fs/cgroup", ("cpu.max",)
+            top, files = "sys/fs/cgroup", ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            top, files = "sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            top, files = "sys/fs/cgroup/cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         parts = [part for part in path.split("/") if part]
