@@ -32,7 +32,8 @@ lint: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 .venv/installed-%: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) '.[$*]'
+	@echo 'building optkern into .venv: about a minute'
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) '.[$*]'
 	@touch '$@'
 
 clean:

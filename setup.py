@@ -26,7 +26,14 @@ MSVC = sys.platform == "win32"
 EXACT = (
     ["/O2", "/fp:precise"]
     if MSVC
-    else ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    else [
+        "-O3",
+        "-g0",
+        "-fno-fast-math",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+    ]
 )
 # gcc's jump threading splits a maximum into two paths and, when it vectorises, computes the square
 # root and the division of both: AMSGrad and centered RMSProp took twice the time.
@@ -104,7 +111,17 @@ class BuildExt(build_ext):
             if ext.name.endswith("._engine"):
                 ext.extra_compile_args += openmp
                 ext.extra_link_args += [] if MSVC else openmp
+        self.rebuild_if_changed()
         super().build_extensions()
+
+    def rebuild_if_changed(self) -> None:
+        """Compile everything anew where compiler or flags are not those of the last build."""
+        compiler = getattr(self.compiler, "compiler_so", [])
+        text = repr([compiler, [(e.name, e.extra_compile_args) for e in self.extensions]])
+        stamp = Path(self.build_temp) / "flags"
+        self.force = self.force or not stamp.exists() or stamp.read_text() != text
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(text)
 
     def openmp_flags(self) -> list[str]:
         if os.environ.get("OPTKERN_OPENMP", "1") == "0":

@@ -76,7 +76,7 @@ def natural_ratio(huge_pages: bool) -> float:
         path = Path(folder) / "rows.json"
         options = ["--rules", "adam", "--sizes", "1e7", "--seconds", "5", "--json", str(path)]
         subprocess.run(
-            [sys.executable, "-m", "optkern._bench", *options],
+            [sys.executable, "-P", "-m", "optkern._bench", *options],
             env={**os.environ, "NUMPY_MADVISE_HUGEPAGE": str(int(huge_pages))},
             stdout=subprocess.DEVNULL,
             check=True,
@@ -90,17 +90,9 @@ def main() -> None:
     print("us per call, one thread")
     for name, seconds in times.items():
         print(f"  {name:<51} {seconds * 1e6:9.3f}")
-    listed = times["opt.step, 1000 tensors of 1000, fresh gradients"]
-    figures = [
-        ("natural NumPy / optkern at 1e7", natural_ratio(True), ">=", 20.0),
-        ("  the same, NumPy without huge pages", natural_ratio(False), ">=", 20.0),
-        ("opt.step, one tensor of 1000, us", times["opt.step, one tensor of 1000"] * 1e6, "<", 1.0),
-        ("1000 x 1000 on one thread, ns/param", listed * 1e3, "<", 0.6),
-    ]
-    print("figures to reach")
-    for name, value, sign, goal in figures:
-        reached = value >= goal if sign == ">=" else value < goal
-        print(f"  {name:<40} {value:8.3f}  {sign:>2} {goal:<4g}  {'yes' if reached else 'NO'}")
+    print("NumPy as people write it / optkern, Adam float32 at 1e7")
+    print(f"  huge pages for NumPy's temporaries (its default)    {natural_ratio(True):8.1f}")
+    print(f"  none (NUMPY_MADVISE_HUGEPAGE=0)                     {natural_ratio(False):8.1f}")
 
 
 if __name__ == "__main__":

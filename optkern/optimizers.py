@@ -7,7 +7,9 @@ arithmetic is the kernels'.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ class ParamGroup(dict):
 
     def __init__(self, optimizer: Optimizer, number: int, values: Mapping[str, Any]) -> None:
         super().__init__(values)
-        self._optimizer = optimizer
+        # Weakly: a cycle would keep a dropped optimizer's state until the collector runs.
+        self._optimizer = weakref.ref(optimizer)
         self._number = number
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -36,7 +39,10 @@ class ParamGroup(dict):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Write several hyperparameters at once: all of them, or none where one is bad."""
-        self._optimizer._write_group(self._number, dict(*args, **kwargs))
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise ReferenceError("this group's optimizer is gone")
+        optimizer._write_group(self._number, dict(*args, **kwargs))
 
     def _fixed(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a group always has all hyperparameters; none can be removed")
@@ -48,6 +54,22 @@ class ParamGroup(dict):
 
 
 # --------------------------------------------------------------------------- the optimizer
+
+# The class of each rule, by the rule's name.
+CLASSES: dict[str, type[Optimizer]] = {}
+
+
+class _Elsewhere:
+    """The name of a hyperparameter on an optimizer: says where it is, and is never set in vain."""
+
+    def __init__(self, name: str) -> None:
+        self.where = f"a hyperparameter belongs to a group: opt.param_groups[0][{name!r}]"
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        raise AttributeError(self.where)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        raise AttributeError(self.where)
 
 
 class Optimizer:
@@ -69,12 +91,24 @@ class Optimizer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.rule = next(rule for rule in RULES if rule.name == cls.__name__.lower())
+        for rule in RULES:
+            if rule.name == cls.__name__.lower():
+                cls.rule = rule
+                CLASSES.setdefault(rule.name, cls)
+        if not hasattr(cls, "rule"):
+            raise TypeError(
+                f"{cls.__name__}: derive from the class of a rule, such as optkern.Adam"
+            )
+        for name in cls.rule.hyperparameters:
+            if name not in _COUNTED:
+                setattr(cls, name, _Elsewhere(name))
         cls._signature = _class_signature(cls)
         cls.__signature__ = cls._signature  # type: ignore[attr-defined]
         cls.__doc__ = _class_document(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if type(self) is Optimizer:
+            raise TypeError("Optimizer has no rule; use the class of one, such as optkern.Adam")
         options = self._bind_arguments(args, kwargs)
         params = options.pop("params")
         self.num_threads = options.pop("num_threads")
@@ -90,7 +124,7 @@ class Optimizer:
             owner = self._group_owner(number)
             group = self._checked(owner, self._translated(owner, values, own[-1]))
             self._groups.append(ParamGroup(self, number, group))
-        self._rebuild({slot: [None] * len(self._labels) for slot in self.rule.state})
+        self._rebuild({slot: [None] * len(self._labels) for slot in self.rule.state}, self._groups)
         # What `rebind` compares with: the arrays themselves may be resized behind our back.
         self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
         self._initialise_state(own)
@@ -197,79 +231,78 @@ class Optimizer:
     def _rebuild(
         self,
         state: dict[str, list[Any]],
+        groups: Sequence[Mapping[str, Any]],
         arrays: list[Any] | None = None,
         counts: Sequence[Any] | None = None,
     ) -> None:
-        """Bind parameters and state anew; state that is needed and missing starts as zeros.
+        """Bind parameters, state and hyperparameters anew; state that is needed starts as zeros.
 
         ``counts``, if they are new too: steps, NAdam's products and the steps at which momentum
-        began, per parameter.
+        began, per parameter. Nothing is changed where one of them is refused.
         """
         structure, old = self._structure, getattr(self, "_plan", None)
         arrays = structure.arrays if arrays is None else arrays
         for label, array in zip(structure.labels, arrays):
             _arrays.check_writable(self._owner, _arrays.named("parameter", label), array)
-        new = {
+        state = {
             slot: [
                 np.zeros_like(array, subok=False)
-                if a is None and self.rule.needs(slot, self.param_groups[group])
+                if a is None and self.rule.needs(slot, groups[group])
                 else a
                 for array, a, group in zip(arrays, state[slot], structure.groups)
             ]
             for slot in self.rule.state
         }
-        plan = Plan(self.rule, self._owner, structure.labels, arrays, new)
-        plan.set_groups(structure.groups)
+        plan = Plan(self.rule, self._owner, structure.labels, arrays, state)
+        plan.set_groups(structure.groups, len(groups))
         if counts is None and old is not None:
             counts = (old.steps, old.mu_products, old.started)
         if counts is not None:
             plan.steps[:], plan.mu_products[:], plan.started[:] = counts
-        if self.rule.name == "sgd":
-            # The first velocity is the gradient itself, at whichever step the momentum begins.
-            fresh = [a is not b for a, b in zip(new["momentum_buffer"], state["momentum_buffer"])]
-            plan.started[fresh] = plan.steps[fresh]
+        self._send(plan, [dict(group) for group in groups])
         self._plan = plan
         structure.arrays = list(arrays)
-        for number in range(len(self.param_groups)):
-            self._send_group(number)
 
-    def _send_group(self, number: int) -> None:
-        """Give the engine a group's fixed hyperparameters and remember its schedules."""
-        group = self.param_groups[number]
-        for name, value in group.items():
-            self._plan.set_hyperparameter(number, name, self._value(self._owner, name, value))
-        self._schedules = [
-            (number, name, value)
-            for number, group in enumerate(self.param_groups)
+    def _send(self, plan: Plan, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Give a plan the groups' hyperparameters, all of them or none; note the schedules."""
+        values = [
+            (number, name, self._value(self._owner, name, value))
+            for number, group in enumerate(groups)
             for name, value in group.items()
-            if callable(value)
+        ]
+        for row in values:
+            plan.set_hyperparameter(*row)
+        self._schedules = [
+            (number, scheduled)
+            for number, group in enumerate(groups)
+            if (scheduled := {name: v for name, v in group.items() if callable(v)})
         ]
 
     def _write_group(self, number: int, changes: dict[str, Any]) -> None:
-        group = self.param_groups[number]
+        group = self._groups[number]
         good = self._checked(self._group_owner(number), {**group, **changes})
+        groups = [good if k == number else other for k, other in enumerate(self._groups)]
         missing = any(
-            self.rule.needs(slot, good) and self._plan.state[slot][i] is None
+            self._plan.state[slot][i] is None and self.rule.needs(slot, good)
             for slot in self.rule.state
             for i, owning in enumerate(self._structure.groups)
             if owning == number
         )
-        dict.update(group, good)
         if missing:
-            self._rebuild(self._plan.state)
+            self._rebuild(self._plan.state, groups)
         else:
-            self._send_group(number)
+            self._send(self._plan, groups)
+        dict.update(group, good)
 
     def _run_schedules(self) -> None:
-        values = [
-            (number, name, self._value(self._owner, name, schedule))
-            for number, name, schedule in self._schedules
-        ]
-        for number, group in enumerate(self.param_groups):
-            now = {name: value for k, name, value in values if k == number}
-            self.rule.refuse_conflict(self._owner, {**group, **now})
-        for number, name, value in values:
-            self._plan.set_hyperparameter(number, name, value)
+        values = []
+        for number, scheduled in self._schedules:
+            owner = self._group_owner(number)
+            now = {name: self._value(owner, name, value) for name, value in scheduled.items()}
+            self.rule.refuse_conflict(owner, {**self._groups[number], **now})
+            values += [(number, name, value) for name, value in now.items()]
+        for row in values:
+            self._plan.set_hyperparameter(*row)
 
     # ----------------------------------------------------------------- public
 
@@ -365,10 +398,16 @@ class Optimizer:
             modified then.
         """
         loaded = _Loaded(self, state_dict)
-        for group, values in zip(self.param_groups, loaded.groups):
+        counts = (loaded.counts, loaded.mu_products, loaded.started)
+        before, self.steps = self.steps, loaded.steps
+        try:
+            self._rebuild(loaded.state, loaded.groups, counts=counts)
+        except BaseException:
+            self.steps = before
+            raise
+        self.skipped_steps = loaded.skipped_steps
+        for group, values in zip(self._groups, loaded.groups):
             dict.update(group, values)
-        self.steps, self.skipped_steps = loaded.steps, loaded.skipped_steps
-        self._rebuild(loaded.state, counts=(loaded.counts, loaded.mu_products, loaded.started))
 
     def rebind(self, params: Params) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
@@ -388,7 +427,7 @@ class Optimizer:
                     f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        self._rebuild(self._plan.state, list(arrays))
+        self._rebuild(self._plan.state, self._groups, list(arrays))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
@@ -402,7 +441,8 @@ class Optimizer:
         state, *counts = kept.pop("_bound")
         self.__dict__.update(kept)
         self._groups = [ParamGroup(self, k, group) for k, group in enumerate(kept["_groups"])]
-        self._rebuild(state, counts=counts)
+        self._structure = copy(self._structure)  # whose arrays `rebind` replaces
+        self._rebuild(state, self._groups, counts=counts)
 
     def __repr__(self) -> str:
         count = len(self._labels)
@@ -443,8 +483,11 @@ class _Loaded:
         self._check_state(state_dict["state"])
 
     def _count(self, name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise ValueError(f"{self.owner}: {name} must be an integer >= 0, got {value!r}")
+        integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not (integer and 0 <= value < 2**53):
+            raise ValueError(
+                f"{self.owner}: {name} must be an integer >= 0 and < 2**53, got {value!r}"
+            )
         return int(value)
 
     def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
@@ -458,10 +501,22 @@ class _Loaded:
             if not isinstance(theirs, Mapping):
                 raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
             values = {k: v for k, v in theirs.items() if k != "params"}
+            members = self._members(number)
+            if list(theirs.get("params", members)) != members:
+                raise ValueError(
+                    f"{owner} is of other params: {theirs['params']!r}, not {members!r}"
+                )
+            missing = [name for name in mine if name not in values]
+            if missing:
+                raise ValueError(f"{owner} has no {missing[0]!r}")
             kept = {k: v for k, v in mine.items() if callable(v)}
             self.saved.append(self.optimizer._checked(owner, {**mine, **values}, self.steps))
             result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
         return result
+
+    def _members(self, number: int) -> list[Label]:
+        structure = self.optimizer._structure
+        return [x for x, k in zip(structure.labels, structure.groups) if k == number]
 
     def _check_state(self, state: Any) -> None:
         structure, rule = self.optimizer._structure, self.optimizer.rule
@@ -492,6 +547,11 @@ class _Loaded:
                 raise ValueError(f"{self.owner}: the state of {what} has no {missing[0]!r}")
             self.counts.append(self._count(f"step of {what}", entry["step"]))
             self.started.append(self._count(f"started of {what}", entry.get("started", 0)))
+            if self.started[-1] > self.counts[-1]:
+                raise ValueError(
+                    f"{self.owner}: started of {what} must not exceed its step "
+                    f"{self.counts[-1]}, got {self.started[-1]}"
+                )
             product = entry.get("mu_product", 1.0)
             self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
             for slot in rule.state:
@@ -699,9 +759,3 @@ class Lion(Optimizer):
 
     Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2.
     """
-
-
-CLASSES: dict[str, type[Optimizer]] = {
-    cls.rule.name: cls
-    for cls in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion)
-}

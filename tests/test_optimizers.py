@@ -3,7 +3,9 @@
 import copy
 import gc
 import inspect
+import os
 import pickle
+import threading
 import weakref
 
 import numpy as np
@@ -889,3 +891,184 @@ def test_state_saved_between_the_switch_to_momentum_and_its_first_step():
         one.step(np.ones(2))
         three.step(np.ones(2))
     assert p.tobytes() == q.tobytes()
+
+
+@pytest.mark.parametrize("place", (0, 1, 2))
+def test_groups_without_parameters(place):
+    """Anywhere, and many: each has hyperparameters all the same."""
+    p = np.ones(2)
+    groups = [{"params": [], "lr": 9.0}] * 300
+    groups.insert((0, 150, 300)[place], {"params": [p], "lr": 0.5})
+    opt = optkern.SGD(groups)
+    opt.param_groups[-1]["lr"] = 0.5
+    grads = [[] if not group["params"] else [np.ones(2)] for group in groups]
+    assert opt.step(grads) and p[0] == 0.5
+    opt.load_state_dict(opt.state_dict())
+
+
+def test_one_optimizer_in_several_threads_at_once():
+    """A step that finds another under way is refused; what ran has run whole."""
+    size = 2_000_000
+    p = np.zeros(size, np.float32)
+    opt = optkern.SGD(p, lr=1.0, num_threads=1)
+    g = np.ones(size, np.float32)
+    refused, start = [], threading.Barrier(4)
+
+    def work():
+        start.wait()
+        for _ in range(20):
+            try:
+                opt.step(g)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opt.state[0]["step"] == 80 - len(refused)
+    assert (p == -(80 - len(refused))).all()
+    assert all("one step at a time" in text for text in refused)
+
+
+def test_step_within_a_step():
+    class Meddling(np.ndarray):
+        @property
+        def shape(self):
+            opt.step(np.ones(3))
+            return (3,)
+
+    p = np.ones(3)
+    opt = optkern.SGD(p, lr=1.0)
+    with pytest.raises(RuntimeError, match="one step at a time"):
+        opt.step(np.ones(3).view(Meddling))
+    assert (p == 1).all()
+    assert opt.step(np.ones(3)) and (p == 0).all()
+
+
+def test_dropped_optimizer_is_freed_at_once():
+    opt = optkern.Adam(np.ones(3))
+    seen = weakref.ref(opt)
+    group = opt.param_groups[0]
+    gc.disable()
+    try:
+        del opt
+        assert seen() is None
+    finally:
+        gc.enable()
+    with pytest.raises(ReferenceError, match="optimizer is gone"):
+        group["lr"] = 0.1
+
+
+def test_subclass_of_a_users_own():
+    class Mine(optkern.Adam):
+        """With a word of its own."""
+
+        def step(self, grads):
+            return super().step([g * 2 for g in grads])
+
+    p, q = np.ones(3), np.ones(3)
+    Mine([p], lr=0.1).step([np.ones(3)])
+    optkern.Adam([q], lr=0.1).step([2 * np.ones(3)])
+    assert p.tobytes() == q.tobytes()
+    assert optkern.optimizers.CLASSES["adam"] is optkern.Adam
+    with pytest.raises(TypeError, match=r"optkern\.Adam"):
+        optkern.Optimizer([p])
+    with pytest.raises(TypeError, match="derive from the class of a rule"):
+        type("Nothing", (optkern.Optimizer,), {})
+
+
+def test_hyperparameters_are_not_set_on_the_optimizer_in_vain():
+    opt = optkern.Adam(np.ones(3))
+    for name in ("lr", "betas", "amsgrad"):
+        with pytest.raises(AttributeError, match=rf"param_groups\[0\]\['{name}'\]"):
+            setattr(opt, name, 1.0)
+        with pytest.raises(AttributeError, match="param_groups"):
+            getattr(opt, name)
+
+
+def failing_rebuilds():
+    def amsgrad(opt, p):
+        opt.param_groups[0]["amsgrad"] = True
+
+    def load(opt, p):
+        donor = optkern.Adam(np.ones(3), lr=7.0, amsgrad=True)
+        for _ in range(5):
+            donor.step(np.ones(3))
+        opt.load_state_dict(donor.state_dict())
+
+    return {"amsgrad": amsgrad, "load": load}
+
+
+@pytest.mark.parametrize("case", failing_rebuilds())
+def test_rebuild_that_fails_changes_nothing(case):
+    """A parameter made read-only meanwhile cannot be bound again."""
+    p = np.ones(3)
+    opt = optkern.Adam(p)
+    opt.step(np.ones(3))
+    hyper, saved = dict(opt.param_groups[0]), opt.state_dict()
+    p.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        failing_rebuilds()[case](opt, p)
+    p.flags.writeable = True
+    assert dict(opt.param_groups[0]) == hyper
+    assert opt.steps == 1 and opt.state[0]["step"] == 1
+    twin = optkern.Adam(q := p.copy())
+    twin.load_state_dict(saved)
+    opt.step(np.ones(3))
+    twin.step(np.ones(3))
+    assert p.tobytes() == q.tobytes()
+
+
+def test_schedule_that_fails_when_it_is_written_is_not_kept():
+    p = np.ones(3)
+    opt = optkern.SGD(p, lr=0.5)
+    calls = []
+
+    def moody(step):
+        calls.append(step)
+        if len(calls) > 1:
+            raise ZeroDivisionError
+        return 0.1
+
+    with pytest.raises(ZeroDivisionError):
+        opt.param_groups[0]["lr"] = moody
+    assert opt.param_groups[0]["lr"] == 0.5
+    opt.step(np.ones(3))
+    assert p[0] == 0.5
+
+
+def test_momentum_callable_that_begins_at_zero():
+    """The first velocity is the gradient itself then too."""
+    p, q = np.ones(2), np.ones(2)
+    late = optkern.SGD(p, lr=0.1, momentum=lambda step: 0.9 if step >= 2 else 0.0, dampening=0.5)
+    plain = optkern.SGD(q, lr=0.1)
+    for _ in range(2):
+        late.step(np.ones(2))
+        plain.step(np.ones(2))
+    plain = optkern.SGD(q, lr=0.1, momentum=0.9, dampening=0.5)
+    for _ in range(3):
+        late.step(np.ones(2))
+        plain.step(np.ones(2))
+    assert p.tobytes() == q.tobytes()
+
+
+def test_shallow_copy_keeps_its_own_binding():
+    p = np.ones(2)
+    opt = optkern.SGD(p, lr=1.0)
+    other = copy.copy(opt)
+    other.rebind(q := np.zeros(2))
+    opt.step(np.ones(2))
+    other.step(np.ones(2))
+    assert p[0] == 0 and q[0] == -1 and opt.params[0] is p
+
+
+def test_more_threads_than_work_are_not_started():
+    """Three chunks need three threads, whatever was asked for."""
+    before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else None
+    if before is None:
+        pytest.skip("needs /proc to count threads")
+    opt = optkern.SGD(np.ones(3 * 16384), num_threads=500)
+    opt.step(np.ones(3 * 16384))
+    assert len(os.listdir("/proc/self/task")) <= max(before, 1) + 8

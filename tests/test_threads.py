@@ -10,7 +10,7 @@ import pytest
 from conftest import ISAS, assert_same_bits, ordinary
 
 import optkern
-from optkern.kernels import _engine
+from optkern.kernels import _engine, _threads
 
 needs_openmp = pytest.mark.skipif(not _engine.OPENMP, reason="built without OpenMP: serial")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and forks")
@@ -22,7 +22,7 @@ HEAD = """
 import json, os, sys
 import numpy as np
 import optkern
-from optkern.kernels import _engine
+from optkern.kernels import _engine, _threads
 
 def count():
     return len(os.listdir("/proc/self/task"))
@@ -456,3 +456,57 @@ def test_show_versions(run_python):
     assert rows["instruction set"].split()[0] == ISAS[-1]
     assert rows["threads"].split()[0] == "1"
     assert rows["numpy"].strip() == np.__version__
+
+
+# --------------------------------------------------------------------------- what a cgroup allows
+
+
+def cgroup(tmp_path, lines, files):
+    """A root folder with a process's cgroup membership and the groups' files."""
+    for name, text in {"proc/self/cgroup": lines, **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(tmp_path)
+
+
+TOP, V1 = "sys/fs/cgroup", "sys/fs/cgroup/cpu"
+CGROUPS = {
+    "version 2": ("0::/a/b", {f"{TOP}/a/b/cpu.max": "150000 100000\n"}, 2),
+    "version 2, above": ("0::/a/b", {f"{TOP}/a/cpu.max": "300000 100000\n"}, 3),
+    "version 2, in a container": ("0::/", {f"{TOP}/cpu.max": "50000 100000\n"}, 1),
+    "version 2, none": ("0::/a", {f"{TOP}/a/cpu.max": "max 100000\n"}, None),
+    "version 1": (
+        "5:cpu,cpuacct:/job\n3:memory:/job",
+        {f"{V1}/job/cpu.cfs_quota_us": "400000\n", f"{V1}/job/cpu.cfs_period_us": "100000\n"},
+        4,
+    ),
+    "version 1, none": (
+        "5:cpu,cpuacct:/",
+        {f"{V1}/cpu.cfs_quota_us": "-1\n", f"{V1}/cpu.cfs_period_us": "100000\n"},
+        None,
+    ),
+    "no cgroup": ("", {}, None),
+}
+
+
+@pytest.mark.parametrize("case", CGROUPS)
+def test_cgroup_quota(tmp_path, case):
+    lines, files, cores = CGROUPS[case]
+    found = _threads._cgroup_cores(cgroup(tmp_path, lines, files))
+    assert found == (sys.maxsize if cores is None else cores)
+
+
+def test_choice_is_the_faster_one(run):
+    """64 threads for 70,000 elements are fifty times slower than one: no timing noise hides it."""
+    said = run(
+        """
+optkern.set_num_threads(64)
+opt = optkern.SGD(np.zeros(70_000, np.float32))
+g = np.ones(70_000, np.float32)
+for _ in range(10):
+    opt.step(g)
+say(choice=opt._plan.prefers_threads)
+"""
+    )
+    assert said == {"choice": False}

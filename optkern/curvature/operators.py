@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import _arrays
-from ..optimizers import Structure  # type: ignore[attr-defined]
+from ..kernels._structures import Structure
 from ._lanczos import dot
 
 GradFunction = Callable[[Any], Any]

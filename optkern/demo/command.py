@@ -146,7 +146,9 @@ def _check_extras(args: argparse.Namespace) -> None:
         except ImportError:
             missing.append(package)
     if missing:
-        raise DemoError(f"needs {' and '.join(missing)}: pip install 'optkern[demo]'")
+        *some, last = missing
+        names = f"{', '.join(some)} and {last}" if some else last
+        raise DemoError(f"needs {names}: pip install 'optkern[demo]'")
 
 
 def _check_plot(args: argparse.Namespace) -> None:

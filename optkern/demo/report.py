@@ -147,7 +147,8 @@ def explain(console: Console, results: Sequence[Result], data: Data) -> None:
         "",
         "loss    mean of the last epoch",
         f"update  one step over all parameters, median of {updates:,}",
-        "NumPy   optkern.reference: dearer than a bare formula, as it flushes denormals",
+        "NumPy   the formulas of optkern.reference: about twice the time of plain NumPy,",
+        "        as they flush denormals; `optkern bench` times plain NumPy too",
         "share   the update's, in the time of a whole training step",
     ):
         say(console, line)

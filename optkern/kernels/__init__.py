@@ -6,17 +6,27 @@ place in one pass.
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from ._threads import as_num_threads, initial_limit, load_engine_passive
 from .rules import RULES
 
 # First: what the other modules import brings the OpenMP runtime in.
-openmp_policy = load_engine_passive()
+try:
+    openmp_policy = load_engine_passive()
+except ImportError as error:
+    if importlib.util.find_spec("optkern.kernels._engine") is not None:
+        raise
+    raise ImportError(
+        f"optkern is not built in {Path(__file__).parents[1]}: to use an installed optkern, start "
+        "Python in another folder; to build it here, run pip install -e ."
+    ) from error
 
-from . import _engine, reference  # noqa: E402
-from ._call import Kernel  # noqa: E402
-from ._twins import twin  # noqa: E402
+from . import _engine, reference
+from ._call import Kernel
+from ._twins import twin
 
 _engine.set_thread_limit(*initial_limit())
 

@@ -128,12 +128,20 @@ cdef class Kernel:
 
     cdef bint serve(self, tuple args, dict kwargs) except -1:
         """Do the call if that is plain; False if nothing has been done."""
+        cdef optkern_mode_t mode
+        # Validation too: a denormal hyperparameter is not zero, whatever another library has set.
+        mode = optkern_ieee_mode()
+        try:
+            return self.serve_in_ieee_mode(args, kwargs)
+        finally:
+            optkern_restore_mode(mode)
+
+    cdef bint serve_in_ieee_mode(self, tuple args, dict kwargs) except -1:
         cdef hyper_t o = self.defaults
         cdef constants_t h
         cdef char* at[MAX_STREAMS]
         cdef Keyword keyword
         cdef cnp.ndarray p
-        cdef optkern_mode_t mode
         for name, value in kwargs.items():
             if name == "num_threads" and (value is None or type(value) is int and value == 1):
                 continue
@@ -144,12 +152,10 @@ cdef class Kernel:
             return False
         p = <cnp.ndarray> args[0]
         memset(&h, 0, sizeof(h))
-        mode = optkern_ieee_mode()
         self.derive(&o, &h)
         SPANS.update[self.index][cnp.PyArray_TYPE(p) == cnp.NPY_DOUBLE](
             &h, at, cnp.PyArray_SIZE(p), 0
         )
-        optkern_restore_mode(mode)
         return True
 
     cdef bint take_arrays(self, tuple args, const hyper_t* o, char** at) noexcept:

@@ -57,5 +57,5 @@ cdef struct constants_t:
 
 ctypedef void (*derive_t)(const hyper_t* o, constants_t* h) noexcept nogil
 
-cdef derive_t derivation(str rule) except NULL
+cdef derive_t derivation(str rule)
 cdef int encode(hyper_t* o, str name, object value) except -1

@@ -51,6 +51,12 @@ cdef void averages(const hyper_t* o, constants_t* h) noexcept nogil:
     h.gain2 = 1 - o.beta2
 
 
+cdef void general(const hyper_t* o, constants_t* h) noexcept nogil:
+    """What a rule without constants of its own gets: learning rate, eps, decay, averages."""
+    common(o, h)
+    averages(o, h)
+
+
 cdef void sgd(const hyper_t* o, constants_t* h) noexcept nogil:
     """buf = momentum * buf + gain * g and p -= rate * buf, in all three forms."""
     common(o, h)
@@ -135,18 +141,13 @@ cdef void radam(const hyper_t* o, constants_t* h) noexcept nogil:
         h.rate *= sqrt(rectification) * sqrt(1 - power2)
 
 
-cdef void lion(const hyper_t* o, constants_t* h) noexcept nogil:
-    common(o, h)
-    averages(o, h)
-
-
 cdef void limit(const hyper_t* o, constants_t* h) noexcept nogil:
     """What makes a limit's loop leave every value as it is."""
     h.rate = 0
     h.gain = 1
 
 
-cdef derive_t derivation(str rule) except NULL:
+cdef derive_t derivation(str rule):
     """The function that derives the constants of ``rule``, by the stem of its formula."""
     if rule == "sgd":
         return sgd
@@ -164,11 +165,9 @@ cdef derive_t derivation(str rule) except NULL:
         return nadam
     if rule == "radam":
         return radam
-    if rule == "lion":
-        return lion
     if rule.startswith("limit"):
         return limit
-    raise LookupError(f"no constants for rule {rule!r}")
+    return general
 
 
 cdef dict _index():

@@ -85,7 +85,9 @@ cdef class Plan:
     cdef interval_t* _occupied
     cdef double _seconds[2][PROBES]   # of one thread and of many
     cdef Py_ssize_t _calls
-    cdef int _favourite               # 0: one thread, 1: many
+    cdef readonly bint prefers_threads   # what has been measured: one thread or many
+    cdef bint _busy, _has_velocity
+    cdef unsigned int _flags[MAX_STREAMS]   # without which a stream is not touched; 0: always
 
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1
     cdef int _plan_chunks(self) except -1
@@ -98,6 +100,8 @@ cdef class Plan:
         self, Py_ssize_t i, object gradient, char* low, char* high
     ) except -1
     cdef void _restage(self, Py_ssize_t i) noexcept
+    cdef int _enter(self) except -1
+    cdef int _refuse_missing_state(self) except -1
     cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1
     cdef Py_ssize_t _first_nonfinite(self) noexcept nogil
     cdef void _derive_constants(self) noexcept nogil

@@ -35,6 +35,7 @@ class Plan:
     started: NDArray[np.int64]
     mu_products: NDArray[np.float64]
     nonfinite: int | str | None
+    prefers_threads: bool
     def __init__(
         self,
         rule: Rule,
@@ -43,7 +44,7 @@ class Plan:
         params: list[NDArray[Any]],
         state: dict[str, list[NDArray[Any] | None]],
     ) -> None: ...
-    def set_groups(self, groups: Sequence[int]) -> None: ...
+    def set_groups(self, groups: Sequence[int], count: int = 1) -> None: ...
     def set_hyperparameter(self, group: int, name: str, value: Any) -> None: ...
     def check(self, gradients: tuple[Any, ...]) -> list[NDArray[Any] | None]: ...
     def step(

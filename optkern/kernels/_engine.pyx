@@ -4,9 +4,9 @@
 1. One call updates a whole list of tensors. The work is cut into chunks of elements, across tensors
    (edges are multiples of 256 within a tensor), and handed out dynamically: fixed halves collapse
    when another process takes a core.
-2. Parameters and state are bound at construction (typed memoryviews keep them from being resized);
-   fresh gradients are checked through the NumPy C API, because a memoryview for each of a thousand
-   costs more than the update.
+2. Parameters and state are bound at construction through typed memoryviews; fresh gradients are
+   checked through the NumPy C API, because a memoryview for each of a thousand costs more than the
+   update.
 3. A call checks everything it was given before it writes one element.
 4. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
 5. Arrays that are not dense or not aligned are staged piece by piece through stack scratch.
@@ -23,7 +23,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from optkern.kernels import _arrays, _isa
-from optkern.kernels._constants cimport derivation, encode
+from optkern.kernels._constants import FLAGS
+from optkern.kernels._constants cimport MOMENTUM, derivation, encode
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
@@ -184,27 +185,49 @@ cdef void transfer(
 ) noexcept nogil:
     """Copy `n` elements of a strided array from flat index `first` to scratch, or back."""
     cdef Py_ssize_t index[MAX_DIMS]
-    cdef Py_ssize_t i, rest = first
+    cdef Py_ssize_t run, rest = first
     cdef char* at = base
-    cdef int k
+    cdef int k, last = a.ndim - 1
     for k in range(a.ndim - 1, -1, -1):
         index[k] = rest % a.shape[k]
         rest = rest // a.shape[k]
         at += index[k] * a.strides[k]
-    for i in range(n):
-        if store:
-            memcpy(at, scratch + i * itemsize, itemsize)
-        else:
-            memcpy(scratch + i * itemsize, at, itemsize)
-        k = a.ndim - 1
-        while k >= 0:
-            index[k] += 1
-            at += a.strides[k]
-            if index[k] < a.shape[k]:
-                break
-            at -= a.strides[k] * a.shape[k]
+    if a.ndim == 0:
+        copy_run(scratch, at, 0, 1, itemsize, store)
+        return
+    while n > 0:   # a run along the fastest axis at a time
+        run = min(n, a.shape[last] - index[last])
+        copy_run(scratch, at, a.strides[last], run, itemsize, store)
+        scratch += run * itemsize
+        n -= run
+        at += run * a.strides[last]
+        index[last] += run
+        k = last
+        while k > 0 and index[k] == a.shape[k]:
+            at += a.strides[k - 1] - a.shape[k] * a.strides[k]
             index[k] = 0
             k -= 1
+            index[k] += 1
+
+
+cdef inline void copy_run(
+    char* dense, char* strided, Py_ssize_t stride, Py_ssize_t n,
+    Py_ssize_t itemsize, bint store,
+) noexcept nogil:
+    """Copy n elements; the size is a constant in each loop, or memcpy would be a call."""
+    cdef Py_ssize_t i
+    if itemsize == 4:
+        for i in range(n):
+            if store:
+                memcpy(strided + i * stride, dense + i * 4, 4)
+            else:
+                memcpy(dense + i * 4, strided + i * stride, 4)
+    else:
+        for i in range(n):
+            if store:
+                memcpy(strided + i * stride, dense + i * 8, 8)
+            else:
+                memcpy(dense + i * 8, strided + i * stride, 8)
 
 
 # --------------------------------------------------------------------------- the plan
@@ -238,7 +261,9 @@ cdef class Plan:
         self._derive = derivation(rule.formula)
         self._streams = 2 + len(rule.slots)
         self._count = len(params)
-        self._favourite = 0
+        self._has_velocity = rule.name == "sgd"
+        for k, switch in enumerate(rule.slots.values()):
+            self._flags[2 + k] = FLAGS[switch.upper()] if switch else 0
         self._check()
         # Of a subclass, the array itself: a matrix has operators and shapes of its own.
         self.params = [np.asarray(p) for p in params]
@@ -393,10 +418,12 @@ cdef class Plan:
 
     # ----------------------------------------------------------------- hyperparameters
 
-    def set_groups(self, groups):
-        """Give each parameter the number of its group."""
+    def set_groups(self, groups, Py_ssize_t count=1):
+        """Give each parameter the number of its group, out of ``count``."""
         cdef Py_ssize_t i
-        self._groups = max(groups, default=0) + 1
+        if len(groups) != self._count or not all(0 <= group < count for group in groups):
+            raise ValueError(f"{self.owner}: groups must be {self._count} numbers below {count}")
+        self._groups = count
         free(self._hypers)
         self._hypers = <hyper_t*> calloc(self._groups, sizeof(hyper_t))
         if not self._hypers:
@@ -406,6 +433,8 @@ cdef class Plan:
 
     def set_hyperparameter(self, Py_ssize_t group, str name, value):
         """Set one checked hyperparameter of a group."""
+        if not 0 <= group < self._groups:
+            raise IndexError(f"{self.owner}: there is no group {group}")
         encode(&self._hypers[group], name, value)
 
     cdef void _derive_constants(self) noexcept nogil:
@@ -431,10 +460,27 @@ cdef class Plan:
                 last = i
             self._tensors[i].h = h
 
+    cdef int _refuse_missing_state(self) except -1:
+        """Refuse to run where the derived flags touch a state array that is not there."""
+        cdef Py_ssize_t i
+        cdef int j
+        for i in range(self._count):
+            if not self._tensors[i].active:
+                continue
+            for j in range(2, self._streams):
+                if self._tensors[i].data[j] == NULL and (
+                    not self._flags[j] or self._tensors[i].h.flags & self._flags[j]
+                ):
+                    what = _arrays.named("parameter", self.labels[i])
+                    raise ValueError(f"{self.owner}: {what} has no {self.rule.state[j - 2]}")
+        return 0
+
     # ----------------------------------------------------------------- gradients
 
     cdef int _take_gradients(self, tuple gradients) except -1:
         cdef Py_ssize_t i
+        if self._hypers == NULL:
+            raise RuntimeError(f"{self.owner}: the plan has no groups yet (set_groups)")
         if len(gradients) != self._count:
             raise ValueError(
                 f"{self.owner}: expected {self._count} gradients, got {len(gradients)}"
@@ -528,12 +574,14 @@ cdef class Plan:
 
     def check(self, tuple gradients):
         """Check the gradients of a call; returns them, cast where that was needed."""
+        self._enter()
         try:
             with ieee_mode():
                 self._take_gradients(gradients)
             return self._gradients
         finally:
             self._gradients = None
+            self._busy = False
 
     def step(self, tuple gradients, int num_threads=0, bint check_finite=False):
         """Apply the rule to every parameter that has a gradient.
@@ -552,12 +600,25 @@ cdef class Plan:
             False if nothing was done because a gradient is not finite; `nonfinite` is then the
             label of its parameter.
         """
-        cdef optkern_mode_t mode = optkern_ieee_mode()   # casts and constants count too
+        cdef optkern_mode_t mode
+        self._enter()
+        mode = optkern_ieee_mode()   # casts and constants count too
         try:
             return self._step(gradients, num_threads, check_finite)
         finally:
             self._gradients = None
+            self._busy = False
             optkern_restore_mode(mode)
+
+    cdef int _enter(self) except -1:
+        """One call at a time: the gradients of a second one would replace those of the first."""
+        if self._busy:
+            raise RuntimeError(
+                f"{self.owner}: a step is under way already, in another thread or in a callback; "
+                "an optimizer takes one step at a time"
+            )
+        self._busy = True
+        return 0
 
     cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1:
         cdef Py_ssize_t i
@@ -569,11 +630,13 @@ cdef class Plan:
                 self.nonfinite = self.labels[i]
                 return False
         self._derive_constants()
+        self._refuse_missing_state()
         threads = num_threads
         if forked or not OPTKERN_OPENMP or self._chunks == 1:
             threads = 1
         elif num_threads == 0:
             threads = current_limit() if self._total >= SERIAL else 1
+        threads = min(threads, <int> min(self._chunks, <Py_ssize_t> 1024))
         if threads > 1 and num_threads == 0:
             self._run_measured(threads)
         elif threads == 1 and self._total < KEEP_GIL:
@@ -583,6 +646,9 @@ cdef class Plan:
                 self._run(threads)
         for i in range(self._count):
             if self._tensors[i].active:
+                if self._has_velocity and self._started[i] == self._steps[i]:
+                    if not self._tensors[i].h.flags & MOMENTUM:
+                        self._started[i] += 1   # its first velocity is still to come
                 self._steps[i] += 1
                 self._mu_products[i] = self._tensors[i].h.mu_product
         return True
@@ -594,7 +660,7 @@ cdef class Plan:
         cdef Py_ssize_t phase = self._calls % REVIEW
         self._calls += 1
         # The first call is cold and counts for nothing; the next ones alternate.
-        many = phase % 2 if phase <= 2 * PROBES else self._favourite
+        many = phase % 2 if phase <= 2 * PROBES else self.prefers_threads
         threads = limit if many else 1
         with nogil:
             start = optkern_seconds()
@@ -603,7 +669,7 @@ cdef class Plan:
         if 0 < phase <= 2 * PROBES:
             self._seconds[many][(phase - 1) // 2] = start
         if phase == 2 * PROBES:
-            self._favourite = median(self._seconds[1]) < median(self._seconds[0])
+            self.prefers_threads = median(self._seconds[1]) < median(self._seconds[0])
         return 0
 
     cdef void _run(self, int threads) noexcept nogil:
@@ -717,8 +783,8 @@ cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil:
     if forked or not OPTKERN_OPENMP or n <= BLOCK:
         return 1
     if wanted == 0:
-        return current_limit() if n >= SERIAL else 1
-    return wanted
+        wanted = current_limit() if n >= SERIAL else 1
+    return <int> min(<Py_ssize_t> wanted, count_blocks(n))
 
 
 cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Structure:
                     raise ValueError(f"{self.owner}: two groups have a parameter {name!r}")
             self.parts.append(("dict", names))
             entries = list(params.items())
-        elif isinstance(params, Sequence) and not isinstance(params, (str, bytes)):
+        elif isinstance(params, (list, tuple)):
             self.parts.append(("list", len(params)))
             entries = [(len(self.arrays) + k, array) for k, array in enumerate(params)]
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
@@ -57,13 +58,31 @@ def machine_limit() -> int:
     return max(1, min(cores, _cgroup_cores()))
 
 
-def _cgroup_cores() -> int:
+def _cgroup_cores(root: str = "/") -> int:
+    """The smallest quota of this process's cgroup (version 1 or 2) and those above it, in cores."""
+    found = [sys.maxsize]
+    for line in _read(Path(root, "proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, files = "sys/fs/cgroup", ("cpu.max",)
+        elif "cpu" in controllers.split(","):
+            top, files = "sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        else:
+            continue
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts) + 1):
+            folder = Path(root, top, *parts[:depth])
+            words = " ".join(_read(folder / name) for name in files).split()
+            if len(words) == 2 and words[0].isdigit() and int(words[1]):
+                found.append(-(-int(words[0]) // int(words[1])))
+    return min(found)
+
+
+def _read(path: Path) -> str:
     try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        return sys.maxsize if quota == "max" else -(-int(quota) // int(period))
-    except (OSError, ValueError):
-        return sys.maxsize
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def as_num_threads(owner: str, value: Any) -> int:

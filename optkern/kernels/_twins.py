@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ._engine import Plan
+from ._engine import Plan, ieee_mode
 from .rules import VOCABULARY, Rule
 
 Run = Callable[[Plan, tuple, dict], None]
@@ -22,6 +22,10 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
     signature = _signature(rule, extra)
 
     def call(*args: Any, **kwargs: Any) -> None:
+        with ieee_mode():
+            checked_call(*args, **kwargs)
+
+    def checked_call(*args: Any, **kwargs: Any) -> None:
         bound = _bind(owner, signature, args, kwargs)
         p, g, *state = (bound.pop(name, None) for name in ("p", "g", *rule.state))
         rest = {name: bound.pop(name, default) for name, default in extra.items()}
@@ -54,7 +58,8 @@ def _bind(owner: str, signature: inspect.Signature, args: tuple, kwargs: dict) -
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TypeError(f"{owner}{signature}: {error}") from None
+        known = ", ".join(signature.parameters)
+        raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
     return bound.arguments
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ._constants import FLAGS, derive
-from ._engine import Plan, ieee_mode
+from ._engine import Plan
 from ._twins import twin
 from .rules import RULES, Rule
 
@@ -42,7 +42,7 @@ def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:
 
     def run(plan: Plan, gradients: tuple, hyperparameters: dict[str, Any]) -> None:
         gradients = plan.check(gradients)
-        with ieee_mode(), np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
             for i, (p, g) in enumerate(zip(plan.params, gradients)):
                 if g is not None:
                     state = (plan.state[slot][i] for slot in rule.state)

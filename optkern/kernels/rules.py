@@ -68,13 +68,12 @@ class Pair(NamedTuple):
 
     @property
     def allowed(self) -> str:
-        return f"two numbers, each {self.each.allowed.removeprefix('a ')}"
+        return f"two numbers, each {self.each.allowed}"
 
     def check(self, value: Any) -> tuple[float, float] | None:
-        try:
-            first, second = value
-        except (TypeError, ValueError):
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
             return None
+        first, second = value
         pair = (self.each.check(first), self.each.check(second))
         return None if None in pair else pair  # type: ignore[return-value]
 
@@ -83,17 +82,17 @@ class Pair(NamedTuple):
 
 
 class Count(NamedTuple):
-    """A positive integer."""
+    """A positive integer that a double holds exactly."""
 
     meaning: str
-    allowed: str = "an integer >= 1"
+    allowed: str = "an integer in [1, 2**53]"
 
     def check(self, value: Any) -> int | None:
         try:
             number = operator.index(value)
         except TypeError:
             return None
-        return number if number >= 1 and not isinstance(value, bool) else None
+        return number if 1 <= number <= 2**53 and not isinstance(value, bool) else None
 
     def encode(self, value: int) -> tuple[float, ...]:
         return (float(value),)
