@@ -1,6 +1,9 @@
 """The long-vector passes and the recurrence equal their NumPy twins bit for bit."""
 
 import ctypes
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,6 +147,30 @@ def test_another_librarys_flush_to_zero_does_not_change_the_bits():
         torch.set_flush_denormal(False)
     assert flushed.item() == 0, "the mode was not on: the test shows nothing"
     assert out[0] == np.float32(1e-40) and got > 0
+
+
+FORKED = """
+import os, signal
+import numpy as np
+from optkern import curvature
+from optkern.curvature._lanczos import Recurrence
+x = np.full(300_000, 300_000**-0.5)
+run = Recurrence(x, 10, 2)
+run.advance(x * 2)                       # two threads, before the fork
+child = os.fork()
+if not child:
+    signal.alarm(20)                     # a hang ends here
+    run.advance(run.vector * 2)
+    curvature.lanczos(lambda v: 2 * v, 300_000, max_matvecs=3)
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+assert status == 0, status
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_hang():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)
 
 
 def test_bad_vectors_are_refused():

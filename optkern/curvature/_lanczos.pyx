@@ -54,14 +54,14 @@ cdef class Pass:
     """Buffers of the engine's passes over vectors of one length and dtype."""
 
     cdef vectors_t v
-    cdef int threads
+    cdef int wanted   # threads; how many there are is asked at each pass: a fork has one
     cdef Py_ssize_t room
     cdef const char** rows
 
     def __cinit__(self, Py_ssize_t n, int dtype, int num_threads):
         self.v.n = n
         self.v.dtype = dtype
-        self.threads = vector_threads(n, num_threads)
+        self.wanted = num_threads
         self.reserve(4)
 
     def __dealloc__(self):
@@ -91,7 +91,7 @@ cdef class Pass:
         self.v.work = DOT
         self.v.x = x
         self.v.y = y
-        return run_vectors(&self.v, self.threads)
+        return run_vectors(&self.v, vector_threads(self.v.n, self.wanted))
 
     cdef void project(self, const char* x, Py_ssize_t k, double* c) noexcept nogil:
         """c = the first k rows' dots with x."""
@@ -99,7 +99,7 @@ cdef class Pass:
         self.v.work = PROJECT
         self.v.x = x
         self.v.k = k
-        run_vectors(&self.v, self.threads)
+        run_vectors(&self.v, vector_threads(self.v.n, self.wanted))
         for j in range(k):
             c[j] = self.v.partial[j * count_blocks(self.v.n)] if self.v.n else 0
 
@@ -113,14 +113,14 @@ cdef class Pass:
         self.v.k = k
         self.v.c = c
         self.v.y = y
-        return run_vectors(&self.v, self.threads)
+        return run_vectors(&self.v, vector_threads(self.v.n, self.wanted))
 
     cdef void scale(self, char* out, const char* x, double a) noexcept nogil:
         self.v.work = SCALE
         self.v.out = out
         self.v.x = x
         self.v.a = a
-        run_vectors(&self.v, self.threads)
+        run_vectors(&self.v, vector_threads(self.v.n, self.wanted))
 
 
 cdef Pass passes(object x, int num_threads):

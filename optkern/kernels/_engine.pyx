@@ -783,8 +783,8 @@ cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil:
     if forked or not OPTKERN_OPENMP or n <= BLOCK:
         return 1
     if wanted == 0:
-        return current_limit() if n >= SERIAL else 1
-    return wanted
+        wanted = current_limit() if n >= SERIAL else 1
+    return <int> min(<Py_ssize_t> wanted, count_blocks(n))
 
 
 cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil:
