@@ -173,12 +173,12 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
     shown.add_column("\nrule", no_wrap=True)
     for header in (
         "\nverdict",
-        "smallest\neigenvalue",
-        "\nat least",
-        "largest\neigenvalue",
-        "\nproducts",
-        "loss over\nall data",
-        "after the\nescape",
+        "lambda\nmin",
+        "at\nleast",
+        "lambda\nmax",
+        "pro-\nducts",
+        "\nloss",
+        "after\nescape",
     ):
         shown.add_column(header, justify="right", no_wrap=True)
     say(console)
@@ -192,6 +192,7 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
     say(console)
     console.print(shown)
     say(console)
+    say(console, "lambda    the smallest and largest eigenvalue, as far as was needed")
     say(console, "at least  no eigenvalue lies below, at 99.9 % confidence (optkern.curvature)")
     say(
         console,
