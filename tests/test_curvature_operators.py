@@ -394,7 +394,7 @@ def quadratic(x):
         (np.zeros(3), {"hvp": 5}, TypeError, "hvp must be callable"),
         (np.zeros(3), {"loss": 5}, TypeError, "loss must be callable"),
         (np.zeros(3), {"grad": lambda x: x[:2]}, ValueError, r"shape \(3,\), got \(2,\)"),
-        (np.zeros(3), {"grad": lambda x: None}, TypeError, "real floating"),
+        (np.zeros(3), {"grad": lambda x: None}, TypeError, "must be an array, got None"),
         (np.zeros(3), {"grad": lambda x: x * np.nan}, ValueError, r"grad\(x\) holds NaN"),
         (np.zeros(3), {"hvp": lambda v: v[:2]}, ValueError, "what hvp returns"),
         (np.zeros(3), {"loss": lambda v: np.nan}, ValueError, r"loss\(x\) is nan"),

@@ -20,10 +20,13 @@ class Structure:
         Who speaks in error messages.
     params : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
         A group dict has the key ``"params"`` and any hyperparameters.
+    what : str
+        What the parameters are called in error messages.
     """
 
-    def __init__(self, owner: str, params: Params) -> None:
+    def __init__(self, owner: str, params: Params, what: str = "params") -> None:
         self.owner = owner
+        self.what = what
         self.grouped = _is_groups(params)
         entries = params if self.grouped else [{"params": params}]
         self.parts: list[tuple[str, tuple[str, ...] | int]] = []
@@ -37,10 +40,10 @@ class Structure:
             self._add(number, entry["params"])
             self.overrides.append({k: v for k, v in entry.items() if k != "params"})
         if not self.arrays:
-            raise ValueError(f"{owner}: params is empty, there is nothing to update")
+            raise ValueError(f"{owner}: {what} is empty, there are no arrays in it")
 
     def _add(self, number: int, params: Params) -> None:
-        where = f"params of group {number}" if self.grouped else "params"
+        where = f"params of group {number}" if self.grouped else self.what
         if isinstance(params, np.ndarray):
             self.parts.append(("array", 1))
             entries: list[tuple[Label, Any]] = [(len(self.arrays), params)]
