@@ -27,6 +27,7 @@ class Recurrence:
     k: int
     noise_count: int
     noise_square: float
+    removed_square: float
     alpha: list[float]
     beta: list[float]
     basis: list[Vector] | None
