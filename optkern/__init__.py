@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import curvature, kernels
+from . import curvature, kernels, schedules
 from ._versions import __version__, show_versions
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
@@ -41,6 +41,7 @@ __all__ = [
     "isa",
     "kernels",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_versions",
 ]
