@@ -958,34 +958,29 @@ class Plateau(Schedule):
         TypeError, ValueError
             Where it is something else. Nothing has been modified then.
         """
-        for name, value in _plateau_state(state_dict).items():
+        for name, value in self.checked_state(state_dict).items():
             setattr(self, name, value)
+
+    @classmethod
+    def checked_state(cls, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """What `load_state_dict` takes, checked."""
+        owner = "Plateau.load_state_dict"
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{owner}: expected a dict, got {type(state_dict).__name__}")
+        if set(state_dict) != set(cls._memory):
+            came = ", ".join(map(str, state_dict))
+            raise ValueError(f"{owner}: expected {', '.join(cls._memory)}, got {came}")
+        best = state_dict["best"]
+        if isinstance(best, bool) or not isinstance(best, (int, float)):
+            raise TypeError(f"{owner}: best must be a number, got {best!r}")
+        domains = {"value": _NUMBER, "num_bad_epochs": _LENGTH, "cooldown_counter": _LENGTH}
+        good = {name: _checked(owner, name, state_dict[name], x) for name, x in domains.items()}
+        return {**good, "best": float(best)}
 
     def __repr__(self) -> str:
         lr, *others = self._settings.items()
         shown = [f"{name}={value!r}" for name, value in others if value != self._defaults[name]]
         return f"Plateau({', '.join([repr(lr[1]), *shown])})"
-
-
-def _plateau_state(state_dict: Any) -> dict[str, Any]:
-    owner = "Plateau.load_state_dict"
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(f"{owner}: expected a dict, got {type(state_dict).__name__}")
-    if set(state_dict) != set(Plateau._memory):
-        raise ValueError(
-            f"{owner}: expected {', '.join(Plateau._memory)}, got {', '.join(map(str, state_dict))}"
-        )
-    best = state_dict["best"]
-    if isinstance(best, bool) or not isinstance(best, (int, float)):
-        raise TypeError(f"{owner}: best must be a number, got {best!r}")
-    return {
-        "value": _checked(owner, "value", state_dict["value"], _NUMBER),
-        "best": float(best),
-        **{
-            name: _checked(owner, name, state_dict[name], _LENGTH)
-            for name in ("num_bad_epochs", "cooldown_counter")
-        },
-    }
 
 
 def plateaus(value: Any) -> Iterator[Plateau]:

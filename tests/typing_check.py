@@ -30,3 +30,6 @@ rate: float = scheduled(10)
 optkern.AdamW(p, lr=scheduled, betas=optkern.schedules.Pair(0.9, optkern.schedules.Constant(0.99)))
 plateau = optkern.schedules.Plateau(0.1, patience=3)
 reduced: bool = plateau.observe(0.5)
+optkern.save("adam.npz", adam, extra={"epoch": 3})
+report = optkern.load("adam.npz", adam, params=False, strict=False)
+left_out: tuple[str, ...] = report.missing_keys + report.unexpected_keys + report.mismatched_keys
