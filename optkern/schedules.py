@@ -72,6 +72,8 @@ __all__ = [
 
 # --------------------------------------------------------------------------- the vocabulary
 
+_LAST_STEP = 2**53  # as for the optimizers' step counts
+
 
 class _Steps:
     """A number of steps that a double holds exactly."""
@@ -85,7 +87,7 @@ class _Steps:
             number = operator.index(value)
         except TypeError:
             return None
-        return number if self.low <= number <= 2**53 and not isinstance(value, bool) else None
+        return number if self.low <= number <= _LAST_STEP and not isinstance(value, bool) else None
 
 
 class _Milestones:
@@ -176,8 +178,6 @@ def _checked(owner: str, name: str, value: Any, domain: Any) -> Any:
 
 
 def _checked_step(owner: str, step: Any) -> int:
-    if type(step) is int and 0 <= step <= 2**53:
-        return step
     number = _LENGTH.check(step)
     if number is None:
         wrong_type = isinstance(step, bool) or not hasattr(step, "__index__")
@@ -296,7 +296,9 @@ class Schedule(_Function):
     __array_ufunc__ = None  # so that a NumPy number on the left leaves the arithmetic to us
 
     def __call__(self, step: int) -> float:
-        return self._at(_checked_step(type(self).__name__, step))
+        if type(step) is not int or not 0 <= step <= _LAST_STEP:  # most are: no call for them
+            step = _checked_step(type(self).__name__, step)
+        return self._at(step)
 
     def _at(self, step: int) -> float:
         raise NotImplementedError
