@@ -67,8 +67,9 @@ def everything(opt):
 
 def assert_same_state(a, b):
     assert_same_bits(a.params, b.params)
-    for label, entry in a.state.items():
-        other = b.state[label]
+    state, others = (opt.state_dict()["state"] for opt in (a, b))
+    for label, entry in state.items():
+        other = others[label]
         assert list(entry) == list(other)
         for name, value in entry.items():
             if isinstance(value, np.ndarray):
