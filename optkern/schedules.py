@@ -12,21 +12,21 @@
    paper's elsewhere. The first argument is what torch takes from the optimizer. It is called lr,
    but any hyperparameter may be given one: ``momentum=Linear(0.85, 0.95, 1000)``.
 
-========================== ==============================================================
-torch.optim.lr_scheduler   here, with the optimizer's rate ``lr``
-========================== ==============================================================
-ConstantLR                 ``join([lr * factor, lr], [total_iters])``
-LinearLR                   ``Linear(lr * start_factor, lr * end_factor, total_iters)``
-StepLR, MultiStepLR        ``Step(lr, step_size)``, ``MultiStep(lr, milestones)``
-ExponentialLR              ``Exponential(lr, gamma)``
-PolynomialLR               ``Polynomial(lr, total_iters)``
-CosineAnnealingLR          ``Cosine(lr, T_max)``; going on after T_max: ``periodic=True``
+=========================== ========================================================================
+torch.optim.lr_scheduler    here, with the optimizer's rate ``lr``
+=========================== ========================================================================
+ConstantLR                  ``join([lr * factor, lr], [total_iters])``
+LinearLR                    ``Linear(lr * start_factor, lr * end_factor, total_iters)``
+StepLR, MultiStepLR         ``Step(lr, step_size)``, ``MultiStep(lr, milestones)``
+ExponentialLR               ``Exponential(lr, gamma)``
+PolynomialLR                ``Polynomial(lr, total_iters)``
+CosineAnnealingLR           ``Cosine(lr, T_max)``; going on after T_max: ``periodic=True``
 CosineAnnealingWarmRestarts ``CosineWarmRestarts(lr, T_0)``
-CyclicLR, OneCycleLR       ``Cyclic(base_lr, max_lr)``, ``OneCycle(max_lr, total_steps)``
-SequentialLR               ``join(schedules, milestones)``
-ChainedScheduler, LambdaLR ``schedule * (other / lr)``, ``lr * schedule``; any function of the step
-ReduceLROnPlateau          ``Plateau(lr)``
-========================== ==============================================================
+CyclicLR, OneCycleLR        ``Cyclic(base_lr, max_lr)``, ``OneCycle(max_lr, total_steps)``
+SequentialLR                ``join(schedules, milestones)``
+ChainedScheduler, LambdaLR  ``schedule * (other / lr)``, ``lr * schedule``; any function of the step
+ReduceLROnPlateau           ``Plateau(lr)``
+=========================== ========================================================================
 """
 
 from __future__ import annotations

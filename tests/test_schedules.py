@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import math
 import pickle
 import sys
@@ -527,6 +528,11 @@ def test_a_bad_state_of_a_plateau_changes_nothing(state, error, message):
 def test_a_loss_that_is_no_number(loss):
     with pytest.raises(TypeError, match=r"Plateau.observe: loss must be a number"):
         Plateau(0.1).observe(loss)
+
+
+def test_the_examples_of_the_docstrings():
+    failed, tried = doctest.testmod(schedules, extraglobs=vars(schedules))
+    assert (failed, tried > 3) == (0, True)
 
 
 # --------------------------------------------------------------------------- bad input
