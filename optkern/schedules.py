@@ -301,7 +301,7 @@ class Schedule(_Function):
         return self._at(step)
 
     def _at(self, step: int) -> float:
-        raise NotImplementedError
+        raise NotImplementedError("Schedule has no values; use a kind, such as schedules.Cosine")
 
     def clamp(self, low: float | None = None, high: float | None = None) -> Clamp:
         """This schedule, kept within [low, high]."""
