@@ -31,6 +31,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ._versions import __version__
+from .kernels import _arrays
 from .optimizers import Optimizer
 from .schedules import Plateau, plateaus
 
@@ -51,7 +52,8 @@ class Report(NamedTuple):
     unexpected_keys : tuple of str
         In the file, not of the optimizer: left out.
     mismatched_keys : tuple of str
-        In both, but with another shape, dtype or rule: left as it was.
+        In both, but with another shape or dtype: left as it was. ``"optimizer"``: the whole state
+        is of another rule, or nothing of it could be used.
     extra : object
         What `save` got as ``extra``.
     """
@@ -190,6 +192,8 @@ class _Fit:
         self.unexpected: list[str] = []
         self.mismatched: list[str] = []
         own = dict(zip(opt.state, opt.params)) if params else {}
+        for key, array in own.items():
+            _arrays.check_writable(type(opt).__name__, _arrays.named("parameter", key), array)
         saved = content.get("params", {}) if params else {}
         self.params = [
             (own[key], value)
@@ -220,23 +224,31 @@ class _Fit:
     def load_state(self, strict: bool) -> None:
         """Load the optimizer's state: as a whole; where it is refused and not strict, in parts."""
         theirs = self.content["optimizer"]
-        try:
-            # What belongs to a state is for the optimizer to say.
+        if strict:  # what belongs to a state is for the optimizer to say
             self.opt.load_state_dict(theirs)
-        except (TypeError, ValueError):
-            if strict:
-                raise
+        elif not self._loads(theirs):
             self._load_in_parts(theirs)
 
     def _load_in_parts(self, theirs: Mapping[str, Any]) -> None:
         mine = self.opt.state_dict()
-        merged = self._merged_state(mine, theirs)
-        try:
-            self.opt.load_state_dict(merged)
-        except (TypeError, ValueError):
+        before = self.missing[:], self.unexpected[:], self.mismatched[:]
+        if mine["rule"] == theirs["rule"]:
+            merged = self._merged_state(mine, theirs)
+            if self._loads(merged):
+                return
             # Options of the file may need state that a parameter left as it was does not have.
-            self.mismatched.append("param_groups")
-            self.opt.load_state_dict({**merged, "param_groups": mine["param_groups"]})
+            if self._loads({**merged, "param_groups": mine["param_groups"]}):
+                self.mismatched.append("param_groups")
+                return
+        self.missing, self.unexpected, self.mismatched = before
+        self.mismatched.append("optimizer")
+
+    def _loads(self, state: Mapping[str, Any]) -> bool:
+        try:
+            self.opt.load_state_dict(state)
+        except (TypeError, ValueError):
+            return False
+        return True
 
     def _both(
         self, what: str, mine: Mapping[Any, Any], theirs: Mapping[Any, Any]
@@ -257,9 +269,6 @@ class _Fit:
 
     def _merged_state(self, mine: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
         """``mine``, with all of ``theirs`` that has its place there."""
-        if mine["rule"] != theirs["rule"]:
-            self.mismatched.append("rule")
-            return mine
         merged = dict(mine)
         for key, value in self._both("", mine, theirs):
             if key == "param_groups":

@@ -557,9 +557,25 @@ def test_the_parameters_of_another_rule(tmp_path):
     optkern.save(tmp_path / "x", saved)
     opt = optkern.SGD(new_params(), lr=0.3)
     report = optkern.load(tmp_path / "x", opt, strict=False)
-    assert report == ((), (), ("rule",), None)
+    assert report == ((), (), ("optimizer",), None)
     assert_same_bits(opt.params, saved.params)
     assert (opt.steps, opt.param_groups[0]["lr"]) == (0, 0.3)
+
+
+def test_the_parameters_where_no_state_fits(tmp_path):
+    class Refusing(optkern.Adam):
+        def load_state_dict(self, state_dict):
+            raise ValueError("not this one")
+
+    saved = new_adam(3)
+    optkern.save(tmp_path / "x", saved)
+    opt = Refusing(new_params())
+    report = optkern.load(tmp_path / "x", opt, strict=False)
+    assert report == ((), (), ("optimizer",), None)
+    assert_same_bits(opt.params, saved.params)
+    assert opt.steps == 0
+    with pytest.raises(ValueError, match=r"optkern.load: .*x: not this one"):
+        optkern.load(tmp_path / "x", opt)
 
 
 def test_other_groups_keep_their_hyperparameters(tmp_path):
