@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import curvature, kernels
+from . import curvature, kernels, schedules
 from ._versions import __version__, show_versions
+from .checkpoint import load, save
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
@@ -40,7 +41,10 @@ __all__ = [
     "get_num_threads",
     "isa",
     "kernels",
+    "load",
     "reference",
+    "save",
+    "schedules",
     "set_num_threads",
     "show_versions",
 ]

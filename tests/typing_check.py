@@ -23,3 +23,13 @@ kernels.adam(p, g, p, p, lr=1e-3, step=1, num_threads=1)
 reference.sgd([p, p], [g, None], lr=0.1)
 names: list[str] = [rule.name for rule in optkern.RULES]
 threads: int = optkern.get_num_threads()
+
+cosine = optkern.schedules.Cosine(1e-3, T_max=1000)
+scheduled = optkern.schedules.warmup(100, then=0.5 * cosine + 1e-5).clamp(high=1e-3)
+rate: float = scheduled(10)
+optkern.AdamW(p, lr=scheduled, betas=optkern.schedules.Pair(0.9, optkern.schedules.Constant(0.99)))
+plateau = optkern.schedules.Plateau(0.1, patience=3)
+reduced: bool = plateau.observe(0.5)
+optkern.save("adam.npz", adam, extra={"epoch": 3})
+report = optkern.load("adam.npz", adam, params=False, strict=False)
+left_out: tuple[str, ...] = report.missing_keys + report.unexpected_keys + report.mismatched_keys
