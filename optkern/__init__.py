@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import curvature, kernels
+from . import curvature, kernels, solvers
 from ._versions import __version__, show_versions
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
@@ -21,9 +21,12 @@ from .optimizers import (
     RAdam,
     RMSprop,
 )
+from .solvers import LBFGS, SAM, NewtonLanczos
 
 __all__ = [
+    "LBFGS",
     "RULES",
+    "SAM",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -32,6 +35,7 @@ __all__ = [
     "Adamax",
     "Lion",
     "NAdam",
+    "NewtonLanczos",
     "Optimizer",
     "RAdam",
     "RMSprop",
@@ -43,4 +47,5 @@ __all__ = [
     "reference",
     "set_num_threads",
     "show_versions",
+    "solvers",
 ]

@@ -23,3 +23,12 @@ kernels.adam(p, g, p, p, lr=1e-3, step=1, num_threads=1)
 reference.sgd([p, p], [g, None], lr=0.1)
 names: list[str] = [rule.name for rule in optkern.RULES]
 threads: int = optkern.get_num_threads()
+
+report: optkern.solvers.Report = optkern.LBFGS(p, line_search_fn="strong_wolfe").step(
+    lambda: (0.0, g), callback=lambda so_far: so_far.iterations > 5
+)
+newton = optkern.NewtonLanczos({"w": p}, radius=2.0)
+final: float = newton.step(lambda: (0.0, {"w": g}), hvp=lambda v: v).value
+sam = optkern.SAM(adam, rho=0.05, adaptive=True)
+sam.load_state_dict(sam.state_dict())
+print(sam.step(lambda: (0.0, g)).status)
