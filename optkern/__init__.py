@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import curvature, kernels, solvers
+from . import curvature, diagnose, kernels, solvers
 from ._versions import __version__, show_versions
+from .diagnose import Monitor, compare_fits
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
@@ -34,13 +35,16 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Monitor",
     "NAdam",
     "NewtonLanczos",
     "Optimizer",
     "RAdam",
     "RMSprop",
     "__version__",
+    "compare_fits",
     "curvature",
+    "diagnose",
     "get_num_threads",
     "isa",
     "kernels",

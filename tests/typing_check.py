@@ -32,3 +32,9 @@ final: float = newton.step(lambda: (0.0, {"w": g}), hvp=lambda v: v).value
 sam = optkern.SAM(adam, rho=0.05, adaptive=True)
 sam.load_state_dict(sam.state_dict())
 print(sam.step(lambda: (0.0, g)).status)
+
+monitor = optkern.Monitor(every=5)
+monitor.record(1.0, g, adam, val_loss=2.0)
+diagnosis: optkern.diagnose.Diagnosis = monitor.diagnose(p, grad=lambda x: x, loss=lambda x: 0.0)
+print(diagnosis.kind, diagnosis.max_stable_lr, diagnosis.verdict)
+remedies: tuple[str, ...] = optkern.compare_fits([1.0, 0.5], 0.7, target=0.1).remedies
