@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from . import curvature, kernels, schedules
+from . import curvature, diagnose, kernels, schedules, solvers
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
+from .diagnose import Monitor, compare_fits
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
@@ -22,9 +23,12 @@ from .optimizers import (
     RAdam,
     RMSprop,
 )
+from .solvers import LBFGS, SAM, NewtonLanczos
 
 __all__ = [
+    "LBFGS",
     "RULES",
+    "SAM",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -32,12 +36,16 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Monitor",
     "NAdam",
+    "NewtonLanczos",
     "Optimizer",
     "RAdam",
     "RMSprop",
     "__version__",
+    "compare_fits",
     "curvature",
+    "diagnose",
     "get_num_threads",
     "isa",
     "kernels",
@@ -47,4 +55,5 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_versions",
+    "solvers",
 ]

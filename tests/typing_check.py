@@ -33,3 +33,17 @@ reduced: bool = plateau.observe(0.5)
 optkern.save("adam.npz", adam, extra={"epoch": 3})
 report = optkern.load("adam.npz", adam, params=False, strict=False)
 left_out: tuple[str, ...] = report.missing_keys + report.unexpected_keys + report.mismatched_keys
+solved: optkern.solvers.Report = optkern.LBFGS(p, line_search_fn="strong_wolfe").step(
+    lambda: (0.0, g), callback=lambda so_far: so_far.iterations > 5
+)
+newton = optkern.NewtonLanczos({"w": p}, radius=2.0)
+final: float = newton.step(lambda: (0.0, {"w": g}), hvp=lambda v: v).value
+sam = optkern.SAM(adam, rho=0.05, adaptive=True)
+sam.load_state_dict(sam.state_dict())
+print(sam.step(lambda: (0.0, g)).status)
+
+monitor = optkern.Monitor(every=5)
+monitor.record(1.0, g, adam, val_loss=2.0)
+diagnosis: optkern.diagnose.Diagnosis = monitor.diagnose(p, grad=lambda x: x, loss=lambda x: 0.0)
+print(diagnosis.kind, diagnosis.max_stable_lr, diagnosis.verdict)
+remedies: tuple[str, ...] = optkern.compare_fits([1.0, 0.5], 0.7, target=0.1).remedies

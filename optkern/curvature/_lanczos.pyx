@@ -18,7 +18,7 @@ from libc.math cimport fabs, log, sqrt
 from libc.stdlib cimport free, malloc, realloc
 
 from optkern.kernels._engine cimport (
-    DOT, PROJECT, SCALE, SUBTRACT, count_blocks, run_vectors, vector_threads, vectors_t,
+    DOT, PROJECT, SCALE, SUBTRACT, count_blocks, run_vectors, vector_threads,
 )
 from optkern.kernels._span cimport BLOCK, LANES
 
@@ -57,11 +57,6 @@ cdef char* address(object array, int dtype, Py_ssize_t n) except NULL:
 
 cdef class Pass:
     """Buffers of the engine's passes over vectors of one length and dtype."""
-
-    cdef vectors_t v
-    cdef int wanted   # threads; how many there are is asked at each pass: a fork has one
-    cdef Py_ssize_t room
-    cdef const char** rows
 
     def __cinit__(self, Py_ssize_t n, int dtype, int num_threads):
         self.v.n = n
