@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import curvature, kernels
+from . import curvature, integrations, kernels
 from ._versions import __version__, show_versions
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
+from .kernels._structures import Flat, flatten
 from .kernels._threads import set_num_threads
 from .optimizers import (
     SGD,
@@ -30,6 +31,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Flat",
     "Lion",
     "NAdam",
     "Optimizer",
@@ -37,7 +39,9 @@ __all__ = [
     "RMSprop",
     "__version__",
     "curvature",
+    "flatten",
     "get_num_threads",
+    "integrations",
     "isa",
     "kernels",
     "reference",

@@ -7,13 +7,13 @@ how far off they are. The step of the differences is found by measurement.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels import _arrays
-from ..kernels._structures import Structure
+from ..kernels._structures import Structure, arranged
 from ._lanczos import dot
 
 GradFunction = Callable[[Any], Any]
@@ -104,17 +104,7 @@ class Point:
             piece = vector[first : first + array.size].reshape(array.shape)
             arrays.append(np.asarray(piece, dtype or array.dtype))
             first += array.size
-        return self._arranged(iter(arrays), self.original)
-
-    def _arranged(self, arrays: Any, like: Any) -> Any:
-        if isinstance(like, np.ndarray):
-            return next(arrays)
-        if isinstance(like, Mapping):
-            return {name: next(arrays) for name in like}
-        if self.structure.grouped and like is self.original:
-            return [self._arranged(arrays, entry["params"]) for entry in like]
-        entries = [next(arrays) for _ in like]
-        return tuple(entries) if isinstance(like, tuple) else entries
+        return arranged(iter(arrays), self.original)
 
     def write(self, vector: np.ndarray) -> None:
         """Put a flat vector into the user's arrays."""
