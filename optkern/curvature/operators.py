@@ -412,15 +412,19 @@ class DifferenceOperator(Operator):
     gradient : Gradient
     step : float or None
         The user's own h for a unit vector; None: measured.
+    x_scale : float
+        The least size of x to measure h by: beside the origin x itself says nothing.
     """
 
     exact = False
 
-    def __init__(self, owner: str, gradient: Gradient, step: float | None = None) -> None:
+    def __init__(
+        self, owner: str, gradient: Gradient, step: float | None = None, x_scale: float = 0.0
+    ) -> None:
         self.gradient = gradient
         super().__init__(owner, self._difference, gradient.point.n, gradient.dtype)
         self.fixed = step is not None
-        self.scale = norm(gradient.x) or 1.0
+        self.scale = max(norm(gradient.x), x_scale) or 1.0
         self.step = step if step is not None else 0.0
         if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
             raise ValueError(f"{owner}: step must be a finite number > 0, got {step!r}")
