@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 
 def host(module: str, extra: str, minimum: str) -> ModuleType:
@@ -58,8 +59,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-class Objective(NamedTuple):
-    """A host's model as `optkern.curvature` takes it: ``x, loss, grad = objective(...)``.
+@dataclass(frozen=True)
+class Objective:
+    """A host's model as `optkern.curvature` takes it; unpacks as ``x, loss, grad``.
 
     Attributes
     ----------
@@ -69,8 +71,14 @@ class Objective(NamedTuple):
         ``x -> float``, over all the data.
     grad : callable
         ``x -> gradient``, in x's structure.
+    hvp : callable or None
+        ``v -> H v`` at the point, exact, where the host can do it.
     """
 
     x: Any
     loss: Callable[[Any], float]
     grad: Callable[[Any], Any]
+    hvp: Callable[[Any], Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.x, self.loss, self.grad))

@@ -313,7 +313,7 @@ def objective(model: Any, X: Any, y: Any) -> Objective:
     Returns
     -------
     Objective
-        A named tuple ``(x, loss, grad)``. x is a list, float64 copies of ``coefs_ + intercepts_``;
+        Unpacks as ``x, loss, grad``. x is a list, float64 copies of ``coefs_ + intercepts_``;
         a point that `curvature.escape` has moved goes back by
         ``for w, new in zip(clf.coefs_ + clf.intercepts_, x): w[...] = new``.
 
