@@ -1,21 +1,27 @@
 """optkern in the trainers people already have: one small module per host.
 
-A module here imports its host when it is used, not before: `import optkern` needs NumPy alone.
+A module is imported when it is asked for, and imports its host when that is used: `import optkern`
+needs NumPy alone.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from typing import Any
 
-_MODULES = ("autograd", "shims", "sklearn", "thinc", "torch")
+
+def _modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _modules():
         return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_modules())}"
+    )
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_modules()})
