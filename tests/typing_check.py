@@ -6,6 +6,13 @@ import numpy as np
 
 import optkern
 from optkern import kernels, reference
+from optkern.integrations import (
+    autograd,
+    cs231n,
+    dl_from_scratch,
+    evolution_strategies,
+    sklearn,
+)
 
 p = np.zeros(3, np.float32)
 g = np.ones(3, np.float32)
@@ -23,3 +30,17 @@ kernels.adam(p, g, p, p, lr=1e-3, step=1, num_threads=1)
 reference.sgd([p, p], [g, None], lr=0.1)
 names: list[str] = [rule.name for rule in optkern.RULES]
 threads: int = optkern.get_num_threads()
+
+vector, views = optkern.flatten({"W": p, "b": p})
+flat: optkern.Flat = optkern.flatten([p, p])
+optkern.SGD(flat.vector).step(g)
+
+with sklearn.accelerate("adamw", lr=1e-3, weight_decay=0.1) as context:
+    context.optimizer("adam", {"lr": 1e-3}).update_params([p], [p])
+rate: float = sklearn.MLPOptimizer("lion", schedule=lambda step: 0.1).learning_rate
+x, loss, grad = sklearn.objective(None, p, p)
+at = autograd.objective(lambda x: x, {"W": p})
+at.loss(autograd.adam(lambda x, i: at.grad(x), at.x, num_iters=3, step_size=0.1))
+w, config = cs231n.adam(p, g, None)
+dl_from_scratch.Adam(lr=0.1).update({"W": p}, {"W": p})
+ratio: float = evolution_strategies.Adam(None, stepsize=0.1).update(p)

@@ -100,7 +100,7 @@ def adam(
 
 def _descend(
     name: str,
-    cls: type[Optimizer],
+    cls: Callable[..., Optimizer],
     grad: Gradient,
     x0: Any,
     callback: Callback | None,
@@ -110,7 +110,7 @@ def _descend(
 ) -> Any:
     vector, views = flatten([_array(name, leaf) for leaf in _leaves(x0)])
     ascend = isinstance(step_size, (int, float, np.number)) and step_size < 0
-    lr = -step_size if ascend else step_size
+    lr = abs(step_size) if ascend else step_size  # type: ignore[arg-type]
     opt = cls(views, lr=lr, maximize=ascend, **options)
     if cls is RMSprop:
         for entry in opt.state.values():

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class _Updater:
         What does the work.
     """
 
-    def __init__(self, cls: type[optimizers.Optimizer], lr: float, **options: Any) -> None:
+    def __init__(self, cls: Callable[..., optimizers.Optimizer], lr: float, **options: Any) -> None:
         self.lr = lr
         self.optimizer: optimizers.Optimizer | None = None
         self._cls, self._options = cls, options

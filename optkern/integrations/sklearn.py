@@ -103,7 +103,8 @@ class MLPOptimizer:
         self._made([np.zeros(1)])
 
     def _made(self, params: Sequence[Any]) -> Optimizer:
-        return CLASSES[self.rule](list(params), lr=self._lr, **self.options)
+        cls: Callable[..., Optimizer] = CLASSES[self.rule]
+        return cls(list(params), lr=self._lr, **self.options)
 
     @property
     def learning_rate(self) -> float:
@@ -192,7 +193,10 @@ def _sgd(
     return {**own, "momentum": momentum, "nesterov": nesterov, "momentum_form": "classical"}
 
 
-_SOLVERS = {"AdamOptimizer": ("adam", _adam), "SGDOptimizer": ("sgd", _sgd)}
+_SOLVERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+    "AdamOptimizer": ("adam", _adam),
+    "SGDOptimizer": ("sgd", _sgd),
+}
 # The settings of the `with` blocks that this thread is in, the innermost last.
 _active: ContextVar[tuple[accelerate, ...]] = ContextVar("accelerate", default=())
 _lock = threading.Lock()
