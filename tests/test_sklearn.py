@@ -256,6 +256,27 @@ def test_a_fit_in_another_thread_is_not_touched():
     assert mlp.AdamOptimizer is AdamOptimizer
 
 
+class Accelerated(MLPClassifier):
+    fit = accelerate()(MLPClassifier.fit)
+
+
+def test_a_decorated_fit_goes_along_to_joblibs_workers():
+    from joblib import parallel_config
+    from sklearn.model_selection import GridSearchCV
+
+    model = Accelerated((4,), max_iter=2, random_state=0)
+    search = GridSearchCV(model, {"alpha": [1e-3, 1.0]}, cv=2, scoring=was_accelerated)
+    with parallel_config("threading", n_jobs=2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.fit(X, Y)
+    assert (search.cv_results_["mean_test_score"] == 1).all()
+    assert mlp.AdamOptimizer is AdamOptimizer
+
+
+def was_accelerated(model, X, y):
+    return float(isinstance(model._optimizer, MLPOptimizer))
+
+
 @pytest.mark.slow
 def test_scikit_learns_own_tests_pass(run_python):
     code = """

@@ -57,7 +57,8 @@ class MLPOptimizer:
     Attributes
     ----------
     learning_rate : float
-        The rule's lr at the next update; may be written.
+        The rule's lr at the next update; may be written. (With scikit-learn's own Adam it is lr
+        with the bias correction folded in.)
     optimizer : optkern.Optimizer or None
         What does the work; None before the first update.
 
@@ -209,8 +210,9 @@ class accelerate(ContextDecorator):
 
     Two lines: ``with optkern.integrations.sklearn.accelerate():`` and ``clf.fit(X, y)``. With no
     arguments the solver's own rule and numbers are kept, and the fitted coefficients are
-    scikit-learn's to rounding. It may be nested and used again, works as a decorator, and holds for
-    fits in the calling thread alone (tasks that joblib runs elsewhere enter it themselves).
+    scikit-learn's to rounding. It may be nested and used again, and holds for fits in the calling
+    thread alone. It is a decorator too, for fits that run elsewhere, as in
+    ``GridSearchCV(n_jobs=2)``: a class with ``fit = accelerate()(MLPClassifier.fit)``.
 
     Parameters
     ----------
