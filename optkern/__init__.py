@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from . import curvature, diagnose, kernels, schedules, solvers
+from . import curvature, diagnose, integrations, kernels, schedules, solvers
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
 from .diagnose import Monitor, compare_fits
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
+from .kernels._structures import Flat, flatten
 from .kernels._threads import set_num_threads
 from .optimizers import (
     SGD,
@@ -35,6 +36,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Flat",
     "Lion",
     "Monitor",
     "NAdam",
@@ -46,7 +48,9 @@ __all__ = [
     "compare_fits",
     "curvature",
     "diagnose",
+    "flatten",
     "get_num_threads",
+    "integrations",
     "isa",
     "kernels",
     "load",

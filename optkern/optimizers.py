@@ -418,7 +418,7 @@ class Optimizer:
         """
         if self._structure.grouped and isinstance(params, (list, tuple)):
             params = [e.get("params") if isinstance(e, Mapping) else e for e in params]
-        arrays = self._structure.flatten(params, "params")
+        arrays = self._structure.arrays_of(params)
         for label, new, (shape, dtype) in zip(self._labels, arrays, self._forms):
             what = _arrays.named("parameter", label)
             _arrays.check_writable(self._owner, what, new)
@@ -427,7 +427,7 @@ class Optimizer:
                     f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        self._rebuild(self._plan.state, self._groups, list(arrays))
+        self._rebuild(self._plan.state, self._groups, arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
@@ -598,7 +598,8 @@ def _class_document(cls: type[Optimizer]) -> str:
         "Parameters",
         "----------",
         "params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts",
-        "    float32 or float64 arrays of any shape, updated in place.",
+        "    float32 or float64 arrays of any shape, updated in place; of another library's, what",
+        "    shares writable memory: the buffer protocol, __array_interface__, DLPack on CPU.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:

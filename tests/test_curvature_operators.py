@@ -86,6 +86,18 @@ def test_the_vector_is_read_only_and_a_returned_view_of_it_is_fine():
     assert reused.eigenvalue_min == pytest.approx(-2)
 
 
+def test_x_scale_sets_the_step_beside_the_origin():
+    """A step of x's own size would be lost in the gradient's other terms."""
+    data = np.linspace(-2, 2, 200)
+
+    def grad(x):
+        return np.array([np.mean(x[0] - data), -2 * x[1]])
+
+    verdict = curvature.classify(np.array([1e-13, 0.0]), grad, x_scale=1.0)
+    assert verdict.kind == "saddle"
+    assert verdict.eigenvalue_max == pytest.approx(1)
+
+
 def test_a_gradient_may_reuse_its_buffer_and_write_to_what_it_gets():
     """A gradient that returns the same array each time must not look like a zero Hessian."""
     d, buffer = np.array([1.0, -2.0, 3.0]), np.empty(3)

@@ -6,6 +6,13 @@ import numpy as np
 
 import optkern
 from optkern import kernels, reference
+from optkern.integrations import (
+    autograd,
+    cs231n,
+    dl_from_scratch,
+    evolution_strategies,
+    sklearn,
+)
 
 p = np.zeros(3, np.float32)
 g = np.ones(3, np.float32)
@@ -47,3 +54,16 @@ monitor.record(1.0, g, adam, val_loss=2.0)
 diagnosis: optkern.diagnose.Diagnosis = monitor.diagnose(p, grad=lambda x: x, loss=lambda x: 0.0)
 print(diagnosis.kind, diagnosis.max_stable_lr, diagnosis.verdict)
 remedies: tuple[str, ...] = optkern.compare_fits([1.0, 0.5], 0.7, target=0.1).remedies
+vector, views = optkern.flatten({"W": p, "b": p})
+flat: optkern.Flat = optkern.flatten([p, p])
+optkern.SGD(flat.vector).step(g)
+
+with sklearn.accelerate("adamw", lr=1e-3, weight_decay=0.1) as context:
+    context.optimizer("adam", {"lr": 1e-3}).update_params([p], [p])
+current: float = sklearn.MLPOptimizer("lion", schedule=lambda step: 0.1).learning_rate
+x, loss, grad = sklearn.objective(None, p, p)
+at = autograd.objective(lambda x: x, {"W": p})
+at.loss(autograd.adam(lambda x, i: at.grad(x), at.x, num_iters=3, step_size=0.1))
+w, config = cs231n.adam(p, g, None)
+dl_from_scratch.Adam(lr=0.1).update({"W": p}, {"W": p})
+ratio: float = evolution_strategies.Adam(None, stepsize=0.1).update(p)

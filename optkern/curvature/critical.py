@@ -404,7 +404,7 @@ def classify(
     if hvp is not None:
         operator: Operator = StructuredOperator(owner, hvp, point)
     else:
-        operator = DifferenceOperator(owner, gradient, step)
+        operator = DifferenceOperator(owner, gradient, step, x_scale)
     run = Run(operator, confidence, (1, -1), memory, seed, None, threads)
     operator.prepare(run.recurrence.vector)
     stationarity = _stationarity(gradient, operator, grad_tol, x_scale, seed)

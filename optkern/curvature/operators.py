@@ -7,13 +7,13 @@ how far off they are. The step of the differences is found by measurement.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels import _arrays
-from ..kernels._structures import Structure
+from ..kernels._structures import Structure, arranged
 from ._lanczos import dot, project, subtract
 
 GradFunction = Callable[[Any], Any]
@@ -114,17 +114,7 @@ class Point:
             piece = vector[first : first + array.size].reshape(array.shape)
             arrays.append(np.asarray(piece, dtype or array.dtype))
             first += array.size
-        return self._arranged(iter(arrays), self.original)
-
-    def _arranged(self, arrays: Any, like: Any) -> Any:
-        if isinstance(like, np.ndarray):
-            return next(arrays)
-        if isinstance(like, Mapping):
-            return {name: next(arrays) for name in like}
-        if self.structure.grouped and like is self.original:
-            return [self._arranged(arrays, entry["params"]) for entry in like]
-        entries = [next(arrays) for _ in like]
-        return tuple(entries) if isinstance(like, tuple) else entries
+        return arranged(iter(arrays), self.original)
 
     def write(self, vector: np.ndarray) -> None:
         """Put a flat vector into the user's arrays."""
@@ -441,15 +431,19 @@ class DifferenceOperator(Operator):
     gradient : Gradient
     step : float or None
         The user's own h for a unit vector; None: measured.
+    x_scale : float
+        The least size of x to measure h by: beside the origin x itself says nothing.
     """
 
     exact = False
 
-    def __init__(self, owner: str, gradient: Gradient, step: float | None = None) -> None:
+    def __init__(
+        self, owner: str, gradient: Gradient, step: float | None = None, x_scale: float = 0.0
+    ) -> None:
         self.gradient = gradient
         super().__init__(owner, self._difference, gradient.point.n, gradient.dtype)
         self.fixed = step is not None
-        self.scale = norm(gradient.x) or 1.0
+        self.scale = max(norm(gradient.x), x_scale) or 1.0
         self.step = step if step is not None else 0.0
         if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
             raise ValueError(f"{owner}: step must be a finite number > 0, got {step!r}")
