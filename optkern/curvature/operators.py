@@ -52,30 +52,26 @@ class Point:
         Who speaks in error messages.
     x : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
         float32 or float64 arrays of any shape.
+    what : str
+        What x is called in them.
     """
 
-    def __init__(self, owner: str, x: Any) -> None:
+    def __init__(self, owner: str, x: Any, what: str = "x") -> None:
         self.owner = owner
         self.original = x
-        self.structure = Structure(owner, x, "x")
-        for label, array in zip(self.structure.labels, self.structure.arrays):
-            what = _arrays.named("array", label) + " of x"
+        self.structure = Structure(owner, x, what)
+        self.arrays: list[np.ndarray] = self.structure.arrays
+        names = [_arrays.named("array", label) + f" of {what}" for label in self.structure.labels]
+        for name, array in zip(names, self.arrays):
             if not isinstance(array, np.ndarray):
                 raise TypeError(
-                    f"{owner}: {what} must be a NumPy array, got {type(array).__name__}"
+                    f"{owner}: {name} must be a NumPy array, got {type(array).__name__}"
                 )
             if array.dtype not in _arrays.DTYPES:
-                raise TypeError(f"{owner}: {what} must be float32 or float64, got {array.dtype}")
+                raise TypeError(f"{owner}: {name} must be float32 or float64, got {array.dtype}")
             if not np.isfinite(array).all():
-                raise ValueError(f"{owner}: {what} holds NaN or inf")
-        self.arrays: list[np.ndarray] = self.structure.arrays
-        _arrays.refuse_overlap(
-            owner,
-            [
-                (_arrays.named("array", label) + " of x", array)
-                for label, array in zip(self.structure.labels, self.arrays)
-            ],
-        )
+                raise ValueError(f"{owner}: {name} holds NaN or inf")
+        _arrays.refuse_overlap(owner, zip(names, self.arrays))
         self.dtype = np.result_type(*self.arrays).newbyteorder("=")
         self.n = sum(array.size for array in self.arrays)
 
