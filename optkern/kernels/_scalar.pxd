@@ -32,6 +32,89 @@ cdef inline floating flush(floating x) noexcept nogil:
 
 cdef extern from *:
     """
+    #include <string.h>
+    static inline unsigned int optkern_bits(float x) {
+        unsigned int bits;
+        memcpy(&bits, &x, 4);
+        return bits;
+    }
+    static inline float optkern_float(unsigned int bits) {
+        float x;
+        memcpy(&x, &bits, 4);
+        return x;
+    }
+    """
+    unsigned int bits_of "optkern_bits"(float x) noexcept nogil
+    float float_of "optkern_float"(unsigned int bits) noexcept nogil
+
+
+# Storages, one element at a time; _storage.py has the NumPy twins and the reasons. No branches: a
+# comparison chooses between two results that are both computed.
+
+
+cdef inline float from_bfloat16(unsigned int code) noexcept nogil:
+    return float_of(code << 16)
+
+
+cdef inline unsigned int to_bfloat16(float x) noexcept nogil:
+    """Rounded to nearest even; NaN stays quiet NaN."""
+    cdef unsigned int u = bits_of(x), even = (u >> 16) & 1
+    return (u >> 16) | 0x40 if x != x else (u + 0x7FFF + even) >> 16
+
+
+cdef inline unsigned int to_bfloat16_at_random(float x, unsigned int random) noexcept nogil:
+    """Rounded up where 16 random bits carry; NaN is cut."""
+    return (bits_of(x) + (0 if x != x else random)) >> 16
+
+
+cdef inline float from_float16(unsigned int code) noexcept nogil:
+    cdef unsigned int u = (code & 0x7FFF) << 13, exponent = u & 0x0F800000
+    cdef unsigned int sign = (code & 0x8000) << 16
+    cdef unsigned int normal = u + 0x38000000
+    cdef unsigned int least = bits_of(float_of(u + 0x38800000) - float_of(0x38800000))
+    u = least if exponent == 0 else (u + 0x70000000 if exponent == 0x0F800000 else normal)
+    return float_of(u | sign)
+
+
+cdef inline unsigned int to_float16(float x) noexcept nogil:
+    """Rounded to nearest even, to denormals and infinity where it must."""
+    cdef unsigned int u = bits_of(x), sign = (u >> 16) & 0x8000, size = u & 0x7FFFFFFF
+    cdef unsigned int normal = (size - 0x38000000 + 0xFFF + ((size >> 13) & 1)) >> 13
+    # Adding 1/2 leaves the denormal's digits, rounded, at the end.
+    cdef unsigned int least = bits_of(float_of(size) + <float> 0.5) - 0x3F000000
+    cdef unsigned int large = 0x7E00 if size > 0x7F800000 else 0x7C00
+    return sign | (large if size >= 0x47800000 else (least if size < 0x38800000 else normal))
+
+
+cdef enum:
+    LOW_EXPONENT = 31      # of a block's scale
+    SIGNED_BINADES = 14
+    UNSIGNED_BINADES = 30
+
+
+cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nogil:
+    cdef float size = float_of(((code & 0x7F) << 20) + offset) - float_of(offset)
+    return float_of(bits_of(size) | ((code & 0x80) << 24))
+
+
+cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int random) noexcept nogil:
+    cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset
+    return ((size + (random << 4)) >> 20) | ((bits_of(x) >> 24) & 0x80)
+
+
+cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
+    return float_of(0 if code == 0 else (code << 20) + offset)
+
+
+cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int random) noexcept nogil:
+    cdef unsigned int size = bits_of(x) & 0x7FFFFFFF
+    cdef int code = (<int> (size - offset + (random << 4))) >> 20
+    code = 1 if code < 1 else code
+    return 0 if size == 0 else code
+
+
+cdef extern from *:
+    """
     /* Another library may have switched on flush-to-zero or another rounding for this thread;
        the spans run with the IEEE defaults and put the caller's mode back. */
     #if defined(__GNUC__)
