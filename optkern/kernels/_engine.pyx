@@ -91,7 +91,7 @@ cdef extern from *:
 cdef enum:
     CHUNK = 16384      # elements handed to a thread at a time
     EDGE = 256         # chunk edges within a tensor
-    PIECE = 512        # elements staged at a time
+    PIECE = 1024       # elements staged at a time
     KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
     REVIEW = 1000      # calls after which the choice is measured again
 
