@@ -30,7 +30,9 @@ from optkern.kernels._constants cimport MOMENTUM, derivation, encode
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport BFLOAT16_STATE, BLOCK, PLAIN, SCALED, span_t, spans_t
+from optkern.kernels._span cimport (
+    BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, compact_t, span_t, spans_t,
+)
 from optkern.kernels.rules import LIMITS, RULES
 
 cnp.import_array()
@@ -92,6 +94,7 @@ cdef enum:
     CHUNK = 16384      # elements handed to a thread at a time
     EDGE = 256         # chunk edges within a tensor
     PIECE = 1024       # elements staged at a time
+    RUN = 1 << 20      # elements that a compact span is given at the most
     KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
     REVIEW = 1000      # calls after which the choice is measured again
 
@@ -287,6 +290,13 @@ cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
     return x ^ (x >> 31)
 
 
+cdef inline unsigned long long random_key(
+    const tensor_t* t, Py_ssize_t position, int word
+) noexcept nogil:
+    """The key of the random bits of two state arrays, near a position."""
+    return mixed(t.key ^ (<unsigned long long> (position >> 32) << 3 | word))
+
+
 # --------------------------------------------------------------------------- the plan
 
 
@@ -453,6 +463,11 @@ cdef class Plan:
         t.staged = t.home != 0
         for k in range(self._streams):
             t.staged = t.staged or t.layout[k] != NULL or t.storage[k] != PLAIN
+        t.compact = (
+            t.home == 0 and t.layout[0] == NULL and t.layout[1] == NULL
+            and t.storage[0] == t.storage[1] and t.storage[0] != FLOAT16
+            and t.storage[2] >= BFLOAT16_STATE
+        )
 
     cdef int _plan_chunks(self) except -1:
         """Cut all elements into chunks; each ends where the next one starts."""
@@ -800,6 +815,9 @@ cdef class Plan:
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
             span(t.h, at, n, first)
             return
+        if t.compact and self._compact_span(t) != NULL:
+            self._run_compact(t, first, n)
+            return
         here = first
         while here < end:
             piece = min(PIECE - here % PIECE, end - here)
@@ -814,14 +832,33 @@ cdef class Plan:
                 # Two state arrays share a word of random bits, one half each.
                 if t.storage[j] >= BFLOAT16_STATE and word != (j - 2) // 2:
                     word = (j - 2) // 2
-                    SPANS.random(
-                        random, <unsigned int> here,
-                        mixed(t.key ^ (<unsigned long long> (here >> 32) << 3 | word)), piece,
-                    )
+                    SPANS.random(random, <unsigned int> here, random_key(t, here, word), piece)
                 put(t, j, here, piece, at[j], random, 16 * (j % 2))
             if t.home != 0:
                 put(t, t.home, here, piece, at[0], NULL, 0)
             here += piece
+
+
+    cdef compact_t _compact_span(self, const tensor_t* t) noexcept nogil:
+        """The loop over a tensor's compact state, or NULL where the rule has none."""
+        return SPANS.compact[self._index][t.storage[2] != BFLOAT16_STATE][t.storage[0]]
+
+    cdef void _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+        cdef compact_t span = self._compact_span(t)
+        cdef unsigned long long keys[2]
+        cdef unsigned char* scales[MAX_STREAMS]
+        cdef char* at[MAX_STREAMS]
+        cdef Py_ssize_t run, end = first + n
+        cdef int j
+        while first < end:
+            run = min(RUN - first % RUN, end - first)
+            for j in range(2):
+                keys[j] = random_key(t, first, j)
+            for j in range(self._streams):
+                at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+                scales[j] = t.scales[j] + first // SCALED
+            span(t.h, at, scales, run, <unsigned int> first, keys)
+            first += run
 
 
 cdef object dense_view(array):

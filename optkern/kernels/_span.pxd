@@ -44,6 +44,14 @@ ctypedef void (*store_t)(
     Py_ssize_t n
 ) noexcept nogil
 
+# Updates `n` elements whose state is compact; the streams are dense. scales: of the state's streams,
+# from the first element's block on. position: the low half of the first element's. keys: of the
+# random bits of state arrays 0 and 1, and of 2 and 3.
+ctypedef void (*compact_t)(
+    const constants_t* h, char* const* streams, unsigned char* const* scales, Py_ssize_t n,
+    unsigned int position, const unsigned long long* keys,
+) noexcept nogil
+
 # 32 random bits for each of `n` elements, from the low half of its position and a key.
 ctypedef void (*random_t)(
     unsigned int* random, unsigned int position, unsigned long long key, Py_ssize_t n
@@ -74,6 +82,8 @@ ctypedef void (*scale_t)(char* out, const char* x, double a, Py_ssize_t n) noexc
 
 cdef struct spans_t:
     span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table
+    # [bfloat16 or int8 state][p and g are float32 or bfloat16]; NULL: by pieces alone
+    compact_t compact[MAX_RULES][2][2]
     finite_t finite[DTYPES]
     load_t load[STORAGES]
     store_t store[STORAGES]

@@ -31,8 +31,7 @@ STATE_DTYPES = ("bfloat16", "int8")
 KINDS = ("plain", "bfloat16", "float16", "bfloat16 state", "int8", "uint8")
 
 _LOW_EXPONENT = 31  # of a block's scale: no code then stands for a denormal
-_SIGNED_BINADES = 14
-_UNSIGNED_BINADES = 30
+_NAN = 255  # a block's scale, and all of its codes
 
 
 def is_bfloat16(dtype: np.dtype) -> bool:
@@ -92,15 +91,13 @@ def encode_bfloat16(x: np.ndarray, random: np.ndarray | int | None = None) -> np
 def decode_int8(codes: np.ndarray, scales: np.ndarray, signed: bool) -> np.ndarray:
     """uint8 codes and a uint8 exponent for each block of 256 -> float32, of the codes' shape."""
     k = codes.reshape(-1).astype(np.int32)
-    exponent = _spread(np.maximum(scales, _LOW_EXPONENT), k.size)
+    offset = _spread(_offset(scales, signed), k.size)
     if signed:
-        offset = (exponent - _SIGNED_BINADES) << 23
         size = (((k & 0x7F) << 20) + offset).view(np.float32) - offset.view(np.float32)
         x = (size.view(np.uint32) | ((k.view(np.uint32) & 0x80) << 24)).view(np.float32)
     else:
-        offset = ((exponent - _UNSIGNED_BINADES) << 23) - (1 << 20)
         x = np.where(k == 0, 0, (k << 20) + offset).astype(np.int32).view(np.float32)
-    return np.where(exponent == 255, np.float32(np.nan), x).reshape(codes.shape)
+    return x.reshape(codes.shape)
 
 
 def encode_int8(
@@ -112,17 +109,23 @@ def encode_int8(
     starts = np.arange(0, bits.size, BLOCK)
     largest = np.maximum.reduceat(size, starts) if bits.size else size
     scales = np.maximum(largest >> 23, _LOW_EXPONENT)
-    exponent = _spread(scales, bits.size)
+    offset = _spread(_offset(scales, signed), bits.size)
     carry = np.ravel(np.asarray(random)).astype(np.int32) << 4
     if signed:
-        offset = (exponent - _SIGNED_BINADES) << 23
         shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
         k = (shifted - offset + carry) >> 20 | (bits.view(np.uint32) >> 24 & 0x80)
     else:
-        offset = ((exponent - _UNSIGNED_BINADES) << 23) - (1 << 20)
         k = np.where(size == 0, 0, np.maximum((size - offset + carry) >> 20, 1))
-    k = np.where(exponent == 255, 0, k)
+    k = np.where(_spread(scales, bits.size) == _NAN, _NAN, k)
     return k.astype(np.uint8).reshape(np.shape(x)), scales.astype(np.uint8)
+
+
+def _offset(scales: np.ndarray, signed: bool) -> np.ndarray:
+    """What the codes of each block count from, as a float32's bits."""
+    exponent = np.maximum(scales, _LOW_EXPONENT).astype(np.int32)
+    if signed:
+        return np.where(exponent < _NAN, (exponent - 14) << 23, 0x77D00000)
+    return np.where(exponent < _NAN, ((exponent - 30) << 23) - (1 << 20), 0x6FD00000)
 
 
 def _spread(per_block: np.ndarray, n: int) -> np.ndarray:
