@@ -20,6 +20,7 @@ import argparse
 import math
 import os
 import sys
+from itertools import pairwise
 from typing import NamedTuple
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -60,7 +61,7 @@ class Network:
 
     def __init__(self, sizes: tuple[int, ...], rng: np.random.Generator) -> None:
         self.params: list[np.ndarray] = []
-        for n, m in zip(sizes, sizes[1:]):
+        for n, m in pairwise(sizes):
             self.params.append((rng.standard_normal((n, m)) * math.sqrt(2 / n)).astype(np.float32))
             self.params.append(np.zeros(m, np.float32))
 
@@ -149,9 +150,10 @@ def main() -> int:
     print(f"{'run':<22}{'steps':>7}{'float32':>10}{'spread':>9}{'bfloat16':>20}{'int8':>20}")
     runs = [run for run in RUNS if not options.only or options.only.lower() in run.name.lower()]
     good = [row(run, run.steps // part, seeds) for run in runs]
+    allowed = ", ".join(f"{name} {part:.0%}" for name, part in ALLOWED.items())
     print(
-        f"\nloss of float32, its spread over {seeds} seeds; change against it (mean over seeds, its "
-        f"standard error);\nallowed: {', '.join(f'{k} {v:.0%}' for k, v in ALLOWED.items())}"
+        f"\nloss of float32, its spread over {seeds} seeds; change against it "
+        f"(mean over seeds, its standard error);\nallowed: {allowed}"
     )
     return 0 if all(good) or options.quick else 1
 

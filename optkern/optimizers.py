@@ -241,7 +241,8 @@ class Optimizer:
 
     def _set_storage(self, state_dtype: Any, master_weights: Any, seed: Any) -> None:
         owner = self._owner
-        if state_dtype is not None and state_dtype not in _storage.STATE_DTYPES:
+        known = isinstance(state_dtype, str) and state_dtype in _storage.STATE_DTYPES
+        if state_dtype is not None and not known:
             allowed = ", ".join(map(repr, _storage.STATE_DTYPES))
             raise ValueError(f"{owner}: state_dtype must be None, {allowed}, got {state_dtype!r}")
         if VOCABULARY["maximize"].check(master_weights) is None:
@@ -674,7 +675,10 @@ class _Loaded:
         if loaded.state_dtype != new.state_dtype:
             raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{_PARTS[1]}'")
         copy = _storage.Compact(
-            *(np.array(a) if isinstance(a, np.ndarray) else a for a in (loaded.codes, loaded.scales)),
+            *(
+                np.array(a) if isinstance(a, np.ndarray) else a
+                for a in (loaded.codes, loaded.scales)
+            ),
             new.signed,
         )
         _arrays.check_compact(self.owner, f"{slot} of {what}", copy, array)
@@ -746,7 +750,7 @@ def _class_document(cls: type[Optimizer]) -> str:
         "Parameters",
         "----------",
         "params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts",
-        "    float32, float64, float16 or bfloat16 arrays of any shape, updated in place.",
+        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:

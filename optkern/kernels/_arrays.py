@@ -22,12 +22,10 @@ def check_parameter(owner: str, what: str, array: Any) -> None:
     if isinstance(array, np.ndarray) and _storage.kind_of(array.dtype) and array.dtype.isnative:
         _check_memory(owner, what, array)
     else:
-        check_writable(owner, what, array, "float32, float64, float16 or bfloat16")
+        check_writable(owner, what, array, "float16, bfloat16, float32 or float64")
 
 
-def check_writable(
-    owner: str, what: str, array: Any, allowed: str = "float32 or float64"
-) -> None:
+def check_writable(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
     """Refuse an array that cannot be written as float32 or float64 in place."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(
@@ -61,9 +59,7 @@ def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> Non
         )
 
 
-def check_compact(
-    owner: str, what: str, state: _storage.Compact, parameter: np.ndarray
-) -> None:
+def check_compact(owner: str, what: str, state: _storage.Compact, parameter: np.ndarray) -> None:
     """Refuse compact state that does not fit its parameter."""
     like = _storage.Compact.zeros(state.state_dtype, parameter.shape, state.signed)
     for array, wanted in zip(state.arrays, like.arrays):

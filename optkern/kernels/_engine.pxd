@@ -1,5 +1,5 @@
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t
-from optkern.kernels._span cimport MAX_STREAMS, compact_t, spans_t
+from optkern.kernels._span cimport MAX_STREAMS, spans_t
 
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
@@ -116,6 +116,5 @@ cdef class Plan:
     cdef void _run(self, int threads) noexcept nogil
     cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil
     cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
-    cdef compact_t _compact_span(self, const tensor_t* t) noexcept nogil
-    cdef void _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
+    cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
     cdef int _run_measured(self, int limit) except -1

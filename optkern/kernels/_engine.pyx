@@ -815,8 +815,7 @@ cdef class Plan:
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
             span(t.h, at, n, first)
             return
-        if t.compact and self._compact_span(t) != NULL:
-            self._run_compact(t, first, n)
+        if t.compact and self._run_compact(t, first, n):
             return
         here = first
         while here < end:
@@ -839,17 +838,16 @@ cdef class Plan:
             here += piece
 
 
-    cdef compact_t _compact_span(self, const tensor_t* t) noexcept nogil:
-        """The loop over a tensor's compact state, or NULL where the rule has none."""
-        return SPANS.compact[self._index][t.storage[2] != BFLOAT16_STATE][t.storage[0]]
-
-    cdef void _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
-        cdef compact_t span = self._compact_span(t)
+    cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+        """Run the rule's loop over compact state; False where it has none for these options."""
+        cdef compact_t span = SPANS.compact[self._index][t.storage[2] != BFLOAT16_STATE][t.storage[0]]
         cdef unsigned long long keys[2]
         cdef unsigned char* scales[MAX_STREAMS]
         cdef char* at[MAX_STREAMS]
         cdef Py_ssize_t run, end = first + n
         cdef int j
+        if span == NULL:
+            return False
         while first < end:
             run = min(RUN - first % RUN, end - first)
             for j in range(2):
@@ -857,8 +855,10 @@ cdef class Plan:
             for j in range(self._streams):
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
                 scales[j] = t.scales[j] + first // SCALED
-            span(t.h, at, scales, run, <unsigned int> first, keys)
+            if not span(t.h, at, scales, run, <unsigned int> first, keys):
+                return False
             first += run
+        return True
 
 
 cdef object dense_view(array):

@@ -124,10 +124,10 @@ cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept no
 
 
 cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int random) noexcept nogil:
-    cdef unsigned int size = bits_of(x) & 0x7FFFFFFF, none = 0
-    cdef int code = (<int> (size - offset + (random << 4))) >> 20, least = 1
-    code = least if code < least else code
-    return none if size == 0 else <unsigned int> code
+    cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
+    cdef int code = (<int> (<unsigned int> size - offset + (random << 4))) >> 20
+    cdef int least = size if size < one else one   # 0 for 0, else 1
+    return <unsigned int> (least if code < least else code)
 
 
 cdef extern from *:

@@ -46,8 +46,9 @@ ctypedef void (*store_t)(
 
 # Updates `n` elements whose state is compact; the streams are dense. scales: of the state's streams,
 # from the first element's block on. position: the low half of the first element's. keys: of the
-# random bits of state arrays 0 and 1, and of 2 and 3.
-ctypedef void (*compact_t)(
+# random bits of state arrays 0 and 1, and of 2 and 3. False, and nothing is done, where there is no
+# loop for these flags.
+ctypedef bint (*compact_t)(
     const constants_t* h, char* const* streams, unsigned char* const* scales, Py_ssize_t n,
     unsigned int position, const unsigned long long* keys,
 ) noexcept nogil

@@ -112,7 +112,8 @@ def encode_int8(
     offset = _spread(_offset(scales, signed), bits.size)
     carry = np.ravel(np.asarray(random)).astype(np.int32) << 4
     if signed:
-        shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
         k = (shifted - offset + carry) >> 20 | (bits.view(np.uint32) >> 24 & 0x80)
     else:
         k = np.where(size == 0, 0, np.maximum((size - offset + carry) >> 20, 1))

@@ -57,8 +57,14 @@ def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:
 
 
 def update(
-    rule: Rule, p: Any, g: Any, state: Sequence[Any], hyperparameters: dict[str, Any],
-    seed: int = 0, tensor: int = 0, master: Any = None,
+    rule: Rule,
+    p: Any,
+    g: Any,
+    state: Sequence[Any],
+    hyperparameters: dict[str, Any],
+    seed: int = 0,
+    tensor: int = 0,
+    master: Any = None,
 ) -> None:
     """One step of a rule on arrays in any storage, in place: decoded, updated, encoded.
 
