@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .kernels.rules import Rule
 
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
 Group: TypeAlias = Mapping[str, Any]
 Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
@@ -39,6 +39,12 @@ class Optimizer:
     @on_nonfinite.setter
     def on_nonfinite(self, value: str) -> None: ...
     @property
+    def state_dtype(self) -> Literal["bfloat16", "int8"] | None: ...
+    @property
+    def master_weights(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+    @property
     def params(self) -> list[Array]: ...
     @property
     def state(self) -> dict[int | str, dict[str, Any]]: ...
@@ -64,6 +70,9 @@ class SGD(Optimizer):
         momentum_form: Literal["torch", "classical", "average"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adagrad(Optimizer):
@@ -80,6 +89,9 @@ class Adagrad(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class RMSprop(Optimizer):
@@ -97,6 +109,9 @@ class RMSprop(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adadelta(Optimizer):
@@ -112,6 +127,9 @@ class Adadelta(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -130,6 +148,9 @@ class Adam(Optimizer):
         eps_form: Literal["corrected", "raw"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -147,6 +168,9 @@ class AdamW(Optimizer):
         eps_form: Literal["corrected", "raw"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Adamax(Optimizer):
@@ -162,6 +186,9 @@ class Adamax(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -179,6 +206,9 @@ class NAdam(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class RAdam(Optimizer):
@@ -195,6 +225,9 @@ class RAdam(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
 
 class Lion(Optimizer):
@@ -209,4 +242,7 @@ class Lion(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
     ) -> None: ...
