@@ -38,8 +38,8 @@ ACCEPTED = 1e-4  # of the model's promise that a step must keep
 # Negative curvature takes the step to the region's edge beyond this share of the largest: a
 # network's last bit of it is worth less than the curvature's change on the way.
 EDGE = 0.01
-# Of the gradient, what a step may leave outside the Krylov space. Between .05 and .5, constant or
-# falling with the gradient, the products came out alike.
+# Of the gradient, what a step may leave outside the Krylov space. On digits networks a share that
+# falls with the gradient, or a test of what the last product gained, took a fifth more products.
 LEFT = 0.1
 GOOD, POOR = 0.75, 0.25  # the region grows above the one and shrinks below the other
 # Confidence of "no negative curvature" at a stationary point.
@@ -303,7 +303,8 @@ class _Call:
         self.u = unit_roundoff(self.point.dtype)
         self.x = self.point.vector()
         self.moved = math.inf  # how far the last step went
-        self.whole = False  # the last Krylov space was the whole space, and H positive there
+        # Whether the last Krylov space was the whole space, and H positive there.
+        self.whole = self.point.n == 0
         self.seen = ""
 
     def run(self) -> Report:
@@ -384,7 +385,7 @@ class _Call:
         """One step of the trust region; False where even the smallest does not help."""
         solver = self.solver
         model, basis = self._krylov()
-        least = self.u * (norm(self.x) or 1.0)
+        least, before = self.u * (norm(self.x) or 1.0), solver.radius
         while solver.radius > least:
             z = model.solve(solver.radius)
             length = float(np.linalg.norm(z))
@@ -400,6 +401,7 @@ class _Call:
                 self.x, self.f, self.g = x, f, g
                 return True
         self.point.write(self.x)
+        solver.radius = before  # the next call starts with a region again
         return False
 
     def _judge(
