@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import curvature
-from .curvature.lanczos import check_count, check_real
+from .curvature.lanczos import check_callable, check_count, check_real
 from .curvature.operators import Operator, Point, StructuredOperator, norm
 from .kernels._structures import Structure
 from .optimizers import Optimizer
@@ -346,9 +346,7 @@ class Monitor:
             On bad arguments, and what `curvature.classify` raises.
         """
         owner = "diagnose"
-        for name, function in (("grad", grad), ("loss", loss), ("hvp", hvp)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{owner}: {name} must be callable, got {type(function).__name__}")
+        check_callable(owner, grad=grad, loss=loss, hvp=hvp)
         if grad is not None and x is None:
             raise TypeError(f"{owner}: grad needs x, the point to look at")
         opt = self.opt if opt is None else opt

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..curvature._lanczos import Recurrence, dot, subtract
 from ..curvature.critical import _Line
-from ..curvature.lanczos import Pair, Run, check_count, check_real
+from ..curvature.lanczos import Pair, Run, check_callable, check_count, check_real
 from ..curvature.operators import Operator, norm, unit_roundoff
 from ..kernels._threads import as_num_threads
 from ._problem import (
@@ -29,7 +29,6 @@ from ._problem import (
     Objective,
     Parameters,
     Report,
-    check_callback,
     check_loaded,
     largest,
 )
@@ -178,8 +177,7 @@ class NewtonLanczos:
         self._check_matvecs = check_count(owner, "check_matvecs", self.check_matvecs, 0)
         self._seed = check_count(owner, "seed", self.seed, 0)
         self._threads = as_num_threads(owner, self.num_threads)
-        if check_real(owner, "radius", self.radius, 0.0) == 0:
-            raise ValueError(f"{owner}: radius must be > 0, got {self.radius!r}")
+        check_real(owner, "radius", self.radius, 0.0, math.inf, closed=False)
 
     def step(
         self,
@@ -211,9 +209,7 @@ class NewtonLanczos:
             that is not finite at the start; the parameters are as they were then.
         """
         self._read_options()
-        check_callback("NewtonLanczos", callback)
-        if hvp is not None and not callable(hvp):
-            raise TypeError(f"NewtonLanczos: hvp must be callable, got {type(hvp).__name__}")
+        check_callable("NewtonLanczos", hvp=hvp, callback=callback)
         call = _Call(self, Objective(self._point, closure), hvp, callback)
         try:
             return call.run()
