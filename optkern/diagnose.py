@@ -528,7 +528,9 @@ class _Trend:
     @staticmethod
     def _onset(losses: np.ndarray, w: int) -> int | None:
         """Where the rise to a level far above the best, half of the first at least, began."""
-        last, best = float(np.median(losses[-w:])), float(losses.min())
+        # The end too must be high: what spikes and comes down again has not left for ever.
+        last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
+        best = float(losses.min())
         lowest = int(losses.argmin())
         before = losses[max(0, lowest - 50) : lowest + 1]
         noise = _scatter(before) if len(before) > 4 else 0.0
@@ -540,7 +542,8 @@ class _Trend:
 
     def stalled(self) -> str:
         return (
-            f"the loss stays at {self.loss:.4g} (fell by {self.drop:.2g} in {self.window} records)"
+            f"the loss stays about {self.loss:.4g} (fell by {self.drop:.2g} in {self.window} "
+            f"records, chance alone: {self.noise:.2g})"
         )
 
     def verdict(self, kind: str, explanation: str, **figures: Any) -> Diagnosis:
