@@ -452,6 +452,16 @@ def test_the_smallest_problems(make, n):
     assert report.converged and np.abs(x).max(initial=0) < 1e-6
 
 
+@every_dtype
+def test_a_gradient_that_underflows_is_the_end(dtype):
+    x = np.array([1e-25, -1e-30], dtype)
+    solver = NewtonLanczos(x, tolerance_grad=0, tolerance_change=0, check_matvecs=0)
+    report = solver.step(
+        lambda: (0.0, (x * dtype(1e-15)) * dtype(1e-280 if dtype == np.float64 else 1))
+    )
+    assert report.converged and "underflown" in report.status
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", problems.SMALL, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "differences"])

@@ -344,6 +344,8 @@ class _Call:
         """Which tolerance is met, or nothing."""
         if largest(self.g) <= self.solver._tolerance_grad:
             return f"max|g| = {largest(self.g):.2g} <= tolerance_grad"
+        if norm(self.g) < np.finfo(self.g.dtype).tiny:
+            return "the gradient has underflown"
         if self.moved <= self.solver._tolerance_change:
             return "no parameter moved by more than tolerance_change"
         return ""
@@ -388,7 +390,7 @@ class _Call:
             x = np.empty_like(self.x)
             subtract(x, self.x, basis, -(model.s @ z), None, solver._threads)
             f, g = self.objective(x)
-            ratio, shrink = self._judge(model, z, f, g, x)
+            ratio, shrink = self._judge(model, z, f, g)
             if ratio < POOR:
                 solver.radius = shrink * length
             elif ratio > GOOD and length > 0.8 * solver.radius:
@@ -400,9 +402,7 @@ class _Call:
         solver.radius = before  # the next call starts with a region again
         return False
 
-    def _judge(
-        self, model: Model, z: np.ndarray, f: float, g: np.ndarray, x: np.ndarray
-    ) -> tuple[float, float]:
+    def _judge(self, model: Model, z: np.ndarray, f: float, g: np.ndarray) -> tuple[float, float]:
         """What the step keeps of the model's promise, and by how much to shrink if it is little."""
         if not (math.isfinite(f) and np.isfinite(g).all()):
             return -math.inf, 0.1
@@ -420,7 +420,7 @@ class _Call:
         """Products until the step leaves little of the gradient outside the space."""
         solver, size = self.solver, norm(self.g)
         limit = min(solver._max_matvecs, self.x.size)
-        start = self.g * self.g.dtype.type(1 / size)
+        start = self.g / self.g.dtype.type(size)
         run = Recurrence(start, limit + 1, solver._threads, copy=False)
         looked = 0
         while True:
@@ -463,7 +463,8 @@ class _Call:
         """A direction of negative curvature, by Lanczos from a random start."""
         solver = self.solver
         operator = Operator("NewtonLanczos", self._product, self.x.size, self.x.dtype)
-        run = Run(operator, CONFIDENCE, (1,), seed=solver._seed + solver._checks)
+        seed = solver._seed + solver._checks
+        run = Run(operator, CONFIDENCE, (1,), seed=seed, num_threads=solver._threads)
         solver._checks += 1
         try:
             while run.k < min(solver._check_matvecs, self.x.size):
