@@ -45,11 +45,12 @@ def _has_buffer(value: Any) -> bool:
     if hasattr(value, "__array_interface__"):
         return True
     try:
-        return memoryview(value).nbytes >= 0
+        memoryview(value)
     except TypeError:
         return False
-    except BufferError:  # it has one, and NumPy may say more about it, or DLPack serves
+    except BufferError:  # it has one and refuses: DLPack may serve, or NumPy says why not
         return not hasattr(value, "__dlpack__")
+    return True
 
 
 def _whose(array: np.ndarray) -> str:
