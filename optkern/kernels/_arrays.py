@@ -61,7 +61,10 @@ def _whose(array: np.ndarray) -> str:
     if isinstance(base, memoryview):
         base = base.obj
     name = type(base).__name__
-    return "" if name in ("NoneType", "PyCapsule") else f" memory of {name}"
+    if name == "PyCapsule":
+        old = np.lib.NumpyVersion(np.__version__) < "2.1.0"
+        return " through DLPack" + (", as NumPy before 2.1 always has it" if old else "")
+    return "" if base is None else f" memory of {name}"
 
 
 def check_writable(owner: str, what: str, array: Any) -> None:
