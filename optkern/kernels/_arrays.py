@@ -47,11 +47,12 @@ def _has_buffer(value: Any) -> bool:
     if hasattr(value, "__array_interface__"):
         return True
     try:
-        return memoryview(value).nbytes >= 0
+        memoryview(value)
     except TypeError:
         return False
-    except BufferError:  # it has one, and NumPy may say more about it, or DLPack serves
+    except BufferError:  # it has one and refuses: DLPack may serve, or NumPy says why not
         return not hasattr(value, "__dlpack__")
+    return True
 
 
 def _whose(array: np.ndarray) -> str:
@@ -62,7 +63,10 @@ def _whose(array: np.ndarray) -> str:
     if isinstance(base, memoryview):
         base = base.obj
     name = type(base).__name__
-    return "" if name in ("NoneType", "PyCapsule") else f" memory of {name}"
+    if name == "PyCapsule":
+        old = np.lib.NumpyVersion(np.__version__) < "2.1.0"
+        return " through DLPack" + (", as NumPy before 2.1 always has it" if old else "")
+    return "" if base is None else f" memory of {name}"
 
 
 def check_parameter(owner: str, what: str, array: Any) -> None:
