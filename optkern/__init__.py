@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from . import curvature, kernels
+from . import curvature, diagnose, integrations, kernels, schedules, solvers
 from ._versions import __version__, show_versions
+from .checkpoint import load, save
+from .diagnose import Monitor, compare_fits
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
+from .kernels._structures import Flat, flatten
 from .kernels._threads import set_num_threads
 from .optimizers import (
     SGD,
@@ -21,26 +24,40 @@ from .optimizers import (
     RAdam,
     RMSprop,
 )
+from .solvers import LBFGS, SAM, NewtonLanczos
 
 __all__ = [
+    "LBFGS",
     "RULES",
+    "SAM",
     "SGD",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Flat",
     "Lion",
+    "Monitor",
     "NAdam",
+    "NewtonLanczos",
     "Optimizer",
     "RAdam",
     "RMSprop",
     "__version__",
+    "compare_fits",
     "curvature",
+    "diagnose",
+    "flatten",
     "get_num_threads",
+    "integrations",
     "isa",
     "kernels",
+    "load",
     "reference",
+    "save",
+    "schedules",
     "set_num_threads",
     "show_versions",
+    "solvers",
 ]

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"optkern demo: error: {error}", 2)
     except MemoryError as error:
         return _fail(f"optkern: not enough memory: {error}", 2)
-    except KeyboardInterrupt:
-        return _fail("optkern: interrupted", 130)
+    except KeyboardInterrupt as interrupt:
+        return _fail("\n".join(["optkern: interrupted", *map(str, interrupt.args)]), 130)
 
 
 def run_bench(argv: list[str]) -> int:
@@ -61,6 +61,7 @@ def run_bench(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
+    args.argv = argv
     if args.command is None:
         parser.print_help()
         return 2

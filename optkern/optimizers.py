@@ -498,7 +498,7 @@ class Optimizer:
         """
         if self._structure.grouped and isinstance(params, (list, tuple)):
             params = [e.get("params") if isinstance(e, Mapping) else e for e in params]
-        arrays = self._structure.flatten(params, "params")
+        arrays = self._structure.arrays_of(params)
         for label, new, (shape, dtype) in zip(self._labels, arrays, self._forms):
             what = _arrays.named("parameter", label)
             _arrays.check_parameter(self._owner, what, new)
@@ -750,7 +750,9 @@ def _class_document(cls: type[Optimizer]) -> str:
         "Parameters",
         "----------",
         "params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts",
-        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place.",
+        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of another",
+        "    library's, what shares writable memory: the buffer protocol, __array_interface__,",
+        "    DLPack on CPU.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:

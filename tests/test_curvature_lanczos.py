@@ -44,7 +44,9 @@ def test_identities(dtype, spectrum):
     run = advanced(h, k, dtype)
     v = np.array(run.basis, np.float64).T
     u, size = np.finfo(dtype).eps, np.abs(d).max()
-    assert np.abs(v.T @ v - np.eye(k + 1)).max() < 4 * u
+    # In extended precision: a float64 matrix product's own rounding is as large as V's.
+    products = v.T.astype(np.longdouble) @ v.astype(np.longdouble)
+    assert np.abs(products - np.eye(k + 1)).max() < 4 * u
     rest = h.astype(float) @ v[:, :k] - v[:, :k] @ tridiagonal(run)
     rest[:, -1] -= run.beta[-1] * v[:, k]
     assert np.linalg.norm(rest, 2) < 30 * u * size
@@ -208,7 +210,7 @@ def test_two_passes_find_what_the_basis_finds(dtype, memory):
     rebuilt = curvature.lanczos(product, 3000, "both", dtype=dtype, tol=1e-4, memory=memory)
     assert kept.reorthogonalized and not rebuilt.reorthogonalized
     assert kept.converged and rebuilt.converged
-    assert rebuilt.matvecs == 2 * rebuilt.iterations + 2 + 3 <= 2.7 * 2 * kept.matvecs
+    assert rebuilt.matvecs == 2 * rebuilt.iterations + 2 + 4 <= 2.7 * 2 * kept.matvecs
     for found in (kept, rebuilt):
         rounding = 20 * np.finfo(dtype).eps * 100
         assert found.eigenvalue_min == pytest.approx(float(d.min()), abs=2e-4 * 100)
@@ -269,7 +271,7 @@ def test_the_unconverged_pair_is_returned_and_flagged():
         np.linalg.norm(product(x) - found.eigenvalue_min * x)
     )
     assert found.bounds_min[0] <= d.min() <= found.bounds_min[1]
-    assert found.matvecs == 10 + 3 + 1
+    assert found.matvecs == 10 + 4 + 1
 
 
 def test_progress_and_stop():

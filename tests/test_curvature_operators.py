@@ -86,6 +86,18 @@ def test_the_vector_is_read_only_and_a_returned_view_of_it_is_fine():
     assert reused.eigenvalue_min == pytest.approx(-2)
 
 
+def test_x_scale_sets_the_step_beside_the_origin():
+    """A step of x's own size would be lost in the gradient's other terms."""
+    data = np.linspace(-2, 2, 200)
+
+    def grad(x):
+        return np.array([np.mean(x[0] - data), -2 * x[1]])
+
+    verdict = curvature.classify(np.array([1e-13, 0.0]), grad, x_scale=1.0)
+    assert verdict.kind == "saddle"
+    assert verdict.eigenvalue_max == pytest.approx(1)
+
+
 def test_a_gradient_may_reuse_its_buffer_and_write_to_what_it_gets():
     """A gradient that returns the same array each time must not look like a zero Hessian."""
     d, buffer = np.array([1.0, -2.0, 3.0]), np.empty(3)
@@ -394,7 +406,7 @@ def quadratic(x):
         (np.zeros(3), {"hvp": 5}, TypeError, "hvp must be callable"),
         (np.zeros(3), {"loss": 5}, TypeError, "loss must be callable"),
         (np.zeros(3), {"grad": lambda x: x[:2]}, ValueError, r"shape \(3,\), got \(2,\)"),
-        (np.zeros(3), {"grad": lambda x: None}, TypeError, "real floating"),
+        (np.zeros(3), {"grad": lambda x: None}, TypeError, "must be an array, got None"),
         (np.zeros(3), {"grad": lambda x: x * np.nan}, ValueError, r"grad\(x\) holds NaN"),
         (np.zeros(3), {"hvp": lambda v: v[:2]}, ValueError, "what hvp returns"),
         (np.zeros(3), {"loss": lambda v: np.nan}, ValueError, r"loss\(x\) is nan"),

@@ -95,7 +95,7 @@ def test_every_rule_learns_the_digits_and_ends_with_numpys_bits(capsys):
     for name, (loss, accuracy, *_) in table.items():
         assert float(accuracy.removesuffix("%")) > 95, name
         assert float(loss) < 0.1, name
-    assert "same bits: with all 10 rules, optkern and NumPy end with the same 17,418" in out
+    assert f"with all {len(RULE_NAMES)} rules, optkern and NumPy end with the same 17,418" in out
     assert "loss curves: optkern-demo.png" in out
     with open("optkern-demo.png", "rb") as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
@@ -187,7 +187,7 @@ def test_the_seed_decides_the_mini_batches():
     losses = []
     for seed in (0, 0, 1):
         network = training.new_network(digits, training.Settings((8,), 64, 1, seed=0))
-        update = training.optkern_update(RULES["adam"], network.params, 1e-3, None)
+        update = training.optkern_optimizer(RULES["adam"], network.params, 1e-3, None).step
         settings = training.Settings((8,), 64, 1, seed)
         losses.append(training.train(network, update, digits, settings, lambda: None).losses)
     assert losses[0] == losses[1] != losses[2]
@@ -196,13 +196,13 @@ def test_the_seed_decides_the_mini_batches():
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_threads(capsys, threads, monkeypatch):
     asked = []
-    optkern_update = training.optkern_update
+    optkern_optimizer = training.optkern_optimizer
 
     def watched(rule, params, lr, num_threads):
         asked.append(num_threads)
-        return optkern_update(rule, params, lr, num_threads)
+        return optkern_optimizer(rule, params, lr, num_threads)
 
-    monkeypatch.setattr(training, "optkern_update", watched)
+    monkeypatch.setattr(training, "optkern_optimizer", watched)
     code, out, _ = demo(capsys, "--rules", "adam", "--no-plot", "--threads", threads)
     assert (code, asked) == (0, [int(threads)])
     assert "same bits" in out
@@ -233,6 +233,152 @@ def test_ctrl_c_ends_with_one_line():
         process.wait()
     assert process.returncode == 130
     assert err == "optkern: interrupted\n"
+
+
+# --------------------------------------------------------------------------- schedules
+
+
+@pytest.mark.parametrize("name", training.SCHEDULES)
+def test_with_a_schedule_the_bits_are_numpys(capsys, name):
+    code, out, err = demo(capsys, "--rules", "adam,sgd", "--no-plot", "--schedule", name)
+    assert (code, err) == (0, "")
+    assert f"schedule  {name}, of each rule's learning rate" in out
+    assert "same bits" in out
+    assert max(map(len, out.splitlines())) <= 80
+    schedule = training.SCHEDULES[name](0.5, 840)
+    rates = [schedule(step) for step in range(840)]
+    assert min(rates) >= 0
+    assert max(rates) == pytest.approx(0.5)
+    assert rates[-1] < 0.2
+    assert all(training.SCHEDULES[name](0.5, n)(n) >= 0 for n in range(1, 40))
+
+
+def test_a_schedule_changes_the_training(capsys):
+    plain = rows(demo(capsys, "--rules", "sgd", "--no-plot")[1])["sgd"][0]
+    warm = rows(demo(capsys, "--rules", "sgd", "--no-plot", "--schedule", "one-cycle")[1])["sgd"][0]
+    assert plain != warm
+
+
+# --------------------------------------------------------------------------- Ctrl-C and on
+
+LONG = [*TINY[:2], "--epochs", "4", "--batch", "64", "--no-plot", "--no-verdict"]
+LONG += ["--rules", "adam,sgd", "--schedule", "cosine"]
+
+# The command line, sent a Ctrl-C in the middle of an epoch: at the given mini-batch of the run.
+INTERRUPTED = """
+import os, signal, sys
+from optkern import cli
+from optkern.demo.network import Network
+
+calls, loss_and_grads = 0, Network.loss_and_grads
+
+def watched(self, X, y):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGINT)
+    return loss_and_grads(self, X, y)
+
+Network.loss_and_grads = watched
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def interrupted(batch: int, folder: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            INTERRUPTED,
+            str(batch),
+            "demo",
+            *LONG,
+            "--checkpoint",
+            folder,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def end_of(folder: str, name: str) -> tuple[list, dict]:
+    """All that a run left on disk, but the times."""
+    rule = RULES[name]
+    params = training.new_network(data.load(None, 0), training.Settings((8,), 64, 4, 0)).params
+    opt = training.optkern_optimizer(rule, params, 0.1, None)
+    extra = optkern.load(f"{folder}/{name}.npz", opt).extra
+    assert len(extra["update_times"]) == len(extra["step_times"]) == 4 * 21
+    state = [repr((opt.steps, opt.state, opt.param_groups)), *(p.tobytes() for p in opt.params)]
+    return state, {k: repr(v) for k, v in extra.items() if not k.endswith("times")}
+
+
+def test_a_run_resumed_after_ctrl_c_ends_with_the_same_bits(capsys):
+    code, out, _ = run(capsys, "demo", *LONG, "--checkpoint", "whole")
+    assert (code, "already" in out) == (0, False)
+    whole = rows(out)
+    # In adam's third epoch with optkern; after it, in NumPy's first; in sgd's second.
+    for batch, already in ((2 * 21 + 9, ""), (2 * 21 + 5, "adam 2"), (4 * 21 + 30, "adam 4")):
+        done = interrupted(batch, "parts")
+        command = f"optkern demo {' '.join(LONG)} --checkpoint parts"
+        expected = f"optkern: interrupted\nto go on after the last whole epoch: {command}\n"
+        assert (done.returncode, done.stderr) == (130, expected)
+        assert already in done.stdout
+    code, out, err = run(capsys, "demo", *LONG, "--checkpoint", "parts")
+    assert (code, err) == (0, "")
+    assert "          epochs of 4 that are done already: adam 4, sgd 1\n" in out
+    assert "same bits: with all 2 rules" in out
+    for name in ("adam", "sgd"):
+        assert end_of("parts", name) == end_of("whole", name)
+        assert rows(out)[name][:2] == whole[name][:2]
+    assert sorted(os.listdir("parts")) == ["adam.npz", "sgd.npz"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--seed 1", "was made with data handwritten digits"),
+        ("--hidden 9", "params/W1"),
+        ("--hidden 8,8", "does not fit this optimizer"),
+        ("--batch 63", "was made with batch 64, not 63; choose another folder"),
+        ("--epochs 2", "was made with epochs 1, not 2"),
+        ("--lr adam=1", "was made with lr 0.002, not 1.0"),
+        ("--schedule linear", "was made with schedule None, not linear"),
+    ],
+)
+def test_the_state_of_another_run_is_refused(capsys, options, message):
+    start = ["demo", *TINY, "--rules", "adam", "--no-plot", "--no-verdict", "--checkpoint", "ck"]
+    assert run(capsys, *start)[0] == 0
+    line = refused(run(capsys, *start, *options.split()))
+    assert line.startswith("optkern demo: error: --checkpoint ck/adam.npz: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("content", ["damaged", "foreign", "folder"])
+def test_a_checkpoint_that_cannot_be_used(capsys, content):
+    os.mkdir("ck")
+    if content == "folder":
+        os.mkdir("ck/adam.npz")
+    elif content == "damaged":
+        Path("ck/adam.npz").write_bytes(b"PK")
+    else:
+        network = training.new_network(data.load(None, 0), training.Settings((8,), 64, 1, 0))
+        optkern.save("ck/adam.npz", optkern.Adam(network.params))
+    line = refused(demo(capsys, "--rules", "adam", "--no-plot", "--checkpoint", "ck"))
+    expected = {"folder": "Is a directory", "damaged": "is no optkern checkpoint"}
+    assert line.startswith("optkern demo: error: --checkpoint ck/adam.npz: ")
+    assert expected.get(content, "was not made by the demo") in line
+
+
+def test_a_full_disk_is_one_line(capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = demo(capsys, "--rules", "adam", "--no-plot", "--checkpoint", "ck")
+    assert code == 2
+    assert err == "optkern demo: error: --checkpoint ck/adam.npz: No space left on device\n"
 
 
 # --------------------------------------------------------------------------- the same bits
@@ -436,6 +582,9 @@ def test_a_folder_is_no_file(capsys):
         ("--plot no/a.png", "--plot no/a.png: there is no folder no"),
         ("--plot a.png --no-plot", "argument --no-plot: not allowed with argument --plot"),
         ("--speed 3", "unrecognized arguments: --speed 3"),
+        ("--schedule sine", "no schedule 'sine'; there are step, exponential,"),
+        ("--checkpoint /dev/null", "--checkpoint /dev/null: File exists"),
+        ("--checkpoint /dev/null/a", "--checkpoint /dev/null/a: Not a directory"),
     ],
 )
 def test_a_bad_option_is_one_line(capsys, options, message):

@@ -14,7 +14,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_code_runs(block):
+def test_code_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a block's files go
     weights, biases = [np.ones((3, 2), np.float32)], {"b": np.ones(2)}
     names = {
         "optkern": optkern,

@@ -6,6 +6,13 @@ import numpy as np
 
 import optkern
 from optkern import kernels, reference
+from optkern.integrations import (
+    autograd,
+    cs231n,
+    dl_from_scratch,
+    evolution_strategies,
+    sklearn,
+)
 
 p = np.zeros(3, np.float32)
 g = np.ones(3, np.float32)
@@ -23,3 +30,40 @@ kernels.adam(p, g, p, p, lr=1e-3, step=1, num_threads=1)
 reference.sgd([p, p], [g, None], lr=0.1)
 names: list[str] = [rule.name for rule in optkern.RULES]
 threads: int = optkern.get_num_threads()
+
+cosine = optkern.schedules.Cosine(1e-3, T_max=1000)
+scheduled = optkern.schedules.warmup(100, then=0.5 * cosine + 1e-5).clamp(high=1e-3)
+rate: float = scheduled(10)
+optkern.AdamW(p, lr=scheduled, betas=optkern.schedules.Pair(0.9, optkern.schedules.Constant(0.99)))
+plateau = optkern.schedules.Plateau(0.1, patience=3)
+reduced: bool = plateau.observe(0.5)
+optkern.save("adam.npz", adam, extra={"epoch": 3})
+report = optkern.load("adam.npz", adam, params=False, strict=False)
+left_out: tuple[str, ...] = report.missing_keys + report.unexpected_keys + report.mismatched_keys
+solved: optkern.solvers.Report = optkern.LBFGS(p, line_search_fn="strong_wolfe").step(
+    lambda: (0.0, g), callback=lambda so_far: so_far.iterations > 5
+)
+newton = optkern.NewtonLanczos({"w": p}, radius=2.0)
+final: float = newton.step(lambda: (0.0, {"w": g}), hvp=lambda v: v).value
+sam = optkern.SAM(adam, rho=0.05, adaptive=True)
+sam.load_state_dict(sam.state_dict())
+print(sam.step(lambda: (0.0, g)).status)
+
+monitor = optkern.Monitor(every=5)
+monitor.record(1.0, g, adam, val_loss=2.0)
+diagnosis: optkern.diagnose.Diagnosis = monitor.diagnose(p, grad=lambda x: x, loss=lambda x: 0.0)
+print(diagnosis.kind, diagnosis.max_stable_lr, diagnosis.verdict)
+remedies: tuple[str, ...] = optkern.compare_fits([1.0, 0.5], 0.7, target=0.1).remedies
+vector, views = optkern.flatten({"W": p, "b": p})
+flat: optkern.Flat = optkern.flatten([p, p])
+optkern.SGD(flat.vector).step(g)
+
+with sklearn.accelerate("adamw", lr=1e-3, weight_decay=0.1) as context:
+    context.optimizer("adam", {"lr": 1e-3}).update_params([p], [p])
+current: float = sklearn.MLPOptimizer("lion", schedule=lambda step: 0.1).learning_rate
+x, loss, grad = sklearn.objective(None, p, p)
+at = autograd.objective(lambda x: x, {"W": p})
+at.loss(autograd.adam(lambda x, i: at.grad(x), at.x, num_iters=3, step_size=0.1))
+w, config = cs231n.adam(p, g, None)
+dl_from_scratch.Adam(lr=0.1).update({"W": p}, {"W": p})
+ratio: float = evolution_strategies.Adam(None, stepsize=0.1).update(p)

@@ -5,10 +5,12 @@ import numpy as np
 Vector = np.ndarray
 
 REORTHOGONALIZE_BELOW: float
+MOST_TURNS: int
 SUM_BLOCK: int
 SUM_LANES: int
 
 def blocks(n: int) -> int: ...
+def fresh_direction(basis: list[Vector], k: int, num_threads: int = 0) -> Vector: ...
 def dot(x: Vector, y: Vector, num_threads: int = 0) -> float: ...
 def project(rows: list[Vector], x: Vector, num_threads: int = 0) -> Vector: ...
 def subtract(
@@ -25,6 +27,7 @@ class Recurrence:
     k: int
     noise_count: int
     noise_square: float
+    removed_square: float
     alpha: list[float]
     beta: list[float]
     basis: list[Vector] | None

@@ -13,19 +13,24 @@
 """
 import numpy as np
 
-from libc.float cimport DBL_EPSILON, DBL_MIN
+from libc.float cimport DBL_EPSILON, DBL_MIN, FLT_EPSILON
 from libc.math cimport fabs, log, sqrt
 from libc.stdlib cimport free, malloc, realloc
 
 from optkern.kernels._engine cimport (
-    DOT, PROJECT, SCALE, SUBTRACT, count_blocks, run_vectors, vector_threads, vectors_t,
+    DOT, PROJECT, SCALE, SUBTRACT, count_blocks, run_vectors, vector_threads,
 )
 from optkern.kernels._span cimport BLOCK, LANES
 
 # A second Gram-Schmidt pass follows where the first took away more than this leaves
 # (Daniel, Gragg, Kaufman, Stewart, "Reorthogonalization and stable algorithms ...", 1976).
 cdef double DGKS = 0.707
+# Twice is enough for a vector with a part of its own; what is left of a product within the basis'
+# span is rounding, and may lie there again.
+cdef enum:
+    TURNS = 5
 REORTHOGONALIZE_BELOW = DGKS
+MOST_TURNS = TURNS
 SUM_BLOCK, SUM_LANES = BLOCK, LANES
 
 # --------------------------------------------------------------------------- vectors
@@ -52,11 +57,6 @@ cdef char* address(object array, int dtype, Py_ssize_t n) except NULL:
 
 cdef class Pass:
     """Buffers of the engine's passes over vectors of one length and dtype."""
-
-    cdef vectors_t v
-    cdef int wanted   # threads; how many there are is asked at each pass: a fork has one
-    cdef Py_ssize_t room
-    cdef const char** rows
 
     def __cinit__(self, Py_ssize_t n, int dtype, int num_threads):
         self.v.n = n
@@ -190,6 +190,23 @@ def scale(out, x, double a, int num_threads=0):
 # --------------------------------------------------------------------------- the recurrence
 
 
+def fresh_direction(list basis, Py_ssize_t k, int num_threads=0):
+    """A unit vector orthogonal to the basis, for a Krylov space that has ended to within rounding.
+
+    What rounding leaves there is as arbitrary, but would shrink from product to product until it
+    leaves the range of the numbers.
+    """
+    x = np.random.default_rng([0x5EED4, k]).standard_normal(basis[0].size, basis[0].dtype.type)
+    cdef double before, square = dot(x, x, num_threads)
+    for _ in range(TURNS):
+        before = square
+        square = subtract(x, x, basis, project(basis, x, num_threads), x, num_threads)
+        if square > DGKS * DGKS * before:
+            break
+    scale(x, x, 1 / sqrt(square), num_threads)
+    return x
+
+
 cdef class Recurrence:
     """H V = V T + beta_k v_{k+1} e_k', one product at a time.
 
@@ -218,6 +235,8 @@ cdef class Recurrence:
     noise_square, noise_count : float, int
         Sum and number of the squared elements of V'H V that T says are zero: samples of the
         products' error (and of rounding) along a direction.
+    removed_square : float
+        The part of that sum that Gram-Schmidt took away.
 
     References
     ----------
@@ -225,13 +244,14 @@ cdef class Recurrence:
     """
 
     cdef readonly Py_ssize_t k, noise_count
-    cdef readonly double noise_square
+    cdef readonly double noise_square, removed_square
     cdef readonly list alpha, beta, basis
     cdef readonly object vector
     cdef object _previous
     cdef Py_ssize_t _limit
     cdef Pass _pass
     cdef double* _c
+    cdef double _u, _largest   # unit roundoff; the largest element of T
 
     def __cinit__(self, start, Py_ssize_t basis_limit, int num_threads=0, bint copy=True):
         self._pass = passes(start, num_threads)
@@ -240,6 +260,7 @@ cdef class Recurrence:
         self._limit = basis_limit
         self.basis = [self.vector] if basis_limit > 0 else None
         self.alpha, self.beta = [], []
+        self._u = 0.5 * (DBL_EPSILON if self._pass.v.dtype else FLT_EPSILON)
 
     def __dealloc__(self):
         free(self._c)
@@ -280,8 +301,13 @@ cdef class Recurrence:
         if keep:
             square = self._orthogonalize(out, square, &alpha)
         beta = sqrt(square)
-        with nogil:
-            p.scale(out, out, 1 / beta if beta > 0 else 0)
+        self._largest = max(self._largest, fabs(alpha), beta)
+        if keep and beta < self._u * self._largest and len(self.basis) < p.v.n:
+            beta = self._u * self._largest
+            new[:] = fresh_direction(self.basis, self.k, p.wanted)
+        else:
+            with nogil:
+                p.scale(out, out, 1 / beta if beta > 0 else 0)
         self.alpha.append(alpha)
         self.beta.append(beta)
         self.k += 1
@@ -296,7 +322,7 @@ cdef class Recurrence:
         self.noise_count += 1
 
     cdef double _orthogonalize(self, char* out, double square, double* alpha) except -1:
-        """Gram-Schmidt against the basis, twice where once is not enough; the square that is left.
+        """Gram-Schmidt against the basis until it takes little away; the square that is left.
 
         What it takes away along v_k belongs to alpha_k; along the others there should be nothing.
         """
@@ -313,16 +339,17 @@ cdef class Recurrence:
         for j in range(k):
             p.rows[j] = address(self.basis[j], p.v.dtype, p.v.n)
         with nogil:
-            for turn in range(2):
+            for turn in range(TURNS):
                 p.project(out, k, self._c)
                 before, square = square, p.subtract(out, out, k, self._c, out)
                 alpha[0] += self._c[k - 1]
                 if turn == 0:
                     for j in range(k - 1):
                         self._note(self._c[j])
-                if square > DGKS * DGKS * before:
-                    break
-        return square
+                        self.removed_square += self._c[j] * self._c[j]
+                if not square <= DGKS * DGKS * before:   # NaN too
+                    return square
+        return 0   # nothing but rounding within the span
 
 
 # --------------------------------------------------------------------------- the small problem
@@ -436,7 +463,8 @@ cdef class Tridiagonal:
         if self.norm() == 0 and self.b[self.k - 1] == 0 and noise == 0:
             return 0   # the zero operator: no scale to search on
         low = high - width
-        while self.excess(low, floor, noise, &ignored) > gamma:
+        # "not <=", here and below: a NaN must never pass for a bound.
+        while not self.excess(low, floor, noise, &ignored) <= gamma:
             width *= 2
             low = high - width
             if not width < 1e300:
@@ -446,10 +474,10 @@ cdef class Tridiagonal:
             middle = low + 0.5 * (high - low)
             if middle <= low or middle >= high:
                 break
-            if self.excess(middle, floor, noise, &ignored) > gamma:
-                high = middle
-            else:
+            if self.excess(middle, floor, noise, &ignored) <= gamma:
                 low = middle
+            else:
+                high = middle
         return low
 
     def vector(self, double theta):

@@ -17,7 +17,18 @@ import numpy as np
 from ..kernels import _arrays
 from ..kernels._threads import as_num_threads
 from ._lanczos import dot, subtract
-from .lanczos import MEMORY, Checks, Interval, Pair, Run, check_count, check_real, percent
+from .lanczos import (
+    MEMORY,
+    Checks,
+    Interval,
+    Pair,
+    Run,
+    check_callable,
+    check_count,
+    check_real,
+    percent,
+    relation,
+)
 from .operators import (
     DifferenceOperator,
     Gradient,
@@ -33,7 +44,7 @@ KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconc
 RELATIVE_TOL = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verdict:
     """What `classify` found; `print` it for the sentence.
 
@@ -124,7 +135,12 @@ def _stationarity(
     d = size / turn if turn > 0 else math.inf
     if d <= 0.01 * scale:
         return Stationarity(True, f"{d / scale:.1g} of ||x|| from where the gradient vanishes")
-    far = f"||g|| = {size:.3g} would vanish only {d:.2g} away, with ||x|| = {scale:.2g}"
+    far = (
+        f"||g|| = {size:.3g} would vanish only {d:.2g} away, with ||x|| = {scale:.2g} "
+        "(grad_tol and x_scale say what is small here)"
+    )
+    if turn == 0:
+        return Stationarity(False, f"||g|| = {size:.3g}, and the Hessian does not change it")
     if not d <= 0.1 * scale:
         return Stationarity(False, far)
     moved = gradient(gradient.x - g.dtype.type(d) * (g / size)).astype(g.dtype)
@@ -230,7 +246,7 @@ class _Judge:
 
     def _absent(self) -> str | None:
         """A minimum, a maximum or nothing at all, by the certificate."""
-        if self.stochastic or self.run.start is not None or not self.run.repeatable:
+        if self.stochastic or self.operator.kink or not self.run.repeatable:
             return None
         kind = self._certified()
         if kind and self.operator.exact and self.run.examine():
@@ -272,14 +288,21 @@ class _Judge:
             return "the gradient is not smooth here: its differences grow as their step shrinks"
         if self.stochastic:
             return "the gradient is stochastic: it answers differently at the same x"
-        if run.exhausted or self.resolution > self.claim:
+        if self.resolution > self.claim:
+            longer = "" if self.operator.exact else " (or a longer difference step)"
             return (
                 "resolution: the products tell curvature from zero only beyond "
-                f"{self.resolution:.2g}, and curvature_tol is {self.claim:.2g}"
+                f"{self.resolution:.2g}, and curvature_tol is {self.claim:.2g}; pass a larger "
+                f"curvature_tol{longer}"
+            )
+        if run.exhausted:
+            return (
+                "resolution: the start vector's Krylov space is exhausted, and its certificate "
+                f"comes no nearer than {run.sharpest:.2g}, with a curvature_tol of {self.claim:.2g}"
             )
         if run.k >= max_matvecs:
-            return f"budget: {run.k} products did not decide it (max_matvecs)"
-        return f"stopped by the callback after {run.k} products"
+            return f"budget: max_matvecs = {max_matvecs} Lanczos steps did not decide it"
+        return f"stopped by the callback after {run.k} Lanczos steps"
 
 
 # --------------------------------------------------------------------------- classify
@@ -374,16 +397,14 @@ def classify(
     memory = check_count(owner, "memory", memory, 0)
     seed = check_count(owner, "seed", seed, 0)
     threads = as_num_threads(owner, num_threads)
-    for name, function in (("hvp", hvp), ("loss", loss)):
-        if function is not None and not callable(function):
-            raise TypeError(f"{owner}: {name} must be callable, got {type(function).__name__}")
+    check_callable(owner, hvp=hvp, loss=loss, callback=callback)
     gradient = Gradient(owner, grad, point)
     if point.n == 0:
         return _nothing(confidence)
     if hvp is not None:
         operator: Operator = StructuredOperator(owner, hvp, point)
     else:
-        operator = DifferenceOperator(owner, gradient, step)
+        operator = DifferenceOperator(owner, gradient, step, x_scale)
     run = Run(operator, confidence, (1, -1), memory, seed, None, threads)
     operator.prepare(run.recurrence.vector)
     stationarity = _stationarity(gradient, operator, grad_tol, x_scale, seed)
@@ -407,6 +428,8 @@ def _verdict(
         judge._refresh(high=False)  # what was found, though nothing was decided
     elif kind == "minimum" and run.has_basis and run.ritz_value(1) < -judge.resolution:
         judge._refresh(high=False)  # flat to within the tolerance, but provably downhill?
+    elif kind == "maximum":
+        judge._refresh(high=False)  # the way out
     nu = judge.resolution
     direction, gain = None, None
     if judge.lowest is not None and judge.lowest.value < -nu:
@@ -475,8 +498,8 @@ def _nothing(confidence: float) -> Verdict:
 
 def _explain(v: Verdict, stationarity: Stationarity, cause: str) -> str:
     held = f"confidence {percent(v.confidence)}"
-    low = f"lambda_min = {v.eigenvalue_min:.4g} (at least {v.bounds_min[0]:.4g}, {held})"
-    high = f"lambda_max = {v.eigenvalue_max:.4g} (at most {v.bounds_max[1]:.4g}, {held})"
+    low = _end("lambda_min", 1, v.eigenvalue_min, v.bounds_min[0], held)
+    high = _end("lambda_max", -1, v.eigenvalue_max, v.bounds_max[1], held)
     way = ""
     if v.escape_direction is not None:
         worth = "" if v.predicted_gain is None else f" by about {v.predicted_gain:.2g}"
@@ -500,11 +523,20 @@ def _explain(v: Verdict, stationarity: Stationarity, cause: str) -> str:
             "higher derivatives decide"
         )
     if v.kind == "not_stationary":
-        return (
-            f"not stationary: {stationarity.why}; lambda_min = {v.eigenvalue_min:.4g}, "
-            f"lambda_max = {v.eigenvalue_max:.4g}, {taken}; go on descending"
+        beside = "go on descending" + way.replace(
+            "; moving", ", or leave the saddle beside: moving"
         )
+        return f"not stationary: {stationarity.why}; {low}, {high}, {taken}; {beside}"
     return f"inconclusive: {cause}; {low}, {taken}{way}"
+
+
+def _end(name: str, sign: int, value: float, bound: float, held: str) -> str:
+    """One end of the spectrum in words."""
+    edge = f"at {'least' if sign > 0 else 'most'} {bound:.4g}, {held}"
+    return (
+        f"{name} {relation(sign, value, bound)} {value:.4g} "
+        f"({edge if math.isfinite(bound) else 'not certified'})"
+    )
 
 
 # --------------------------------------------------------------------------- along a direction
@@ -531,7 +563,12 @@ class _Line:
 
     def _loss(self, x: np.ndarray) -> float:
         assert self.loss is not None
-        return float(self.loss(self.point.unflatten(x.copy())))
+        value = self.loss(self.point.unflatten(x.copy()))
+        if np.size(value) != 1 or np.asarray(value).dtype.kind not in "fiu":
+            raise TypeError(
+                f"{self.owner}: loss must return a real number, got {type(value).__name__}"
+            )
+        return float(np.asarray(value).item())
 
     def at(self, direction: np.ndarray, t: float) -> np.ndarray:
         """x + t direction, as x's arrays can hold it."""
@@ -699,14 +736,12 @@ def escape(
         _arrays.check_writable(owner, _arrays.named("array", label) + " of x", array)
     max_steps = check_count(owner, "max_steps", max_steps, 1)
     seed = check_count(owner, "seed", seed, 0)
-    for name, function in (("loss", loss), ("grad", grad)):
-        if function is not None and not callable(function):
-            raise TypeError(f"{owner}: {name} must be callable, got {type(function).__name__}")
+    check_callable(owner, loss=loss, grad=grad)
     if by == "noise":
         if loss is None or grad is None:
             raise TypeError(f"{owner}: by='noise' needs both loss and grad")
         if radius is not None:
-            radius = check_real(owner, "radius", radius, 0.0)
+            radius = check_real(owner, "radius", radius, 0.0, math.inf, closed=False)
         line = _Line(owner, point, loss, Gradient(owner, grad, point))
         return _by_noise(line, radius, max_steps, seed)
     if loss is None and grad is None:
@@ -754,28 +789,20 @@ def _by_noise(line: _Line, radius: float | None, max_steps: int, seed: int) -> E
     length = ball * rng.random() ** (1 / n) / np.linalg.norm(direction)
     x = line.at(direction, length)
     f = line._loss(x)
-    wanted = max(1e3 * unit_roundoff(line.x.dtype), 1e-3) * abs(line.f)
-    rounding = 4 * unit_roundoff(line.x.dtype)
-    rate = 1.0
-    steps = 0
-    for _ in range(max_steps):
+    u = unit_roundoff(line.x.dtype)
+    enough = max(1e3 * u, 1e-3) * abs(line.f)
+    rate, steps = 1.0, 0
+    while steps < max_steps:
         steps += 1
         g = line.gradient(x.astype(line.gradient.dtype)).astype(np.float64)
-        square = float(g @ g)
-        rate *= 2
-        while True:
-            trial = (x - rate * g).astype(x.dtype)
-            value = line._loss(trial)
-            if value <= f - 0.5 * rate * square + rounding * abs(f) or rate * square < 1e-300:
-                break
-            rate *= 0.5
-        if not value <= f + rounding * abs(f) or square == 0:
+        found = _descended(line, x, f, g, 2 * rate)
+        if found is None:
             break
-        x, f = trial, value
-        if f < line.f - wanted and wanted > 0:
+        x, f, rate = found
+        gone = norm(np.ascontiguousarray(x - line.x)) > 1e3 * ball
+        if gone or line.f - f > enough > 0:
             break
-    moved = f < line.f and line.f - f > 20 * unit_roundoff(line.x.dtype) * abs(line.f)
-    if not moved:
+    if not line.f - f > 20 * u * abs(line.f):
         return Escape(False, 0.0, 0.0, f"not moved: {steps} gradient steps found no lower loss")
     step = norm(np.ascontiguousarray(x - line.x))
     line.point.write(x)
@@ -786,3 +813,20 @@ def _by_noise(line: _Line, radius: float | None, max_steps: int, seed: int) -> E
         f"moved {step:.3g} by a random step of {ball:.2g} and {steps} gradient steps: "
         f"the loss fell by {line.f - f:.4g}",
     )
+
+
+def _descended(
+    line: _Line, x: np.ndarray, f: float, g: np.ndarray, rate: float
+) -> tuple[np.ndarray, float, float] | None:
+    """A gradient step that lowers the loss by half of what its slope promises; halved up to 60x."""
+    square = float(g @ g)
+    if not 0 < square < math.inf:
+        return None
+    rounding = 4 * unit_roundoff(x.dtype) * abs(f)
+    for _ in range(60):
+        trial = (x - rate * g).astype(x.dtype)
+        value = line._loss(trial)
+        if math.isfinite(value) and value <= f - 0.5 * rate * square + rounding:
+            return trial, value, rate
+        rate *= 0.5
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,13 @@ import numpy as np
 from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
 from ._lanczos import Recurrence
-from .lanczos import MEMORY, LanczosResult, check_count, check_real, lanczos
+from .lanczos import MEMORY, LanczosResult, check_count, check_real, lanczos, percent
 from .operators import Operator, as_operator, random_unit, unit_roundoff
 
 # --------------------------------------------------------------------------- spectral density
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpectralDensity:
     """The spectral density of a symmetric operator, by stochastic Lanczos quadrature.
 
@@ -33,12 +33,22 @@ class SpectralDensity:
     matvecs : int
     """
 
-    grid: np.ndarray
-    density: np.ndarray
-    nodes: np.ndarray
-    weights: np.ndarray
+    grid: np.ndarray = field(repr=False)
+    density: np.ndarray = field(repr=False)
+    nodes: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
     width: float
     matvecs: int
+
+    def __str__(self) -> str:
+        vectors, steps = self.nodes.shape
+        seen = self.nodes[self.weights > 0]
+        below, error = self.mean(lambda x: x < 0)
+        return (
+            f"spectral density on [{seen.min():.4g}, {seen.max():.4g}], "
+            f"{below:.3g} +- {error:.1g} of it below 0; {vectors} start vectors of {steps} steps, "
+            f"{self.matvecs} products"
+        )
 
     def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
         """The mean of a function over the eigenvalues, tr f(H) / n, and its standard error."""
@@ -102,6 +112,7 @@ def spectral_density(
         raise ValueError(f"{owner}: width must be > 0, got {width!r}")
     op = _filled(owner, as_operator(owner, operator, n, dtype))
     before = op.products
+    op.examine(seed)  # an asymmetric operator has no such density
     steps = min(steps, op.n)
     nodes, weights = np.zeros((vectors, steps)), np.zeros((vectors, steps))
     rng = np.random.default_rng([seed, 0x5EED3])
@@ -270,13 +281,15 @@ def sharpness(operator: Any, n: int | None = None, **options: Any) -> LanczosRes
     Keskar et al., "On large-batch training for deep learning: generalization gap and sharp minima",
     2017.
     """
+    if "which" in options:
+        raise TypeError("sharpness: which is 'largest' here; use lanczos for another")
     return lanczos(operator, n, "largest", **options)
 
 
 # --------------------------------------------------------------------------- learning rate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StableLR:
     """The largest stable learning rate; ``float(...)`` gives the certified one.
 
@@ -317,8 +330,7 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     Parameters
     ----------
     optimizer : SGD, RMSprop, Adagrad, Adam or AdamW
-        An adaptive one must have taken steps. Its groups must have the same hyperparameters but for
-        ``lr``'s value, which is not looked at.
+        An adaptive one must have taken steps. Its groups must have the same hyperparameters.
     operator : callable ``v -> H v``, 2-D array, or object with ``shape`` and ``matvec``/``@``
         On flat vectors in the order of the optimizer's parameters, each in C order;
         `hvp_from_grad` gives one.
@@ -373,15 +385,17 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     found = lanczos(inner, which="largest", **options)
     top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
     value, estimate = (_rate(limit, c, decay, hyper["decay_form"]) for c in (bound, top))
-    return StableLR(
-        value,
-        estimate,
-        limit,
-        found,
-        f"{type(optimizer).__name__}: lr up to {value:.4g} is stable here at confidence "
-        f"{100 * found.confidence:.10g} % ({limit:.4g} over a curvature of at most {bound:.4g}); "
-        f"beyond {estimate:.4g} it diverges",
+    name = type(optimizer).__name__
+    if math.isinf(estimate):
+        said = f"{name}: no curvature limits lr here, there is nothing to oscillate across"
+        return StableLR(value, estimate, limit, found, said)
+    adapted = "" if inverse_root is None else " while its second moments stay as they are"
+    said = (
+        f"{name}: no oscillation grows up to lr = {value:.4g}, confidence "
+        f"{percent(found.confidence)} ({limit:.4g} over a curvature of at most {bound:.4g}); "
+        f"beyond {estimate:.4g} one does{adapted}"
     )
+    return StableLR(value, estimate, limit, found, said)
 
 
 def _rate(limit: float, curvature: float, decay: float, form: str) -> float:

@@ -20,6 +20,7 @@ from ._lanczos import Recurrence, Tridiagonal, dot, scale, subtract
 from .operators import PIECE, Measured, Operator, as_operator, norm, random_unit, unit_roundoff
 
 MEMORY = 2**30  # bytes for the basis where the user says nothing
+LARGEST = 1e140  # of T's elements: their squares are summed
 # The certificate needs a start that knows nothing of H. A user whose own data come from
 # default_rng(seed) must not meet the same numbers here.
 STREAM = 0x5EED0
@@ -41,7 +42,13 @@ def smallest_part(delta: float, n: int) -> float:
     return 0.5 * delta * math.sqrt(math.pi) * ratio
 
 
-@dataclass(frozen=True)
+def smallest_norm(dtype: Any) -> float:
+    """Below it, elements of a vector lose digits to underflow, or their squares vanish."""
+    own, sums = np.finfo(dtype), np.finfo(np.float64)
+    return max(float(own.tiny) / float(own.eps), math.sqrt(float(sums.tiny)) / float(sums.eps))
+
+
+@dataclass(frozen=True, eq=False)
 class Pair:
     """An eigenpair as a fresh product saw it.
 
@@ -105,6 +112,7 @@ class Run:
         self.relative_error: float | None = None
         self.relative_peak = 0.0
         self.repeatable = True  # False once a second pass did not find what the first had
+        self.largest = 0.0  # element of T: ||T|| to within a factor of 3
         self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
 
     def _recurrence(self) -> Recurrence:
@@ -121,9 +129,16 @@ class Run:
         """One product more."""
         product = self.operator(self.recurrence.vector)
         self.recurrence.advance(product)
-        if not math.isfinite(self.recurrence.beta[-1]):
+        alpha, beta = self.recurrence.alpha[-1], self.recurrence.beta[-1]
+        self.largest = max(self.largest, abs(alpha), beta)
+        if not (math.isfinite(beta) and self.largest < LARGEST):
             raise FloatingPointError(
                 f"{self.operator.owner}: product {self.k} holds NaN or inf, or overflows"
+            )
+        if self.largest < smallest_norm(self.operator.dtype) and product.any():
+            raise FloatingPointError(
+                f"{self.operator.owner}: products have a norm of about {self.largest:.1g}, where "
+                f"{self.operator.dtype} loses digits or squares vanish; scale the function up"
             )
 
     @property
@@ -158,10 +173,14 @@ class Run:
     def exhausted(self) -> bool:
         """Whether no further product can tell anything.
 
-        A beta_k within rounding is no such end: the recurrence holds on, and what it goes on with
-        sharpens the certificate, which takes beta_k for rounding meanwhile.
+        A beta_k within rounding is no such end: what the recurrence goes on with sharpens the
+        certificate, which takes beta_k for rounding. Without a basis the rounding of a rounding is
+        one: what follows would leave the range of the numbers.
         """
-        return self.k >= self.n or (self.k > 0 and self.recurrence.beta[-1] == 0)
+        if self.k == 0:
+            return False
+        spanned = self.has_basis and self.k >= self.n
+        return spanned or self.recurrence.beta[-1] <= self.u**2 * self.largest
 
     @property
     def sharpest(self) -> float:
@@ -192,7 +211,13 @@ class Run:
         """Measure the products' error and refuse an asymmetric operator; True the first time."""
         if self.relative_error is not None:
             return False
-        self.relative_error, self.relative_peak = self.operator.examine(self.seed)
+        recurrence = self.recurrence
+        known = [recurrence.vector] if self.k and recurrence.beta[-1] > 0 else []
+        if recurrence.basis is not None:
+            known = recurrence.basis[: self.k]
+        self.relative_error, self.relative_peak = self.operator.examine(
+            self.seed, known, self.num_threads
+        )
         return True
 
     @property
@@ -207,18 +232,22 @@ class Run:
         products = float(np.sum(alpha**2) + np.sum(beta**2) + np.sum(beta[:-1] ** 2))
         each = max(self.operator.noise, self.u * self.magnitude)
         square = self.relative_peak**2 * products + self.k * each**2
-        if self.has_basis:
-            square += self.recurrence.noise_square
-        return math.sqrt(square / self.n)
+        return math.sqrt((square + self.recurrence.removed_square) / self.n)
 
     def bound(self, sign: int) -> float:
         """Below all eigenvalues (1) or above them (-1) at the run's confidence, or infinite.
 
+        A basis of the whole space needs no luck of the start: then H = V T V' + F V', and each
+        eigenvalue lies within ||F|| of one of T's.
         Until `examine` was called this assumes products that are exact but for rounding.
         """
-        if self.start is not None:
+        if self.start is not None or not self.repeatable:
             return -sign * math.inf
-        return sign * self._end(sign)[0].lower_bound(self.gamma, self.floor, self.remainder)
+        small, lowest = self._end(sign)
+        bound = small.lower_bound(self.gamma, self.floor, self.remainder)
+        if self.has_basis and self.k >= self.n:
+            bound = max(bound, lowest - self.floor - math.sqrt(self.n) * self.remainder)
+        return sign * bound
 
     def residual(self, sign: int) -> float:
         """|beta_k s_k|: some eigenvalue is as near to the Ritz value as this."""
@@ -286,7 +315,7 @@ class Run:
 # --------------------------------------------------------------------------- the public function
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LanczosResult:
     """What `lanczos` found; `print` it for the sentence.
 
@@ -409,6 +438,7 @@ def lanczos(
     memory = check_count(owner, "memory", memory, 0)
     seed = check_count(owner, "seed", seed, 0)
     threads = as_num_threads(owner, num_threads)
+    check_callable(owner, callback=callback)
     op = as_operator(owner, operator, n, dtype)
     if op.n == 0:
         return _empty(confidence)
@@ -527,7 +557,8 @@ def _sentence(
         held = "not certified"
         if math.isfinite(edge):
             held = f"at {'least' if sign > 0 else 'most'} {edge:.6g}"
-        said.append(f"{name} = {pair.value:.6g} ({held}, residual {pair.residual:.1e})")
+        sign_of = relation(sign, pair.value, edge)
+        said.append(f"{name} {sign_of} {pair.value:.6g} ({held}, residual {pair.residual:.1e})")
     if converged:
         state = "converged"
     elif not run.repeatable:
@@ -566,16 +597,37 @@ def _empty(confidence: float) -> LanczosResult:
     )
 
 
-# --------------------------------------------------------------------------- arguments
+# --------------------------------------------------------------------------- words
+
+
+def relation(sign: int, value: float, bound: float) -> str:
+    """How the smallest (1) or largest (-1) eigenvalue stands to a Rayleigh quotient."""
+    if abs(value - bound) <= 0.1 * abs(value):
+        return "="
+    return "<=" if sign > 0 else ">="
 
 
 def percent(confidence: float) -> str:
-    return f"{100 * confidence:.10g} %"
+    return f"{100 * confidence:.15g} %"
 
 
-def check_real(owner: str, name: str, value: Any, low: float, high: float = math.inf) -> float:
-    """A finite number in (low, high), or [0, high) where low is 0 and high infinite."""
-    closed = high == math.inf
+def check_callable(owner: str, **functions: Any) -> None:
+    """Refuse what is neither a function nor None."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{owner}: {name} must be callable, got {type(function).__name__}")
+
+
+def check_real(
+    owner: str,
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    closed: bool | None = None,
+) -> float:
+    """A finite number in (low, high), or [low, high) where high is infinite or ``closed`` says."""
+    closed = high == math.inf if closed is None else closed
     try:
         number = math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError):
@@ -591,6 +643,6 @@ def check_real(owner: str, name: str, value: Any, low: float, high: float = math
 def check_count(owner: str, name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)):
         raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
-    if not (value >= low and value == math.floor(value)):
+    if not (math.isfinite(value) and value >= low and value == math.floor(value)):
         raise ValueError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
     return int(value)

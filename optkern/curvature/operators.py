@@ -7,14 +7,14 @@ how far off they are. The step of the differences is found by measurement.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels import _arrays
-from ..kernels._structures import Structure
-from ._lanczos import dot
+from ..kernels._structures import Structure, arranged
+from ._lanczos import dot, project, subtract
 
 GradFunction = Callable[[Any], Any]
 
@@ -52,23 +52,26 @@ class Point:
         Who speaks in error messages.
     x : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
         float32 or float64 arrays of any shape.
+    what : str
+        What x is called in them.
     """
 
-    def __init__(self, owner: str, x: Any) -> None:
+    def __init__(self, owner: str, x: Any, what: str = "x") -> None:
         self.owner = owner
         self.original = x
-        self.structure = Structure(owner, x)
-        for label, array in zip(self.structure.labels, self.structure.arrays):
-            what = _arrays.named("array", label) + " of x"
+        self.structure = Structure(owner, x, what)
+        self.arrays: list[np.ndarray] = self.structure.arrays
+        names = [_arrays.named("array", label) + f" of {what}" for label in self.structure.labels]
+        for name, array in zip(names, self.arrays):
             if not isinstance(array, np.ndarray):
                 raise TypeError(
-                    f"{owner}: {what} must be a NumPy array, got {type(array).__name__}"
+                    f"{owner}: {name} must be a NumPy array, got {type(array).__name__}"
                 )
             if array.dtype not in _arrays.DTYPES:
-                raise TypeError(f"{owner}: {what} must be float32 or float64, got {array.dtype}")
+                raise TypeError(f"{owner}: {name} must be float32 or float64, got {array.dtype}")
             if not np.isfinite(array).all():
-                raise ValueError(f"{owner}: {what} holds NaN or inf")
-        self.arrays: list[np.ndarray] = self.structure.arrays
+                raise ValueError(f"{owner}: {name} holds NaN or inf")
+        _arrays.refuse_overlap(owner, zip(names, self.arrays))
         self.dtype = np.result_type(*self.arrays).newbyteorder("=")
         self.n = sum(array.size for array in self.arrays)
 
@@ -78,6 +81,9 @@ class Point:
         pieces = []
         for label, piece, array in zip(self.structure.labels, flat, self.arrays):
             name = f"{what}: {_arrays.named('array', label)}"
+            if isinstance(piece, (tuple, list)) or piece is None:
+                came = "None" if piece is None else f"a {type(piece).__name__}"
+                raise TypeError(f"{self.owner}: {name} must be an array, got {came}")
             piece = np.asarray(piece)
             if not np.issubdtype(piece.dtype, np.floating):
                 raise TypeError(f"{self.owner}: {name} must be real floating, got {piece.dtype}")
@@ -104,17 +110,7 @@ class Point:
             piece = vector[first : first + array.size].reshape(array.shape)
             arrays.append(np.asarray(piece, dtype or array.dtype))
             first += array.size
-        return self._arranged(iter(arrays), self.original)
-
-    def _arranged(self, arrays: Any, like: Any) -> Any:
-        if isinstance(like, np.ndarray):
-            return next(arrays)
-        if isinstance(like, Mapping):
-            return {name: next(arrays) for name in like}
-        if self.structure.grouped and like is self.original:
-            return [self._arranged(arrays, entry["params"]) for entry in like]
-        entries = [next(arrays) for _ in like]
-        return tuple(entries) if isinstance(like, tuple) else entries
+        return arranged(iter(arrays), self.original)
 
     def write(self, vector: np.ndarray) -> None:
         """Put a flat vector into the user's arrays."""
@@ -179,6 +175,14 @@ class Operator:
             raise TypeError(f"{self.owner}: the operator must return reals, got {product.dtype}")
         return np.ascontiguousarray(product, self.dtype)
 
+    # scipy's `aslinearoperator` and others know operators by `shape` and `matvec`.
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.n, self.n)
+
+    def matvec(self, v: np.ndarray) -> np.ndarray:
+        return self(np.ascontiguousarray(v, self.dtype).reshape(-1))
+
     def prepare(self, v: np.ndarray) -> None:
         """Get ready for a Lanczos run from the unit vector v."""
 
@@ -186,38 +190,51 @@ class Operator:
         """The product for a unit vector, with its error."""
         return Measured(self(v), 0.0, False)
 
-    def examine(self, seed: int) -> tuple[float, float]:
-        """The relative error of products, from H(p + q) - H p - H q for two random vectors.
+    def examine(
+        self, seed: int, known: Sequence[np.ndarray] = (), num_threads: int = 0
+    ) -> tuple[float, float]:
+        """The relative error of products, from H q - H r - H(q - r) for a random vector q.
 
         Its norm, and that or sqrt(n) times its largest element among those that it changes by more
         than a tenth, whichever is larger: an error that swallows small elements is all there is to
         see of an eigenvector along such an element, and its norm spread over n says too little.
 
-        The same three products show whether p'(H q) and q'(H p) differ by more than that error: a
+        r is what q has outside the span of the known vectors (with one: q less that vector; with
+        none: another random vector). Where large eigenvalues drown the rest in H q, a product that
+        swallows what is small would swallow it in two like vectors alike.
+
+        Another random vector p shows whether p'(H q) and q'(H p) differ by more than that error: a
         noisy product has both, an asymmetric matrix only the second.
 
         Raises
         ------
         NotSymmetricError
+        FloatingPointError
         """
         # Vectors are drawn anew rather than kept: at 10^8 elements each of them counts.
-        q, _ = self._drawn(seed, 1)
+        q = self._drawn(seed, 1)
         hq = np.array(self(q))
         del q
-        p, factor = self._drawn(seed, 0)
+        p = self._drawn(seed, 0)
         crossed = dot(p, hq)
         hp = self(p)
         del p
-        gap = abs(dot(self._drawn(seed, 1)[0], hp) - crossed)
+        gap = abs(dot(self._drawn(seed, 1), hp) - crossed)
         length = norm(hp) + norm(hq)
-        hq += hp
         del hp
-        both, _ = self._drawn(seed, 1)
-        self._add_drawn(both, factor, seed, 0)
-        swallowed = self._largest_swallowed(hq, self(both))
+        r = self._drawn(seed, 1 if known else 0)
+        parts = project(list(known), r, num_threads) if len(known) > 1 else np.ones(len(known))
+        subtract(r, r, list(known), parts, None, num_threads)
+        hq -= self(r)
+        subtract(r, self._drawn(seed, 1), [r], [1.0], None, num_threads)
+        swallowed = self._largest_swallowed(hq, self(r))
         error = norm(hq)
+        if not math.isfinite(error + length):
+            raise FloatingPointError(f"{self.owner}: a product holds NaN or inf, or overflows")
         allowed = error + 4 * unit_roundoff(self.dtype) * length
-        if gap * math.sqrt(self.n) > _ASYMMETRY * allowed:
+        # Among few elements one may hold most of the error; on a kink the errors are not random.
+        few = 1 + 10 / math.sqrt(self.n)
+        if not self.kink and gap * math.sqrt(self.n) > _ASYMMETRY * few * allowed:
             raise NotSymmetricError(
                 f"{self.owner}: the operator is not symmetric: p'Hq and q'Hp differ by {gap:.3g} "
                 f"for two random unit vectors, and its products are good to {allowed:.1g}"
@@ -238,21 +255,9 @@ class Operator:
             largest = max(largest, float(np.max(size, where=size > before, initial=0.0)))
         return largest
 
-    def _drawn(self, seed: int, which: int) -> tuple[np.ndarray, Any]:
-        """A random unit vector, and the factor that made it one."""
-        v = np.random.default_rng([seed, 0x5EED1, which]).standard_normal(
-            self.n, dtype=self.dtype.type
-        )
-        factor = self.dtype.type(1 / norm(v))
-        v *= factor
-        return v, factor
-
-    def _add_drawn(self, to: np.ndarray, factor: Any, seed: int, which: int) -> None:
-        """Add the same vector again, piece by piece."""
-        rng = np.random.default_rng([seed, 0x5EED1, which])
-        for first in range(0, self.n, PIECE):
-            piece = to[first : first + PIECE]
-            piece += factor * rng.standard_normal(piece.size, dtype=self.dtype.type)
+    def _drawn(self, seed: int, which: int) -> np.ndarray:
+        """A random unit vector."""
+        return random_unit(np.random.default_rng([seed, 0x5EED1, which]), self.n, self.dtype)
 
 
 def random_unit(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
@@ -274,8 +279,8 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
     dtype : dtype or None
         What the vectors are stored in; None: the operator's own, or float64.
     """
-    if dtype is not None and np.dtype(dtype) not in _arrays.DTYPES:
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    if dtype is not None and dtype not in _arrays.DTYPES:
+        raise TypeError(f"{owner}: dtype must be float32 or float64, got {dtype!r}")
     if isinstance(operator, Operator):
         _check_n(owner, n, operator.n)
         if dtype is not None and np.dtype(dtype) != operator.dtype:
@@ -422,22 +427,26 @@ class DifferenceOperator(Operator):
     gradient : Gradient
     step : float or None
         The user's own h for a unit vector; None: measured.
+    x_scale : float
+        The least size of x to measure h by: beside the origin x itself says nothing.
     """
 
     exact = False
 
-    def __init__(self, owner: str, gradient: Gradient, step: float | None = None) -> None:
+    def __init__(
+        self, owner: str, gradient: Gradient, step: float | None = None, x_scale: float = 0.0
+    ) -> None:
         self.gradient = gradient
         super().__init__(owner, self._difference, gradient.point.n, gradient.dtype)
         self.fixed = step is not None
-        self.scale = norm(gradient.x) or 1.0
+        self.scale = max(norm(gradient.x), x_scale) or 1.0
         self.step = step if step is not None else 0.0
         if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
             raise ValueError(f"{owner}: step must be a finite number > 0, got {step!r}")
 
     def __call__(self, v: Any) -> Any:
         if isinstance(v, np.ndarray) and v.shape == (self.n,):
-            return super().__call__(v)
+            return super().__call__(np.ascontiguousarray(v, self.dtype))
         point = self.gradient.point
         return point.unflatten(super().__call__(point.flatten(v, "v").astype(self.dtype)))
 
@@ -445,6 +454,8 @@ class DifferenceOperator(Operator):
         length = norm(v)
         if length == 0:
             return np.zeros_like(v)
+        if not math.isfinite(length):
+            raise ValueError(f"{self.owner}: v must have a finite norm, got {length}")
         if not self.step:
             self.measure(v * v.dtype.type(1 / length))
         return self._at(v, self.step / length)
@@ -500,6 +511,8 @@ class DifferenceOperator(Operator):
         return self._noted(Measured(ladder.product, ladder.error, ladder.kink), ladder.step)
 
     def _noted(self, measured: Measured, step: float) -> Measured:
+        # One measurement of n elements; widened where they are few.
+        measured = measured._replace(noise=measured.noise * (1 + 2 / math.sqrt(self.n)))
         if self.step > step:
             self.noise *= self.step / step
         noise = measured.noise * (step / self.step if 0 < self.step < step else 1.0)
@@ -562,18 +575,26 @@ class _Ladder:
         return i
 
     def _grows_along_a_line(self, best: int) -> bool:
-        """Whether two changes in a row, somewhere below the best step, repeat the one before."""
-        self._change(best - 2 if self._grows(best) else best - 1)
+        """Whether some changes in a row, below the best step, repeat the one before."""
+        # Among few dimensions noise is often parallel to noise.
+        needed, level = (2, 0.4) if self._rung(best).size >= 50 else (3, 0.9)
+        known = min(self.rungs) + 1
         alike: list[float] = []
-        for i in range(best, min(self.rungs), -1):
-            alike = [*alike[-1:], self._cosine(i)] if self._grows(i) else []
-            # Among few dimensions noise is often parallel to noise.
-            if len(alike) > 1 and sum(alike) / 2 > (0.4 if self._rung(i).size >= 50 else 0.9):
+        for i in range(best, min(known, best - needed + 1) - 1, -1):
+            alike = [*alike, self._cosine(i)] if self._grows(i) else []
+            if len(alike) >= needed and sum(alike[-needed:]) > needed * level:
                 return True
+            if not alike and i <= known:
+                break
         return False
 
     def _grows(self, i: int) -> bool:
-        return 0 < 1.5 * self._change(i) < self._change(i - 1) < math.inf
+        """Whether the change doubles at least, from a kink to that of the step's fall at the most.
+
+        Twice that is allowed: rounding, which may lie along a line too, grows by anything.
+        """
+        now, below = self._change(i), self._change(i - 1)
+        return 0 < 2 * now < below < min(2 * _RATIO * now, math.inf)
 
     def _cosine(self, i: int) -> float:
         first = self._rung(i) - self._rung(i + 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels._engine import ieee_mode
-from ._lanczos import REORTHOGONALIZE_BELOW
+from ._lanczos import MOST_TURNS, REORTHOGONALIZE_BELOW
 from ._lanczos import SUM_BLOCK as BLOCK  # elements of one partial sum
 from ._lanczos import SUM_LANES as LANES  # running sums within a block
 
@@ -62,7 +62,8 @@ class Recurrence:
         self.vector, self.previous = start.copy(), None
         self.limit, self.basis = basis_limit, [self.vector] if basis_limit > 0 else None
         self.k, self.alpha, self.beta = 0, [], []
-        self.noise_square, self.noise_count = 0.0, 0
+        self.noise_square, self.noise_count, self.removed_square = 0.0, 0, 0.0
+        self.largest = 0.0
 
     def advance(self, product):
         with ieee_mode(), np.errstate(all="ignore"):
@@ -83,7 +84,13 @@ class Recurrence:
             alpha, square = self._orthogonalize(new, alpha, square)
         # beta_k = ||w||;  v_{k+1} = w / beta_k
         beta = float(np.sqrt(square))
-        scale(new, new, 1 / beta if beta > 0 else 0.0)
+        self.largest = max(self.largest, abs(alpha), beta)
+        u = float(np.finfo(v.dtype).eps) / 2
+        if self.basis is not None and beta < u * self.largest and len(self.basis) < v.size:
+            beta = u * self.largest
+            new[:] = self._fresh_direction()
+        else:
+            scale(new, new, 1 / beta if beta > 0 else 0.0)
         self.alpha.append(alpha)
         self.beta.append(beta)
         self.k += 1
@@ -92,17 +99,30 @@ class Recurrence:
             self.basis.append(new)
 
     def _orthogonalize(self, new, alpha, square):
-        """Classical Gram-Schmidt against the basis, a second time where the first took much."""
-        for turn in range(2):
+        """Classical Gram-Schmidt against the basis, once more wherever it took much."""
+        for turn in range(MOST_TURNS):
             c = project(self.basis, new)
             before, square = square, subtract(new, new, self.basis, c, new)
             alpha += c[-1]
             if turn == 0:
                 for sample in c[:-1]:
                     self._note(sample)
+                    self.removed_square += float(sample) * float(sample)
+            if not square <= REORTHOGONALIZE_BELOW * REORTHOGONALIZE_BELOW * before:
+                return alpha, square
+        return alpha, 0.0
+
+    def _fresh_direction(self):
+        """A unit vector orthogonal to the basis."""
+        rng = np.random.default_rng([0x5EED4, self.k])
+        x = rng.standard_normal(self.vector.size, self.vector.dtype.type)
+        square = dot(x, x)
+        for _ in range(MOST_TURNS):
+            before, square = square, subtract(x, x, self.basis, project(self.basis, x), x)
             if square > REORTHOGONALIZE_BELOW * REORTHOGONALIZE_BELOW * before:
                 break
-        return alpha, square
+        scale(x, x, 1 / float(np.sqrt(square)))
+        return x
 
     def _note(self, sample):
         self.noise_square += float(sample) * float(sample)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -88,6 +90,15 @@ def rates(text: str) -> dict[str, float]:
     return values
 
 
+def a_schedule(text: str) -> str:
+    """A schedule by its name."""
+    name = text.strip().lower()
+    if name not in training.SCHEDULES:
+        known = ", ".join(training.SCHEDULES)
+        raise argparse.ArgumentTypeError(f"no schedule {name!r}; there are {known}")
+    return name
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `optkern demo`."""
     add = parser.add_argument
@@ -105,6 +116,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="such as adam,sgd (default: all)",
     )
     add("--lr", type=rates, default={}, metavar="RATES", help="such as adam=1e-3,sgd=0.1")
+    add(
+        "--schedule",
+        type=a_schedule,
+        metavar="NAME",
+        help=f"of the learning rate: {', '.join(training.SCHEDULES)}",
+    )
+    add(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="keep each rule's state there; after Ctrl-C the same command goes on",
+    )
     add("--seed", type=integer(0, 2**32 - 1), default=0, metavar="N", help="default 0")
     add(
         "--threads",
@@ -166,6 +188,18 @@ def _check_plot(args: argparse.Namespace) -> None:
         raise DemoError(f"--plot {path}: cannot be written; choose another path, or --no-plot")
 
 
+def _check_folder(args: argparse.Namespace) -> None:
+    """The folder of the checkpoints is there and can be written to, before any work is done."""
+    if args.checkpoint is None:
+        return
+    try:
+        os.makedirs(args.checkpoint, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"--checkpoint {args.checkpoint}: {error.strerror or error}") from None
+    if not os.access(args.checkpoint, os.W_OK):
+        raise DemoError(f"--checkpoint {args.checkpoint}: cannot be written to")
+
+
 # --------------------------------------------------------------------------- the run
 
 
@@ -180,17 +214,25 @@ def run(args: argparse.Namespace) -> int:
     _check_rates(args)
     _check_extras(args)
     _check_plot(args)
+    _check_folder(args)
     from . import report
 
-    settings = training.Settings(args.hidden, args.batch, args.epochs, args.seed, args.threads)
+    settings = training.Settings(
+        args.hidden, args.batch, args.epochs, args.seed, args.threads, args.schedule,
+        args.checkpoint,
+    )  # fmt: skip
     source = data.load(args.data, args.seed)
     console = report.new_console()
     network = training.new_network(source, settings)
+    runs = [(rule, args.lr.get(rule.name, training.learning_rate(rule))) for rule in args.rules]
+    kept = args.checkpoint is not None
+    done = {r.name: training.epochs_done(r, lr, source, settings) for r, lr in runs if kept}
     report.introduce(console, source, network, settings)
+    if kept:
+        report.resume(console, args.checkpoint, done, args.epochs)
     results = []
-    with report.Bars(console, [rule.name for rule in args.rules], args.epochs) as bars:
-        for rule in args.rules:
-            lr = args.lr.get(rule.name, training.learning_rate(rule))
+    with _resumable(args), report.Bars(console, [r.name for r in args.rules], args.epochs) as bars:
+        for rule, lr in runs:
             with bars.rule(rule.name) as on_epoch:
                 results.append(training.compare(rule, lr, source, settings, on_epoch))
     report.say(console)
@@ -208,6 +250,18 @@ def run(args: argparse.Namespace) -> int:
             raise DemoError(f"--plot {args.plot}: {error.strerror or error}") from None
         report.say(console, f"loss curves: {args.plot}")
     return 0 if same else 1
+
+
+@contextmanager
+def _resumable(args: argparse.Namespace) -> Iterator[None]:
+    """Ctrl-C says how to go on, where there is a checkpoint."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if args.checkpoint is None:
+            raise
+        command = shlex.join(["optkern", *args.argv])
+        raise KeyboardInterrupt(f"to go on after the last whole epoch: {command}") from None
 
 
 def _same_bits(results: list[training.Result]) -> bool:

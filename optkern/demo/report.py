@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -34,6 +35,7 @@ def say(console: Console, line: str = "") -> None:
 def introduce(console: Console, data: Data, network: Network, settings: Settings) -> None:
     """What is learnt, by which network, and how."""
     train, test = data.X_train, data.X_test
+    schedule = f"schedule  {settings.schedule}, of each rule's learning rate"
     sizes = "-".join(map(str, (train.shape[1], *settings.hidden, data.outputs)))
     steps = count_batches(len(train), settings.batch)
     for line in (
@@ -42,9 +44,21 @@ def introduce(console: Console, data: Data, network: Network, settings: Settings
         f"          {network.size:,} parameters in {len(network.params)} float32 arrays",
         f"training  {settings.epochs:,} epochs of {steps:,} mini-batches, seed {settings.seed};",
         "          each rule twice from the same start, with optkern and with NumPy",
+        *([schedule] if settings.schedule else []),
         "",
     ):
         say(console, line)
+
+
+def resume(console: Console, folder: str, done: Mapping[str, int], epochs: int) -> None:
+    """What is on disk already."""
+    say(console, f"state     kept in {folder} after each epoch of optkern's runs")
+    found = [f"{name} {count:,}" for name, count in done.items() if count]
+    if found:
+        indent = " " * 10
+        text = f"epochs of {epochs:,} that are done already: {', '.join(found)}"
+        say(console, textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent))
+    say(console)
 
 
 # --------------------------------------------------------------------------- progress

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import optkern
+from optkern import schedules
 from optkern.kernels.rules import Rule
-from optkern.optimizers import CLASSES
+from optkern.optimizers import CLASSES, Optimizer
+from optkern.schedules import Schedule
 
-from .data import Data, batches
+from .data import Data, batches, count_batches
+from .errors import DemoError
 from .network import Network
 
 Array = NDArray[Any]
@@ -40,14 +45,43 @@ def learning_rate(rule: Rule) -> float:
     return LEARNING_RATES.get(rule.name, rule.hyperparameters["lr"])
 
 
+# Of a highest learning rate, over so many updates.
+SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
+    "step": lambda lr, n: schedules.Step(lr, -(-n // 3)),
+    "exponential": lambda lr, n: schedules.Exponential(lr, 0.01 ** (1 / n)),
+    "inverse-sqrt": lambda lr, n: schedules.InverseSqrt(lr, n / 10),
+    "linear": lambda lr, n: schedules.Linear(lr, 0.0, n),
+    "cosine": lambda lr, n: schedules.Cosine(lr, n),
+    "warmup-cosine": lambda lr, n: schedules.warmup(
+        n // 10, then=schedules.Cosine(lr, n - n // 10)
+    ),
+    "restarts": lambda lr, n: schedules.CosineWarmRestarts(lr, -(-n // 7), T_mult=2),
+    "cyclic": lambda lr, n: schedules.Cyclic(lr / 10, lr, -(-n // 8), mode="triangular2"),
+    "one-cycle": lambda lr, n: schedules.OneCycle(lr, n),
+    "wsd": lambda lr, n: schedules.WarmupStableDecay(
+        lr, n // 10, n - n // 10 - -(-n // 5), -(-n // 5), decay="1-sqrt"
+    ),
+}
+
+
+def scheduled(lr: float, data: Data, settings: Settings) -> float | Schedule:
+    """The learning rate, or the schedule that begins or peaks with it."""
+    if settings.schedule is None:
+        return lr
+    updates = settings.epochs * count_batches(len(data.X_train), settings.batch)
+    return SCHEDULES[settings.schedule](lr, updates)
+
+
 # --------------------------------------------------------------------------- the two updates
 
 Update = Callable[[Params], object]
 
 
-def optkern_update(rule: Rule, params: Params, lr: float, num_threads: int | None) -> Update:
-    """The step of optkern's optimizer of ``rule``."""
-    return CLASSES[rule.name](params, lr=lr, num_threads=num_threads).step
+def optkern_optimizer(
+    rule: Rule, params: Params, lr: float | Schedule, num_threads: int | None
+) -> Optimizer:
+    """optkern's optimizer of ``rule``."""
+    return CLASSES[rule.name](params, lr=lr, num_threads=num_threads)
 
 
 class NumPyUpdate:
@@ -57,10 +91,11 @@ class NumPyUpdate:
     counted as NumPy's time.
     """
 
-    def __init__(self, rule: Rule, params: Params, lr: float) -> None:
+    def __init__(self, rule: Rule, params: Params, lr: float | Schedule) -> None:
         self.rule, self.params = rule, params
+        self.lr = lr if callable(lr) else schedules.Constant(lr)
         self.formula = getattr(optkern.reference, rule.name).formula
-        self.hyperparameters = {**rule.hyperparameters, "lr": lr, "step": 0}
+        self.hyperparameters = {**rule.hyperparameters, "step": 0}
         self.state = {
             name: [
                 np.zeros_like(p) if rule.needs(slot, self.hyperparameters) else None
@@ -70,6 +105,7 @@ class NumPyUpdate:
         }
 
     def __call__(self, grads: Params) -> None:
+        self.hyperparameters["lr"] = self.lr(self.hyperparameters["step"])
         self.hyperparameters["step"] += 1
         h = optkern.reference.Constants(self.rule, self.hyperparameters, np.dtype(np.float32))
         for name, p in self.params.items():
@@ -120,6 +156,8 @@ class Settings:
     epochs: int
     seed: int
     num_threads: int | None = None
+    schedule: str | None = None
+    folder: str | None = None  # where the state is kept after each epoch
 
 
 def new_network(data: Data, settings: Settings) -> Network:
@@ -129,12 +167,20 @@ def new_network(data: Data, settings: Settings) -> Network:
 
 
 def train(
-    network: Network, update: Update, data: Data, settings: Settings, on_epoch: Callable[[], object]
+    network: Network,
+    update: Update,
+    data: Data,
+    settings: Settings,
+    on_epoch: Callable[[], object],
+    checkpoint: Checkpoint | None = None,
 ) -> Run:
     """Train ``network`` in place: the same mini-batches for every rule and every run."""
     run = Run(network)
     rng = np.random.default_rng([settings.seed, 2])
-    for _ in range(settings.epochs):
+    done = checkpoint.resume(run, rng) if checkpoint else 0
+    for _ in range(done):
+        on_epoch()
+    for _ in range(done, settings.epochs):
         losses = []
         for rows in batches(len(data.X_train), settings.batch, rng):
             start = perf_counter()
@@ -146,8 +192,83 @@ def train(
             run.update_times.append(end - computed)
             run.step_times.append(end - start)
         run.losses.append(float(np.mean(losses)))
+        if checkpoint:
+            checkpoint.save(run, rng)
         on_epoch()
     return run
+
+
+class Checkpoint:
+    """A rule's run on disk: all that it needs to go on after the last whole epoch.
+
+    Parameters
+    ----------
+    opt : Optimizer
+    lr : float
+        The learning rate that its schedule was made with.
+    data : Data
+    settings : Settings
+        With a folder.
+    """
+
+    def __init__(self, opt: Optimizer, lr: float, data: Data, settings: Settings) -> None:
+        self.opt = opt
+        self.path = Path(settings.folder or ".") / f"{opt.rule.name}.npz"
+        content = zlib.crc32(data.y_train.tobytes(), zlib.crc32(data.X_train.tobytes()))
+        self.made_with = {
+            "data": f"{data.name} ({content:08x})",
+            "hidden": ",".join(map(str, settings.hidden)),
+            "batch": settings.batch,
+            "epochs": settings.epochs,
+            "seed": settings.seed,
+            "lr": lr,
+            "schedule": settings.schedule,
+        }
+
+    def save(self, run: Run, rng: np.random.Generator) -> None:
+        """Write the state after an epoch."""
+        extra = {
+            "made_with": self.made_with,
+            "rng": rng.bit_generator.state,
+            "running": run.network.running,
+            "losses": run.losses,
+            "update_times": np.array(run.update_times),
+            "step_times": np.array(run.step_times),
+        }
+        try:
+            optkern.save(self.path, self.opt, extra=extra)
+        except OSError as error:
+            reason = str(error.strerror).removeprefix("optkern.save: ")
+            raise DemoError(f"--checkpoint {self.path}: {reason}") from None
+
+    def resume(self, run: Run, rng: np.random.Generator) -> int:
+        """Put everything back as it was; how many epochs have been done, 0 without a file."""
+        if not self.path.exists():
+            return 0
+        try:
+            extra = optkern.load(self.path, self.opt).extra
+            self._check(extra["made_with"])
+            rng.bit_generator.state = extra["rng"]
+            run.network.running.update(extra["running"])
+            run.losses[:] = extra["losses"]
+            run.update_times[:] = extra["update_times"].tolist()
+            run.step_times[:] = extra["step_times"].tolist()
+        except OSError as error:
+            raise DemoError(f"--checkpoint {self.path}: {error.strerror or error}") from None
+        except (KeyError, TypeError):
+            raise DemoError(f"--checkpoint {self.path}: was not made by the demo") from None
+        except ValueError as error:
+            reason = str(error).removeprefix(f"optkern.load: {self.path}: ")
+            raise DemoError(f"--checkpoint {self.path}: {reason}") from None
+        return len(run.losses)
+
+    def _check(self, made_with: dict[str, Any]) -> None:
+        for name, value in self.made_with.items():
+            if made_with[name] != value:
+                raise DemoError(
+                    f"--checkpoint {self.path}: was made with {name} {made_with[name]}, "
+                    f"not {value}; choose another folder"
+                )
 
 
 def held_out_score(network: Network, data: Data) -> float:
@@ -196,12 +317,27 @@ def compare(
     ours, theirs = new_network(data, settings), new_network(data, settings)
     # A diverging run overflows; its table row shows it, warnings would only tear the output.
     with np.errstate(all="ignore"):
-        update = optkern_update(rule, ours.params, lr, settings.num_threads)
-        fast = train(ours, update, data, settings, on_epoch)
-        slow = train(theirs, NumPyUpdate(rule, theirs.params, lr), data, settings, on_epoch)
+        rate = scheduled(lr, data, settings)
+        opt = optkern_optimizer(rule, ours.params, rate, settings.num_threads)
+        checkpoint = Checkpoint(opt, lr, data, settings) if settings.folder else None
+        fast = train(ours, opt.step, data, settings, on_epoch, checkpoint)
+        slow = train(theirs, NumPyUpdate(rule, theirs.params, rate), data, settings, on_epoch)
         score = held_out_score(ours, data)
     difference = first_difference(ours.params, theirs.params)
     return Result(rule.name, lr, fast, slow, score, difference)
+
+
+def epochs_done(rule: Rule, lr: float, data: Data, settings: Settings) -> int:
+    """How many epochs of a rule's run are on disk already.
+
+    Raises
+    ------
+    DemoError
+        Where what is there is of another run, or damaged.
+    """
+    network = new_network(data, settings)
+    opt = optkern_optimizer(rule, network.params, scheduled(lr, data, settings), 1)
+    return Checkpoint(opt, lr, data, settings).resume(Run(network), np.random.default_rng())
 
 
 def first_difference(params: Params, others: Params) -> str | None:

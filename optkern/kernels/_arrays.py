@@ -17,6 +17,54 @@ def named(what: str, label: int | str) -> str:
     return f"{what} {label!r}" if isinstance(label, str) else f"{what} {label}"
 
 
+def shared(owner: str, what: str, value: Any) -> Any:
+    """The ndarray over another library's own memory; what has no memory to share comes back as is.
+
+    By the buffer protocol, ``__array_interface__`` or DLPack on CPU; never a copy.
+
+    Raises
+    ------
+    TypeError
+        Where the object has such a protocol and refuses: a tensor on a GPU, one that requires
+        gradients, a dtype NumPy does not have.
+    """
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value
+    try:
+        if _has_buffer(value):
+            return np.asarray(value)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+    except Exception as error:  # a tracer of JAX has an error class of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise TypeError(
+            f"{owner}: {what} ({type(value).__name__}) does not share its memory: {reason}"
+        ) from error
+    return value
+
+
+def _has_buffer(value: Any) -> bool:
+    if hasattr(value, "__array_interface__"):
+        return True
+    try:
+        return memoryview(value).nbytes >= 0
+    except TypeError:
+        return False
+    except BufferError:  # it has one, and NumPy may say more about it, or DLPack serves
+        return not hasattr(value, "__dlpack__")
+
+
+def _whose(array: np.ndarray) -> str:
+    """Whose memory an array looks at, where that is another library's: `` memory of Array``."""
+    base: Any = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    name = type(base).__name__
+    return "" if name in ("NoneType", "PyCapsule") else f" memory of {name}"
+
+
 def check_parameter(owner: str, what: str, array: Any) -> None:
     """Refuse an array that no optimizer can update in place."""
     if isinstance(array, np.ndarray) and _storage.kind_of(array.dtype) and array.dtype.isnative:
@@ -27,6 +75,12 @@ def check_parameter(owner: str, what: str, array: Any) -> None:
 
 def check_writable(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
     """Refuse an array that cannot be written as float32 or float64 in place."""
+    check_floating(owner, what, array, allowed)
+    _check_memory(owner, what, array)
+
+
+def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
+    """Refuse what is not an array of float32 or float64."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array of {allowed}, got {type(array).__name__}"
@@ -34,12 +88,15 @@ def check_writable(owner: str, what: str, array: Any, allowed: str = "float32 or
     if array.dtype not in DTYPES:
         order = "" if array.dtype.isnative else " in native byte order"
         raise TypeError(f"{owner}: {what} must be {allowed}{order}, got {array.dtype}")
-    _check_memory(owner, what, array)
 
 
 def _check_memory(owner: str, what: str, array: np.ndarray) -> None:
+    """Refuse memory that cannot be updated in place."""
     if not array.flags.writeable:
-        raise ValueError(f"{owner}: {what} is read-only; it is updated in place, pass a copy")
+        raise ValueError(
+            f"{owner}: {what} is read-only{_whose(array)}; it is updated in place, "
+            "pass a copy: np.array(...)"
+        )
     if _overlaps_itself(array):
         raise ValueError(f"{owner}: elements of {what} share memory (strides {array.strides})")
 
@@ -84,6 +141,7 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
     """
     if isinstance(gradient, np.generic):  # what a reduction over all axes gives
         gradient = np.asarray(gradient)
+    gradient = shared(owner, what, gradient)
     if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from . import _arrays
 
 Params = Any
 Label = int | str
@@ -20,10 +22,13 @@ class Structure:
         Who speaks in error messages.
     params : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
         A group dict has the key ``"params"`` and any hyperparameters.
+    what : str
+        What the parameters are called in error messages.
     """
 
-    def __init__(self, owner: str, params: Params) -> None:
+    def __init__(self, owner: str, params: Params, what: str = "params") -> None:
         self.owner = owner
+        self.what = what
         self.grouped = _is_groups(params)
         entries = params if self.grouped else [{"params": params}]
         self.parts: list[tuple[str, tuple[str, ...] | int]] = []
@@ -37,10 +42,12 @@ class Structure:
             self._add(number, entry["params"])
             self.overrides.append({k: v for k, v in entry.items() if k != "params"})
         if not self.arrays:
-            raise ValueError(f"{owner}: params is empty, there is nothing to update")
+            raise ValueError(f"{owner}: {what} is empty, there are no arrays in it")
 
     def _add(self, number: int, params: Params) -> None:
-        where = f"params of group {number}" if self.grouped else "params"
+        where = f"params of group {number}" if self.grouped else self.what
+        if not isinstance(params, (np.ndarray, Mapping, list, tuple)):
+            params = _arrays.shared(self.owner, where, params)
         if isinstance(params, np.ndarray):
             self.parts.append(("array", 1))
             entries: list[tuple[Label, Any]] = [(len(self.arrays), params)]
@@ -62,8 +69,19 @@ class Structure:
                 f"group dicts, got {type(params).__name__}"
             )
         self.labels += [label for label, _ in entries]
-        self.arrays += [array for _, array in entries]
+        self.arrays += self._shared(entries)
         self.groups += [number] * len(entries)
+
+    def _shared(self, entries: Iterable[tuple[Label, Any]]) -> list[Any]:
+        """The entries as ndarrays over their own memory, where they have some."""
+        return [
+            _arrays.shared(self.owner, _arrays.named("parameter", label), array)
+            for label, array in entries
+        ]
+
+    def arrays_of(self, params: Params) -> list[Any]:
+        """Other parameters of this structure, flat."""
+        return self._shared(zip(self.labels, self.flatten(params, "params")))
 
     def flatten(self, values: Any, what: str) -> tuple[Any, ...]:
         """``values`` of the same structure as the parameters, as a flat tuple.
@@ -114,6 +132,79 @@ class Structure:
                 f"missing {missing}, left over {extra}"
             )
         return tuple([values[name] for name in names])  # type: ignore[union-attr]
+
+
+def arranged(arrays: Iterator[Any], like: Params) -> Any:
+    """Flat arrays as a user arranges them; of groups, a list with each one's part."""
+    if isinstance(like, Mapping):
+        return {name: next(arrays) for name in like}
+    if not isinstance(like, (list, tuple)):
+        return next(arrays)
+    if _is_groups(like):
+        return [arranged(arrays, entry["params"]) for entry in like]
+    entries = [next(arrays) for _ in like]
+    return tuple(entries) if isinstance(like, tuple) else entries
+
+
+class Flat(NamedTuple):
+    """One vector and the parameters as views of it: ``vector, views = optkern.flatten(params)``.
+
+    Attributes
+    ----------
+    vector : ndarray, shape (n,)
+        All elements, each array's in C order, one array after the other.
+    views : same structure as the parameters
+        Arrays of the parameters' shapes in the vector's memory: what is written to one is in the
+        other. Of groups, group dicts with all their other entries.
+    """
+
+    vector: np.ndarray
+    views: Any
+
+
+def flatten(params: Params) -> Flat:
+    """Copy parameters, or gradients, into one vector and give views of it in their places.
+
+    For codes that think in one flat vector (evolution strategies, MPI, SciPy), and for fewer,
+    longer arrays: an optimizer over `vector` trains `views`.
+
+    Parameters
+    ----------
+    params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts
+        float32 or float64 arrays of any shape; not modified. Of both dtypes, the vector is float64.
+
+    Returns
+    -------
+    Flat
+        A named tuple ``(vector, views)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On anything else, with its name and what came.
+
+    Examples
+    --------
+    >>> vector, views = optkern.flatten({"W": np.ones((2, 3)), "b": np.zeros(3)})
+    >>> views["b"][...] = 5
+    >>> vector
+    array([1., 1., 1., 1., 1., 1., 5., 5., 5.])
+    """
+    structure = Structure("flatten", params)
+    for label, array in zip(structure.labels, structure.arrays):
+        _arrays.check_floating("flatten", _arrays.named("parameter", label), array)
+    arrays = structure.arrays
+    dtype = np.result_type(*(array.dtype for array in arrays))
+    vector = np.empty(sum(array.size for array in arrays), dtype)
+    views, first = [], 0
+    for array in arrays:
+        views.append(vector[first : first + array.size].reshape(array.shape))
+        views[-1][...] = array
+        first += array.size
+    parts = arranged(iter(views), params)
+    if structure.grouped:
+        parts = [{**entry, "params": part} for entry, part in zip(params, parts)]
+    return Flat(vector, parts)
 
 
 def _is_groups(params: Params) -> bool:

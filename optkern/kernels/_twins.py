@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from . import _arrays
 from ._engine import Plan, ieee_mode
 from .rules import VOCABULARY, Rule
 
@@ -71,7 +72,10 @@ def _is_list(owner: str, name: str, value: Any) -> bool:
 
 def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]) -> Plan:
     several = isinstance(p, (list, tuple))
-    params = list(p) if several else [p]
+    params = [
+        _arrays.shared(owner, _arrays.named("parameter", k), array)
+        for k, array in enumerate(p if several else [p])
+    ]
     if not params:
         raise ValueError(f"{owner}: p is empty, there is nothing to update")
     slots: dict[str, list[Any]] = {}
@@ -84,7 +88,10 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
             arrays = [arrays]
         elif _is_list(owner, slot, arrays) and len(arrays) != len(params):
             raise ValueError(f"{owner}: {slot} has {len(arrays)} arrays, p has {len(params)}")
-        slots[slot] = list(arrays)
+        slots[slot] = [
+            _arrays.shared(owner, f"{slot} of {_arrays.named('parameter', k)}", array)
+            for k, array in enumerate(arrays)
+        ]
         if rule.needs(slot, hyper) and any(a is None for a in arrays):
             raise TypeError(f"{owner}: state {slot} is needed here, got None")
     plan = Plan(rule, owner, range(len(params)), params, slots)

@@ -1,0 +1,118 @@
+"""Solvers beside scipy's: iterations, gradients and the loss reached, on problems that fit a line.
+
+    python bench/bench_solvers.py            # about a minute
+    python bench/bench_solvers.py --small    # without the digits network
+
+Every solver runs with its defaults until max|g| <= 1e-6 (Ackley's minimum has no gradient: there
+each runs until it finds no lower loss; L-BFGS-B's ftol and our tolerance_change are 0 or nearly
+so). "gradients" counts all work alike: a loss with its gradient is one, an exact Hessian-vector
+product is one, a product by differences is as many as it calls the gradient. The last column is
+that count over the better of the two of scipy's: above 2 it is marked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import problems
+
+from optkern.solvers import LBFGS, NewtonLanczos
+
+TOLERANCE = 1e-6
+
+
+class Counted:
+    """A problem that counts what it is asked for."""
+
+    def __init__(self, problem):
+        self.problem = problem
+        self.count = 0
+
+    def value_and_grad(self, x):
+        self.count += 1
+        return self.problem.loss(x), self.problem.grad(x)
+
+    def hvp(self, x, v):
+        self.count += 1
+        return self.problem.hvp(x, v)
+
+
+def lbfgs(p, x):
+    solver = LBFGS(
+        x, max_iter=5000, tolerance_grad=TOLERANCE, tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    return solver.step(lambda: p.value_and_grad(x)).iterations
+
+
+def newton(p, x):
+    solver = NewtonLanczos(x, max_iter=5000, tolerance_grad=TOLERANCE, tolerance_change=0)
+    return solver.step(lambda: p.value_and_grad(x), lambda v: p.hvp(x, v)).iterations
+
+
+def newton_by_differences(p, x):
+    solver = NewtonLanczos(x, max_iter=5000, tolerance_grad=TOLERANCE, tolerance_change=0)
+    return solver.step(lambda: p.value_and_grad(x)).iterations
+
+
+def scipy_lbfgsb(p, x):
+    from scipy.optimize import minimize
+
+    options = {"gtol": TOLERANCE, "ftol": 0, "maxiter": 5000, "maxfun": 10**5}
+    r = minimize(p.value_and_grad, x, jac=True, method="L-BFGS-B", options=options)
+    x[...] = r.x
+    return r.nit
+
+
+def scipy_trust_krylov(p, x):
+    from scipy.optimize import minimize
+
+    options = {"gtol": TOLERANCE, "maxiter": 5000}
+    r = minimize(p.value_and_grad, x, jac=True, hessp=p.hvp, method="trust-krylov", options=options)
+    x[...] = r.x
+    return r.nit
+
+
+PEERS = {"scipy L-BFGS-B": scipy_lbfgsb, "scipy trust-krylov": scipy_trust_krylov}
+OURS = {
+    "LBFGS": lbfgs,
+    "NewtonLanczos": newton,
+    "NewtonLanczos, differences": newton_by_differences,
+}
+
+
+def run(method, problem):
+    """Iterations, gradients, final loss, largest gradient element, seconds."""
+    counted, x = Counted(problem), problem.start.copy()
+    begin = time.perf_counter()
+    iterations = method(counted, x)
+    seconds = time.perf_counter() - begin
+    largest = float(np.abs(problem.grad(x)).max())
+    return iterations, counted.count, problem.loss(x), largest, seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="without the digits network")
+    made = [*problems.SMALL, *([] if parser.parse_args().small else [problems.digits])]
+    print(
+        f"{'problem':15} {'solver':27} {'iterations':>10} {'gradients':>9} {'loss':>11} "
+        f"{'max|g|':>8} {'seconds':>8} {'x scipy':>8}"
+    )
+    for make in made:
+        problem = make()
+        results = {name: run(method, problem) for name, method in (PEERS | OURS).items()}
+        better = min(results[name][1] for name in PEERS)
+        for name, (iterations, gradients, loss, largest, seconds) in results.items():
+            ratio = gradients / better
+            mark = " *" if name in OURS and ratio > 2 else ""
+            print(
+                f"{problem.name:15} {name:27} {iterations:10} {gradients:9} {loss:11.4g} "
+                f"{largest:8.1g} {seconds:8.2f} {ratio:8.2f}{mark}"
+            )
+
+
+if __name__ == "__main__":
+    main()

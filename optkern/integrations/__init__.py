@@ -1,0 +1,27 @@
+"""optkern in the trainers people already have: one small module per host.
+
+A module is imported when it is asked for, and imports its host when that is used: `import optkern`
+needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+
+def _modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _modules():
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_modules())}"
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_modules()})

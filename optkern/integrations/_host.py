@@ -1,0 +1,84 @@
+"""The way to a host: imported when it is needed, refused in plain words where it does not serve."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+
+def host(module: str, extra: str, minimum: str) -> ModuleType:
+    """Import a module of a host whose top-level package has at least this version.
+
+    Parameters
+    ----------
+    module : str
+        Dotted, such as ``"sklearn.neural_network"``.
+    extra : str
+        The extra of optkern that installs the host.
+    minimum : str
+        The lowest version that serves, such as ``"1.7"``.
+
+    Raises
+    ------
+    ImportError
+        Where the host is missing or too old; names the minimum and the command that installs it.
+    """
+    package = module.partition(".")[0]
+    remedy = f"pip install 'optkern[{extra}]'"
+    try:
+        top = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise  # the host is there, and lacks something itself
+        raise ImportError(
+            f"optkern.integrations.{extra} needs {package} {minimum} or newer, "
+            f"which is not installed: {remedy}",
+            name=package,
+        ) from None
+    found = getattr(top, "__version__", None) or metadata.version(package)
+    if _numbers(found) < _numbers(minimum):
+        raise ImportError(
+            f"optkern.integrations.{extra} needs {package} {minimum} or newer, "
+            f"found {found}: {remedy}",
+            name=package,
+        )
+    return importlib.import_module(module)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``1.10.0rc1`` as (1, 10)."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    parts = [int(part) for part in numbers.group().split(".")] if numbers else []
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A host's model as `optkern.curvature` takes it; unpacks as ``x, loss, grad``.
+
+    Attributes
+    ----------
+    x : ndarray or list of ndarray
+        The point, a copy of the model's parameters.
+    loss : callable
+        ``x -> float``, over all the data.
+    grad : callable
+        ``x -> gradient``, in x's structure.
+    hvp : callable or None
+        ``v -> H v`` at the point, exact, where the host can do it.
+    """
+
+    x: Any
+    loss: Callable[[Any], float]
+    grad: Callable[[Any], Any]
+    hvp: Callable[[Any], Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.x, self.loss, self.grad))

@@ -1,0 +1,213 @@
+"""HIPS autograd: its three optimizers with their signatures, and its functions for `curvature`.
+
+``from optkern.integrations.autograd import adam`` in the place of
+``from autograd.misc.optimizers import adam`` is the whole change.
+
+1. autograd's own flatten the gradient, and rebuild the parameters, at every iteration: 27-86 % of
+   it. Here the parameters are views of one vector that stays, and the gradient is read as it comes.
+2. So the x that `grad` gets is the same memory at every iteration; a callback gets a copy, because
+   callbacks keep what they are given.
+3. A gradient that looks at that memory itself (``grad = lambda x, i: x``) is copied first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..kernels._structures import flatten
+from ..optimizers import SGD, Adam, Optimizer, RMSprop
+from ._host import Objective, host
+
+MINIMUM = "1.7"
+
+Number = float | Callable[[int], float]
+Gradient = Callable[[Any, int], Any]
+Callback = Callable[[Any, int, Any], Any]
+
+
+def _autograd(module: str) -> ModuleType:
+    return host(f"autograd.{module}", "autograd", MINIMUM)
+
+
+def sgd(
+    grad: Gradient,
+    x0: Any,
+    callback: Callback | None = None,
+    num_iters: int = 200,
+    step_size: Number = 0.1,
+    mass: float = 0.9,
+) -> Any:
+    """Gradient descent with averaged momentum: ``v = mass*v + (1-mass)*g; x -= step_size*v``.
+
+    Parameters
+    ----------
+    grad : callable
+        ``(x, i) -> gradient`` in x's structure, i from 0. x is the same memory every time.
+    x0 : array, number, or any nesting of lists, tuples and dicts of those
+        Where to start; not modified. float32 stays float32; of both dtypes, all is float64.
+    callback : callable or None
+        ``(x, i, g)``, before each update; x is a copy.
+    num_iters : int
+    step_size : float or callable
+        A number, below zero to ascend, or a callable of the iteration.
+    mass : float in [0, 1]
+
+    Returns
+    -------
+    same structure as x0
+
+    Raises
+    ------
+    TypeError, ValueError
+        On a bad argument, or where x0 is being traced: these cannot be differentiated through.
+    """
+    options = {"momentum": mass, "momentum_form": "average"}
+    return _descend("sgd", SGD, grad, x0, callback, num_iters, step_size, options)
+
+
+def rmsprop(
+    grad: Gradient,
+    x0: Any,
+    callback: Callback | None = None,
+    num_iters: int = 100,
+    step_size: Number = 0.1,
+    gamma: float = 0.9,
+    eps: float = 1e-8,
+) -> Any:
+    """RMSProp whose average starts from ones, as autograd's does; arguments as for `sgd`."""
+    options = {"alpha": gamma, "eps": eps}
+    return _descend("rmsprop", RMSprop, grad, x0, callback, num_iters, step_size, options)
+
+
+def adam(
+    grad: Gradient,
+    x0: Any,
+    callback: Callback | None = None,
+    num_iters: int = 100,
+    step_size: Number = 0.001,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> Any:
+    """Adam (Kingma, Ba, 2015, algorithm 1); arguments as for `sgd`."""
+    options = {"betas": (b1, b2), "eps": eps}
+    return _descend("adam", Adam, grad, x0, callback, num_iters, step_size, options)
+
+
+def _descend(
+    name: str,
+    cls: Callable[..., Optimizer],
+    grad: Gradient,
+    x0: Any,
+    callback: Callback | None,
+    num_iters: int,
+    step_size: Number,
+    options: dict[str, Any],
+) -> Any:
+    vector, views = flatten([_array(name, leaf) for leaf in _leaves(x0)])
+    ascend = isinstance(step_size, (int, float, np.number)) and step_size < 0
+    lr = abs(step_size) if ascend else step_size  # type: ignore[arg-type]
+    opt = cls(views, lr=lr, maximize=ascend, **options)
+    if cls is RMSprop:
+        for entry in opt.state.values():
+            entry["square_avg"][...] = 1
+    x = _nested(x0, iter(views))
+    for i in range(num_iters):
+        g = grad(x, i)
+        if callback:
+            callback(_nested(x0, (view.copy() for view in views)), i, g)
+        leaves = list(_leaves(g))
+        if len(leaves) != len(views):
+            raise ValueError(
+                f"{name}: grad must give {len(views)} arrays in x0's structure, got {len(leaves)}"
+            )
+        opt.step([_fitted(leaf, view, vector) for leaf, view in zip(leaves, views)])
+    return x
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    """The arrays and numbers of nested containers, in the order of autograd's flatten."""
+    if type(tree) in (list, tuple):
+        for branch in tree:
+            yield from _leaves(branch)
+    elif type(tree) is dict:
+        for key in sorted(tree):
+            yield from _leaves(tree[key])
+    else:
+        yield tree
+
+
+def _nested(like: Any, leaves: Iterator[Any]) -> Any:
+    if type(like) in (list, tuple):
+        return type(like)([_nested(branch, leaves) for branch in like])
+    if type(like) is dict:
+        return {key: _nested(like[key], leaves) for key in sorted(like)}
+    return next(leaves)
+
+
+def _array(name: str, leaf: Any) -> np.ndarray:
+    if _autograd("tracer").isbox(leaf):
+        raise TypeError(
+            f"{name}: x0 is being traced; optkern's optimizers work in place and cannot be "
+            "differentiated through, autograd.misc.optimizers' can"
+        )
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: x0 must hold real numbers, got {array.dtype}")
+    return array.astype(np.float32 if array.dtype == np.float32 else np.float64, copy=False)
+
+
+def _fitted(leaf: Any, view: np.ndarray, vector: np.ndarray) -> Any:
+    """A gradient as the optimizer takes it: of its view's shape, in memory of its own."""
+    if type(leaf) is not np.ndarray or leaf.shape != view.shape:
+        leaf = np.reshape(leaf, view.shape)
+    return leaf.copy() if np.may_share_memory(leaf, vector) else leaf
+
+
+# --------------------------------------------------------------------------- curvature
+
+
+def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
+    """A function and a point of autograd's, for `optkern.curvature`.
+
+    ``at = objective(fun, x)``, then ``curvature.classify(at.x, at.grad, at.hvp, at.loss)``; or
+    ``x, loss, grad = objective(fun, x)``, which leaves the products to differences of gradients.
+
+    Parameters
+    ----------
+    fun : callable
+        ``x -> number``, over all of the data, written with `autograd.numpy`.
+    x : array, number, or any nesting of lists, tuples and dicts of those
+
+    Returns
+    -------
+    Objective
+        x is one float64 vector, a copy, in the order of ``autograd.misc.flatten``, whose second
+        result takes it back: ``flatten(params)[1](at.x)``. loss and grad take such vectors; `hvp`
+        is exact, at the x given here.
+    """
+    flat, unflatten = _autograd("misc").flatten(_nested(x, (_double(leaf) for leaf in _leaves(x))))
+    point = np.array(flat, np.float64)
+    differential = _autograd("differential_operators")
+
+    def loss(vector: np.ndarray) -> Any:
+        return fun(unflatten(vector))
+
+    gradient = differential.grad(loss)
+    # Traced at a copy of its own: what moves `x` afterwards must not move the products.
+    products: list[Callable[[np.ndarray], np.ndarray]] = []
+
+    def hvp(v: np.ndarray) -> np.ndarray:
+        if not products:
+            products.append(differential.make_hvp(loss)(point)[0])
+        return products[0](np.array(v))
+
+    return Objective(point.copy(), lambda vector: float(loss(vector)), gradient, hvp)
+
+
+def _double(leaf: Any) -> np.ndarray:
+    return _array("objective", leaf).astype(np.float64)

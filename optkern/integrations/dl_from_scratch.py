@@ -1,0 +1,108 @@
+"""The optimizers of the book "Deep Learning from Scratch": ``update(params, grads)`` on dicts.
+
+``from optkern.integrations.dl_from_scratch import Adam`` in the place of
+``from common.optimizer import Adam`` is the whole change. Volume 2's lists work as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import optimizers
+
+Arrays = dict[str, np.ndarray] | list[np.ndarray]
+
+
+class _Updater:
+    """An optkern optimizer, made at the first update; state is kept by name (or position).
+
+    Attributes
+    ----------
+    lr : float
+        May be written between updates.
+    optimizer : optkern.Optimizer or None
+        What does the work.
+    """
+
+    def __init__(self, cls: Callable[..., optimizers.Optimizer], lr: float, **options: Any) -> None:
+        self.lr = lr
+        self.optimizer: optimizers.Optimizer | None = None
+        self._cls, self._options = cls, options
+        self._bound: list[np.ndarray] = []
+        cls(np.zeros(1), lr=lr, **options)  # refuses bad numbers here and not at the first update
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        """Update the arrays of a dict (or list) in place by the gradients of the same names.
+
+        Parameters
+        ----------
+        params : dict of str to ndarray, or list of ndarray
+            The same names and shapes at every call; the arrays may be others.
+        grads : dict of str to ndarray, or list of ndarray
+            Further names in it are ignored, as in the book.
+        """
+        arrays = list(params.values() if isinstance(params, Mapping) else params)
+        if self.optimizer is None:
+            self.optimizer = self._cls(params, lr=self.lr, **self._options)
+        elif len(arrays) != len(self._bound) or any(
+            new is not old for new, old in zip(arrays, self._bound)
+        ):
+            self.optimizer.rebind(params)
+        self._bound = arrays
+        group = self.optimizer.param_groups[0]
+        if group["lr"] != self.lr:
+            group["lr"] = self.lr
+        if isinstance(params, Mapping):
+            grads = {name: grads[name] for name in params}  # type: ignore[call-overload]
+        self.optimizer.step(grads)
+
+
+class SGD(_Updater):
+    """``p -= lr * g``."""
+
+    def __init__(self, lr: float = 0.01) -> None:
+        super().__init__(optimizers.SGD, lr)
+
+
+class Momentum(_Updater):
+    """``v = momentum * v - lr * g; p += v``."""
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+        super().__init__(optimizers.SGD, lr, momentum=momentum, momentum_form="classical")
+
+
+class Nesterov(_Updater):
+    """``p += momentum**2 * v - (1 + momentum) * lr * g; v = momentum * v - lr * g``.
+
+    Bengio, Boulanger-Lewandowski, Pascanu, "Advances in optimizing recurrent networks", 2012,
+    equation 7, which the book cites. (The book's program uses v after its update in the first
+    formula, which is another, slower rule.)
+    """
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+        options = {"momentum": momentum, "nesterov": bool(momentum), "momentum_form": "classical"}
+        super().__init__(optimizers.SGD, lr, **options)
+
+
+class AdaGrad(_Updater):
+    """``h += g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
+
+    def __init__(self, lr: float = 0.01) -> None:
+        super().__init__(optimizers.Adagrad, lr, eps=1e-7)
+
+
+class RMSprop(_Updater):
+    """``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
+
+    def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
+        super().__init__(optimizers.RMSprop, lr, alpha=decay_rate, eps=1e-7)
+
+
+class Adam(_Updater):
+    """Adam with 1e-7 added before the bias correction."""
+
+    def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
+        super().__init__(optimizers.Adam, lr, betas=(beta1, beta2), eps=1e-7, eps_form="raw")

@@ -1,0 +1,105 @@
+"""Evolution strategies: the optimizers of openai/evolution-strategies-starter, on a flat vector.
+
+``from optkern.integrations.evolution_strategies import SGD, Adam`` in the place of
+``from es_distributed.optimizers import SGD, Adam`` is the whole change. A policy is anything with
+``num_params``, ``get_trainable_flat()`` and ``set_trainable_flat(theta)``; one that is a structure
+of arrays gets its vector from `optkern.flatten`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+
+
+class Optimizer:
+    """What both share: the policy's vector is replaced, and the relative size of the step returned.
+
+    Parameters
+    ----------
+    pi : object
+        The policy.
+
+    Attributes
+    ----------
+    t : int
+        Updates so far.
+    """
+
+    def __init__(self, pi: Any) -> None:
+        self.pi = pi
+        self.dim = pi.num_params
+        self.t = 0
+
+    def _zeros(self) -> np.ndarray:
+        double = np.asarray(self.pi.get_trainable_flat()).dtype == np.float64
+        return np.zeros(self.dim, np.float64 if double else np.float32)
+
+    def update(self, globalg: np.ndarray) -> float:
+        """Move the policy against a gradient.
+
+        Parameters
+        ----------
+        globalg : ndarray, shape (num_params,)
+            The gradient to descend along (the starter's callers pass ``-g + l2coeff * theta``).
+
+        Returns
+        -------
+        float
+            The norm of the step over the norm of the parameters before it.
+        """
+        step = self._compute_step(globalg)
+        self.t += 1
+        theta = self.pi.get_trainable_flat()
+        ratio = np.linalg.norm(step) / np.linalg.norm(theta)
+        self.pi.set_trainable_flat(theta + step)
+        return float(ratio)
+
+    def _compute_step(self, globalg: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Averaged momentum: ``v = momentum*v + (1-momentum)*g``, a step of ``-stepsize*v``."""
+
+    def __init__(self, pi: Any, stepsize: float, momentum: float = 0.9) -> None:
+        super().__init__(pi)
+        self.v = self._zeros()
+        self.stepsize, self.momentum = stepsize, momentum
+
+    def _compute_step(self, globalg: np.ndarray) -> np.ndarray:
+        step = np.zeros_like(self.v)
+        kernels.sgd(
+            step, globalg, self.v,
+            lr=self.stepsize, momentum=self.momentum, momentum_form="average",
+        )  # fmt: skip
+        return step
+
+
+class Adam(Optimizer):
+    """Adam with epsilon added before the bias correction."""
+
+    def __init__(
+        self,
+        pi: Any,
+        stepsize: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(pi)
+        self.stepsize = stepsize
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.m, self.v = self._zeros(), self._zeros()
+
+    def _compute_step(self, globalg: np.ndarray) -> np.ndarray:
+        step = np.zeros_like(self.m)
+        kernels.adam(
+            step, globalg, self.m, self.v,
+            lr=self.stepsize, betas=(self.beta1, self.beta2), eps=self.epsilon, eps_form="raw",
+            step=self.t + 1,
+        )  # fmt: skip
+        return step

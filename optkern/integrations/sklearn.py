@@ -1,0 +1,401 @@
+"""scikit-learn's MLPClassifier and MLPRegressor, trained by optkern's rules.
+
+1. `fit` makes its own optimizer at every call, from two names in its module; `accelerate` exchanges
+   them for the length of a `with` block. What stands there then asks which settings hold in the
+   calling thread: a fit in another thread gets scikit-learn's optimizer, as if nothing happened.
+2. `partial_fit` keeps the optimizer it finds, so there an `MLPOptimizer` is simply put in place.
+3. Early stopping, warm starts and unpickling put new arrays into `coefs_`: state is kept by
+   position, and the arrays are compared by identity at every update (a microsecond).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..optimizers import CLASSES, Optimizer
+from ._host import Objective, host
+
+MINIMUM = "1.7"
+_SCHEDULES = ("constant", "invscaling", "adaptive")
+# Rows that go through the network at a time where all the data is summed over.
+_ROWS = 4096
+
+
+def _sklearn(module: str) -> ModuleType:
+    return host(f"sklearn.{module}", "sklearn", MINIMUM)
+
+
+class MLPOptimizer:
+    """One of optkern's rules as the optimizer of a scikit-learn MLP.
+
+    ``clf._optimizer = MLPOptimizer("adamw", lr=1e-3)`` before the first `partial_fit`; for `fit`
+    see `accelerate`. Picklable along with its model.
+
+    Parameters
+    ----------
+    rule : str
+        ``"sgd"``, ``"adamw"``, ``"lion"``: the name of any row of `optkern.RULES`.
+    lr : float, callable or None
+        Learning rate, or a callable of the completed updates (batches); None: the rule's default.
+    schedule : callable, str or None
+        A callable of the completed updates that gives the learning rate, in lr's place; or what
+        scikit-learn calls ``"constant"``, ``"invscaling"`` and ``"adaptive"``, which start from lr.
+    power_t : float
+        The exponent of ``"invscaling"``.
+    **options
+        Every other argument of the rule's class: betas, weight_decay, num_threads and so on.
+
+    Attributes
+    ----------
+    learning_rate : float
+        The rule's lr at the next update; may be written. (With scikit-learn's own Adam it is lr
+        with the bias correction folded in.)
+    optimizer : optkern.Optimizer or None
+        What does the work; None before the first update.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On a rule or an option that optkern does not have, at once.
+    """
+
+    def __init__(
+        self,
+        rule: str = "adam",
+        *,
+        lr: float | Callable[[int], float] | None = None,
+        schedule: Callable[[int], float] | str | None = None,
+        power_t: float = 0.5,
+        **options: Any,
+    ) -> None:
+        if rule not in CLASSES:
+            raise ValueError(
+                f"MLPOptimizer: rule must be one of {', '.join(CLASSES)}, got {rule!r}"
+            )
+        if callable(schedule):
+            lr, schedule = schedule, None
+        elif schedule is not None and schedule not in _SCHEDULES:
+            raise ValueError(
+                "MLPOptimizer: schedule must be a callable step -> lr or one of "
+                f"{', '.join(_SCHEDULES)}, got {schedule!r}"
+            )
+        if callable(lr) and schedule in ("invscaling", "adaptive"):
+            raise ValueError(
+                f"MLPOptimizer: schedule={schedule!r} changes a number; lr is a callable, {lr!r}"
+            )
+        self.rule = rule
+        self.schedule = schedule
+        self.power_t = power_t
+        self.options = options
+        self.lr = CLASSES[rule].rule.hyperparameters["lr"] if lr is None else lr
+        self.optimizer: Optimizer | None = None
+        self._lr = self.lr  # as "invscaling", "adaptive" or the user have changed it
+        self._bound: tuple[Any, ...] = ()
+        self._saved: dict[str, Any] | None = None
+        self._made([np.zeros(1)])
+
+    def _made(self, params: Sequence[Any]) -> Optimizer:
+        cls: Callable[..., Optimizer] = CLASSES[self.rule]
+        return cls(list(params), lr=self._lr, **self.options)
+
+    @property
+    def learning_rate(self) -> float:
+        steps = self.optimizer.steps if self.optimizer else 0
+        return self._lr(steps) if callable(self._lr) else self._lr
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        if self.optimizer is not None:
+            self.optimizer.param_groups[0]["lr"] = value
+        self._lr = value
+
+    # ----------------------------------------------------------------- what an MLP calls
+
+    def update_params(self, params: list[np.ndarray], grads: list[np.ndarray]) -> None:
+        """Take one step; ``coefs_ + intercepts_`` are updated in place."""
+        if self.optimizer is None:
+            optimizer = self._made(params)
+            if self._saved is not None:
+                optimizer.load_state_dict(self._saved)
+                self._saved = None
+            self.optimizer, self._bound = optimizer, tuple(params)
+        elif len(params) != len(self._bound) or any(
+            new is not old for new, old in zip(params, self._bound)
+        ):
+            self.optimizer.rebind(params)
+            self._bound = tuple(params)
+        self.optimizer.step(grads)
+
+    def iteration_ends(self, time_step: int) -> None:
+        """After an epoch, with the samples seen so far."""
+        if self.schedule == "invscaling":
+            self.learning_rate = self.lr / (time_step + 1) ** self.power_t
+
+    def trigger_stopping(self, msg: str, verbose: bool) -> bool:
+        """Whether to stop when the loss no longer falls; "adaptive" first divides lr by 5."""
+        stop, outcome = True, "Stopping."
+        if self.schedule == "adaptive":
+            stop, outcome = self.learning_rate <= 1e-6, "Learning rate too small. Stopping."
+        if not stop:
+            self.learning_rate /= 5.0
+            outcome = f"Setting learning rate to {self.learning_rate:f}"
+        if verbose:
+            print(f"{msg} {outcome}")
+        return stop
+
+    # ----------------------------------------------------------------- copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Not the arrays: the model brings its own, and they are bound at the next update.
+        kept = {**self.__dict__, "optimizer": None, "_bound": ()}
+        if self.optimizer is not None:
+            kept["_saved"] = self.optimizer.state_dict()
+        return kept
+
+    def __repr__(self) -> str:
+        settings = {"lr": self.lr, "schedule": self.schedule, **self.options}
+        shown = [f"{name}={value!r}" for name, value in settings.items() if value is not None]
+        return f"MLPOptimizer({', '.join([repr(self.rule), *shown])})"
+
+
+# --------------------------------------------------------------------------- fit
+
+
+def _adam(
+    learning_rate_init: float = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> dict[str, Any]:
+    """scikit-learn's Adam in optkern's words."""
+    betas = (beta_1, beta_2)
+    return {"lr": learning_rate_init, "betas": betas, "eps": epsilon, "eps_form": "raw"}
+
+
+def _sgd(
+    learning_rate_init: float = 0.1,
+    lr_schedule: str = "constant",
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    power_t: float = 0.5,
+) -> dict[str, Any]:
+    """scikit-learn's SGD in optkern's words; without momentum, nesterov means nothing to it."""
+    own = {"lr": learning_rate_init, "schedule": lr_schedule, "power_t": power_t}
+    nesterov = bool(nesterov and momentum)
+    return {**own, "momentum": momentum, "nesterov": nesterov, "momentum_form": "classical"}
+
+
+_SOLVERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+    "AdamOptimizer": ("adam", _adam),
+    "SGDOptimizer": ("sgd", _sgd),
+}
+# The settings of the `with` blocks that this thread is in, the innermost last.
+_active: ContextVar[tuple[accelerate, ...]] = ContextVar("accelerate", default=())
+_lock = threading.Lock()
+_originals: dict[str, Any] = {}
+_entered = 0  # blocks in all threads
+
+
+class accelerate(ContextDecorator):
+    """While this context lasts, `fit` of scikit-learn's MLPs updates its weights through optkern.
+
+    Two lines: ``with optkern.integrations.sklearn.accelerate():`` and ``clf.fit(X, y)``. With no
+    arguments the solver's own rule and numbers are kept, and the fitted coefficients are
+    scikit-learn's to rounding. It may be nested and used again, and holds for fits in the calling
+    thread alone. It is a decorator too, for fits that run elsewhere, as in
+    ``GridSearchCV(n_jobs=2)``: a class with ``fit = accelerate()(MLPClassifier.fit)``.
+
+    Parameters
+    ----------
+    rule : str or None
+        Another rule in the solver's place, for ``solver="adam"`` and ``"sgd"`` alike; its learning
+        rate is the model's ``learning_rate_init`` unless lr or schedule says otherwise.
+    **settings
+        Arguments of `MLPOptimizer`: lr, schedule, and every option of the rule. Without a rule they
+        are laid over the solver's own.
+
+    Raises
+    ------
+    ImportError
+        Where scikit-learn is missing or older than 1.7.
+    TypeError, ValueError
+        On a rule or an option that optkern does not have.
+    """
+
+    def __init__(self, rule: str | None = None, **settings: Any) -> None:
+        self.rule = rule
+        self.settings = settings
+        if rule is not None:
+            MLPOptimizer(rule, **settings)
+
+    def optimizer(self, solver: str, own: dict[str, Any]) -> MLPOptimizer:
+        """For one fit of a solver with these numbers."""
+        if self.rule is None:
+            return MLPOptimizer(solver, **{**own, **self.settings})
+        return MLPOptimizer(self.rule, **{"lr": own["lr"], **self.settings})
+
+    def __enter__(self) -> accelerate:
+        global _entered
+        with _lock:
+            if _entered == 0:
+                _exchange(_sklearn("neural_network._multilayer_perceptron"))
+            _entered += 1
+        _active.set((*_active.get(), self))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        global _entered
+        _active.set(_active.get()[:-1])
+        with _lock:
+            _entered -= 1
+            if _entered == 0:
+                module = _sklearn("neural_network._multilayer_perceptron")
+                for name, original in _originals.items():
+                    setattr(module, name, original)
+
+    def _recreate_cm(self) -> accelerate:  # a decorated function may call itself
+        return self
+
+
+def _exchange(module: ModuleType) -> None:
+    missing = [name for name in _SOLVERS if not hasattr(module, name)]
+    if missing:
+        raise ImportError(
+            f"optkern.integrations.sklearn: this scikit-learn has no {missing[0]} in "
+            f"{module.__name__}; optkern knows scikit-learn {MINIMUM} to 1.9",
+            name="sklearn",
+        )
+    for name, (solver, translated) in _SOLVERS.items():
+        _originals[name] = getattr(module, name)
+        made = functools.partial(_made, _originals[name], solver, translated)
+        setattr(module, name, made)
+
+
+def _made(
+    original: Callable[..., Any],
+    solver: str,
+    translated: Callable[..., dict[str, Any]],
+    params: list[np.ndarray],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The optimizer of one fit: optkern's where the calling thread has asked for it."""
+    active = _active.get()
+    if not active:
+        return original(params, *args, **kwargs)
+    return active[-1].optimizer(solver, translated(*args, **kwargs))
+
+
+# --------------------------------------------------------------------------- curvature
+
+
+def objective(model: Any, X: Any, y: Any) -> Objective:
+    """What a fitted MLP has been minimising, over all of the data, for `optkern.curvature`.
+
+    ``x, loss, grad = objective(clf, X, y)``, then ``curvature.classify(x, grad=grad, loss=loss)``.
+
+    The loss is the one scikit-learn reports as `loss_`, in float64: the mean over the samples and
+    the L2 penalty, which weighs ``alpha / 2`` per batch and not per sample with ``solver="adam"``
+    and ``"sgd"``. Only a squared error of several outputs is summed over them, where `loss_` shows
+    their mean: the sum is what scikit-learn's gradient descends. With ``activation="relu"`` the
+    loss has kinks, and the verdict may say so.
+
+    Parameters
+    ----------
+    model : MLPClassifier or MLPRegressor
+        Fitted; not modified.
+    X : array or sparse matrix, shape (n_samples, n_features)
+    y : array, shape (n_samples,) or (n_samples, n_outputs)
+
+    Returns
+    -------
+    Objective
+        Unpacks as ``x, loss, grad``. x is a list, float64 copies of ``coefs_ + intercepts_``;
+        a point that `curvature.escape` has moved goes back by
+        ``for w, new in zip(clf.coefs_ + clf.intercepts_, x): w[...] = new``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where the model is no MLP or is not fitted, or X and y are not of its shape or classes.
+    """
+    mlp = _sklearn("neural_network._multilayer_perceptron")
+    if not isinstance(model, mlp.BaseMultilayerPerceptron):
+        raise TypeError(
+            f"objective: model must be an MLPClassifier or MLPRegressor, got {type(model).__name__}"
+        )
+    _sklearn("utils.validation").check_is_fitted(model)
+    X = _sklearn("utils").check_array(X, accept_sparse="csr", dtype=np.float64)
+    if X.shape[1] != model.n_features_in_:
+        raise ValueError(
+            f"objective: X must have the model's {model.n_features_in_} features, got {X.shape[1]}"
+        )
+    over = _Total(model, X, _targets(model, y, X.shape[0]))
+    x = [np.array(a, np.float64) for a in (*model.coefs_, *model.intercepts_)]
+    return Objective(x, over.loss, over.grad)
+
+
+def _targets(model: Any, y: Any, rows: int) -> np.ndarray:
+    """y as the network's outputs: one column each."""
+    y = np.asarray(y)
+    y = y.ravel() if y.shape == (rows, 1) else y
+    if y.shape[:1] != (rows,):
+        raise ValueError(f"objective: y must have X's {rows} rows, got shape {y.shape}")
+    if hasattr(model, "classes_"):
+        if y.ndim == 1 and not np.isin(y, model.classes_).all():
+            unknown = y[~np.isin(y, model.classes_)][0]
+            raise ValueError(f"objective: y holds {unknown!r}, not one of the model's classes")
+        y = model._label_binarizer.transform(y)
+    y = y.reshape(rows, -1).astype(np.float64)
+    if y.shape[1] != model.n_outputs_:
+        raise ValueError(
+            f"objective: y must have the model's {model.n_outputs_} outputs, got {y.shape[1]}"
+        )
+    return y
+
+
+class _Total:
+    """The loss of a network summed over all rows, a few thousand at a time."""
+
+    def __init__(self, model: Any, X: Any, y: np.ndarray) -> None:
+        self.network = copy.copy(model)
+        self.network.alpha = 0.0  # the penalty is added once
+        self.X, self.y = X, y
+        self.outputs = model.n_outputs_ if model.loss == "squared_error" else 1
+        n = X.shape[0]
+        batch = n
+        if model.solver != "lbfgs":
+            batch = min(200 if model.batch_size == "auto" else model.batch_size, n)
+        self.decay = model.alpha * -(-n // batch) / n
+
+    def __call__(self, x: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
+        network, n = self.network, self.X.shape[0]
+        layers = len(x) // 2
+        network.coefs_, network.intercepts_ = list(x[:layers]), list(x[layers:])
+        loss = self.decay / 2 * sum(float(np.vdot(w, w)) for w in network.coefs_)
+        grads = [self.decay * w for w in network.coefs_]
+        grads += [np.zeros_like(b) for b in network.intercepts_]
+        for first in range(0, n, _ROWS):
+            X, y = self.X[first : first + _ROWS], self.y[first : first + _ROWS]
+            share = len(y) / n
+            lists: list[list[Any]] = [[None] * layers for _ in range(3)]
+            part, *own = network._backprop(X, y, None, [X] + [None] * layers, *lists)
+            loss += share * self.outputs * float(part)
+            for total, piece in zip(grads, own[0] + own[1]):
+                total += share * piece
+        return loss, grads
+
+    def loss(self, x: list[np.ndarray]) -> float:
+        return self(x)[0]
+
+    def grad(self, x: list[np.ndarray]) -> list[np.ndarray]:
+        return self(x)[1]

@@ -1,0 +1,370 @@
+"""L-BFGS for full batches: torch.optim.LBFGS's options and trajectories on NumPy arrays.
+
+1. Parameters become one vector; its algebra is the engine's passes with float64 sums.
+2. All conditions and their order are torch's, so that its users get its steps.
+3. A loss or gradient that is not finite never ends up in the parameters: within the line search
+   it counts as an infinite loss, after a fixed step the step is taken back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..curvature._lanczos import dot, scale, subtract
+from ..curvature.lanczos import check_count, check_real
+from ..kernels._threads import as_num_threads
+from ._problem import (
+    Callback,
+    Closure,
+    Objective,
+    Parameters,
+    Report,
+    check_callback,
+    check_loaded,
+    largest,
+)
+from ._two_loop import two_loop
+from .line_search import Trial, strong_wolfe
+
+CURVED = 1e-10  # a pair with no more y's than this says nothing about the curvature
+
+
+class LBFGS:
+    """Limited-memory BFGS with the closure API of torch.optim.LBFGS.
+
+    Parameters
+    ----------
+    params : ndarray, list of ndarray, dict of str to ndarray
+        float32 or float64 arrays of any shape, updated in place.
+    lr : a number in [0, inf), or a callable step -> value
+        The first step length that is tried, or with no line search the one taken.
+    max_iter : int
+        Iterations in a call of `step`.
+    max_eval : int or None
+        Closure calls in a call of `step`; None: 1.25 max_iter.
+    tolerance_grad : float
+        Converged where no element of the gradient is larger.
+    tolerance_change : float
+        Converged where neither the loss nor any parameter changes by more.
+    history_size : int
+        Pairs of vectors kept: 2 n elements each.
+    line_search_fn : None or 'strong_wolfe'
+    num_threads : int or None
+
+    Attributes
+    ----------
+    steps, iterations, gradients : int
+        Calls of `step`, iterations and closure calls so far.
+
+    References
+    ----------
+    Liu, Nocedal, "On the limited memory BFGS method for large scale optimization", 1989,
+    algorithm 2.1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Callable[[int], float] = 1.0,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> None:
+        self.lr = lr
+        self.max_iter = max_iter
+        self.max_eval = max_eval
+        self.tolerance_grad = tolerance_grad
+        self.tolerance_change = tolerance_change
+        self.history_size = history_size
+        self.line_search_fn = line_search_fn
+        self.num_threads = num_threads
+        self.steps = self.iterations = self.gradients = 0
+        self._read_options()
+        self._point = Parameters("LBFGS", params)
+        self._s: list[np.ndarray] = []
+        self._y: list[np.ndarray] = []
+        self._rho: list[float] = []
+        self._gamma = 1.0
+        self._t = 0.0
+        self._d: np.ndarray | None = None  # the last direction
+        self._g: np.ndarray | None = None  # the gradient where it began
+
+    def _read_options(self, owner: str = "LBFGS") -> None:
+        """Check all options as they are now, callables by their value."""
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        self._lr = check_real(owner, "lr", lr, 0.0)
+        self._max_iter = check_count(owner, "max_iter", self.max_iter, 1)
+        self._max_eval = self._max_iter * 5 // 4
+        if self.max_eval is not None:
+            self._max_eval = check_count(owner, "max_eval", self.max_eval, 1)
+        self._tolerance_grad = check_real(owner, "tolerance_grad", self.tolerance_grad, 0.0)
+        self._tolerance_change = check_real(owner, "tolerance_change", self.tolerance_change, 0.0)
+        self._history = check_count(owner, "history_size", self.history_size, 1)
+        if self.line_search_fn not in (None, "strong_wolfe"):
+            raise ValueError(
+                f"{owner}: line_search_fn must be None or 'strong_wolfe', "
+                f"got {self.line_search_fn!r}"
+            )
+        self._threads = as_num_threads(owner, self.num_threads)
+
+    # ----------------------------------------------------------------- a call
+
+    def step(self, closure: Closure, callback: Callback | None = None) -> Report:
+        """Take up to `max_iter` iterations.
+
+        Parameters
+        ----------
+        closure : callable
+            ``() -> (loss, grads)`` at the parameters as they are when it is called; grads in their
+            structure, None for zeros.
+        callback : callable or None
+            Called with a `Report` after each iteration; a true answer stops.
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        TypeError, ValueError
+            On bad options, a closure that returns something else, and a loss or gradient that is
+            not finite at the start; the parameters are as they were then.
+        """
+        self._read_options()
+        check_callback("LBFGS", callback)
+        objective = Objective(self._point, closure)
+        call = _Call(self, objective, callback)
+        try:
+            return call.run()
+        except BaseException:
+            self._point.write(call.x)
+            raise
+        finally:
+            self.gradients += objective.gradients
+
+    def _direction(self, g: np.ndarray) -> tuple[np.ndarray, float]:
+        """The next direction and the loss's slope along it; takes the last step's pair in."""
+        d = np.empty_like(g)
+        if self._g is None or self._d is None:
+            return d, two_loop(d, g, [], [], [], 1.0, self._threads)
+        y = np.empty_like(g)
+        ys = self._t * subtract(y, g, [self._g], [1.0], self._d, self._threads)
+        if ys > CURVED:
+            s = np.empty_like(g)
+            scale(s, self._d, self._t, self._threads)
+            drop = max(0, len(self._s) + 1 - self._history)
+            self._s = [*self._s[drop:], s]
+            self._y = [*self._y[drop:], y]
+            self._rho = [*self._rho[drop:], 1 / ys]
+            self._gamma = ys / dot(y, y, self._threads)
+        return d, two_loop(d, g, self._s, self._y, self._rho, self._gamma, self._threads)
+
+    # ----------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings."""
+        none = np.empty((0, self._point.n), self._point.dtype)
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        return {
+            "solver": "LBFGS",
+            "options": {name: getattr(self, name) for name in _OPTIONS} | {"lr": lr},
+            "steps": self.steps,
+            "iterations": self.iterations,
+            "gradients": self.gradients,
+            "s": np.array(self._s) if self._s else none,
+            "y": np.array(self._y) if self._y else none.copy(),
+            "rho": np.array(self._rho),
+            "gamma": self._gamma,
+            "t": self._t,
+            "direction": None if self._d is None else self._d.copy(),
+            "gradient": None if self._g is None else self._g.copy(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, options included; a callable lr stays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the dict is of another solver or other parameters; nothing is modified then.
+        """
+        owner = "LBFGS.load_state_dict"
+        check_loaded(owner, "LBFGS", state_dict, set(self.state_dict()))
+        count = len(state_dict["rho"])
+        shapes = {"s": (count, self._point.n), "y": (count, self._point.n)}
+        last = {"direction": (self._point.n,), "gradient": (self._point.n,)}
+        for name, shape in (shapes | last).items():
+            array = state_dict[name]
+            if name in last and array is None:
+                continue
+            if not (
+                isinstance(array, np.ndarray)
+                and array.shape == shape
+                and array.dtype == self._point.dtype
+            ):
+                raise ValueError(
+                    f"{owner}: {name} must have shape {shape} and dtype {self._point.dtype}, "
+                    f"got {getattr(array, 'shape', None)} and {getattr(array, 'dtype', None)}"
+                )
+        before = {name: getattr(self, name) for name in (*_OPTIONS, "steps")}
+        try:
+            self.steps = check_count(owner, "steps", state_dict["steps"], 0)
+            for name in _OPTIONS:
+                if not (name == "lr" and callable(self.lr)):
+                    setattr(self, name, state_dict["options"][name])
+            self._read_options(owner)
+        except BaseException:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+        self.iterations = int(state_dict["iterations"])
+        self.gradients = int(state_dict["gradients"])
+        self._s, self._y = ([row.copy() for row in state_dict[name]] for name in ("s", "y"))
+        self._rho = [float(value) for value in state_dict["rho"]]
+        self._gamma, self._t = float(state_dict["gamma"]), float(state_dict["t"])
+        self._d, self._g = (
+            None if state_dict[name] is None else state_dict[name].copy() for name in last
+        )
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in _OPTIONS)
+        return f"LBFGS({self._point.n:,} elements, {shown})"
+
+
+_OPTIONS = (
+    "lr",
+    "max_iter",
+    "max_eval",
+    "tolerance_grad",
+    "tolerance_change",
+    "history_size",
+    "line_search_fn",
+)
+
+
+class _Call:
+    """One call of `step`."""
+
+    def __init__(self, solver: LBFGS, objective: Objective, callback: Callback | None) -> None:
+        self.solver = solver
+        self.objective = objective
+        self.callback = callback
+        self.x = solver._point.vector()
+        self.iterations = 0
+
+    def run(self) -> Report:
+        solver = self.solver
+        self.f, self.g = self.objective.start()
+        self.initial = self.f
+        reason, converged = self._satisfied(), True
+        if reason is None:
+            reason, converged = self._iterate()
+        solver.steps += 1
+        return self._report(reason, converged)
+
+    def _report(self, reason: str, converged: bool) -> Report:
+        return Report(
+            self.iterations,
+            self.objective.gradients,
+            0,
+            self.initial,
+            self.f,
+            largest(self.g),
+            converged,
+            reason,
+        )
+
+    def _satisfied(self) -> str | None:
+        if largest(self.g) <= self.solver._tolerance_grad:
+            return f"converged: max|g| = {largest(self.g):.2g} <= tolerance_grad"
+        return None
+
+    def _iterate(self) -> tuple[str, bool]:
+        """Iterations until one of torch's conditions, in torch's order, ends them."""
+        solver = self.solver
+        while True:
+            self.iterations += 1
+            solver.iterations += 1
+            d, slope = solver._direction(self.g)
+            first = solver._g is None
+            t = solver._lr
+            if first:
+                t *= min(1.0, 1 / float(np.abs(self.g).sum(dtype=np.float64)))
+            solver._d, solver._g, solver._t = d, self.g, t
+            if slope > -solver._tolerance_change:
+                return "converged: the slope along the direction is below tolerance_change", True
+            before = self.f
+            last = self.iterations == solver._max_iter
+            if solver.line_search_fn:
+                self._search(d, t, slope)
+            elif not self._fixed(d, t, last):
+                return "stopped: not finite after a step, which was taken back; lower lr", False
+            if last:
+                return f"stopped: max_iter = {solver._max_iter} iterations", False
+            if self.objective.gradients >= solver._max_eval:
+                return f"stopped: max_eval = {solver._max_eval} closure calls", False
+            reason = self._satisfied() or self._stalled(before)
+            if reason:
+                return reason, True
+            if self.callback is not None and self.callback(self._report("running", False)):
+                return "stopped by the callback", False
+
+    def _stalled(self, before: float) -> str | None:
+        solver = self.solver
+        assert solver._d is not None
+        if largest(solver._d) * abs(solver._t) <= solver._tolerance_change:
+            return "converged: no parameter moved by more than tolerance_change"
+        if abs(self.f - before) < solver._tolerance_change:
+            return "converged: the loss changed by less than tolerance_change"
+        return None
+
+    def _at(self, d: np.ndarray, t: float) -> np.ndarray:
+        x = np.empty_like(self.x)
+        subtract(x, self.x, [d], [-t], None, self.solver._threads)
+        return x
+
+    def _search(self, d: np.ndarray, t: float, slope: float) -> None:
+        solver = self.solver
+
+        def trial_at(t: float) -> Trial:
+            f, g = self.objective(self._at(d, t))
+            along = dot(g, d, solver._threads)
+            # What is not finite is too high: the search comes back from there.
+            return Trial(t, f if math.isfinite(f) and math.isfinite(along) else math.inf, g, along)
+
+        best = strong_wolfe(
+            trial_at,
+            t,
+            Trial(0.0, self.f, self.g, slope),
+            largest(d),
+            solver._tolerance_change,
+            solver._max_eval - self.objective.gradients,
+        )
+        if not math.isfinite(best.f):
+            best = Trial(0.0, self.f, self.g, slope)
+        x = self._at(d, best.t)
+        solver._point.write(x)
+        self.x, self.f, self.g, solver._t = x, best.f, best.g, best.t
+
+    def _fixed(self, d: np.ndarray, t: float, last: bool) -> bool:
+        """A step of length t; its loss is not evaluated after the last iteration."""
+        x = self._at(d, t)
+        if last:
+            self.solver._point.write(x)
+            self.x = x
+            return True
+        f, g = self.objective(x)
+        if not (math.isfinite(f) and np.isfinite(g).all()):
+            self.solver._point.write(self.x)
+            return False
+        self.x, self.f, self.g = x, f, g
+        return True

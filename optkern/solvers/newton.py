@@ -1,0 +1,500 @@
+"""Newton steps in Krylov spaces that go downhill at a saddle too.
+
+1. Lanczos from the gradient: the model of the loss in its space is small and tridiagonal, so that
+   the step is solved in full there, and again for another radius without a product.
+2. A direction of negative curvature counts with its magnitude: a step never goes uphill towards a
+   saddle or a maximum (Dauphin et al.). Where such curvature was seen the step goes on along it to
+   the edge of the trust region: the model has no other end there.
+3. A space grown from the gradient never leaves the symmetries that the gradient has. So a point
+   where it vanishes is looked at from a random start before it is called converged; a run whose
+   last space was the whole space has seen all there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..curvature._lanczos import Recurrence, dot, subtract
+from ..curvature.critical import _Line
+from ..curvature.lanczos import Pair, Run, check_count, check_real
+from ..curvature.operators import Operator, norm, unit_roundoff
+from ..kernels._threads import as_num_threads
+from ._problem import (
+    Callback,
+    Closure,
+    Objective,
+    Parameters,
+    Report,
+    check_callback,
+    check_loaded,
+    largest,
+)
+
+ACCEPTED = 1e-4  # of the model's promise that a step must keep
+# Negative curvature takes the step to the region's edge beyond this share of the largest: a
+# network's last bit of it is worth less than the curvature's change on the way.
+EDGE = 0.01
+# Of the gradient, what a step may leave outside the Krylov space. Between .05 and .5, constant or
+# falling with the gradient, the products came out alike.
+LEFT = 0.1
+GOOD, POOR = 0.75, 0.25  # the region grows above the one and shrinks below the other
+# Confidence of "no negative curvature" at a stationary point.
+CONFIDENCE = 0.999
+
+
+class Model:
+    """The loss along a Krylov space: f + g'Vy + y'Ty / 2, diagonalised.
+
+    Parameters
+    ----------
+    alpha, beta : list of float
+        T, with beta_k as the last of beta.
+    size : float
+        ||g||; V's first column is g / ||g||.
+    noise : float
+        Curvature that rounding, or the products' errors, could feign.
+    """
+
+    def __init__(self, alpha: list[float], beta: list[float], size: float, noise: float) -> None:
+        t = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+        self.theta, self.s = np.linalg.eigh(t)
+        self.c = size * self.s[0]
+        self.beta = beta[-1]
+        self.floor = max(noise, 1e-300)
+        self.bend = np.maximum(np.abs(self.theta), self.floor)
+        self.negative = self.theta < -max(self.floor, EDGE * float(self.bend.max()))
+
+    def solve(self, radius: float) -> np.ndarray:
+        """The step in eigenvectors of T: -c / (|theta| + mu), no longer than the radius.
+
+        Dauphin et al., "Identifying and attacking the saddle point problem in high-dimensional
+        non-convex optimization", 2014, section 5; mu by Newton's method on 1/||z||: More,
+        Sorensen, "Computing a trust region step", 1983, section 3.
+        """
+        mu = 0.0
+        z = -self.c / self.bend
+        length = float(np.linalg.norm(z))
+        for _ in range(50):
+            if length <= radius * (1 + 1e-6):
+                break
+            fall = float(np.sum(z * z / (self.bend + mu)))
+            mu += (length - radius) / radius * length * length / fall
+            z = -self.c / (self.bend + mu)
+            length = float(np.linalg.norm(z))
+        if self.negative.any() and length < 0.99 * radius:
+            z = self._to_the_edge(z, radius)
+        return z
+
+    def _to_the_edge(self, z: np.ndarray, radius: float) -> np.ndarray:
+        """Lengthen the part of negative curvature; where there is none begin it."""
+        down = np.where(self.negative, z, 0.0)
+        part = float(np.linalg.norm(down))
+        if part == 0:
+            down[0] = part = 1.0
+        rest = np.where(self.negative, 0.0, z)
+        room = math.sqrt(max(radius * radius - float(rest @ rest), 0.0))
+        return rest + down * (max(room, part) / part)
+
+    def change(self, z: np.ndarray) -> float:
+        """What the model says that the step does to the loss."""
+        return float(self.c @ z + 0.5 * (self.theta * z) @ z)
+
+    def residual(self, z: np.ndarray) -> float:
+        """||H p + g|| outside the space."""
+        return self.beta * abs(float(self.s[-1] @ z))
+
+
+class NewtonLanczos:
+    """Newton's method in Krylov spaces, with a trust region, safe where H is indefinite.
+
+    Parameters
+    ----------
+    params : ndarray, list of ndarray, dict of str to ndarray
+        float32 or float64 arrays of any shape, updated in place.
+    max_iter : int
+        Iterations in a call of `step`.
+    max_matvecs : int
+        Hessian-vector products for one iteration at the most; that many vectors are kept.
+    radius : float
+        Of the trust region at the start.
+    tolerance_grad : float
+        Stationary where no element of the gradient is larger.
+    tolerance_change : float
+        Converged where no parameter changes by more.
+    check_matvecs : int
+        Products to spend, where the gradient has vanished, on looking for negative curvature from
+        a random start; 0: none.
+    seed : int
+        Of those starts.
+    num_threads : int or None
+
+    Attributes
+    ----------
+    steps, iterations, gradients, products : int
+        Calls of `step`, iterations, closure calls and exact products so far.
+
+    References
+    ----------
+    Gould, Lucidi, Roma, Toint, "Solving the trust-region subproblem using the Lanczos method",
+    1999, algorithm 5.1; Dauphin et al., "Identifying and attacking the saddle point problem in
+    high-dimensional non-convex optimization", 2014, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        max_iter: int = 100,
+        max_matvecs: int = 50,
+        radius: float = 1.0,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        check_matvecs: int = 30,
+        seed: int = 0,
+        *,
+        num_threads: int | None = None,
+    ) -> None:
+        self.max_iter = max_iter
+        self.max_matvecs = max_matvecs
+        self.tolerance_grad = tolerance_grad
+        self.tolerance_change = tolerance_change
+        self.check_matvecs = check_matvecs
+        self.seed = seed
+        self.num_threads = num_threads
+        self.radius = radius
+        self.steps = self.iterations = self.gradients = self.products = 0
+        self._checks = 0
+        self._read_options()
+        self._point = Parameters("NewtonLanczos", params)
+
+    def _read_options(self, owner: str = "NewtonLanczos") -> None:
+        self._max_iter = check_count(owner, "max_iter", self.max_iter, 1)
+        self._max_matvecs = check_count(owner, "max_matvecs", self.max_matvecs, 1)
+        self._tolerance_grad = check_real(owner, "tolerance_grad", self.tolerance_grad, 0.0)
+        self._tolerance_change = check_real(owner, "tolerance_change", self.tolerance_change, 0.0)
+        self._check_matvecs = check_count(owner, "check_matvecs", self.check_matvecs, 0)
+        self._seed = check_count(owner, "seed", self.seed, 0)
+        self._threads = as_num_threads(owner, self.num_threads)
+        if check_real(owner, "radius", self.radius, 0.0) == 0:
+            raise ValueError(f"{owner}: radius must be > 0, got {self.radius!r}")
+
+    def step(
+        self,
+        closure: Closure,
+        hvp: Callable[[Any], Any] | None = None,
+        callback: Callback | None = None,
+    ) -> Report:
+        """Take up to `max_iter` iterations.
+
+        Parameters
+        ----------
+        closure : callable
+            ``() -> (loss, grads)`` at the parameters as they are when it is called; deterministic.
+        hvp : callable or None
+            ``v -> H v`` at the parameters as they are when it is called, in their structure. None:
+            differences of gradients, one closure call a product for float64 parameters (forward)
+            and two for float32 (central).
+        callback : callable or None
+            Called with a `Report` after each iteration; a true answer stops.
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        TypeError, ValueError
+            On bad options, a closure or hvp that returns something else, and a loss or gradient
+            that is not finite at the start; the parameters are as they were then.
+        """
+        self._read_options()
+        check_callback("NewtonLanczos", callback)
+        if hvp is not None and not callable(hvp):
+            raise TypeError(f"NewtonLanczos: hvp must be callable, got {type(hvp).__name__}")
+        call = _Call(self, Objective(self._point, closure), hvp, callback)
+        try:
+            return call.run()
+        except BaseException:
+            self._point.write(call.x)
+            raise
+        finally:
+            self.gradients += call.objective.gradients
+            self.products += call.products
+
+    # ----------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs: numbers and strings."""
+        return {
+            "solver": "NewtonLanczos",
+            "options": {name: getattr(self, name) for name in _OPTIONS},
+            "elements": self._point.n,
+            **{name: getattr(self, name) for name in _COUNTS},
+            "checks": self._checks,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, options included.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the dict is of another solver or other parameters; nothing is modified then.
+        """
+        owner = "NewtonLanczos.load_state_dict"
+        check_loaded(owner, "NewtonLanczos", state_dict, set(self.state_dict()))
+        if state_dict["elements"] != self._point.n:
+            raise ValueError(
+                f"{owner}: the state is of {state_dict['elements']} elements, "
+                f"the parameters have {self._point.n}"
+            )
+        counts = {name: check_count(owner, name, state_dict[name], 0) for name in _COUNTS}
+        checks = check_count(owner, "checks", state_dict["checks"], 0)
+        before = {name: getattr(self, name) for name in _OPTIONS}
+        try:
+            for name in _OPTIONS:
+                setattr(self, name, state_dict["options"][name])
+            self._read_options(owner)
+        except BaseException:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+        for name, value in counts.items():
+            setattr(self, name, value)
+        self._checks = checks
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in _OPTIONS)
+        return f"NewtonLanczos({self._point.n:,} elements, {shown})"
+
+
+_OPTIONS = (
+    "max_iter",
+    "max_matvecs",
+    "radius",
+    "tolerance_grad",
+    "tolerance_change",
+    "check_matvecs",
+    "seed",
+)
+_COUNTS = ("steps", "iterations", "gradients", "products")
+
+
+class _Call:
+    """One call of `step`."""
+
+    def __init__(
+        self,
+        solver: NewtonLanczos,
+        objective: Objective,
+        hvp: Callable[[Any], Any] | None,
+        callback: Callback | None,
+    ) -> None:
+        self.solver = solver
+        self.objective = objective
+        self.hvp = hvp
+        self.callback = callback
+        self.products = 0
+        self.iterations = 0
+        self.point = solver._point
+        self.u = unit_roundoff(self.point.dtype)
+        self.x = self.point.vector()
+        self.moved = math.inf  # how far the last step went
+        self.whole = False  # the last Krylov space was the whole space, and H positive there
+        self.seen = ""
+
+    def run(self) -> Report:
+        self.f, self.g = self.objective.start()
+        self.initial = self.f
+        reason, converged = self._iterate()
+        self.solver.steps += 1
+        return self._report(reason, converged)
+
+    def _report(self, reason: str, converged: bool) -> Report:
+        return Report(
+            self.iterations,
+            self.objective.gradients,
+            self.products,
+            self.initial,
+            self.f,
+            largest(self.g),
+            converged,
+            reason,
+        )
+
+    def _iterate(self) -> tuple[str, bool]:
+        solver = self.solver
+        while True:
+            rest = self._at_rest()
+            if rest and not self._leave_saddle():
+                return f"converged: {rest}, {self.seen}", True
+            if self.iterations == solver._max_iter:
+                return f"stopped: max_iter = {solver._max_iter} iterations", False
+            if not rest:
+                before = self.x
+                if not self._descend():
+                    return "stopped: no step within the trust region lowers the loss", False
+                self.moved = largest(self.x - before)
+            self.iterations += 1
+            solver.iterations += 1
+            if self.callback is not None and self.callback(self._report("running", False)):
+                return "stopped by the callback", False
+
+    def _at_rest(self) -> str:
+        """Which tolerance is met, or nothing."""
+        if largest(self.g) <= self.solver._tolerance_grad:
+            return f"max|g| = {largest(self.g):.2g} <= tolerance_grad"
+        if self.moved <= self.solver._tolerance_change:
+            return "no parameter moved by more than tolerance_change"
+        return ""
+
+    # ----------------------------------------------------------------- products
+
+    def _product(self, v: np.ndarray) -> np.ndarray:
+        """H v at x for a unit vector."""
+        if self.hvp is not None:
+            return self._exact(v)
+        kind = v.dtype.type
+        # Steps where the rounding of the gradients and the curvature's change weigh the same.
+        forward = self.point.dtype == np.float64
+        h = kind(self.u ** (1 / 2 if forward else 1 / 3) * (1 + norm(self.x)))
+        ahead = self.objective(self.x + h * v)[1]
+        behind = self.g if forward else self.objective(self.x - h * v)[1]
+        return (ahead - behind) * kind(1 / ((1 if forward else 2) * h))
+
+    def _exact(self, v: np.ndarray) -> np.ndarray:
+        assert self.hvp is not None
+        self.products += 1
+        product = self.point.flatten(self.hvp(self.point.unflatten(v)), "what hvp returns")
+        return np.ascontiguousarray(product, v.dtype)
+
+    def _noise(self, magnitude: float) -> float:
+        """What products' errors make of zero curvature."""
+        if self.hvp is not None:
+            return 10 * self.u * magnitude
+        root = self.u ** (1 / 2 if self.point.dtype == np.float64 else 2 / 3)
+        return 10 * root * (magnitude + norm(self.g) / (1 + norm(self.x)))
+
+    # ----------------------------------------------------------------- a step
+
+    def _descend(self) -> bool:
+        """One step of the trust region; False where even the smallest does not help."""
+        solver = self.solver
+        model, basis = self._krylov()
+        least = self.u * (norm(self.x) or 1.0)
+        while solver.radius > least:
+            z = model.solve(solver.radius)
+            length = float(np.linalg.norm(z))
+            x = np.empty_like(self.x)
+            subtract(x, self.x, basis, -(model.s @ z), None, solver._threads)
+            f, g = self.objective(x)
+            ratio, shrink = self._judge(model, z, f, g, x)
+            if ratio < POOR:
+                solver.radius = shrink * length
+            elif ratio > GOOD and length > 0.8 * solver.radius:
+                solver.radius *= 2
+            if ratio >= ACCEPTED:
+                self.x, self.f, self.g = x, f, g
+                return True
+        self.point.write(self.x)
+        return False
+
+    def _judge(
+        self, model: Model, z: np.ndarray, f: float, g: np.ndarray, x: np.ndarray
+    ) -> tuple[float, float]:
+        """What the step keeps of the model's promise, and by how much to shrink if it is little."""
+        if not (math.isfinite(f) and np.isfinite(g).all()):
+            return -math.inf, 0.1
+        promised, slope = model.change(z), float(model.c @ z)
+        change = f - self.f
+        if -promised <= 10 * self.u * max(abs(self.f), abs(f)):
+            # Below the loss's rounding the gradient decides.
+            return (1.0 if norm(g) < norm(self.g) else -1.0), 0.25
+        ratio = change / promised
+        rest = change - slope
+        shrink = -0.5 * slope / rest if rest > 0 else 0.5
+        return ratio, min(max(shrink, 0.1), 0.5)
+
+    def _krylov(self) -> tuple[Model, list[np.ndarray]]:
+        """Products until the step leaves little of the gradient outside the space."""
+        solver, size = self.solver, norm(self.g)
+        limit = min(solver._max_matvecs, self.x.size)
+        start = self.g * self.g.dtype.type(1 / size)
+        run = Recurrence(start, limit + 1, solver._threads, copy=False)
+        looked = 0
+        while True:
+            run.advance(self._product(run.vector))
+            k, beta = run.k, run.beta[-1]
+            if not math.isfinite(beta):
+                self.point.write(self.x)
+                raise FloatingPointError(f"NewtonLanczos: product {k} holds NaN or inf")
+            magnitude = max(max(map(abs, run.alpha)), max(run.beta[:-1], default=0.0))
+            noise = self._noise(magnitude)
+            last = k == limit or beta <= noise
+            if last or k > looked + looked // 16:
+                looked = k
+                model = Model(run.alpha, run.beta, size, noise)
+                if last or model.residual(model.solve(solver.radius)) <= LEFT * size:
+                    break
+        self.point.write(self.x)
+        self.whole = run.k == self.x.size and bool((model.theta > noise).all())
+        return model, run.basis[: run.k]
+
+    # ----------------------------------------------------------------- a stationary point
+
+    def _leave_saddle(self) -> bool:
+        """Go down from a stationary point; False with what was `seen` where there is no way."""
+        self.seen = "not looked at for negative curvature"
+        if self.whole:
+            self.seen = "positive curvature in the whole space"
+        elif self.solver._check_matvecs:
+            pair = self._lowest()
+            if pair is not None and self._move_along(pair):
+                return True
+            if pair is not None:
+                self.seen = f"curvature {pair.value:.2g} along which no step lowers the loss"
+        return False
+
+    def _loss(self, x: Any) -> float:
+        return self.objective(self.point.flatten(x, "x"))[0]
+
+    def _lowest(self) -> Pair | None:
+        """A direction of negative curvature, by Lanczos from a random start."""
+        solver = self.solver
+        operator = Operator("NewtonLanczos", self._product, self.x.size, self.x.dtype)
+        run = Run(operator, CONFIDENCE, (1,), seed=solver._seed + solver._checks)
+        solver._checks += 1
+        try:
+            while run.k < min(solver._check_matvecs, self.x.size):
+                run.advance()
+                low, noise = run.ritz_value(1), self._noise(run.magnitude)
+                if low < -max(2 * noise, 0.01 * run.magnitude) or run.exhausted:
+                    break
+                if run.bound(1) >= -0.01 * run.magnitude:
+                    break
+            pair = run.pairs((1,))[0] if low < -noise else None
+        finally:
+            self.point.write(self.x)
+        self.seen = f"no negative curvature in {run.k} products from a random start"
+        return pair if pair is not None and pair.value < -noise else None
+
+    def _move_along(self, pair: Pair) -> bool:
+        """Step along a direction of negative curvature, the better of its two ways."""
+        line = _Line("NewtonLanczos", self.point, self._loss, None)
+        ways = [pair.vector, -pair.vector]
+        slope = dot(np.ascontiguousarray(self.g, pair.vector.dtype), pair.vector)
+        if slope:
+            ways = ways[:1] if slope < 0 else ways[1:]
+        found = [(hit[1], hit[0], way) for way in ways if (hit := line.search(way, pair.value))]
+        if not found:
+            self.point.write(self.x)
+            return False
+        _, t, way = min(found, key=lambda row: row[0])
+        self.x = line.at(way, t)
+        self.f, self.g = self.objective(self.x)
+        self.moved, self.whole = math.inf, False
+        self.solver.radius = max(self.solver.radius, t)
+        return True

@@ -1,0 +1,183 @@
+"""Sharpness-aware steps around any of optkern's rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..curvature._lanczos import dot
+from ..curvature.lanczos import check_real
+from ..optimizers import Optimizer
+from ._problem import Closure, Report, check_callback, check_loaded
+
+
+class SAM:
+    """Step with the gradient of the worst point nearby: flat minima are preferred.
+
+    ``e = rho * g / ||g||``, then the rule's step from p with the gradient at ``p + e``: two
+    gradients a step. ``adaptive=True``: ``e = rho * p**2 * g / ||p * g||``, which does not depend
+    on how the parameters are scaled.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Any of optkern's: Adam, SGD, ...
+    rho : a number in [0, inf), or a callable step -> value
+        The radius of the neighbourhood.
+    adaptive : bool
+
+    References
+    ----------
+    Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-aware minimization for efficiently improving
+    generalization", 2021, algorithm 1; adaptive: Kwon, Kim, Park, Choi, "ASAM: adaptive
+    sharpness-aware minimization for scale-invariant learning of deep neural networks", 2021,
+    algorithm 1.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        rho: float | Callable[[int], float] = 0.05,
+        adaptive: bool = False,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"SAM: optimizer must be one of optkern's, got {type(optimizer).__name__}"
+            )
+        self.optimizer = optimizer
+        self.rho = rho
+        self.adaptive = adaptive
+        self.gradients = 0
+        self._read_options()
+
+    @property
+    def steps(self) -> int:
+        """The steps that the optimizer has applied."""
+        return self.optimizer.steps
+
+    def _read_options(self, owner: str = "SAM") -> float:
+        if not isinstance(self.adaptive, (bool, np.bool_)):
+            raise ValueError(f"{owner}: adaptive must be True or False, got {self.adaptive!r}")
+        rho = self.rho(self.steps) if callable(self.rho) else self.rho
+        return check_real(owner, "rho", rho, 0.0)
+
+    def step(self, closure: Closure, callback: Callable[[Report], Any] | None = None) -> Report:
+        """One step; the parameters are changed by the rule alone.
+
+        Parameters
+        ----------
+        closure : callable
+            ``() -> (loss, grads)`` at the parameters as they are when it is called, grads as the
+            optimizer's ``step`` takes them. It is called twice, on one and the same mini-batch;
+            what it keeps besides (running statistics) should be kept once.
+        callback : callable or None
+            Called with the report.
+
+        Returns
+        -------
+        Report
+            ``value`` is the loss before the step; ``converged`` is always False.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On bad arguments, and what the optimizer raises; the parameters are as they were then.
+        """
+        rho = self._read_options()
+        if not callable(closure):
+            raise TypeError(f"SAM: closure must be callable, got {type(closure).__name__}")
+        check_callback("SAM", callback)
+        before = self.gradients
+        loss, grads = self._call(closure)
+        flat = self._flat(grads)
+        gmax = max((float(np.abs(g).max(initial=0.0)) for g in flat if g is not None), default=0.0)
+        length = self._length(flat)
+        if 0 < length < math.inf and rho > 0:
+            grads = self._gradient_nearby(closure, flat, rho / length)
+        applied = self.optimizer.step(grads)
+        report = Report(
+            int(applied),
+            self.gradients - before,
+            0,
+            loss,
+            loss,
+            gmax,
+            False,
+            "one step" if applied else "skipped: the gradient is not finite",
+        )
+        if callback is not None:
+            callback(report)
+        return report
+
+    def _call(self, closure: Closure) -> tuple[float, Any]:
+        self.gradients += 1
+        answer = closure()
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise TypeError(f"SAM: closure must return (loss, grads), got {type(answer).__name__}")
+        return float(answer[0]), answer[1]
+
+    def _flat(self, grads: Any) -> list[np.ndarray | None]:
+        """The gradients in the parameters' order, checked."""
+        optimizer = self.optimizer
+        return optimizer._plan.check(optimizer._structure.flatten(grads, "grads"))
+
+    def _length(self, flat: list[np.ndarray | None]) -> float:
+        """||g||, or ||p * g||: summed in float64, the same for every thread count."""
+        square = 0.0
+        for p, g in zip(self.optimizer.params, flat):
+            if g is not None:
+                x = np.ravel(p * g if self.adaptive else g)
+                square += dot(np.ascontiguousarray(x), np.ascontiguousarray(x))
+        return math.sqrt(square) if square < math.inf else math.inf
+
+    def _gradient_nearby(
+        self, closure: Closure, flat: list[np.ndarray | None], factor: float
+    ) -> Any:
+        """The gradient at p + e; p is put back from a copy, exactly."""
+        params = self.optimizer.params
+        kept = [p.copy() for p in params]
+        e = flat
+        if self.adaptive:
+            e = [None if g is None else p * p * g for p, g in zip(params, flat)]
+        try:
+            kernels.sgd(params, e, lr=factor, maximize=True)
+            return self._call(closure)[1]
+        finally:
+            for p, value in zip(params, kept):
+                p[...] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything that `load_state_dict` needs, the optimizer's state included."""
+        rho = self.rho(self.steps) if callable(self.rho) else self.rho
+        return {
+            "solver": "SAM",
+            "rho": rho,
+            "adaptive": self.adaptive,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave; a callable rho stays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the dict is of something else; nothing is modified then.
+        """
+        owner = "SAM.load_state_dict"
+        check_loaded(owner, "SAM", state_dict, set(self.state_dict()))
+        rho = check_real(owner, "rho", state_dict["rho"], 0.0)
+        if not isinstance(state_dict["adaptive"], (bool, np.bool_)):
+            raise ValueError(f"{owner}: adaptive must be True or False")
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.rho = self.rho if callable(self.rho) else rho
+        self.adaptive = bool(state_dict["adaptive"])
+        self.gradients = int(state_dict["gradients"])
+
+    def __repr__(self) -> str:
+        return f"SAM({self.optimizer!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"

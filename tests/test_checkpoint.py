@@ -1,0 +1,845 @@
+"""State to disk and back: the same bits, whatever happens on the way."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Snapshot, assert_same_bits, busiest_options, every_rule, ordinary
+
+import optkern
+from optkern import checkpoint
+from optkern.optimizers import CLASSES
+from optkern.schedules import Cosine, Linear, Pair, Plateau, Step, warmup
+
+FORMATS = ("npz", "safetensors")
+every_format = pytest.mark.parametrize("kind", FORMATS)
+
+
+@pytest.fixture
+def target(tmp_path, request):
+    """``target(kind)``: where a file of that format goes; skips where its package is missing."""
+
+    def name(kind):
+        if kind == "safetensors":
+            pytest.importorskip("safetensors", reason="extra `safetensors`")
+        return str(tmp_path / f"run.{kind}")
+
+    return name
+
+
+def new_params():
+    return {"W": ordinary(np.float32, 12, 0).reshape(3, 4), "b": ordinary(np.float64, 5, 1)}
+
+
+def gradients(params, step):
+    """The gradients of a step, as any process computes them."""
+    return {
+        name: ordinary(p.dtype, p.size, step + 2).reshape(p.shape) for name, p in params.items()
+    }
+
+
+def new_adam(seed=0, **options):
+    params = new_params()
+    opt = optkern.Adam(params, amsgrad=True, **options)
+    for step in range(seed):
+        opt.step(gradients(params, step))
+    return opt
+
+
+def everything(opt):
+    """All that a checkpoint restores, as bytes."""
+    plateaus = [schedule.state_dict() for _, schedule in checkpoint._plateaus(opt)]
+    return pickle.dumps((opt.state_dict(), [p.tobytes() for p in opt.params], plateaus))
+
+
+def assert_same_state(a, b):
+    assert_same_bits(a.params, b.params)
+    state, others = (opt.state_dict()["state"] for opt in (a, b))
+    for label, entry in state.items():
+        other = others[label]
+        assert list(entry) == list(other)
+        for name, value in entry.items():
+            if isinstance(value, np.ndarray):
+                assert_same_bits(other[name], value)
+            else:
+                assert other[name] == value
+    assert (a.steps, a.skipped_steps) == (b.steps, b.skipped_steps)
+    assert a.param_groups == b.param_groups
+
+
+# --------------------------------------------------------------------------- 2 N is N and N
+
+N = 7
+
+
+def trainers():
+    """Name -> a new optimizer: every rule, its options, groups, schedules; in any process."""
+    made = {}
+    for rule in optkern.RULES:
+        cls = CLASSES[rule.name]
+        for k, options in enumerate(busiest_options(rule)):
+            made[f"{rule.name}{k}"] = lambda cls=cls, options=options: cls(new_params(), **options)
+        two_betas = "betas" in rule.hyperparameters
+        scheduled = {"lr": warmup(3, then=Cosine(0.01, 20)), "weight_decay": Step(0.1, 2)}
+        if two_betas:
+            scheduled["betas"] = Pair(Linear(0.95, 0.85, 10), 0.99)
+        elif "momentum" in rule.hyperparameters:
+            scheduled["momentum"] = Linear(0.0, 0.9, 10)
+
+        def grouped(cls=cls, scheduled=scheduled):
+            params = new_params()
+            first, second = {"W": params["W"]}, {"b": params["b"]}
+            return cls([{"params": first, **scheduled}, {"params": second, "lr": 0.5}], lr=0.1)
+
+        made[f"{rule.name} in groups"] = grouped
+    return made
+
+
+def advance(opt, steps):
+    """Train on; some steps leave a parameter out."""
+    for _ in range(steps):
+        grads = gradients(dict(zip(opt.state, opt.params)), opt.steps)
+        if opt.steps % 5 == 2:
+            grads["W"] = None
+        grouped = len(opt.param_groups) == 2
+        opt.step([{"W": grads["W"]}, {"b": grads["b"]}] if grouped else grads)
+
+
+@every_format
+def test_2n_steps_are_n_and_n_in_a_new_process(kind, target, tmp_path, run_python):
+    target(kind)
+    whole = {}
+    for name, make in trainers().items():
+        whole[name], half = make(), make()
+        advance(whole[name], 2 * N)
+        advance(half, N)
+        optkern.save(tmp_path / f"{name}.{kind}", half)
+    done = run_python(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import optkern, numpy as np\n"
+        "from test_checkpoint import N, advance, trainers\n"
+        "ends = {}\n"
+        "for name, make in trainers().items():\n"
+        "    opt = make()\n"
+        f"    optkern.load(name + '.{kind}', opt)\n"
+        "    advance(opt, N)\n"
+        f"    optkern.save('end ' + name + '.{kind}', opt)\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, make in trainers().items():
+        end = make()
+        optkern.load(tmp_path / f"end {name}.{kind}", end)
+        assert_same_state(whole[name], end)
+
+
+@every_rule
+def test_every_kind_of_hyperparameter_comes_back(rule, tmp_path):
+    options = busiest_options(rule)[1]
+    opt = CLASSES[rule.name](new_params(), lr=0.1 + 2**-50, **options)
+    advance(opt, 3)
+    optkern.save(tmp_path / "x", opt)
+    other = CLASSES[rule.name](new_params())
+    optkern.load(tmp_path / "x", other)
+    assert_same_state(opt, other)
+
+
+def test_a_schedule_stays_and_a_plateau_remembers(tmp_path):
+    def make(lr):
+        return optkern.SGD(new_params(), lr=lr)
+
+    schedules = [warmup(2, then=0.5 * Plateau(0.1, patience=0, factor=0.5)) for _ in range(2)]
+    opt, other = map(make, schedules)
+    plateau, second = (s.schedules[1].right for s in schedules)
+    for loss in (3.0, 4.0, 5.0):
+        plateau.observe(loss)
+        advance(opt, 1)
+    optkern.save(tmp_path / "x", opt)
+    optkern.load(tmp_path / "x", other)
+    assert second.state_dict() == plateau.state_dict() != Plateau(0.1).state_dict()
+    assert other.param_groups[0]["lr"] is schedules[1]
+    with pytest.raises(ValueError, match=r"x: does not fit this optimizer: it also has plateaus/0"):
+        optkern.load(tmp_path / "x", make(0.1))
+    report = optkern.load(tmp_path / "x", make(0.1), strict=False)
+    assert report.unexpected_keys == ("plateaus/0/lr/0",)
+    optkern.save(tmp_path / "y", make(0.1))
+    before = second.state_dict()
+    with pytest.raises(ValueError, match="it lacks plateaus/0/lr/0"):
+        optkern.load(tmp_path / "y", other)
+    assert second.state_dict() == before
+
+
+# --------------------------------------------------------------------------- any structure
+
+NAMES = [
+    "",
+    " ",
+    "a/b",
+    "a",
+    "a/b/exp_avg",
+    "..",
+    "a\\b",
+    "W\0x",
+    "\u00fc",
+    "\ud800",
+    "%2F",
+    "~",
+    "0",
+]
+
+
+@every_format
+def test_any_names_and_structures(kind, target):
+    p = ordinary(np.float32, 5, 0)
+    structures = [
+        lambda: p.copy(),
+        lambda: [p.copy(), p[:2].copy()],
+        lambda: {name: p + k for k, name in enumerate(NAMES)},
+        # The position 0 beside the name "0".
+        lambda: [{"params": [p.copy()]}, {"params": {"0": p + 1}, "lr": 0.5}],
+        lambda: [
+            np.zeros(()),
+            np.zeros((0, 3)),
+            np.asfortranarray(p[:4].reshape(2, 2)),
+            p[::2] + 0,
+        ],
+        lambda: [np.broadcast_to(p, (3, 5)).copy()[:, ::2], p.copy()[::-1]],
+    ]
+    for make in structures:
+        opt, other = optkern.Adam(make(), lr=0.1), optkern.Adam(make())
+        grads = [ordinary(q.dtype, q.size, 3).reshape(q.shape) for q in opt.params]
+        opt._plan.step(tuple(grads), 1, False)
+        optkern.save(target(kind), opt)
+        places = other.params
+        report = optkern.load(target(kind), other)
+        assert report == ((), (), (), None)
+        assert_same_state(opt, other)
+        assert all(a is b for a, b in zip(places, other.params))
+
+
+def test_state_alone(tmp_path):
+    opt, other = new_adam(3), new_adam()
+    optkern.save(tmp_path / "x", opt, params=False)
+    snapshot = Snapshot(*other.params)
+    optkern.load(tmp_path / "x", other, params=False)
+    snapshot.assert_untouched()
+    assert other.steps == 3
+    with pytest.raises(ValueError, match="it lacks params/W, params/b"):
+        optkern.load(tmp_path / "x", other)
+    assert optkern.load(tmp_path / "x", other, strict=False).missing_keys == (
+        "params/W",
+        "params/b",
+    )
+    optkern.save(tmp_path / "x", opt)
+    optkern.load(tmp_path / "x", other, params=False)
+    snapshot.assert_untouched()
+
+
+class Growing(optkern.Adam):
+    """An Adam that keeps more than today's: what a later optimizer may put into its state."""
+
+    def state_dict(self):
+        more = {
+            "codes": np.arange(7, dtype=np.uint8),
+            "half": {
+                "W": np.arange(6, dtype=np.uint16).reshape(2, 3),
+                3: {"scale": 0.1, "on": True},
+            },
+            "counter": 2**64 - 1,
+            "nothing": None,
+            "pair": (math.nan, [math.inf, -0.0], ()),
+            "numpy": np.float64(0.1),
+            "halves": np.arange(3, dtype=np.float16),
+        }
+        return {**super().state_dict(), "more": more}
+
+    def load_state_dict(self, state_dict):
+        self.loaded = state_dict["more"]
+        super().load_state_dict(state_dict)
+
+
+@every_format
+def test_whatever_a_state_holds_goes_through(kind, target):
+    opt, other = Growing(new_params()), Growing(new_params())
+    optkern.save(target(kind), opt)
+    optkern.load(target(kind), other)
+    expected = opt.state_dict()["more"]
+    assert repr(other.loaded) == repr({**expected, "numpy": 0.1})
+    assert other.loaded["codes"].dtype == np.uint8
+
+
+@every_format
+def test_what_the_loop_needs_comes_back(kind, target):
+    rng = np.random.default_rng(0)
+    extra = {
+        "epoch": 3,
+        "rng": rng.bit_generator.state,
+        "losses": [0.1, 2.5e-300],
+        "mean": np.ones(3),
+    }
+    optkern.save(target(kind), new_adam(), extra=extra)
+    back = optkern.load(target(kind), new_adam()).extra
+    assert repr(back) == repr(extra)
+    other = np.random.default_rng(1)
+    other.bit_generator.state = back["rng"]
+    assert other.random() == rng.random()
+
+
+@every_format
+def test_bfloat16_arrays(kind, target):
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 is not NumPy's")
+    array = np.arange(6).astype(ml_dtypes.bfloat16)
+    optkern.save(target(kind), new_adam(), extra=array)
+    back = optkern.load(target(kind), new_adam()).extra
+    assert back.dtype == array.dtype
+    assert back.tobytes() == array.tobytes()
+
+
+# --------------------------------------------------------------------------- the file
+
+
+def test_the_path_is_used_exactly_as_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opt = new_adam(2)
+    for name in ("run", "run.ckpt", Path("p.npz"), "x" * 255, "\u00fc.npz"):
+        optkern.save(name, opt)
+        optkern.load(name, new_adam())
+        assert os.listdir() == [str(name)]
+        os.unlink(name)
+
+
+def test_numpy_and_zip_programs_read_the_file(tmp_path):
+    opt = new_adam(2)
+    optkern.save(tmp_path / "run.npz", opt)
+    with np.load(tmp_path / "run.npz", allow_pickle=False) as archive:
+        assert_same_bits(archive["params/W"], opt.params[0])
+        assert_same_bits(archive["state/b/exp_avg"], opt.state["b"]["exp_avg"])
+    with zipfile.ZipFile(tmp_path / "run.npz") as archive:
+        assert archive.testzip() is None
+
+
+def test_safetensors_reads_the_file(tmp_path):
+    library = pytest.importorskip("safetensors.numpy", reason="extra `safetensors`")
+    opt = new_adam(2)
+    optkern.save(tmp_path / "run.safetensors", opt)
+    found = library.load_file(tmp_path / "run.safetensors")
+    assert_same_bits(found["params/W"], opt.params[0])
+    assert_same_bits(found["state/b/exp_avg"], opt.state["b"]["exp_avg"])
+
+
+def test_the_same_state_makes_the_same_file(tmp_path):
+    for name in "ab":
+        optkern.save(tmp_path / name, new_adam(2))
+        time.sleep(0.01)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes and links")
+def test_links_and_modes_are_kept(tmp_path):
+    os.makedirs(tmp_path / "there")
+    os.symlink(tmp_path / "there" / "real", tmp_path / "link")
+    umask = os.umask(0o027)
+    try:
+        optkern.save(tmp_path / "link", new_adam())
+    finally:
+        os.umask(umask)
+    real = tmp_path / "there" / "real"
+    assert (tmp_path / "link").is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    real.chmod(0o604)
+    optkern.save(tmp_path / "link", new_adam())
+    assert real.stat().st_mode & 0o777 == 0o604
+    assert os.listdir(tmp_path / "there") == ["real"]
+
+
+# --------------------------------------------------------------------------- damage
+
+
+def refused(path, opt, message, error=ValueError):
+    """Loading raises this, and changes nothing."""
+    before = everything(opt)
+    for strict in (True, False):
+        with pytest.raises(error, match=message) as raised:
+            optkern.load(path, opt, strict=strict)
+        assert everything(opt) == before
+    return str(raised.value)
+
+
+def small_file(path):
+    opt = optkern.SGD(np.ones(1, np.float32), lr=0.1)
+    optkern.save(path, opt)
+    return opt, bytearray(Path(path).read_bytes())
+
+
+@every_format
+def test_every_flipped_byte_is_found(kind, target):
+    path = target(kind)
+    opt, data = small_file(path)
+    before = everything(opt)
+    flips = np.random.default_rng(0).integers(1, 256, len(data))
+    for k, flip in enumerate(flips):
+        data[k] ^= int(flip)
+        Path(path).write_bytes(data)
+        with pytest.raises(ValueError, match=r"run\.\w+: is "):
+            optkern.load(path, opt)
+        data[k] ^= int(flip)
+    assert everything(opt) == before
+    Path(path).write_bytes(data)
+    optkern.load(path, opt)
+
+
+@every_format
+def test_every_truncation_and_every_tail_is_found(kind, target):
+    path = target(kind)
+    opt, data = small_file(path)
+    before = everything(opt)
+    for length in range(len(data)):
+        Path(path).write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"run\.\w+: is "):
+            optkern.load(path, opt)
+    for tail in (b"\0", data[-1:], data):
+        Path(path).write_bytes(data + tail)
+        with pytest.raises(ValueError, match=r"run\.\w+: is "):
+            optkern.load(path, opt)
+    assert everything(opt) == before
+
+
+@every_format
+@pytest.mark.parametrize("content", ["empty", "text", "npz", "pickle", "safetensors", "zeros"])
+def test_foreign_files(kind, content, target):
+    path = target(kind)
+    if content == "npz":
+        with open(path, "wb") as file:
+            np.savez(file, x=np.ones(3))
+    elif content == "safetensors":
+        library = pytest.importorskip("safetensors.numpy", reason="extra `safetensors`")
+        Path(path).write_bytes(library.save({"x": np.ones(3)}, {"sha256": "0" * 64}))
+    else:
+        texts = {"empty": b"", "text": b"lr = 0.1\n" * 99, "zeros": b"\0" * 999}
+        Path(path).write_bytes(texts.get(content, pickle.dumps(new_adam().state_dict())))
+    refused(path, new_adam(2), r"run\.\w+: is (no optkern checkpoint|cut off or damaged)")
+
+
+def test_no_file_and_no_plain_file(tmp_path):
+    opt = new_adam()
+    refused(tmp_path / "none", opt, "No such file", FileNotFoundError)
+    refused(tmp_path, opt, "directory", OSError)
+
+
+def forged(path, change):
+    """A file with a valid checksum whose index says something else."""
+    with zipfile.ZipFile(path) as archive:
+        index = json.loads(archive.read("optkern.json"))
+        rest = {name: archive.read(name) for name in archive.namelist()[1:]}
+    change(index, rest)
+    with open(path, "w+b") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.comment = checkpoint._COMMENT + b"0" * 64
+            archive.writestr("optkern.json", json.dumps(index))
+            for name, data in rest.items():
+                archive.writestr(name, data)
+        digest = checkpoint._digest(file, file.seek(0, os.SEEK_END) - 64)
+        file.seek(-64, os.SEEK_END)
+        file.write(digest)
+
+
+def object_array(index, rest):
+    rest["params/W.npy"] = rest["params/W.npy"].replace(b"'<f4'", b"'|O' ")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda index, rest: index.update(format=2, optkern="9.1"),
+            "has format 2, written by optk",
+        ),
+        (lambda index, rest: index.pop("format"), "is no optkern checkpoint"),
+        (lambda index, rest: index.pop("optimizer"), "is no optkern checkpoint"),
+        (lambda index, rest: index.update(plateaus=3), "run.npz: "),
+        (lambda index, rest: index.update(optimizer=[]), "run.npz: "),
+        (lambda index, rest: index["params"].update(dict=3), "is no optkern checkpoint"),
+        (lambda index, rest: rest.pop("params/W.npy"), "is no optkern checkpoint"),
+        (lambda index, rest: rest.update({"params/W.npy": b"abc"}), "is no optkern checkpoint"),
+        (object_array, "is no optkern checkpoint: Object arrays cannot be loaded"),
+    ],
+)
+def test_a_valid_checksum_is_not_believed_blindly(tmp_path, change, message):
+    path = tmp_path / "run.npz"
+    optkern.save(path, new_adam(1))
+    forged(path, lambda index, rest: None)
+    optkern.load(path, new_adam())
+    forged(path, change)
+    refused(path, new_adam(2), message)
+
+
+# --------------------------------------------------------------------------- what does not fit
+
+
+def adam_of(params, **options):
+    return lambda: optkern.Adam(params(), **options)
+
+
+MISFITS = {
+    "rule": (lambda: optkern.AdamW(new_params()), "this is the state of 'adam', not of 'adamw'"),
+    "name": (adam_of(lambda: {"W": new_params()["W"], "c": np.ones(5)}), "lacks params/c; it also"),
+    "fewer": (adam_of(lambda: {"W": new_params()["W"]}), "it also has params/b"),
+    "more": (adam_of(lambda: {**new_params(), "c": np.ones(2)}), "it lacks params/c"),
+    "positions": (
+        adam_of(lambda: list(new_params().values())),
+        "lacks params/0, params/1; it also",
+    ),
+    "shape": (adam_of(lambda: {**new_params(), "b": np.ones(6)}), "in another form params/b"),
+    "dtype": (adam_of(lambda: {**new_params(), "b": np.ones(5, "f")}), "another form params/b"),
+    "groups": (adam_of(lambda: [{"params": new_params()}, {"params": [np.ones(1)]}]), "params/2"),
+    "many": (adam_of(lambda: [np.ones(1)] * 0 + [np.ones(1) for _ in range(9)]), "and 4 more"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_file_that_does_not_fit_changes_nothing(case, tmp_path):
+    make, message = MISFITS[case]
+    path = tmp_path / "run.npz"
+    optkern.save(path, new_adam(3))
+    opt = make()
+    before = everything(opt)
+    for params in (True, False):
+        with pytest.raises(ValueError, match=r"optkern.load: .*run.npz: ") as raised:
+            optkern.load(path, opt, params=params)
+        assert everything(opt) == before
+        if params:
+            assert message in str(raised.value)
+
+
+def test_a_read_only_parameter_changes_nothing(tmp_path):
+    optkern.save(tmp_path / "x", new_adam(3))
+    opt = new_adam()
+    opt.params[1].flags.writeable = False
+    refused(tmp_path / "x", opt, "parameter 'b' is read-only")
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_what_fits_is_restored_and_the_rest_named(tmp_path, amsgrad):
+    saved = optkern.Adam(new_params(), lr=0.5, amsgrad=amsgrad)
+    advance(saved, 2)
+    optkern.save(tmp_path / "x", saved)
+    params = {"c": np.ones(2), "W": np.zeros((3, 4), np.float32), "b": np.zeros(6)}
+    opt = optkern.Adam(params)
+    report = optkern.load(tmp_path / "x", opt, strict=False)
+    assert report.missing_keys == ("params/c", "state/c")
+    assert report.unexpected_keys == ()
+    # With the file's amsgrad, c and b would lack a state that they never had.
+    groups = ("param_groups",) if amsgrad else ()
+    assert report.mismatched_keys == ("params/b", "state/b", *groups)
+    assert opt.param_groups[0]["lr"] == (0.001 if amsgrad else 0.5)
+    assert_same_bits(params["W"], saved.params[0])
+    for name, value in saved.state["W"].items():
+        assert np.array_equal(opt.state["W"][name], value)
+    assert (opt.state["W"]["step"], opt.state["c"]["step"], opt.state["b"]["step"]) == (2, 0, 0)
+    assert opt.steps == 2
+    assert not params["b"].any() and (params["c"] == 1).all()
+
+
+def test_the_parameters_of_another_rule(tmp_path):
+    saved = new_adam(3)
+    optkern.save(tmp_path / "x", saved)
+    opt = optkern.SGD(new_params(), lr=0.3)
+    report = optkern.load(tmp_path / "x", opt, strict=False)
+    assert report == ((), (), ("optimizer",), None)
+    assert_same_bits(opt.params, saved.params)
+    assert (opt.steps, opt.param_groups[0]["lr"]) == (0, 0.3)
+
+
+def test_the_parameters_where_no_state_fits(tmp_path):
+    class Refusing(optkern.Adam):
+        def load_state_dict(self, state_dict):
+            raise ValueError("not this one")
+
+    saved = new_adam(3)
+    optkern.save(tmp_path / "x", saved)
+    opt = Refusing(new_params())
+    report = optkern.load(tmp_path / "x", opt, strict=False)
+    assert report == ((), (), ("optimizer",), None)
+    assert_same_bits(opt.params, saved.params)
+    assert opt.steps == 0
+    with pytest.raises(ValueError, match=r"optkern.load: .*x: not this one"):
+        optkern.load(tmp_path / "x", opt)
+
+
+def test_other_groups_keep_their_hyperparameters(tmp_path):
+    saved = new_adam(3, lr=0.5)
+    optkern.save(tmp_path / "x", saved)
+    params = new_params()
+    groups = [{"params": {"W": params["W"]}}, {"params": {"b": params["b"]}, "lr": 0.25}]
+    opt = optkern.Adam(groups)
+    assert optkern.load(tmp_path / "x", opt, strict=False).mismatched_keys == ("param_groups",)
+    assert [group["lr"] for group in opt.param_groups] == [0.001, 0.25]
+    assert_same_bits(opt.state["b"]["exp_avg"], saved.state["b"]["exp_avg"])
+    assert opt.steps == 3
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (
+            lambda o: optkern.save(3, o),
+            TypeError,
+            "optkern.save: path must be a name or a path, got",
+        ),
+        (lambda o: optkern.save("", o), TypeError, "path must be a name or a path, got ''"),
+        (lambda o: optkern.save(b"x", o), TypeError, "path must be a name or a path"),
+        (lambda o: optkern.load(None, o), TypeError, "optkern.load: path must be a name"),
+        (
+            lambda o: optkern.save("x", {"W": 1}),
+            TypeError,
+            "opt must be an optkern optimizer, got dict",
+        ),
+        (lambda o: optkern.load("x", optkern.Adam), TypeError, "opt must be an optkern optimizer"),
+        (
+            lambda o: optkern.save("x", o, params=1),
+            TypeError,
+            "params must be True or False, got 1",
+        ),
+        (lambda o: optkern.load("x", o, strict="no"), TypeError, "strict must be True or False"),
+        (
+            lambda o: optkern.save("x", o, extra={"f": print}),
+            TypeError,
+            "extra/f must be made of arr",
+        ),
+        (
+            lambda o: optkern.save("x", o, extra={1.5: 2}),
+            TypeError,
+            "a key of extra must be a name",
+        ),
+        (lambda o: optkern.save("x", o, extra=[1j]), TypeError, "extra/0 must be made of arrays"),
+        (
+            lambda o: optkern.save("x", o, extra=np.array([{}])),
+            TypeError,
+            "extra must hold numbers",
+        ),
+        (
+            lambda o: optkern.save("no/x", o),
+            FileNotFoundError,
+            "optkern.save: No such file.*'no/x'",
+        ),
+        (lambda o: optkern.save(".", o), OSError, "optkern.save: not a regular file: '.'"),
+    ],
+)
+def test_bad_input_is_a_sentence(call, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opt = new_adam(1)
+    before = everything(opt)
+    with pytest.raises(error, match=message):
+        call(opt)
+    assert os.listdir() == []
+    assert everything(opt) == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs /dev/null")
+def test_a_device_is_not_replaced():
+    with pytest.raises(OSError, match=r"optkern.save: not a regular file: '/dev/null'"):
+        optkern.save("/dev/null", new_adam())
+    assert not os.path.isfile("/dev/null")
+
+
+def test_without_safetensors(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(ImportError, match=r"optkern.save: .* pip install 'optkern\[safetensors\]'"):
+        optkern.save(path, new_adam())
+    assert os.listdir(tmp_path) == []
+    path.write_bytes(b"")
+    with pytest.raises(ImportError, match=r"optkern.load: .* pip install 'optkern\[safetensors\]'"):
+        optkern.load(path, new_adam())
+
+
+def test_what_safetensors_cannot_hold(target):
+    path = target("safetensors")
+    with pytest.raises(TypeError, match="safetensors cannot hold this"):
+        optkern.save(path, new_adam(), extra=np.zeros(3, np.complex128))
+    assert not os.path.exists(path)
+
+
+# --------------------------------------------------------------------------- crashes
+
+
+@every_format
+@pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file(kind, failing, target, monkeypatch):
+    path = target(kind)
+    optkern.save(path, new_adam(1))
+    old = Path(path).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if failing == "write":
+        writer = "_write_npz" if kind == "npz" else "_write_safetensors"
+        write = getattr(checkpoint, writer)
+
+        def half(file, arrays, text):
+            write(file, arrays, text)
+            file.truncate(100)
+            full()
+
+        monkeypatch.setattr(checkpoint, writer, half)
+    else:
+        monkeypatch.setattr(os, failing, full)
+    with pytest.raises(OSError, match=f"optkern.save: No space left on device: {path!r}") as raised:
+        optkern.save(path, new_adam(2))
+    assert raised.value.errno == errno.ENOSPC
+    assert Path(path).read_bytes() == old
+    assert os.listdir(Path(path).parent) == [Path(path).name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
+def test_a_write_that_the_system_refuses(tmp_path, run_python):
+    optkern.save(tmp_path / "x", new_adam(1))
+    old = (tmp_path / "x").read_bytes()
+    done = run_python(
+        "import optkern, numpy as np, resource, signal\n"
+        "opt = optkern.Adam(np.ones(100_000))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try:\n"
+        "    optkern.save('x', opt)\n"
+        "except OSError as error:\n"
+        "    print(error)\n"
+    )
+    assert (done.stdout, done.stderr) == ("[Errno 27] optkern.save: File too large: 'x'\n", "")
+    assert (tmp_path / "x").read_bytes() == old
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_the_disk_has_the_content_before_the_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched(descriptor):
+        calls.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("rename"), replace(*names)))
+    optkern.save(tmp_path / "x", new_adam())
+    if sys.platform == "linux":
+        assert calls == ["file", "rename", "folder"]
+
+
+# Forks at each line that `save` runs, and kills the fork there without any clean-up.
+KILLED_AT_EACH_LINE = """
+import os, sys
+import numpy as np
+import optkern
+
+def make(value):
+    return optkern.SGD(np.full(9, value), lr=0.1)
+
+def save_and_die(moment):
+    lines = 0
+    def trace(frame, event, _):
+        nonlocal lines
+        if frame.f_code.co_filename != optkern.checkpoint.__file__:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == moment:
+                os._exit(9)
+        return trace
+    sys.settrace(trace)
+    optkern.save(NAME, make(2.0))
+    os._exit(0)
+
+seen, moment, status = [], 0, 9
+optkern.save(NAME, make(1.0))
+while status == 9:
+    moment += 1
+    child = os.fork()
+    if child == 0:
+        save_and_die(moment)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    opt = make(0.0)
+    optkern.load(NAME, opt)
+    seen.append(opt.params[0][0])
+    if status == 9 and seen[-1] == 2.0:
+        optkern.save(NAME, make(1.0))
+assert status == 0, status
+print(moment, *sorted(set(seen)))
+"""
+
+
+@every_format
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_line_the_file_is_the_old_or_the_new_one(kind, target, run_python):
+    done = run_python(KILLED_AT_EACH_LINE.replace("NAME", repr(target(kind))))
+    assert (done.returncode, done.stderr) == (0, "")
+    moments, old, new = done.stdout.split()
+    assert int(moments) > 100
+    assert (old, new) == ("1.0", "2.0")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_at_any_time_the_file_is_whole(tmp_path):
+    """A process saves on and on; 20 times it is killed, and what is there loads."""
+    code = (
+        "import optkern, numpy as np\n"
+        "p = np.zeros(300_000)\n"
+        "opt = optkern.SGD(p, lr=1.0)\n"
+        "while True:\n"
+        "    p[:] += 1\n"
+        "    optkern.save('x', opt)\n"
+        "    print(p[0], flush=True)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(optkern.__file__).parent.parent)}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code], cwd=tmp_path, env=env, stdout=subprocess.PIPE
+        )
+        try:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.1))
+        finally:
+            process.kill()
+            said = process.communicate()[0].split()
+        p = np.zeros(300_000)
+        optkern.load(tmp_path / "x", optkern.SGD(p))
+        last = float(said[-1]) if said else 1.0
+        assert (p == p[0]).all()
+        assert last <= p[0] <= last + 1
+
+
+def test_an_interrupt_leaves_no_other_file(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optkern.save(tmp_path / "x", new_adam())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_copy_of_an_optimizer_loads_the_same(tmp_path):
+    opt = new_adam(2)
+    optkern.save(tmp_path / "x", opt)
+    other = copy.deepcopy(opt)
+    other.step(gradients(new_params(), 2))
+    optkern.load(tmp_path / "x", other)
+    assert_same_state(opt, other)

@@ -1,0 +1,446 @@
+"""Each verdict on a run built to have exactly that fault, and none of them on the others."""
+
+import pickle
+
+import numpy as np
+import pytest
+from curvature_cases import linear_network, product_saddle
+from curvature_networks import Network
+
+import optkern
+from optkern.diagnose import FEWEST, KINDS, Monitor, compare_fits
+
+SCALES = np.geomspace(0.1, 10, 30)
+START = np.random.default_rng(0).standard_normal(30)
+
+
+class Quadratic:
+    """Curvatures from .1 to 10: gradient descent is stable up to lr = .2."""
+
+    def loss(self, x):
+        return float(0.5 * SCALES @ (x * x))
+
+    def grad(self, x):
+        return SCALES * x
+
+
+class Walls:
+    """sum log cosh(s x): curvature up to 100 at 0, none far out: a step too long bounces."""
+
+    def loss(self, x):
+        return float(np.sum(np.logaddexp(SCALES * x, -SCALES * x) - np.log(2)))
+
+    def grad(self, x):
+        return SCALES * np.tanh(SCALES * x)
+
+
+class Sigmoid:
+    """Flat on both sides."""
+
+    def loss(self, w):
+        return float(np.sum(1 / (1 + np.exp(-w))))
+
+    def grad(self, w):
+        s = 1 / (1 + np.exp(-w))
+        return s * (1 - s)
+
+
+class Pair:
+    def __init__(self, functions):
+        self.loss, self.grad = functions
+
+
+def run(problem, opt, x, steps, noise=0.0, every=1, with_opt=True, change=None, seed=0):
+    """Train, full batch or with noise in the gradients, and record it."""
+    monitor, rng = Monitor(every=every), np.random.default_rng(seed)
+    for k in range(steps):
+        if change and k == change[0]:
+            opt.param_groups[0]["lr"] = change[1]
+        with np.errstate(all="ignore"):
+            loss, grads = problem.loss(x), problem.grad(x)
+        if noise:
+            error = noise * rng.standard_normal(x.size)
+            loss, grads = loss + float(error @ x), grads + error
+        opt.step(grads)
+        monitor.record(loss, grads, opt if with_opt else None)
+    return monitor
+
+
+def case(problem, make, steps, start=START, **options):
+    def build():
+        x = np.array(start, np.float64)
+        return run(problem, make(x), x, steps, **options), x, problem
+
+    return build
+
+
+def sgd(lr, **options):
+    return lambda x: optkern.SGD(x, lr=lr, **options)
+
+
+def adam(lr):
+    return lambda x: optkern.Adam(x, lr=lr)
+
+
+HILL = Pair(product_saddle())
+CASES = {
+    # name: (what it must be, the run)
+    "falling": ("falling", case(Quadratic(), sgd(0.01), 200)),
+    "falling in noise": ("falling", case(Quadratic(), sgd(0.002), 300, noise=0.3)),
+    "falling, Adam": ("falling", case(Walls(), adam(0.001), 200)),
+    "falling at the edge": ("falling", case(Quadratic(), sgd(0.1998), 200)),
+    "bounce": ("oscillating", case(Walls(), sgd(0.05), 2500)),
+    "bounce, Nesterov": (
+        "oscillating",
+        case(Walls(), sgd(0.05, momentum=0.5, nesterov=True), 1000),
+    ),
+    "bounce, RMSprop": (
+        "oscillating",
+        case(Walls(), lambda x: optkern.RMSprop(x, lr=0.1), 1000),
+    ),
+    "bounce, Adam": ("oscillating", case(Walls(), adam(0.5), 1500)),
+    "bounce at the limit": ("oscillating", case(Quadratic(), sgd(0.2), 1500)),
+    "saddle": ("saddle", case(HILL, sgd(0.05), 300, start=[0.5, -0.5])),
+    "saddle, Adam": ("saddle", case(HILL, adam(0.01), 1500, start=[0.5, -0.5])),
+    "minimum": ("minimum", case(Quadratic(), sgd(0.15), 1500)),
+    "minimum just within the limit": ("minimum", case(Quadratic(), sgd(0.196), 2000)),
+    "minimum, Adam": ("minimum", case(Walls(), adam(0.01), 2000)),
+    "plateau": ("plateau", case(Sigmoid(), sgd(0.1), 100, start=[-20.0])),
+    "plateau above": ("plateau", case(Sigmoid(), sgd(0.1), 100, start=[20.0, 25.0])),
+    "lr far too low": ("plateau", case(Quadratic(), sgd(1e-8), 100)),
+    "exploding": ("exploding", case(Quadratic(), sgd(0.25), 150)),
+    "exploding later": ("exploding", case(Quadratic(), sgd(0.15), 180, change=(100, 0.5))),
+    "exploding to nan": ("exploding", case(Quadratic(), sgd(3.0), 400)),
+    "noise floor": ("inconclusive", case(Quadratic(), sgd(0.05), 1000, noise=1.0)),
+    "noise floor, momentum": (
+        "inconclusive",
+        case(Quadratic(), sgd(0.005, momentum=0.9), 1500, noise=1.0),
+    ),
+    "noise floor, Adam": ("inconclusive", case(Quadratic(), adam(0.03), 1500, noise=3.0)),
+    "round in circles": ("inconclusive", case(Walls(), sgd(0.06, momentum=0.9), 1000)),
+    "bounce, no limit known": (
+        "inconclusive",
+        case(Walls(), lambda x: optkern.Lion(x, lr=0.01), 1500),
+    ),
+    "bounce, without the optimizer": (
+        "inconclusive",
+        case(Walls(), sgd(0.05), 2500, with_opt=False),
+    ),
+    "bounce, hardly looked at": ("inconclusive", case(Walls(), sgd(0.05), 2500, every=2000)),
+    "too few": ("inconclusive", case(Quadratic(), sgd(1e-8), FEWEST - 1)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_verdict_is_the_fault_that_was_built_in(name):
+    expected, build = CASES[name]
+    monitor, x, problem = build()
+    before = x.copy()
+    d = monitor.diagnose(x, grad=problem.grad, loss=problem.loss)
+    assert d.kind == expected, str(d)
+    assert d.kind in KINDS and str(d).startswith(expected + ": ")
+    assert d.records == len(monitor)
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_no_claim_is_made_on_noise(seed, noise):
+    """A run at its noise floor is at no minimum, on no plateau, and bounces for no lr's sake."""
+    make = [sgd(0.05), sgd(0.01, momentum=0.9), adam(0.03)][seed % 3]
+    monitor, x, problem = case(Quadratic(), make, 1200, noise=noise, seed=seed)()
+    assert monitor.diagnose(x, grad=problem.grad).kind in ("inconclusive", "falling")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_falling_runs_are_not_stalled(seed):
+    """Networks in the midst of training, with and without noise."""
+    network = Network("tanh", 4, 8, 2, 60, seed)
+    for make in (lambda p: optkern.SGD(p, lr=0.05), lambda p: optkern.Adam(p, lr=1e-3)):
+        p = {k: w.copy() for k, w in network.params.items()}
+        opt, monitor = make(p), Monitor(every=5)
+        for _ in range(150):
+            loss, grads = network.loss(p), network.grad(p)
+            opt.step(grads)
+            monitor.record(loss, grads, opt)
+        assert monitor.diagnose(p, grad=network.grad).kind == "falling"
+
+
+def test_a_network_at_its_minimum():
+    network = Network("tanh", 3, 3, 1, 40, 0, decay=0.1)
+    p = {k: w.copy() for k, w in network.params.items()}
+    opt, monitor = optkern.SGD(p, lr=0.5), Monitor(every=20)
+    for _ in range(3000):
+        loss, grads = network.loss(p), network.grad(p)
+        opt.step(grads)
+        monitor.record(loss, grads, opt)
+    d = monitor.diagnose(p, network.grad, network.loss, hvp=lambda v: network.hvp(p, v))
+    assert d.kind == "minimum", str(d)
+
+
+# --------------------------------------------------------------------------- the figures
+
+
+def test_the_largest_stable_lr_is_named():
+    monitor, x, problem = CASES["bounce at the limit"][1]()
+    d = monitor.diagnose(x, problem.grad)
+    assert d.lr == 0.2 and d.reversal < -0.99
+    assert 0.19 < d.max_stable_lr <= 0.2
+    assert f"{d.max_stable_lr:.3g}" in d.explanation
+    opt = optkern.SGD(x, lr=0.95 * d.max_stable_lr)
+    before = problem.loss(x)
+    again = run(problem, opt, x, 300)
+    assert problem.loss(x) < 1e-3 * before
+    assert again.diagnose(x, problem.grad).kind in ("falling", "minimum")
+
+
+def test_the_way_out_of_the_saddle_comes_along():
+    monitor, x, problem = CASES["saddle"][1]()
+    d = monitor.diagnose(x, problem.grad, problem.loss)
+    moved = optkern.curvature.escape(x, d.verdict, loss=problem.loss)
+    assert moved.moved and problem.loss(x) < 1
+    assert "escape" in d.explanation
+
+
+def test_where_the_explosion_began():
+    monitor, _, _ = CASES["exploding later"][1]()
+    d = monitor.diagnose()
+    losses = monitor.losses
+    assert d.began > 100  # where lr was raised; the loss shows it once what grows is large enough
+    assert 0 < d.began - losses.argmin() <= 5
+    assert (np.diff(losses[d.began :]) > 0).all()
+    assert f"record {d.began}" in d.explanation
+    monitor = Monitor()
+    for loss in [3.0, 2.0, 1.0, np.nan]:
+        monitor.record(loss)
+    assert monitor.diagnose().kind == "exploding"
+    assert monitor.diagnose().began == 3
+
+
+def test_a_spike_or_a_skipped_step_is_no_explosion():
+    losses = np.exp(-0.02 * np.arange(200)) + 0.1
+    for bad in (np.nan, np.inf, 1e6):
+        monitor = Monitor()
+        for k, loss in enumerate(losses):
+            monitor.record(bad if k == 120 else loss)
+        assert monitor.diagnose().kind == "falling"
+
+
+def test_what_chance_explains_is_no_fall():
+    rng = np.random.default_rng(0)
+    kinds = []
+    for _ in range(300):
+        monitor = Monitor()
+        for loss in 1 + 0.1 * rng.standard_normal(200):
+            monitor.record(loss)
+        kinds.append(monitor.diagnose().kind)
+    assert kinds.count("falling") <= 3
+    assert set(kinds) <= {"falling", "inconclusive"}
+
+
+def test_lr_of_a_schedule_and_the_norms():
+    x = START.copy()
+    opt, monitor = optkern.SGD(x, lr=lambda step: 0.01 / (step + 1)), Monitor(every=1)
+    gradients = []
+    for _ in range(6):
+        g = SCALES * x
+        gradients.append(np.linalg.norm(g))
+        opt.step(g)
+        monitor.record(1.0, g, opt)
+    second = monitor.looks[1]
+    assert second.index == 3
+    np.testing.assert_allclose(second.lr, 0.01 / 6)
+    np.testing.assert_allclose(second.gradient_norm, gradients[4], rtol=1e-12)
+    np.testing.assert_allclose(second.update_norm, gradients[5] * 0.01 / 6, rtol=1e-9)
+    assert second.reversal > 0.99
+
+
+def test_norms_of_a_sample_are_near_the_whole():
+    rng = np.random.default_rng(0)
+    p = {f"w{k}": rng.standard_normal((300, 50)).astype(np.float32) for k in range(20)}
+    p["f"] = np.asfortranarray(rng.standard_normal((400, 30)))
+    opt, ratios = optkern.SGD(p, lr=0.1), []
+    for seed in range(20):
+        monitor = Monitor(every=1, seed=seed)
+        for _ in range(3):
+            g = {k: rng.standard_normal(w.shape) for k, w in p.items()}
+            opt.step(g)
+            monitor.record(1.0, g, opt)
+        whole = np.sqrt(sum(w.size for w in p.values()))
+        ratios.append(monitor.looks[0].gradient_norm / whole)
+        assert abs(monitor.looks[0].update_norm / (0.1 * whole) - 1) < 0.3
+    assert abs(np.mean(ratios) - 1) < 0.05
+
+
+def test_a_norm_that_the_step_computed_is_used():
+    class Known(optkern.SGD):
+        last_grad_norm = 42.0
+
+    x = np.ones(3)
+    opt, monitor = Known(x, lr=0.1), Monitor(every=1)
+    for _ in range(3):
+        opt.step(np.ones(3))
+        monitor.record(1.0, None, opt)
+    assert monitor.looks[0].gradient_norm == 42.0
+
+
+def test_looks_are_rare_by_default():
+    """Their cost decides how often: three calls, and then none for 300 times as long."""
+    x = np.ones(1000)
+    opt, monitor = optkern.SGD(x, lr=0.1), Monitor()
+    for _ in range(50):
+        monitor.record(1.0, x, opt)
+    assert len(monitor.looks) == 1
+    assert len(monitor) == 50
+
+
+def test_other_parameters_start_a_new_sample():
+    a, b = np.ones(3), np.ones((500, 9), np.float32)
+    first, second, monitor = optkern.SGD(a), optkern.Adam(b), Monitor(every=1)
+    for opt, p in ((first, a), (second, b)):
+        for _ in range(4):
+            opt.step(np.ones_like(p))
+            monitor.record(1.0, np.ones_like(p), opt)
+    assert len(monitor.looks) == 2 and monitor.opt is second
+
+
+def test_gradients_alone_show_a_reversal():
+    monitor = Monitor(every=1)
+    for k in range(9):
+        monitor.record(1.0, {"w": np.full(4, (-1.0) ** k), "b": None})
+    assert len(monitor.looks) == 3
+    assert monitor.looks[0].reversal == -1
+    np.testing.assert_allclose(monitor.looks[0].gradient_norm, 2)
+    assert np.isnan(monitor.looks[0].update_norm)
+
+
+def test_a_monitor_pickles():
+    monitor, x, problem = CASES["bounce at the limit"][1]()
+    again = pickle.loads(pickle.dumps(monitor))
+    assert str(again.diagnose(x, problem.grad)) == str(monitor.diagnose(x, problem.grad))
+    again.record(1.0)
+    assert len(again) == len(monitor) + 1 == len(again.losses)
+
+
+def test_the_plot():
+    matplotlib = pytest.importorskip("matplotlib", reason="the plot is drawn with matplotlib")
+    matplotlib.use("Agg")
+    monitor, _, _ = CASES["falling"][1]()
+    monitor.record(1.0, val_loss=2.0)
+    top, middle, bottom = monitor.plot()
+    assert len(top.lines) == 2 and len(middle.lines) == 2 and len(bottom.lines) == 2
+    np.testing.assert_array_equal(top.lines[0].get_ydata(), monitor.losses)
+    assert top.lines[1].get_xdata() == [200]
+    matplotlib.pyplot.close("all")
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+def test_bad_records_change_nothing():
+    x = np.ones(3)
+    monitor = Monitor(every=1)
+    bad = [
+        (("a",), "loss must be a real number, got 'a'"),
+        ((None,), "loss must be a real number, got None"),
+        ((1j,), "loss must be a real number"),
+        ((1.0, None, None, "b"), "val_loss must be a real number, got 'b'"),
+        ((1.0, None, x), "opt must be one of optkern's optimizers, got ndarray"),
+        ((1.0, {"a": x}, optkern.SGD([x])), "grads must be a list like the parameters"),
+    ]
+    for arguments, message in bad:
+        for _ in range(3):
+            monitor.record(1.0)
+        count = len(monitor)
+        with pytest.raises(TypeError, match=message):
+            for _ in range(3):
+                monitor.record(*arguments)
+        while len(monitor) > count:  # a wrong opt shows at the next look
+            monitor._losses.pop()
+    assert len(monitor.val_losses) == 0
+
+
+def test_bad_arguments():
+    x = np.ones(3)
+    monitor = Monitor()
+    with pytest.raises(ValueError, match="Monitor: every must be an integer >= 1, got 0"):
+        Monitor(every=0)
+    with pytest.raises(TypeError, match="grad must be callable, got int"):
+        monitor.diagnose(x, 1)
+    with pytest.raises(TypeError, match="grad needs x"):
+        monitor.diagnose(grad=lambda x: x)
+    with pytest.raises(ValueError, match="confidence must be"):
+        monitor.diagnose(confidence=2)
+    with pytest.raises(TypeError, match="opt must be one of optkern's optimizers"):
+        monitor.diagnose(opt=3)
+    assert monitor.diagnose().kind == "inconclusive"
+    assert "0 records are too few" in str(monitor.diagnose())
+
+
+# --------------------------------------------------------------------------- fits
+
+
+FITS = [
+    # train, test, smaller model, further arguments; what it is
+    ((0.5, 0.6, 0.2), {}, "optimization"),
+    ((0.5, None, 0.2), {"target": 0.01}, "optimization"),
+    ((0.5, 0.52, 0.7), {"target": 0.1}, "bias"),
+    ((0.5, 0.9, 0.7), {"target": 0.1}, "bias"),
+    ((0.5, 0.52), {"target": 0.1}, "inconclusive"),
+    ((0.1, 0.5), {}, "overfitting"),
+    ((0.1, 0.5, 0.3), {"target": 0.2}, "overfitting"),
+    ((0.1, 0.5), {"validation": 0.5}, "overfitting"),
+    ((0.1, 0.5), {"validation": 0.105}, "mismatch"),
+    ((0.1, 0.8), {"validation": 0.5}, "overfitting"),
+    ((0.1, None), {"validation": 0.5}, "overfitting"),
+    ((0.1, 0.105), {}, "good"),
+    ((0.1, 0.09), {"validation": 0.1, "target": 0.2}, "good"),
+    ((0.1, 0.105, 0.099), {}, "good"),
+    ((0.1,), {}, "inconclusive"),
+    ((0.1, None, 0.3), {}, "inconclusive"),
+    ((0.1, 0.13), {"tolerance": 0.5}, "good"),
+    ((-5.0, -2.0), {}, "overfitting"),
+]
+
+
+@pytest.mark.parametrize("arguments, options, kind", FITS, ids=range(len(FITS)))
+def test_the_standard_decision(arguments, options, kind):
+    fit = compare_fits(*arguments, **options)
+    assert fit.kind == kind, str(fit)
+    assert str(fit).startswith(kind)
+    assert bool(fit.remedies) == (kind not in ("good", "inconclusive"))
+
+
+def test_of_a_curve_its_end_counts_and_its_scatter():
+    rng = np.random.default_rng(0)
+    train = 0.1 + np.exp(-np.arange(500) / 20) + 0.05 * rng.standard_normal(500)
+    test = 0.115 + np.exp(-np.arange(500) / 20) + 0.05 * rng.standard_normal(500)
+    assert compare_fits(train, test).kind == "good"  # .015 apart, within the scatter
+    assert compare_fits(train, test + 0.3).kind == "overfitting"
+    assert compare_fits(list(train), 0.5).kind == "overfitting"
+
+
+def test_a_deep_linear_network_that_does_not_train_is_found():
+    """From the saddle at 0 the larger model goes nowhere; a smaller one, started well, does."""
+    loss, grad = linear_network()
+    p = [np.zeros((2, 3)), np.zeros((3, 2))]
+    opt = optkern.SGD(p, lr=0.05)
+    for _ in range(100):
+        opt.step(grad(p))
+    stuck = loss(p)
+    assert compare_fits(stuck, stuck, smaller_model_train=2.5).kind == "optimization"
+
+
+def test_bad_fits():
+    with pytest.raises(TypeError, match="train must be a loss or a sequence of losses, got 'a'"):
+        compare_fits("a")
+    with pytest.raises(TypeError, match="train must be a loss"):
+        compare_fits(None, 1.0)
+    with pytest.raises(ValueError, match="test ends with NaN"):
+        compare_fits(1.0, [1.0, np.nan])
+    with pytest.raises(ValueError, match=r"validation must be a number or a 1-D sequence"):
+        compare_fits(1.0, validation=np.ones((2, 2)))
+    with pytest.raises(ValueError, match="tolerance must be"):
+        compare_fits(1.0, tolerance=-1)
+    with pytest.raises(ValueError, match="target must be"):
+        compare_fits(1.0, target=np.nan)

@@ -1,0 +1,576 @@
+"""scikit-learn's MLPs under optkern: the same models to rounding, and what they could not do."""
+
+import pickle
+import sys
+import threading
+import warnings
+from functools import partial
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import optkern
+from optkern import curvature
+
+pytest.importorskip("sklearn", reason="needs scikit-learn: make test EXTRAS=sklearn")
+
+from sklearn.base import clone
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.neural_network import _multilayer_perceptron as mlp
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+
+from optkern.integrations import _host
+from optkern.integrations.sklearn import MLPOptimizer, accelerate, objective
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+# Of two runs whose updates differ by rounding, after some tens of updates.
+CLOSE = {np.float64: {"rtol": 0, "atol": 1e-13}, np.float32: {"rtol": 0, "atol": 1e-5}}
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((150, 8))
+Y = (X @ rng.standard_normal((8, 3))).argmax(axis=1)
+T = np.tanh(X @ rng.standard_normal((8, 2)))
+
+SOLVERS = {
+    "adam": {"solver": "adam"},
+    "adam's numbers": {"solver": "adam", "beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-2},
+    "momentum": {"solver": "sgd", "nesterovs_momentum": False},
+    "nesterov": {"solver": "sgd", "momentum": 0.7},
+    "no momentum": {"solver": "sgd", "momentum": 0.0},
+    "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.3},
+    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1, "n_iter_no_change": 1},
+    "early stopping": {"solver": "adam", "early_stopping": True, "n_iter_no_change": 3},
+    "weights decay": {"solver": "adam", "alpha": 0.5},
+    "no shuffle": {"solver": "sgd", "shuffle": False, "batch_size": 32},
+}
+
+
+def classifier(**options):
+    settings = {"learning_rate_init": 0.02, "max_iter": 12, "random_state": 0, "batch_size": 40}
+    return MLPClassifier((7, 5), **{**settings, **options})
+
+
+def regressor(**options):
+    settings = {"hidden_layer_sizes": (6,), "max_iter": 9, "random_state": 1}
+    return MLPRegressor(**{**settings, "learning_rate_init": 0.01, **options})
+
+
+def weights(model):
+    return model.coefs_ + model.intercepts_
+
+
+def assert_same_model(ours, theirs, dtype=np.float64):
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.loss_curve_ == pytest.approx(theirs.loss_curve_, abs=CLOSE[dtype]["atol"])
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_allclose(a, b, **CLOSE[dtype])
+
+
+# --------------------------------------------------------------------------- the same models
+
+
+@pytest.mark.parametrize("dtype", (np.float64, np.float32))
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_fit_gives_scikit_learns_coefficients(solver, dtype):
+    options = SOLVERS[solver]
+    theirs = classifier(**options).fit(X.astype(dtype), Y)
+    with accelerate():
+        ours = classifier(**options).fit(X.astype(dtype), Y)
+    assert isinstance(ours._optimizer, MLPOptimizer)
+    assert not isinstance(theirs._optimizer, MLPOptimizer)
+    assert_same_model(ours, theirs, dtype)
+    if solver != "adam":  # its learning_rate is the folded one
+        started = options["solver"] == "sgd"
+        assert not started or ours._optimizer.learning_rate == theirs._optimizer.learning_rate
+
+
+@pytest.mark.parametrize("solver", ("adam", "sgd"))
+def test_regressor(solver):
+    make = regressor(solver=solver)
+    theirs = clone(make).fit(X, T)
+    with accelerate():
+        ours = clone(make).fit(X, T)
+    assert_same_model(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ("csr_matrix", "csr_array", "csc_array"))
+def test_sparse_input(kind):
+    sparse = pytest.importorskip("scipy.sparse")
+    S = getattr(sparse, kind)(np.where(np.abs(X) > 1, X, 0))
+    theirs = classifier().fit(S, Y)
+    with accelerate():
+        ours = classifier().fit(S, Y)
+    assert_same_model(ours, theirs)
+
+
+def test_sample_weights_of_another_dtype():
+    w = rng.uniform(0.5, 2, len(X))
+    theirs = classifier().fit(X, Y, sample_weight=w)
+    with accelerate():
+        ours = classifier().fit(X, Y, sample_weight=w)
+    assert_same_model(ours, theirs)
+
+
+def test_warm_start_starts_the_state_anew_as_scikit_learn_does():
+    models = classifier(warm_start=True, max_iter=3), classifier(warm_start=True, max_iter=3)
+    for _ in range(3):
+        models[0].fit(X, Y)
+        with accelerate():
+            models[1].fit(X, Y)
+        assert_same_model(models[1], models[0])
+        assert models[1]._optimizer.optimizer.steps == 3 * 4
+
+
+def test_partial_fit_keeps_the_state():
+    theirs, ours = classifier(), classifier()
+    for _ in range(4):
+        theirs.partial_fit(X, Y, classes=[0, 1, 2])
+        with accelerate():
+            ours.partial_fit(X, Y, classes=[0, 1, 2])
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE[np.float64])
+    assert ours._optimizer.optimizer.steps == 4 * 4
+
+
+def test_a_fitted_model_goes_on_without_the_context():
+    with accelerate():
+        ours = classifier(max_iter=3).fit(X, Y)
+    theirs = classifier(max_iter=3).fit(X, Y)
+    for model in (ours, theirs):
+        model.partial_fit(X, Y)
+    np.testing.assert_allclose(ours.coefs_[0], theirs.coefs_[0], **CLOSE[np.float64])
+
+
+def test_lbfgs_is_left_alone():
+    with accelerate("lion"):
+        ours = classifier(solver="lbfgs").fit(X, Y)
+    assert not hasattr(ours, "_optimizer")
+
+
+# --------------------------------------------------------------------------- copies
+
+
+def test_pickle_goes_on_bit_for_bit():
+    ours = classifier()
+    ours._optimizer = MLPOptimizer("radam", lr=0.01, schedule="invscaling", weight_decay=0.1)
+    ours.partial_fit(X, Y, classes=[0, 1, 2])
+    # With an array changed behind the optimizer's back too, as early stopping does.
+    ours.coefs_ = [w.copy() for w in ours.coefs_]
+    copy = pickle.loads(pickle.dumps(ours))
+    assert repr(copy._optimizer) == repr(ours._optimizer)
+    for model in (ours, copy):
+        model.partial_fit(X, Y)
+    for a, b in zip(weights(copy), weights(ours), strict=True):
+        assert np.array_equal(a, b)
+    assert copy._optimizer.learning_rate == ours._optimizer.learning_rate
+    assert copy._optimizer.optimizer.steps == ours._optimizer.optimizer.steps == 8
+
+
+def test_pickle_holds_no_second_copy_of_the_weights():
+    with accelerate():
+        ours = MLPClassifier((400,), max_iter=1, random_state=0).fit(X, Y)
+    theirs = MLPClassifier((400,), max_iter=1, random_state=0).fit(X, Y)
+    assert len(pickle.dumps(ours)) < 1.1 * len(pickle.dumps(theirs))
+
+
+def test_clone_drops_the_optimizer():
+    with accelerate():
+        ours = classifier(max_iter=2).fit(X, Y)
+    fresh = clone(ours)
+    assert not hasattr(fresh, "_optimizer")
+    assert not isinstance(fresh.fit(X, Y)._optimizer, MLPOptimizer)
+
+
+# --------------------------------------------------------------------------- the context
+
+
+def test_names_are_put_back_even_after_an_error():
+    before = mlp.AdamOptimizer, mlp.SGDOptimizer
+    assert before[0] is AdamOptimizer
+    with pytest.raises(ZeroDivisionError), accelerate(), accelerate("sgd"):
+        assert mlp.AdamOptimizer is not before[0]
+        raise ZeroDivisionError
+    assert (mlp.AdamOptimizer, mlp.SGDOptimizer) == before
+    with pytest.raises(TypeError, match="unexpected keyword"), accelerate(momentun=0.5):
+        classifier().fit(X, Y)
+    assert (mlp.AdamOptimizer, mlp.SGDOptimizer) == before
+
+
+def test_the_innermost_context_holds():
+    def rule():
+        return classifier(max_iter=1).fit(X, Y)._optimizer.rule
+
+    outer = accelerate("lion")
+    with outer:
+        with accelerate("adamw"), outer:
+            assert rule() == "lion"
+        with accelerate():
+            assert rule() == "adam"
+        assert rule() == "lion"
+        with pytest.raises(KeyError), accelerate("sgd"):
+            raise KeyError
+        assert rule() == "lion"
+
+
+def test_as_a_decorator():
+    @accelerate("adagrad")
+    def fit(again=0):
+        if again:
+            fit(again - 1)
+        return classifier(max_iter=1).fit(X, Y)._optimizer
+
+    assert fit(2).rule == "adagrad"
+    assert mlp.AdamOptimizer is AdamOptimizer
+
+
+def test_a_fit_in_another_thread_is_not_touched():
+    inside, outside = threading.Event(), threading.Event()
+    kinds = {}
+
+    def other():
+        inside.wait(10)
+        kinds["before"] = classifier(max_iter=1).fit(X, Y)._optimizer
+        with accelerate("lion"):
+            kinds["own"] = classifier(max_iter=1).fit(X, Y)._optimizer
+            outside.set()
+            first.join(10)  # who has left its own context by then
+            kinds["still"] = classifier(max_iter=1).fit(X, Y)._optimizer
+
+    def one():
+        with accelerate():
+            inside.set()
+            outside.wait(10)
+            kinds["one"] = classifier(max_iter=1).fit(X, Y)._optimizer
+
+    first, second = threading.Thread(target=one), threading.Thread(target=other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for thread in (first, second):
+            thread.start()
+        for thread in (first, second):
+            thread.join(20)
+    assert isinstance(kinds["before"], AdamOptimizer)
+    assert [kinds[k].rule for k in ("own", "still", "one")] == ["lion", "lion", "adam"]
+    assert mlp.AdamOptimizer is AdamOptimizer
+
+
+class Accelerated(MLPClassifier):
+    fit = accelerate()(MLPClassifier.fit)
+
+
+def test_a_decorated_fit_goes_along_to_joblibs_workers():
+    from joblib import parallel_config
+    from sklearn.model_selection import GridSearchCV
+
+    model = Accelerated((4,), max_iter=2, random_state=0)
+    search = GridSearchCV(model, {"alpha": [1e-3, 1.0]}, cv=2, scoring=was_accelerated)
+    with parallel_config("threading", n_jobs=2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.fit(X, Y)
+    assert (search.cv_results_["mean_test_score"] == 1).all()
+    assert mlp.AdamOptimizer is AdamOptimizer
+
+
+def was_accelerated(model, X, y):
+    return float(isinstance(model._optimizer, MLPOptimizer))
+
+
+@pytest.mark.slow
+def test_scikit_learns_own_tests_pass(run_python):
+    code = """
+import pytest
+from optkern.integrations import sklearn as ours
+
+updates = 0
+
+class Counted(ours.MLPOptimizer):
+    def update_params(self, params, grads):
+        global updates
+        updates += 1
+        super().update_params(params, grads)
+
+ours.MLPOptimizer = Counted
+with ours.accelerate():
+    code = pytest.main(["-q", "-p", "no:cacheprovider", "--pyargs", "sklearn.neural_network.tests"])
+assert updates > 1000, updates
+raise SystemExit(code)
+"""
+    result = run_python(code, timeout=300)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "passed" in result.stdout
+
+
+# --------------------------------------------------------------------------- other rules
+
+
+@pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rule.name)
+def test_every_rule_trains(rule):
+    lr = 0.3 if rule.name in ("sgd", "adagrad") else 1.0 if rule.name == "adadelta" else 0.01
+    before = classifier(max_iter=1).fit(X, Y).loss_
+    with accelerate(rule.name, lr=lr):
+        ours = classifier(max_iter=40).fit(X, Y)
+    assert ours._optimizer.optimizer.rule is rule
+    assert ours.loss_ < 0.9 * before
+
+
+def test_a_rule_takes_the_models_learning_rate_unless_told_otherwise():
+    with accelerate("adamw"):
+        assert classifier(max_iter=1).fit(X, Y)._optimizer.learning_rate == 0.02
+    with accelerate("adamw", lr=0.5):
+        assert classifier(max_iter=1).fit(X, Y)._optimizer.learning_rate == 0.5
+    with accelerate("adamw", schedule=lambda step: 1 / (1 + step)):
+        assert classifier(max_iter=1).fit(X, Y)._optimizer.learning_rate == 1 / 5
+
+
+def test_settings_without_a_rule_are_laid_over_the_solvers():
+    with accelerate(weight_decay=0.25, on_nonfinite="skip"):
+        ours = classifier(max_iter=1, beta_1=0.5).fit(X, Y)._optimizer.optimizer
+    group = ours.param_groups[0]
+    assert (group["weight_decay"], group["betas"], group["eps_form"]) == (0.25, (0.5, 0.999), "raw")
+    assert ours.on_nonfinite == "skip"
+
+
+def test_a_schedule_runs_by_the_batch():
+    """As an optimizer in a loop of one's own over the same batches."""
+    calls = []
+
+    def schedule(step):
+        calls.append(step)
+        return 0.1 * 0.9**step
+
+    ours = classifier(shuffle=False)
+    ours._optimizer = MLPOptimizer("adamw", schedule=schedule, weight_decay=0.1)
+    ours.partial_fit(X, Y, classes=[0, 1, 2])
+    assert sorted(set(calls)) == [0, 1, 2, 3]
+    plain = classifier(shuffle=False)
+    plain._optimizer = OwnLoop(optkern.AdamW, lr=schedule, weight_decay=0.1)
+    plain.partial_fit(X, Y, classes=[0, 1, 2])
+    for a, b in zip(weights(ours), weights(plain), strict=True):
+        assert np.array_equal(a, b)
+
+
+class OwnLoop:
+    """The least that an MLP calls."""
+
+    def __init__(self, cls, **options):
+        self.cls, self.options, self.opt = cls, options, None
+
+    def update_params(self, params, grads):
+        self.opt = self.opt or self.cls(params, **self.options)
+        self.opt.step(grads)
+
+    def iteration_ends(self, t):
+        pass
+
+
+def test_adaptive_for_any_rule(capsys):
+    opt = MLPOptimizer("lion", lr=1e-5, schedule="adaptive")
+    assert opt.trigger_stopping("Flat.", True) is False
+    assert opt.learning_rate == 1e-5 / 5
+    opt.trigger_stopping("Flat.", False)
+    assert opt.trigger_stopping("Flat.", True) is True
+    assert capsys.readouterr().out == (
+        "Flat. Setting learning rate to 0.000002\nFlat. Learning rate too small. Stopping.\n"
+    )
+
+
+def test_invscaling_for_any_rule():
+    opt = MLPOptimizer("adamax", lr=0.5, schedule="invscaling", power_t=0.5)
+    opt.update_params([np.ones(2)], [np.ones(2)])
+    opt.iteration_ends(3)
+    assert opt.learning_rate == opt.optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_the_learning_rate_can_be_written():
+    opt = MLPOptimizer("sgd", lr=0.5)
+    opt.learning_rate = 0.25
+    p = np.ones(1)
+    opt.update_params([p], [np.ones(1)])
+    assert p[0] == 0.75
+    opt.learning_rate = 0.5
+    opt.update_params([p], [np.ones(1)])
+    assert p[0] == 0.25
+    with pytest.raises(ValueError, match="lr must be a finite number"):
+        opt.learning_rate = -1.0
+    assert opt.learning_rate == 0.5
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("make", (MLPOptimizer, accelerate))
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "words"),
+    [
+        (["adan"], {}, ValueError, "rule must be one of sgd, .*'adan'"),
+        (["adam"], {"schedule": "cosine"}, ValueError, "schedule must be a callable.*'cosine'"),
+        (["adam"], {"lr": -1}, ValueError, "Adam: lr must be a finite number.*-1"),
+        (["adam"], {"momentum": 0.9}, TypeError, "Adam: .*'momentum'"),
+        (["adam"], {"num_threads": 0}, ValueError, "Adam: num_threads"),
+        (["sgd"], {"lr": lambda t: 1, "schedule": "adaptive"}, ValueError, "lr is a callable"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(make, arguments, options, error, words):
+    with pytest.raises(error, match=words):
+        make(*arguments, **options)
+
+
+def test_another_models_optimizer_is_refused():
+    ours = classifier(max_iter=1)
+    ours._optimizer = MLPOptimizer()
+    ours.partial_fit(X, Y, classes=[0, 1, 2])
+    other = MLPClassifier((3,), random_state=0)
+    other._optimizer = ours._optimizer
+    with pytest.raises(ValueError, match="Adam: params must have 6 entries, got 4"):
+        other.partial_fit(X, Y, classes=[0, 1, 2])
+    wider = classifier().set_params(hidden_layer_sizes=(8, 5))
+    wider._optimizer = ours._optimizer
+    with pytest.raises(ValueError, match=r"Adam: parameter 0 must have shape \(8, 7\)"):
+        wider.partial_fit(X, Y, classes=[0, 1, 2])
+    ours.partial_fit(X, Y)
+    assert ours._optimizer.optimizer.steps == 8
+
+
+def test_a_host_that_is_missing_or_too_old(monkeypatch):
+    monkeypatch.setattr("sklearn.__version__", "1.6.1")
+    words = r"needs sklearn 1.7 or newer, found 1.6.1: pip install 'optkern\[sklearn\]'"
+    with pytest.raises(ImportError, match=words), accelerate():
+        pass
+    assert mlp.AdamOptimizer is AdamOptimizer
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r"needs sklearn 1.7 or newer, which is not installed"):
+        objective(None, X, Y)
+
+
+@pytest.mark.parametrize(
+    ("found", "minimum", "good"),
+    [
+        ("1.7", "1.7.0", True), ("1.10.1", "1.9", True), ("2.0rc1", "1.7", True),
+        ("1.7.dev0", "1.7", True), ("1.6.9", "1.7", False), ("0.9", "1.7", False),
+    ],
+)  # fmt: skip
+def test_versions_are_compared_by_their_numbers(monkeypatch, found, minimum, good):
+    module = ModuleType("fakehost")
+    module.__version__ = found
+    monkeypatch.setitem(sys.modules, "fakehost", module)
+    if good:
+        assert _host.host("fakehost", "fake", minimum) is module
+    else:
+        with pytest.raises(ImportError, match=f"fakehost {minimum} or newer, found {found}"):
+            _host.host("fakehost", "fake", minimum)
+
+
+def test_a_scikit_learn_with_other_insides(monkeypatch):
+    monkeypatch.delattr(mlp, "SGDOptimizer")
+    with pytest.raises(ImportError, match="this scikit-learn has no SGDOptimizer"), accelerate():
+        pass
+    assert mlp.AdamOptimizer is AdamOptimizer
+
+
+# --------------------------------------------------------------------------- curvature
+
+MODELS = {
+    "classes": (classifier, Y),
+    "two classes": (classifier, Y == 0),
+    "labels": (classifier, np.eye(3, dtype=int)[Y] | (X[:, :3] > 1)),
+    "regression": (regressor, T),
+    "one output": (regressor, T[:, 0]),
+    "counts": (partial(regressor, loss="poisson"), rng.poisson(2, (150, 2)).astype(float)),
+}
+
+
+@pytest.mark.parametrize("batch_size", (150, 40))
+@pytest.mark.parametrize("case", MODELS)
+def test_objective_is_the_loss_scikit_learn_reports(case, batch_size):
+    """At weights that do not move, an epoch's loss is the objective's: its penalty too."""
+    make, y = MODELS[case]
+    still = {"solver": "sgd", "learning_rate_init": 1e-300, "max_iter": 1}
+    model = make(**still, alpha=0.3, batch_size=batch_size).fit(X, y)
+    x, loss, _ = objective(model, X, y)
+    error = loss(x) - model.loss_
+    if case == "regression":  # half of what the gradient descends: its mean over two outputs
+        error -= 0.25 * ((model.predict(X) - y) ** 2).sum(axis=1).mean()
+    assert error == pytest.approx(0, abs=1e-13)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_objectives_gradient_is_the_losss(case, monkeypatch):
+    monkeypatch.setattr("optkern.integrations.sklearn._ROWS", 64)
+    make, y = MODELS[case]
+    model = make(activation="tanh", alpha=0.3).fit(X.astype(np.float32), y)
+    x, loss, grad = objective(model, X, y)
+    before = loss(x)
+    direction = [rng.standard_normal(a.shape) for a in x]
+    slope = sum(float(np.vdot(g, d)) for g, d in zip(grad(x), direction, strict=True))
+    h = 1e-5
+    moved = [[a + s * h * d for a, d in zip(x, direction, strict=True)] for s in (1, -1)]
+    assert (loss(moved[0]) - loss(moved[1])) / (2 * h) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+    assert loss(x) == before
+    assert all(a.dtype == np.float64 for a in x)
+
+
+def test_objective_of_lbfgs_is_what_it_minimised():
+    model = regressor(solver="lbfgs", activation="tanh", alpha=0.1, max_iter=60)
+    model.fit(X[:, :3], T[:, 0])
+    x, loss, grad = objective(model, X[:, :3], T[:, 0])
+    assert loss(x) == pytest.approx(model.loss_, rel=1e-12)
+    assert max(np.abs(g).max() for g in grad(x)) < 0.05
+
+
+def test_objective_shows_the_saddle_at_zero_and_the_way_out():
+    """Weights of zero have no gradient: no first-order training ever leaves them."""
+    x1 = np.linspace(-2, 2, 200)[:, None]
+    y1 = np.tanh(3 * x1[:, 0])
+    model = regressor(activation="tanh", warm_start=True, max_iter=1, alpha=1e-4).fit(x1, y1)
+    for w in weights(model):
+        w[...] = 0
+    model.fit(x1, y1)
+    assert max(np.abs(w).max() for w in weights(model)) < 1e-12
+    model.intercepts_[1][...] = 0
+    x, loss, grad = objective(model, x1, y1)
+    verdict = curvature.classify(x, grad=grad, loss=loss)
+    assert verdict.kind == "saddle", verdict
+    before = loss(x)
+    curvature.escape(x, verdict, loss=loss, grad=grad)
+    assert loss(x) < before - 0.01
+    assert not any(w.any() for w in weights(model))  # x is a copy
+    for w, new in zip(weights(model), x, strict=True):
+        w[...] = new
+    model.set_params(max_iter=100).fit(x1, y1)
+    assert model.loss_ < 0.1 * before
+
+
+def test_objective_of_sparse_data():
+    sparse = pytest.importorskip("scipy.sparse")
+    S = np.where(np.abs(X) > 1, X, 0)
+    model = classifier(activation="tanh").fit(sparse.csc_array(S), Y)
+    x, loss, grad = objective(model, sparse.csc_array(S), Y)
+    dense = objective(model, S, Y)
+    assert loss(x) == pytest.approx(dense.loss(x), rel=1e-13)
+    for a, b in zip(grad(x), dense.grad(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+FITTED = classifier(max_iter=1, learning_rate_init=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (lambda: (classifier(), X, Y), ValueError, "not fitted"),
+        (lambda: ("model", X, Y), TypeError, "objective: model must be an MLP.*got str"),
+        (lambda: (FITTED, X[:, :3], Y), ValueError, "objective: X must have.*8 features, got 3"),
+        (lambda: (FITTED, X, Y[:9]), ValueError, "objective: y must have X's 150 rows"),
+        (lambda: (FITTED, X, Y + 1), ValueError, "objective: y holds .*3.*not one of"),
+        (lambda: (FITTED, X * np.nan, Y), ValueError, "NaN"),
+        (lambda: (MODELS["one output"][0]().fit(X, T), X, Y), ValueError, "2 outputs, got 1"),
+    ],
+)
+def test_objective_refuses(arguments, error, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        FITTED.fit(X, Y)
+    with pytest.raises(error, match=words):
+        objective(*arguments())

@@ -1,0 +1,701 @@
+"""LBFGS takes torch's steps, NewtonLanczos leaves saddles, SAM is two gradients of any rule."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DTYPES, ISAS, Snapshot, assert_same_bits, every_dtype, every_rule
+from curvature_cases import linear_network, polished, product_saddle, rosenbrock_hessian
+from curvature_networks import Network, flat
+
+import optkern
+from optkern.kernels import _engine
+from optkern.solvers import LBFGS, SAM, NewtonLanczos, _two_loop, reference
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+import problems
+
+TWO = problems.rosenbrock()
+TEN = problems.rosenbrock(10)
+
+
+def closure_of(problem, x):
+    return lambda: (problem.loss(x), problem.grad(x))
+
+
+def run(solver, problem, x, **kwargs):
+    return solver.step(closure_of(problem, x), **kwargs)
+
+
+# --------------------------------------------------------------------------- the two loops
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@every_dtype
+def test_two_loops_equal_their_twin(isa, threads, dtype):
+    _engine.use_isa(isa)
+    for n in (0, 1, 17, 4097, 9001):
+        rng = np.random.default_rng(n)
+        for k in (0, 1, 2, 5):
+            s, y = ([rng.standard_normal(n).astype(dtype) for _ in range(k)] for _ in range(2))
+            g, rho = rng.standard_normal(n).astype(dtype), list(rng.uniform(0.01, 1, k))
+            outs = [np.empty_like(g), np.empty_like(g)]
+            got = _two_loop.two_loop(outs[0], g, s, y, rho, 0.3, threads)
+            expected = reference.two_loop(outs[1], g, s, y, rho, 0.3)
+            assert_same_bits(outs[0], outs[1])
+            assert np.float64(got).tobytes() == np.float64(expected).tobytes()
+
+
+def test_two_loops_are_the_inverse_of_bfgs():
+    rng = np.random.default_rng(0)
+    n, k, gamma = 6, 4, 0.7
+    h = gamma * np.eye(n)
+    s, y, rho = [], [], []
+    for _ in range(k):
+        a, b = rng.standard_normal((2, n))
+        b *= np.sign(a @ b)
+        s, y, rho = [*s, a], [*y, b], [*rho, 1 / (a @ b)]
+        v = np.eye(n) - rho[-1] * np.outer(b, a)
+        h = v.T @ h @ v + rho[-1] * np.outer(a, a)
+    g, out = rng.standard_normal(n), np.empty(n)
+    slope = _two_loop.two_loop(out, g, s, y, rho, gamma)
+    np.testing.assert_allclose(out, -h @ g, rtol=1e-10)
+    np.testing.assert_allclose(slope, -g @ h @ g, rtol=1e-10)
+
+
+def test_two_loops_refuse_what_does_not_fit():
+    g = np.ones(4)
+    with pytest.raises(ValueError, match="1 y, 1 rho"):
+        _two_loop.two_loop(np.empty(4), g, [g], [], [], 1.0)
+    with pytest.raises(ValueError, match="4 elements, got 3"):
+        _two_loop.two_loop(np.empty(4), g, [np.ones(3)], [g], [1.0], 1.0)
+
+
+# --------------------------------------------------------------------------- torch
+
+
+def torch_path(start, loss, calls, shift, **options):
+    """Where torch.optim.LBFGS is after each call, from the start times 1 + shift."""
+    torch = pytest.importorskip("torch", reason="the steps are compared with torch.optim.LBFGS")
+    t = torch.tensor(start * (1 + shift), requires_grad=True)
+    solver = torch.optim.LBFGS([t], **options)
+
+    def closure():
+        solver.zero_grad()
+        value = loss(t)
+        value.backward()
+        return value
+
+    path = []
+    for _ in range(calls):
+        solver.step(closure)
+        path.append(t.detach().numpy().copy())
+    return path, solver.state[t]
+
+
+def our_path(start, loss, grad, calls, **options):
+    x = start.copy()
+    solver = LBFGS(x, **options)
+    path = []
+    for _ in range(calls):
+        solver.step(lambda: (loss(x), grad(x)))
+        path.append(x.copy())
+    return path, solver
+
+
+def logistic():
+    """Logistic regression with weight decay, in NumPy and in torch."""
+    rng = np.random.default_rng(0)
+    a, label = rng.standard_normal((80, 12)), np.sign(rng.standard_normal(80))
+
+    def loss(w):
+        return float(np.mean(np.log1p(np.exp(-label * (a @ w)))) + 0.05 * (w @ w))
+
+    def grad(w):
+        return a.T @ (-label / (1 + np.exp(label * (a @ w)))) / 80 + 0.1 * w
+
+    def of_tensor(w):
+        import torch
+
+        z = torch.tensor(label) * (torch.tensor(a) @ w)
+        return torch.log1p(torch.exp(-z)).mean() + 0.05 * (w @ w)
+
+    return np.full(12, 2.0), loss, grad, of_tensor
+
+
+def rosenbrock_tensor(t):
+    return (100 * (t[1:] - t[:-1] ** 2) ** 2 + (1 - t[:-1]) ** 2).sum()
+
+
+WOLFE = {"line_search_fn": "strong_wolfe"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        WOLFE,
+        WOLFE | {"max_iter": 3, "history_size": 4},
+        WOLFE | {"max_iter": 7, "max_eval": 5, "lr": 0.3},
+        {"lr": 0.5},
+        {"lr": 0.8, "max_iter": 4, "history_size": 2},
+        {"tolerance_grad": 1e-3},
+        {"tolerance_change": 1e-4, "lr": 0.1},
+    ],
+    ids=str,
+)
+def test_lbfgs_goes_where_torch_goes(options):
+    start, loss, grad, of_tensor = logistic()
+    theirs, state = torch_path(start, of_tensor, 8, 0.0, **options)
+    ours, solver = our_path(start, loss, grad, 8, **options)
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.abs(a - b).max() <= 1e-10
+    assert solver.gradients == state["func_evals"]
+    assert solver.iterations == state["n_iter"]
+
+
+@pytest.mark.parametrize("n", [2, 10])
+@pytest.mark.parametrize("options", [WOLFE | {"max_iter": 5}, {"lr": 0.5, "max_iter": 5}], ids=str)
+def test_lbfgs_goes_where_torch_goes_on_rosenbrock(n, options):
+    """Its valley magnifies rounding: torch from a start one rounding error off is the measure."""
+    problem = problems.rosenbrock(n)
+    theirs, state = torch_path(problem.start, rosenbrock_tensor, 8, 0.0, **options)
+    shifted, _ = torch_path(problem.start, rosenbrock_tensor, 8, 2.0**-52, **options)
+    ours, solver = our_path(problem.start, problem.loss, problem.grad, 8, **options)
+    drift = 1e-13
+    for a, b, c in zip(ours, theirs, shifted, strict=True):
+        drift = max(drift, np.abs(b - c).max())
+        assert np.abs(a - b).max() <= 100 * drift
+    assert drift < 1e-6  # or this would show nothing
+    assert solver.gradients == state["func_evals"]
+
+
+# --------------------------------------------------------------------------- LBFGS
+
+
+@every_dtype
+def test_lbfgs_takes_any_structure(dtype):
+    network = Network("tanh", 4, 5, 2, 30, seed=0, decay=0.01)
+    together = flat(network.params).astype(dtype)
+    params = network.cast(dtype)
+    params["w1"] = np.asfortranarray(params["w1"])
+    results = []
+    for form in ("dict", "list", "groups"):
+        p = {k: w.copy(order="K") for k, w in params.items()}
+        names = list(p)
+        given = {
+            "dict": p,
+            "list": list(p.values()),
+            "groups": [{"params": [p[k]]} for k in names],
+        }[form]
+
+        def closure(p=p, form=form, names=names):
+            g = network.grad(p)
+            arranged = {
+                "dict": g,
+                "list": list(g.values()),
+                "groups": [[g[k]] for k in names],
+            }[form]
+            return network.loss(p), arranged
+
+        report = LBFGS(given, line_search_fn="strong_wolfe", max_iter=10).step(closure)
+        assert report.value < 0.5 * report.initial_value
+        assert all(p[k].dtype == dtype for k in p)
+        results.append(flat(p))
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
+    assert not np.array_equal(results[0], together)
+
+
+def test_a_missing_gradient_is_zero():
+    x, y = np.ones(2), np.ones(3)
+    LBFGS([x, y]).step(lambda: (float(x @ x), [2 * x, None]))
+    assert np.abs(x).max() < 1e-6
+    assert np.array_equal(y, np.ones(3))
+
+
+@pytest.mark.parametrize("make", [LBFGS, NewtonLanczos])
+def test_the_bits_do_not_depend_on_threads(make):
+    rng = np.random.default_rng(0)
+    scales = rng.uniform(0.1, 10, 20000)
+    results = []
+    for threads in (1, 2, 3):
+        x = np.ones(20000)
+        make(x, max_iter=6, num_threads=threads).step(
+            lambda x=x: (float(np.sum(scales * np.cosh(x))), scales * np.sinh(x))
+        )
+        results.append(x)
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
+
+
+def test_a_loss_that_is_not_finite_is_kept_out():
+    """log x has no value beyond 0: the search comes back, a fixed step is taken back."""
+
+    def closure():
+        with np.errstate(all="ignore"):
+            return float(np.sum(x - np.log(x))), 1 - 1 / x
+
+    x = np.array([0.001, 4.0])
+    report = LBFGS(x, lr=10.0, line_search_fn="strong_wolfe", max_iter=200).step(closure)
+    np.testing.assert_allclose(x, 1, atol=1e-3)
+    assert report.converged
+    x = np.array([4.0, 5.0])
+    report = LBFGS(x, lr=100.0).step(closure)
+    assert "not finite" in report.status and not report.converged
+    assert np.isfinite(x).all() and np.isfinite(report.value)
+
+
+@pytest.mark.parametrize("make", [LBFGS, NewtonLanczos])
+def test_the_callback_sees_progress_and_stops(make):
+    x, seen = TEN.start.copy(), []
+
+    def callback(report):
+        seen.append(report)
+        return len(seen) == 4
+
+    report = run(make(x), TEN, x, callback=callback)
+    assert report.status == "stopped by the callback" and report.iterations == 4
+    assert [r.iterations for r in seen] == [1, 2, 3, 4]
+    assert report.value == TEN.loss(x) == seen[-1].value
+    assert report.gradient_max == np.abs(TEN.grad(x)).max()
+
+
+@pytest.mark.parametrize("make", [LBFGS, NewtonLanczos])
+def test_an_error_in_the_closure_leaves_a_point_that_was_reached(make):
+    x, calls, reached = TEN.start.copy(), [], []
+
+    def closure():
+        calls.append(x.copy())
+        if len(calls) == 30:
+            raise RuntimeError("mine")
+        return TEN.loss(x), TEN.grad(x)
+
+    options = WOLFE if make is LBFGS else {}
+    solver = make(x, max_iter=100, **options)
+    with pytest.raises(RuntimeError, match="mine"):
+        solver.step(closure, callback=lambda r: reached.append(r.value))
+    assert TEN.loss(x) == reached[-1]
+    assert not np.array_equal(x, calls[-1])
+    solver.max_iter = 200
+    assert run(solver, TEN, x).converged  # and the next call goes on
+
+
+# --------------------------------------------------------------------------- exact resume
+
+
+def halves(make, state_of, steps=3):
+    """The parameters after 2 N calls, and after N, a state dict, another solver and N more."""
+    straight, resumed = TEN.start.copy(), TEN.start.copy()
+    solver = make(straight)
+    for _ in range(2 * steps):
+        run(solver, TEN, straight)
+    first = make(resumed)
+    for _ in range(steps):
+        run(first, TEN, resumed)
+    saved = state_of(first)
+    kept = resumed.copy()
+    run(first, TEN, resumed)  # what happens later is not in the state dict
+    resumed[...] = kept
+    second = make(resumed)
+    second.load_state_dict(saved)
+    for _ in range(steps):
+        run(second, TEN, resumed)
+    return straight, resumed, solver, second
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: LBFGS(x, max_iter=4, history_size=5, line_search_fn="strong_wolfe"),
+        lambda x: LBFGS(x, lr=lambda step: 0.3 + 0.1 * step, max_iter=3),
+        lambda x: NewtonLanczos(x, max_iter=3),
+        lambda x: SAM(optkern.Adam(x, lr=0.01), rho=0.1),
+        lambda x: SAM(optkern.SGD(x, lr=1e-4, momentum=0.9), rho=lambda s: 0.01 * s, adaptive=True),
+    ],
+    ids=["lbfgs", "lbfgs fixed", "newton", "sam", "asam"],
+)
+def test_resuming_is_exact(make):
+    straight, resumed, a, b = halves(make, lambda solver: solver.state_dict())
+    assert_same_bits(resumed, straight)
+    assert (a.gradients, a.steps) == (b.gradients, b.steps)
+    assert repr(a.state_dict()) == repr(b.state_dict())
+
+
+def test_options_are_restored_and_bad_states_refused():
+    x = TEN.start.copy()
+    a, b = LBFGS(x, lr=0.5, max_iter=7), LBFGS(x)
+    run(a, TEN, x)
+    b.load_state_dict(a.state_dict())
+    assert (b.lr, b.max_iter, b.iterations) == (0.5, 7, 7)
+    good = a.state_dict()
+    bad = [
+        (good | {"solver": "SAM"}, "state of 'SAM', not 'LBFGS'"),
+        ({k: v for k, v in good.items() if k != "rho"}, "has no 'rho'"),
+        (good | {"s": good["s"][:, 1:]}, r"s must have shape \(\d, 10\)"),
+        (good | {"direction": good["direction"].astype(np.float32)}, "dtype float64"),
+        (good | {"options": good["options"] | {"lr": -1.0}}, "lr must be"),
+    ]
+    before = b.state_dict()
+    for state, message in bad:
+        with pytest.raises(ValueError, match=message):
+            b.load_state_dict(state)
+        assert repr(b.state_dict()) == repr(before)
+    with pytest.raises(TypeError, match="expected a dict, got int"):
+        b.load_state_dict(3)
+    newton = NewtonLanczos(x)
+    with pytest.raises(ValueError, match="10 elements"):
+        NewtonLanczos(np.ones(3)).load_state_dict(newton.state_dict())
+
+
+# --------------------------------------------------------------------------- NewtonLanczos
+
+
+def product_hessian(w):
+    cross = 4 * w[0] * w[1] - 2
+    return np.array([[2 * w[1] ** 2, cross], [cross, 2 * w[0] ** 2]])
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "differences"])
+@pytest.mark.parametrize("seed", range(5))
+@every_dtype
+def test_from_the_product_saddle_to_its_minimum(dtype, seed, exact):
+    loss, grad = product_saddle()
+    w = np.zeros(2, dtype)
+    hvp = (lambda v: product_hessian(w).astype(dtype) @ v) if exact else None
+    tolerance = 1e-7 if dtype == np.float64 else 1e-4
+    solver = NewtonLanczos(w, seed=seed, tolerance_grad=tolerance)
+    report = solver.step(lambda: (loss(w), grad(w)), hvp)
+    assert report.converged and report.initial_value == 1
+    assert report.value < 1e-8
+    assert (report.products > 0) == exact
+
+
+@pytest.mark.parametrize("seed", range(5))
+@every_dtype
+def test_from_a_saddle_of_index_six_past_the_next_ones(dtype, seed):
+    loss, grad = linear_network()
+    p = [np.zeros((2, 3), dtype), np.zeros((3, 2), dtype)]
+    tolerance = 1e-7 if dtype == np.float64 else 1e-3
+    report = NewtonLanczos(p, seed=seed, tolerance_grad=tolerance).step(lambda: (loss(p), grad(p)))
+    assert report.converged and report.initial_value == 7
+    np.testing.assert_allclose(report.value, 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_from_rosenbrocks_saddle_to_a_minimum(seed):
+    problem = problems.rosenbrock(4)
+    x = polished([-0.656125, 0.443120, 0.204312, 0.041743])
+    assert np.linalg.eigvalsh(rosenbrock_hessian(x))[0] < -0.5
+    solver = NewtonLanczos(x, seed=seed)
+    report = run(solver, problem, x, hvp=lambda v: rosenbrock_hessian(x) @ v)
+    assert report.converged
+    assert np.linalg.eigvalsh(rosenbrock_hessian(x))[0] > 0.3
+    assert np.abs(problem.grad(x)).max() < 1e-6
+
+
+def test_off_a_maximum():
+    x = np.zeros(50)
+    report = NewtonLanczos(x).step(
+        lambda: (float(-(x @ x) / 2 + (x @ x) ** 2 / 4), (x @ x - 1) * x)
+    )
+    np.testing.assert_allclose(report.value, -0.25)
+
+
+def test_a_gradient_without_the_way_out_does_not_hide_it():
+    """x0^4/4 - x0^2/2 + x1^2/2 from x0 = 0: every gradient stays on the line to the saddle."""
+    x = np.array([0.0, 3.0])
+    report = NewtonLanczos(x).step(
+        lambda: (
+            float(x[0] ** 4 / 4 - x[0] ** 2 / 2 + x[1] ** 2 / 2),
+            np.array([x[0] ** 3 - x[0], x[1]]),
+        )
+    )
+    np.testing.assert_allclose([abs(x[0]), x[1]], [1, 0], atol=1e-6)
+    np.testing.assert_allclose(report.value, -0.25)
+    y = np.array([0.0, 3.0])
+    NewtonLanczos(y, check_matvecs=0).step(
+        lambda: (
+            float(y[0] ** 4 / 4 - y[0] ** 2 / 2 + y[1] ** 2 / 2),
+            np.array([y[0] ** 3 - y[0], y[1]]),
+        )
+    )
+    assert y[0] == 0  # so the check is what found it
+
+
+def test_a_minimum_is_left_alone():
+    x = np.ones(10)
+    report = run(NewtonLanczos(x), TEN, x)
+    assert report.converged and report.iterations == 0
+    assert "no negative curvature" in report.status
+    assert np.array_equal(x, np.ones(10))
+
+
+def test_a_quadratic_takes_one_full_step():
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    h, x = (q * np.linspace(1, 5, 8)) @ q.T, rng.standard_normal(8)
+    solver = NewtonLanczos(x, radius=100.0)
+    report = solver.step(lambda: (float(x @ h @ x) / 2, h @ x), lambda v: h @ v)
+    assert report.iterations <= 12 and np.abs(x).max() < 1e-6
+
+
+def test_a_tanh_network_in_float32():
+    network = Network("tanh", 4, 6, 2, 40, seed=1, decay=0.01)
+    p = network.cast(np.float32)
+    solver = NewtonLanczos(p, max_iter=40, tolerance_grad=1e-4)
+    report = solver.step(lambda: (network.loss(p), network.grad(p)))
+    q = network.params
+    NewtonLanczos(q).step(lambda: (network.loss(q), network.grad(q)), lambda v: network.hvp(q, v))
+    assert report.converged
+    np.testing.assert_allclose(report.value, network.loss(q), rtol=0.05)
+
+
+def test_products_that_are_not_finite_are_refused():
+    x = TEN.start.copy()
+    before = Snapshot(x)
+    with pytest.raises(FloatingPointError, match="product 1 holds NaN"):
+        run(NewtonLanczos(x), TEN, x, hvp=lambda v: v * np.nan)
+    before.assert_untouched()
+
+
+# --------------------------------------------------------------------------- scipy
+
+
+def scipy_gradients(problem, method):
+    """What bench/bench_solvers.py counts for scipy's solvers."""
+    pytest.importorskip("scipy", reason="the counts are compared with scipy.optimize")
+    import bench_solvers
+
+    return bench_solvers.run(bench_solvers.PEERS[method], problem)[1]
+
+
+@pytest.mark.parametrize("make", problems.SMALL, ids=lambda make: make.__name__)
+def test_no_more_than_twice_scipys_gradients(make):
+    problem = make()
+    better = min(scipy_gradients(problem, m) for m in ("scipy L-BFGS-B", "scipy trust-krylov"))
+    import bench_solvers
+
+    for name, method in bench_solvers.OURS.items():
+        _, gradients, loss, largest, _ = bench_solvers.run(method, problem)
+        assert gradients <= 2 * better, name
+        assert loss < 1e-10 + 1e-14 / (make is problems.ackley or 1), name
+        assert largest < 1e-6 or make is problems.ackley, name
+
+
+@pytest.mark.slow
+def test_no_more_than_twice_scipys_gradients_on_a_network():
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    problem = problems.digits()
+    better = scipy_gradients(problem, "scipy L-BFGS-B")  # trust-krylov takes nine times as many
+    import bench_solvers
+
+    for name, method in bench_solvers.OURS.items():
+        _, gradients, loss, largest, _ = bench_solvers.run(method, problem)
+        assert gradients <= 2 * better, name
+        assert loss < 0.094 and largest < 1e-6, name
+
+
+@pytest.mark.parametrize(
+    "make", [*problems.SMALL, lambda: problems.rosenbrock(10)], ids=lambda make: make.__name__
+)
+def test_the_problems_derivatives(make):
+    problem = make()
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x = problem.start + 0.3 * rng.standard_normal(problem.start.size)
+        v, h = rng.standard_normal(x.size), 1e-6
+        slope = (problem.loss(x + h * v) - problem.loss(x - h * v)) / (2 * h)
+        np.testing.assert_allclose(problem.grad(x) @ v, slope, rtol=1e-6, atol=1e-6)
+        product = (problem.grad(x + h * v) - problem.grad(x - h * v)) / (2 * h)
+        np.testing.assert_allclose(problem.hvp(x, v), product, rtol=1e-6, atol=1e-6)
+
+
+# --------------------------------------------------------------------------- SAM
+
+
+@every_rule
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_is_the_rule_with_the_gradient_nearby(rule, adaptive):
+    cls = optkern.optimizers.CLASSES[rule.name]
+    for dtype in DTYPES:
+        network = Network("tanh", 3, 4, 2, 20, seed=0)
+        ours, plain = network.cast(dtype), network.cast(dtype)
+        sam, alone = SAM(cls(ours), rho=0.07, adaptive=adaptive), cls(plain)
+        for _ in range(5):
+            report = sam.step(closure_of(network, ours))
+            assert report.value == network.loss(plain)
+            g = network.grad(plain)
+            scaled = {k: plain[k] * g[k] if adaptive else g[k] for k in g}
+            length = np.sqrt(sum(np.sum(s.astype(np.float64) ** 2) for s in scaled.values()))
+            e = {k: g[k] * plain[k] ** 2 if adaptive else g[k] for k in g}
+            near = {k: plain[k] + dtype(0.07 / length) * e[k] for k in g}
+            alone.step(network.grad(near))
+            for k in ours:
+                # One rounding of the factor apart: it is summed in another order here.
+                np.testing.assert_allclose(ours[k], plain[k], rtol=1e-4, atol=1e-6)
+            for k in ours:
+                plain[k][...] = ours[k]
+        assert sam.gradients == 10 and sam.steps == 5
+
+
+def test_sam_puts_the_parameters_back_exactly():
+    x = np.array([0.1, 0.3], np.float32)
+    seen = []
+
+    def closure():
+        seen.append(x.copy())
+        return float(x @ x), 2 * x
+
+    SAM(optkern.SGD(x, lr=0.0), rho=0.5).step(closure)
+    assert_same_bits(x, seen[0])
+    moved = seen[1] - seen[0]
+    np.testing.assert_allclose(np.linalg.norm(moved), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(moved / 0.5, x / np.linalg.norm(x), rtol=1e-5)
+
+
+def test_sam_goes_to_the_flat_part_of_a_valley():
+    """(1 - w1 w2)^2 is zero along a curve; its curvature there, 2 |w|^2, is least at (1, 1)."""
+    loss, grad = product_saddle()
+    ends = []
+    for rho in (0.0, 0.2):
+        w = np.array([3.0, 0.5])
+        sam = SAM(optkern.SGD(w, lr=0.02), rho=rho)
+        for _ in range(2000):
+            sam.step(lambda w=w: (loss(w), grad(w)))
+        ends.append(w @ w)
+    assert ends[0] > 8
+    assert ends[1] < 2.2
+
+
+def test_sam_without_a_direction_is_the_plain_rule():
+    x = np.array([1.0, 2.0])
+    sam = SAM(optkern.SGD(x, lr=0.1), rho=0.0)
+    assert sam.step(lambda: (0.0, np.ones(2))).gradients == 1
+    np.testing.assert_allclose(x, [0.9, 1.9])
+    assert SAM(optkern.SGD(x), rho=1.0).step(lambda: (0.0, np.zeros(2))).gradients == 1
+
+
+def test_sam_leaves_gradients_that_are_not_finite_to_the_rule():
+    x = np.ones(2)
+
+    def bad():
+        return np.nan, np.array([np.nan, 1.0])
+
+    skipping = SAM(optkern.SGD(x, on_nonfinite="skip"))
+    report = skipping.step(bad)
+    assert report.iterations == 0 and "not finite" in report.status
+    assert skipping.optimizer.skipped_steps == 1 and np.array_equal(x, np.ones(2))
+    with pytest.raises(ValueError, match="NaN or inf"):
+        SAM(optkern.SGD(x, on_nonfinite="raise")).step(bad)
+    assert np.array_equal(x, np.ones(2))
+
+
+def test_sam_leaves_parameters_without_gradient_alone():
+    a, b = np.ones(2), np.ones(2)
+    seen = []
+
+    def closure():
+        seen.append(b.copy())
+        return 0.0, {"a": 2 * a, "b": None}
+
+    SAM(optkern.SGD({"a": a, "b": b}, lr=0.1)).step(closure)
+    assert np.array_equal(seen[1], np.ones(2)) and np.array_equal(b, np.ones(2))
+    assert a[0] != 1
+
+
+def test_sam_puts_the_parameters_back_after_an_error():
+    x, calls = np.ones(2), []
+
+    def closure():
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("mine")
+        return 0.0, x.copy()
+
+    sam = SAM(optkern.Adam(x))
+    with pytest.raises(RuntimeError, match="mine"):
+        sam.step(closure)
+    assert np.array_equal(x, np.ones(2)) and sam.steps == 0
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+BAD = [
+    (lambda x: LBFGS(x, lr=-1), ValueError, "LBFGS: lr must be a finite number in"),
+    (lambda x: LBFGS(x, max_iter=0), ValueError, "max_iter must be an integer >= 1, got 0"),
+    (lambda x: LBFGS(x, max_eval="1"), TypeError, "max_eval must be an integer >= 1"),
+    (lambda x: LBFGS(x, tolerance_grad=np.nan), ValueError, "tolerance_grad"),
+    (lambda x: LBFGS(x, history_size=0), ValueError, "history_size"),
+    (lambda x: LBFGS(x, line_search_fn="wolfe"), ValueError, "None or 'strong_wolfe', got 'wolfe'"),
+    (lambda x: LBFGS(x, num_threads=0), ValueError, "num_threads"),
+    (lambda x: LBFGS([]), ValueError, "params is empty"),
+    (lambda x: LBFGS([x, x]), ValueError, "parameter 0 and parameter 1 overlap"),
+    (lambda x: LBFGS(x.astype(int)), TypeError, "float32 or float64, got int64"),
+    (lambda x: LBFGS([{"params": x, "lr": 1.0}]), ValueError, r"group 0 has \['lr'\]"),
+    (lambda x: LBFGS(x * np.nan), ValueError, "holds NaN or inf"),
+    (lambda x: NewtonLanczos(x, radius=0.0), ValueError, "radius must be > 0"),
+    (lambda x: NewtonLanczos(x, max_matvecs=0), ValueError, "max_matvecs"),
+    (lambda x: NewtonLanczos(x, check_matvecs=-1), ValueError, "check_matvecs"),
+    (lambda x: NewtonLanczos(x, seed=-1), ValueError, "seed"),
+    (lambda x: SAM(x), TypeError, "one of optkern's, got ndarray"),
+    (lambda x: SAM(optkern.SGD(x), rho=-1), ValueError, "SAM: rho must be"),
+    (lambda x: SAM(optkern.SGD(x), adaptive=2), ValueError, "adaptive must be True or False"),
+]
+
+
+@pytest.mark.parametrize("make, error, message", BAD, ids=range(len(BAD)))
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make(np.ones(3))
+
+
+def test_a_read_only_parameter():
+    x = np.ones(3)
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="parameter 0 is read-only"):
+        LBFGS(x)
+
+
+BAD_CLOSURES = [
+    (3, TypeError, "closure must be callable, got int"),
+    (lambda x: 1.0, TypeError, r"must return \(loss, grads\), got float"),
+    (lambda x: ("a", x), TypeError, "loss must be a real number, got 'a'"),
+    (lambda x: (1j, x), TypeError, "loss must be a real number"),
+    (lambda x: (1.0, x[:2]), ValueError, r"shape \(3,\), got \(2,\)"),
+    (lambda x: (1.0, [x]), TypeError, "must be a NumPy array or None, got list"),
+    (lambda x: (1.0, x.astype(int)), TypeError, "real floating point, got int64"),
+    (lambda x: (np.inf, x), ValueError, "at the start is not finite"),
+    (lambda x: (1.0, x * np.nan), ValueError, "at the start is not finite"),
+]
+
+
+@pytest.mark.parametrize("solver", [LBFGS, NewtonLanczos])
+@pytest.mark.parametrize("closure, error, message", BAD_CLOSURES, ids=range(len(BAD_CLOSURES)))
+def test_bad_closures(solver, closure, error, message):
+    x = np.ones(3)
+    before = Snapshot(x)
+    made = solver(x)
+    with pytest.raises(error, match=message):
+        made.step((lambda: closure(x)) if callable(closure) else closure)
+    before.assert_untouched()
+    assert made.step(lambda: (float(x @ x), 2 * x)).converged
+
+
+def test_bad_callbacks_and_products():
+    x = np.ones(3)
+
+    def good():
+        return float(x @ x), 2 * x
+
+    with pytest.raises(TypeError, match="callback must be callable"):
+        LBFGS(x).step(good, callback=1)
+    with pytest.raises(TypeError, match="hvp must be callable"):
+        NewtonLanczos(x).step(good, hvp=1)
+    with pytest.raises(ValueError, match=r"what hvp returns: array 0 must have shape \(3,\)"):
+        NewtonLanczos(x).step(good, hvp=lambda v: v[:2])
+    with pytest.raises(TypeError, match=r"SAM: closure must return \(loss, grads\)"):
+        SAM(optkern.SGD(x)).step(lambda: 1.0)
+    assert np.array_equal(x, np.ones(3))
