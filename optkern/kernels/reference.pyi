@@ -29,7 +29,6 @@ def update(
     tensor: int = ...,
     master: NDArray[np.float32] | None = ...,
 ) -> None: ...
-
 def sgd(
     p: Arrays,
     g: Gradients,
