@@ -415,6 +415,22 @@ def test_resuming_is_exact(cls, state_dtype):
     assert others[0].seed == (7 if state_dtype else 8)
 
 
+@pytest.mark.parametrize("name", ("float16", "bfloat16"))
+@every_state_dtype
+def test_from_disk(tmp_path, name, state_dtype):
+    p = arrays(dtype_of(name), (600,))[0]
+    opt = new_optimizer(optkern.AdamW, p, state_dtype)
+    opt.step(arrays(np.float32, (600,), 3)[0])
+    optkern.save(tmp_path / "state.npz", opt)
+    q = np.zeros_like(p)
+    other = new_optimizer(optkern.AdamW, q, state_dtype, seed=0)
+    optkern.load(tmp_path / "state.npz", other)
+    for one in (opt, other):
+        one.step(arrays(np.float32, (600,), 4)[0])
+    assert_same_bits(raw(q), raw(p))
+    assert_same_bits(other.state[0]["master"], opt.state[0]["master"])
+
+
 def test_a_loaded_state_dict_is_a_copy():
     p = np.zeros(300, np.float32)
     opt = optkern.Adam(p, state_dtype="int8")

@@ -837,10 +837,10 @@ cdef class Plan:
                 put(t, t.home, here, piece, at[0], NULL, 0)
             here += piece
 
-
     cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
         """Run the rule's loop over compact state; False where it has none for these options."""
-        cdef compact_t span = SPANS.compact[self._index][t.storage[2] != BFLOAT16_STATE][t.storage[0]]
+        cdef bint bytes = t.storage[2] != BFLOAT16_STATE
+        cdef compact_t span = SPANS.compact[self._index][bytes][t.storage[0]]
         cdef unsigned long long keys[2]
         cdef unsigned char* scales[MAX_STREAMS]
         cdef char* at[MAX_STREAMS]

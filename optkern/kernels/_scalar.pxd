@@ -113,9 +113,10 @@ cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nog
     return float_of(bits_of(size) | ((code & 0x80) << 24))
 
 
-cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int random) noexcept nogil:
+# `carry`: 16 random bits, 4 up: what is cut off has 20.
+cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset
-    return ((size + (random << 4)) >> 20) | ((bits_of(x) >> 24) & 0x80)
+    return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)
 
 
 cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
@@ -123,9 +124,9 @@ cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept no
     return float_of(none if code == 0 else u)
 
 
-cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int random) noexcept nogil:
+cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
-    cdef int code = (<int> (<unsigned int> size - offset + (random << 4))) >> 20
+    cdef int code = (<int> (<unsigned int> size - offset + carry)) >> 20
     cdef int least = size if size < one else one   # 0 for 0, else 1
     return <unsigned int> (least if code < least else code)
 
