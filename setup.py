@@ -162,6 +162,7 @@ extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
     extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
+    extension("kernels._rows", "optkern/kernels/_rows.pyx", []),
     extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
     extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),
     *(extension(f"kernels._span_{isa}", stamp(isa), ISA_FLAGS.get(isa, [])) for isa in levels),

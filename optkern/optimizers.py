@@ -16,9 +16,10 @@ import numpy as np
 
 from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan
+from .kernels._rows import step_rows
 from .kernels._structures import Label, Params, Structure
 from .kernels._threads import as_num_threads
-from .kernels.rules import NONNEGATIVE, VOCABULARY, Pair, Real, Rule, checked
+from .kernels.rules import NONNEGATIVE, ROW_RULES, VOCABULARY, Pair, Real, Rule, checked
 
 # Scalars of the functional twins that the optimizer keeps per parameter itself.
 _COUNTED = ("step", "mu_product")
@@ -400,6 +401,49 @@ class Optimizer:
         if self._schedules:
             self._run_schedules()
         if self._plan.step(gradients, self._num_threads, self._check_finite):
+            self.steps += 1
+            return True
+        return self._refuse_nonfinite()
+
+    def step_rows(self, rows: Any, grads: Any) -> bool:
+        """Update some rows of the parameters in place; the cost is that of these rows.
+
+        For embeddings, factorisations, word vectors: the rule is applied to the rows given and to
+        nothing else, weight decay and the decay of running averages included (the "lazy" form);
+        the step count behind bias correction is the parameter's. AdaGrad, and SGD without
+        momentum, both without weight decay, do what `step` does with zeros in all other rows.
+
+        Parameters
+        ----------
+        rows : same structure as the parameters
+            For each a 1-D array or sequence of integers in ``[0, len(p))``. The gradients of a row
+            that comes more than once are summed in float64, in the order in which they come, and
+            rounded once. None (in `grads` too) leaves that parameter alone.
+        grads : same structure as the parameters
+            Arrays of the shapes ``(len(rows), *p.shape[1:])``; another real floating dtype is cast
+            first.
+
+        Returns
+        -------
+        bool
+            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On a row that is not there, on gradients that do not fit, or where the rule has no
+            row-wise form. Nothing has been modified then.
+        """
+        if self.rule not in ROW_RULES:
+            known = ", ".join(rule.name for rule in ROW_RULES)
+            raise TypeError(
+                f"{self._owner}: the rule {self.rule.name} has no row-wise form; {known} have one"
+            )
+        indices = self._structure.flatten(rows, "rows")
+        gradients = self._structure.flatten(grads, "grads")
+        if self._schedules:
+            self._run_schedules()
+        if step_rows(self._plan, indices, gradients, self._num_threads, self._check_finite):
             self.steps += 1
             return True
         return self._refuse_nonfinite()

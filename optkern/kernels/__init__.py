@@ -1,17 +1,18 @@
 """The ground floor: kernels that know arrays and no optimizer.
 
 ``optkern.kernels.<rule>(p, g, *state, **hyperparameters)`` updates arrays, or lists of arrays, in
-place in one pass.
+place in one pass; ``<rule>_rows(p, rows, g, *state, **hyperparameters)`` some of their rows.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ._threads import as_num_threads, initial_limit, load_engine_passive
-from .rules import RULES
+from .rules import ROW_RULES, RULES, Rule
 
 # First: what the other modules import brings the OpenMP runtime in.
 try:
@@ -26,7 +27,8 @@ except ImportError as error:
 
 from . import _engine, reference
 from ._call import Kernel
-from ._twins import twin
+from ._rows import Rows, run_taken
+from ._twins import rows_twin, twin
 
 _engine.set_thread_limit(*initial_limit())
 
@@ -35,7 +37,23 @@ def _run(plan: _engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
     plan.step(gradients, as_num_threads(plan.owner, options["num_threads"]))
 
 
+def _rows_kernel(rule: Rule) -> Callable[..., None]:
+    name = f"kernels.{rule.name}_rows"
+
+    def run(taken: list[Rows], options: dict[str, Any]) -> None:
+        run_taken(rule, taken, options, as_num_threads(name, options.pop("num_threads")))
+
+    return rows_twin(rule, "kernels", run, num_threads=None)
+
+
 for _rule in RULES:
     globals()[_rule.name] = Kernel(_rule, twin(_rule, "kernels", _run, num_threads=None))
+for _rule in ROW_RULES:
+    globals()[f"{_rule.name}_rows"] = _rows_kernel(_rule)
 
-__all__ = ["RULES", "reference", *(rule.name for rule in RULES)]
+__all__ = [
+    "RULES",
+    "reference",
+    *(rule.name for rule in RULES),
+    *(f"{rule.name}_rows" for rule in ROW_RULES),
+]

@@ -69,6 +69,11 @@ cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil
 cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil
 
 
+ctypedef void (*job_t)(void* context, Py_ssize_t k) noexcept nogil
+
+cdef void run_jobs(job_t job, void* context, Py_ssize_t jobs, int threads) noexcept nogil
+
+
 cdef class Plan:
     cdef readonly object rule
     cdef readonly str owner
@@ -113,6 +118,7 @@ cdef class Plan:
     cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1
     cdef Py_ssize_t _first_nonfinite(self) noexcept nogil
     cdef void _derive_constants(self) noexcept nogil
+    cdef void _count_call(self) noexcept nogil
     cdef void _run(self, int threads) noexcept nogil
     cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil
     cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil

@@ -751,6 +751,12 @@ cdef class Plan:
         else:
             with nogil:
                 self._run(threads)
+        self._count_call()
+        return True
+
+    cdef void _count_call(self) noexcept nogil:
+        """Count the call that has been done."""
+        cdef Py_ssize_t i
         for i in range(self._count):
             if self._tensors[i].active:
                 if self._has_velocity and self._started[i] == self._steps[i]:
@@ -758,7 +764,6 @@ cdef class Plan:
                         self._started[i] += 1   # its first velocity is still to come
                 self._steps[i] += 1
                 self._mu_products[i] = self._tensors[i].h.mu_product
-        return True
 
     cdef int _run_measured(self, int limit) except -1:
         """Run with one thread or with `limit`, whichever has been faster here."""
@@ -878,6 +883,19 @@ cdef object dense_view(array):
         return u16
     u8 = array
     return u8
+
+
+cdef void run_jobs(job_t job, void* context, Py_ssize_t jobs, int threads) noexcept nogil:
+    """Call ``job(context, k)`` for every k below `jobs`; the threads are the engine's alone."""
+    global region_entered
+    cdef Py_ssize_t k
+    if threads == 1:
+        for k in range(jobs):
+            job(context, k)
+        return
+    region_entered = True
+    for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
+        job(context, k)
 
 
 cdef double median(const double* x) noexcept nogil:

@@ -8,9 +8,11 @@ from typing import Any
 
 from . import _arrays
 from ._engine import Plan, ieee_mode
+from ._rows import Rows, take_rows
 from .rules import VOCABULARY, Rule
 
 Run = Callable[[Plan, tuple, dict], None]
+RunRows = Callable[[list[Rows], dict], None]
 
 
 def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
@@ -20,11 +22,7 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
     with the ``extra`` keywords.
     """
     owner = f"{place}.{rule.name}"
-    signature = _signature(rule, extra)
-
-    def call(*args: Any, **kwargs: Any) -> None:
-        with ieee_mode():
-            checked_call(*args, **kwargs)
+    signature = _signature(rule, ("p", "g"), extra)
 
     def checked_call(*args: Any, **kwargs: Any) -> None:
         bound = _bind(owner, signature, args, kwargs)
@@ -35,17 +33,59 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
         gradients = tuple(g) if isinstance(p, (list, tuple)) and _is_list(owner, "g", g) else (g,)
         run(plan, gradients, {**hyper, **rest})
 
-    call.__name__ = call.__qualname__ = rule.name
+    return _published(checked_call, rule.name, place, signature, _document(rule, place))
+
+
+def rows_twin(rule: Rule, place: str, run: RunRows, **extra: Any) -> Callable[..., None]:
+    """The public function ``<place>.<rule>_rows(p, rows, g, *state, **hyperparameters)``.
+
+    ``run`` gets the checked rows of each parameter that has some, and what `twin`'s gets.
+    """
+    owner = f"{place}.{rule.name}_rows"
+    signature = _signature(rule, ("p", "rows", "g"), extra)
+
+    def checked_call(*args: Any, **kwargs: Any) -> None:
+        bound = _bind(owner, signature, args, kwargs)
+        p, rows, g, *state = (bound.pop(name, None) for name in ("p", "rows", "g", *rule.state))
+        rest = {name: bound.pop(name, default) for name, default in extra.items()}
+        hyper = rule.check(owner, bound)
+        params, slots = _arranged(owner, rule, hyper, p, state)
+        given = []
+        for name, values in (("rows", rows), ("g", g)):
+            several = isinstance(p, (list, tuple)) and _is_list(owner, name, values)
+            given.append(values if several else [values])
+            if len(given[-1]) != len(params):
+                raise ValueError(
+                    f"{owner}: {name} has {len(given[-1])} entries, p has {len(params)}"
+                )
+        run(take_rows(rule, owner, params, *given, slots), {**hyper, **rest})
+
+    document = _document(rule, place, rows=True)
+    return _published(checked_call, f"{rule.name}_rows", place, signature, document)
+
+
+def _published(
+    checked_call: Callable[..., None],
+    name: str,
+    place: str,
+    signature: inspect.Signature,
+    document: str,
+) -> Callable[..., None]:
+    def call(*args: Any, **kwargs: Any) -> None:
+        with ieee_mode():
+            checked_call(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = name
     call.__module__ = "optkern.kernels" if place == "kernels" else "optkern.kernels.reference"
     call.__signature__ = signature  # type: ignore[attr-defined]
-    call.__doc__ = _document(rule, place)
+    call.__doc__ = document
     return call
 
 
-def _signature(rule: Rule, extra: dict[str, Any]) -> inspect.Signature:
+def _signature(rule: Rule, first: tuple[str, ...], extra: dict[str, Any]) -> inspect.Signature:
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     return inspect.Signature(
-        [inspect.Parameter(name, positional) for name in ("p", "g")]
+        [inspect.Parameter(name, positional) for name in first]
         + [inspect.Parameter(name, positional, default=None) for name in rule.state]
         + [
             inspect.Parameter(name, keyword, default=default)
@@ -70,7 +110,10 @@ def _is_list(owner: str, name: str, value: Any) -> bool:
     return True
 
 
-def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]) -> Plan:
+def _arranged(
+    owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]
+) -> tuple[list[Any], dict[str, list[Any]]]:
+    """Parameters and state as lists; all state that these hyperparameters need is there."""
     several = isinstance(p, (list, tuple))
     params = [
         _arrays.shared(owner, _arrays.named("parameter", k), array)
@@ -94,6 +137,11 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
         ]
         if rule.needs(slot, hyper) and any(a is None for a in arrays):
             raise TypeError(f"{owner}: state {slot} is needed here, got None")
+    return params, slots
+
+
+def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]) -> Plan:
+    params, slots = _arranged(owner, rule, hyper, p, state)
     plan = Plan(rule, owner, range(len(params)), params, slots)
     plan.set_groups([0] * len(params))
     for name, value in hyper.items():
@@ -103,18 +151,36 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
     return plan
 
 
-def _document(rule: Rule, place: str) -> str:
+_ARRAYS = [
+    "p : ndarray or list of ndarray",
+    "    Parameters, float16, bfloat16, float32 or float64, any shape; updated in place.",
+    "g : ndarray or list of ndarray",
+    "    Gradients of the same shapes; another real floating dtype is cast first.",
+]
+_ROW_ARRAYS = [
+    "p : ndarray or list of ndarray",
+    "    Parameters, float32 or float64, at least 1-D; some of their rows are updated in place.",
+    "rows : 1-D array or sequence of int, or list of those",
+    "    Indices in ``[0, len(p))``. The gradients of a row that comes more than once are summed",
+    "    in float64, in their order, and rounded once.",
+    "g : ndarray or list of ndarray",
+    "    Gradients of the shapes ``(len(rows), *p.shape[1:])``; another real floating dtype is cast",
+    "    first. In lists, None in rows and g leaves a parameter alone.",
+]
+
+
+def _document(rule: Rule, place: str, rows: bool = False) -> str:
     how = "One fused pass" if place == "kernels" else "The NumPy formula"
+    if rows:
+        how += " over the given rows"
+    name = f"{rule.name}_rows" if rows else rule.name
     other = "reference" if place == "kernels" else "kernels"
     lines = [
-        f"{how} of the rule `{rule.name}`, in place; bit for bit `optkern.{other}.{rule.name}`.",
+        f"{how} of the rule `{rule.name}`, in place; bit for bit `optkern.{other}.{name}`.",
         "",
         "Parameters",
         "----------",
-        "p : ndarray or list of ndarray",
-        "    Parameters, float16, bfloat16, float32 or float64, any shape; updated in place.",
-        "g : ndarray or list of ndarray",
-        "    Gradients of the same shapes; another real floating dtype is cast first.",
+        *(_ROW_ARRAYS if rows else _ARRAYS),
     ]
     for slot, switch in rule.slots.items():
         when = f"; needed with {switch}" if switch else ""

@@ -19,8 +19,9 @@ import numpy as np
 from . import _storage
 from ._constants import FLAGS, derive
 from ._engine import Plan
-from ._twins import twin
-from .rules import RULES, Rule
+from ._rows import Rows
+from ._twins import rows_twin, twin
+from .rules import ROW_RULES, RULES, Rule
 
 _module = sys.modules[__name__]
 MAXIMIZE, L2, SHRINK = FLAGS["MAXIMIZE"], FLAGS["L2"], FLAGS["SHRINK"]
@@ -208,3 +209,35 @@ def lion(p, g, m, h):
     d = np.where(d > 0, d.dtype.type(1), np.where(d < 0, d.dtype.type(-1), d))
     m[...] = flush(h.beta2 * m + h.gain2 * g)
     p[...] = shrunk(p, h) - h.rate * d
+
+
+def sum_rows(rows, g):
+    """The distinct rows, and for each the sum of its gradients: float64, in the order they came."""
+    distinct, first, number = np.unique(rows, return_index=True, return_inverse=True)
+    rest = np.delete(np.arange(len(rows)), first)
+    total = g[first].astype(np.float64)
+    np.add.at(total, number[rest], g[rest].astype(np.float64))
+    return distinct, total.astype(g.dtype)
+
+
+def public_rows(rule: Rule) -> Callable[..., None]:
+    """The public twin that applies a rule to some rows: gather, the formula, scatter."""
+    formula = globals()[rule.name].formula
+
+    def run(taken: list[Rows], hyperparameters: dict[str, Any]) -> None:
+        with np.errstate(all="ignore"):
+            for one in taken:
+                rows, g = sum_rows(one.rows, one.gradient)
+                arrays = (one.p, *one.state)
+                parts = [None if a is None else a[rows] for a in arrays]
+                p, *state = parts
+                formula(p, g, *state, Constants(rule, hyperparameters, p.dtype))
+                for array, part in zip(arrays, parts):
+                    if part is not None:
+                        array[rows] = part
+
+    return rows_twin(rule, "reference", run)
+
+
+for _rule in ROW_RULES:
+    globals()[f"{_rule.name}_rows"] = public_rows(_rule)

@@ -363,6 +363,12 @@ NONNEGATIVE = frozenset(
     {"sum", "square_avg", "acc_delta", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"}
 )
 
+# The rules that have a row-wise form, `<rule>_rows`: an element's update depends on no other
+# element, and users of embeddings ask for it.
+ROW_RULES: tuple[Rule, ...] = tuple(
+    rule for rule in RULES if rule.name in ("sgd", "adagrad", "rmsprop", "adam", "adamw")
+)
+
 # Not update rules, and in no public list: the cheapest loops over p, g and k state arrays, which
 # leave every value as it is. The benchmark measures the machine's limit with them.
 LIMITS: tuple[Rule, ...] = tuple(

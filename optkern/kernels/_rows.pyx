@@ -1,0 +1,466 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Rows: a rule applied to the rows of an array that a gradient touches, and to no others.
+
+1. A call costs what its rows cost: nothing here walks an array, its state or the list of its rows.
+2. Rows that come more than once are found in a hash table of the call's own indices. Their
+   gradients are summed in float64, in the order in which they came, and rounded once; every row is
+   updated by one thread, so that the bits do not depend on how many there are.
+3. A row is a run of elements, and the dense rules' spans update it where it stands. An array whose
+   rows have gaps is updated in a copy of the rows.
+4. Rows lie anywhere in memory: those that come next are prefetched, a third of the time at 1 M rows.
+5. Everything is checked before the first element is written.
+"""
+import numpy as np
+
+cimport numpy as cnp
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from optkern.kernels import _arrays
+from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
+from optkern.kernels._engine cimport SPANS, Plan, run_jobs, vector_threads
+from optkern.kernels._scalar cimport (
+    optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
+)
+from optkern.kernels._span cimport BLOCK, MAX_STREAMS, span_t
+from optkern.kernels.rules import RULES
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define optkern_prefetch(address) __builtin_prefetch((address), 1)
+    #else
+    #define optkern_prefetch(address) ((void)0)
+    #endif
+    """
+    void optkern_prefetch(const char* address) noexcept nogil
+
+cdef enum:
+    PIECE = 512     # elements of a sum of gradients at a time
+    AHEAD = 8       # rows between the one that is prefetched and the one that is updated
+    LINE = 64       # bytes
+    LINES = 16      # of a row, prefetched at the most: the processor goes on by itself
+
+# --------------------------------------------------------------------------- which rows
+
+
+cdef Py_ssize_t find_rows(
+    rows_t* r, const Py_ssize_t* rows, Py_ssize_t count, Py_ssize_t limit
+) noexcept nogil:
+    """Note the distinct rows; free `r.row` afterwards.
+
+    Returns -1, or the position of the first row that is not in [0, limit), or -2 without memory.
+    """
+    cdef Py_ssize_t k, at, size = 16
+    cdef Py_ssize_t* last
+    cdef Py_ssize_t* table   # 1 + the number of a distinct row, where its hash points; 0: free
+    cdef int shift = 60
+    while size < 2 * count:
+        size *= 2
+        shift -= 1
+    r.count = 0
+    r.row = <Py_ssize_t*> malloc((4 * count + size) * sizeof(Py_ssize_t))
+    if r.row == NULL:
+        return -2
+    r.first, r.next, last = r.row + count, r.row + 2 * count, r.row + 3 * count
+    table = r.row + 4 * count
+    memset(table, 0, size * sizeof(Py_ssize_t))
+    for k in range(count):
+        if not 0 <= rows[k] < limit:
+            return k
+        r.next[k] = -1
+        at = <Py_ssize_t> (<unsigned long long> rows[k] * 0x9E3779B97F4A7C15ULL >> shift)
+        while table[at] and r.row[table[at] - 1] != rows[k]:
+            at = at + 1 & size - 1
+        if table[at]:
+            r.next[last[table[at] - 1]] = k
+            last[table[at] - 1] = k
+        else:
+            r.row[r.count] = rows[k]
+            r.first[r.count] = last[r.count] = k
+            r.count += 1
+            table[at] = r.count
+    return -1
+
+
+# --------------------------------------------------------------------------- the update
+
+
+cdef void run_rows(const rows_t* r, int threads) noexcept nogil:
+    """Update the rows; 0 threads: the engine's own choice."""
+    cdef Py_ssize_t each = max(<Py_ssize_t> 1, BLOCK // max(<Py_ssize_t> 1, r.width))
+    threads = vector_threads(r.count * r.width, threads)
+    run_jobs(run_some, <void*> r, (r.count + each - 1) // each, threads)
+
+
+cdef void run_some(void* context, Py_ssize_t job) noexcept nogil:
+    cdef const rows_t* r = <const rows_t*> context
+    cdef Py_ssize_t each = max(<Py_ssize_t> 1, BLOCK // max(<Py_ssize_t> 1, r.width))
+    cdef Py_ssize_t k, first = job * each
+    cdef optkern_mode_t mode = optkern_ieee_mode()
+    for k in range(first, min(first + each, r.count)):
+        if k + AHEAD < r.count:
+            prefetch_row(r, k + AHEAD)
+        run_row(r, k)
+    optkern_restore_mode(mode)
+
+
+cdef inline char* row_of(const rows_t* r, int stream, Py_ssize_t k) noexcept nogil:
+    """Where the k-th distinct row of a stream begins."""
+    if r.data[stream] == NULL:
+        return NULL
+    if stream == 1:
+        return r.data[1] + r.first[k] * r.stride[1]
+    return r.data[stream] + (k if r.packed[stream] else r.row[k]) * r.stride[stream]
+
+
+cdef inline void prefetch_row(const rows_t* r, Py_ssize_t k) noexcept nogil:
+    cdef Py_ssize_t line, bytes = min(r.width * (8 if r.dtype else 4), <Py_ssize_t> LINES * LINE)
+    cdef char* at
+    cdef int j
+    for j in range(r.streams):
+        at = row_of(r, j, k)
+        line = 0
+        while at != NULL and line < bytes:
+            optkern_prefetch(at + line)
+            line += LINE
+
+
+cdef inline void run_row(const rows_t* r, Py_ssize_t k) noexcept nogil:
+    cdef span_t span = SPANS.update[r.index][r.dtype]
+    cdef char* at[MAX_STREAMS]
+    cdef char sum[PIECE * 8]
+    cdef Py_ssize_t n, first = 0, itemsize = 8 if r.dtype else 4
+    cdef int j
+    for j in range(r.streams):
+        at[j] = row_of(r, j, k)
+    if r.next[r.first[k]] < 0:
+        span(r.h, at, r.width, r.row[k] * r.width)
+        return
+    while first < r.width:
+        n = min(<Py_ssize_t> PIECE, r.width - first)
+        if r.dtype:
+            sum_gradients[double](r, r.first[k], first, n, <double*> sum)
+        else:
+            sum_gradients[float](r, r.first[k], first, n, <float*> sum)
+        at[1] = sum
+        span(r.h, at, n, r.row[k] * r.width + first)
+        for j in range(r.streams):
+            if at[j] != NULL:
+                at[j] += n * itemsize
+        first += n
+
+
+ctypedef fused floating:
+    float
+    double
+
+
+cdef void sum_gradients(
+    const rows_t* r, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n, floating* to
+) noexcept nogil:
+    """The sum of the gradients of one row: `n` elements of the k-th gradient and its followers."""
+    cdef double sum[PIECE]
+    cdef const floating* g = <const floating*> (r.data[1] + k * r.stride[1]) + first
+    cdef Py_ssize_t i
+    for i in range(n):
+        sum[i] = g[i]
+    while r.next[k] >= 0:
+        k = r.next[k]
+        g = <const floating*> (r.data[1] + k * r.stride[1]) + first
+        for i in range(n):
+            sum[i] += g[i]
+    for i in range(n):
+        to[i] = <floating> sum[i]
+
+
+# --------------------------------------------------------------------------- checked arrays
+
+cdef dict INDEX = {rule.name: k for k, rule in enumerate(RULES)}
+
+
+cdef class Rows:
+    """The rows of one parameter that a call updates: checked, and nothing written yet.
+
+    Parameters
+    ----------
+    rule : Rule
+    owner : str
+        Who speaks in error messages.
+    label : int or str
+        What the parameter is called in them.
+    p : ndarray
+        float32 or float64, of at least one dimension: the rows are its first.
+    rows : 1-D array or sequence of int
+        May hold a row more than once.
+    gradient : ndarray
+        Shape ``(len(rows), *p.shape[1:])``.
+    state : list of (ndarray or None)
+        Shaped like p, in the rule's order.
+    """
+
+    cdef rows_t r
+    cdef Py_ssize_t given           # gradients, the repeated rows' among them
+    cdef readonly object p, rows, gradient
+    cdef readonly list state
+    cdef object owner, label
+    cdef list copies                # of streams whose rows have gaps: the array and its rows
+
+    def __cinit__(self, rule, str owner, label, p, rows, gradient, list state):
+        cdef int j
+        self.owner, self.label = owner, label
+        self.p, self.state = p, state
+        self._check_arrays(rule)
+        self.rows = self._indices(rows)
+        self.gradient = self._as_gradient(gradient)
+        self.copies = []
+        self.r.index = INDEX[rule.name]
+        self.r.dtype = cnp.PyArray_TYPE(p) == cnp.NPY_DOUBLE
+        self.r.streams = 2 + <int> len(state)
+        self.given = len(self.rows)
+        self.r.width = 1
+        for j in range(1, p.ndim):
+            self.r.width *= p.shape[j]
+        self._find(rows)
+        for j, array in enumerate((p, self.gradient, *state)):
+            if array is not None:
+                self._bind(j, array)
+
+    def __dealloc__(self):
+        free(self.r.row)
+
+    def _named(self, what):
+        return _arrays.named(what, self.label)
+
+    def _check_arrays(self, rule):
+        what = self._named("parameter")
+        if self.p.dtype not in _arrays.DTYPES or not self.p.flags.writeable:
+            _arrays.check_writable(self.owner, what, self.p)
+            raise TypeError(
+                f"{self.owner}: {what} must be float32 or float64 where rows are updated, "
+                f"got {self.p.dtype}"
+            )
+        if self.p.ndim == 0:
+            raise ValueError(f"{self.owner}: {what} has no rows, it has no dimension")
+        for slot, a in zip(rule.state, self.state):
+            if a is not None and (a.shape != self.p.shape or a.dtype != self.p.dtype):
+                _arrays.check_state(self.owner, f"{slot} of {what}", a, self.p)
+
+    def _indices(self, rows):
+        """The rows as a dense array of Py_ssize_t; their range is checked by `_find`."""
+        what = self._named("rows of parameter")
+        if isinstance(rows, (list, tuple)):
+            rows = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
+        if not isinstance(rows, np.ndarray) or isinstance(rows, np.ma.MaskedArray):
+            raise TypeError(
+                f"{self.owner}: {what} must be an array or list of integers, "
+                f"got {type(rows).__name__}"
+            )
+        if rows.dtype.kind not in "iu":
+            raise TypeError(f"{self.owner}: {what} must be integers, got {rows.dtype}")
+        if rows.ndim != 1:
+            raise ValueError(f"{self.owner}: {what} must be 1-D, got shape {rows.shape}")
+        return np.ascontiguousarray(rows, dtype=np.intp)
+
+    def _as_gradient(self, gradient):
+        """The gradients of the rows as a dense array of the parameter's dtype."""
+        what = self._named("gradient of parameter")
+        if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
+            raise TypeError(
+                f"{self.owner}: {what} must be a NumPy array, got {type(gradient).__name__}"
+            )
+        if gradient.dtype != self.p.dtype and not np.issubdtype(gradient.dtype, np.floating):
+            raise TypeError(
+                f"{self.owner}: {what} must be real floating point, got {gradient.dtype}"
+            )
+        expected = (len(self.rows), *self.p.shape[1:])
+        if gradient.shape != expected:
+            raise ValueError(
+                f"{self.owner}: {what} must have shape {expected}, one for each of its "
+                f"{len(self.rows)} rows, got {gradient.shape}"
+            )
+        if gradient.dtype == self.p.dtype and gradient.flags.carray:
+            return np.asarray(gradient)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            gradient = np.asarray(gradient, dtype=self.p.dtype, order="C")
+        return gradient if gradient.flags.carray else gradient.copy()
+
+    cdef int _find(self, object given) except -1:
+        cdef Py_ssize_t limit = self.p.shape[0], bad
+        cdef const Py_ssize_t* rows = <const Py_ssize_t*> cnp.PyArray_DATA(self.rows)
+        with nogil:
+            bad = find_rows(&self.r, rows, self.given, limit)
+        if bad == -2:
+            raise MemoryError
+        if bad >= 0:
+            raise ValueError(
+                f"{self.owner}: {self._named('rows of parameter')} must be in [0, {limit}), "
+                f"got {given[bad]} at position {bad}"
+            )
+        return 0
+
+    cdef int _bind(self, int stream, cnp.ndarray array) except -1:
+        """Point a stream at an array's rows, or at copies of the distinct ones."""
+        cdef Py_ssize_t expected = cnp.PyArray_ITEMSIZE(array)
+        cdef bint dense = cnp.PyArray_ISALIGNED(array)
+        cdef int k
+        for k in range(cnp.PyArray_NDIM(array) - 1, 0, -1):
+            dense = dense and (
+                cnp.PyArray_STRIDES(array)[k] == expected or cnp.PyArray_DIMS(array)[k] <= 1
+            )
+            expected *= cnp.PyArray_DIMS(array)[k]
+        self.r.packed[stream] = not dense
+        self.r.stride[stream] = cnp.PyArray_STRIDES(array)[0] if dense else expected
+        if not dense:
+            rows = np.ascontiguousarray(array[self._distinct()])
+            self.copies.append((array, rows))
+            array = rows
+        self.r.data[stream] = <char*> cnp.PyArray_DATA(array)
+        return 0
+
+    def _distinct(self):
+        return np.asarray(<Py_ssize_t[:self.r.count]> self.r.row) if self.r.count else []
+
+    cdef bint finite(self) noexcept nogil:
+        return SPANS.finite[self.r.dtype](self.r.data[1], self.given * self.r.width)
+
+    cdef int run(self, const constants_t* h, int threads) except -1:
+        self.r.h = h
+        with nogil:
+            run_rows(&self.r, threads)
+        for array, rows in self.copies:
+            array[self._distinct()] = rows
+        return 0
+
+
+# --------------------------------------------------------------------------- the calls
+
+
+def take_rows(rule, str owner, list params, rows, gradients, dict state):
+    """Everything a functional call was given, checked: the `Rows` of each parameter that has some.
+
+    Parameters
+    ----------
+    rule : Rule
+    owner : str
+    params : list of ndarray
+    rows, gradients : sequence
+        One for each parameter; None in both leaves it alone.
+    state : dict of str to list of (ndarray or None)
+    """
+    named = [(_arrays.named("parameter", i), p) for i, p in enumerate(params)]
+    for what, p in named:
+        _arrays.check_writable(owner, what, p)
+    for slot, arrays in state.items():
+        for i, a in enumerate(arrays):
+            if a is not None:
+                what = f"{slot} of {_arrays.named('parameter', i)}"
+                _arrays.check_state(owner, what, a, params[i])
+                named.append((what, a))
+    _arrays.refuse_overlap(owner, named)
+    taken = []
+    for i, p in enumerate(params):
+        if both_given(owner, i, rows[i], gradients[i]):
+            own = [None if state[slot][i] is None else np.asarray(state[slot][i]) for slot in state]
+            one = Rows(rule, owner, i, np.asarray(p), rows[i], gradients[i], own)
+            taken.append(one)
+            for what, array in named:
+                if _arrays.share_memory(array, one.gradient):
+                    raise ValueError(
+                        f"{owner}: gradient of parameter {i} overlaps {what} in memory"
+                    )
+    return taken
+
+
+def both_given(str owner, label, rows, gradient):
+    """Whether a parameter has rows; it then has gradients too."""
+    if (rows is None) != (gradient is None):
+        missing, other = ("rows", "gradients") if rows is None else ("gradients", "rows")
+        raise TypeError(
+            f"{owner}: {_arrays.named('parameter', label)} has {other} but no {missing}; "
+            "None leaves a parameter alone where both are None"
+        )
+    return rows is not None
+
+
+def run_taken(rule, list taken, dict hyperparameters, int num_threads):
+    """Apply a rule to rows that have been taken; 0 threads: one."""
+    cdef hyper_t o
+    cdef constants_t h
+    cdef Rows rows
+    memset(&o, 0, sizeof(o))
+    memset(&h, 0, sizeof(h))
+    for name, value in hyperparameters.items():
+        encode(&o, name, value)
+    derivation(rule.formula)(&o, &h)
+    for rows in taken:
+        rows.run(&h, num_threads or 1)
+
+
+def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, bint check_finite):
+    """Apply a plan's rule to some rows of its parameters, and count the step.
+
+    Parameters
+    ----------
+    plan : Plan
+    rows, gradients : tuple
+        One for each parameter; None in both leaves it alone.
+    num_threads : int
+        0: the engine's own choice.
+    check_finite : bool
+        Do nothing where a gradient holds NaN or inf.
+
+    Returns
+    -------
+    bool
+        False if nothing was done because a gradient is not finite; `plan.nonfinite` is then the
+        label of its parameter.
+    """
+    cdef optkern_mode_t mode
+    plan._enter()
+    mode = optkern_ieee_mode()
+    try:
+        return step_in_ieee_mode(plan, rows, gradients, num_threads, check_finite)
+    finally:
+        plan._busy = False
+        optkern_restore_mode(mode)
+
+
+cdef bint step_in_ieee_mode(
+    Plan plan, tuple rows, tuple gradients, int num_threads, bint check_finite
+) except -1:
+    cdef Py_ssize_t i
+    cdef Rows one
+    cdef list taken = [None] * plan._count
+    for i in range(plan._count):
+        plan._tensors[i].active = both_given(plan.owner, plan.labels[i], rows[i], gradients[i])
+        if plan._tensors[i].active:
+            taken[i] = one = Rows(
+                plan.rule, plan.owner, plan.labels[i], plan.params[i], rows[i], gradients[i],
+                [plan.state[slot][i] for slot in plan.rule.state],
+            )
+            refuse_overlap(plan, i, one)
+    if check_finite:
+        for i in range(plan._count):
+            one = taken[i]
+            if one is not None and not one.finite():
+                plan.nonfinite = plan.labels[i]
+                return False
+    plan._derive_constants()
+    plan._refuse_missing_state()
+    for i in range(plan._count):
+        one = taken[i]
+        if one is not None:
+            one.run(plan._tensors[i].h, num_threads)
+    plan._count_call()
+    return True
+
+
+cdef int refuse_overlap(Plan plan, Py_ssize_t i, Rows rows) except -1:
+    cdef char* low = <char*> cnp.PyArray_DATA(rows.gradient)
+    cdef char* high = low + cnp.PyArray_NBYTES(rows.gradient)
+    if low < high:
+        plan._refuse_overlap(i, rows.gradient, low, high)
+    return 0
