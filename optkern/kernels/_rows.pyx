@@ -7,7 +7,8 @@
    updated by one thread, so that the bits do not depend on how many there are.
 3. A row is a run of elements, and the dense rules' spans update it where it stands. An array whose
    rows have gaps is updated in a copy of the rows.
-4. Rows lie anywhere in memory: those that come next are prefetched, a third of the time at 1 M rows.
+4. Rows lie anywhere in memory: those that come next are prefetched, a fifth of the time at 1 M rows
+   that are not in the cache.
 5. Everything is checked before the first element is written.
 """
 import numpy as np
