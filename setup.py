@@ -93,7 +93,7 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
     return Extension(
         f"optkern.{name}",
         [source],
-        include_dirs=[numpy.get_include()],
+        include_dirs=[numpy.get_include(), "optkern/include"],
         define_macros=DEFINES,
         extra_compile_args=[*EXACT, *flags],
     )
@@ -163,6 +163,7 @@ extensions = [
     extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
     extension("kernels._rows", "optkern/kernels/_rows.pyx", []),
+    extension("_capi", "optkern/_capi.pyx", []),
     extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
     extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),
     *(extension(f"kernels._span_{isa}", stamp(isa), ISA_FLAGS.get(isa, [])) for isa in levels),

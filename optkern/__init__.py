@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import curvature, diagnose, integrations, kernels, schedules, solvers
+from ._capi import get_include
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
 from .diagnose import Monitor, compare_fits
@@ -49,6 +50,7 @@ __all__ = [
     "curvature",
     "diagnose",
     "flatten",
+    "get_include",
     "get_num_threads",
     "integrations",
     "isa",
