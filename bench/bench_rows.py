@@ -4,9 +4,9 @@
 
 Both sides hold the same rows and gradients (float32, rows drawn uniformly, so that a few come
 twice), are checked against each other first, and are timed in turn on 1 thread and on 2. A new
-batch comes at every call, so that the rows are not in the cache. torch gets its gradients as autograd
-leaves them, sparse and not coalesced, and once more coalesced beforehand, which an embedding's
-backward pass does not do. Needs the extra `peers`.
+batch comes at every call, so that the rows are not in the cache. torch gets its gradients as
+autograd leaves them, sparse and not coalesced, and once more coalesced beforehand, which an
+embedding's backward pass does not do. Needs the extra `peers`.
 """
 
 import argparse

@@ -9,11 +9,11 @@
         for i in prange(n):
             optkern.update(&step, &P[i, 0], g, K, &S[i, 0])
 
-A rule is one of ``optkern.RULES``; its state arrays follow in the order of the rule's ``state``, each
-of the parameter's size and zero before the first step. NULL stands for one that its options do not
-need. Calls that touch different elements may run at the same time; one call is one thread. A call
-that cannot be right (a state array is missing, a row is not there) raises ValueError before anything
-is written, in nogil code too.
+A rule is one of ``optkern.RULES``; its state arrays follow in the order of the rule's ``state``,
+each of the parameter's size and zero before the first step. NULL stands for one that its options do
+not need. Arrays must not overlap. Calls that touch different elements may run at the same time; one
+call is one thread. A call that cannot be right (a state array is missing, a row is not there)
+raises ValueError before anything is written, in nogil code too.
 
 Nothing but this file is needed to compile: no header, no library. The module is imported when the
 extension is.

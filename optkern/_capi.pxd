@@ -1,6 +1,7 @@
 """The C level of optkern, as `cimport optkern` and the capsule of include/optkern.h give it.
 
-Nothing here follows the layout of optkern's own structs: both types are opaque and have room to grow.
+Nothing here follows the layout of optkern's own structs: both types are opaque and have room to
+grow.
 """
 
 cdef enum:

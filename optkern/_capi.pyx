@@ -124,15 +124,13 @@ cdef int make_rule(rule_t* to, const char* name, object options, int version) ex
     cdef own_rule_t* own = <own_rule_t*> to
     check_version(version)
     word = name.decode("utf-8", "replace")
-    for index, rule in enumerate(rules.RULES):
-        if rule.name == word:
-            break
-    else:
-        known = ", ".join(rule.name for rule in rules.RULES)
-        raise ValueError(f"optkern: there is no rule {word!r}; there are {known}")
+    known = [rule.name for rule in rules.RULES]
+    if word not in known:
+        raise ValueError(f"optkern: there is no rule {word!r}; there are {', '.join(known)}")
+    index = known.index(word)
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"{word}: options must be a dict or None, got {type(options).__name__}")
-    values = rule.check(word, options or {})
+    values = rules.RULES[index].check(word, options or {})
     memset(to, 0, sizeof(rule_t))
     own.index = index
     for key, value in values.items():

@@ -18,6 +18,13 @@ Gradients: TypeAlias = (
     | Mapping[str, Gradient]
     | Sequence[Gradient | Sequence[Gradient] | Mapping[str, Gradient]]
 )
+Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | None
+Rows: TypeAlias = (
+    Indices
+    | Sequence[Indices]
+    | Mapping[str, Indices]
+    | Sequence[Indices | Sequence[Indices] | Mapping[str, Indices]]
+)
 Number: TypeAlias = float | Callable[[int], float]
 Pair: TypeAlias = tuple[float, float] | Callable[[int], tuple[float, float]]
 
@@ -49,6 +56,7 @@ class Optimizer:
     @property
     def state(self) -> dict[int | str, dict[str, Any]]: ...
     def step(self, grads: Gradients) -> bool: ...
+    def step_rows(self, rows: Rows, grads: Gradients) -> bool: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
     def rebind(self, params: Params) -> None: ...

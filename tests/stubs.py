@@ -36,6 +36,13 @@ Gradients: TypeAlias = (
     | Mapping[str, Gradient]
     | Sequence[Gradient | Sequence[Gradient] | Mapping[str, Gradient]]
 )
+Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | None
+Rows: TypeAlias = (
+    Indices
+    | Sequence[Indices]
+    | Mapping[str, Indices]
+    | Sequence[Indices | Sequence[Indices] | Mapping[str, Indices]]
+)
 Number: TypeAlias = float | Callable[[int], float]
 Pair: TypeAlias = tuple[float, float] | Callable[[int], tuple[float, float]]
 
@@ -67,6 +74,7 @@ class Optimizer:
     @property
     def state(self) -> dict[int | str, dict[str, Any]]: ...
     def step(self, grads: Gradients) -> bool: ...
+    def step_rows(self, rows: Rows, grads: Gradients) -> bool: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
     def rebind(self, params: Params) -> None: ...
@@ -88,6 +96,8 @@ Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float6
 Arrays: TypeAlias = Array | Sequence[Array]
 Gradients: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]] | None]
 State: TypeAlias = Array | Compact | Sequence[Array | Compact | None] | None
+Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
+Rows: TypeAlias = Indices | Sequence[Indices | None]
 {extra}"""
 
 
@@ -139,11 +149,13 @@ def optimizers() -> str:
 
 def twins(module: object, imports: str, extra: str) -> str:
     text = KERNELS_HEAD.format(imports=imports, extra=extra) + "\n"
-    for rule in optkern.RULES:
-        signature = inspect.signature(getattr(module, rule.name))
-        first = {"p": "Arrays", "g": "Gradients", **dict.fromkeys(rule.state, "State")}
-        body = arguments(signature, first, schedules=False)
-        text += f"def {rule.name}(\n{body}) -> None: ...\n"
+    names = {rule.name: rule for rule in optkern.RULES}
+    names |= {f"{rule.name}_rows": rule for rule in rules.ROW_RULES}
+    first = {"p": "Arrays", "rows": "Rows", "g": "Gradients"}
+    for name, rule in names.items():
+        signature = inspect.signature(getattr(module, name))
+        types = {**first, **dict.fromkeys(rule.state, "State")}
+        text += f"def {name}(\n{arguments(signature, types, schedules=False)}) -> None: ...\n"
     return text
 
 

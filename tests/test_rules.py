@@ -34,6 +34,7 @@ from conftest import (
 
 import optkern
 from optkern.kernels import _engine
+from optkern.kernels.rules import ROW_RULES
 from optkern.optimizers import CLASSES
 
 THREADS = (1, 2, 3, 5)
@@ -396,7 +397,8 @@ def test_rule_has_its_formula_twice_with_the_same_streams(rule):
 def test_nothing_has_a_kernel_without_a_row():
     names = {rule.name for rule in optkern.RULES}
     assert len(names) == len(optkern.RULES)
-    assert set(optkern.kernels.__all__) - {"RULES", "reference"} == names
+    rows = {f"{rule.name}_rows" for rule in ROW_RULES}
+    assert set(optkern.kernels.__all__) - {"RULES", "reference"} == names | rows
     assert set(CLASSES) == names
     public = {name for name in optkern.__all__ if isinstance(getattr(optkern, name), type)}
     assert {name.lower() for name in public - {"Optimizer"}} == names

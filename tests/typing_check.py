@@ -26,6 +26,11 @@ lion = optkern.Lion(groups)
 lion.step([[g], {"w": g}])
 lion.param_groups[0]["lr"] = 1e-5
 adam.load_state_dict(adam.state_dict())
+adam.step_rows([0, 2, 0], g)
+sgd.step_rows({"w": np.array([1]), "b": None}, {"w": g[:1], "b": None})
+kernels.adam_rows(p, [0, 1], g, p, p, step=1, num_threads=1)
+reference.adagrad_rows([p, p], [[0], None], [g, None], [p, p])
+include: str = optkern.get_include()
 kernels.adam(p, g, p, p, lr=1e-3, step=1, num_threads=1)
 reference.sgd([p, p], [g, None], lr=0.1)
 names: list[str] = [rule.name for rule in optkern.RULES]

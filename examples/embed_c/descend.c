@@ -1,5 +1,5 @@
-/* Gradient descent on a quadratic, f(p) = sum_i curvature[i] / 2 * (p[i] - target[i])^2, in C: any
- * rule of optkern's, on the buffers of any exporter, without the GIL. */
+/* Descent on a quadratic, f(p) = sum_i curvature[i] / 2 * (p[i] - target[i])^2, in C: any rule of
+ * optkern's, on the buffers of any exporter, without the GIL. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -11,9 +11,11 @@ static const optkern_api *ok;
 
 enum { P, CURVATURE, TARGET, GRADIENT, STATE, BUFFERS = STATE + 3 };
 
-/* `steps` steps on n doubles; buffers[STATE] and after: the rule's state. */
-static int descend(optkern_rule *rule, Py_buffer *buffers, int states, Py_ssize_t n, long steps)
+/* `steps` steps on n doubles, lr times `decay` after each; buffers[STATE] and after: the state. */
+static int descend(optkern_rule *rule, Py_buffer *buffers, int states, Py_ssize_t n, long steps,
+                   double decay)
 {
+    double *lr = ok->number(rule, "lr");
     double *p = buffers[P].buf, *g = buffers[GRADIENT].buf;
     const double *curvature = buffers[CURVATURE].buf, *target = buffers[TARGET].buf;
     void *streams[5] = {p, g};
@@ -26,6 +28,7 @@ static int descend(optkern_rule *rule, Py_buffer *buffers, int states, Py_ssize_
         ok->next_step(rule, &step);
         if (ok->update(&step, OPTKERN_DOUBLE, streams, 2 + states, n) < 0)
             return -1;
+        *lr *= decay;
     }
     return 0;
 }
@@ -52,9 +55,10 @@ static PyObject *py_descend(PyObject *self, PyObject *args)
     Py_buffer buffers[BUFFERS];
     optkern_rule rule;
     long steps;
+    double decay;
     int taken = 0, status = -1;
-    if (!PyArg_ParseTuple(args, "sO!lO!", &name, &PyDict_Type, &options, &steps, &PyTuple_Type,
-                          &arrays))
+    if (!PyArg_ParseTuple(args, "sO!ldO!", &name, &PyDict_Type, &options, &steps, &decay,
+                          &PyTuple_Type, &arrays))
         return NULL;
     if (PyTuple_GET_SIZE(arrays) < STATE || PyTuple_GET_SIZE(arrays) > BUFFERS) {
         PyErr_SetString(PyExc_ValueError, "expected p, curvature, target, gradient, state arrays");
@@ -63,7 +67,7 @@ static PyObject *py_descend(PyObject *self, PyObject *args)
     if (ok->rule(&rule, name, options, OPTKERN_API_VERSION) == 0 &&
         take_buffers(arrays, buffers, &taken) == 0) {
         Py_BEGIN_ALLOW_THREADS
-        status = descend(&rule, buffers, taken - STATE, buffers[P].len / 8, steps);
+        status = descend(&rule, buffers, taken - STATE, buffers[P].len / 8, steps, decay);
         Py_END_ALLOW_THREADS
     }
     while (taken-- > 0)
@@ -75,7 +79,7 @@ static PyObject *py_descend(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"descend", py_descend, METH_VARARGS,
-     "descend(rule, options, steps, (p, curvature, target, gradient, *state)): p in place."},
+     "descend(rule, options, steps, decay, (p, curvature, target, gradient, *state)): p in place."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,9 +1,10 @@
-"""The header is all that is needed: the functions come from a capsule when the module is imported."""
+"""The header is all that is needed: the functions come from a capsule at run time."""
 
 import sys
 
-import optkern
 from setuptools import Extension, setup
+
+import optkern
 
 flags = ["/O2"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off"]
 

@@ -47,7 +47,9 @@ def sweep(
         raise MemoryError
     optkern.next_step(&adagrad, &step)
     try:
-        for u in prange(rows, nogil=True, schedule="dynamic", chunksize=64, num_threads=num_threads):
+        for u in prange(
+            rows, nogil=True, schedule="dynamic", chunksize=64, num_threads=num_threads
+        ):
             g = all_gradients + u * width
             gradient(g, &factors[u, 0], others, columns, ratings, starts[u], starts[u + 1], decay)
             optkern.update(&step, &factors[u, 0], g, width, &sums[u, 0])

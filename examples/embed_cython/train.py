@@ -23,9 +23,7 @@ def train(sweeps=100, seed=0, num_threads=2):
     truth = [rng.standard_normal((n, 4), dtype=np.float32) for n in (USERS, ITEMS)]
     ratings = np.einsum("nk,nk->n", truth[0][u], truth[1][i])
     by_user, by_item = compressed(u, i, ratings, USERS), compressed(i, u, ratings, ITEMS)
-    users, items = (
-        0.1 * rng.standard_normal((n, RANK), dtype=np.float32) for n in (USERS, ITEMS)
-    )
+    users, items = (0.1 * rng.standard_normal((n, RANK), dtype=np.float32) for n in (USERS, ITEMS))
     sums = np.zeros_like(users), np.zeros_like(items)
 
     def error():
@@ -39,4 +37,5 @@ def train(sweeps=100, seed=0, num_threads=2):
 
 
 if __name__ == "__main__":
-    print("root mean square error %.3f -> %.3f" % train()[:2])
+    before, after, _ = train()
+    print(f"root mean square error {before:.3f} -> {after:.3f}")

@@ -164,8 +164,8 @@ _ROW_ARRAYS = [
     "    Indices in ``[0, len(p))``. The gradients of a row that comes more than once are summed",
     "    in float64, in their order, and rounded once.",
     "g : ndarray or list of ndarray",
-    "    Gradients of the shapes ``(len(rows), *p.shape[1:])``; another real floating dtype is cast",
-    "    first. In lists, None in rows and g leaves a parameter alone.",
+    "    Gradients of the shapes ``(len(rows), *p.shape[1:])``; another real floating dtype is",
+    "    cast first. In lists, None in rows and g leaves a parameter alone.",
 ]
 
 

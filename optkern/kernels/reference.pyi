@@ -12,6 +12,8 @@ Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float6
 Arrays: TypeAlias = Array | Sequence[Array]
 Gradients: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]] | None]
 State: TypeAlias = Array | Compact | Sequence[Array | Compact | None] | None
+Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int]
+Rows: TypeAlias = Indices | Sequence[Indices | None]
 
 def update(
     rule: Rule,
@@ -177,5 +179,89 @@ def lion(
     weight_decay: float = ...,
     maximize: bool = ...,
     decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    step: int = ...,
+) -> None: ...
+def sgd_rows(
+    p: Arrays,
+    rows: Rows,
+    g: Gradients,
+    momentum_buffer: State = ...,
+    *,
+    lr: float = ...,
+    momentum: float = ...,
+    dampening: float = ...,
+    weight_decay: float = ...,
+    nesterov: bool = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    momentum_form: Literal["torch", "classical", "average"] = ...,
+    step: int = ...,
+) -> None: ...
+def adagrad_rows(
+    p: Arrays,
+    rows: Rows,
+    g: Gradients,
+    sum: State = ...,
+    *,
+    lr: float = ...,
+    lr_decay: float = ...,
+    weight_decay: float = ...,
+    eps: float = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    step: int = ...,
+) -> None: ...
+def rmsprop_rows(
+    p: Arrays,
+    rows: Rows,
+    g: Gradients,
+    square_avg: State = ...,
+    grad_avg: State = ...,
+    momentum_buffer: State = ...,
+    *,
+    lr: float = ...,
+    alpha: float = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    momentum: float = ...,
+    centered: bool = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    step: int = ...,
+) -> None: ...
+def adam_rows(
+    p: Arrays,
+    rows: Rows,
+    g: Gradients,
+    exp_avg: State = ...,
+    exp_avg_sq: State = ...,
+    max_exp_avg_sq: State = ...,
+    *,
+    lr: float = ...,
+    betas: tuple[float, float] = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    amsgrad: bool = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    eps_form: Literal["corrected", "raw"] = ...,
+    step: int = ...,
+) -> None: ...
+def adamw_rows(
+    p: Arrays,
+    rows: Rows,
+    g: Gradients,
+    exp_avg: State = ...,
+    exp_avg_sq: State = ...,
+    max_exp_avg_sq: State = ...,
+    *,
+    lr: float = ...,
+    betas: tuple[float, float] = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    amsgrad: bool = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    eps_form: Literal["corrected", "raw"] = ...,
     step: int = ...,
 ) -> None: ...
