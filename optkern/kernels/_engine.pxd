@@ -69,6 +69,16 @@ cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil
 cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil
 
 
+cdef struct choice_t:
+    # One thread or many, by what has been measured in place.
+    double seconds[2][PROBES]   # of one thread and of many, per unit of work
+    double start
+    Py_ssize_t calls
+    bint many
+
+cdef bint begin_measured(choice_t* c) noexcept nogil
+cdef void end_measured(choice_t* c, bint many, double work) noexcept nogil
+
 ctypedef void (*job_t)(void* context, Py_ssize_t k) noexcept nogil
 
 cdef void run_jobs(job_t job, void* context, Py_ssize_t jobs, int threads) noexcept nogil
@@ -94,8 +104,7 @@ cdef class Plan:
     cdef Py_ssize_t* _chunk_tensor
     cdef Py_ssize_t* _chunk_first
     cdef interval_t* _occupied
-    cdef double _seconds[2][PROBES]   # of one thread and of many
-    cdef Py_ssize_t _calls
+    cdef choice_t _choice, _row_choice
     cdef readonly bint prefers_threads   # what has been measured: one thread or many
     cdef bint _busy, _has_velocity
     cdef unsigned long long _seed

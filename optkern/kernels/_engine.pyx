@@ -767,21 +767,12 @@ cdef class Plan:
 
     cdef int _run_measured(self, int limit) except -1:
         """Run with one thread or with `limit`, whichever has been faster here."""
-        cdef int threads, many
-        cdef double start
-        cdef Py_ssize_t phase = self._calls % REVIEW
-        self._calls += 1
-        # The first call is cold and counts for nothing; the next ones alternate.
-        many = phase % 2 if phase <= 2 * PROBES else self.prefers_threads
-        threads = limit if many else 1
+        cdef bint many
         with nogil:
-            start = optkern_seconds()
-            self._run(threads)
-            start = optkern_seconds() - start
-        if 0 < phase <= 2 * PROBES:
-            self._seconds[many][(phase - 1) // 2] = start
-        if phase == 2 * PROBES:
-            self.prefers_threads = median(self._seconds[1]) < median(self._seconds[0])
+            many = begin_measured(&self._choice)
+            self._run(limit if many else 1)
+            end_measured(&self._choice, many, 1)
+        self.prefers_threads = self._choice.many
         return 0
 
     cdef void _run(self, int threads) noexcept nogil:
@@ -896,6 +887,24 @@ cdef void run_jobs(job_t job, void* context, Py_ssize_t jobs, int threads) noexc
     region_entered = True
     for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
         job(context, k)
+
+
+cdef bint begin_measured(choice_t* c) noexcept nogil:
+    """Whether many threads run this call; its time counts from here."""
+    cdef Py_ssize_t phase = c.calls % REVIEW
+    c.start = optkern_seconds()
+    # The first call is cold and counts for nothing; the next ones alternate.
+    return phase % 2 if phase <= 2 * PROBES else c.many
+
+
+cdef void end_measured(choice_t* c, bint many, double work) noexcept nogil:
+    """Note how long the call took for so much work, and choose when there are enough of them."""
+    cdef Py_ssize_t phase = c.calls % REVIEW
+    c.calls += 1
+    if 0 < phase <= 2 * PROBES:
+        c.seconds[many][(phase - 1) // 2] = (optkern_seconds() - c.start) / work
+    if phase == 2 * PROBES:
+        c.many = median(c.seconds[1]) < median(c.seconds[0])
 
 
 cdef double median(const double* x) noexcept nogil:

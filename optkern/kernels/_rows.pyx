@@ -19,7 +19,9 @@ from libc.string cimport memset
 
 from optkern.kernels import _arrays
 from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
-from optkern.kernels._engine cimport SPANS, Plan, run_jobs, vector_threads
+from optkern.kernels._engine cimport (
+    SPANS, Plan, begin_measured, end_measured, run_jobs, vector_threads,
+)
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
@@ -90,7 +92,7 @@ cdef Py_ssize_t find_rows(
 
 
 cdef void run_rows(const rows_t* r, int threads) noexcept nogil:
-    """Update the rows; 0 threads: the engine's own choice."""
+    """Update the rows, with so many threads at the most."""
     cdef Py_ssize_t each = max(<Py_ssize_t> 1, BLOCK // max(<Py_ssize_t> 1, r.width))
     threads = vector_threads(r.count * r.width, threads)
     run_jobs(run_some, <void*> r, (r.count + each - 1) // each, threads)
@@ -451,12 +453,31 @@ cdef bint step_in_ieee_mode(
                 return False
     plan._derive_constants()
     plan._refuse_missing_state()
+    run_measured(plan, taken, num_threads)
+    plan._count_call()
+    return True
+
+
+cdef int run_measured(Plan plan, list taken, int num_threads) except -1:
+    """Run with the threads asked for, or with those that have been faster here."""
+    cdef Py_ssize_t i, work = 0
+    cdef Rows one
+    cdef bint many = False
+    cdef int threads
+    for one in taken:
+        work += one.r.count * one.r.width if one is not None else 0
+    threads = vector_threads(work, num_threads)
+    measured = threads > 1 and num_threads == 0
+    if measured:
+        many = begin_measured(&plan._row_choice)
+        threads = threads if many else 1
     for i in range(plan._count):
         one = taken[i]
         if one is not None:
-            one.run(plan._tensors[i].h, num_threads)
-    plan._count_call()
-    return True
+            one.run(plan._tensors[i].h, threads)
+    if measured:
+        end_measured(&plan._row_choice, many, <double> work)
+    return 0
 
 
 cdef int refuse_overlap(Plan plan, Py_ssize_t i, Rows rows) except -1:
