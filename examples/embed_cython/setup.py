@@ -13,6 +13,7 @@ else:  # without contraction the gradients too are the same bits on every machin
     flags, link = ["-O3", "-ffp-contract=off", "-fopenmp"], ["-fopenmp"]
 
 setup(
+    py_modules=[],
     ext_modules=cythonize(
         [Extension("factorise", ["factorise.pyx"], extra_compile_args=flags, extra_link_args=link)]
     )
