@@ -24,6 +24,7 @@ from conftest import (
 
 import optkern
 from optkern.kernels import _engine
+from optkern.kernels._rows import Rows
 from optkern.kernels.rules import ROW_RULES
 from optkern.optimizers import CLASSES
 
@@ -402,8 +403,19 @@ def test_a_parameter_that_was_resized():
     p = np.ones((5, 3), np.float32)
     opt = optkern.Adagrad(p)
     p.resize((4, 3), refcheck=False)
-    with pytest.raises(ValueError, match=r"sum of parameter 0 must have shape \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"sum of parameter 0 must be an array of shape \(4, 3\)"):
         opt.step_rows([0, 1], G)
+
+
+@pytest.mark.parametrize("dtype", (np.float16, np.longdouble, np.dtype(np.float32).newbyteorder()))
+def test_only_plain_float32_and_float64_have_rows(dtype):
+    """Whatever a dense step takes besides: a row is updated where it stands."""
+    p = np.ones((5, 3), dtype)
+    with pytest.raises(TypeError, match="x: parameter 0 must be float32 or float64 where rows"):
+        Rows(RULES["sgd"], "x", 0, p, [0], np.ones((1, 3), dtype), [None])
+    p = np.ones((5, 3), np.float32)
+    with pytest.raises(ValueError, match=r"x: sum of parameter 0 must .* and uint16"):
+        Rows(RULES["adagrad"], "x", 0, p, [0], G[:1], [np.ones((5, 3), np.uint16)])
 
 
 @pytest.mark.parametrize("name", sorted(set(RULES) - {rule.name for rule in ROW_RULES}))

@@ -16,5 +16,5 @@ setup(
     py_modules=[],
     ext_modules=cythonize(
         [Extension("factorise", ["factorise.pyx"], extra_compile_args=flags, extra_link_args=link)]
-    )
+    ),
 )

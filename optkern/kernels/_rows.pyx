@@ -239,17 +239,24 @@ cdef class Rows:
 
     def _check_arrays(self, rule):
         what = self._named("parameter")
-        if self.p.dtype not in _arrays.DTYPES or not self.p.flags.writeable:
-            _arrays.check_writable(self.owner, what, self.p)
+        if self.p.dtype.char not in "fd" or not self.p.dtype.isnative:
             raise TypeError(
                 f"{self.owner}: {what} must be float32 or float64 where rows are updated, "
                 f"got {self.p.dtype}"
             )
+        if not self.p.flags.writeable:
+            _arrays.check_writable(self.owner, what, self.p)
         if self.p.ndim == 0:
             raise ValueError(f"{self.owner}: {what} has no rows, it has no dimension")
         for slot, a in zip(rule.state, self.state):
-            if a is not None and (a.shape != self.p.shape or a.dtype != self.p.dtype):
-                _arrays.check_state(self.owner, f"{slot} of {what}", a, self.p)
+            if a is None or (
+                isinstance(a, np.ndarray) and a.shape == self.p.shape and a.dtype == self.p.dtype
+            ):
+                continue
+            raise ValueError(
+                f"{self.owner}: {slot} of {what} must be an array of shape {self.p.shape} and "
+                f"dtype {self.p.dtype} where rows are updated, got {a.shape} and {a.dtype}"
+            )
 
     def _indices(self, rows):
         """The rows as a dense array of Py_ssize_t; their range is checked by `_find`."""
