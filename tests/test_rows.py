@@ -2,6 +2,7 @@
 rule is equal to the dense one, so are the bits.
 """
 
+import array
 import copy
 import itertools
 import pickle
@@ -165,19 +166,19 @@ print(resident() - before)
 # --------------------------------------------------------------------------- layouts
 
 
-def arranged(array, layout):
+def arranged(values, layout):
     """A copy of a 2-D array in another memory layout."""
     if layout == "fortran":
-        return np.asfortranarray(array)
+        return np.asfortranarray(values)
     if layout == "every other row":
-        return np.repeat(array, 2, axis=0)[::2]
+        return np.repeat(values, 2, axis=0)[::2]
     if layout == "every other column":
-        return np.repeat(array, 2, axis=1)[:, ::2]
+        return np.repeat(values, 2, axis=1)[:, ::2]
     if layout == "backwards":
-        return array[::-1].copy()[::-1]
-    buffer = np.empty(array.nbytes + 1, np.uint8)
-    view = buffer[1:].view(array.dtype).reshape(array.shape)
-    view[...] = array
+        return values[::-1].copy()[::-1]
+    buffer = np.empty(values.nbytes + 1, np.uint8)
+    view = buffer[1:].view(values.dtype).reshape(values.shape)
+    view[...] = values
     return view
 
 
@@ -218,6 +219,13 @@ def test_every_integer_is_an_index(kind):
     p = np.zeros((10, 2))
     optkern.kernels.sgd_rows(p, np.array([1, 9], kind), np.ones((2, 2)), lr=1.0)
     assert p.sum(axis=1).tolist() == [0, -2, 0, 0, 0, 0, 0, 0, 0, -2]
+
+
+def test_other_libraries_arrays_are_taken_as_they_are():
+    p, g = np.zeros((4, 2)), array.array("d", [1, 2, 3, 4])
+    rows = memoryview(array.array("q", [2, 0]))
+    optkern.kernels.sgd_rows(p, rows, memoryview(g).cast("B").cast("d", (2, 2)), lr=1.0)
+    np.testing.assert_array_equal(p, [[-3, -4], [0, 0], [-1, -2], [0, 0]])
 
 
 def test_gradients_of_another_floating_dtype_are_cast_first():
@@ -416,6 +424,17 @@ def test_only_plain_float32_and_float64_have_rows(dtype):
     p = np.ones((5, 3), np.float32)
     with pytest.raises(ValueError, match=r"x: sum of parameter 0 must .* and uint16"):
         Rows(RULES["adagrad"], "x", 0, p, [0], G[:1], [np.ones((5, 3), np.uint16)])
+
+
+@pytest.mark.parametrize("state_dtype", ("bfloat16", "int8"))
+def test_compact_state_has_no_rows(state_dtype):
+    p = np.ones((5, 3), np.float32)
+    opt = optkern.Adam(p, state_dtype=state_dtype)
+    with pytest.raises(ValueError, match="Adam: exp_avg of parameter 0 must be an array of shape"):
+        opt.step_rows([0, 1], G)
+    assert opt.steps == 0 and (p == 1).all()
+    with pytest.raises(TypeError, match="must be float32 or float64 where rows are updated"):
+        optkern.Adam(p.astype(np.float16)).step_rows([0, 1], G)
 
 
 @pytest.mark.parametrize("name", sorted(set(RULES) - {rule.name for rule in ROW_RULES}))

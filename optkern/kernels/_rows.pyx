@@ -253,9 +253,10 @@ cdef class Rows:
                 isinstance(a, np.ndarray) and a.shape == self.p.shape and a.dtype == self.p.dtype
             ):
                 continue
+            came = f"{a.shape} and {a.dtype}" if isinstance(a, np.ndarray) else type(a).__name__
             raise ValueError(
                 f"{self.owner}: {slot} of {what} must be an array of shape {self.p.shape} and "
-                f"dtype {self.p.dtype} where rows are updated, got {a.shape} and {a.dtype}"
+                f"dtype {self.p.dtype} where rows are updated, got {came}"
             )
 
     def _indices(self, rows):
@@ -263,6 +264,7 @@ cdef class Rows:
         what = self._named("rows of parameter")
         if isinstance(rows, (list, tuple)):
             rows = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
+        rows = _arrays.shared(self.owner, what, rows)
         if not isinstance(rows, np.ndarray) or isinstance(rows, np.ma.MaskedArray):
             raise TypeError(
                 f"{self.owner}: {what} must be an array or list of integers, "
@@ -277,6 +279,7 @@ cdef class Rows:
     def _as_gradient(self, gradient):
         """The gradients of the rows as a dense array of the parameter's dtype."""
         what = self._named("gradient of parameter")
+        gradient = _arrays.shared(self.owner, what, gradient)
         if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
             raise TypeError(
                 f"{self.owner}: {what} must be a NumPy array, got {type(gradient).__name__}"
