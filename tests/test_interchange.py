@@ -180,7 +180,7 @@ def test_memory_that_is_not_shared_is_refused_with_its_owners_reason():
     "value", (b"abcdabcd", bytearray(8), memoryview(np.ones(2, np.int32)), array.array("i", [1]))
 )
 def test_other_dtypes_are_refused(value):
-    with pytest.raises(TypeError, match="parameter 0 must be float32 or float64, got"):
+    with pytest.raises(TypeError, match=r"parameter 0 must be float16, .* float64, got"):
         optkern.SGD([value])
     with pytest.raises(TypeError, match="real floating point, got"):
         optkern.SGD([np.ones(2)]).step([value])

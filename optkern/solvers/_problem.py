@@ -61,7 +61,7 @@ class Parameters(Point):
     """The user's parameters, to be read and written as one vector of their widest dtype."""
 
     def __init__(self, owner: str, params: Any) -> None:
-        super().__init__(owner, params)
+        super().__init__(owner, params, "params")
         for number, override in enumerate(self.structure.overrides):
             if override:
                 raise ValueError(
