@@ -27,8 +27,8 @@ cdef struct tensor_t:
     bint compact                       # state is, and all else is dense and of one dtype
     int home                           # the parameter's own stream: 0, or ROUNDED
     char* data[MAX_STREAMS]
-    Py_ssize_t itemsize[MAX_STREAMS]   # in memory
-    int storage[MAX_STREAMS]
+    unsigned char itemsize[MAX_STREAMS]   # in memory; bytes: a thousand tensors stay in cache
+    unsigned char storage[MAX_STREAMS]
     unsigned char* scales[MAX_STREAMS]
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
