@@ -1,5 +1,6 @@
 # Written by tests/stubs.py from the rule table.
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from inspect import Signature
 from typing import Any, Literal, TypeAlias
 
@@ -46,6 +47,22 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
     def rebind(self, params: Params) -> None: ...
+    @property
+    def last_grad_norm(self) -> float | None: ...
+    @property
+    def averages_are_in(self) -> bool: ...
+    def swap_in(self) -> None: ...
+    def swap_out(self) -> None: ...
+    def averaged(self) -> AbstractContextManager[None]: ...
+    clip_norm: Number | None
+    clip_norm_per_tensor: Number | None
+    clip_value: Number | None
+    grad_scale: Number
+    accumulate: int
+    accumulate_form: Literal["mean", "sum"]
+    zero_grad: bool
+    lookahead: tuple[int, float] | None
+    ema_decay: Number | None
 
 CLASSES: dict[str, type[Optimizer]]
 
@@ -64,6 +81,15 @@ class SGD(Optimizer):
         momentum_form: Literal["torch", "classical", "average"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adagrad(Optimizer):
@@ -80,6 +106,15 @@ class Adagrad(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class RMSprop(Optimizer):
@@ -97,6 +132,15 @@ class RMSprop(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adadelta(Optimizer):
@@ -112,6 +156,15 @@ class Adadelta(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -130,6 +183,15 @@ class Adam(Optimizer):
         eps_form: Literal["corrected", "raw"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -147,6 +209,15 @@ class AdamW(Optimizer):
         eps_form: Literal["corrected", "raw"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adamax(Optimizer):
@@ -162,6 +233,15 @@ class Adamax(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -179,6 +259,15 @@ class NAdam(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class RAdam(Optimizer):
@@ -195,6 +284,15 @@ class RAdam(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Lion(Optimizer):
@@ -209,4 +307,67 @@ class Lion(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
+    ) -> None: ...
+
+class LARS(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        momentum: Number = ...,
+        dampening: Number = ...,
+        weight_decay: Number = ...,
+        nesterov: bool = ...,
+        trust_coefficient: Number = ...,
+        eps: Number = ...,
+        adapt: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        momentum_form: Literal["torch", "classical", "average"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
+    ) -> None: ...
+
+class LAMB(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        adapt: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...

@@ -25,7 +25,7 @@ from conftest import (
 )
 
 import optkern
-from optkern.kernels.rules import VOCABULARY, Pair, Real
+from optkern.kernels.rules import OPTIONS, VOCABULARY, Pair, Real
 from optkern.optimizers import CLASSES
 
 SHAPES = ((4, 3), (5,), (), (2, 0))
@@ -95,7 +95,7 @@ def test_signature_is_the_table(rule):
     for name in own:
         assert parameters[name].default == rule.hyperparameters[name]
     assert own | {"params", "num_threads", "on_nonfinite"} <= set(parameters)
-    extra = set(parameters) - own - {"params", "num_threads", "on_nonfinite"}
+    extra = set(parameters) - own - {"params", "num_threads", "on_nonfinite"} - set(OPTIONS)
     assert extra <= {"decoupled_weight_decay", "initial_accumulator_value"}
     assert not {"step", "mu_product"} & set(parameters)
 

@@ -97,6 +97,23 @@ def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> Non
         )
 
 
+def check_zeroable(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> None:
+    """Refuse a gradient that zero_grad=True cannot set to zero in place."""
+    if not isinstance(gradient, np.ndarray) or gradient.dtype != parameter.dtype:
+        came = gradient.dtype if isinstance(gradient, np.ndarray) else type(gradient).__name__
+        raise TypeError(
+            f"{owner}: {what} must be an array of {parameter.dtype} like its parameter "
+            f"for zero_grad=True, got {came}"
+        )
+    if not gradient.flags.writeable:
+        raise ValueError(f"{owner}: {what} is read-only; zero_grad=True sets it to zero")
+    if _overlaps_itself(gradient):
+        raise ValueError(
+            f"{owner}: elements of {what} share memory (strides {gradient.strides}), "
+            "which zero_grad=True cannot set to zero one by one"
+        )
+
+
 def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> np.ndarray:
     """The gradient as a native array of the parameter's dtype; a cast makes a copy."""
     if isinstance(gradient, np.generic):  # what a reduction over all axes gives
