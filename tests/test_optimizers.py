@@ -336,7 +336,7 @@ def test_any_number_may_be_a_callable(rule):
     for name, default in rule.hyperparameters.items():
         if not isinstance(VOCABULARY[name], (Real, Pair)) or name in ("step", "mu_product"):
             continue
-        fixed = {"momentum": 0.5} if name == "dampening" else {}
+        fixed = {"momentum": 0.5, "momentum_form": "torch"} if name == "dampening" else {}
 
         def value(step, default=default):
             factor = 1 / (step + 2)

@@ -2,8 +2,9 @@
 
 
 cdef enum:
-    # What an update does beyond its plain form. Some are arithmetic on p and g alone (ARITHMETIC);
-    # the others decide which state is touched (`Rule.variants` in rules.py).
+    # What an update does beyond its plain form. DECAYS and SCALES are arithmetic on p and g alone;
+    # the others decide which state is touched (`Rule.variants` in rules.py). The constants of
+    # SCALES change nothing where their flag is off: a loop may take them all.
     MAXIMIZE = 1
     L2 = 2
     SHRINK = 4
@@ -18,7 +19,8 @@ cdef enum:
     CLAMP = 2048
     TRUST = 4096
     DECAY = 8192
-    ARITHMETIC = MAXIMIZE | L2 | SHRINK | SCALE | CLAMP | TRUST | DECAY
+    DECAYS = MAXIMIZE | L2 | SHRINK | DECAY
+    SCALES = SCALE | CLAMP | TRUST
 
 
 cdef struct hyper_t:

@@ -277,12 +277,14 @@ cdef void adjust(
         h.scale *= clip_factor(o.clip_norm, h.scale * norm)
     if o.clip_norm_per_tensor:
         h.scale *= clip_factor(o.clip_norm_per_tensor, h.scale * tensor_norm)
-    h.limit = o.clip_value
+    h.limit = o.clip_value if o.clip_value else INFINITY
     h.flags &= ~(<unsigned int> (SCALE | CLAMP))
     if h.scale != 1:
         h.flags |= SCALE
     if o.clip_value:
         h.flags |= CLAMP
+    if not h.flags & TRUST and not h.trust:
+        h.trust = 1
 
 
 cdef void apply_trust(constants_t* h, double p_norm, double norm) noexcept nogil:
