@@ -250,7 +250,7 @@ def derive(rule, dict hyperparameters):
 cdef int encode_option(options_t* o, str name, object value) except -1:
     """Put one checked option where the functions below read it."""
     cdef Py_ssize_t i = list(<dict> o[0]).index(name)
-    default, domain = OPTIONS[name]
+    _, domain = OPTIONS[name]
     for number in (0.0,) if value is None else domain.encode(value):
         (<double*> o)[i] = number
         i += 1

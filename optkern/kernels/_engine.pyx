@@ -36,7 +36,7 @@ from optkern.kernels._constants cimport (
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport BLOCK, span_t, spans_t
+from optkern.kernels._span cimport BLOCK, spans_t
 from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES
 
 cnp.import_array()

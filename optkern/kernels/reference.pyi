@@ -37,7 +37,6 @@ def fused_step(
     calls: int = ...,
     **options: Any,
 ) -> float: ...
-
 def sgd(
     p: Arrays,
     g: Gradients,
