@@ -68,6 +68,11 @@ def stamp(isa: str) -> str:
             rule.formula,
             len(rule.state),
             [" | ".join(flags) or "0" for flags in rule.variants],
+            [
+                [k for k, on in enumerate(rule.slots.values()) if not on or on.upper() in flags]
+                for flags in rule.variants
+            ],
+            ["uint8" if slot in table["NONNEGATIVE"] else "int8" for slot in rule.slots],
         )
         for rule in rules
     }

@@ -193,7 +193,7 @@ class _Fit:
         self.mismatched: list[str] = []
         own = dict(zip(opt.state, opt.params)) if params else {}
         for key, array in own.items():
-            _arrays.check_writable(type(opt).__name__, _arrays.named("parameter", key), array)
+            _arrays.check_parameter(type(opt).__name__, _arrays.named("parameter", key), array)
         saved = content.get("params", {}) if params else {}
         self.params = [
             (own[key], value)

@@ -15,14 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import RULES, _arrays
+from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan
 from .kernels._structures import Label, Params, Structure
 from .kernels._threads import as_num_threads
-from .kernels.rules import OPTION_SLOTS, OPTIONS, VOCABULARY, Pair, Real, Rule, checked
+from .kernels.rules import (
+    NONNEGATIVE,
+    OPTION_SLOTS,
+    OPTIONS,
+    VOCABULARY,
+    Pair,
+    Real,
+    Rule,
+    checked,
+)
 
 # Scalars of the functional twins that the optimizer keeps per parameter itself.
 _COUNTED = ("step", "mu_product")
+# What the arrays of a compact state are called in a state dict, after its own name.
+_PARTS = ("", "_scales")
 _ON_NONFINITE = ("propagate", "skip", "raise")
 
 
@@ -141,6 +152,7 @@ class Optimizer:
             self._owner, {name: options.pop(name) for name in OPTIONS}
         )
         self._structure = Structure(self._owner, params)
+        self._set_storage(*(options.pop(k) for k in ("state_dtype", "master_weights", "seed")))
         self._groups: list[ParamGroup] = []
         own = []
         for number, override in enumerate(self._structure.overrides):
@@ -216,8 +228,21 @@ class Optimizer:
             for name, value in values.items()
         }
         now = {name: self._value(owner, name, value, step) for name, value in good.items()}
-        self.rule.refuse_conflict(owner, now)
+        self._refuse_conflict(owner, now)
         return good
+
+    def _refuse_conflict(self, owner: str, values: Mapping[str, Any]) -> None:
+        self.rule.refuse_conflict(owner, values)
+        if self._state_dtype and self.rule.trust == "direction":
+            raise ValueError(
+                f"{owner}: state_dtype={self._state_dtype!r} is not possible with a rule that "
+                "computes its direction twice, once for its norm"
+            )
+        if self._state_dtype and values.get("centered"):
+            raise ValueError(
+                f"{owner}: centered=True is not possible with state_dtype={self._state_dtype!r}: "
+                "the difference of two averages is smaller than what their rounding leaves"
+            )
 
     @staticmethod
     def _is_schedule(name: str, value: Any) -> bool:
@@ -265,6 +290,76 @@ class Optimizer:
         self._on_nonfinite = value
         self._check_finite = value != "propagate"
 
+    # ----------------------------------------------------------------- storage
+
+    def _set_storage(self, state_dtype: Any, master_weights: Any, seed: Any) -> None:
+        owner = self._owner
+        known = isinstance(state_dtype, str) and state_dtype in _storage.STATE_DTYPES
+        if state_dtype is not None and not known:
+            allowed = ", ".join(map(repr, _storage.STATE_DTYPES))
+            raise ValueError(f"{owner}: state_dtype must be None, {allowed}, got {state_dtype!r}")
+        if VOCABULARY["maximize"].check(master_weights) is None:
+            raise ValueError(
+                f"{owner}: master_weights must be True or False, got {master_weights!r}"
+            )
+        self._state_dtype: str | None = state_dtype
+        self._master_weights = bool(master_weights)
+        self._seed = _checked_seed(owner, seed)
+
+    @property
+    def state_dtype(self) -> str | None:
+        """What the state arrays are stored as; None: the dtype of the arithmetic."""
+        return self._state_dtype
+
+    @property
+    def master_weights(self) -> bool:
+        """Whether float16 and bfloat16 parameters have float32 masters (state slot ``master``)."""
+        return self._master_weights
+
+    @property
+    def seed(self) -> int:
+        """Of the random bits that round the state."""
+        return self._seed
+
+    @property
+    def _slots(self) -> tuple[str, ...]:
+        """The names of the state arrays that this optimizer may have."""
+        return (*self.rule.state, "master") if self._master_weights else self.rule.state
+
+    def _has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
+        """Whether a parameter needs a state array under these hyperparameters."""
+        if slot in OPTION_SLOTS:
+            return self._needs(slot)
+        if slot == "master":
+            return bool(_storage.kind_of(array.dtype))
+        return self.rule.needs(slot, group)
+
+    def _new_state(self, slot: str, array: np.ndarray) -> Any:
+        """What a state array of a parameter starts as: averages of the parameter begin with it."""
+        if slot in OPTION_SLOTS and _storage.kind_of(array.dtype):
+            raise ValueError(
+                f"{self._owner}: {OPTION_SLOTS[slot]} needs float32 or float64 parameters, "
+                f"got {array.dtype}"
+            )
+        if slot in ("slow", "ema"):
+            return np.array(array, order="K", subok=False)
+        if slot == "accumulator":
+            return np.zeros_like(array, subok=False)
+        if slot == "master":
+            return _storage.widened(np.asarray(array))
+        if self._state_dtype:
+            return _storage.Compact.zeros(self._state_dtype, array.shape, slot not in NONNEGATIVE)
+        return np.zeros_like(array, dtype=_storage.arithmetic_dtype(array.dtype), subok=False)
+
+    def _refuse_parameter(self, label: Label, array: Any) -> None:
+        what = _arrays.named("parameter", label)
+        _arrays.check_parameter(self._owner, what, array)
+        if self._state_dtype and array.dtype == np.float64:
+            raise ValueError(
+                f"{self._owner}: state_dtype={self._state_dtype!r} needs float32, float16 or "
+                f"bfloat16 parameters, {what} is float64"
+            )
+
     # ----------------------------------------------------------------- plan and state
 
     def _rebuild(
@@ -283,7 +378,7 @@ class Optimizer:
         structure, old = self._structure, getattr(self, "_plan", None)
         arrays = structure.arrays if arrays is None else arrays
         for label, array in zip(structure.labels, arrays):
-            _arrays.check_writable(self._owner, _arrays.named("parameter", label), array)
+            self._refuse_parameter(label, array)
         if counts is None and old is not None:
             counts = _counts(old)
         slots = [slot for slot in OPTION_SLOTS if self._needs(slot)]
@@ -292,12 +387,14 @@ class Optimizer:
         absent = [None] * len(arrays)
         state = {
             slot: [
-                self._initial(slot, array) if a is None and self._needs(slot, groups[group]) else a
+                self._new_state(slot, array)
+                if a is None and self._has_slot(slot, array, groups[group])
+                else a
                 for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
             ]
-            for slot in (*self.rule.state, *slots)
+            for slot in (*self._slots, *slots)
         }
-        plan = Plan(self.rule, self._owner, structure.labels, arrays, state)
+        plan = Plan(self.rule, self._owner, structure.labels, arrays, state, self._seed)
         plan.set_groups(structure.groups, len(groups))
         if counts is not None:
             plan.steps[:], plan.mu_products[:], plan.started[:], plan.held[:] = counts[:-1]
@@ -308,19 +405,10 @@ class Optimizer:
         self._plan = plan
         structure.arrays = list(arrays)
 
-    def _needs(self, slot: str, group: Mapping[str, Any] | None = None) -> bool:
-        """Whether an option, of a group or around the rule, touches a slot."""
-        if slot in OPTION_SLOTS:
-            name = OPTION_SLOTS[slot]
-            return self._options[name] != OPTIONS[name][0]
-        return group is not None and self.rule.needs(slot, group)
-
-    @staticmethod
-    def _initial(slot: str, array: np.ndarray) -> np.ndarray:
-        """What a slot holds before the first step: averages of the parameter begin with it."""
-        if slot in ("slow", "ema"):
-            return np.array(array, order="K", subok=False)
-        return np.zeros_like(array, subok=False)
+    def _needs(self, slot: str) -> bool:
+        """Whether an option around the rule needs its slot."""
+        name = OPTION_SLOTS[slot]
+        return self._options[name] != OPTIONS[name][0]
 
     def _send(self, plan: Plan, groups: Sequence[Mapping[str, Any]]) -> None:
         """Give a plan the groups' hyperparameters, all of them or none; note the schedules."""
@@ -379,7 +467,7 @@ class Optimizer:
             if number is None:
                 options = now
                 continue
-            self.rule.refuse_conflict(owner, {**self._groups[number], **now})
+            self._refuse_conflict(owner, {**self._groups[number], **now})
             values += [(number, name, value) for name, value in now.items()]
         for row in values:
             self._plan.set_hyperparameter(*row)
@@ -499,7 +587,10 @@ class Optimizer:
 
     @property
     def state(self) -> dict[Label, dict[str, Any]]:
-        """Per parameter (by position, or by name): ``step`` and the state arrays, live."""
+        """Per parameter (by position, or by name): ``step`` and the state arrays, live.
+
+        With a ``state_dtype`` they are `Compact`: ``np.asarray`` gives their values.
+        """
         return {label: self._state_of(i) for i, label in enumerate(self._labels)}
 
     def _state_of(self, i: int) -> dict[str, Any]:
@@ -530,15 +621,19 @@ class Optimizer:
             "averages_are_in": self.averages_are_in,
             "options": {k: v for k, v in options.items() if v != OPTIONS[k][0]},
             "param_groups": groups,
+            **({"state_dtype": self._state_dtype, "seed": self._seed} if self._state_dtype else {}),
             "state": {label: self._saved_state_of(i) for i, label in enumerate(self._labels)},
         }
 
     def _saved_state_of(self, i: int) -> dict[str, Any]:
-        entry = {
-            name: value.copy() if isinstance(value, np.ndarray) else value
-            for name, value in self._state_of(i).items()
-            if name != "accumulator" or self._plan.held[i]
-        }
+        entry: dict[str, Any] = {}
+        for name, value in self._state_of(i).items():
+            if name == "accumulator" and not self._plan.held[i]:
+                continue
+            if isinstance(value, _storage.Compact):
+                entry |= {name + part: a.copy() for part, a in zip(_PARTS, value.arrays)}
+            else:
+                entry[name] = value.copy() if isinstance(value, np.ndarray) else value
         started = int(self._plan.started[i])
         return {**entry, "started": started} if started else entry
 
@@ -555,12 +650,12 @@ class Optimizer:
         """
         loaded = _Loaded(self, state_dict)
         counts = (loaded.counts, loaded.mu_products, loaded.started, loaded.held)
-        before = self.steps, self._options
-        self.steps, self._options = loaded.steps, loaded.options
+        before = self.steps, self._seed, self._options
+        self.steps, self._seed, self._options = loaded.steps, loaded.seed, loaded.options
         try:
             self._rebuild(loaded.state, loaded.groups, counts=(*counts, loaded.accumulated))
         except BaseException:
-            self.steps, self._options = before
+            self.steps, self._seed, self._options = before
             raise
         self._plan.refusal = _SWAPPED if loaded.averages_are_in else None
         self.skipped_steps = loaded.skipped_steps
@@ -569,6 +664,9 @@ class Optimizer:
 
     def rebind(self, params: Params) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
+
+        A float32 master is kept where it rounds to the new array's element, and starts from that
+        element elsewhere: weights written by hand count from here on.
 
         Parameters
         ----------
@@ -586,13 +684,19 @@ class Optimizer:
         arrays = self._structure.arrays_of(params)
         for label, new, (shape, dtype) in zip(self._labels, arrays, self._forms):
             what = _arrays.named("parameter", label)
-            _arrays.check_writable(self._owner, what, new)
+            _arrays.check_parameter(self._owner, what, new)
             if new.shape != shape or new.dtype != dtype:
                 raise ValueError(
                     f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        self._rebuild(self._plan.state, self._groups, arrays)
+        state = dict(self._plan.state)
+        if self._master_weights:
+            state["master"] = [
+                None if master is None else _renewed(master, np.asarray(new))
+                for master, new in zip(state["master"], arrays)
+            ]
+        self._rebuild(state, self._groups, list(arrays))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
@@ -613,6 +717,10 @@ class Optimizer:
         count = len(self._labels)
         size = sum(array.size for array in self._structure.arrays)
         head = f"{count} array{'s' if count > 1 else ''} of {size:,} elements"
+        if self._state_dtype:
+            head += f", state_dtype={self._state_dtype!r}"
+        if self._master_weights:
+            head += ", master_weights=True"
         parts = [", ".join(self._shown(group)) for group in self.param_groups]
         options = [f", {k}={v!r}" for k, v in self._options.items() if v != OPTIONS[k][0]]
         if len(parts) == 1:
@@ -656,9 +764,16 @@ class _Loaded:
         self.steps = self._count("steps", state_dict["steps"])
         self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
         self.accumulated = self._count("accumulated", state_dict.get("accumulated", 0))
-        self.options, saved = self._check_options(state_dict.get("options"))
+        self.options, on = self._check_options(state_dict.get("options"))
+        own, saved = optimizer.state_dtype, state_dict.get("state_dtype")
+        if saved != own:
+            raise ValueError(
+                f"{self.owner}: the state was saved with state_dtype={saved!r}, "
+                f"this optimizer has state_dtype={own!r}"
+            )
+        self.seed = _checked_seed(self.owner, state_dict.get("seed", optimizer.seed))
         self.groups = self._check_groups(state_dict["param_groups"])
-        self._check_state(state_dict["state"], saved)
+        self._check_state(state_dict["state"], on)
         self.averages_are_in = state_dict.get("averages_are_in", False)
         if self.averages_are_in not in ((True, False) if "ema" in self.state else (False,)):
             raise ValueError(
@@ -715,19 +830,21 @@ class _Loaded:
 
     def _check_state(self, state: Any, options: Mapping[str, Any]) -> None:
         structure, rule = self.optimizer._structure, self.optimizer.rule
-        slots = (*rule.state, *OPTION_SLOTS)
         if not isinstance(state, Mapping) or set(state) != set(structure.labels):
             came = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(
                 f"{self.owner}: the state is of other parameters: "
                 f"expected {sorted(map(str, structure.labels))}, got {came}"
             )
+        slots = (*self.optimizer._slots, *OPTION_SLOTS)
         self.state: dict[str, list[Any]] = {slot: [] for slot in slots}
         self.counts: list[int] = []
         self.mu_products: list[float] = []
         self.started: list[int] = []
         self.held: list[bool] = []
         known = {"step", "started", *slots}
+        if self.optimizer.state_dtype == "int8":
+            known |= {slot + _PARTS[1] for slot in rule.state}
         required = {"step"}
         for slot in ("slow", "ema"):
             required |= {slot} if options.get(OPTION_SLOTS[slot]) is not None else set()
@@ -738,7 +855,12 @@ class _Loaded:
             entry, what = state[label], _arrays.named("parameter", label)
             # By the options it was saved with: a schedule that is kept may need more.
             hyper = self.saved[structure.groups[i]]
-            needed = required | {slot for slot in rule.state if rule.needs(slot, hyper)}
+            array = structure.arrays[i]
+            needed = required | {
+                slot
+                for slot in self.optimizer._slots
+                if self.optimizer._has_slot(slot, array, hyper)
+            }
             if not isinstance(entry, Mapping) or not set(entry) <= known:
                 raise ValueError(f"{self.owner}: {what} has no state of rule {rule.name!r}")
             missing = sorted(name for name in needed if entry.get(name) is None)
@@ -755,19 +877,62 @@ class _Loaded:
             self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
             self.held.append(entry.get("accumulator") is not None)
             for slot in slots:
-                array = structure.arrays[i]
-                self.state[slot].append(self._copied(slot, what, entry.get(slot), array))
+                copied = self._copied_compact if self._is_compact(slot) else self._copied
+                self.state[slot].append(copied(slot, what, entry, array))
         if any(self.held) and not self.accumulated:
             raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
 
-    def _copied(self, slot: str, what: str, loaded: Any, array: np.ndarray) -> np.ndarray | None:
+    def _is_compact(self, slot: str) -> bool:
+        return self.optimizer.state_dtype is not None and slot in self.optimizer.rule.state
+
+    def _copied_compact(
+        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
+    ) -> _storage.Compact | None:
+        if entry.get(slot) is None:
+            return None
+        new = self.optimizer._new_state(slot, array)
+        parts = [entry.get(slot + part) for part, _ in zip(_PARTS, new.arrays)]
+        loaded = _storage.Compact(*parts, *([None] * (2 - len(parts))), new.signed)
+        if loaded.state_dtype != new.state_dtype:
+            raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{_PARTS[1]}'")
+        copy = _storage.Compact(
+            *(
+                np.array(a) if isinstance(a, np.ndarray) else a
+                for a in (loaded.codes, loaded.scales)
+            ),
+            new.signed,
+        )
+        _arrays.check_compact(self.owner, f"{slot} of {what}", copy, array)
+        return copy
+
+    def _copied(
+        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
+    ) -> np.ndarray | None:
+        loaded = entry.get(slot)
         if loaded is None:
             return None
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
         _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
-        own = np.empty_like(array)  # in the parameter's memory order
+        own = np.empty_like(array, dtype=copy.dtype)  # in the parameter's memory order
         own[...] = copy
         return own
+
+
+def _checked_seed(owner: str, seed: Any) -> int:
+    integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not (integer and 0 <= seed < 2**64):
+        raise (ValueError if integer else TypeError)(
+            f"{owner}: seed must be an integer in [0, 2**64), got {seed!r}"
+        )
+    return int(seed)
+
+
+def _renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """The master of ``array``, element by element from ``master`` where that rounds to it."""
+    rounded = np.empty_like(array)
+    _storage.write_rounded(rounded, master)
+    new = _storage.widened(array)
+    return np.where(_storage.widened(rounded) == new, master, new)
 
 
 # --------------------------------------------------------------------------- documentation
@@ -780,7 +945,13 @@ def _class_options(cls: type[Optimizer]) -> dict[str, Any]:
         options |= {own: row[0] for own, row in cls._own.items() if row[3] == name}
         if name not in _COUNTED:
             options[name] = default
-    options |= {"num_threads": None, "on_nonfinite": "propagate"}
+    options |= {
+        "num_threads": None,
+        "on_nonfinite": "propagate",
+        "state_dtype": None,
+        "master_weights": False,
+        "seed": 0,
+    }
     return options | {name: default for name, (default, _) in OPTIONS.items()}
 
 
@@ -801,8 +972,9 @@ def _class_document(cls: type[Optimizer]) -> str:
         "Parameters",
         "----------",
         "params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts",
-        "    float32 or float64 arrays of any shape, updated in place; of another library's, what",
-        "    shares writable memory: the buffer protocol, __array_interface__, DLPack on CPU.",
+        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of another",
+        "    library's, what shares writable memory: the buffer protocol, __array_interface__,",
+        "    DLPack on CPU.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:
@@ -820,6 +992,12 @@ def _class_document(cls: type[Optimizer]) -> str:
         "    Threads that a step uses; None: optkern's choice. The bits never depend on it.",
         "on_nonfinite : 'propagate', 'skip' or 'raise'",
         "    What a step does about NaN or inf in a gradient.",
+        "state_dtype : None, 'bfloat16' or 'int8'",
+        "    What the state arrays are stored as, rounded stochastically; None: as computed.",
+        "master_weights : True or False",
+        "    Keep float32 masters of float16 and bfloat16 parameters; they are written as rounded.",
+        "seed : int in [0, 2**64)",
+        "    Of the random bits that round the state; the bits depend on nothing else.",
     ]
     for name, (default, domain) in OPTIONS.items():
         schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
@@ -890,7 +1068,10 @@ class Adagrad(Optimizer):
                 )
             starts.append(start)
         for array, group in zip(self._plan.state["sum"], self._structure.groups):
-            array[...] = starts[group]
+            if isinstance(array, _storage.Compact):
+                array.encode(starts[group])
+            else:
+                array[...] = starts[group]
 
 
 class RMSprop(Optimizer):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .kernels.rules import Rule
 
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
 Group: TypeAlias = Mapping[str, Any]
 Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
@@ -39,6 +39,12 @@ class Optimizer:
     def on_nonfinite(self) -> str: ...
     @on_nonfinite.setter
     def on_nonfinite(self, value: str) -> None: ...
+    @property
+    def state_dtype(self) -> Literal["bfloat16", "int8"] | None: ...
+    @property
+    def master_weights(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
     @property
     def params(self) -> list[Array]: ...
     @property
@@ -81,6 +87,9 @@ class SGD(Optimizer):
         momentum_form: Literal["torch", "classical", "average"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -106,6 +115,9 @@ class Adagrad(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -132,6 +144,9 @@ class RMSprop(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -156,6 +171,9 @@ class Adadelta(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -183,6 +201,9 @@ class Adam(Optimizer):
         eps_form: Literal["corrected", "raw"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -209,6 +230,9 @@ class AdamW(Optimizer):
         eps_form: Literal["corrected", "raw"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -233,6 +257,9 @@ class Adamax(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -259,6 +286,9 @@ class NAdam(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -284,6 +314,9 @@ class RAdam(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -307,6 +340,9 @@ class Lion(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -336,6 +372,9 @@ class LARS(Optimizer):
         momentum_form: Literal["torch", "classical", "average"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -361,6 +400,9 @@ class LAMB(Optimizer):
         decay_form: Literal["l2", "decoupled", "independent"] = ...,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,

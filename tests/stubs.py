@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from .kernels.rules import Rule
 
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
 Group: TypeAlias = Mapping[str, Any]
 Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
@@ -58,6 +58,12 @@ class Optimizer:
     @on_nonfinite.setter
     def on_nonfinite(self, value: str) -> None: ...
     @property
+    def state_dtype(self) -> Literal["bfloat16", "int8"] | None: ...
+    @property
+    def master_weights(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+    @property
     def params(self) -> list[Array]: ...
     @property
     def state(self) -> dict[int | str, dict[str, Any]]: ...
@@ -86,10 +92,10 @@ from numpy.typing import NDArray
 
 {imports}
 
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Arrays: TypeAlias = Array | Sequence[Array]
 Gradients: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]] | None]
-State: TypeAlias = Array | Sequence[Array | None] | None
+State: TypeAlias = Array | Compact | Sequence[Array | Compact | None] | None
 {extra}"""
 
 
@@ -126,9 +132,15 @@ def annotation(name: str, schedules: bool) -> str:
     if name in rules.OPTIONS:
         default, domain = rules.OPTIONS[name]
         return option(domain) + (" | None" if default is None else "")
+    if name == "state_dtype":
+        return 'Literal["bfloat16", "int8"] | None'
+    if name in ("master_weights", "decoupled_weight_decay"):
+        return "bool"
+    if name == "seed":
+        return "int"
     if isinstance(domain, rules.Choice):
         return "Literal[" + ", ".join(f'"{word}"' for word in domain.words) + "]"
-    if isinstance(domain, rules.Switch) or name == "decoupled_weight_decay":
+    if isinstance(domain, rules.Switch):
         return "bool"
     if isinstance(domain, rules.Count):
         return "int"
@@ -188,17 +200,25 @@ def stubs() -> dict[Path, str]:
         PACKAGE / "optimizers.pyi": optimizers(),
         PACKAGE / "kernels" / "__init__.pyi": twins(
             optkern.kernels,
-            "from . import reference as reference\nfrom .rules import RULES as RULES",
+            "from . import reference as reference\nfrom ._storage import Compact\n"
+            "from .rules import RULES as RULES",
             "\nopenmp_policy: str\n",
         ),
         PACKAGE / "kernels" / "reference.pyi": twins(
             optkern.reference,
-            "from .rules import Rule",
+            "from ._storage import Compact\nfrom .rules import Rule",
             "\nclass Constants:\n"
             "    def __init__(\n"
             "        self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype[Any]\n"
             "    ) -> None: ...\n"
-            "    def __getattr__(self, name: str) -> Any: ...\n" + AROUND,
+            "    def __getattr__(self, name: str) -> Any: ...\n\n"
+            "def update(\n"
+            "    rule: Rule,\n    p: NDArray[Any],\n    g: NDArray[Any],\n"
+            "    state: Sequence[NDArray[Any] | Compact | None],\n"
+            "    hyperparameters: dict[str, Any],\n"
+            "    seed: int = ...,\n    tensor: int = ...,\n"
+            "    master: NDArray[np.float32] | None = ...,\n"
+            ") -> None: ...\n" + AROUND,
         ),
     }
 

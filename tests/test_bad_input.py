@@ -113,7 +113,7 @@ PARAMS = {
             TypeError, ["parameter 1", "float32 or float64", dtype],
         )
         for dtype in ("int64", "int32", "uint8", "bool", "complex64", "complex128", "object",
-                      "float16", "datetime64[s]")
+                      "datetime64[s]")
     },
     "byte-swapped": (
         lambda: {"W": swapped(ones(2))}, TypeError, ["parameter 'W'", "native byte order"],

@@ -94,8 +94,9 @@ def test_signature_is_the_table(rule):
     own = set(rule.hyperparameters) - {"step", "mu_product"}
     for name in own:
         assert parameters[name].default == rule.hyperparameters[name]
-    assert own | {"params", "num_threads", "on_nonfinite"} <= set(parameters)
-    extra = set(parameters) - own - {"params", "num_threads", "on_nonfinite"} - set(OPTIONS)
+    shared = {"params", "num_threads", "on_nonfinite", "state_dtype", "master_weights", "seed"}
+    assert own | shared <= set(parameters)
+    extra = set(parameters) - own - shared - set(OPTIONS)
     assert extra <= {"decoupled_weight_decay", "initial_accumulator_value"}
     assert not {"step", "mu_product"} & set(parameters)
 

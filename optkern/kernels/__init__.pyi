@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import reference as reference
+from ._storage import Compact
 from .rules import RULES as RULES
 
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Arrays: TypeAlias = Array | Sequence[Array]
 Gradients: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]] | None]
-State: TypeAlias = Array | Sequence[Array | None] | None
+State: TypeAlias = Array | Compact | Sequence[Array | Compact | None] | None
 
 openmp_policy: str
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _storage
+
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -63,9 +65,33 @@ def _whose(array: np.ndarray) -> str:
     return "" if name in ("NoneType", "PyCapsule") else f" memory of {name}"
 
 
-def check_writable(owner: str, what: str, array: Any) -> None:
-    """Refuse an array that cannot be updated in place: a parameter or its state."""
-    check_floating(owner, what, array)
+def check_parameter(owner: str, what: str, array: Any) -> None:
+    """Refuse an array that no optimizer can update in place."""
+    if isinstance(array, np.ndarray) and _storage.kind_of(array.dtype) and array.dtype.isnative:
+        _check_memory(owner, what, array)
+    else:
+        check_writable(owner, what, array, "float16, bfloat16, float32 or float64")
+
+
+def check_writable(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
+    """Refuse an array that cannot be written as float32 or float64 in place."""
+    check_floating(owner, what, array, allowed)
+    _check_memory(owner, what, array)
+
+
+def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
+    """Refuse what is not an array of float32 or float64."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{owner}: {what} must be a NumPy array of {allowed}, got {type(array).__name__}"
+        )
+    if array.dtype not in DTYPES:
+        order = "" if array.dtype.isnative else " in native byte order"
+        raise TypeError(f"{owner}: {what} must be {allowed}{order}, got {array.dtype}")
+
+
+def _check_memory(owner: str, what: str, array: np.ndarray) -> None:
+    """Refuse memory that cannot be updated in place."""
     if not array.flags.writeable:
         raise ValueError(
             f"{owner}: {what} is read-only{_whose(array)}; it is updated in place, "
@@ -75,25 +101,18 @@ def check_writable(owner: str, what: str, array: Any) -> None:
         raise ValueError(f"{owner}: elements of {what} share memory (strides {array.strides})")
 
 
-def check_floating(owner: str, what: str, array: Any) -> None:
-    """Refuse what is not an array of a dtype that the kernels know."""
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(
-            f"{owner}: {what} must be a NumPy array of float32 or float64, "
-            f"got {type(array).__name__}"
-        )
-    if array.dtype not in DTYPES:
-        order = "" if array.dtype.isnative else " in native byte order"
-        raise TypeError(f"{owner}: {what} must be float32 or float64{order}, got {array.dtype}")
-
-
 def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> None:
     """Refuse a state array that does not fit its parameter."""
+    if isinstance(array, _storage.Compact):
+        check_compact(owner, what, array, parameter)
+        return
     check_writable(owner, what, array)
-    if array.shape != parameter.shape or array.dtype != parameter.dtype:
+    dtype = _storage.arithmetic_dtype(parameter.dtype)
+    if array.shape != parameter.shape or array.dtype != dtype:
+        like = "like its parameter" if dtype == parameter.dtype else f"as {parameter.dtype} has"
         raise ValueError(
-            f"{owner}: {what} must have shape {parameter.shape} and dtype {parameter.dtype} "
-            f"like its parameter, got {array.shape} and {array.dtype}"
+            f"{owner}: {what} must have shape {parameter.shape} and dtype {dtype} {like}, "
+            f"got {array.shape} and {array.dtype}"
         )
 
 
@@ -114,8 +133,29 @@ def check_zeroable(owner: str, what: str, gradient: Any, parameter: np.ndarray) 
         )
 
 
+def check_compact(owner: str, what: str, state: _storage.Compact, parameter: np.ndarray) -> None:
+    """Refuse compact state that does not fit its parameter."""
+    like = _storage.Compact.zeros(state.state_dtype, parameter.shape, state.signed)
+    for array, wanted in zip(state.arrays, like.arrays):
+        if (
+            not isinstance(array, np.ndarray)
+            or array.shape != wanted.shape
+            or array.dtype != wanted.dtype
+        ):
+            got = f"{array.shape} and {array.dtype}" if isinstance(array, np.ndarray) else array
+            raise ValueError(
+                f"{owner}: {what}, stored as {state.state_dtype}, must have shape {wanted.shape} "
+                f"and dtype {wanted.dtype}, got {got}"
+            )
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError(f"{owner}: {what} must be C-contiguous and writable")
+
+
 def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> np.ndarray:
-    """The gradient as a native array of the parameter's dtype; a cast makes a copy."""
+    """The gradient as a native array of the arithmetic's dtype; a cast makes a copy.
+
+    float16 and bfloat16 stay as they are where the arithmetic is float32.
+    """
     if isinstance(gradient, np.generic):  # what a reduction over all axes gives
         gradient = np.asarray(gradient)
     gradient = shared(owner, what, gradient)
@@ -123,15 +163,19 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
         raise TypeError(
             f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"
         )
-    if not np.issubdtype(gradient.dtype, np.floating):
+    kind = _storage.kind_of(gradient.dtype)
+    if not (np.issubdtype(gradient.dtype, np.floating) or kind):
         raise TypeError(f"{owner}: {what} must be real floating point, got {gradient.dtype}")
     if gradient.shape != parameter.shape:
         raise ValueError(
             f"{owner}: {what} must have the parameter's shape {parameter.shape}, "
             f"got {gradient.shape}; nothing is broadcast"
         )
+    dtype = _storage.arithmetic_dtype(parameter.dtype)
+    if kind and dtype == np.float32 and gradient.dtype.isnative:
+        return np.asarray(gradient)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return np.asarray(gradient, dtype=parameter.dtype)
+        return np.asarray(gradient, dtype=dtype)
 
 
 def refuse_overlap(owner: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None:

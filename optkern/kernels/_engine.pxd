@@ -4,6 +4,7 @@ from optkern.kernels._span cimport MAX_STREAMS, spans_t
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
     PROBES = 3      # timings of one thread and of many before the choice
+    ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
 
 # The streams of the options around the rule, after the rule's own, in the order of OPTION_SLOTS.
@@ -25,15 +26,20 @@ cdef struct layout_t:
 
 cdef struct tensor_t:
     Py_ssize_t size
-    Py_ssize_t itemsize
-    int dtype                          # 0: float32, 1: float64
+    int dtype                          # of the arithmetic; 0: float32, 1: float64
     int group
     bint active                        # False: no gradient this time
     bint held                          # its accumulator holds gradients
     bint averages                      # Lookahead's turn
     bint dense                         # the parameter, in its own memory order
-    bint staged                        # some stream is not dense
+    bint staged                        # some stream is not dense, or not of the arithmetic's dtype
+    bint compact                       # state is, and all else is dense and of one dtype
+    int home                           # the parameter's own stream: 0, or ROUNDED
     char* data[MAX_STREAMS]
+    Py_ssize_t itemsize[MAX_STREAMS]   # in memory
+    int storage[MAX_STREAMS]
+    unsigned char* scales[MAX_STREAMS]
+    unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     char* zeroable                     # where the last gradient known to be zeroable began
     char* seen_gradient                # where the last gradient known to overlap nothing began
@@ -117,8 +123,10 @@ cdef class Plan:
     cdef Py_ssize_t _calls
     cdef readonly bint prefers_threads   # what has been measured: one thread or many
     cdef bint _busy, _has_velocity
+    cdef unsigned long long _seed
     cdef unsigned int _flags[MAX_STREAMS]   # without which a stream is not touched; 0: always
 
+    cdef int _bind_tensor(self, Py_ssize_t i) except -1
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1
     cdef int _plan_chunks(self) except -1
     cdef int _map_memory(self) except -1
@@ -157,6 +165,9 @@ cdef class Plan:
     cdef void _run_pieces(
         self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction
     ) noexcept nogil
+    cdef void _put_state(
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+    ) noexcept nogil
     cdef void _finish_piece(
         self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
     ) noexcept nogil
@@ -164,4 +175,5 @@ cdef class Plan:
     cdef void _run(self, int threads) noexcept nogil
     cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil
     cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
+    cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
     cdef int _run_measured(self, int limit) except -1

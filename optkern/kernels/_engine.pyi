@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._storage import Compact
 from .rules import Rule
 
 AVAILABLE_ISAS: tuple[str, ...]
@@ -30,7 +31,7 @@ class Plan:
     owner: str
     labels: tuple[int | str, ...]
     params: list[NDArray[Any]]
-    state: dict[str, list[NDArray[Any] | None]]
+    state: dict[str, list[Any]]
     steps: NDArray[np.int64]
     started: NDArray[np.int64]
     mu_products: NDArray[np.float64]
@@ -47,7 +48,8 @@ class Plan:
         owner: str,
         labels: Iterable[int | str],
         params: list[NDArray[Any]],
-        state: dict[str, list[NDArray[Any] | None]],
+        state: dict[str, list[NDArray[Any] | Compact | None]],
+        seed: int = 0,
     ) -> None: ...
     def set_groups(self, groups: Sequence[int], count: int = 1) -> None: ...
     def set_hyperparameter(self, group: int, name: str, value: Any) -> None: ...

@@ -9,7 +9,9 @@
    update.
 3. A call checks everything it was given before it writes one element.
 4. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
-5. Arrays that are not dense or not aligned are staged piece by piece through stack scratch.
+5. Arrays that are not dense, not aligned or stored in fewer bits (_storage.py) are staged piece by
+   piece through stack scratch. A piece ends at a multiple of its size, so that it begins at a
+   block of int8 and does not cross 2**32 elements.
 6. The number of threads never shows in the bits, so the engine may choose it by what it measured.
 7. What an optimizer does around its rule is done in the same pass: scaling and clipping in the
    formula's own arithmetic, the rest on each piece while it is in cache. Norms (of gradients, for
@@ -27,7 +29,7 @@ from libc.math cimport isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from optkern.kernels import _arrays, _isa
+from optkern.kernels import _arrays, _isa, _storage
 from optkern.kernels._constants import FLAGS
 from optkern.kernels._constants cimport (
     APPLY, DIRECTION, MOMENTUM, TRUST, adjust, apply_trust, derivation, encode, encode_option,
@@ -36,7 +38,9 @@ from optkern.kernels._constants cimport (
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport BLOCK, spans_t
+from optkern.kernels._span cimport (
+    BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, compact_t, spans_t,
+)
 from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES
 
 cnp.import_array()
@@ -97,7 +101,8 @@ cdef extern from *:
 cdef enum:
     CHUNK = 16384      # elements handed to a thread at a time
     EDGE = 256         # chunk edges within a tensor
-    PIECE = 512        # elements staged at a time
+    PIECE = 1024       # elements staged at a time
+    RUN = 1 << 20      # elements that a compact span is given at the most
     WORK = 2048        # elements worked on at a time: they stay in cache between rule and options
     JOB = 16           # blocks whose squares a thread sums at a time
     RESCUE = 600       # squares that overflow are taken of numbers times 2**-RESCUE
@@ -227,7 +232,13 @@ cdef inline void copy_run(
 ) noexcept nogil:
     """Copy n elements; the size is a constant in each loop, or memcpy would be a call."""
     cdef Py_ssize_t i
-    if itemsize == 4:
+    if itemsize == 2:
+        for i in range(n):
+            if store:
+                memcpy(strided + i * stride, dense + i * 2, 2)
+            else:
+                memcpy(dense + i * 2, strided + i * stride, 2)
+    elif itemsize == 4:
         for i in range(n):
             if store:
                 memcpy(strided + i * stride, dense + i * 4, 4)
@@ -246,27 +257,48 @@ cdef inline Py_ssize_t width(const tensor_t* t) noexcept nogil:
     return 8 if t.dtype else 4
 
 
-cdef inline char* fetch(
+cdef char* fetch(
     const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* scratch
 ) noexcept nogil:
-    """Where n <= PIECE elements of a stream lie as the arithmetic takes them: there or in scratch.
+    """Where `n` elements of a stream lie as the arithmetic takes them: in place or in scratch.
 
-    A stream that needs no scratch may be fetched at any length.
+    At most PIECE of them, but any number of a stream that needs no scratch.
     """
+    cdef char raw[PIECE * 2]
+    cdef char* codes = raw
     if t.data[j] == NULL:
         return NULL
     if t.layout[j] == NULL:
-        return t.data[j] + first * t.itemsize
-    transfer(t.layout[j], t.data[j], scratch, first, n, t.itemsize, False)
+        codes = t.data[j] + first * t.itemsize[j]
+        if t.storage[j] == PLAIN:
+            return codes
+    elif t.storage[j] == PLAIN:
+        transfer(t.layout[j], t.data[j], scratch, first, n, t.itemsize[j], False)
+        return scratch
+    else:
+        transfer(t.layout[j], t.data[j], raw, first, n, t.itemsize[j], False)
+    SPANS.load[t.storage[j]](<float*> scratch, codes, t.scales[j] + first // SCALED, n)
     return scratch
 
 
-cdef inline void put(
-    const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* x
+cdef void put(
+    const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* x,
+    const unsigned int* random, int shift,
 ) noexcept nogil:
-    """Bring elements, that `fetch` has found a place for, back to their stream."""
-    if x != NULL and t.layout[j] != NULL:
-        transfer(t.layout[j], t.data[j], x, first, n, t.itemsize, True)
+    """Bring `n` elements, that `fetch` has found a place for, back to their stream."""
+    cdef char raw[PIECE * 2]
+    cdef char* codes = raw
+    if t.storage[j] == PLAIN:
+        if t.layout[j] != NULL:
+            transfer(t.layout[j], t.data[j], x, first, n, t.itemsize[j], True)
+        return
+    if t.layout[j] == NULL:
+        codes = t.data[j] + first * t.itemsize[j]
+    SPANS.store[t.storage[j]](
+        <float*> x, codes, t.scales[j] + first // SCALED, random, shift, n
+    )
+    if t.layout[j] != NULL:
+        transfer(t.layout[j], t.data[j], raw, first, n, t.itemsize[j], True)
 
 
 cdef char* gather(
@@ -274,7 +306,7 @@ cdef char* gather(
 ) noexcept nogil:
     """As `fetch`, for any number of elements that the scratch holds."""
     cdef Py_ssize_t piece, done = 0
-    if t.data[j] == NULL or t.layout[j] == NULL:
+    if t.data[j] == NULL or t.layout[j] == NULL and t.storage[j] == PLAIN:
         return fetch(t, j, first, n, scratch)
     while done < n:
         piece = min(<Py_ssize_t> PIECE, n - done)
@@ -289,10 +321,25 @@ cdef void zero(const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n) noexcep
     if t.data[j] == NULL:
         return
     if t.layout[j] == NULL:
-        memset(t.data[j] + first * t.itemsize, 0, n * t.itemsize)
+        memset(t.data[j] + first * t.itemsize[j], 0, n * t.itemsize[j])
     else:
-        memset(zeros, 0, n * t.itemsize)
-        transfer(t.layout[j], t.data[j], zeros, first, n, t.itemsize, True)
+        memset(zeros, 0, n * t.itemsize[j])
+        transfer(t.layout[j], t.data[j], zeros, first, n, t.itemsize[j], True)
+
+
+cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
+    """64 bits in, 64 bits out; the twin is in _storage.py."""
+    x = x + <unsigned long long> 0x9E3779B97F4A7C15
+    x = (x ^ (x >> 30)) * <unsigned long long> 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * <unsigned long long> 0x94D049BB133111EB
+    return x ^ (x >> 31)
+
+
+cdef inline unsigned long long random_key(
+    const tensor_t* t, Py_ssize_t position, int word
+) noexcept nogil:
+    """The key of the random bits of two state arrays, near a position."""
+    return mixed(t.key ^ (<unsigned long long> (position >> 32) << 3 | word))
 
 
 # --------------------------------------------------------------------------- the plan
@@ -309,14 +356,19 @@ cdef class Plan:
     labels : sequence of int or str
         What each parameter is called in them.
     params : list of ndarray
-        float32 or float64, writable, not overlapping.
-    state : dict of str to list of (ndarray or None)
+        float32, float64, float16 or bfloat16, writable, not overlapping.
+    state : dict of str to list of (ndarray, Compact or None)
         For each slot of the rule an array shaped like its parameter, or None where no option in
-        use needs it; and, where such an option is in use, for each slot of it (OPTION_SLOTS).
+        use needs it; and, where such an option is in use, for each slot of OPTION_SLOTS. Under
+        ``master``, if that is there, float32 arrays (or None) that are updated in the parameters'
+        place; the parameters are written as their rounding.
+    seed : int
+        Of the random bits that round `Compact` state.
     """
 
-    def __cinit__(self, rule, str owner, labels, list params, dict state):
+    def __cinit__(self, rule, str owner, labels, list params, dict state, seed=0):
         cdef Py_ssize_t i
+        self._seed = seed
         self.rule = rule
         self.owner = owner
         self.labels = tuple(labels)
@@ -333,7 +385,7 @@ cdef class Plan:
         # Of a subclass, the array itself: a matrix has operators and shapes of its own.
         self.params = [np.asarray(p) for p in params]
         self.state = {
-            slot: [None if a is None else np.asarray(a) for a in arrays]
+            slot: [np.asarray(a) if isinstance(a, np.ndarray) else a for a in arrays]
             for slot, arrays in state.items()
         }
         self.steps = np.zeros(self._count, np.int64)
@@ -351,13 +403,7 @@ cdef class Plan:
         self._views = []
         self._orders = []
         for i in range(self._count):
-            order, dense = _arrays.memory_order(self.params[i])
-            self._orders.append(order)
-            self._tensors[i].dense = dense
-            self._bind(i, 0, self.params[i])
-            for k, slot in enumerate(rule.slots):
-                if self.state[slot][i] is not None:
-                    self._bind(i, 2 + k, self.state[slot][i])
+            self._bind_tensor(i)
             for k, slot in enumerate(OPTION_SLOTS):
                 if self.state.get(slot):
                     self._bind(i, self._streams + k, self.state[slot][i])
@@ -388,7 +434,7 @@ cdef class Plan:
 
     def _check(self):
         for label, p in zip(self.labels, self.params):
-            _arrays.check_writable(self.owner, _arrays.named("parameter", label), p)
+            _arrays.check_parameter(self.owner, _arrays.named("parameter", label), p)
         for slot, arrays in self.state.items():
             for label, p, a in zip(self.labels, self.params, arrays):
                 if a is not None:
@@ -401,32 +447,60 @@ cdef class Plan:
             yield _arrays.named("parameter", label), p
         for slot, arrays in self.state.items():
             for label, a in zip(self.labels, arrays):
-                if a is not None:
-                    yield f"{slot} of {_arrays.named('parameter', label)}", a
+                for part in () if a is None else getattr(a, "arrays", (a,)):
+                    yield f"{slot} of {_arrays.named('parameter', label)}", part
+
+    cdef int _bind_tensor(self, Py_ssize_t i) except -1:
+        """Point a tensor's streams at its parameter and state, checked before."""
+        cdef tensor_t* t = &self._tensors[i]
+        p = self.params[i]
+        master = self.state["master"][i] if "master" in self.state else None
+        arrays = [self.state[slot][i] for slot in self.rule.slots]
+        t.dtype = p.dtype == np.float64
+        if any(isinstance(a, _storage.Compact) for a in arrays):
+            # Positions and blocks count in C order, whatever the parameter's own.
+            order, dense = list(range(p.ndim)), p.flags.c_contiguous
+        else:
+            order, dense = _arrays.memory_order(p)
+        self._orders.append(order)
+        t.dense = dense
+        if master is not None:
+            t.home = ROUNDED
+            self._bind(i, 0, master)
+        self._bind(i, t.home, p)
+        for k, a in enumerate(arrays):
+            if a is not None:
+                self._bind(i, 2 + k, a)
+        return 0
 
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1:
         """Point one stream of a tensor at an array, checked before."""
         cdef tensor_t* t = &self._tensors[i]
-        cdef cnp.ndarray a = array
+        cdef cnp.ndarray a
         cdef list order = self._orders[i]
-        cdef const float[::1] f32
-        cdef const double[::1] f64
         cdef layout_t* layout
+        cdef const unsigned char[::1] scales
         cdef int k
+        if isinstance(array, _storage.Compact):
+            t.storage[stream] = array.kind
+            if array.scales is not None and array.scales.size:
+                scales = array.scales
+                self._views.append(scales)
+                t.scales[stream] = <unsigned char*> &scales[0]
+            array = array.codes
+        else:
+            t.storage[stream] = _storage.kind_of(array.dtype)
+            if t.storage[stream]:
+                array = array.view(np.uint16)   # bfloat16 gives no buffer
+        a = array
         t.size = cnp.PyArray_SIZE(a)
-        t.itemsize = cnp.PyArray_ITEMSIZE(a)
-        t.dtype = 1 if t.itemsize == 8 else 0
+        t.itemsize[stream] = cnp.PyArray_ITEMSIZE(a)
         t.data[stream] = <char*> cnp.PyArray_DATA(a)
         flat = array.transpose(order)
         if flat.flags.c_contiguous and flat.flags.aligned:
             free(t.layout[stream])
             t.layout[stream] = NULL
-            if t.dtype:
-                f64 = flat.reshape(-1)
-                self._views.append(f64)
-            else:
-                f32 = flat.reshape(-1)
-                self._views.append(f32)
+            self._views.append(dense_view(flat.reshape(-1)))
         else:
             layout = t.layout[stream]
             if layout == NULL:
@@ -442,12 +516,17 @@ cdef class Plan:
         return 0
 
     cdef void _restage(self, Py_ssize_t i) noexcept:
-        """Note whether some stream of a tensor is not dense."""
+        """Note whether some stream of a tensor needs scratch."""
         cdef tensor_t* t = &self._tensors[i]
         cdef int k
-        t.staged = False
+        t.staged = t.home != 0
         for k in range(self._streams + EXTRA):
-            t.staged = t.staged or t.layout[k] != NULL
+            t.staged = t.staged or t.layout[k] != NULL or t.storage[k] != PLAIN
+        t.compact = (
+            t.home == 0 and t.layout[0] == NULL and t.layout[1] == NULL
+            and t.storage[0] == t.storage[1] and t.storage[0] != FLOAT16
+            and t.storage[2] >= BFLOAT16_STATE
+        )
 
     cdef int _plan_chunks(self) except -1:
         """Cut all elements into chunks; each ends where the next one starts."""
@@ -538,6 +617,8 @@ cdef class Plan:
         for i in range(self._count):
             if not self._tensors[i].active:
                 continue
+            if self._tensors[i].staged:
+                self._tensors[i].key = mixed(mixed(mixed(self._seed) ^ (self._steps[i] + 1)) ^ i)
             if (
                 last < 0
                 or self._tensors[i].group != self._tensors[last].group
@@ -630,14 +711,14 @@ cdef class Plan:
                 break
         if known:
             return 0
-        named = [
-            (_arrays.named("gradient of parameter", label), g)
-            for label, g in zip(self.labels, gradients)
-        ]
-        for (what, g), p in zip(named, self.params):
+        named = []
+        for label, g, p in zip(self.labels, gradients, self.params):
             if g is not None:
+                what = _arrays.named("gradient of parameter", label)
+                g = _arrays.shared(self.owner, what, g)   # another library's, over the same memory
                 _arrays.check_zeroable(self.owner, what, g, p)
-        _arrays.refuse_overlap(self.owner, [row for row in named if row[1] is not None])
+                named.append((what, g))
+        _arrays.refuse_overlap(self.owner, named)
         for i in range(self._count):
             self._tensors[i].zeroable = self._tensors[i].data[1]
         return 0
@@ -648,6 +729,7 @@ cdef class Plan:
         cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
         cdef cnp.ndarray g
         cdef char* data
+        cdef int storage = t.storage[t.home]
         t.held = self._held[i]
         t.active = t.held or gradient is not None
         if gradient is None:
@@ -656,10 +738,10 @@ cdef class Plan:
         if not t.active:
             return 0
         if not cnp.PyArray_ISWRITEABLE(p):   # it was when the plan was made
-            _arrays.check_writable(
+            _arrays.check_parameter(
                 self.owner, _arrays.named("parameter", self.labels[i]), self.params[i]
             )
-        if <char*> cnp.PyArray_DATA(p) != t.data[0] or cnp.PyArray_SIZE(p) != t.size:
+        if <char*> cnp.PyArray_DATA(p) != t.data[t.home] or cnp.PyArray_SIZE(p) != t.size:
             what = _arrays.named("parameter", self.labels[i])
             raise ValueError(f"{self.owner}: {what} was resized; bind it anew with rebind")
         if gradient is None:   # what it has accumulated is all there is
@@ -668,8 +750,14 @@ cdef class Plan:
             what = _arrays.named("gradient of parameter", self.labels[i])
             gradient = _arrays.as_gradient(self.owner, what, gradient, self.params[i])
             self._gradients[i] = gradient
+            storage = _storage.kind_of(gradient.dtype)
         g = <cnp.ndarray> gradient
         data = <char*> cnp.PyArray_DATA(g)
+        if storage != t.storage[1] or t.data[1] == NULL:
+            t.storage[1] = storage
+            t.itemsize[1] = cnp.PyArray_ITEMSIZE(g)
+            t.seen_gradient = NULL
+            self._restage(i)
         if not (t.dense and same_order(g, p)):
             self._bind_gradient(i, gradient)
             low, high = _arrays.byte_bounds(gradient)
@@ -682,7 +770,7 @@ cdef class Plan:
             self._restage(i)
         if data != t.seen_gradient:
             t.seen_gradient = NULL
-            self._refuse_overlap(i, gradient, data, data + t.size * t.itemsize)
+            self._refuse_overlap(i, gradient, data, data + t.size * t.itemsize[1])
             t.seen_gradient = data
         return 0
 
@@ -732,7 +820,7 @@ cdef class Plan:
         """Whether a gradient, and its sum with what has been accumulated, is finite."""
         cdef char scratch[2][BLOCK * 8]
         cdef Py_ssize_t n, first = 0
-        if t.layout[1] == NULL and not t.held:
+        if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.held:
             return SPANS.finite[t.dtype](t.data[1], t.size)
         while first < t.size:
             n = min(<Py_ssize_t> BLOCK, t.size - first)
@@ -1047,12 +1135,12 @@ cdef class Plan:
         cdef int j
         if self._adding:
             self._accumulate(t, first, n)
-        elif t.staged or self._pieces:
-            self._run_pieces(t, first, n, NULL)
-        else:
+        elif not t.staged and not self._pieces:
             for j in range(self._streams):
-                at[j] = t.data[j] + first * t.itemsize if t.data[j] else NULL
+                at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
             SPANS.update[self._index][t.dtype](t.h, at, n, first)
+        elif self._pieces or not t.compact or not self._run_compact(t, first, n):
+            self._run_pieces(t, first, n, NULL)
 
     cdef void _run_pieces(
         self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction
@@ -1067,7 +1155,7 @@ cdef class Plan:
         cdef Py_ssize_t here = first, piece, end = first + n
         cdef int j
         while here < end:
-            piece = min(<Py_ssize_t> (PIECE if t.staged else WORK), end - here)
+            piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
             for j in range(self._streams + EXTRA):
                 at[j] = fetch(t, j, here, piece, scratch[j])
             at[1] = self._with_held(t, at[1], at[self._streams + ACCUMULATOR], piece, sum)
@@ -1077,10 +1165,26 @@ cdef class Plan:
             SPANS.update[self._index][t.dtype](t.h, at, piece, here)
             if direction == NULL:
                 self._finish_piece(t, at, here, piece)
-                put(t, 0, here, piece, at[0])
-            for j in range(2, self._streams + EXTRA):
-                put(t, j, here, piece, at[j])
+                put(t, 0, here, piece, at[0], NULL, 0)
+                if t.home != 0:
+                    put(t, t.home, here, piece, at[0], NULL, 0)
+            self._put_state(t, at, here, piece)
             here += piece
+
+    cdef void _put_state(
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+    ) noexcept nogil:
+        """Bring a piece of the state back to where it is stored."""
+        cdef unsigned int random[PIECE]
+        cdef int j, word = -1
+        for j in range(2, self._streams + EXTRA):
+            if at[j] == NULL:
+                continue
+            # Two state arrays share a word of random bits, one half each.
+            if t.storage[j] >= BFLOAT16_STATE and word != (j - 2) // 2:
+                word = (j - 2) // 2
+                SPANS.random(random, <unsigned int> first, random_key(t, first, word), n)
+            put(t, j, first, n, at[j], random, 16 * (j % 2))
 
     cdef void _finish_piece(
         self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
@@ -1104,17 +1208,59 @@ cdef class Plan:
         cdef char* g
         cdef char* held
         while here < end and t.data[1] != NULL:
-            piece = min(<Py_ssize_t> (PIECE if t.staged else WORK), end - here)
+            piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
             g = fetch(t, 1, here, piece, scratch[0])
             held = fetch(t, to, here, piece, scratch[1])
             if t.held:
                 SPANS.add[t.dtype](held, g, piece)
             else:
                 memcpy(held, g, piece * width(t))
-            put(t, to, here, piece, held)
+            put(t, to, here, piece, held, NULL, 0)
             if self._options.zero_grad:
                 zero(t, 1, here, piece)
             here += piece
+
+
+    cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+        """Run the rule's loop over compact state; False where it has none for these options."""
+        cdef compact_t span = SPANS.compact[self._index][t.storage[2] != BFLOAT16_STATE][t.storage[0]]
+        cdef unsigned long long keys[2]
+        cdef unsigned char* scales[MAX_STREAMS]
+        cdef char* at[MAX_STREAMS]
+        cdef Py_ssize_t run, end = first + n
+        cdef int j
+        if span == NULL:
+            return False
+        while first < end:
+            run = min(RUN - first % RUN, end - first)
+            for j in range(2):
+                keys[j] = random_key(t, first, j)
+            for j in range(self._streams):
+                at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+                scales[j] = t.scales[j] + first // SCALED
+            if not span(t.h, at, scales, run, <unsigned int> first, keys):
+                return False
+            first += run
+        return True
+
+
+cdef object dense_view(array):
+    """A dense array as a typed memoryview, which refuses what the spans cannot read."""
+    cdef const float[::1] f32
+    cdef const double[::1] f64
+    cdef const unsigned short[::1] u16
+    cdef const unsigned char[::1] u8
+    if array.itemsize == 8:
+        f64 = array
+        return f64
+    if array.itemsize == 4:
+        f32 = array
+        return f32
+    if array.itemsize == 2:
+        u16 = array
+        return u16
+    u8 = array
+    return u8
 
 
 cdef double median(const double* x) noexcept nogil:
@@ -1129,6 +1275,8 @@ cdef inline bint same_order(cnp.ndarray g, cnp.ndarray p) noexcept:
         return False
     if cnp.PyArray_IS_C_CONTIGUOUS(g) and cnp.PyArray_IS_C_CONTIGUOUS(p):
         return True
+    if cnp.PyArray_ITEMSIZE(g) != cnp.PyArray_ITEMSIZE(p):
+        return False
     for k in range(cnp.PyArray_NDIM(g)):
         if cnp.PyArray_STRIDES(g)[k] != cnp.PyArray_STRIDES(p)[k] and cnp.PyArray_DIMS(g)[k] != 1:
             return False

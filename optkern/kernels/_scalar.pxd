@@ -32,6 +32,107 @@ cdef inline floating flush(floating x) noexcept nogil:
 
 cdef extern from *:
     """
+    #include <string.h>
+    static inline unsigned int optkern_bits(float x) {
+        unsigned int bits;
+        memcpy(&bits, &x, 4);
+        return bits;
+    }
+    static inline float optkern_float(unsigned int bits) {
+        float x;
+        memcpy(&x, &bits, 4);
+        return x;
+    }
+    """
+    unsigned int bits_of "optkern_bits"(float x) noexcept nogil
+    float float_of "optkern_float"(unsigned int bits) noexcept nogil
+
+
+# Storages, one element at a time; _storage.py has the NumPy twins and the reasons. No branches: a
+# comparison chooses between two results that are both computed. What it chooses between are
+# variables: next to a literal, Cython would compute in 64 bits, at half the speed.
+
+
+cdef inline unsigned int hashed(unsigned int x, unsigned int key) noexcept nogil:
+    """32 random bits from 32 bits of a position and a key."""
+    x = (x ^ (x >> 16)) * <unsigned int> 0x21F0AAAD
+    x = ((x ^ (x >> 15)) + key) * <unsigned int> 0x735A2D97
+    return x ^ (x >> 15)
+
+
+cdef inline float from_bfloat16(unsigned int code) noexcept nogil:
+    return float_of(code << 16)
+
+
+cdef inline unsigned int to_bfloat16(float x) noexcept nogil:
+    """Rounded to nearest even; NaN stays quiet NaN."""
+    cdef unsigned int u = bits_of(x), nan = (u >> 16) | 0x40
+    cdef unsigned int rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16
+    return nan if x != x else rounded
+
+
+cdef inline unsigned int to_bfloat16_at_random(float x, unsigned int random) noexcept nogil:
+    """Rounded up where 16 random bits carry; NaN is cut."""
+    cdef unsigned int none = 0
+    return (bits_of(x) + (none if x != x else random)) >> 16
+
+
+cdef inline float from_float16(unsigned int code) noexcept nogil:
+    cdef unsigned int u = (code & 0x7FFF) << 13, exponent = u & 0x0F800000
+    cdef unsigned int sign = (code & 0x8000) << 16
+    cdef unsigned int normal = u + 0x38000000, large = u + 0x70000000
+    cdef unsigned int least = bits_of(float_of(u + 0x38800000) - float_of(0x38800000))
+    u = least if exponent == 0 else (large if exponent == 0x0F800000 else normal)
+    return float_of(u | sign)
+
+
+cdef inline unsigned int to_float16(float x) noexcept nogil:
+    """Rounded to nearest even, to denormals and infinity where it must."""
+    cdef unsigned int u = bits_of(x), sign = (u >> 16) & 0x8000, size = u & 0x7FFFFFFF
+    cdef unsigned int normal = (size - 0x38000000 + 0xFFF + ((size >> 13) & 1)) >> 13
+    # Adding 1/2 leaves the denormal's digits, rounded, at the end.
+    cdef unsigned int least = bits_of(float_of(size) + <float> 0.5) - 0x3F000000
+    cdef unsigned int infinity = 0x7C00, nan = 0x7E00
+    cdef unsigned int large = nan if size > 0x7F800000 else infinity
+    return sign | (large if size >= 0x47800000 else (least if size < 0x38800000 else normal))
+
+
+cdef inline unsigned int int8_offset(unsigned int exponent) noexcept nogil:
+    """What the codes of a block with this biased exponent count from; 255: all codes are NaN."""
+    exponent = max(<unsigned int> 31, exponent)
+    return (exponent - 14) << 23 if exponent < 255 else 0x77D00000
+
+
+cdef inline unsigned int uint8_offset(unsigned int exponent) noexcept nogil:
+    exponent = max(<unsigned int> 31, exponent)
+    return ((exponent - 30) << 23) - (1 << 20) if exponent < 255 else 0x6FD00000
+
+
+cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nogil:
+    cdef float size = float_of(((code & 0x7F) << 20) + offset) - float_of(offset)
+    return float_of(bits_of(size) | ((code & 0x80) << 24))
+
+
+# `carry`: 16 random bits, 4 up: what is cut off has 20.
+cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
+    cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset
+    return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)
+
+
+cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
+    cdef unsigned int none = 0, u = (code << 20) + offset
+    return float_of(none if code == 0 else u)
+
+
+cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
+    cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
+    cdef int code = (<int> (<unsigned int> size - offset + carry)) >> 20
+    cdef int least = size if size < one else one   # 0 for 0, else 1
+    return <unsigned int> (least if code < least else code)
+
+
+cdef extern from *:
+    """
     /* Another library may have switched on flush-to-zero or another rounding for this thread;
        the spans run with the IEEE defaults and put the caller's mode back. */
     #if defined(__GNUC__)

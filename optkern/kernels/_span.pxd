@@ -6,11 +6,22 @@ its table from a PyCapsule. A cimport would load code for another instruction se
 from optkern.kernels._constants cimport constants_t
 
 cdef enum:
-    MAX_STREAMS = 8   # p, g, state arrays of one rule and of the options around it
+    MAX_STREAMS = 10  # p, g, state arrays of one rule and of the options around it
     MAX_RULES = 32
     DTYPES = 2        # float32, float64
     BLOCK = 4096      # elements of one partial sum; part of the definition of every reduction
     LANES = 16        # running sums within a block
+    SCALED = 256      # elements that share an int8 scale
+
+# How a stream is stored (`KINDS` in _storage.py); all but PLAIN are float32 where it is computed.
+cdef enum:
+    PLAIN             # the dtype of the arithmetic
+    BFLOAT16          # rounded to nearest even
+    FLOAT16
+    BFLOAT16_STATE    # rounded stochastically, like the two below
+    INT8
+    UINT8
+    STORAGES
 
 
 # Updates `n` elements. streams: p, g, then the state in the table's order; NULL where the options
@@ -21,6 +32,31 @@ ctypedef void (*span_t)(
 
 # Whether all of `n` elements are finite.
 ctypedef bint (*finite_t)(const char* x, Py_ssize_t n) noexcept nogil
+
+# Storages. scales: those of the stream from the first element's block on; random: 16 bits for each
+# element, `shift` bits up. A call begins at a block's first element. _storage.py says the same in
+# NumPy.
+ctypedef void (*load_t)(
+    float* x, const char* codes, const unsigned char* scales, Py_ssize_t n
+) noexcept nogil
+ctypedef void (*store_t)(
+    const float* x, char* codes, unsigned char* scales, const unsigned int* random, int shift,
+    Py_ssize_t n
+) noexcept nogil
+
+# Updates `n` elements whose state is compact; the streams are dense. scales: of the state's streams,
+# from the first element's block on. position: the low half of the first element's. keys: of the
+# random bits of state arrays 0 and 1, and of 2 and 3. False, and nothing is done, where there is no
+# loop for these flags.
+ctypedef bint (*compact_t)(
+    const constants_t* h, char* const* streams, unsigned char* const* scales, Py_ssize_t n,
+    unsigned int position, const unsigned long long* keys,
+) noexcept nogil
+
+# 32 random bits for each of `n` elements, from the low half of its position and a key.
+ctypedef void (*random_t)(
+    unsigned int* random, unsigned int position, unsigned long long key, Py_ssize_t n
+) noexcept nogil
 
 # Vectors. Each call is one block (n <= BLOCK); arithmetic and sums are float64, storage is rounded
 # to once. reference.py of `curvature` says the same in NumPy.
@@ -53,7 +89,12 @@ ctypedef void (*approach_t)(char* to, const char* x, double weight, Py_ssize_t n
 
 cdef struct spans_t:
     span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table
+    # [bfloat16 or int8 state][p and g are float32 or bfloat16]; NULL: by pieces alone
+    compact_t compact[MAX_RULES][2][2]
     finite_t finite[DTYPES]
+    load_t load[STORAGES]
+    store_t store[STORAGES]
+    random_t random
     dot_t dot[DTYPES]
     project_t project[DTYPES]
     subtract_t subtract[DTYPES]

@@ -112,7 +112,7 @@ def _document(rule: Rule, place: str) -> str:
         "Parameters",
         "----------",
         "p : ndarray or list of ndarray",
-        "    Parameters, float32 or float64, any shape; updated in place.",
+        "    Parameters, float16, bfloat16, float32 or float64, any shape; updated in place.",
         "g : ndarray or list of ndarray",
         "    Gradients of the same shapes; another real floating dtype is cast first.",
     ]
@@ -120,7 +120,8 @@ def _document(rule: Rule, place: str) -> str:
         when = f"; needed with {switch}" if switch else ""
         lines += [
             f"{slot} : ndarray or list of ndarray",
-            f"    State like p, zeros before the first step{when}; updated in place.",
+            f"    State like p (float32 for half-precision p), zeros before the first step{when}; "
+            "updated in place.",
         ]
     for name, default in rule.hyperparameters.items():
         domain = VOCABULARY[name]

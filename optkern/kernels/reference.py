@@ -11,17 +11,20 @@ Lookahead, the average (`fused_step`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from . import _storage
 from ._arrays import memory_order
 from ._constants import FLAGS, adjusted, derive, trusted
 from ._engine import Plan
 from ._twins import twin
 from .rules import RULES, Rule
 
+_module = sys.modules[__name__]
 MAXIMIZE, L2, SHRINK = FLAGS["MAXIMIZE"], FLAGS["L2"], FLAGS["SHRINK"]
 MOMENTUM, NESTEROV = FLAGS["MOMENTUM"], FLAGS["NESTEROV"]
 CENTERED, AMSGRAD, RECTIFIED = FLAGS["CENTERED"], FLAGS["AMSGRAD"], FLAGS["RECTIFIED"]
@@ -84,12 +87,52 @@ def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:
         with np.errstate(all="ignore"):
             for i, (p, g) in enumerate(zip(plan.params, gradients)):
                 if g is not None:
-                    state = (plan.state[slot][i] for slot in rule.state)
-                    formula(p, g, *state, Constants(rule, hyperparameters, p.dtype))
+                    state = [plan.state[slot][i] for slot in rule.state]
+                    update(rule, p, g, state, hyperparameters)
 
     function = twin(rule, "reference", run)
     function.formula = formula
     return function
+
+
+def update(
+    rule: Rule,
+    p: Any,
+    g: Any,
+    state: Sequence[Any],
+    hyperparameters: dict[str, Any],
+    seed: int = 0,
+    tensor: int = 0,
+    master: Any = None,
+) -> None:
+    """One step of a rule on arrays in any storage, in place: decoded, updated, encoded.
+
+    Parameters
+    ----------
+    rule : Rule
+    p, g : ndarray
+        float32, float64, float16 or bfloat16.
+    state : sequence of (ndarray, Compact or None)
+        In the rule's order.
+    hyperparameters : dict
+        All of the rule's, checked; ``step`` among them.
+    seed, tensor : int
+        What the random bits of compact state come from beside the step: the optimizer's seed and
+        the parameter's position.
+    master : ndarray of float32, optional
+        Updated in the place of a float16 or bfloat16 ``p``, which is written as its rounding.
+    """
+    wide = _storage.widened(p) if master is None else master
+    decoded = [a.decode() if isinstance(a, _storage.Compact) else a for a in state]
+    h = Constants(rule, hyperparameters, wide.dtype)
+    with np.errstate(all="ignore"):
+        getattr(_module, rule.name).formula(wide, _storage.widened(g), *decoded, h)
+    if wide is not p:
+        _storage.write_rounded(p, wide)
+    for slot, (a, values) in enumerate(zip(state, decoded)):
+        if a is not values:
+            step = hyperparameters["step"]
+            a.encode(values, _storage.random_bits(seed, step, tensor, slot, values.size))
 
 
 def flush(x):

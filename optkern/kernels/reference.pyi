@@ -5,12 +5,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ._storage import Compact
 from .rules import Rule
 
-Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Arrays: TypeAlias = Array | Sequence[Array]
 Gradients: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]] | None]
-State: TypeAlias = Array | Sequence[Array | None] | None
+State: TypeAlias = Array | Compact | Sequence[Array | Compact | None] | None
 
 class Constants:
     def __init__(
@@ -18,6 +19,16 @@ class Constants:
     ) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
 
+def update(
+    rule: Rule,
+    p: NDArray[Any],
+    g: NDArray[Any],
+    state: Sequence[NDArray[Any] | Compact | None],
+    hyperparameters: dict[str, Any],
+    seed: int = ...,
+    tensor: int = ...,
+    master: NDArray[np.float32] | None = ...,
+) -> None: ...
 def sum_of_squares(x: Array, like: Array, factor: float = ...) -> float: ...
 def add_halves(x: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def gradient_norms(

@@ -441,6 +441,11 @@ RULES: tuple[Rule, ...] = (
 )
 # fmt: on
 
+# The state that is a sum, an average or a maximum of squares or magnitudes; all else has signs.
+NONNEGATIVE = frozenset(
+    {"sum", "square_avg", "acc_delta", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"}
+)
+
 # Not update rules, and in no public list: the cheapest loops over p, g and k state arrays, which
 # leave every value as it is. The benchmark measures the machine's limit with them.
 LIMITS: tuple[Rule, ...] = tuple(

@@ -1,0 +1,148 @@
+"""How fast a step is with its state in fewer bytes, against the float32 limit.
+
+    python bench/bench_compact.py            # 1e7 parameters, 1 and 2 threads
+    python bench/bench_compact.py --big      # 1e8 too (4 GB)
+    python bench/bench_compact.py --quick    # a look at 1e6
+
+Bits first: every row's kernel must equal its NumPy reference (on 50,001 elements). Then all rows
+are timed in turn on buffers of their own, with the fastest loop over float32 arrays with a float32
+step's streams among them: `x limit` says how many times faster than that a row is, as the median
+of the rounds' ratios. A row that is behind is printed like any other.
+
+memory: parameter, gradient and state, bytes per parameter; moved: what a step reads and writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from optkern import _bench
+from optkern.kernels import _engine, _storage, reference
+from optkern.optimizers import CLASSES
+
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
+
+
+class Row(NamedTuple):
+    name: str
+    dtype: str
+    options: dict[str, Any]
+
+
+ROWS = [
+    Row("float32", "float32", {}),
+    Row("bfloat16 state", "float32", {"state_dtype": "bfloat16"}),
+    Row("int8 state", "float32", {"state_dtype": "int8"}),
+    Row("all bfloat16", "bfloat16", {"state_dtype": "bfloat16"}),
+    Row("bfloat16, int8 state", "bfloat16", {"state_dtype": "int8"}),
+    Row("bfloat16, master, bfloat16 state", "bfloat16",
+        {"state_dtype": "bfloat16", "master_weights": True}),
+    Row("float16, float32 state", "float16", {}),
+]  # fmt: skip
+CHECKED = 50_001
+
+
+def buffers(row: Row, n: int) -> tuple[np.ndarray, np.ndarray]:
+    dtype = ml_dtypes.bfloat16 if row.dtype == "bfloat16" else row.dtype
+    block = np.random.default_rng(0).standard_normal(_bench.BLOCK)
+    return tuple(np.resize(x.astype(dtype), n) for x in (block, block[::-1] / 100))
+
+
+def optimizer(case: _bench.Case, row: Row, p: np.ndarray, threads: int) -> Any:
+    make = CLASSES[case.rule.name]
+    return make(p, **case.options, **row.options, num_threads=threads)
+
+
+def check(case: _bench.Case, row: Row, threads: int) -> None:
+    """Three steps of the kernel against the NumPy reference: all bits."""
+    p, g = buffers(row, CHECKED)
+    opt = optimizer(case, row, p, threads)
+    q = p.copy()
+    empty = optimizer(case, row, q.copy(), 1).state[0]
+    state, master = [empty.get(slot) for slot in case.rule.state], empty.get("master")
+    for step in range(1, 4):
+        hyper = {**case.hyperparameters, "step": step}
+        if "mu_product" in hyper:
+            hyper["mu_product"] = opt.state[0]["mu_product"]
+        reference.update(case.rule, q, g, state, hyper, opt.seed, 0, master)
+        opt.step(g)
+    pairs = [(p.view(np.uint8), q.view(np.uint8))]
+    for slot, expected in zip(case.rule.state, state):
+        if expected is not None:
+            parts = getattr(expected, "arrays", (expected,))
+            own = getattr(opt.state[0][slot], "arrays", (opt.state[0][slot],))
+            pairs += zip(own, parts)
+    if not all(np.array_equal(a, b) for a, b in pairs):
+        raise _bench.ParityError(f"{case.name}, {row.name}: kernel and reference differ")
+
+
+def bytes_of(opt: Any, g: np.ndarray) -> tuple[float, float]:
+    """Memory and traffic per parameter."""
+    (p,) = opt.params
+    written = [x for x in opt.state[0].values() if isinstance(x, (np.ndarray, _storage.Compact))]
+    read_and_written = p.nbytes * (0.5 if opt.master_weights else 1) + sum(
+        x.nbytes for x in written
+    )
+    memory = p.nbytes + g.nbytes + sum(x.nbytes for x in written)
+    return memory / p.size, (2 * read_and_written + g.nbytes) / p.size
+
+
+def table(case: _bench.Case, shape: _bench.Shape, threads: int, seconds: float) -> None:
+    n = shape.elements
+    problem = _bench.Problem(case, shape, "float32", threads)
+    sides = {"limit": _bench.limit_sides(problem)[f"loop, {threads} threads"]}
+    sizes = {}
+    for row in ROWS:
+        if row.dtype == "bfloat16" and ml_dtypes is None:
+            print(f"{row.name}: needs ml_dtypes")
+            continue
+        check(case, row, threads)
+        if row.dtype == "float32" and not row.options:
+            opt, g = problem.optimizer, problem.gradients[0]
+        else:
+            p, g = buffers(row, n)
+            opt = optimizer(case, row, p, threads)
+        sides[row.name] = partial(opt.step, g)
+        sizes[row.name] = bytes_of(opt, g)
+    samples = _bench.interleaved(sides, seconds)
+    limit = np.array(samples["limit"])
+    print(f"\n{case.name}, {shape.name} parameters, {threads} threads: the limit of float32 is "
+          f"{statistics.median(limit) / n * 1e9:.3f} ns/param")  # fmt: skip
+    print(f"{'stored as':<34}{'memory':>8}{'moved':>8}{'ns/param':>10}{'GB/s':>7}{'x limit':>9}")
+    for name, (memory, moved) in sizes.items():
+        own = np.array(samples[name])
+        ns = float(np.median(own)) / n * 1e9
+        ratio = float(np.median(limit / own))
+        print(f"{name:<34}{memory:>8.2f}{moved:>8.2f}{ns:>10.3f}{moved / ns:>7.1f}{ratio:>8.2f}x",
+              flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--big", action="store_true", help="1e8 parameters too")
+    parser.add_argument("--quick", action="store_true", help="1e6 parameters, a short look")
+    parser.add_argument("--rules", nargs="+", default=["adam"], choices=sorted(_bench.CASES))
+    parser.add_argument("--sizes", nargs="+", default=[])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each table (10)")
+    options = parser.parse_args()
+    sizes = options.sizes or (["1e6"] if options.quick else ["1e7"])
+    sizes += ["1e8"] if options.big else []
+    print(f"{_engine.isa()}, {_engine.COMPILER}, NumPy {np.__version__}")
+    for name in options.rules:
+        for size in sizes:
+            for threads in options.threads:
+                seconds = 0.5 if options.quick else options.seconds
+                table(_bench.CASES[name], _bench.Shape.parse(size), threads, seconds)
+
+
+if __name__ == "__main__":
+    main()

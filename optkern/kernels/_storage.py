@@ -1,0 +1,258 @@
+"""How numbers are stored in fewer bits: the NumPy twins of the codecs in _span.pyx.tp.
+
+1. Arithmetic is float32. A stream with a storage is decoded piece by piece, the ordinary span runs,
+   the stream is encoded back. Parameters and gradients are float16 or bfloat16, rounded to nearest
+   even; state is bfloat16 or int8, rounded stochastically.
+2. State is rounded up or down at random, in proportion to the distances: with beta2 = 0.999 an
+   average moves by less than half a bfloat16 step and would stand still for ever, rounded to
+   nearest. (Gupta et al., "Deep learning with limited numerical precision", 2015, section 3.)
+3. The random bits are a hash of seed, step, tensor, state array and the element's position in C
+   order, so that they depend on neither threads, chunks, instruction set nor memory layout.
+4. An int8 code is the top of a float32's own bits: a block of 256 elements notes the exponent of
+   its largest one, and a code counts steps of an eighth of a binade below that. To decode is a
+   shift and an addition, no table. A signed code has 7 bits: 14 binades, then evenly down to
+   zero. An unsigned one has 8: 31 binades, and what is not zero never becomes zero, because a
+   moment is divided by. (Blocks: Dettmers et al., "8-bit optimizers via block-wise
+   quantization", 2022, section 2.)
+5. A block that holds NaN or infinity is NaN as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+BLOCK = 256  # elements that share an int8 scale
+HALF = 0x8000  # in the place of 16 random bits: round to nearest
+STATE_DTYPES = ("bfloat16", "int8")
+
+# What a stream is stored as; the order of the enum in _span.pxd.
+KINDS = ("plain", "bfloat16", "float16", "bfloat16 state", "int8", "uint8")
+
+_LOW_EXPONENT = 31  # of a block's scale: no code then stands for a denormal
+_NAN = 255  # a block's scale, and all of its codes
+
+
+def is_bfloat16(dtype: np.dtype) -> bool:
+    """Whether this is ml_dtypes' bfloat16, told by its name: that package is not imported."""
+    return dtype.name == "bfloat16" and dtype.itemsize == 2
+
+
+def kind_of(dtype: np.dtype) -> int:
+    """The position in `KINDS` of a parameter's or gradient's dtype."""
+    if dtype == np.float16:
+        return KINDS.index("float16")
+    return KINDS.index("bfloat16") if is_bfloat16(dtype) else 0
+
+
+def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype that a parameter of ``dtype`` is updated in."""
+    return np.dtype(np.float32) if kind_of(dtype) else dtype
+
+
+# --------------------------------------------------------------------------- bfloat16, float16
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """A float16 or bfloat16 array as float32; another one as it is."""
+    if is_bfloat16(array.dtype):
+        return decode_bfloat16(array.view(np.uint16))
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def write_rounded(array: np.ndarray, values: np.ndarray) -> None:
+    """Store float32 ``values`` in a float16 or bfloat16 array, rounded to nearest even."""
+    if is_bfloat16(array.dtype):
+        array.view(np.uint16)[...] = encode_bfloat16(values)
+    else:
+        with np.errstate(all="ignore"):
+            array[...] = values.astype(np.float16)
+
+
+def decode_bfloat16(codes: np.ndarray) -> np.ndarray:
+    """uint16 -> float32: the upper half of its bits."""
+    return (codes.astype(np.uint32) << 16).view(np.float32)
+
+
+def encode_bfloat16(x: np.ndarray, random: np.ndarray | int | None = None) -> np.ndarray:
+    """float32 -> uint16, to nearest even, or with 16 ``random`` bits each."""
+    bits = np.ascontiguousarray(x).view(np.uint32).reshape(np.shape(x))
+    if random is None:
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        return np.where(np.isnan(x), bits >> 16 | 0x40, rounded).astype(np.uint16)
+    # NaN is cut: a carry would run through its bits into the sign.
+    return ((bits + np.where(np.isnan(x), np.uint32(0), random)) >> 16).astype(np.uint16)
+
+
+# --------------------------------------------------------------------------- int8
+
+
+def decode_int8(codes: np.ndarray, scales: np.ndarray, signed: bool) -> np.ndarray:
+    """uint8 codes and a uint8 exponent for each block of 256 -> float32, of the codes' shape."""
+    k = codes.reshape(-1).astype(np.int32)
+    offset = _spread(_offset(scales, signed), k.size)
+    if signed:
+        size = (((k & 0x7F) << 20) + offset).view(np.float32) - offset.view(np.float32)
+        x = (size.view(np.uint32) | ((k.view(np.uint32) & 0x80) << 24)).view(np.float32)
+    else:
+        x = np.where(k == 0, 0, (k << 20) + offset).astype(np.int32).view(np.float32)
+    return x.reshape(codes.shape)
+
+
+def encode_int8(
+    x: np.ndarray, signed: bool, random: np.ndarray | int = HALF
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 -> uint8 codes of the same shape, and a uint8 exponent for each block of 256."""
+    bits = np.ascontiguousarray(x, np.float32).reshape(-1).view(np.int32)
+    size = bits & 0x7FFFFFFF
+    starts = np.arange(0, bits.size, BLOCK)
+    largest = np.maximum.reduceat(size, starts) if bits.size else size
+    scales = np.maximum(largest >> 23, _LOW_EXPONENT)
+    offset = _spread(_offset(scales, signed), bits.size)
+    carry = np.ravel(np.asarray(random)).astype(np.int32) << 4
+    if signed:
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
+        k = (shifted - offset + carry) >> 20 | (bits.view(np.uint32) >> 24 & 0x80)
+    else:
+        k = np.where(size == 0, 0, np.maximum((size - offset + carry) >> 20, 1))
+    k = np.where(_spread(scales, bits.size) == _NAN, _NAN, k)
+    return k.astype(np.uint8).reshape(np.shape(x)), scales.astype(np.uint8)
+
+
+def _offset(scales: np.ndarray, signed: bool) -> np.ndarray:
+    """What the codes of each block count from, as a float32's bits."""
+    exponent = np.maximum(scales, _LOW_EXPONENT).astype(np.int32)
+    if signed:
+        return np.where(exponent < _NAN, (exponent - 14) << 23, 0x77D00000)
+    return np.where(exponent < _NAN, ((exponent - 30) << 23) - (1 << 20), 0x6FD00000)
+
+
+def _spread(per_block: np.ndarray, n: int) -> np.ndarray:
+    return np.repeat(per_block.astype(np.int32), BLOCK)[:n]
+
+
+# --------------------------------------------------------------------------- random bits
+
+_MASK = (1 << 64) - 1
+
+
+def mixed(x: int) -> int:
+    """64 bits in, 64 bits out (Steele, Lea, Flood, "Fast splittable pseudorandom number
+    generators", 2014, figure 17, the constants of variant 13)."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _MASK
+    return x ^ x >> 31
+
+
+def random_bits(seed: int, step: int, tensor: int, slot: int, n: int, first: int = 0) -> np.ndarray:
+    """16 random bits for each of ``n`` elements, as uint32.
+
+    Parameters
+    ----------
+    seed : int
+    step : int
+        The step being taken, from 1.
+    tensor, slot : int
+        The positions of the parameter and of the state array.
+    n, first : int
+        How many elements, and the position of the first one.
+    """
+    key = mixed(mixed(mixed(seed) ^ step) ^ tensor)
+    position = np.arange(first, first + n, dtype=np.uint64)
+    high = (position >> np.uint64(32)).astype(np.uint64)
+    words = np.empty(n, np.uint32)
+    # Two state arrays share a word, one half each.
+    for upper in np.unique(high):
+        here = high == upper
+        k = mixed(key ^ (int(upper) << 3 | slot // 2))
+        low = position[here].astype(np.uint32) + np.uint32(k & 0xFFFFFFFF)
+        words[here] = _hashed(low, np.uint32(k >> 32))
+    return words >> 16 if slot % 2 else words & 0xFFFF
+
+
+def _hashed(x: np.ndarray, key: np.uint32) -> np.ndarray:
+    """A 32-bit hash of low bias (C. Wellons, "Prospecting for hash functions", 2018), keyed."""
+    x = (x ^ x >> 16) * np.uint32(0x21F0AAAD)
+    x = ((x ^ x >> 15) + key) * np.uint32(0x735A2D97)
+    return x ^ x >> 15
+
+
+# --------------------------------------------------------------------------- a state array
+
+
+class Compact:
+    """A state array in fewer bits; ``np.asarray`` and `decode` give its float32 values.
+
+    Attributes
+    ----------
+    codes : ndarray of uint16 (bfloat16) or uint8 (int8)
+        C-contiguous, of the parameter's shape.
+    scales : ndarray of uint8, or None (bfloat16)
+        A biased exponent for each block of 256 elements in C order.
+    signed : bool
+        Whether its values have signs (a first moment) or not (a second moment).
+    """
+
+    def __init__(self, codes: np.ndarray, scales: np.ndarray | None, signed: bool) -> None:
+        self.codes, self.scales, self.signed = codes, scales, signed
+
+    @classmethod
+    def zeros(cls, state_dtype: str, shape: tuple[int, ...], signed: bool) -> Compact:
+        if state_dtype == "bfloat16":
+            return cls(np.zeros(shape, np.uint16), None, signed)
+        codes = np.zeros(shape, np.uint8)
+        return cls(codes, np.zeros(-(-codes.size // BLOCK), np.uint8), signed)
+
+    @property
+    def state_dtype(self) -> str:
+        return "bfloat16" if self.scales is None else "int8"
+
+    @property
+    def kind(self) -> int:
+        """The position in `KINDS`."""
+        return KINDS.index("bfloat16 state") if self.scales is None else 5 - self.signed
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return (self.codes,) if self.scales is None else (self.codes, self.scales)
+
+    def decode(self) -> np.ndarray:
+        """The values, as a new float32 array."""
+        if self.scales is None:
+            return decode_bfloat16(self.codes)
+        return decode_int8(self.codes, self.scales, self.signed)
+
+    def encode(self, values: Any, random: np.ndarray | int = HALF) -> None:
+        """Store values of the same shape, with 16 random bits each (default: to nearest)."""
+        x = np.empty(self.shape, np.float32)
+        x[...] = values
+        random = np.asarray(random, np.uint32)
+        if self.scales is None:
+            bits = random.reshape(self.shape) if random.size > 1 else random
+            self.codes[...] = encode_bfloat16(x, bits)
+        else:
+            self.codes[...], self.scales[...] = encode_int8(x, self.signed, random)
+
+    def copy(self) -> Compact:
+        scales = None if self.scales is None else self.scales.copy()
+        return Compact(self.codes.copy(), scales, self.signed)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("compact state is decoded to a new array; copy=False is not possible")
+        values = self.decode()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"Compact({self.state_dtype}, shape={self.shape}, {self.nbytes:,} bytes)"
