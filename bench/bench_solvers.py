@@ -2,6 +2,7 @@
 
     python bench/bench_solvers.py            # about a minute
     python bench/bench_solvers.py --small    # without the digits network
+    python bench/bench_solvers.py --two-loop # seconds of L-BFGS's recursion beside NumPy's
 
 Every solver runs with its defaults until max|g| <= 1e-6 (Ackley's minimum has no gradient: there
 each runs until it finds no lower loss; L-BFGS-B's ftol and our tolerance_change are 0 or nearly
@@ -19,6 +20,7 @@ import numpy as np
 import problems
 
 from optkern.solvers import LBFGS, NewtonLanczos
+from optkern.solvers._two_loop import two_loop
 
 TOLERANCE = 1e-6
 
@@ -93,10 +95,50 @@ def run(method, problem):
     return iterations, counted.count, problem.loss(x), largest, seconds
 
 
+def numpy_two_loop(out, g, s, y, rho, gamma):
+    """As it is usually written."""
+    alpha, q = {}, g.copy()
+    for i in reversed(range(len(s))):
+        alpha[i] = rho[i] * (s[i] @ q)
+        q -= alpha[i] * y[i]
+    q *= gamma
+    for i in range(len(s)):
+        q += (alpha[i] - rho[i] * (y[i] @ q)) * s[i]
+    np.negative(q, out=out)
+
+
+def two_loops(pairs=10, rounds=7):
+    print(
+        f"{'elements':>9} {'dtype':8} {'ours ms':>9} {'NumPy ms':>9} {'ratio':>6}   {pairs} pairs"
+    )
+    for n in (10**3, 10**5, 10**6):
+        for dtype in (np.float32, np.float64):
+            rng = np.random.default_rng(0)
+            s, y = ([rng.standard_normal(n).astype(dtype) for _ in range(pairs)] for _ in range(2))
+            g, out, rho = rng.standard_normal(n).astype(dtype), np.empty(n, dtype), [1 / n] * pairs
+            times = []
+            for _ in range(rounds):
+                row = []
+                for function in (two_loop, numpy_two_loop):
+                    begin = time.perf_counter()
+                    for _ in range(max(1, 10**6 // n)):
+                        function(out, g, s, y, rho, 0.5)
+                    row.append((time.perf_counter() - begin) / max(1, 10**6 // n) * 1e3)
+                times.append(row)
+            ours, theirs = np.median(times, axis=0)
+            name = np.dtype(dtype).name
+            print(f"{n:9,} {name:8} {ours:9.4f} {theirs:9.4f} {theirs / ours:6.1f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="without the digits network")
-    made = [*problems.SMALL, *([] if parser.parse_args().small else [problems.digits])]
+    parser.add_argument("--two-loop", action="store_true", help="time the recursion alone")
+    options = parser.parse_args()
+    if options.two_loop:
+        two_loops()
+        return
+    made = [*problems.SMALL, *([] if options.small else [problems.digits])]
     print(
         f"{'problem':15} {'solver':27} {'iterations':>10} {'gradients':>9} {'loss':>11} "
         f"{'max|g|':>8} {'seconds':>8} {'x scipy':>8}"

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import curvature
-from .curvature.lanczos import check_count, check_real
+from .curvature.lanczos import check_callable, check_count, check_real
 from .curvature.operators import Operator, Point, StructuredOperator, norm
 from .kernels._structures import Structure
 from .optimizers import Optimizer
@@ -346,9 +346,7 @@ class Monitor:
             On bad arguments, and what `curvature.classify` raises.
         """
         owner = "diagnose"
-        for name, function in (("grad", grad), ("loss", loss), ("hvp", hvp)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{owner}: {name} must be callable, got {type(function).__name__}")
+        check_callable(owner, grad=grad, loss=loss, hvp=hvp)
         if grad is not None and x is None:
             raise TypeError(f"{owner}: grad needs x, the point to look at")
         opt = self.opt if opt is None else opt
@@ -530,7 +528,9 @@ class _Trend:
     @staticmethod
     def _onset(losses: np.ndarray, w: int) -> int | None:
         """Where the rise to a level far above the best, half of the first at least, began."""
-        last, best = float(np.median(losses[-w:])), float(losses.min())
+        # The end too must be high: what spikes and comes down again has not left for ever.
+        last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
+        best = float(losses.min())
         lowest = int(losses.argmin())
         before = losses[max(0, lowest - 50) : lowest + 1]
         noise = _scatter(before) if len(before) > 4 else 0.0
@@ -542,7 +542,8 @@ class _Trend:
 
     def stalled(self) -> str:
         return (
-            f"the loss stays at {self.loss:.4g} (fell by {self.drop:.2g} in {self.window} records)"
+            f"the loss stays about {self.loss:.4g} (fell by {self.drop:.2g} in {self.window} "
+            f"records, chance alone: {self.noise:.2g})"
         )
 
     def verdict(self, kind: str, explanation: str, **figures: Any) -> Diagnosis:

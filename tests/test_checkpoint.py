@@ -156,6 +156,33 @@ def test_every_kind_of_hyperparameter_comes_back(rule, tmp_path):
     assert_same_state(opt, other)
 
 
+@every_format
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_compact_state(kind, state_dtype, dtype, target):
+    def make():
+        params = {"W": ordinary(dtype, 999, 0).reshape(9, 111), "b": ordinary(dtype, 5, 1)}
+        return optkern.AdamW(params, state_dtype=state_dtype, master_weights=dtype == np.float16)
+
+    whole, half, other = make(), make(), make()
+    advance(whole, 2 * N)
+    advance(half, N)
+    optkern.save(target(kind), half)
+    optkern.load(target(kind), other)
+    advance(other, N)
+    for label, entry in whole.state_dict()["state"].items():
+        for name, value in entry.items():
+            assert np.array_equal(other.state_dict()["state"][label][name], value)
+    assert [p.tobytes() for p in other.params] == [p.tobytes() for p in whole.params]
+    plain = optkern.AdamW(dict(zip(other.state, other.params)))
+    with pytest.raises(ValueError, match="state_dtype"):
+        optkern.load(target(kind), plain)
+    report = optkern.load(target(kind), plain, params=False, strict=False)
+    assert report.mismatched_keys == ("state/W", "state/b")
+    assert "state_dtype" in report.unexpected_keys
+    assert plain.steps == N
+
+
 def test_a_schedule_stays_and_a_plateau_remembers(tmp_path):
     def make(lr):
         return optkern.SGD(new_params(), lr=lr)

@@ -86,16 +86,19 @@ def test_the_vector_is_read_only_and_a_returned_view_of_it_is_fine():
     assert reused.eigenvalue_min == pytest.approx(-2)
 
 
-def test_x_scale_sets_the_step_beside_the_origin():
-    """A step of x's own size would be lost in the gradient's other terms."""
-    data = np.linspace(-2, 2, 200)
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@pytest.mark.parametrize("x_scale", (0.0, 1.0))
+@pytest.mark.parametrize("size", (1e-20, 1e-16, 1e-13, 1e-9))
+def test_steps_beside_the_origin_are_not_lost_in_the_gradient(size, x_scale, dtype):
+    """x says nothing about the size of what the gradient adds it to."""
+    data = np.linspace(-2, 2, 200, dtype=dtype)
 
     def grad(x):
-        return np.array([np.mean(x[0] - data), -2 * x[1]])
+        return np.array([np.mean(x[0] - data), -2 * x[1]], dtype)
 
-    verdict = curvature.classify(np.array([1e-13, 0.0]), grad, x_scale=1.0)
+    verdict = curvature.classify(np.array([size, 0.0], dtype), grad, x_scale=x_scale, grad_tol=1)
     assert verdict.kind == "saddle"
-    assert verdict.eigenvalue_max == pytest.approx(1)
+    assert verdict.eigenvalue_max == pytest.approx(1, rel=0.02)
 
 
 def test_a_gradient_may_reuse_its_buffer_and_write_to_what_it_gets():

@@ -226,6 +226,17 @@ def test_a_spike_or_a_skipped_step_is_no_explosion():
         assert monitor.diagnose().kind == "falling"
 
 
+@pytest.mark.parametrize("end", range(250, 1000, 50))
+def test_spikes_that_come_down_again_are_no_explosion(end):
+    """Every 200 records the loss jumps to 15 times its level and decays."""
+    losses = 0.2 + 3 * np.exp(-(np.arange(1000) % 200) / 15)
+    losses[0] = 2.0
+    monitor = Monitor()
+    for loss in losses[:end]:
+        monitor.record(loss)
+    assert monitor.diagnose().kind != "exploding"
+
+
 def test_what_chance_explains_is_no_fall():
     rng = np.random.default_rng(0)
     kinds = []

@@ -46,7 +46,13 @@ def exported(values):
     }
 
 
-every_protocol = pytest.mark.parametrize("protocol", ("buffer", "interface", "dlpack"))
+# Older versions take whatever comes through DLPack for read-only, and do not export what is.
+writable_dlpack = pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="writing through DLPack needs NumPy 2.1"
+)
+every_protocol = pytest.mark.parametrize(
+    "protocol", ("buffer", "interface", pytest.param("dlpack", marks=writable_dlpack))
+)
 
 
 @every_dtype
@@ -133,11 +139,14 @@ READ_ONLY = {
     "buffer": (lambda: memoryview(read_only(np.ones(3))), "ndarray"),
     "interface": (lambda: Interface(np.ones(3), writable=False), "Interface"),
     "bytes": (lambda: memoryview(bytes(24)).cast("d"), "bytes"),
-    "dlpack": (lambda: DLPack(read_only(np.ones(3))), "read-only"),
+    "dlpack": (lambda: DLPack(read_only(np.ones(3))), "through DLPack"),
 }
+every_read_only = pytest.mark.parametrize(
+    "case", [*list(READ_ONLY)[:-1], pytest.param("dlpack", marks=writable_dlpack)]
+)
 
 
-@pytest.mark.parametrize("case", READ_ONLY)
+@every_read_only
 def test_read_only_parameters_are_refused_with_the_way_round(case):
     make, whose = READ_ONLY[case]
     with pytest.raises(ValueError, match=r"SGD: parameter 0 is read-only.*np\.array") as caught:
@@ -145,7 +154,7 @@ def test_read_only_parameters_are_refused_with_the_way_round(case):
     assert whose in str(caught.value)
 
 
-@pytest.mark.parametrize("case", READ_ONLY)
+@every_read_only
 def test_read_only_gradients_are_taken(case):
     p = np.zeros(3)
     optkern.SGD([p], lr=1.0).step([READ_ONLY[case][0]()])
@@ -180,7 +189,7 @@ def test_memory_that_is_not_shared_is_refused_with_its_owners_reason():
     "value", (b"abcdabcd", bytearray(8), memoryview(np.ones(2, np.int32)), array.array("i", [1]))
 )
 def test_other_dtypes_are_refused(value):
-    with pytest.raises(TypeError, match="parameter 0 must be float32 or float64, got"):
+    with pytest.raises(TypeError, match=r"parameter 0 must be float16, .* float64, got"):
         optkern.SGD([value])
     with pytest.raises(TypeError, match="real floating point, got"):
         optkern.SGD([np.ones(2)]).step([value])
@@ -198,6 +207,7 @@ def test_overlap_is_seen_across_protocols():
 # --------------------------------------------------------------------------- torch and JAX
 
 
+@writable_dlpack
 def test_torch_tensors_are_trained_in_place():
     torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=peers")
     tensor, p = torch.ones(3, 2), np.ones((3, 2), np.float32)

@@ -168,6 +168,18 @@ def test_pickle_goes_on_bit_for_bit():
     assert copy._optimizer.optimizer.steps == ours._optimizer.optimizer.steps == 8
 
 
+def test_pickle_keeps_a_schedule_and_its_place():
+    schedule = optkern.schedules.warmup(6, then=optkern.schedules.Cosine(0.02, T_max=10))
+    ours = classifier()
+    ours._optimizer = MLPOptimizer("adamw", schedule=schedule)
+    ours.partial_fit(X, Y, classes=[0, 1, 2])
+    copy = pickle.loads(pickle.dumps(ours))
+    for model in (ours, copy):
+        model.partial_fit(X, Y)
+        assert model._optimizer.learning_rate == schedule(8)
+    assert all(map(np.array_equal, weights(copy), weights(ours)))
+
+
 def test_pickle_holds_no_second_copy_of_the_weights():
     with accelerate():
         ours = MLPClassifier((400,), max_iter=1, random_state=0).fit(X, Y)
@@ -551,6 +563,22 @@ def test_objective_of_sparse_data():
     assert loss(x) == pytest.approx(dense.loss(x), rel=1e-13)
     for a, b in zip(grad(x), dense.grad(x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+def test_objective_serves_the_diagnosis():
+    """A training run of weights that are all zero: it never moves, and the reason is found."""
+    x1 = np.linspace(-2, 2, 200)[:, None]
+    y1 = np.tanh(3 * x1[:, 0])
+    model = regressor(activation="tanh", warm_start=True, max_iter=1, shuffle=False).fit(x1, y1)
+    for w in weights(model):
+        w[...] = 0
+    monitor = optkern.Monitor()
+    for value in model.set_params(max_iter=40, n_iter_no_change=50).fit(x1, y1).loss_curve_[1:]:
+        monitor.record(value)
+    model.intercepts_[1][...] = 0  # rounding of the data's mean
+    x, loss, grad = objective(model, x1, y1)
+    diagnosis = monitor.diagnose(x, grad=grad, loss=loss)
+    assert diagnosis.kind == "saddle", diagnosis
 
 
 FITTED = classifier(max_iter=1, learning_rate_init=1e-3)

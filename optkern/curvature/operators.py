@@ -439,7 +439,9 @@ class DifferenceOperator(Operator):
         self.gradient = gradient
         super().__init__(owner, self._difference, gradient.point.n, gradient.dtype)
         self.fixed = step is not None
-        self.scale = max(norm(gradient.x), x_scale) or 1.0
+        # An x of 1e-16 is the origin to most gradients: the steps of its size are lost in them.
+        least = math.sqrt(unit_roundoff(gradient.dtype))
+        self.scale = max(norm(gradient.x) or 1.0, x_scale, least)
         self.step = step if step is not None else 0.0
         if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
             raise ValueError(f"{owner}: step must be a finite number > 0, got {step!r}")

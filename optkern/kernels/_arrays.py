@@ -47,11 +47,12 @@ def _has_buffer(value: Any) -> bool:
     if hasattr(value, "__array_interface__"):
         return True
     try:
-        return memoryview(value).nbytes >= 0
+        memoryview(value)
     except TypeError:
         return False
-    except BufferError:  # it has one, and NumPy may say more about it, or DLPack serves
+    except BufferError:  # it has one and refuses: DLPack may serve, or NumPy says why not
         return not hasattr(value, "__dlpack__")
+    return True
 
 
 def _whose(array: np.ndarray) -> str:
@@ -62,7 +63,10 @@ def _whose(array: np.ndarray) -> str:
     if isinstance(base, memoryview):
         base = base.obj
     name = type(base).__name__
-    return "" if name in ("NoneType", "PyCapsule") else f" memory of {name}"
+    if name == "PyCapsule":
+        old = np.lib.NumpyVersion(np.__version__) < "2.1.0"
+        return " through DLPack" + (", as NumPy before 2.1 always has it" if old else "")
+    return "" if base is None else f" memory of {name}"
 
 
 def check_parameter(owner: str, what: str, array: Any) -> None:
@@ -80,7 +84,7 @@ def check_writable(owner: str, what: str, array: Any, allowed: str = "float32 or
 
 
 def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
-    """Refuse what is not an array of float32 or float64."""
+    """Refuse what is not an array of a dtype that the kernels compute in."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array of {allowed}, got {type(array).__name__}"
@@ -91,7 +95,6 @@ def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or
 
 
 def _check_memory(owner: str, what: str, array: np.ndarray) -> None:
-    """Refuse memory that cannot be updated in place."""
     if not array.flags.writeable:
         raise ValueError(
             f"{owner}: {what} is read-only{_whose(array)}; it is updated in place, "

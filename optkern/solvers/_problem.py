@@ -61,20 +61,15 @@ class Parameters(Point):
     """The user's parameters, to be read and written as one vector of their widest dtype."""
 
     def __init__(self, owner: str, params: Any) -> None:
-        super().__init__(owner, params)
+        super().__init__(owner, params, "params")
         for number, override in enumerate(self.structure.overrides):
             if override:
                 raise ValueError(
                     f"{owner}: all parameters share one set of options, "
                     f"group {number} has {sorted(override)}"
                 )
-        named = [
-            (_arrays.named("parameter", label), array)
-            for label, array in zip(self.structure.labels, self.arrays)
-        ]
-        for what, array in named:
-            _arrays.check_writable(owner, what, array)
-        _arrays.refuse_overlap(owner, named)
+        for label, array in zip(self.structure.labels, self.arrays):
+            _arrays.check_writable(owner, _arrays.named("parameter", label), array)
 
     def gather(self, grads: Any) -> np.ndarray:
         """Gradients as one vector, a copy; None in an array's place is zero."""
@@ -94,10 +89,7 @@ class Objective:
     """A user's closure as a function of flat vectors; counts its calls."""
 
     def __init__(self, point: Parameters, closure: Closure) -> None:
-        if not callable(closure):
-            raise TypeError(
-                f"{point.owner}: closure must be callable, got {type(closure).__name__}"
-            )
+        check_closure(point.owner, closure)
         self.point = point
         self.closure = closure
         self.gradients = 0
@@ -142,9 +134,9 @@ def largest(x: np.ndarray) -> float:
     return float(np.abs(x).max(initial=0.0))
 
 
-def check_callback(owner: str, callback: Any) -> None:
-    if callback is not None and not callable(callback):
-        raise TypeError(f"{owner}: callback must be callable, got {type(callback).__name__}")
+def check_closure(owner: str, closure: Any) -> None:
+    if not callable(closure):
+        raise TypeError(f"{owner}: closure must be callable, got {type(closure).__name__}")
 
 
 def check_loaded(owner: str, solver: str, loaded: Any, keys: set[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..curvature._lanczos import dot, scale, subtract
-from ..curvature.lanczos import check_count, check_real
+from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._threads import as_num_threads
 from ._problem import (
     Callback,
@@ -23,7 +23,6 @@ from ._problem import (
     Objective,
     Parameters,
     Report,
-    check_callback,
     check_loaded,
     largest,
 )
@@ -140,7 +139,7 @@ class LBFGS:
             not finite at the start; the parameters are as they were then.
         """
         self._read_options()
-        check_callback("LBFGS", callback)
+        check_callable("LBFGS", callback=callback)
         objective = Objective(self._point, closure)
         call = _Call(self, objective, callback)
         try:

@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import kernels
 from ..curvature._lanczos import dot
-from ..curvature.lanczos import check_real
+from ..curvature.lanczos import check_callable, check_real
 from ..optimizers import Optimizer
-from ._problem import Closure, Report, check_callback, check_loaded
+from ._problem import Closure, Report, check_closure, check_loaded
 
 
 class SAM:
@@ -88,9 +88,8 @@ class SAM:
             On bad arguments, and what the optimizer raises; the parameters are as they were then.
         """
         rho = self._read_options()
-        if not callable(closure):
-            raise TypeError(f"SAM: closure must be callable, got {type(closure).__name__}")
-        check_callback("SAM", callback)
+        check_closure("SAM", closure)
+        check_callable("SAM", callback=callback)
         before = self.gradients
         loss, grads = self._call(closure)
         flat = self._flat(grads)
