@@ -630,14 +630,14 @@ cdef class Plan:
                 break
         if known:
             return 0
-        named = [
-            (_arrays.named("gradient of parameter", label), g)
-            for label, g in zip(self.labels, gradients)
-        ]
-        for (what, g), p in zip(named, self.params):
+        named = []
+        for label, g, p in zip(self.labels, gradients, self.params):
             if g is not None:
+                what = _arrays.named("gradient of parameter", label)
+                g = _arrays.shared(self.owner, what, g)   # another library's, over the same memory
                 _arrays.check_zeroable(self.owner, what, g, p)
-        _arrays.refuse_overlap(self.owner, [row for row in named if row[1] is not None])
+                named.append((what, g))
+        _arrays.refuse_overlap(self.owner, named)
         for i in range(self._count):
             self._tensors[i].zeroable = self._tensors[i].data[1]
         return 0
