@@ -3,6 +3,7 @@
 Everything is compared bit for bit with `reference.fused_step`, over products of the options.
 """
 
+import array
 import copy
 import itertools
 import pickle
@@ -440,6 +441,13 @@ def test_gradients_that_cannot_be_zeroed_are_refused(case):
         opt.step(grads)
     before.assert_untouched()
     assert opt.step([np.ones((2, 2)), np.ones(4)]) is True
+
+
+def test_gradient_of_another_library_is_zeroed():
+    g = array.array("d", [1.0, 2.0, 3.0])
+    opt = optkern.SGD(np.ones(3), zero_grad=True, clip_norm=1.0)
+    assert opt.step(g) is True
+    assert list(g) == [0.0, 0.0, 0.0]
 
 
 def test_scalar_gradient_cannot_be_zeroed():
