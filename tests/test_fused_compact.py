@@ -59,8 +59,8 @@ def test_averages_and_accumulation_of_float32_parameters(state_dtype):
     plain = optkern.Adam(arrays(0), state_dtype=state_dtype)
     slow, ema = arrays(0), arrays(0)
     for k in range(1, 5):
-        assert opt.step(a := arrays(1000 * k)) is False
-        assert opt.step(b := arrays(2000 * k)) is True
+        a, b = arrays(1000 * k), arrays(2000 * k)
+        assert opt.step(a) is False and opt.step(b) is True
         plain.step([(x + y) * np.float32(0.5) for x, y in zip(a, b, strict=True)])
         for p, s, e in zip(plain.params, slow, ema, strict=True):
             if k % 2 == 0:
