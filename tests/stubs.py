@@ -99,7 +99,7 @@ State: TypeAlias = Array | Compact | Sequence[Array | Compact | None] | None
 {extra}"""
 
 
-AROUND = """
+AROUND = """\
 def sum_of_squares(x: Array, like: Array, factor: float = ...) -> float: ...
 def add_halves(x: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def gradient_norms(
