@@ -118,8 +118,7 @@ def fused_step(
     held: Sequence[Array | None] | None = ...,
     calls: int = ...,
     **options: Any,
-) -> float: ...
-"""
+) -> float: ..."""
 
 
 def annotation(name: str, schedules: bool) -> str:
