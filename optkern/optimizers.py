@@ -972,9 +972,9 @@ def _class_document(cls: type[Optimizer]) -> str:
         "Parameters",
         "----------",
         "params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts",
-        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of other",
-        "    libraries, what shares writable memory: the buffer protocol, __array_interface__,",
-        "    DLPack on CPU.",
+        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of",
+        "    another library's, what shares writable memory: the buffer protocol,",
+        "    __array_interface__, DLPack on CPU.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:

@@ -206,18 +206,18 @@ def stubs() -> dict[Path, str]:
         PACKAGE / "kernels" / "reference.pyi": twins(
             optkern.reference,
             "from ._storage import Compact\nfrom .rules import Rule",
-            "\nclass Constants:\n"
-            "    def __init__(\n"
-            "        self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype[Any]\n"
-            "    ) -> None: ...\n"
-            "    def __getattr__(self, name: str) -> Any: ...\n\n"
-            "def update(\n"
+            "\ndef update(\n"
             "    rule: Rule,\n    p: NDArray[Any],\n    g: NDArray[Any],\n"
             "    state: Sequence[NDArray[Any] | Compact | None],\n"
             "    hyperparameters: dict[str, Any],\n"
             "    seed: int = ...,\n    tensor: int = ...,\n"
             "    master: NDArray[np.float32] | None = ...,\n"
-            ") -> None: ...\n" + AROUND,
+            ") -> None: ...\n"
+            "\nclass Constants:\n"
+            "    def __init__(\n"
+            "        self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype[Any]\n"
+            "    ) -> None: ...\n"
+            "    def __getattr__(self, name: str) -> Any: ...\n\n" + AROUND,
         ),
     }
 

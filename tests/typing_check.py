@@ -75,3 +75,7 @@ at.loss(autograd.adam(lambda x, i: at.grad(x), at.x, num_iters=3, step_size=0.1)
 w, config = cs231n.adam(p, g, None)
 dl_from_scratch.Adam(lr=0.1).update({"W": p}, {"W": p})
 ratio: float = evolution_strategies.Adam(None, stepsize=0.1).update(p)
+small = optkern.AdamW(p, state_dtype="int8", seed=1)
+half = optkern.Adam(np.zeros(3, np.float16), state_dtype="bfloat16", master_weights=True)
+half.step(np.ones(3, np.float16))
+stored: str | None = small.state_dtype

@@ -472,9 +472,9 @@ def _preconditioner(rule: str, entry: dict[str, Any], h: dict[str, Any]) -> np.n
     if rule == "adagrad":
         return (np.sqrt(entry["sum"], dtype=np.float64) + h["eps"]) * (1 + (t - 1) * h["lr_decay"])
     if rule == "rmsprop":
-        v = entry["square_avg"].astype(np.float64)
+        v = np.asarray(entry["square_avg"], np.float64)
         if h["centered"]:
-            v = np.maximum(v - entry["grad_avg"].astype(np.float64) ** 2, 0)
+            v = np.maximum(v - np.asarray(entry["grad_avg"], np.float64) ** 2, 0)
         return np.sqrt(v) + h["eps"]
     beta1, beta2 = h["betas"]
     v = np.sqrt(entry["max_exp_avg_sq" if h["amsgrad"] else "exp_avg_sq"], dtype=np.float64)

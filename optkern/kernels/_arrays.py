@@ -84,7 +84,7 @@ def check_writable(owner: str, what: str, array: Any, allowed: str = "float32 or
 
 
 def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
-    """Refuse what is not an array of a dtype that the kernels compute in."""
+    """Refuse what is not an array of float32 or float64."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array of {allowed}, got {type(array).__name__}"
@@ -95,6 +95,7 @@ def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or
 
 
 def _check_memory(owner: str, what: str, array: np.ndarray) -> None:
+    """Refuse memory that cannot be updated in place."""
     if not array.flags.writeable:
         raise ValueError(
             f"{owner}: {what} is read-only{_whose(array)}; it is updated in place, "

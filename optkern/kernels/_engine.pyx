@@ -1220,10 +1220,10 @@ cdef class Plan:
                 zero(t, 1, here, piece)
             here += piece
 
-
     cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
         """Run the rule's loop over compact state; False where it has none for these options."""
-        cdef compact_t span = SPANS.compact[self._index][t.storage[2] != BFLOAT16_STATE][t.storage[0]]
+        cdef bint bytes = t.storage[2] != BFLOAT16_STATE
+        cdef compact_t span = SPANS.compact[self._index][bytes][t.storage[0]]
         cdef unsigned long long keys[2]
         cdef unsigned char* scales[MAX_STREAMS]
         cdef char* at[MAX_STREAMS]

@@ -44,7 +44,7 @@ ctypedef void (*store_t)(
     Py_ssize_t n
 ) noexcept nogil
 
-# Updates `n` elements whose state is compact; the streams are dense. scales: of the state's streams,
+# Updates `n` elements whose state is compact; the streams are dense. scales: of the state, each
 # from the first element's block on. position: the low half of the first element's. keys: of the
 # random bits of state arrays 0 and 1, and of 2 and 3. False, and nothing is done, where there is no
 # loop for these flags.

@@ -13,12 +13,6 @@ Arrays: TypeAlias = Array | Sequence[Array]
 Gradients: TypeAlias = NDArray[np.floating[Any]] | Sequence[NDArray[np.floating[Any]] | None]
 State: TypeAlias = Array | Compact | Sequence[Array | Compact | None] | None
 
-class Constants:
-    def __init__(
-        self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype[Any]
-    ) -> None: ...
-    def __getattr__(self, name: str) -> Any: ...
-
 def update(
     rule: Rule,
     p: NDArray[Any],
@@ -29,6 +23,13 @@ def update(
     tensor: int = ...,
     master: NDArray[np.float32] | None = ...,
 ) -> None: ...
+
+class Constants:
+    def __init__(
+        self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype[Any]
+    ) -> None: ...
+    def __getattr__(self, name: str) -> Any: ...
+
 def sum_of_squares(x: Array, like: Array, factor: float = ...) -> float: ...
 def add_halves(x: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def gradient_norms(
