@@ -12,6 +12,8 @@ from .kernels._engine import isa
 from .kernels._structures import Flat, flatten
 from .kernels._threads import set_num_threads
 from .optimizers import (
+    LAMB,
+    LARS,
     SGD,
     Adadelta,
     Adagrad,
@@ -27,6 +29,8 @@ from .optimizers import (
 from .solvers import LBFGS, SAM, NewtonLanczos
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "LBFGS",
     "RULES",
     "SAM",

@@ -26,6 +26,14 @@ lion = optkern.Lion(groups)
 lion.step([[g], {"w": g}])
 lion.param_groups[0]["lr"] = 1e-5
 adam.load_state_dict(adam.state_dict())
+lamb = optkern.LAMB(
+    p, clip_norm=1.0, grad_scale=lambda step: 2.0, lookahead=(5, 0.5), ema_decay=0.9
+)
+lamb.clip_norm = None
+norm: float | None = lamb.last_grad_norm
+with lamb.averaged():
+    averages_are_in: bool = lamb.averages_are_in
+total, norms = reference.gradient_norms([p], [g])
 kernels.adam(p, g, p, p, lr=1e-3, step=1, num_threads=1)
 reference.sgd([p, p], [g, None], lr=0.1)
 names: list[str] = [rule.name for rule in optkern.RULES]
