@@ -402,8 +402,8 @@ def new_optimizer(cls, p, state_dtype, master=True, seed=7):
 @every_rule
 @pytest.mark.parametrize("state_dtype", (None, *STATE_DTYPES))
 def test_resuming_is_exact(rule, state_dtype):
-    cls = CLASSES[rule.name]
     """By state dict, into another seed and memory order; by pickle; by deepcopy."""
+    cls = CLASSES[rule.name]
     p = arrays(np.float16, (600,))[0].reshape(20, 30)
     opt = new_optimizer(cls, p, state_dtype)
     gradients = [arrays(np.float16, (600,), 10 + k, 0.1)[0].reshape(20, 30) for k in range(6)]
