@@ -399,10 +399,11 @@ def new_optimizer(cls, p, state_dtype, master=True, seed=7):
     return cls(p, **options, state_dtype=state_dtype, master_weights=master, seed=seed)
 
 
-@pytest.mark.parametrize("cls", CLASSES.values(), ids=lambda cls: cls.__name__)
+@every_rule
 @pytest.mark.parametrize("state_dtype", (None, *STATE_DTYPES))
-def test_resuming_is_exact(cls, state_dtype):
+def test_resuming_is_exact(rule, state_dtype):
     """By state dict, into another seed and memory order; by pickle; by deepcopy."""
+    cls = CLASSES[rule.name]
     p = arrays(np.float16, (600,))[0].reshape(20, 30)
     opt = new_optimizer(cls, p, state_dtype)
     gradients = [arrays(np.float16, (600,), 10 + k, 0.1)[0].reshape(20, 30) for k in range(6)]
