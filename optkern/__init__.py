@@ -13,6 +13,8 @@ from .kernels._engine import isa
 from .kernels._structures import Flat, flatten
 from .kernels._threads import set_num_threads
 from .optimizers import (
+    LAMB,
+    LARS,
     SGD,
     Adadelta,
     Adagrad,
@@ -28,6 +30,8 @@ from .optimizers import (
 from .solvers import LBFGS, SAM, NewtonLanczos
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "LBFGS",
     "RULES",
     "SAM",

@@ -136,6 +136,21 @@ def _lion(p, g, s, o):
     p -= o.lr * direction
 
 
+def _lars(p, g, s, o):
+    p_norm, g_norm = np.linalg.norm(p), np.linalg.norm(g)
+    trust = o.trust_coefficient * p_norm / (g_norm + o.weight_decay * p_norm + o.eps)
+    s["momentum_buffer"] = o.momentum * s["momentum_buffer"] - o.lr * trust * g
+    p += s["momentum_buffer"]
+
+
+def _lamb(p, g, s, o):
+    m, v = _moments(g, s, o)
+    m_hat = m / (1 - o.betas[0] ** o.step)
+    v_hat = v / (1 - o.betas[1] ** o.step)
+    direction = m_hat / (np.sqrt(v_hat) + o.eps) + o.weight_decay * p
+    p -= o.lr * np.linalg.norm(p) / np.linalg.norm(direction) * direction
+
+
 # By the name of the case. A rule without one has no natural column.
 NATURAL: dict[str, Callable[..., None]] = {
     "sgd": _sgd,
@@ -149,6 +164,8 @@ NATURAL: dict[str, Callable[..., None]] = {
     "nadam": _nadam,
     "radam": _radam,
     "lion": _lion,
+    "lars": _lars,
+    "lamb": _lamb,
 }
 
 # --------------------------------------------------------------------------- what is measured

@@ -128,6 +128,11 @@ cdef int make_rule(rule_t* to, const char* name, object options, int version) ex
     if word not in known:
         raise ValueError(f"optkern: there is no rule {word!r}; there are {', '.join(known)}")
     index = known.index(word)
+    if rules.RULES[index].trust:
+        raise ValueError(
+            f"{word}: it needs the norms of whole arrays and has no C form; "
+            f"use optkern.kernels.{word}"
+        )
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"{word}: options must be a dict or None, got {type(options).__name__}")
     values = rules.RULES[index].check(word, options or {})

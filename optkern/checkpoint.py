@@ -32,6 +32,7 @@ import numpy as np
 
 from ._versions import __version__
 from .kernels import _arrays
+from .kernels.rules import OPTIONS
 from .optimizers import Optimizer
 from .schedules import Plateau, plateaus
 
@@ -174,10 +175,11 @@ def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
 
 def _plateaus(opt: Optimizer) -> Iterator[tuple[str, Plateau]]:
     """Every schedule with a memory, by where it stands."""
-    for number, group in enumerate(opt.param_groups):
-        for name, value in group.items():
+    options = {name: getattr(opt, name) for name in OPTIONS}
+    for where, values in [*enumerate(opt.param_groups), ("options", options)]:
+        for name, value in values.items():
             for k, schedule in enumerate(plateaus(value)):
-                yield f"{number}/{name}/{k}", schedule
+                yield f"{where}/{name}/{k}", schedule
 
 
 # --------------------------------------------------------------------------- what fits

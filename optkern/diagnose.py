@@ -26,6 +26,7 @@ import numpy as np
 from . import curvature
 from .curvature.lanczos import check_callable, check_count, check_real
 from .curvature.operators import Operator, Point, StructuredOperator, norm
+from .kernels._storage import widened
 from .kernels._structures import Structure
 from .optimizers import Optimizer
 
@@ -83,13 +84,11 @@ class _Sample:
 
     def of(self, arrays: Sequence[Any]) -> np.ndarray:
         """The elements, as float64; zeros for an array that is None."""
-        pieces = [
+        pieces: list[np.ndarray] = [
             # A view where that is possible: `flat` takes three times as long.
             np.zeros(1)
             if (a := arrays[k]) is None
-            else a.reshape(-1)[place]
-            if a.flags.c_contiguous
-            else a.flat[place]
+            else widened(a.reshape(-1)[place] if a.flags.c_contiguous else a.flat[place])
             for k, place in self.places
         ]
         return np.concatenate(pieces, dtype=np.float64) if pieces else np.zeros(0)

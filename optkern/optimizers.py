@@ -6,6 +6,7 @@ arithmetic is the kernels'.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,17 @@ from .kernels._engine import Plan
 from .kernels._rows import step_rows
 from .kernels._structures import Label, Params, Structure
 from .kernels._threads import as_num_threads
-from .kernels.rules import NONNEGATIVE, ROW_RULES, VOCABULARY, Pair, Real, Rule, checked
+from .kernels.rules import (
+    NONNEGATIVE,
+    OPTION_SLOTS,
+    OPTIONS,
+    ROW_RULES,
+    VOCABULARY,
+    Pair,
+    Real,
+    Rule,
+    checked,
+)
 
 # Scalars of the functional twins that the optimizer keeps per parameter itself.
 _COUNTED = ("step", "mu_product")
@@ -75,8 +86,25 @@ class _Elsewhere:
         raise AttributeError(self.where)
 
 
+class _Option:
+    """One of OPTIONS on an optimizer: a write is checked and takes effect at the next step."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        _, domain = OPTIONS[name]
+        self.__doc__ = f"{domain.meaning}: {domain.allowed}."
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        return self if optimizer is None else optimizer._options[self.name]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        optimizer._write_options({self.name: value})
+
+
 class Optimizer:
     """What all optimizers share; `optkern.Adam` and the other classes say which rule.
+
+    The options around the rule (`clip_norm` and those that follow it) are attributes too.
 
     Attributes
     ----------
@@ -91,6 +119,10 @@ class Optimizer:
     # Keywords a class has beyond its rule's hyperparameters: name -> (default, allowed, meaning,
     # the hyperparameter it stands before, as in torch.optim).
     _own: Mapping[str, tuple[Any, str, str, str]] = {}
+
+    for _name in OPTIONS:
+        locals()[_name] = _Option(_name)
+    del _name
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -118,6 +150,9 @@ class Optimizer:
         self.on_nonfinite = options.pop("on_nonfinite")
         self.steps = 0
         self.skipped_steps = 0
+        self._options = self._checked_options(
+            self._owner, {name: options.pop(name) for name in OPTIONS}
+        )
         self._structure = Structure(self._owner, params)
         self._set_storage(*(options.pop(k) for k in ("state_dtype", "master_weights", "seed")))
         self._groups: list[ParamGroup] = []
@@ -128,7 +163,7 @@ class Optimizer:
             owner = self._group_owner(number)
             group = self._checked(owner, self._translated(owner, values, own[-1]))
             self._groups.append(ParamGroup(self, number, group))
-        self._rebuild({slot: [None] * len(self._labels) for slot in self._slots}, self._groups)
+        self._rebuild({}, self._groups)
         # What `rebind` compares with: the arrays themselves may be resized behind our back.
         self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
         self._initialise_state(own)
@@ -186,7 +221,10 @@ class Optimizer:
         for name in values:
             if name not in self.rule.hyperparameters or name in _COUNTED:
                 known = ", ".join(k for k in self.rule.hyperparameters if k not in _COUNTED)
-                raise TypeError(f"{owner}: unknown hyperparameter {name!r}; there are {known}")
+                what = f"unknown hyperparameter {name!r}; there are {known}"
+                if name in OPTIONS:
+                    what = f"{name} is an option of the whole optimizer, not of a group"
+                raise TypeError(f"{owner}: {what}")
         good = {
             name: value if self._is_schedule(name, value) else checked(owner, name, value)
             for name, value in values.items()
@@ -197,6 +235,11 @@ class Optimizer:
 
     def _refuse_conflict(self, owner: str, values: Mapping[str, Any]) -> None:
         self.rule.refuse_conflict(owner, values)
+        if self._state_dtype and self.rule.trust == "direction":
+            raise ValueError(
+                f"{owner}: state_dtype={self._state_dtype!r} is not possible with a rule that "
+                "computes its direction twice, once for its norm"
+            )
         if self._state_dtype and values.get("centered"):
             raise ValueError(
                 f"{owner}: centered=True is not possible with state_dtype={self._state_dtype!r}: "
@@ -205,7 +248,18 @@ class Optimizer:
 
     @staticmethod
     def _is_schedule(name: str, value: Any) -> bool:
-        return callable(value) and isinstance(VOCABULARY[name], (Real, Pair))
+        domain = OPTIONS[name][1] if name in OPTIONS else VOCABULARY[name]
+        return callable(value) and isinstance(domain, (Real, Pair))
+
+    def _checked_options(self, owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options around the rule, checked."""
+        for name in options:
+            if name not in OPTIONS:
+                raise TypeError(f"{owner}: unknown option {name!r}; there are {', '.join(OPTIONS)}")
+        return {
+            name: value if self._is_schedule(name, value) else checked(owner, name, value)
+            for name, value in options.items()
+        }
 
     def _value(self, owner: str, name: str, value: Any, step: int | None = None) -> Any:
         """A hyperparameter's value at ``step``, or now."""
@@ -276,12 +330,23 @@ class Optimizer:
 
     def _has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
         """Whether a parameter needs a state array under these hyperparameters."""
+        if slot in OPTION_SLOTS:
+            return self._needs(slot)
         if slot == "master":
             return bool(_storage.kind_of(array.dtype))
         return self.rule.needs(slot, group)
 
     def _new_state(self, slot: str, array: np.ndarray) -> Any:
-        """What a state array of a parameter starts as."""
+        """What a state array of a parameter starts as: averages of the parameter begin with it."""
+        if slot in OPTION_SLOTS and _storage.kind_of(array.dtype):
+            raise ValueError(
+                f"{self._owner}: {OPTION_SLOTS[slot]} needs float32 or float64 parameters, "
+                f"got {array.dtype}"
+            )
+        if slot in ("slow", "ema"):
+            return np.array(array, order="K", subok=False)
+        if slot == "accumulator":
+            return np.zeros_like(array, subok=False)
         if slot == "master":
             return _storage.widened(np.asarray(array))
         if self._state_dtype:
@@ -306,33 +371,46 @@ class Optimizer:
         arrays: list[Any] | None = None,
         counts: Sequence[Any] | None = None,
     ) -> None:
-        """Bind parameters, state and hyperparameters anew; state that is needed starts as zeros.
+        """Bind parameters, state and hyperparameters anew; state that is needed and absent starts.
 
-        ``counts``, if they are new too: steps, NAdam's products and the steps at which momentum
-        began, per parameter. Nothing is changed where one of them is refused.
+        ``counts``, if they are new too: steps, NAdam's products, the steps at which momentum began,
+        and whether something has been accumulated, per parameter; then how many calls have.
+        Nothing is changed where one of them is refused.
         """
         structure, old = self._structure, getattr(self, "_plan", None)
         arrays = structure.arrays if arrays is None else arrays
         for label, array in zip(structure.labels, arrays):
             self._refuse_parameter(label, array)
+        if counts is None and old is not None:
+            counts = _counts(old)
+        slots = [slot for slot in OPTION_SLOTS if self._needs(slot)]
+        if counts is not None and counts[-1] and "accumulator" not in slots:
+            slots.append("accumulator")  # it still holds what calls before have added
+        absent = [None] * len(arrays)
         state = {
             slot: [
                 self._new_state(slot, array)
                 if a is None and self._has_slot(slot, array, groups[group])
                 else a
-                for array, a, group in zip(arrays, state[slot], structure.groups)
+                for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
             ]
-            for slot in self._slots
+            for slot in (*self._slots, *slots)
         }
         plan = Plan(self.rule, self._owner, structure.labels, arrays, state, self._seed)
         plan.set_groups(structure.groups, len(groups))
-        if counts is None and old is not None:
-            counts = (old.steps, old.mu_products, old.started)
         if counts is not None:
-            plan.steps[:], plan.mu_products[:], plan.started[:] = counts
+            plan.steps[:], plan.mu_products[:], plan.started[:], plan.held[:] = counts[:-1]
+            plan.accumulated = counts[-1]
         self._send(plan, [dict(group) for group in groups])
+        if old is not None:
+            plan.refusal = old.refusal
         self._plan = plan
         structure.arrays = list(arrays)
+
+    def _needs(self, slot: str) -> bool:
+        """Whether an option around the rule needs its slot."""
+        name = OPTION_SLOTS[slot]
+        return self._options[name] != OPTIONS[name][0]
 
     def _send(self, plan: Plan, groups: Sequence[Mapping[str, Any]]) -> None:
         """Give a plan the groups' hyperparameters, all of them or none; note the schedules."""
@@ -341,13 +419,30 @@ class Optimizer:
             for number, group in enumerate(groups)
             for name, value in group.items()
         ]
+        options = {k: self._value(self._owner, k, v) for k, v in self._options.items()}
         for row in values:
             plan.set_hyperparameter(*row)
+        for name, value in options.items():
+            plan.set_option(name, value)
         self._schedules = [
             (number, scheduled)
-            for number, group in enumerate(groups)
+            for number, group in [*enumerate(groups), (None, self._options)]
             if (scheduled := {name: v for name, v in group.items() if callable(v)})
         ]
+
+    def _write_options(self, changes: dict[str, Any]) -> None:
+        before = self._options
+        self._options = {**before, **self._checked_options(self._owner, changes)}
+        try:
+            if all(self._needs(slot) == (slot in self._plan.state) for slot in OPTION_SLOTS):
+                self._send(self._plan, self._groups)
+            elif self.averages_are_in:
+                raise RuntimeError(f"{self._owner}: {', '.join(changes)}: {_SWAPPED}")
+            else:
+                self._rebuild(self._plan.state, self._groups)
+        except BaseException:
+            self._options = before
+            raise
 
     def _write_group(self, number: int, changes: dict[str, Any]) -> None:
         group = self._groups[number]
@@ -367,13 +462,19 @@ class Optimizer:
 
     def _run_schedules(self) -> None:
         values = []
+        options = {}
         for number, scheduled in self._schedules:
-            owner = self._group_owner(number)
+            owner = self._owner if number is None else self._group_owner(number)
             now = {name: self._value(owner, name, value) for name, value in scheduled.items()}
+            if number is None:
+                options = now
+                continue
             self._refuse_conflict(owner, {**self._groups[number], **now})
             values += [(number, name, value) for name, value in now.items()]
         for row in values:
             self._plan.set_hyperparameter(*row)
+        for name, value in options.items():
+            self._plan.set_option(name, value)
 
     # ----------------------------------------------------------------- public
 
@@ -389,13 +490,16 @@ class Optimizer:
         Returns
         -------
         bool
-            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done.
+            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done (but to zero the
+            gradients with ``zero_grad=True``), or if the gradients were accumulated.
 
         Raises
         ------
         TypeError, ValueError
             On a gradient that does not fit, or that holds NaN or inf with
             ``on_nonfinite="raise"``. Nothing has been modified then.
+        RuntimeError
+            While the averages are in the parameters' place, or another step is under way.
         """
         gradients = self._structure.flatten(grads, "grads")
         if self._schedules:
@@ -403,7 +507,7 @@ class Optimizer:
         if self._plan.step(gradients, self._num_threads, self._check_finite):
             self.steps += 1
             return True
-        return self._refuse_nonfinite()
+        return self._not_applied(gradients)
 
     def step_rows(self, rows: Any, grads: Any) -> bool:
         """Update some rows of the parameters in place; the cost is that of these rows.
@@ -431,13 +535,19 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            On a row that is not there, on gradients that do not fit, or where the rule has no
-            row-wise form. Nothing has been modified then.
+            On a row that is not there, on gradients that do not fit, or where the rule or an
+            option around it has no row-wise form. Nothing has been modified then.
         """
         if self.rule not in ROW_RULES:
             known = ", ".join(rule.name for rule in ROW_RULES)
             raise TypeError(
                 f"{self._owner}: the rule {self.rule.name} has no row-wise form; {known} have one"
+            )
+        dense = [name for name, value in self._options.items() if value != OPTIONS[name][0]]
+        if dense:
+            raise ValueError(
+                f"{self._owner}: {dense[0]}={self._options[dense[0]]!r} has no row-wise form; "
+                "step_rows takes the rule alone"
             )
         indices = self._structure.flatten(rows, "rows")
         gradients = self._structure.flatten(grads, "grads")
@@ -446,14 +556,80 @@ class Optimizer:
         if step_rows(self._plan, indices, gradients, self._num_threads, self._check_finite):
             self.steps += 1
             return True
-        return self._refuse_nonfinite()
+        return self._not_applied(gradients)
 
-    def _refuse_nonfinite(self) -> bool:
+    def _not_applied(self, gradients: tuple[Any, ...]) -> bool:
+        if self._plan.nonfinite is None:
+            return False  # accumulated
         what = _arrays.named("gradient of parameter", self._plan.nonfinite)
         if self._on_nonfinite == "raise":
             raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
         self.skipped_steps += 1
+        if self.zero_grad:
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient[...] = 0
         return False
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """The norm of all gradients together, unscaled and before clipping, at the last step.
+
+        None where nothing has asked for it: `clip_norm` does (``inf`` without clipping),
+        `clip_norm_per_tensor` and LARS.
+        """
+        return self._plan.grad_norm if self._plan.norm_taken else None
+
+    # ----------------------------------------------------------------- averages
+
+    @property
+    def averages_are_in(self) -> bool:
+        """Whether the averages are in the parameters' place (`swap_in`)."""
+        return self._plan.refusal is not None
+
+    def swap_in(self) -> None:
+        """Exchange parameters and their averages in place; no step can be taken until `swap_out`.
+
+        Raises
+        ------
+        RuntimeError
+            Where there are no averages (``ema_decay=None``), or they are in already.
+        """
+        if not self._needs("ema"):
+            raise RuntimeError(f"{self._owner}.swap_in: there are no averages; set ema_decay")
+        if self.averages_are_in:
+            raise RuntimeError(f"{self._owner}.swap_in: {_SWAPPED}")
+        self._exchange_averages()
+        self._plan.refusal = _SWAPPED
+
+    def swap_out(self) -> None:
+        """Exchange them back.
+
+        Raises
+        ------
+        RuntimeError
+            Where `swap_in` has not been called.
+        """
+        if not self.averages_are_in:
+            raise RuntimeError(f"{self._owner}.swap_out: the averages are not swapped in")
+        self._exchange_averages()
+        self._plan.refusal = None
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Context: the averages are in the parameters' place."""
+        self.swap_in()
+        try:
+            yield
+        finally:
+            self.swap_out()
+
+    def _exchange_averages(self) -> None:
+        arrays = self._structure.arrays
+        for label, p in zip(self._labels, arrays):
+            _arrays.check_writable(self._owner, _arrays.named("parameter", label), p)
+        for p, average in zip(arrays, self._plan.state["ema"]):
+            p[...], average[...] = average.copy(), p.copy()
 
     @property
     def params(self) -> list[np.ndarray]:
@@ -472,25 +648,29 @@ class Optimizer:
         entry: dict[str, Any] = {"step": int(self._plan.steps[i])}
         if "mu_product" in self.rule.hyperparameters:
             entry["mu_product"] = float(self._plan.mu_products[i])
-        for slot in self._slots:
-            if self._plan.state[slot][i] is not None:
-                entry[slot] = self._plan.state[slot][i]
+        for slot, arrays in self._plan.state.items():
+            if arrays[i] is not None:
+                entry[slot] = arrays[i]
         return entry
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that `load_state_dict` needs: arrays, numbers and strings.
 
-        A callable hyperparameter is stored as the value it gives now.
+        A callable hyperparameter or option is stored as the value it gives now.
         """
         groups = []
         for number, group in enumerate(self.param_groups):
             values = {k: self._value(self._owner, k, v) for k, v in group.items()}
             members = [x for x, k in zip(self._labels, self._structure.groups) if k == number]
             groups.append({**values, "params": members})
+        options = {k: self._value(self._owner, k, v) for k, v in self._options.items()}
         return {
             "rule": self.rule.name,
             "steps": self.steps,
             "skipped_steps": self.skipped_steps,
+            "accumulated": self._plan.accumulated,
+            "averages_are_in": self.averages_are_in,
+            "options": {k: v for k, v in options.items() if v != OPTIONS[k][0]},
             "param_groups": groups,
             **({"state_dtype": self._state_dtype, "seed": self._seed} if self._state_dtype else {}),
             "state": {label: self._saved_state_of(i) for i, label in enumerate(self._labels)},
@@ -499,6 +679,8 @@ class Optimizer:
     def _saved_state_of(self, i: int) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         for name, value in self._state_of(i).items():
+            if name == "accumulator" and not self._plan.held[i]:
+                continue
             if isinstance(value, _storage.Compact):
                 entry |= {name + part: a.copy() for part, a in zip(_PARTS, value.arrays)}
             else:
@@ -509,7 +691,7 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, hyperparameters included, from copies.
 
-        A hyperparameter that is a callable here stays that callable.
+        A hyperparameter or option that is a callable here stays that callable.
 
         Raises
         ------
@@ -518,14 +700,15 @@ class Optimizer:
             modified then.
         """
         loaded = _Loaded(self, state_dict)
-        counts = (loaded.counts, loaded.mu_products, loaded.started)
-        before = self.steps, self._seed
-        self.steps, self._seed = loaded.steps, loaded.seed
+        counts = (loaded.counts, loaded.mu_products, loaded.started, loaded.held)
+        before = self.steps, self._seed, self._options
+        self.steps, self._seed, self._options = loaded.steps, loaded.seed, loaded.options
         try:
-            self._rebuild(loaded.state, loaded.groups, counts=counts)
+            self._rebuild(loaded.state, loaded.groups, counts=(*counts, loaded.accumulated))
         except BaseException:
-            self.steps, self._seed = before
+            self.steps, self._seed, self._options = before
             raise
+        self._plan.refusal = _SWAPPED if loaded.averages_are_in else None
         self.skipped_steps = loaded.skipped_steps
         for group, values in zip(self._groups, loaded.groups):
             dict.update(group, values)
@@ -539,7 +722,14 @@ class Optimizer:
         Parameters
         ----------
         params : same structure, shapes and dtypes as at construction
+
+        Raises
+        ------
+        RuntimeError
+            While the averages are in the parameters' place.
         """
+        if self.averages_are_in:
+            raise RuntimeError(f"{self._owner}.rebind: {_SWAPPED}")
         if self._structure.grouped and isinstance(params, (list, tuple)):
             params = [e.get("params") if isinstance(e, Mapping) else e for e in params]
         arrays = self._structure.arrays_of(params)
@@ -563,16 +753,16 @@ class Optimizer:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
         kept["_groups"] = [dict(group) for group in self._groups]
         plan = self._plan
-        counts = (plan.steps, plan.mu_products, plan.started)
-        kept["_bound"] = (plan.state, *(array.copy() for array in counts))
+        kept["_bound"] = (plan.state, _counts(plan), plan.refusal)
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        state, *counts = kept.pop("_bound")
+        state, counts, refusal = kept.pop("_bound")
         self.__dict__.update(kept)
         self._groups = [ParamGroup(self, k, group) for k, group in enumerate(kept["_groups"])]
         self._structure = copy(self._structure)  # whose arrays `rebind` replaces
         self._rebuild(state, self._groups, counts=counts)
+        self._plan.refusal = refusal
 
     def __repr__(self) -> str:
         count = len(self._labels)
@@ -583,8 +773,10 @@ class Optimizer:
         if self._master_weights:
             head += ", master_weights=True"
         parts = [", ".join(self._shown(group)) for group in self.param_groups]
+        options = [f", {k}={v!r}" for k, v in self._options.items() if v != OPTIONS[k][0]]
         if len(parts) == 1:
-            return f"{self._owner}({head}, {parts[0]})"
+            return f"{self._owner}({head}, {parts[0]}{''.join(options)})"
+        head += "".join(options)
         lines = "".join(f"\n  group {k}: {part}" for k, part in enumerate(parts))
         return f"{self._owner}({head}{lines}\n)"
 
@@ -593,6 +785,15 @@ class Optimizer:
         for name, value in group.items():
             if name == "lr" or value != self.rule.hyperparameters[name]:
                 yield f"{name}={value!r}"
+
+
+_SWAPPED = "the averages are in the parameters' place; call swap_out first"
+
+
+def _counts(plan: Plan) -> tuple[Any, ...]:
+    """What a plan has counted: arrays over the parameters, then the calls accumulated."""
+    arrays = (plan.steps, plan.mu_products, plan.started, plan.held)
+    return (*(array.copy() for array in arrays), plan.accumulated)
 
 
 class _Loaded:
@@ -613,6 +814,8 @@ class _Loaded:
             )
         self.steps = self._count("steps", state_dict["steps"])
         self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
+        self.accumulated = self._count("accumulated", state_dict.get("accumulated", 0))
+        self.options, on = self._check_options(state_dict.get("options"))
         own, saved = optimizer.state_dtype, state_dict.get("state_dtype")
         if saved != own:
             raise ValueError(
@@ -621,7 +824,24 @@ class _Loaded:
             )
         self.seed = _checked_seed(self.owner, state_dict.get("seed", optimizer.seed))
         self.groups = self._check_groups(state_dict["param_groups"])
-        self._check_state(state_dict["state"])
+        self._check_state(state_dict["state"], on)
+        self.averages_are_in = state_dict.get("averages_are_in", False)
+        if self.averages_are_in not in ((True, False) if "ema" in self.state else (False,)):
+            raise ValueError(
+                f"{self.owner}: averages_are_in must be False, or True where there are averages, "
+                f"got {self.averages_are_in!r}"
+            )
+
+    def _check_options(self, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options to go on with, and those the state was saved with."""
+        own = self.optimizer._options
+        if options is None:  # saved before there were any
+            return own, {}
+        if not isinstance(options, Mapping):
+            raise TypeError(f"{self.owner}: options must be a dict, got {type(options).__name__}")
+        defaults = {name: default for name, (default, _) in OPTIONS.items()}
+        saved = self.optimizer._checked_options(self.owner, {**defaults, **options})
+        return {**saved, **{k: v for k, v in own.items() if callable(v)}}, saved
 
     def _count(self, name: str, value: Any) -> int:
         integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -659,7 +879,7 @@ class _Loaded:
         structure = self.optimizer._structure
         return [x for x, k in zip(structure.labels, structure.groups) if k == number]
 
-    def _check_state(self, state: Any) -> None:
+    def _check_state(self, state: Any, options: Mapping[str, Any]) -> None:
         structure, rule = self.optimizer._structure, self.optimizer.rule
         if not isinstance(state, Mapping) or set(state) != set(structure.labels):
             came = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
@@ -667,15 +887,18 @@ class _Loaded:
                 f"{self.owner}: the state is of other parameters: "
                 f"expected {sorted(map(str, structure.labels))}, got {came}"
             )
-        slots = self.optimizer._slots
+        slots = (*self.optimizer._slots, *OPTION_SLOTS)
         self.state: dict[str, list[Any]] = {slot: [] for slot in slots}
         self.counts: list[int] = []
         self.mu_products: list[float] = []
         self.started: list[int] = []
+        self.held: list[bool] = []
         known = {"step", "started", *slots}
         if self.optimizer.state_dtype == "int8":
             known |= {slot + _PARTS[1] for slot in rule.state}
         required = {"step"}
+        for slot in ("slow", "ema"):
+            required |= {slot} if options.get(OPTION_SLOTS[slot]) is not None else set()
         if "mu_product" in rule.hyperparameters:
             known |= {"mu_product"}
             required |= {"mu_product"}
@@ -685,7 +908,9 @@ class _Loaded:
             hyper = self.saved[structure.groups[i]]
             array = structure.arrays[i]
             needed = required | {
-                slot for slot in slots if self.optimizer._has_slot(slot, array, hyper)
+                slot
+                for slot in self.optimizer._slots
+                if self.optimizer._has_slot(slot, array, hyper)
             }
             if not isinstance(entry, Mapping) or not set(entry) <= known:
                 raise ValueError(f"{self.owner}: {what} has no state of rule {rule.name!r}")
@@ -701,12 +926,15 @@ class _Loaded:
                 )
             product = entry.get("mu_product", 1.0)
             self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
+            self.held.append(entry.get("accumulator") is not None)
             for slot in slots:
                 copied = self._copied_compact if self._is_compact(slot) else self._copied
                 self.state[slot].append(copied(slot, what, entry, array))
+        if any(self.held) and not self.accumulated:
+            raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
 
     def _is_compact(self, slot: str) -> bool:
-        return self.optimizer.state_dtype is not None and slot != "master"
+        return self.optimizer.state_dtype is not None and slot in self.optimizer.rule.state
 
     def _copied_compact(
         self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
@@ -768,13 +996,14 @@ def _class_options(cls: type[Optimizer]) -> dict[str, Any]:
         options |= {own: row[0] for own, row in cls._own.items() if row[3] == name}
         if name not in _COUNTED:
             options[name] = default
-    return options | {
+    options |= {
         "num_threads": None,
         "on_nonfinite": "propagate",
         "state_dtype": None,
         "master_weights": False,
         "seed": 0,
     }
+    return options | {name: default for name, (default, _) in OPTIONS.items()}
 
 
 def _class_signature(cls: type[Optimizer]) -> inspect.Signature:
@@ -820,6 +1049,15 @@ def _class_document(cls: type[Optimizer]) -> str:
         "    Keep float32 masters of float16 and bfloat16 parameters; they are written as rounded.",
         "seed : int in [0, 2**64)",
         "    Of the random bits that round the state; the bits depend on nothing else.",
+    ]
+    for name, (default, domain) in OPTIONS.items():
+        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
+        none = " or None" if default is None else ""
+        lines += [
+            f"{name} : {domain.allowed}{none}{schedule}",
+            f"    {domain.meaning}; default {default!r}.",
+        ]
+    lines += [
         "",
         "Raises",
         "------",
@@ -965,4 +1203,28 @@ class Lion(Optimizer):
     ``m = beta2 * m + (1 - beta2) * g``.
 
     Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2.
+    """
+
+
+class LARS(Optimizer):
+    """Momentum whose steps are scaled, tensor by tensor, to the size of the parameters.
+
+    ``g = g + weight_decay * p; trust = trust_coefficient * ||p|| / (||g|| + weight_decay * ||p|| +
+    eps)`` with the norm of the gradient before decay (1 where a norm is 0), then
+    ``v = momentum * v - lr * trust * g; p += v``. Biases and normalisation layers are usually put
+    in a group with ``adapt=False``.
+
+    You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017, algorithm 1.
+    """
+
+
+class LAMB(Optimizer):
+    """Adam whose steps are scaled, tensor by tensor, to the size of the parameters.
+
+    ``d = m_hat / (sqrt(v_hat) + eps) + weight_decay * p; p -= lr * ||p|| / ||d|| * d`` (the ratio
+    is 1 where a norm is 0). Biases and normalisation layers are usually put in a group with
+    ``adapt=False``.
+
+    You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020,
+    algorithm 2.
     """

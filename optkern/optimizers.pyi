@@ -1,5 +1,6 @@
 # Written by tests/stubs.py from the rule table.
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from inspect import Signature
 from typing import Any, Literal, TypeAlias
 
@@ -60,6 +61,22 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
     def rebind(self, params: Params) -> None: ...
+    @property
+    def last_grad_norm(self) -> float | None: ...
+    @property
+    def averages_are_in(self) -> bool: ...
+    def swap_in(self) -> None: ...
+    def swap_out(self) -> None: ...
+    def averaged(self) -> AbstractContextManager[None]: ...
+    clip_norm: Number | None
+    clip_norm_per_tensor: Number | None
+    clip_value: Number | None
+    grad_scale: Number
+    accumulate: int
+    accumulate_form: Literal["mean", "sum"]
+    zero_grad: bool
+    lookahead: tuple[int, float] | None
+    ema_decay: Number | None
 
 CLASSES: dict[str, type[Optimizer]]
 
@@ -81,6 +98,15 @@ class SGD(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adagrad(Optimizer):
@@ -100,6 +126,15 @@ class Adagrad(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class RMSprop(Optimizer):
@@ -120,6 +155,15 @@ class RMSprop(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adadelta(Optimizer):
@@ -138,6 +182,15 @@ class Adadelta(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -159,6 +212,15 @@ class Adam(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -179,6 +241,15 @@ class AdamW(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Adamax(Optimizer):
@@ -197,6 +268,15 @@ class Adamax(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -217,6 +297,15 @@ class NAdam(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class RAdam(Optimizer):
@@ -236,6 +325,15 @@ class RAdam(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...
 
 class Lion(Optimizer):
@@ -253,4 +351,73 @@ class Lion(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
+    ) -> None: ...
+
+class LARS(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        momentum: Number = ...,
+        dampening: Number = ...,
+        weight_decay: Number = ...,
+        nesterov: bool = ...,
+        trust_coefficient: Number = ...,
+        eps: Number = ...,
+        adapt: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        momentum_form: Literal["torch", "classical", "average"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
+    ) -> None: ...
+
+class LAMB(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        betas: Pair = ...,
+        eps: Number = ...,
+        weight_decay: Number = ...,
+        adapt: bool = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        seed: int = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
     ) -> None: ...

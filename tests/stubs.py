@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "optkern"
 OPTIMIZERS_HEAD = """\
 # Written by tests/stubs.py from the rule table.
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from inspect import Signature
 from typing import Any, Literal, TypeAlias
 
@@ -78,13 +79,20 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
     def rebind(self, params: Params) -> None: ...
-
+    @property
+    def last_grad_norm(self) -> float | None: ...
+    @property
+    def averages_are_in(self) -> bool: ...
+    def swap_in(self) -> None: ...
+    def swap_out(self) -> None: ...
+    def averaged(self) -> AbstractContextManager[None]: ...
+{options}
 CLASSES: dict[str, type[Optimizer]]
 """
 
 KERNELS_HEAD = """\
 # Written by tests/stubs.py from the rule table.
-from collections.abc import Sequence
+from collections.abc import {collections}
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -101,6 +109,28 @@ Rows: TypeAlias = Indices | Sequence[Indices | None]
 {extra}"""
 
 
+AROUND = """\
+def sum_of_squares(x: Array, like: Array, factor: float = ...) -> float: ...
+def add_halves(x: NDArray[np.float64]) -> NDArray[np.float64]: ...
+def gradient_norms(
+    params: Sequence[Array], grads: Sequence[Array | None]
+) -> tuple[float, list[float]]: ...
+def accumulate(
+    held: Sequence[Array | None], grads: Sequence[Array | None]
+) -> list[Array | None]: ...
+def approach(average: Array, p: Array, weight: float) -> None: ...
+def fused_step(
+    rule: Rule,
+    params: Sequence[Array],
+    grads: Sequence[Array | None],
+    state: Mapping[str, Sequence[Array | None]],
+    hyperparameters: Sequence[dict[str, Any]],
+    held: Sequence[Array | None] | None = ...,
+    calls: int = ...,
+    **options: Any,
+) -> float: ..."""
+
+
 def annotation(name: str, schedules: bool) -> str:
     """The type of a hyperparameter; ``schedules``: whether it may be a callable of the step."""
     domain = rules.VOCABULARY.get(name)
@@ -108,6 +138,9 @@ def annotation(name: str, schedules: bool) -> str:
         return "int | None"
     if name == "on_nonfinite":
         return 'Literal["propagate", "skip", "raise"]'
+    if name in rules.OPTIONS:
+        default, domain = rules.OPTIONS[name]
+        return option(domain) + (" | None" if default is None else "")
     if name == "state_dtype":
         return 'Literal["bfloat16", "int8"] | None'
     if name in ("master_weights", "decoupled_weight_decay"):
@@ -125,6 +158,17 @@ def annotation(name: str, schedules: bool) -> str:
     return "Number" if schedules and name != "initial_accumulator_value" else "float"
 
 
+def option(domain: rules.Domain) -> str:
+    """The type of an option around the rule, as the attribute has it."""
+    if isinstance(domain, rules.Real):
+        return "Number"
+    if isinstance(domain, rules.Cycle):
+        return "tuple[int, float]"
+    if isinstance(domain, rules.Choice):
+        return "Literal[" + ", ".join(f'"{word}"' for word in domain.words) + "]"
+    return "bool" if isinstance(domain, rules.Switch) else "int"
+
+
 def arguments(signature: inspect.Signature, first: dict[str, str], schedules: bool) -> str:
     """The lines of a signature, one argument each."""
     lines, keyword_only = [], False
@@ -139,7 +183,8 @@ def arguments(signature: inspect.Signature, first: dict[str, str], schedules: bo
 
 
 def optimizers() -> str:
-    text = OPTIMIZERS_HEAD
+    options = "".join(f"    {name}: {annotation(name, schedules=True)}\n" for name in rules.OPTIONS)
+    text = OPTIMIZERS_HEAD.replace("{options}", options)
     for cls in CLASSES.values():
         body = arguments(cls.__signature__, {"params": "Params"}, schedules=True)
         body = "".join(f"    {line}\n" for line in ["    self,", *body.splitlines()])
@@ -148,7 +193,8 @@ def optimizers() -> str:
 
 
 def twins(module: object, imports: str, extra: str) -> str:
-    text = KERNELS_HEAD.format(imports=imports, extra=extra) + "\n"
+    collections = "Mapping, Sequence" if "Mapping" in extra else "Sequence"
+    text = KERNELS_HEAD.format(collections=collections, imports=imports, extra=extra) + "\n"
     names = {rule.name: rule for rule in optkern.RULES}
     names |= {f"{rule.name}_rows": rule for rule in rules.ROW_RULES}
     first = {"p": "Arrays", "rows": "Rows", "g": "Gradients"}
@@ -183,7 +229,7 @@ def stubs() -> dict[Path, str]:
             "    def __init__(\n"
             "        self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype[Any]\n"
             "    ) -> None: ...\n"
-            "    def __getattr__(self, name: str) -> Any: ...\n",
+            "    def __getattr__(self, name: str) -> Any: ...\n\n" + AROUND,
         ),
     }
 

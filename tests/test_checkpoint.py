@@ -105,6 +105,12 @@ def trainers():
             return cls([{"params": first, **scheduled}, {"params": second, "lr": 0.5}], lr=0.1)
 
         made[f"{rule.name} in groups"] = grouped
+    # After an odd number of calls one gradient is held back.
+    around = {"clip_norm": Step(1.0, 2), "accumulate": 2, "lookahead": (3, 0.5), "ema_decay": 0.9}
+    for name in ("SGD", "AdamW", "LAMB"):
+        made[f"{name} with averages"] = lambda name=name: getattr(optkern, name)(
+            new_params(), **around
+        )
     return made
 
 
@@ -143,6 +149,30 @@ def test_2n_steps_are_n_and_n_in_a_new_process(kind, target, tmp_path, run_pytho
         end = make()
         optkern.load(tmp_path / f"end {name}.{kind}", end)
         assert_same_state(whole[name], end)
+
+
+def test_the_averages_may_be_in_the_parameters_place(tmp_path):
+    def make():
+        return optkern.Adam(new_params(), ema_decay=0.9)
+
+    opt, other = make(), make()
+    advance(opt, 3)
+    with opt.averaged():
+        optkern.save(tmp_path / "x", opt)
+    optkern.load(tmp_path / "x", other)
+    assert other.averages_are_in
+    other.swap_out()
+    assert_same_state(opt, other)
+
+
+def test_a_plateau_of_an_option_remembers(tmp_path):
+    schedules = [Plateau(1.0, patience=0) for _ in range(2)]
+    opt, other = (optkern.SGD(new_params(), clip_norm=schedule) for schedule in schedules)
+    for loss in (1.0, 2.0):
+        schedules[0].observe(loss)
+    optkern.save(tmp_path / "x", opt)
+    optkern.load(tmp_path / "x", other)
+    assert schedules[1].state_dict() == schedules[0].state_dict()
 
 
 @every_rule

@@ -201,9 +201,9 @@ def test_threads(capsys, threads, monkeypatch):
     asked = []
     optkern_optimizer = training.optkern_optimizer
 
-    def watched(rule, params, lr, num_threads):
+    def watched(rule, params, lr, num_threads, *rest):
         asked.append(num_threads)
-        return optkern_optimizer(rule, params, lr, num_threads)
+        return optkern_optimizer(rule, params, lr, num_threads, *rest)
 
     monkeypatch.setattr(training, "optkern_optimizer", watched)
     code, out, _ = demo(capsys, "--rules", "adam", "--no-plot", "--threads", threads)
@@ -260,6 +260,20 @@ def test_a_schedule_changes_the_training(capsys):
     plain = rows(demo(capsys, "--rules", "sgd", "--no-plot")[1])["sgd"][0]
     warm = rows(demo(capsys, "--rules", "sgd", "--no-plot", "--schedule", "one-cycle")[1])["sgd"][0]
     assert plain != warm
+
+
+def test_clipped_gradients_end_with_numpys_bits(capsys):
+    options = ("--no-plot", "--no-verdict", "--rules")
+    code, out, err = demo(capsys, *options, ",".join(RULE_NAMES), "--clip-norm", "0.25")
+    assert (code, err) == (0, "")
+    assert "clipping  of all gradients together, to the norm 0.25\n" in out
+    assert f"same bits: with all {len(RULE_NAMES)} rules" in out
+    losses = {
+        norm: rows(demo(capsys, *options, "sgd", "--clip-norm", norm)[1])["sgd"][0]
+        for norm in ("0.01", "1e9")
+    }
+    assert losses["1e9"] == rows(demo(capsys, *options, "sgd")[1])["sgd"][0]
+    assert float(losses["0.01"]) > float(losses["1e9"]) + 0.3
 
 
 # --------------------------------------------------------------------------- Ctrl-C and on
@@ -348,6 +362,7 @@ def test_a_run_resumed_after_ctrl_c_ends_with_the_same_bits(capsys):
         ("--epochs 2", "was made with epochs 1, not 2"),
         ("--lr adam=1", "was made with lr 0.002, not 1.0"),
         ("--schedule linear", "was made with schedule None, not linear"),
+        ("--clip-norm 2", "was made with clip_norm None, not 2.0"),
     ],
 )
 def test_the_state_of_another_run_is_refused(capsys, options, message):
@@ -586,6 +601,9 @@ def test_a_folder_is_no_file(capsys):
         ("--plot a.png --no-plot", "argument --no-plot: not allowed with argument --plot"),
         ("--speed 3", "unrecognized arguments: --speed 3"),
         ("--schedule sine", "no schedule 'sine'; there are step, exponential,"),
+        ("--clip-norm 0", "argument --clip-norm: expected a finite number > 0, got '0'"),
+        ("--clip-norm inf", "argument --clip-norm: expected a finite number > 0, got 'inf'"),
+        ("--clip-norm tight", "argument --clip-norm: expected a finite number > 0, got 'tight'"),
         ("--checkpoint /dev/null", "--checkpoint /dev/null: File exists"),
         ("--checkpoint /dev/null/a", "--checkpoint /dev/null/a: Not a directory"),
     ],

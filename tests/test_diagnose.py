@@ -283,6 +283,20 @@ def test_norms_of_a_sample_are_near_the_whole():
     assert abs(np.mean(ratios) - 1) < 0.05
 
 
+def test_half_precision_is_looked_at_in_numbers():
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 is ml_dtypes'")
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        x = np.linspace(1, 2, 2000).astype(dtype)
+        opt, monitor = optkern.SGD(x, lr=0.5), Monitor(every=1)
+        for sign in (1, -1, 1):
+            opt.step(np.full(2000, sign, dtype))
+            monitor.record(1.0, np.full(2000, sign, dtype), opt)
+        look = monitor.looks[0]
+        np.testing.assert_allclose(look.gradient_norm, np.sqrt(2000), rtol=1e-3)
+        np.testing.assert_allclose(look.update_norm, 0.5 * np.sqrt(2000), rtol=2e-2)
+        assert look.reversal < -0.99
+
+
 def test_a_norm_that_the_step_computed_is_used():
     class Known(optkern.SGD):
         last_grad_norm = 42.0

@@ -170,6 +170,34 @@ def lion(lr, beta1, beta2):
         m = beta2 * m + (1 - beta2) * g
 
 
+def norm(x):
+    return sqrt(sum(a * a for a in x))
+
+
+def lars(theta, gradients, eta, beta, mu, gamma):
+    """You et al. 2017, algorithm 1; the parameters after each step."""
+    v = [0.0] * len(theta)
+    for g in gradients:
+        local = eta * norm(theta) / (norm(g) + beta * norm(theta))
+        v = [mu * a + gamma * local * (b + beta * w) for a, b, w in zip(v, g, theta, strict=True)]
+        theta = [w - a for w, a in zip(theta, v, strict=True)]
+        yield theta
+
+
+def lamb(theta, gradients, eta, lam, beta1, beta2, eps):
+    """You et al. 2020, algorithm 2, phi the identity; the parameters after each step."""
+    m = v = [0.0] * len(theta)
+    for t, g in enumerate(gradients, start=1):
+        m = [beta1 * a + (1 - beta1) * b for a, b in zip(m, g, strict=True)]
+        v = [beta2 * a + (1 - beta2) * b * b for a, b in zip(v, g, strict=True)]
+        r = [
+            a / (1 - beta1**t) / (sqrt(b / (1 - beta2**t)) + eps) + lam * x
+            for a, b, x in zip(m, v, theta, strict=True)
+        ]
+        theta = [x - eta * norm(theta) / norm(r) * d for x, d in zip(theta, r, strict=True)]
+        yield theta
+
+
 BETAS = {"betas": (0.8, 0.9)}
 B = {"beta1": 0.8, "beta2": 0.9}
 
@@ -226,6 +254,12 @@ FORMS = [
     ),
     ("radam", {**BETAS, "eps": 1e-2}, radam, {**B, "eps": 1e-2}),
     ("lion", {"betas": (0.8, 0.9)}, lion, B),
+    ("lars", {"momentum": 0.9, "adapt": False}, classical_momentum, {"mu": 0.9}),
+    (
+        "lars", {"momentum": 0.9, "adapt": False, "momentum_form": "torch"},
+        sgd, {"mu": 0.9},
+    ),
+    ("lamb", {**BETAS, "eps": 1e-2, "adapt": False}, adam, {**B, "eps": 1e-2}),
 ]  # fmt: skip
 
 # Weight decay and direction: what becomes of the gradient, and of the parameter before the step.
@@ -355,6 +389,35 @@ def test_state_is_what_the_papers_call_it():
     np.testing.assert_allclose(opt.state[0]["exp_avg"], m, rtol=1e-12)
     np.testing.assert_allclose(opt.state[0]["exp_avg_sq"], v, rtol=1e-12)
     np.testing.assert_allclose(opt.state[0]["max_exp_avg_sq"], v_max, rtol=1e-12)
+
+
+def test_lars_by_hand():
+    p = np.array(P)
+    opt = optkern.LARS(p, lr=LR, weight_decay=WD, trust_coefficient=0.02, eps=0.0)
+    for g, theta in zip(G, lars(P, G, 0.02, WD, 0.9, LR), strict=True):
+        opt.step(np.array(g))
+        np.testing.assert_allclose(p, theta, rtol=1e-12)
+
+
+@pytest.mark.parametrize("decay", (0.0, WD))
+def test_lamb_by_hand(decay):
+    """Two tensors, each with a ratio of its own."""
+    starts, p = (P, [3 * x for x in P]), [np.array(P), 3 * np.array(P)]
+    opt = optkern.LAMB(p, lr=LR, betas=(0.8, 0.9), eps=1e-2, weight_decay=decay)
+    rows = [lamb(x, G, LR, decay, 0.8, 0.9, 1e-2) for x in starts]
+    for g, *thetas in zip(G, *rows, strict=True):
+        opt.step([np.array(g), np.array(g)])
+        for a, b in zip(p, thetas, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("cls", (optkern.LARS, optkern.LAMB), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("start, g", (((0, 0, 0), P), (P, (0, 0, 0))), ids=("p", "g"))
+def test_trust_ratio_is_one_where_a_norm_is_zero(cls, start, g):
+    p, q = np.array(start, float), np.array(start, float)
+    cls(p, lr=LR, weight_decay=0.0).step(np.array(g, float))
+    cls(q, lr=LR, weight_decay=0.0, adapt=False).step(np.array(g, float))
+    assert p.tobytes() == q.tobytes()
 
 
 def test_every_rule_has_a_paper():

@@ -426,6 +426,17 @@ def test_only_plain_float32_and_float64_have_rows(dtype):
         Rows(RULES["adagrad"], "x", 0, p, [0], G[:1], [np.ones((5, 3), np.uint16)])
 
 
+@pytest.mark.parametrize(
+    "options", ({"clip_norm": 1.0}, {"accumulate": 2}, {"ema_decay": 0.9}, {"zero_grad": True})
+)
+def test_an_option_around_the_rule_has_no_rows(options):
+    p = np.ones((5, 3), np.float32)
+    opt = optkern.Adam(p, **options)
+    with pytest.raises(ValueError, match=f"Adam: {next(iter(options))}=.* has no row-wise form"):
+        opt.step_rows([0, 1], G)
+    assert opt.step(np.ones_like(p)) is ("accumulate" not in options)
+
+
 @pytest.mark.parametrize("state_dtype", ("bfloat16", "int8"))
 def test_compact_state_has_no_rows(state_dtype):
     p = np.ones((5, 3), np.float32)

@@ -608,6 +608,28 @@ def test_sam_is_the_rule_with_the_gradient_nearby(rule, dtype, adaptive):
     assert sam.gradients == 10 and sam.steps == 5
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_takes_half_precision(adaptive):
+    x = np.linspace(-1, 2, 300).astype(np.float16)
+    seen = []
+
+    def closure():
+        seen.append(x.astype(np.float64))
+        return float(seen[-1] @ seen[-1]), 2 * x
+
+    sam = SAM(optkern.SGD(x, lr=0.01), rho=2.0, adaptive=adaptive)
+    for _ in range(20):
+        sam.step(closure)
+    g = 2 * seen[0]
+    e = (
+        2 * seen[0] ** 2 * g / np.linalg.norm(seen[0] * g)
+        if adaptive
+        else 2 * g / np.linalg.norm(g)
+    )
+    np.testing.assert_allclose(seen[1] - seen[0], e, atol=2e-3)
+    assert np.abs(x).max() < np.abs(seen[0]).max()
+
+
 def test_sam_puts_the_parameters_back_exactly():
     x = np.array([0.1, 0.3], np.float32)
     seen = []

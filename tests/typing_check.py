@@ -31,6 +31,14 @@ sgd.step_rows({"w": np.array([1]), "b": None}, {"w": g[:1], "b": None})
 kernels.adam_rows(p, [0, 1], g, p, p, step=1, num_threads=1)
 reference.adagrad_rows([p, p], [[0], None], [g, None], [p, p])
 include: str = optkern.get_include()
+lamb = optkern.LAMB(
+    p, clip_norm=1.0, grad_scale=lambda step: 2.0, lookahead=(5, 0.5), ema_decay=0.9
+)
+lamb.clip_norm = None
+norm: float | None = lamb.last_grad_norm
+with lamb.averaged():
+    averages_are_in: bool = lamb.averages_are_in
+total, norms = reference.gradient_norms([p], [g])
 kernels.adam(p, g, p, p, lr=1e-3, step=1, num_threads=1)
 reference.sgd([p, p], [g, None], lr=0.1)
 names: list[str] = [rule.name for rule in optkern.RULES]

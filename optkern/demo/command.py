@@ -99,6 +99,17 @@ def a_schedule(text: str) -> str:
     return name
 
 
+def a_norm(text: str) -> float:
+    """The largest norm that gradients may have."""
+    try:
+        norm = float(text)
+    except ValueError:
+        norm = 0.0
+    if not 0 < norm < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number > 0, got {text!r}")
+    return norm
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `optkern demo`."""
     add = parser.add_argument
@@ -121,6 +132,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=a_schedule,
         metavar="NAME",
         help=f"of the learning rate: {', '.join(training.SCHEDULES)}",
+    )
+    add(
+        "--clip-norm",
+        type=a_norm,
+        metavar="X",
+        help="scale the gradients down to the norm X where theirs is larger",
     )
     add(
         "--checkpoint",
@@ -219,7 +236,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = training.Settings(
         args.hidden, args.batch, args.epochs, args.seed, args.threads, args.schedule,
-        args.checkpoint,
+        args.clip_norm, args.checkpoint,
     )  # fmt: skip
     source = data.load(args.data, args.seed)
     console = report.new_console()

@@ -35,6 +35,7 @@ def say(console: Console, line: str = "") -> None:
 def introduce(console: Console, data: Data, network: Network, settings: Settings) -> None:
     """What is learnt, by which network, and how."""
     train, test = data.X_train, data.X_test
+    clipping = f"clipping  of all gradients together, to the norm {settings.clip_norm}"
     schedule = f"schedule  {settings.schedule}, of each rule's learning rate"
     sizes = "-".join(map(str, (train.shape[1], *settings.hidden, data.outputs)))
     steps = count_batches(len(train), settings.batch)
@@ -45,6 +46,7 @@ def introduce(console: Console, data: Data, network: Network, settings: Settings
         f"training  {settings.epochs:,} epochs of {steps:,} mini-batches, seed {settings.seed};",
         "          each rule twice from the same start, with optkern and with NumPy",
         *([schedule] if settings.schedule else []),
+        *([clipping] if settings.clip_norm else []),
         "",
     ):
         say(console, line)

@@ -78,10 +78,14 @@ Update = Callable[[Params], object]
 
 
 def optkern_optimizer(
-    rule: Rule, params: Params, lr: float | Schedule, num_threads: int | None
+    rule: Rule,
+    params: Params,
+    lr: float | Schedule,
+    num_threads: int | None,
+    clip_norm: float | None = None,
 ) -> Optimizer:
     """optkern's optimizer of ``rule``."""
-    return CLASSES[rule.name](params, lr=lr, num_threads=num_threads)
+    return CLASSES[rule.name](params, lr=lr, num_threads=num_threads, clip_norm=clip_norm)
 
 
 class NumPyUpdate:
@@ -91,8 +95,11 @@ class NumPyUpdate:
     counted as NumPy's time.
     """
 
-    def __init__(self, rule: Rule, params: Params, lr: float | Schedule) -> None:
+    def __init__(
+        self, rule: Rule, params: Params, lr: float | Schedule, clip_norm: float | None = None
+    ) -> None:
         self.rule, self.params = rule, params
+        self.options = {} if clip_norm is None else {"clip_norm": clip_norm}
         self.lr = lr if callable(lr) else schedules.Constant(lr)
         self.formula = getattr(optkern.reference, rule.name).formula
         self.hyperparameters = {**rule.hyperparameters, "step": 0}
@@ -107,7 +114,15 @@ class NumPyUpdate:
     def __call__(self, grads: Params) -> None:
         self.hyperparameters["lr"] = self.lr(self.hyperparameters["step"])
         self.hyperparameters["step"] += 1
-        h = optkern.reference.Constants(self.rule, self.hyperparameters, np.dtype(np.float32))
+        norm = 0.0
+        if self.options:
+            arrays = list(self.params.values())
+            norm, _ = optkern.reference.gradient_norms(
+                arrays, [grads[name] for name in self.params]
+            )
+        h = optkern.reference.Constants(
+            self.rule, self.hyperparameters, np.dtype(np.float32), self.options, norm=norm
+        )
         for name, p in self.params.items():
             self.formula(p, grads[name], *self.state[name], h)
         if "mu_product" in self.hyperparameters:
@@ -157,6 +172,7 @@ class Settings:
     seed: int
     num_threads: int | None = None
     schedule: str | None = None
+    clip_norm: float | None = None
     folder: str | None = None  # where the state is kept after each epoch
 
 
@@ -223,6 +239,7 @@ class Checkpoint:
             "seed": settings.seed,
             "lr": lr,
             "schedule": settings.schedule,
+            "clip_norm": settings.clip_norm,
         }
 
     def save(self, run: Run, rng: np.random.Generator) -> None:
@@ -318,10 +335,12 @@ def compare(
     # A diverging run overflows; its table row shows it, warnings would only tear the output.
     with np.errstate(all="ignore"):
         rate = scheduled(lr, data, settings)
-        opt = optkern_optimizer(rule, ours.params, rate, settings.num_threads)
+        clip = settings.clip_norm
+        opt = optkern_optimizer(rule, ours.params, rate, settings.num_threads, clip)
+        numpy = NumPyUpdate(rule, theirs.params, rate, clip)
         checkpoint = Checkpoint(opt, lr, data, settings) if settings.folder else None
         fast = train(ours, opt.step, data, settings, on_epoch, checkpoint)
-        slow = train(theirs, NumPyUpdate(rule, theirs.params, rate), data, settings, on_epoch)
+        slow = train(theirs, numpy, data, settings, on_epoch)
         score = held_out_score(ours, data)
     difference = first_difference(ours.params, theirs.params)
     return Result(rule.name, lr, fast, slow, score, difference)
@@ -336,7 +355,8 @@ def epochs_done(rule: Rule, lr: float, data: Data, settings: Settings) -> int:
         Where what is there is of another run, or damaged.
     """
     network = new_network(data, settings)
-    opt = optkern_optimizer(rule, network.params, scheduled(lr, data, settings), 1)
+    rate = scheduled(lr, data, settings)
+    opt = optkern_optimizer(rule, network.params, rate, 1, settings.clip_norm)
     return Checkpoint(opt, lr, data, settings).resume(Run(network), np.random.default_rng())
 
 

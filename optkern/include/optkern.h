@@ -28,6 +28,8 @@
  *     radam     exp_avg, exp_avg_sq
  *     lion      exp_avg
  *
+ * (lars and lamb need the norms of whole arrays and have no C form.)
+ *
  * One that the options do not need may be NULL, or left out at the end. Streams must not overlap.
  * Calls that touch different elements may run at the same time; one call is one thread. Functions
  * that return int return 0, or -1 with a Python exception set (they take the GIL for that) and

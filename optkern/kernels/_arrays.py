@@ -120,6 +120,23 @@ def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> Non
         )
 
 
+def check_zeroable(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> None:
+    """Refuse a gradient that zero_grad=True cannot set to zero in place."""
+    if not isinstance(gradient, np.ndarray) or gradient.dtype != parameter.dtype:
+        came = gradient.dtype if isinstance(gradient, np.ndarray) else type(gradient).__name__
+        raise TypeError(
+            f"{owner}: {what} must be an array of {parameter.dtype} like its parameter "
+            f"for zero_grad=True, got {came}"
+        )
+    if not gradient.flags.writeable:
+        raise ValueError(f"{owner}: {what} is read-only; zero_grad=True sets it to zero")
+    if _overlaps_itself(gradient):
+        raise ValueError(
+            f"{owner}: elements of {what} share memory (strides {gradient.strides}), "
+            "which zero_grad=True cannot set to zero one by one"
+        )
+
+
 def check_compact(owner: str, what: str, state: _storage.Compact, parameter: np.ndarray) -> None:
     """Refuse compact state that does not fit its parameter."""
     like = _storage.Compact.zeros(state.state_dtype, parameter.shape, state.signed)

@@ -100,7 +100,8 @@ cdef class Kernel:
         self.__doc__ = general.__doc__
         self.index = rules.RULES.index(rule)
         self.derive = derivation(rule.formula)
-        self.streams = 2 + len(rule.state)
+        # A rule that takes norms first is left to the general way: no streams fit here.
+        self.streams = 0 if rule.trust else 2 + len(rule.state)
         self.switch[0] = self.switch[1] = -1
         for k, name in enumerate(rule.slots.values()):
             self.switch[2 + k] = -1 if name is None else position(name)

@@ -2,8 +2,9 @@
 
 
 cdef enum:
-    # What an update does beyond its plain form. The first three are arithmetic on p and g alone;
-    # the others decide which state is touched (`Rule.variants` in rules.py).
+    # What an update does beyond its plain form. DECAYS and SCALES are arithmetic on p and g alone;
+    # the others decide which state is touched (`Rule.variants` in rules.py). The constants of
+    # SCALES change nothing where their flag is off: a loop may take them all.
     MAXIMIZE = 1
     L2 = 2
     SHRINK = 4
@@ -12,6 +13,14 @@ cdef enum:
     CENTERED = 32
     AMSGRAD = 64
     RECTIFIED = 128
+    DIRECTION = 256   # LAMB: state is updated, and the result is the direction
+    APPLY = 512       # LAMB: the direction that the state gives is applied
+    SCALE = 1024
+    CLAMP = 2048
+    TRUST = 4096
+    DECAY = 8192
+    DECAYS = MAXIMIZE | L2 | SHRINK | DECAY
+    SCALES = SCALE | CLAMP | TRUST
 
 
 cdef struct hyper_t:
@@ -36,6 +45,22 @@ cdef struct hyper_t:
     double eps_form
     double momentum_form
     double step
+    double trust_coefficient
+    double adapt
+
+
+cdef struct options_t:
+    # What an optimizer does around its rule, as OPTIONS in rules.py encodes it; 0: off.
+    double clip_norm
+    double clip_norm_per_tensor
+    double clip_value
+    double grad_scale
+    double accumulate
+    double accumulate_form
+    double zero_grad
+    double lookahead
+    double lookahead_alpha
+    double ema_decay
 
 
 cdef struct constants_t:
@@ -52,6 +77,9 @@ cdef struct constants_t:
     double gradient_rate  # NAdam: the share of the gradient itself in the direction
     double eps
     double mu_product    # NAdam: the product with this step's factor in it
+    double scale         # multiplies the gradient: unscaling and clipping by norms
+    double limit         # clips the gradient's elements
+    double trust         # LARS: multiplies the gradient; LAMB: the direction
     unsigned int flags
 
 
@@ -59,3 +87,9 @@ ctypedef void (*derive_t)(const hyper_t* o, constants_t* h) noexcept nogil
 
 cdef derive_t derivation(str rule)
 cdef int encode(hyper_t* o, str name, object value) except -1
+cdef int encode_option(options_t* o, str name, object value) except -1
+cdef double gradient_share(const options_t* o, double calls) noexcept nogil
+cdef void adjust(
+    const options_t* o, constants_t* h, double calls, double norm, double tensor_norm
+) noexcept nogil
+cdef void apply_trust(constants_t* h, double p_norm, double norm) noexcept nogil

@@ -6,10 +6,10 @@
    `eps`, which leaves one division per element.
 3. A constant is cast to the parameter's dtype once, by whoever runs the formula.
 """
-from libc.math cimport sqrt
+from libc.math cimport INFINITY, sqrt
 from libc.string cimport memset
 
-from optkern.kernels.rules import VOCABULARY
+from optkern.kernels.rules import OPTIONS, VOCABULARY
 
 # The words of rules.py's `Choice`s, in their order.
 cdef enum:
@@ -25,6 +25,9 @@ cdef enum:
     FORM_TORCH
     FORM_CLASSICAL
     FORM_AVERAGE
+
+cdef enum:
+    ACCUMULATE_MEAN
 
 
 cdef void common(const hyper_t* o, constants_t* h) noexcept nogil:
@@ -60,6 +63,9 @@ cdef void general(const hyper_t* o, constants_t* h) noexcept nogil:
 cdef void sgd(const hyper_t* o, constants_t* h) noexcept nogil:
     """buf = momentum * buf + gain * g and p -= rate * buf, in all three forms."""
     common(o, h)
+    if o.adapt:   # LARS
+        h.flags |= TRUST
+        h.trust = o.trust_coefficient
     if o.momentum == 0:
         return
     h.flags |= MOMENTUM
@@ -141,6 +147,21 @@ cdef void radam(const hyper_t* o, constants_t* h) noexcept nogil:
         h.rate *= sqrt(rectification) * sqrt(1 - power2)
 
 
+cdef void lamb(const hyper_t* o, constants_t* h) noexcept nogil:
+    """m^ / (sqrt(v^) + eps) as Adam has it, the learning rate left to the trust ratio."""
+    cdef double root = sqrt(1 - o.beta2 ** o.step)
+    common(o, h)
+    averages(o, h)
+    h.rate = root / (1 - o.beta1 ** o.step)
+    h.eps = o.eps * root
+    h.trust = o.lr
+    if h.flags & SHRINK and o.decay_form == DECAY_DECOUPLED:   # a part of the direction
+        h.flags ^= SHRINK | DECAY
+        h.decay = o.weight_decay
+    if o.adapt:
+        h.flags |= DIRECTION
+
+
 cdef void limit(const hyper_t* o, constants_t* h) noexcept nogil:
     """What makes a limit's loop leave every value as it is."""
     h.rate = 0
@@ -165,6 +186,8 @@ cdef derive_t derivation(str rule):
         return nadam
     if rule == "radam":
         return radam
+    if rule == "lamb":
+        return lamb
     if rule.startswith("limit"):
         return limit
     return general
@@ -197,7 +220,8 @@ cdef int encode(hyper_t* o, str name, object value) except -1:
 
 FLAGS = {
     "MAXIMIZE": MAXIMIZE, "L2": L2, "SHRINK": SHRINK, "MOMENTUM": MOMENTUM, "NESTEROV": NESTEROV,
-    "CENTERED": CENTERED, "AMSGRAD": AMSGRAD, "RECTIFIED": RECTIFIED,
+    "CENTERED": CENTERED, "AMSGRAD": AMSGRAD, "RECTIFIED": RECTIFIED, "DIRECTION": DIRECTION,
+    "APPLY": APPLY, "SCALE": SCALE, "CLAMP": CLAMP, "TRUST": TRUST, "DECAY": DECAY,
 }
 
 
@@ -217,4 +241,74 @@ def derive(rule, dict hyperparameters):
     for name, value in hyperparameters.items():
         encode(&o, name, value)
     derivation(rule.formula)(&o, &h)
+    return h
+
+
+# --------------------------------------------------------------------------- around the rule
+
+
+cdef int encode_option(options_t* o, str name, object value) except -1:
+    """Put one checked option where the functions below read it."""
+    cdef Py_ssize_t i = list(<dict> o[0]).index(name)
+    _, domain = OPTIONS[name]
+    for number in (0.0,) if value is None else domain.encode(value):
+        (<double*> o)[i] = number
+        i += 1
+    return 0
+
+
+cdef double clip_factor(double limit, double norm) noexcept nogil:
+    """What brings a norm under its limit, as torch.nn.utils.clip_grad_norm_ has it."""
+    cdef double factor = 1 if limit == INFINITY else limit / (norm + 1e-6)
+    return 1 if factor > 1 else factor
+
+
+cdef double gradient_share(const options_t* o, double calls) noexcept nogil:
+    """What unscales, and averages over the calls, the gradients as they came."""
+    return 1 / (o.grad_scale * (calls if o.accumulate_form == ACCUMULATE_MEAN else 1))
+
+
+cdef void adjust(
+    const options_t* o, constants_t* h, double calls, double norm, double tensor_norm
+) noexcept nogil:
+    """Put unscaling and clipping into a tensor's constants; norms of the gradients as they came."""
+    h.scale = gradient_share(o, calls)
+    if o.clip_norm:
+        h.scale *= clip_factor(o.clip_norm, h.scale * norm)
+    if o.clip_norm_per_tensor:
+        h.scale *= clip_factor(o.clip_norm_per_tensor, h.scale * tensor_norm)
+    h.limit = o.clip_value if o.clip_value else INFINITY
+    h.flags &= ~(<unsigned int> (SCALE | CLAMP))
+    if h.scale != 1:
+        h.flags |= SCALE
+    if o.clip_value:
+        h.flags |= CLAMP
+    if not h.flags & TRUST and not h.trust:
+        h.trust = 1
+
+
+cdef void apply_trust(constants_t* h, double p_norm, double norm) noexcept nogil:
+    """Put a tensor's trust ratio into its constants: ||p|| over the norm of g or the direction."""
+    cdef bint both = p_norm > 0 and norm > 0
+    if h.flags & TRUST:
+        h.trust = h.trust * p_norm / (norm + h.decay * p_norm + h.eps) if both else 1
+    elif h.flags & DIRECTION:
+        h.trust *= p_norm / norm if both else 1
+
+
+def adjusted(dict options, dict constants, double calls, double norm, double tensor_norm):
+    """`adjust` for the NumPy reference: derived constants with a tensor's scale and limit."""
+    cdef options_t o
+    cdef constants_t h = constants
+    memset(&o, 0, sizeof(o))
+    for name, (default, domain) in OPTIONS.items():
+        encode_option(&o, name, options.get(name, default))
+    adjust(&o, &h, calls, norm, tensor_norm)
+    return h, gradient_share(&o, calls)
+
+
+def trusted(dict constants, double p_norm, double norm):
+    """`apply_trust` for the NumPy reference."""
+    cdef constants_t h = constants
+    apply_trust(&h, p_norm, norm)
     return h

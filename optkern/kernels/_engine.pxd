@@ -1,4 +1,4 @@
-from optkern.kernels._constants cimport constants_t, derive_t, hyper_t
+from optkern.kernels._constants cimport constants_t, derive_t, hyper_t, options_t
 from optkern.kernels._span cimport MAX_STREAMS, spans_t
 
 cdef enum:
@@ -6,6 +6,13 @@ cdef enum:
     PROBES = 3      # timings of one thread and of many before the choice
     ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
+
+# The streams of the options around the rule, after the rule's own, in the order of OPTION_SLOTS.
+cdef enum:
+    ACCUMULATOR
+    SLOW
+    EMA
+    EXTRA
 
 cdef spans_t* SPANS   # of the instruction set in use
 
@@ -22,16 +29,19 @@ cdef struct tensor_t:
     int dtype                          # of the arithmetic; 0: float32, 1: float64
     int group
     bint active                        # False: no gradient this time
+    bint held                          # its accumulator holds gradients
+    bint averages                      # Lookahead's turn
     bint dense                         # the parameter, in its own memory order
     bint staged                        # some stream is not dense, or not of the arithmetic's dtype
     bint compact                       # state is, and all else is dense and of one dtype
     int home                           # the parameter's own stream: 0, or ROUNDED
     char* data[MAX_STREAMS]
-    Py_ssize_t itemsize[MAX_STREAMS]   # in memory
-    int storage[MAX_STREAMS]
+    unsigned char itemsize[MAX_STREAMS]   # in memory; bytes: a thousand tensors stay in cache
+    unsigned char storage[MAX_STREAMS]
     unsigned char* scales[MAX_STREAMS]
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
+    char* zeroable                     # where the last gradient known to be zeroable began
     char* seen_gradient                # where the last gradient known to overlap nothing began
     Py_ssize_t gap                     # between which intervals the last gradient lay
     const constants_t* h
@@ -90,7 +100,11 @@ cdef class Plan:
     cdef readonly tuple labels
     cdef readonly list params
     cdef readonly dict state
-    cdef readonly object steps, started, mu_products, nonfinite
+    cdef readonly object steps, started, mu_products, held, nonfinite
+    cdef public object refusal           # why no step may be taken now, or None
+    cdef public Py_ssize_t accumulated   # calls whose gradients wait in the accumulators
+    cdef readonly double grad_norm
+    cdef readonly bint norm_taken        # by the last step that was not an accumulation
     cdef list _orders, _views, _gradients
     cdef derive_t _derive
     cdef int _index, _streams
@@ -101,6 +115,22 @@ cdef class Plan:
     cdef constants_t* _constants
     cdef long long[::1] _steps, _started
     cdef double[::1] _mu_products
+    cdef unsigned char[::1] _held
+    cdef options_t _options
+    cdef bint _adjusts          # constants depend on options or norms
+    cdef bint _measures         # norms are taken before the update
+    cdef bint _measures_gradients, _trusts, _directs   # which norms
+    cdef bint _pieces           # something is done around the rule while a piece is in cache
+    cdef bint _adding           # this call's gradients are only accumulated
+    cdef bint _check_finite
+    cdef bint _directing        # the pass under way takes norms of directions, not gradients
+    cdef Py_ssize_t _bad        # the tensor whose gradient is not finite, or -1
+    cdef Py_ssize_t* _blocks    # the first block of each tensor, and their number
+    cdef double* _partial[2]    # sums of squares of each block: gradients, directions; parameters
+    cdef double* _sums[2]       # the same of each tensor
+    cdef double* _norms         # of each gradient
+    cdef double* _tree          # room for a sum over the tensors
+    cdef double _norm           # of all gradients together
     cdef Py_ssize_t* _chunk_tensor
     cdef Py_ssize_t* _chunk_first
     cdef interval_t* _occupied
@@ -127,7 +157,35 @@ cdef class Plan:
     cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1
     cdef Py_ssize_t _first_nonfinite(self) noexcept nogil
     cdef void _derive_constants(self) noexcept nogil
+    cdef void _adjust_constants(self) noexcept nogil
+    cdef void _apply_directions(self) noexcept nogil
+    cdef int _check_zeroable(self, tuple gradients) except -1
+    cdef bint _finite(self, const tensor_t* t) noexcept nogil
+    cdef char* _gradient(
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* a, char* b
+    ) noexcept nogil
+    cdef char* _with_held(
+        self, const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
+    ) noexcept nogil
+    cdef int _map_blocks(self) except -1
+    cdef void _measure(self, int threads) noexcept nogil
+    cdef void _sum_squares(self, bint directing, int threads) noexcept nogil
+    cdef void _square_blocks(self, Py_ssize_t job) noexcept nogil
+    cdef void _square_block(self, Py_ssize_t i, Py_ssize_t block, double factor) noexcept nogil
+    cdef double _gradient_norm(self) noexcept nogil
+    cdef double _rescued(self, Py_ssize_t i) noexcept nogil
+    cdef int _run_somehow(self, int num_threads) except -1
     cdef void _count_call(self) noexcept nogil
+    cdef void _run_pieces(
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction
+    ) noexcept nogil
+    cdef void _put_state(
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+    ) noexcept nogil
+    cdef void _finish_piece(
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+    ) noexcept nogil
+    cdef void _accumulate(self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
     cdef void _run(self, int threads) noexcept nogil
     cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil
     cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil

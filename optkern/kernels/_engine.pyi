@@ -35,6 +35,11 @@ class Plan:
     steps: NDArray[np.int64]
     started: NDArray[np.int64]
     mu_products: NDArray[np.float64]
+    held: NDArray[np.uint8]
+    accumulated: int
+    grad_norm: float
+    norm_taken: bool
+    refusal: str | None
     nonfinite: int | str | None
     prefers_threads: bool
     def __init__(
@@ -48,6 +53,7 @@ class Plan:
     ) -> None: ...
     def set_groups(self, groups: Sequence[int], count: int = 1) -> None: ...
     def set_hyperparameter(self, group: int, name: str, value: Any) -> None: ...
+    def set_option(self, name: str, value: Any) -> None: ...
     def check(self, gradients: tuple[Any, ...]) -> list[NDArray[Any] | None]: ...
     def step(
         self, gradients: tuple[Any, ...], num_threads: int = 0, check_finite: bool = False

@@ -13,6 +13,10 @@
    piece through stack scratch. A piece ends at a multiple of its size, so that it begins at a
    block of int8 and does not cross 2**32 elements.
 6. The number of threads never shows in the bits, so the engine may choose it by what it measured.
+7. What an optimizer does around its rule is done in the same pass: scaling and clipping in the
+   formula's own arithmetic, the rest on each piece while it is in cache. Norms (of gradients, for
+   clipping; of parameters and directions, for trust ratios) are taken before, block by block and
+   in a fixed tree, and end in constants of the tensors.
 """
 import os
 
@@ -21,19 +25,23 @@ import numpy as np
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange
+from libc.math cimport isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from optkern.kernels import _arrays, _isa, _storage
 from optkern.kernels._constants import FLAGS
-from optkern.kernels._constants cimport MOMENTUM, derivation, encode
+from optkern.kernels._constants cimport (
+    APPLY, DIRECTION, MOMENTUM, TRUST, adjust, apply_trust, derivation, encode, encode_option,
+    gradient_share,
+)
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
 from optkern.kernels._span cimport (
-    BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, compact_t, span_t, spans_t,
+    BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, compact_t, spans_t,
 )
-from optkern.kernels.rules import LIMITS, RULES
+from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES
 
 cnp.import_array()
 
@@ -95,6 +103,9 @@ cdef enum:
     EDGE = 256         # chunk edges within a tensor
     PIECE = 1024       # elements staged at a time
     RUN = 1 << 20      # elements that a compact span is given at the most
+    WORK = 2048        # elements worked on at a time: they stay in cache between rule and options
+    JOB = 16           # blocks whose squares a thread sums at a time
+    RESCUE = 600       # squares that overflow are taken of numbers times 2**-RESCUE
     KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
     REVIEW = 1000      # calls after which the choice is measured again
 
@@ -241,10 +252,18 @@ cdef inline void copy_run(
                 memcpy(dense + i * 8, strided + i * stride, 8)
 
 
+cdef inline Py_ssize_t width(const tensor_t* t) noexcept nogil:
+    """Bytes of an element as the arithmetic takes it."""
+    return 8 if t.dtype else 4
+
+
 cdef char* fetch(
     const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* scratch
 ) noexcept nogil:
-    """Where `n` elements of a stream lie as the arithmetic takes them: in place or in scratch."""
+    """Where `n` elements of a stream lie as the arithmetic takes them: in place or in scratch.
+
+    At most PIECE of them, but any number of a stream that needs no scratch.
+    """
     cdef char raw[PIECE * 2]
     cdef char* codes = raw
     if t.data[j] == NULL:
@@ -282,6 +301,32 @@ cdef void put(
         transfer(t.layout[j], t.data[j], raw, first, n, t.itemsize[j], True)
 
 
+cdef char* gather(
+    const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* scratch
+) noexcept nogil:
+    """As `fetch`, for any number of elements that the scratch holds."""
+    cdef Py_ssize_t piece, done = 0
+    if t.data[j] == NULL or t.layout[j] == NULL and t.storage[j] == PLAIN:
+        return fetch(t, j, first, n, scratch)
+    while done < n:
+        piece = min(<Py_ssize_t> PIECE, n - done)
+        fetch(t, j, first + done, piece, scratch + done * width(t))
+        done += piece
+    return scratch
+
+
+cdef void zero(const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Set elements of a stream to zero; n <= PIECE where it is not dense."""
+    cdef char zeros[PIECE * 8]
+    if t.data[j] == NULL:
+        return
+    if t.layout[j] == NULL:
+        memset(t.data[j] + first * t.itemsize[j], 0, n * t.itemsize[j])
+    else:
+        memset(zeros, 0, n * t.itemsize[j])
+        transfer(t.layout[j], t.data[j], zeros, first, n, t.itemsize[j], True)
+
+
 cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
     """64 bits in, 64 bits out; the twin is in _storage.py."""
     x = x + <unsigned long long> 0x9E3779B97F4A7C15
@@ -314,8 +359,9 @@ cdef class Plan:
         float32, float64, float16 or bfloat16, writable, not overlapping.
     state : dict of str to list of (ndarray, Compact or None)
         For each slot of the rule an array shaped like its parameter, or None where no option in
-        use needs it. Under ``master``, if that is there, float32 arrays (or None) that are updated
-        in the parameters' place; the parameters are written as their rounding.
+        use needs it; and, where such an option is in use, for each slot of OPTION_SLOTS. Under
+        ``master``, if that is there, float32 arrays (or None) that are updated in the parameters'
+        place; the parameters are written as their rounding.
     seed : int
         Of the random bits that round `Compact` state.
     """
@@ -332,7 +378,7 @@ cdef class Plan:
         self._derive = derivation(rule.formula)
         self._streams = 2 + len(rule.slots)
         self._count = len(params)
-        self._has_velocity = rule.name == "sgd"
+        self._has_velocity = rule.formula == "sgd"
         for k, switch in enumerate(rule.slots.values()):
             self._flags[2 + k] = FLAGS[switch.upper()] if switch else 0
         self._check()
@@ -345,6 +391,8 @@ cdef class Plan:
         self.steps = np.zeros(self._count, np.int64)
         self.started = np.zeros(self._count, np.int64)
         self.mu_products = np.ones(self._count, np.float64)
+        self.held = np.zeros(self._count, np.uint8)
+        self._held = self.held
         self._steps = self.steps
         self._started = self.started
         self._mu_products = self.mu_products
@@ -356,6 +404,11 @@ cdef class Plan:
         self._orders = []
         for i in range(self._count):
             self._bind_tensor(i)
+            for k, slot in enumerate(OPTION_SLOTS):
+                if self.state.get(slot):
+                    self._bind(i, self._streams + k, self.state[slot][i])
+        for name, (default, _) in OPTIONS.items():
+            self.set_option(name, default)
         self._plan_chunks()
         self._map_memory()
 
@@ -369,6 +422,12 @@ cdef class Plan:
         free(self._tensors)
         free(self._hypers)
         free(self._constants)
+        free(self._blocks)
+        for j in range(2):
+            free(self._partial[j])
+            free(self._sums[j])
+        free(self._norms)
+        free(self._tree)
         free(self._chunk_tensor)
         free(self._chunk_first)
         free(self._occupied)
@@ -461,7 +520,7 @@ cdef class Plan:
         cdef tensor_t* t = &self._tensors[i]
         cdef int k
         t.staged = t.home != 0
-        for k in range(self._streams):
+        for k in range(self._streams + EXTRA):
             t.staged = t.staged or t.layout[k] != NULL or t.storage[k] != PLAIN
         t.compact = (
             t.home == 0 and t.layout[0] == NULL and t.layout[1] == NULL
@@ -535,6 +594,21 @@ cdef class Plan:
             raise IndexError(f"{self.owner}: there is no group {group}")
         encode(&self._hypers[group], name, value)
 
+    def set_option(self, str name, value):
+        """Set one checked option of those around the rule (OPTIONS in rules.py)."""
+        cdef options_t* o = &self._options
+        encode_option(o, name, value)
+        self._trusts = self.rule.trust is not None
+        self._directs = self.rule.trust == "direction"
+        self._measures_gradients = (
+            o.clip_norm != 0 or o.clip_norm_per_tensor != 0 or self.rule.trust == "gradient"
+        )
+        self._measures = self._measures_gradients or self._trusts
+        self._adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
+        self._pieces = o.zero_grad != 0 or any(self.state.get(slot) for slot in OPTION_SLOTS)
+        if self._measures and self._blocks == NULL:
+            self._map_blocks()
+
     cdef void _derive_constants(self) noexcept nogil:
         """The constants of this step, once for each run of tensors that share them."""
         cdef Py_ssize_t i, last = -1
@@ -559,6 +633,34 @@ cdef class Plan:
                 self._derive(&o, h)
                 last = i
             self._tensors[i].h = h
+
+    cdef void _adjust_constants(self) noexcept nogil:
+        """What norms and options make of each tensor's constants: its own from now on."""
+        cdef Py_ssize_t i
+        cdef constants_t* h
+        cdef double k = self._options.lookahead, norm
+        for i in range(self._count - 1, -1, -1):   # last the one whose constants others share
+            if not self._tensors[i].active:
+                continue
+            self._tensors[i].averages = k != 0 and (self._steps[i] + 1) % <Py_ssize_t> k == 0
+            h = &self._constants[i]
+            if self._tensors[i].h != h:
+                h[0] = self._tensors[i].h[0]
+                self._tensors[i].h = h
+            norm = self._norms[i] if self._measures_gradients else 0
+            adjust(&self._options, h, <double> (self.accumulated + 1), self._norm, norm)
+            if h.flags & TRUST:
+                apply_trust(h, sqrt(self._sums[1][i]), h.scale * norm)
+
+    cdef void _apply_directions(self) noexcept nogil:
+        """Put the trust ratios of directions into the constants; the next pass applies these."""
+        cdef Py_ssize_t i
+        for i in range(self._count):
+            if self._tensors[i].active and self._constants[i].flags & DIRECTION:
+                apply_trust(
+                    &self._constants[i], sqrt(self._sums[1][i]), sqrt(self._sums[0][i])
+                )
+                self._constants[i].flags ^= DIRECTION | APPLY
 
     cdef int _refuse_missing_state(self) except -1:
         """Refuse to run where the derived flags touch a state array that is not there."""
@@ -588,6 +690,37 @@ cdef class Plan:
         self._gradients = list(gradients)
         for i in range(self._count):
             self._take_gradient(i, gradients[i])
+        if self._options.zero_grad:
+            self._check_zeroable(gradients)
+        return 0
+
+    cdef int _check_zeroable(self, tuple gradients) except -1:
+        """Refuse gradients that cannot be zeroed in place; the same ones are checked once."""
+        cdef Py_ssize_t i
+        cdef tensor_t* t
+        cdef bint known = True
+        for i in range(self._count):
+            t = &self._tensors[i]
+            if gradients[i] is not None and (
+                self._gradients[i] is not gradients[i]
+                or t.layout[1] != NULL
+                or t.data[1] != t.zeroable
+                or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> self._gradients[i])
+            ):
+                known = False
+                break
+        if known:
+            return 0
+        named = []
+        for label, g, p in zip(self.labels, gradients, self.params):
+            if g is not None:
+                what = _arrays.named("gradient of parameter", label)
+                g = _arrays.shared(self.owner, what, g)   # another library's, over the same memory
+                _arrays.check_zeroable(self.owner, what, g, p)
+                named.append((what, g))
+        _arrays.refuse_overlap(self.owner, named)
+        for i in range(self._count):
+            self._tensors[i].zeroable = self._tensors[i].data[1]
         return 0
 
     cdef int _take_gradient(self, Py_ssize_t i, object gradient) except -1:
@@ -597,7 +730,11 @@ cdef class Plan:
         cdef cnp.ndarray g
         cdef char* data
         cdef int storage = t.storage[t.home]
-        t.active = gradient is not None
+        t.held = self._held[i]
+        t.active = t.held or gradient is not None
+        if gradient is None:
+            t.data[1] = NULL
+            t.seen_gradient = NULL
         if not t.active:
             return 0
         if not cnp.PyArray_ISWRITEABLE(p):   # it was when the plan was made
@@ -607,6 +744,8 @@ cdef class Plan:
         if <char*> cnp.PyArray_DATA(p) != t.data[t.home] or cnp.PyArray_SIZE(p) != t.size:
             what = _arrays.named("parameter", self.labels[i])
             raise ValueError(f"{self.owner}: {what} was resized; bind it anew with rebind")
+        if gradient is None:   # what it has accumulated is all there is
+            return 0
         if not cnp.PyArray_CheckExact(gradient) or not plain(<cnp.ndarray> gradient, p):
             what = _arrays.named("gradient of parameter", self.labels[i])
             gradient = _arrays.as_gradient(self.owner, what, gradient, self.params[i])
@@ -673,9 +812,166 @@ cdef class Plan:
         """The first tensor whose gradient holds NaN or inf, or -1."""
         cdef Py_ssize_t i
         for i in range(self._count):
-            if self._tensors[i].active and not finite_gradient(&self._tensors[i]):
+            if self._tensors[i].active and not self._finite(&self._tensors[i]):
                 return i
         return -1
+
+    cdef bint _finite(self, const tensor_t* t) noexcept nogil:
+        """Whether a gradient, and its sum with what has been accumulated, is finite."""
+        cdef char scratch[2][BLOCK * 8]
+        cdef Py_ssize_t n, first = 0
+        if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.held:
+            return SPANS.finite[t.dtype](t.data[1], t.size)
+        while first < t.size:
+            n = min(<Py_ssize_t> BLOCK, t.size - first)
+            if not SPANS.finite[t.dtype](self._gradient(t, first, n, scratch[0], scratch[1]), n):
+                return False
+            first += n
+        return True
+
+    cdef char* _gradient(
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* a, char* b
+    ) noexcept nogil:
+        """Elements of a gradient, what has been accumulated included: in place, or in a or b."""
+        cdef char* g = gather(t, 1, first, n, a)
+        return self._with_held(t, g, gather(t, self._streams + ACCUMULATOR, first, n, b), n, b)
+
+    cdef char* _with_held(
+        self, const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
+    ) noexcept nogil:
+        """The sum of a piece of the gradient and of its accumulator."""
+        if not t.held:
+            return g
+        if g == NULL:
+            return held
+        if held != scratch:
+            memcpy(scratch, held, n * width(t))
+        SPANS.add[t.dtype](scratch, g, n)
+        return scratch
+
+    # ----------------------------------------------------------------- norms
+
+    cdef int _map_blocks(self) except -1:
+        """Number the blocks of all tensors, and make room for their sums."""
+        cdef Py_ssize_t i
+        cdef int j
+        self._blocks = <Py_ssize_t*> malloc((self._count + 1) * sizeof(Py_ssize_t))
+        self._norms = <double*> calloc(self._count or 1, sizeof(double))
+        self._tree = <double*> calloc(self._count or 1, sizeof(double))
+        if not self._blocks or not self._norms or not self._tree:
+            raise MemoryError
+        self._blocks[0] = 0
+        for i in range(self._count):
+            self._blocks[i + 1] = self._blocks[i] + count_blocks(self._tensors[i].size)
+        for j in range(2):
+            self._partial[j] = <double*> calloc(self._blocks[self._count] or 1, sizeof(double))
+            self._sums[j] = <double*> calloc(self._count or 1, sizeof(double))
+            if not self._partial[j] or not self._sums[j]:
+                raise MemoryError
+        return 0
+
+    cdef void _measure(self, int threads) noexcept nogil:
+        """Take the norms, and put into the constants what clipping and trust ratios make of them.
+
+        Where a gradient must be finite and is not, stop at it (`_bad`); nothing is written then.
+        """
+        if self._measures_gradients:
+            self._sum_squares(False, threads)
+            self._norm = self._gradient_norm()
+            self.grad_norm = self._norm * gradient_share(
+                &self._options, <double> (self.accumulated + 1)
+            )
+            # A norm may be infinite because it is too large for a double.
+            if self._check_finite and not isfinite(self._norm):
+                self._bad = self._first_nonfinite()
+                if self._bad >= 0:
+                    return
+        self._adjust_constants()
+        if self._directs:
+            self._sum_squares(True, threads)
+            self._apply_directions()
+
+    cdef void _sum_squares(self, bint directing, int threads) noexcept nogil:
+        """The squares of each tensor's gradient, or direction, and parameter (for its trust)."""
+        global region_entered
+        cdef Py_ssize_t i, k, jobs = (self._blocks[self._count] + JOB - 1) // JOB
+        self._directing = directing
+        if threads == 1:
+            for k in range(jobs):
+                self._square_blocks(k)
+        else:
+            region_entered = True
+            for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
+                self._square_blocks(k)
+        for i in range(self._count):
+            k = self._blocks[i + 1] - self._blocks[i]
+            self._sums[0][i] = add_blocks(self._partial[0] + self._blocks[i], k)
+            self._sums[1][i] = add_blocks(self._partial[1] + self._blocks[i], k)
+
+    cdef void _square_blocks(self, Py_ssize_t job) noexcept nogil:
+        cdef Py_ssize_t block = job * JOB, stop = min(block + JOB, self._blocks[self._count])
+        cdef Py_ssize_t i = 0, after = self._count, middle
+        cdef optkern_mode_t mode = optkern_ieee_mode()
+        while after - i > 1:   # the tensor of the first block
+            middle = (i + after) // 2
+            if self._blocks[middle] <= block:
+                i = middle
+            else:
+                after = middle
+        while block < stop:
+            while self._blocks[i + 1] <= block:
+                i += 1
+            self._square_block(i, block, 1)
+            block += 1
+        optkern_restore_mode(mode)
+
+    cdef void _square_block(self, Py_ssize_t i, Py_ssize_t block, double factor) noexcept nogil:
+        """Sum the squares of one block of a tensor, of its numbers times a factor."""
+        cdef const tensor_t* t = &self._tensors[i]
+        cdef char scratch[2][BLOCK * 8]
+        cdef Py_ssize_t first = (block - self._blocks[i]) * BLOCK
+        cdef Py_ssize_t n = min(<Py_ssize_t> BLOCK, t.size - first)
+        cdef char* x
+        self._partial[0][block] = self._partial[1][block] = 0
+        if not t.active or self._directing and not t.h.flags & DIRECTION:
+            return
+        if self._directing:
+            x = scratch[0]
+            self._run_pieces(t, first, n, x)
+        else:
+            x = self._gradient(t, first, n, scratch[0], scratch[1])
+        if factor != 1:
+            SPANS.scale[t.dtype](scratch[0], x, factor, n)
+            x = scratch[0]
+        self._partial[0][block] = SPANS.dot[t.dtype](x, x, n)
+        if self._trusts:
+            x = gather(t, 0, first, n, scratch[1])
+            self._partial[1][block] = SPANS.dot[t.dtype](x, x, n)
+
+    cdef double _gradient_norm(self) noexcept nogil:
+        """The norm of all gradients together, and of each; of numbers beyond 1e154 too."""
+        cdef Py_ssize_t i
+        cdef double total
+        for i in range(self._count):
+            self._norms[i] = sqrt(self._sums[0][i])
+            self._tree[i] = self._sums[0][i]
+        total = add_blocks(self._tree, self._count)
+        if isfinite(total):
+            return sqrt(total)
+        for i in range(self._count):
+            if isfinite(self._sums[0][i]):
+                self._tree[i] = ldexp(self._sums[0][i], -2 * RESCUE)
+            else:
+                self._tree[i] = self._rescued(i)
+                self._norms[i] = ldexp(sqrt(self._tree[i]), RESCUE)
+        return ldexp(sqrt(add_blocks(self._tree, self._count)), RESCUE)
+
+    cdef double _rescued(self, Py_ssize_t i) noexcept nogil:
+        """The squares of a gradient times 2**-RESCUE."""
+        cdef Py_ssize_t block
+        for block in range(self._blocks[i], self._blocks[i + 1]):
+            self._square_block(i, block, ldexp(1, -RESCUE))
+        return add_blocks(self._partial[0] + self._blocks[i], self._blocks[i + 1] - self._blocks[i])
 
     # ----------------------------------------------------------------- the step
 
@@ -704,8 +1000,8 @@ cdef class Plan:
         Returns
         -------
         bool
-            False if nothing was done because a gradient is not finite; `nonfinite` is then the
-            label of its parameter.
+            False if nothing was done because a gradient is not finite (`nonfinite` is then the
+            label of its parameter), or if the gradients were accumulated (it is None).
         """
         cdef optkern_mode_t mode
         self._enter()
@@ -719,6 +1015,8 @@ cdef class Plan:
 
     cdef int _enter(self) except -1:
         """One call at a time: the gradients of a second one would replace those of the first."""
+        if self.refusal is not None:
+            raise RuntimeError(f"{self.owner}: {self.refusal}")
         if self._busy:
             raise RuntimeError(
                 f"{self.owner}: a step is under way already, in another thread or in a callback; "
@@ -728,37 +1026,55 @@ cdef class Plan:
         return 0
 
     cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1:
-        cdef Py_ssize_t i
-        cdef int threads
         self._take_gradients(gradients)
-        if check_finite:
-            i = self._first_nonfinite()
-            if i >= 0:
-                self.nonfinite = self.labels[i]
-                return False
-        self._derive_constants()
-        self._refuse_missing_state()
-        threads = num_threads
+        self._bad = -1
+        self._check_finite = check_finite
+        self._adding = self.accumulated + 1 < self._options.accumulate
+        # Norms of the gradients find what is not finite on their own.
+        if check_finite and (self._adding or not self._measures_gradients):
+            self._bad = self._first_nonfinite()
+        if self._bad < 0:
+            if not self._adding:
+                self.norm_taken = self._measures_gradients
+                self._derive_constants()
+                self._refuse_missing_state()
+            self._run_somehow(num_threads)
+        self.nonfinite = self.labels[self._bad] if self._bad >= 0 else None
+        if self._bad < 0:
+            self._count_call()
+        return self._bad < 0 and not self._adding
+
+    cdef int _run_somehow(self, int num_threads) except -1:
+        """Run with the threads asked for, or with the engine's own choice."""
+        cdef int threads = num_threads
         if forked or not OPTKERN_OPENMP or self._chunks == 1:
             threads = 1
         elif num_threads == 0:
             threads = current_limit() if self._total >= SERIAL else 1
         threads = min(threads, <int> min(self._chunks, <Py_ssize_t> 1024))
-        if threads > 1 and num_threads == 0:
+        if threads > 1 and num_threads == 0 and not self._adding:
             self._run_measured(threads)
         elif threads == 1 and self._total < KEEP_GIL:
             self._run(1)
         else:
+            if num_threads == 0 and not self.prefers_threads:
+                threads = 1
             with nogil:
                 self._run(threads)
-        self._count_call()
-        return True
+        return 0
 
     cdef void _count_call(self) noexcept nogil:
         """Count the call that has been done."""
         cdef Py_ssize_t i
+        if self._adding:
+            self.accumulated += 1
+            for i in range(self._count):
+                self._held[i] = self._held[i] or self._tensors[i].data[1] != NULL
+            return
+        self.accumulated = 0
         for i in range(self._count):
             if self._tensors[i].active:
+                self._held[i] = False
                 if self._has_velocity and self._started[i] == self._steps[i]:
                     if not self._tensors[i].h.flags & MOMENTUM:
                         self._started[i] += 1   # its first velocity is still to come
@@ -778,6 +1094,12 @@ cdef class Plan:
     cdef void _run(self, int threads) noexcept nogil:
         global region_entered
         cdef Py_ssize_t k
+        if self._measures and not self._adding:
+            self._measure(threads)
+            if self._bad >= 0:
+                return
+        elif (self._adjusts or self.accumulated) and not self._adding:
+            self._adjust_constants()
         if threads == 1:   # no chunks: their dispatch costs 2 % in cache
             for k in range(self._count):
                 if self._tensors[k].active:
@@ -800,37 +1122,93 @@ cdef class Plan:
         optkern_restore_mode(mode)
 
     cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
-        cdef span_t span = SPANS.update[self._index][t.dtype]
         cdef char* at[MAX_STREAMS]
-        cdef char scratch[MAX_STREAMS][PIECE * 8]
-        cdef unsigned int random[PIECE]
-        cdef Py_ssize_t here, piece, end = first + n
-        cdef int j, word
-        if not t.staged:
+        cdef int j
+        if self._adding:
+            self._accumulate(t, first, n)
+        elif not t.staged and not self._pieces:
             for j in range(self._streams):
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
-            span(t.h, at, n, first)
-            return
-        if t.compact and self._run_compact(t, first, n):
-            return
-        here = first
+            SPANS.update[self._index][t.dtype](t.h, at, n, first)
+        elif self._pieces or not t.compact or not self._run_compact(t, first, n):
+            self._run_pieces(t, first, n, NULL)
+
+    cdef void _run_pieces(
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction
+    ) noexcept nogil:
+        """Run the rule and what is around it piece by piece.
+
+        The direction, where it is asked for, is written instead of the parameter.
+        """
+        cdef char scratch[MAX_STREAMS][PIECE * 8]
+        cdef char sum[WORK * 8]
+        cdef char* at[MAX_STREAMS]
+        cdef Py_ssize_t here = first, piece, end = first + n
+        cdef int j
         while here < end:
-            piece = min(PIECE - here % PIECE, end - here)
-            for j in range(self._streams):
+            piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
+            for j in range(self._streams + EXTRA):
                 at[j] = fetch(t, j, here, piece, scratch[j])
-            span(t.h, at, piece, here)
-            put(t, 0, here, piece, at[0], NULL, 0)
-            word = -1
-            for j in range(2, self._streams):
-                if at[j] == NULL:
-                    continue
-                # Two state arrays share a word of random bits, one half each.
-                if t.storage[j] >= BFLOAT16_STATE and word != (j - 2) // 2:
-                    word = (j - 2) // 2
-                    SPANS.random(random, <unsigned int> here, random_key(t, here, word), piece)
-                put(t, j, here, piece, at[j], random, 16 * (j % 2))
-            if t.home != 0:
-                put(t, t.home, here, piece, at[0], NULL, 0)
+            at[1] = self._with_held(t, at[1], at[self._streams + ACCUMULATOR], piece, sum)
+            if direction != NULL:
+                memcpy(direction + (here - first) * width(t), at[0], piece * width(t))
+                at[0] = direction + (here - first) * width(t)
+            SPANS.update[self._index][t.dtype](t.h, at, piece, here)
+            if direction == NULL:
+                self._finish_piece(t, at, here, piece)
+                put(t, 0, here, piece, at[0], NULL, 0)
+                if t.home != 0:
+                    put(t, t.home, here, piece, at[0], NULL, 0)
+            self._put_state(t, at, here, piece)
+            here += piece
+
+    cdef void _put_state(
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+    ) noexcept nogil:
+        """Bring a piece of the state back to where it is stored."""
+        cdef unsigned int random[PIECE]
+        cdef int j, word = -1
+        for j in range(2, self._streams + EXTRA):
+            if at[j] == NULL:
+                continue
+            # Two state arrays share a word of random bits, one half each.
+            if t.storage[j] >= BFLOAT16_STATE and word != (j - 2) // 2:
+                word = (j - 2) // 2
+                SPANS.random(random, <unsigned int> first, random_key(t, first, word), n)
+            put(t, j, first, n, at[j], random, 16 * (j % 2))
+
+    cdef void _finish_piece(
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+    ) noexcept nogil:
+        """What follows the rule: Lookahead, the average, zeros for the gradient."""
+        cdef char* slow = at[self._streams + SLOW]
+        cdef char* ema = at[self._streams + EMA]
+        if t.averages:
+            SPANS.approach[t.dtype](slow, at[0], self._options.lookahead_alpha, n)
+            memcpy(at[0], slow, n * width(t))
+        if ema != NULL:
+            SPANS.approach[t.dtype](ema, at[0], 1 - self._options.ema_decay, n)
+        if self._options.zero_grad:
+            zero(t, 1, first, n)
+
+    cdef void _accumulate(self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+        """Add the gradient to its accumulator, or begin with it."""
+        cdef char scratch[2][PIECE * 8]
+        cdef int to = self._streams + ACCUMULATOR
+        cdef Py_ssize_t here = first, piece, end = first + n
+        cdef char* g
+        cdef char* held
+        while here < end and t.data[1] != NULL:
+            piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
+            g = fetch(t, 1, here, piece, scratch[0])
+            held = fetch(t, to, here, piece, scratch[1])
+            if t.held:
+                SPANS.add[t.dtype](held, g, piece)
+            else:
+                memcpy(held, g, piece * width(t))
+            put(t, to, here, piece, held, NULL, 0)
+            if self._options.zero_grad:
+                zero(t, 1, here, piece)
             here += piece
 
     cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
@@ -910,19 +1288,6 @@ cdef void end_measured(choice_t* c, bint many, double work) noexcept nogil:
 cdef double median(const double* x) noexcept nogil:
     """Of PROBES = 3 numbers: one outlier, of a neighbour on the machine, does not decide."""
     return x[0] + x[1] + x[2] - max(x[0], x[1], x[2]) - min(x[0], x[1], x[2])
-
-
-cdef bint finite_gradient(const tensor_t* t) noexcept nogil:
-    cdef char scratch[PIECE * 8]
-    cdef Py_ssize_t n, first = 0
-    if t.layout[1] == NULL and t.storage[1] == PLAIN:
-        return SPANS.finite[t.dtype](t.data[1], t.size)
-    while first < t.size:
-        n = min(<Py_ssize_t> PIECE, t.size - first)
-        if not SPANS.finite[t.dtype](fetch(t, 1, first, n, scratch), n):
-            return False
-        first += n
-    return True
 
 
 cdef inline bint same_order(cnp.ndarray g, cnp.ndarray p) noexcept:

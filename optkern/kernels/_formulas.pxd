@@ -11,13 +11,19 @@
    would load it again behind the store, 15 % of adamax and nadam.
 """
 from optkern.kernels._constants cimport (
-    AMSGRAD, CENTERED, L2, MAXIMIZE, MOMENTUM, NESTEROV, RECTIFIED, SHRINK, constants_t,
+    AMSGRAD, APPLY, CENTERED, CLAMP, DECAY, DIRECTION, L2, MAXIMIZE, MOMENTUM, NESTEROV,
+    RECTIFIED, SCALE, SHRINK, TRUST, constants_t,
 )
 from optkern.kernels._scalar cimport floating, flush, magnitude, square_root
 
 
 cdef inline floating ascended(floating p, floating g, constants_t h) noexcept nogil:
-    """The gradient to descend along: its sign turned to maximise, L2 weight decay added."""
+    """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
+    cdef floating limit = <floating> h.limit
+    if h.flags & SCALE:
+        g = g * <floating> h.scale
+    if h.flags & CLAMP:
+        g = limit if g > limit else (-limit if g < -limit else g)
     if h.flags & MAXIMIZE:
         g = -g
     if h.flags & L2:
@@ -33,6 +39,8 @@ cdef inline floating shrunk(floating p, constants_t h) noexcept nogil:
 cdef inline floating sgd(floating p, floating g, floating* buf, constants_t h) noexcept nogil:
     cdef floating momentum = <floating> h.momentum, gain = <floating> h.gain
     g = ascended(p, g, h)
+    if h.flags & TRUST:
+        g = g * <floating> h.trust
     if h.flags & MOMENTUM:
         buf[0] = flush(momentum * buf[0] + gain * g)
         g = gain * g + momentum * buf[0] if h.flags & NESTEROV else buf[0]
@@ -134,6 +142,23 @@ cdef inline floating lion(floating p, floating g, floating* m, constants_t h) no
     d = <floating> 1 if d > 0 else (<floating> -1 if d < 0 else d)
     m[0] = flush(<floating> h.beta2 * m[0] + <floating> h.gain2 * g)
     return shrunk(p, h) - <floating> h.rate * d
+
+
+cdef inline floating lamb(
+    floating p, floating g, floating* m, floating* v, constants_t h
+) noexcept nogil:
+    cdef floating d, now_m = m[0]
+    if not h.flags & APPLY:
+        g = ascended(p, g, h)
+        now_m = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
+        m[0] = now_m
+        v[0] = flush(<floating> h.beta2 * v[0] + <floating> h.gain2 * g * g)
+    d = now_m * <floating> h.rate / (square_root(v[0]) + <floating> h.eps)
+    if h.flags & DECAY:
+        d = d + <floating> h.decay * p
+    if h.flags & DIRECTION:
+        return d
+    return shrunk(p, h) - <floating> h.trust * d
 
 
 # The benchmark's limits (LIMITS in rules.py): rate is 0 and gain 1, which the compiler cannot know.

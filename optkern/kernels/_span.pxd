@@ -6,7 +6,7 @@ its table from a PyCapsule. A cimport would load code for another instruction se
 from optkern.kernels._constants cimport constants_t
 
 cdef enum:
-    MAX_STREAMS = 8   # p, g and state arrays of one rule
+    MAX_STREAMS = 10  # p, g, state arrays of one rule and of the options around it
     MAX_RULES = 32
     DTYPES = 2        # float32, float64
     BLOCK = 4096      # elements of one partial sum; part of the definition of every reduction
@@ -80,6 +80,12 @@ ctypedef double (*subtract_t)(
 # out = a x
 ctypedef void (*scale_t)(char* out, const char* x, double a, Py_ssize_t n) noexcept nogil
 
+# to = to + x
+ctypedef void (*add_t)(char* to, const char* x, Py_ssize_t n) noexcept nogil
+
+# to = to + weight * (x - to), denormals flushed: a running average of x
+ctypedef void (*approach_t)(char* to, const char* x, double weight, Py_ssize_t n) noexcept nogil
+
 
 cdef struct spans_t:
     span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table
@@ -93,3 +99,5 @@ cdef struct spans_t:
     project_t project[DTYPES]
     subtract_t subtract[DTYPES]
     scale_t scale[DTYPES]
+    add_t add[DTYPES]
+    approach_t approach[DTYPES]

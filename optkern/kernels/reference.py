@@ -4,20 +4,22 @@ A formula gets the parameter ``p``, the gradient ``g``, the state arrays in the 
 table and the derived constants ``h`` (`_constants.pyx`), cast to the parameter's dtype; it updates
 ``p`` and the state in place. `_formulas.pxd` says the same for one element.
 
-The public functions of this module are the slow twins of `optkern.kernels`: same names, arguments
-and bits.
+The public functions named like rules are the slow twins of `optkern.kernels`: same names, arguments
+and bits. The others say what an optimizer does around its rule: norms, clipping, accumulation,
+Lookahead, the average (`fused_step`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import _storage
-from ._constants import FLAGS, derive
+from ._arrays import memory_order
+from ._constants import FLAGS, adjusted, derive, trusted
 from ._engine import Plan
 from ._rows import Rows
 from ._twins import rows_twin, twin
@@ -27,17 +29,54 @@ _module = sys.modules[__name__]
 MAXIMIZE, L2, SHRINK = FLAGS["MAXIMIZE"], FLAGS["L2"], FLAGS["SHRINK"]
 MOMENTUM, NESTEROV = FLAGS["MOMENTUM"], FLAGS["NESTEROV"]
 CENTERED, AMSGRAD, RECTIFIED = FLAGS["CENTERED"], FLAGS["AMSGRAD"], FLAGS["RECTIFIED"]
+SCALE, CLAMP, TRUST = FLAGS["SCALE"], FLAGS["CLAMP"], FLAGS["TRUST"]
+DIRECTION, DECAY = FLAGS["DIRECTION"], FLAGS["DECAY"]
+BLOCK, LANES = 4096, 16  # as in _span.pxd
+RESCUE = 600  # as in _engine.pyx
 
 
 class Constants:
     """The derived constants of one step of a rule, as scalars of one dtype.
 
     ``mu_product`` stays a double: it is not a formula's, it goes into the next step's constants.
+
+    Parameters
+    ----------
+    rule : Rule
+    hyperparameters : dict
+        All of the rule's.
+    dtype : dtype
+    options : dict
+        What is done to the gradient first (OPTIONS in rules.py).
+    calls : int
+        How many calls' gradients it is the sum of.
+    norm, tensor_norm : float
+        Of all gradients together and of this one, as they came.
     """
 
-    def __init__(self, rule: Rule, hyperparameters: dict[str, Any], dtype: np.dtype) -> None:
-        for name, value in derive(rule, hyperparameters).items():
+    def __init__(
+        self,
+        rule: Rule,
+        hyperparameters: dict[str, Any],
+        dtype: np.dtype,
+        options: Mapping[str, Any] | None = None,
+        calls: int = 1,
+        norm: float = 0.0,
+        tensor_norm: float = 0.0,
+    ) -> None:
+        derived = derive(rule, hyperparameters)
+        self._take(adjusted(dict(options or {}), derived, calls, norm, tensor_norm)[0], dtype)
+
+    def _take(self, exact: dict[str, Any], dtype: np.dtype) -> None:
+        self.exact, self.dtype = exact, dtype
+        for name, value in exact.items():
             setattr(self, name, value if name in ("flags", "mu_product") else dtype.type(value))
+
+    def trusted(self, p_norm: float, norm: float) -> Constants:
+        """The same with the trust ratio of two norms."""
+        other = object.__new__(Constants)
+        other._take(trusted(self.exact, p_norm, norm), self.dtype)
+        return other
 
 
 def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:
@@ -103,7 +142,11 @@ def flush(x):
 
 
 def ascended(p, g, h):
-    """The gradient to descend along: its sign turned to maximise, L2 weight decay added."""
+    """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
+    if h.flags & SCALE:
+        g = g * h.scale
+    if h.flags & CLAMP:
+        g = np.where(g > h.limit, h.limit, np.where(g < -h.limit, -h.limit, g))
     if h.flags & MAXIMIZE:
         g = -g
     if h.flags & L2:
@@ -119,6 +162,8 @@ def shrunk(p, h):
 @public
 def sgd(p, g, buf, h):
     g = ascended(p, g, h)
+    if h.flags & TRUST:
+        g = g * h.trust
     if h.flags & MOMENTUM:
         buf[...] = flush(h.momentum * buf + h.gain * g)
         g = h.gain * g + h.momentum * buf if h.flags & NESTEROV else buf
@@ -241,3 +286,159 @@ def public_rows(rule: Rule) -> Callable[..., None]:
 
 for _rule in ROW_RULES:
     globals()[f"{_rule.name}_rows"] = public_rows(_rule)
+
+
+@public
+def lars(p, g, buf, h):
+    if h.flags & TRUST:
+        _, (norm,) = gradient_norms([p], [g])
+        h = h.trusted(np.sqrt(sum_of_squares(p, p)), h.exact["scale"] * norm)
+    sgd.formula(p, g, buf, h)
+
+
+@public
+def lamb(p, g, m, v, h):
+    g = ascended(p, g, h)
+    m[...] = flush(h.beta1 * m + h.gain1 * g)
+    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
+    d = m * h.rate / (np.sqrt(v) + h.eps)
+    if h.flags & DECAY:
+        d = d + h.decay * p
+    if h.flags & DIRECTION:
+        h = h.trusted(np.sqrt(sum_of_squares(p, p)), np.sqrt(sum_of_squares(d, p)))
+    p[...] = shrunk(p, h) - h.trust * d
+
+
+# --------------------------------------------------------------------------- around the rule
+
+
+def sum_of_squares(x: np.ndarray, like: np.ndarray, factor: float = 1.0) -> float:
+    """The sum of the squares of an array, in float64 and in a fixed order.
+
+    The elements are taken in the memory order of the parameter ``like``, in blocks of 4096; in each
+    block 16 running sums take every sixteenth element. Their sum, and that of the blocks, adds
+    the upper half onto the lower until one number is left.
+
+    Parameters
+    ----------
+    x, like : ndarray
+        Of one shape.
+    factor : float
+        The squares are those of the elements times this, rounded to their dtype.
+    """
+    if factor != 1:
+        x = (np.float64(factor) * x.astype(np.float64)).astype(x.dtype)
+    flat = x.transpose(memory_order(like)[0]).reshape(-1).astype(np.float64)
+    padded = np.zeros(-(-flat.size // BLOCK) * BLOCK)
+    padded[: flat.size] = flat
+    terms = (padded * padded).reshape(-1, BLOCK // LANES, LANES)
+    lanes = np.add.accumulate(terms, axis=1)[:, -1]  # one after the other, as no sum promises
+    return float(add_halves(add_halves(lanes)))
+
+
+def add_halves(x: np.ndarray) -> np.ndarray:
+    """The sums over the last axis, the upper half onto the lower until one number is left."""
+    if x.shape[-1] == 0:
+        return np.zeros(x.shape[:-1])
+    while x.shape[-1] > 1:
+        half = (x.shape[-1] + 1) // 2
+        upper, x = x[..., half:], x[..., :half].copy()
+        x[..., : upper.shape[-1]] += upper
+    return x[..., 0]
+
+
+def gradient_norms(
+    params: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]
+) -> tuple[float, list[float]]:
+    """The norm of all gradients together, and of each (0 where there is none).
+
+    Where squares overflow, they are taken of the gradient times 2**-600.
+    """
+    with np.errstate(all="ignore"):
+        pairs = list(zip(params, grads))
+        sums = [0.0 if g is None else sum_of_squares(g, p) for p, g in pairs]
+        total = add_halves(np.array(sums))
+        if np.isfinite(total):
+            return float(np.sqrt(total)), [float(np.sqrt(s)) for s in sums]
+        norms = []
+        for i, (p, g) in enumerate(pairs):
+            if g is None or np.isfinite(sums[i]):
+                norms.append(float(np.sqrt(sums[i])))
+                sums[i] = np.ldexp(sums[i], -2 * RESCUE)
+            else:
+                sums[i] = sum_of_squares(g, p, 2.0**-RESCUE)
+                norms.append(float(np.ldexp(np.sqrt(sums[i]), RESCUE)))
+        return float(np.ldexp(np.sqrt(add_halves(np.array(sums))), RESCUE)), norms
+
+
+def accumulate(
+    held: Sequence[np.ndarray | None], grads: Sequence[np.ndarray | None]
+) -> list[np.ndarray | None]:
+    """What is held after one more call's gradients; None where there has been none."""
+    totals = []
+    with np.errstate(all="ignore"):
+        for h, g in zip(held, grads):
+            new = None if g is None else g.copy()
+            totals.append(new if h is None else h if new is None else h + new)
+    return totals
+
+
+def approach(average: np.ndarray, p: np.ndarray, weight: float) -> None:
+    """Move a running average towards a parameter, in place."""
+    average[...] = flush(average + average.dtype.type(weight) * (p - average))
+
+
+def fused_step(
+    rule: Rule,
+    params: Sequence[np.ndarray],
+    grads: Sequence[np.ndarray | None],
+    state: Mapping[str, Sequence[np.ndarray | None]],
+    hyperparameters: Sequence[dict[str, Any]],
+    held: Sequence[np.ndarray | None] | None = None,
+    calls: int = 1,
+    **options: Any,
+) -> float:
+    """One step of an optimizer with options around its rule: what `opt.step` does, in NumPy.
+
+    Parameters
+    ----------
+    rule : Rule
+    params : list of ndarray
+        Updated in place.
+    grads : list of (ndarray or None)
+        Of the parameters' dtypes; zeroed with ``zero_grad=True``.
+    state : dict of str to list of (ndarray or None)
+        The rule's slots, and ``slow`` or ``ema`` where these options are on; updated in place.
+    hyperparameters : list of dict
+        All of each parameter's, ``step`` among them.
+    held : list of (ndarray or None), optional
+        What the calls before this one have accumulated.
+    calls : int
+        How many calls' gradients make this update.
+    **options
+        Of OPTIONS in rules.py.
+
+    Returns
+    -------
+    float
+        The norm of all gradients together, unscaled.
+    """
+    totals = list(grads) if held is None else accumulate(held, grads)
+    norm, norms = gradient_norms(params, totals)
+    with np.errstate(all="ignore"):
+        for i, (p, g) in enumerate(zip(params, totals)):
+            if g is None:
+                continue
+            h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i])
+            formula = globals()[rule.name].formula
+            formula(p, g, *(state[slot][i] for slot in rule.state), h)
+            k, alpha = options.get("lookahead") or (0, 0.0)
+            if k and hyperparameters[i]["step"] % k == 0:
+                approach(state["slow"][i], p, alpha)
+                p[...] = state["slow"][i]
+            if options.get("ema_decay") is not None:
+                approach(state["ema"][i], p, 1 - options["ema_decay"])
+            if options.get("zero_grad") and grads[i] is not None:
+                grads[i][...] = 0
+        share = adjusted(options, derive(rule, hyperparameters[0]), calls, norm, 0.0)[1]
+    return norm * share

@@ -1,5 +1,5 @@
 # Written by tests/stubs.py from the rule table.
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -32,6 +32,25 @@ class Constants:
     ) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
 
+def sum_of_squares(x: Array, like: Array, factor: float = ...) -> float: ...
+def add_halves(x: NDArray[np.float64]) -> NDArray[np.float64]: ...
+def gradient_norms(
+    params: Sequence[Array], grads: Sequence[Array | None]
+) -> tuple[float, list[float]]: ...
+def accumulate(
+    held: Sequence[Array | None], grads: Sequence[Array | None]
+) -> list[Array | None]: ...
+def approach(average: Array, p: Array, weight: float) -> None: ...
+def fused_step(
+    rule: Rule,
+    params: Sequence[Array],
+    grads: Sequence[Array | None],
+    state: Mapping[str, Sequence[Array | None]],
+    hyperparameters: Sequence[dict[str, Any]],
+    held: Sequence[Array | None] | None = ...,
+    calls: int = ...,
+    **options: Any,
+) -> float: ...
 def sgd(
     p: Arrays,
     g: Gradients,
@@ -177,6 +196,39 @@ def lion(
     lr: float = ...,
     betas: tuple[float, float] = ...,
     weight_decay: float = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    step: int = ...,
+) -> None: ...
+def lars(
+    p: Arrays,
+    g: Gradients,
+    momentum_buffer: State = ...,
+    *,
+    lr: float = ...,
+    momentum: float = ...,
+    dampening: float = ...,
+    weight_decay: float = ...,
+    nesterov: bool = ...,
+    trust_coefficient: float = ...,
+    eps: float = ...,
+    adapt: bool = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    momentum_form: Literal["torch", "classical", "average"] = ...,
+    step: int = ...,
+) -> None: ...
+def lamb(
+    p: Arrays,
+    g: Gradients,
+    exp_avg: State = ...,
+    exp_avg_sq: State = ...,
+    *,
+    lr: float = ...,
+    betas: tuple[float, float] = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    adapt: bool = ...,
     maximize: bool = ...,
     decay_form: Literal["l2", "decoupled", "independent"] = ...,
     step: int = ...,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 
 def _number(value: Any) -> float | None:
-    """The finite float that ``value`` stands for, or None if it stands for no such thing."""
+    """The float that ``value`` stands for, or None if it is NaN or stands for no such thing."""
     if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
         return None
     if type(value).__name__ == "bool":  # NumPy's
@@ -30,27 +30,29 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return None if math.isnan(number) else number
 
 
 class Real(NamedTuple):
-    """A finite real number in an interval."""
+    """A real number in an interval; a finite one, unless `infinite`."""
 
     meaning: str
     low: float
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
+    infinite: bool = False
 
     @property
     def allowed(self) -> str:
         left = "(" if self.open_low else "["
-        right = ")" if self.open_high or self.high == math.inf else "]"
-        return f"a finite number in {left}{self.low:g}, {self.high:g}{right}"
+        right = ")" if self.open_high or (self.high == math.inf and not self.infinite) else "]"
+        kind = "number" if self.infinite else "finite number"
+        return f"a {kind} in {left}{self.low:g}, {self.high:g}{right}"
 
     def check(self, value: Any) -> float | None:
         number = _number(value)
-        if number is None:
+        if number is None or (math.isinf(number) and not self.infinite):
             return None
         above = number > self.low if self.open_low else number >= self.low
         below = number < self.high if self.open_high else number <= self.high
@@ -130,7 +132,24 @@ class Choice(NamedTuple):
         return (float(self.words.index(value)),)
 
 
-Domain = Real | Pair | Count | Switch | Choice
+class Cycle(NamedTuple):
+    """How often, and how far: Lookahead's k and alpha."""
+
+    meaning: str
+    allowed: str = "a pair (k, alpha), k an integer in [1, 2**53], alpha a finite number in (0, 1]"
+
+    def check(self, value: Any) -> tuple[int, float] | None:
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            return None
+        k = Count("").check(value[0])
+        alpha = Real("", 0.0, 1.0, open_low=True).check(value[1])
+        return None if k is None or alpha is None else (k, alpha)
+
+    def encode(self, value: tuple[int, float]) -> tuple[float, ...]:
+        return (float(value[0]), value[1])
+
+
+Domain = Real | Pair | Count | Switch | Choice | Cycle
 
 VOCABULARY: dict[str, Domain] = {
     "lr": Real("learning rate", 0.0),
@@ -162,7 +181,40 @@ VOCABULARY: dict[str, Domain] = {
         ("torch", "classical", "average"),
     ),
     "step": Count("the step being taken, counted from 1"),
+    "trust_coefficient": Real("share of a tensor's norm that a step may move it by", 0.0),
+    "adapt": Switch("scale each tensor's step by its trust ratio"),
 }
+
+# What an optimizer does around its rule, whatever the rule: name -> (default, domain), and None is
+# off. The gradient is unscaled, its norm taken, then clipped: by all tensors' norm together, by its
+# own, by value. After the rule come Lookahead, the average, and zeros for the gradient.
+_LIMIT = Real("", 0.0, open_low=True, infinite=True)
+OPTIONS: dict[str, tuple[Any, Domain]] = {
+    "clip_norm": (
+        None,
+        _LIMIT._replace(meaning="largest norm of all gradients together; inf: measure it alone"),
+    ),
+    "clip_norm_per_tensor": (None, _LIMIT._replace(meaning="largest norm of each gradient")),
+    "clip_value": (None, Real("largest magnitude of a gradient's element", 0.0, open_low=True)),
+    "grad_scale": (1.0, Real("what the gradients come multiplied by", 0.0, open_low=True)),
+    "accumulate": (1, Count("calls of step whose gradients make one update")),
+    "accumulate_form": (
+        "mean",
+        Choice("an update takes the mean of its calls' gradients, or their sum", ("mean", "sum")),
+    ),
+    "zero_grad": (False, Switch("set the gradients to zero once they have been used")),
+    "lookahead": (
+        None,
+        Cycle("every k-th step, the fraction alpha of the way from the slow weights to p"),
+    ),
+    "ema_decay": (
+        None,
+        Real("decay rate of the parameters' running average", 0.0, 1.0, open_high=True),
+    ),
+}
+
+# The state arrays of these, each with the option that needs it, in the order of the streams.
+OPTION_SLOTS = {"accumulator": "accumulate", "slow": "lookahead", "ema": "ema_decay"}
 
 
 def checked(owner: str, name: str, value: Any) -> Any:
@@ -173,12 +225,15 @@ def checked(owner: str, name: str, value: Any) -> Any:
     TypeError, ValueError
         Naming ``owner``, ``name``, what came and what is allowed.
     """
-    domain = VOCABULARY[name]
+    default, domain = OPTIONS.get(name) or (0, VOCABULARY[name])
+    if value is None and default is None:
+        return None
     good = domain.check(value)
     if good is None:
         wrong_type = isinstance(domain, (Real, Count)) and not hasattr(value, "__float__")
         raise (TypeError if wrong_type else ValueError)(
-            f"{owner}: {name} must be {domain.allowed}, got {value!r}"
+            f"{owner}: {name} must be {domain.allowed}{' or None' if default is None else ''}, "
+            f"got {value!r}"
         )
     return good
 
@@ -206,7 +261,10 @@ class Rule(NamedTuple):
     conflict : callable
         Hyperparameters -> a sentence about the ones that do, or None.
     shared_formula : str or None
-        The rule whose formula this one uses, where two rules differ in their defaults alone.
+        The rule whose formula this one uses, where they differ in defaults or constants alone.
+    trust : str or None
+        What the norm of p is divided by in a tensor's trust ratio: the norm of the ``"gradient"``,
+        or of the ``"direction"`` that the formula gives before it is applied.
     """
 
     name: str
@@ -216,6 +274,7 @@ class Rule(NamedTuple):
     conflicting: tuple[str, ...] = ()
     conflict: Callable[[Mapping[str, Any]], str | None] = lambda hyper: None
     shared_formula: str | None = None
+    trust: str | None = None
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -354,6 +413,30 @@ RULES: tuple[Rule, ...] = (
             "lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0,
             "maximize": False, "decay_form": "decoupled", "step": 1,
         },
+    ),
+    Rule(
+        "lars",
+        {"momentum_buffer": "momentum"},
+        {
+            "lr": 1.0, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False,
+            "trust_coefficient": 1e-3, "eps": 1e-8, "adapt": True,
+            "maximize": False, "decay_form": "l2", "momentum_form": "classical", "step": 1,
+        },
+        variants=((), ("MOMENTUM",), ("MOMENTUM", "NESTEROV")),
+        conflicting=("nesterov", "dampening"),
+        conflict=_sgd_conflict,
+        shared_formula="sgd",
+        trust="gradient",
+    ),
+    Rule(
+        "lamb",
+        {"exp_avg": None, "exp_avg_sq": None},
+        {
+            "lr": 1e-3, "betas": _BETAS, "eps": 1e-6, "weight_decay": 1e-2, "adapt": True,
+            "maximize": False, "decay_form": "decoupled", "step": 1,
+        },
+        variants=((), ("DIRECTION",), ("APPLY",)),
+        trust="direction",
     ),
 )
 # fmt: on

@@ -11,8 +11,9 @@ import numpy as np
 from .. import kernels
 from ..curvature._lanczos import dot
 from ..curvature.lanczos import check_callable, check_real
+from ..kernels._storage import widened
 from ..optimizers import Optimizer
-from ._problem import Closure, Report, check_closure, check_loaded
+from ._problem import Closure, Report, check_closure, check_loaded, largest
 
 
 class SAM:
@@ -93,7 +94,7 @@ class SAM:
         before = self.gradients
         loss, grads = self._call(closure)
         flat = self._flat(grads)
-        gmax = max((float(np.abs(g).max(initial=0.0)) for g in flat if g is not None), default=0.0)
+        gmax = max((largest(widened(g)) for g in flat if g is not None), default=0.0)
         length = self._length(flat)
         if 0 < length < math.inf and rho > 0:
             grads = self._gradient_nearby(closure, flat, rho / length)
@@ -129,8 +130,9 @@ class SAM:
         square = 0.0
         for p, g in zip(self.optimizer.params, flat):
             if g is not None:
-                x = np.ravel(p * g if self.adaptive else g)
-                square += dot(np.ascontiguousarray(x), np.ascontiguousarray(x))
+                x = widened(p) * widened(g) if self.adaptive else widened(g)
+                x = np.ascontiguousarray(np.ravel(x))
+                square += dot(x, x)
         return math.sqrt(square) if square < math.inf else math.inf
 
     def _gradient_nearby(
@@ -141,7 +143,7 @@ class SAM:
         kept = [p.copy() for p in params]
         e = flat
         if self.adaptive:
-            e = [None if g is None else p * p * g for p, g in zip(params, flat)]
+            e = [None if g is None else widened(p) ** 2 * widened(g) for p, g in zip(params, flat)]
         try:
             kernels.sgd(params, e, lr=factor, maximize=True)
             return self._call(closure)[1]

@@ -1,0 +1,107 @@
+"""The options around the rule where state or parameters are stored in fewer bits."""
+
+import numpy as np
+import pytest
+from conftest import ISAS, assert_same_bits, ordinary
+
+import optkern
+from optkern import reference
+from optkern.kernels import _engine
+from optkern.kernels.rules import OPTION_SLOTS
+
+SIZES = (3, 0, 255, 1025, 4097, 40_001)
+COMPACT = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {"amsgrad": True}, "lion": {}}
+VALUES = {"accumulate": 2, "lookahead": (2, 0.5), "ema_decay": 0.9}
+
+
+def arrays(seed, dtype=np.float32):
+    return [ordinary(np.float32, size, seed + k).astype(dtype) for k, size in enumerate(SIZES)]
+
+
+def codes(opt):
+    return [
+        part
+        for entry in opt.state.values()
+        for value in entry.values()
+        for part in getattr(value, "arrays", ())
+    ]
+
+
+@pytest.mark.parametrize("state_dtype", ("bfloat16", "int8"))
+@pytest.mark.parametrize("name", COMPACT)
+def test_clipping_is_a_scaled_gradient(name, state_dtype):
+    """The same bits as without the option, from gradients scaled in NumPy."""
+    cls = optkern.optimizers.CLASSES[name]
+    plain = cls(arrays(0), state_dtype=state_dtype, **COMPACT[name])
+    calls = [arrays(100 * k) for k in range(1, 4)]
+    for grads in calls:
+        norm, _ = reference.gradient_norms(plain.params, grads)
+        factor = np.float32(0.5 * min(1.0, 1.0 / (0.5 * norm + 1e-6)))
+        plain.step([g * factor for g in grads])
+    for isa in ISAS:
+        _engine.use_isa(isa)
+        for threads in (1, 3):
+            opt = cls(
+                arrays(0), state_dtype=state_dtype, clip_norm=1.0, grad_scale=2.0, zero_grad=True,
+                num_threads=threads, **COMPACT[name],
+            )  # fmt: skip
+            for grads in calls:
+                opt.step(mine := [g.copy() for g in grads])
+                assert not any(g.any() for g in mine)
+            assert_same_bits(opt.params, plain.params)
+            for a, b in zip(codes(opt), codes(plain), strict=True):
+                assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("state_dtype", ("bfloat16", "int8"))
+def test_averages_and_accumulation_of_float32_parameters(state_dtype):
+    opt = optkern.Adam(arrays(0), state_dtype=state_dtype, **VALUES)
+    plain = optkern.Adam(arrays(0), state_dtype=state_dtype)
+    slow, ema = arrays(0), arrays(0)
+    for k in range(1, 5):
+        a, b = arrays(1000 * k), arrays(2000 * k)
+        assert opt.step(a) is False and opt.step(b) is True
+        plain.step([(x + y) * np.float32(0.5) for x, y in zip(a, b, strict=True)])
+        for p, s, e in zip(plain.params, slow, ema, strict=True):
+            if k % 2 == 0:
+                reference.approach(s, p, 0.5)
+                p[...] = s
+            reference.approach(e, p, 1 - 0.9)
+    assert_same_bits(opt.params, plain.params)
+    for entry, s, e in zip(opt.state.values(), slow, ema, strict=True):
+        assert_same_bits([entry["slow"], entry["ema"]], [s, e])
+
+
+def test_norm_and_zeros_of_float16_gradients():
+    params, grads = arrays(0, np.float16), arrays(7, np.float16)
+    wide = [g.astype(np.float32) for g in grads]
+    norm, _ = reference.gradient_norms(wide, wide)
+    for master in (False, True):
+        opt = optkern.SGD(
+            [p.copy() for p in params], lr=0.5, clip_norm=1.0, zero_grad=True, master_weights=master
+        )
+        opt.step(mine := [g.copy() for g in grads])
+        assert opt.last_grad_norm == norm
+        assert not any(g.any() for g in mine)
+        factor = np.float32(1.0 / (norm + 1e-6))
+        expected = [
+            (p.astype(np.float32) - np.float32(0.5) * (g * factor)).astype(np.float16)
+            for p, g in zip(params, wide, strict=True)
+        ]
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(opt.params, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", OPTION_SLOTS.values())
+def test_options_with_arrays_need_wider_parameters(name):
+    words = rf"Adam: {name} needs float32 or float64 parameters, got float16"
+    with pytest.raises(ValueError, match=words):
+        optkern.Adam(arrays(0, np.float16), **{name: VALUES[name]})
+    opt = optkern.Adam(arrays(0, np.float16))
+    with pytest.raises(ValueError, match=words):
+        setattr(opt, name, VALUES[name])
+    assert opt.step(arrays(1, np.float16)) is True
+
+
+def test_lamb_has_no_compact_state():
+    with pytest.raises(ValueError, match="LAMB: state_dtype='int8' is not possible"):
+        optkern.LAMB(arrays(0), state_dtype="int8")
