@@ -18,7 +18,7 @@ import numpy as np
 from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan
 from .kernels._structures import Label, Params, Structure
-from .kernels._threads import as_num_threads
+from .kernels._threads import ThreadReport, as_num_threads
 from .kernels.rules import (
     NONNEGATIVE,
     OPTION_SLOTS,
@@ -289,6 +289,17 @@ class Optimizer:
             )
         self._on_nonfinite = value
         self._check_finite = value != "propagate"
+
+    def thread_report(self) -> ThreadReport:
+        """How many threads a step uses, and why: what was measured, when it is measured again.
+
+        Returns
+        -------
+        ThreadReport
+            ``print(opt.thread_report())`` says it in a sentence; ``threads, limit, reason,
+            serial_seconds, parallel_seconds, steps, trials, next_trial`` are its attributes.
+        """
+        return self._plan.thread_report(self._num_threads)
 
     # ----------------------------------------------------------------- storage
 
