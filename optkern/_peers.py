@@ -319,13 +319,17 @@ def _blocked_adamw(p, g, m, v, t, u, h):
 
 
 class Numba(Peer):
-    """One compiled loop per rule, fastmath; parallel where there are threads."""
+    """One compiled loop per rule, parallel, fastmath.
+
+    Fastmath divides by a reciprocal estimate and one Newton step: quicker and not exact.
+    """
 
     name, package, rules, spins = "numba", "numba", every(*ALL), True
+    parallel = True
 
     def prepare(self) -> None:
         task = self.task
-        self.loop = numba_loop(task.case, task.threads > 1)
+        self.loop = numba_loop(task.case, self.parallel)
         h, real = folded(task.case, task.o), task.p[0].dtype.type
         names = NUMBERS[task.case]
         self.numbers = tuple(real(getattr(h, name)) for name in names)
@@ -341,6 +345,12 @@ class Numba(Peer):
         loop, numbers = self.loop, self.numbers
         for tensor in self.tensors:
             loop(*tensor, *numbers)
+
+
+class NumbaSerial(Numba):
+    """The same loops compiled for one thread: less of a call, for those whose arrays are small."""
+
+    name, spins, parallel = "numba 1t", False, False
 
 
 # The arguments of the loops after their streams.
@@ -647,8 +657,8 @@ class Optax(Peer):
 SIDES: dict[str, type[Peer]] = {
     cls.name: cls
     for cls in (
-        Optkern, LimitOne, LimitAll, Natural, Blocked, Numba, TorchClass, TorchRaw, Thinc,
-        ScikitLearn, Optax,
+        Optkern, LimitOne, LimitAll, Natural, Blocked, Numba, NumbaSerial, TorchClass, TorchRaw,
+        Thinc, ScikitLearn, Optax,
     )
 }  # fmt: skip
 

@@ -117,7 +117,7 @@ def test_rows_and_json(tmp_path, capsys):
 
 
 def test_the_table_is_aligned(capsys):
-    assert _bench.main([*FAST, "--rules", "adagrad", "rmsprop", "--sizes", "10", "2x3"]) == 0
+    assert _bench.main([*FAST, "--rules", "adagrad", "rmsprop", "--sizes", "1e3", "3x50"]) == 0
     table = capsys.readouterr().out.splitlines()[2:7]
     assert len({len(x) for x in table}) == 1
 
