@@ -44,7 +44,7 @@ BIG = ("1e8", "gpt2")
 OWN = ("optkern",)
 LIMITS = ("limit, 1 thread", "limit, all threads")
 PEERS = tuple(name for name in _peers.SIDES if name not in OWN + LIMITS)
-REST = 0.02  # seconds: libgomp's threads spin 300,000 times, 13 ms here, before they sleep
+REST = 0.03  # seconds: libgomp's threads spin for up to 13 ms before they sleep, OpenBLAS's for 27
 BATCH, WIDEST = 128, 4096  # of the matrix product beside a step
 
 
@@ -151,7 +151,7 @@ class Workers:
     def order(self, do: str, side: str, **arguments: Any) -> Any:
         process = self.processes[_peers.SIDES[side].package]
         answer = process.order(do, side=side, **arguments)
-        if self.threads > 1 and _peers.SIDES[side].spins:
+        if self.threads > 1 and (_peers.SIDES[side].spins or do == "beside"):
             sleep(REST)
         return answer
 

@@ -12,7 +12,17 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="shares memory by fil
 
 PACKAGES = sorted({peer.package for peer in _peers.SIDES.values()} - {"optkern"})
 FAST = ["--peers", "numpy,blocked", "--quick", "--threads", "1"]
-EVERY = [(side, case) for side, peer in _peers.SIDES.items() for case in peer.rules]
+# numba takes seconds to compile a parallel loop.
+EVERY = [
+    pytest.param(
+        side,
+        case,
+        id=f"{side}-{case}".replace(" ", "-"),
+        marks=[pytest.mark.slow] if side == "numba" and case != "sgd" else [],
+    )
+    for side, peer in _peers.SIDES.items()
+    for case in peer.rules
+]
 
 
 @pytest.fixture
@@ -38,7 +48,7 @@ def peer_of(side, row):
 # --------------------------------------------------------------------------- parity
 
 
-@pytest.mark.parametrize(("side", "case"), EVERY, ids=lambda x: x.replace(" ", "-"))
+@pytest.mark.parametrize(("side", "case"), EVERY)
 def test_every_peer_does_what_the_reference_does(side, case, memory):
     row = row_of(case, memory)
     peer = peer_of(side, row)

@@ -13,7 +13,7 @@ from optkern.kernels._choice import Choice
 
 needs_openmp = pytest.mark.skipif(not _engine.OPENMP, reason="built without OpenMP: serial")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
-CALLS = 20_000
+CALLS = 10_000
 
 
 class Loop:
@@ -22,8 +22,9 @@ class Loop:
     Between two steps `gap` passes, and `slowdown` more after many threads.
     """
 
-    def __init__(self, many, gap=0.0, slowdown=0.0, seed=0):
+    def __init__(self, many, gap=0.0, slowdown=0.0, seed=0, uneven=False):
         self.many, self.gap, self.slowdown = many, gap, slowdown
+        self.uneven = uneven  # every other step and the gap after it are twice as long
         self.random = random.Random(seed)
         self.choice = Choice()
         self.now = self.used = 0.0
@@ -32,10 +33,11 @@ class Loop:
 
     def run(self, calls=CALLS):
         for _ in range(calls):
-            self.now += self.gap * self.noise() + (self.slowdown if self.last else 0)
+            times = 2 if self.uneven and self.calls % 2 else 1
+            self.now += times * self.gap * self.noise() + (self.slowdown if self.last else 0)
             self.last = self.choice.next(self.now)
             many = self.many(self.calls, self.random) * self.noise()
-            self.now += many if self.last else self.noise()
+            self.now += times * (many if self.last else self.noise())
             self.choice.observe(self.now)
             self.alone += many + self.gap + self.slowdown
             self.used += self.last
@@ -82,7 +84,7 @@ SPEEDS = {
 @pytest.mark.parametrize("gap", [0, 5])
 @pytest.mark.parametrize("many", SPEEDS)
 def test_never_much_worse_than_one_thread(many, gap):
-    for seed in range(5):
+    for seed in range(3):
         assert Loop(SPEEDS[many], gap, seed=seed).run().against_serial < 1.05
 
 
@@ -90,7 +92,7 @@ def test_never_much_worse_than_one_thread(many, gap):
     "many", ["twice as fast", "hardly faster", "slower", "hopeless", "rare outliers"]
 )
 def test_never_much_worse_than_the_better_number(many):
-    for seed in range(5):
+    for seed in range(3):
         assert Loop(SPEEDS[many], seed=seed).run().against_best < 1.1
 
 
@@ -106,7 +108,7 @@ def test_threads_that_turn_bad_are_left_within_a_few_steps():
     assert loop.choice.prefers_many
     used = loop.used
     loop.run(2000)
-    assert loop.used - used < 20 and not loop.choice.prefers_many
+    assert loop.used - used < 40 and not loop.choice.prefers_many
 
 
 def test_threads_that_turn_good_are_found():
@@ -122,11 +124,31 @@ def test_work_between_steps_that_threads_slow_down_counts():
     assert Loop(SPEEDS["twice as fast"], gap=5).run().choice.prefers_many
 
 
+@pytest.mark.parametrize("many", ["twice as fast", "slower"])
+def test_loop_in_which_every_other_step_is_longer(many):
+    loop = Loop(SPEEDS[many], gap=5, uneven=True).run()
+    assert loop.choice.prefers_many == (many == "twice as fast")
+    assert (loop.used > CALLS / 2) == (many == "twice as fast")
+
+
+def test_part_of_a_step_counts_as_a_part():
+    """Half of the parameters have a gradient in every other call: times are taken per element."""
+    choice, now = Choice(), 0.0
+    for call in range(200):
+        part = 0.5 if call % 2 else 1.0
+        many = choice.next(now)
+        now += part * (0.8 if many else 1.0)
+        choice.observe(now, part)
+    assert choice.prefers_many
+    assert (choice.serial, choice.parallel) == (pytest.approx(1), pytest.approx(0.8))
+
+
 def test_first_calls():
-    """A cold one, then one and many in turn, then what was faster."""
+    """A cold one, then one thread and many, then what was faster."""
     loop = Loop(SPEEDS["twice as fast"])
-    taken = [loop.run(1).last for _ in range(9)]
-    assert taken == [False, False, True, False, True, False, True, True, True]
+    taken = [loop.run(1).last for _ in range(12)]
+    one, many = [False] * 2, [True] * 2
+    assert taken == [*one, *many, *one, *many, False, True, True, True]
     assert loop.choice.trials == 1 and not loop.choice.trying
     assert loop.choice.serial == pytest.approx(1, rel=0.05)
     assert loop.choice.parallel == pytest.approx(0.5, rel=0.05)

@@ -1,5 +1,5 @@
 cdef enum:
-    PROBES = 3      # timings of one thread and of many in a trial
+    PROBES = 4      # timings of one thread and of many in a trial
 
 
 cdef class Choice:
@@ -18,9 +18,10 @@ cdef class Choice:
     cdef double _now                        # when the last call began or ended
 
     cdef bint begin(self, double now) noexcept nogil
-    cdef void end(self, double now) noexcept nogil
+    cdef void end(self, double now, double part) noexcept nogil
     cdef void _try(self, double seconds) noexcept nogil
     cdef void _watch(self, double seconds) noexcept nogil
-    cdef void _conclude(self, int probes) noexcept nogil
-    cdef void _charge(self, int probes, double usual) noexcept nogil
+    cdef void _give_up(self, int last) noexcept nogil
+    cdef void _conclude(self) noexcept nogil
+    cdef void _charge(self, const double* probes, int n, double usual) noexcept nogil
     cdef void _settle(self, bint prefers) noexcept nogil

@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """One thread or many: decided by what a step has taken here, in the loop that calls it.
 
-1. A trial is a few steps with one thread and with many in turn. It is the step in its own place
+1. A trial is a few steps with one thread and a few with many. It is the step in its own place
    that is timed: beside matrix products, with the caches and the neighbours it really has. Medians
-   decide, and many threads must be faster by a margin, as they take a core from others.
+   decide, and many threads must be faster by a margin, as they take a core from others. Either has
+   as many probes at odd calls as at even ones: there are loops whose every other step is longer.
 2. Between trials many threads are watched: a region ends in a barrier, so a worker that has lost
    its core to another process can cost milliseconds, too rarely for a median to show it. What they
    gain on the serial time is summed up, to a limit; when losses have eaten it, the choice is tried
@@ -23,10 +24,10 @@ cdef enum:
     LAST_REVIEW = 1024
 
 cdef double MARGIN = .95     # many threads must take less than this part of the serial time
-cdef double HOPELESS = 4.    # times the serial time: one such step ends a trial
+cdef double HOPELESS = 4.    # times the serial time: one such step ends a trial of newcomers
 cdef double SHARE = .02      # of the time of steps, which pays for trials and lost credit
 cdef double CREDIT = 4.      # serial times that many threads may lose after a trial
-cdef double LEAD = 100.      # serial times that they may save up
+cdef double LEAD = 400.      # serial times that they may save up
 cdef double PATIENCE = 16.   # serial times of debt with which a trial may still begin at once
 
 
@@ -54,9 +55,9 @@ cdef class Choice:
         """`begin` for tests."""
         return self.begin(now)
 
-    def observe(self, double now):
+    def observe(self, double now, double part=1):
         """`end` for tests."""
-        self.end(now)
+        self.end(now, part)
 
     @property
     def trying(self):
@@ -68,22 +69,22 @@ cdef class Choice:
         if self._phase > 1:
             self._gaps[self._many][(self._phase - 2) // 2] = now - self._now
         if self._phase > 2 * PROBES:
-            self._conclude(PROBES)
+            self._conclude()
         if self._phase == RESTING and self.calls >= self.review and self.debt <= 0:
             self._phase = 1
         if self._phase == RESTING:
             self._many = self.prefers_many
         else:   # phase 0, the very first call, is cold and counts for nothing
-            self._many = self._phase > 0 and self._phase % 2 == 0
+            self._many = self._phase % 4 >= 2
         self._now = now
         return self._many
 
-    cdef void end(self, double now) noexcept nogil:
-        """Note the time of the call that `begin` began."""
-        cdef double seconds = now - self._now
+    cdef void end(self, double now, double part) noexcept nogil:
+        """Note the time of the call that `begin` began, which has done this part of a step."""
+        cdef double seconds = (now - self._now) / part
         self._now = now
         self.calls += 1
-        self.debt = max(<double> 0, self.debt - SHARE * seconds)
+        self.debt = max(<double> 0, self.debt - SHARE * part * seconds)
         if self._phase != RESTING:
             self._try(seconds)
         elif self._many:
@@ -94,33 +95,35 @@ cdef class Choice:
         if self._phase > 0:
             self._seconds[self._many][k] = seconds
         self._phase += 1
-        if self._many and seconds > HOPELESS * self._seconds[0][k]:
-            self._conclude(k + 1)
+        if self._many and not self.prefers_many and seconds > HOPELESS * self._seconds[0][0]:
+            self._give_up(k)
 
-    cdef void _conclude(self, int probes) noexcept nogil:
-        """End a trial after so many probes of either kind; fewer than PROBES: it was hopeless."""
+    cdef void _give_up(self, int last) noexcept nogil:
+        """End a trial at a hopeless probe of many threads."""
+        self.serial, self.parallel = self._seconds[0][0], self._seconds[1][last]
+        self.slowdown = 0
+        self._charge(self._seconds[1], last + 1, self.serial)
+        self._settle(False)
+
+    cdef void _conclude(self) noexcept nogil:
+        """End a trial when all its probes, and the gaps behind them, are known."""
         cdef double* one = self._seconds[0]
         cdef double* many = self._seconds[1]
-        cdef bint prefers = False
-        self.slowdown = 0
-        if probes < PROBES:
-            self.serial, self.parallel = one[probes - 1], many[probes - 1]
+        self.serial, self.parallel, self.slowdown = median(one), median(many), 0
+        if least(self._gaps[1]) > most(self._gaps[0]):
+            self.slowdown = median(self._gaps[1]) - median(self._gaps[0])
+        if self.parallel + self.slowdown < MARGIN * self.serial:
+            self._charge(one, PROBES, self.parallel)
+            self._settle(True)
         else:
-            self.serial, self.parallel = median(one), median(many)
-            if least(self._gaps[1]) > most(self._gaps[0]):
-                self.slowdown = median(self._gaps[1]) - median(self._gaps[0])
-            prefers = self.parallel + self.slowdown < MARGIN * self.serial
-        self._charge(probes, self.parallel if prefers else self.serial)
-        self._settle(prefers)
+            self._charge(many, PROBES, self.serial - self.slowdown)
+            self._settle(False)
 
-    cdef void _charge(self, int probes, double usual) noexcept nogil:
-        """What the probes have taken beyond a usual step is owed."""
+    cdef void _charge(self, const double* probes, int n, double usual) noexcept nogil:
+        """What probes have taken beyond a usual step is owed."""
         cdef int k
-        for k in range(probes):
-            self.debt += max(<double> 0, self._seconds[0][k] - usual)
-            self.debt += max(<double> 0, self._seconds[1][k] - usual)
-        if usual == self.serial:
-            self.debt += probes * self.slowdown
+        for k in range(n):
+            self.debt += max(<double> 0, probes[k] - usual)
 
     cdef void _settle(self, bint prefers) noexcept nogil:
         if self.trials and prefers == self.prefers_many:
@@ -130,7 +133,7 @@ cdef class Choice:
         self.trials += 1
         self.prefers_many = prefers
         self.review = self.calls + self._interval
-        self._lead = CREDIT * self.serial
+        self._lead = max(self._lead, CREDIT * self.serial) if prefers else 0
         self._phase = RESTING
 
     cdef void _watch(self, double seconds) noexcept nogil:
@@ -141,18 +144,19 @@ cdef class Choice:
                 self._phase = 1
             else:   # serial until the debt is paid
                 self.prefers_many = False
+                self._lead = 0
                 self._interval = FIRST_REVIEW
                 self.review = self.calls + self._interval
 
 
 cdef double least(const double* x) noexcept nogil:
-    return min(x[0], x[1], x[2])
+    return min(x[0], x[1], x[2], x[3])
 
 
 cdef double most(const double* x) noexcept nogil:
-    return max(x[0], x[1], x[2])
+    return max(x[0], x[1], x[2], x[3])
 
 
 cdef double median(const double* x) noexcept nogil:
-    """Of PROBES = 3 numbers: one outlier, of a neighbour on the machine, does not decide."""
-    return x[0] + x[1] + x[2] - most(x) - least(x)
+    """Of PROBES = 4 numbers: one outlier, of a neighbour on the machine, does not decide."""
+    return (x[0] + x[1] + x[2] + x[3] - most(x) - least(x)) / 2

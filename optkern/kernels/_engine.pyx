@@ -1127,11 +1127,18 @@ cdef class Plan:
 
     cdef int _run_measured(self, int limit) except -1:
         """Run with one thread or with `limit`, whichever has been faster here."""
+        cdef Py_ssize_t i, active = 0
+        for i in range(self._count):
+            active += self._tensors[i].size if self._tensors[i].active else 0
+        if active < SERIAL:
+            with nogil:
+                self._run(1)
+            return 0
         if limit != self._tried:   # what was measured was measured with another number
             self._choice, self._tried = Choice(), limit
         with nogil:
             self._run(limit if self._choice.begin(optkern_seconds()) else 1)
-            self._choice.end(optkern_seconds())
+            self._choice.end(optkern_seconds(), <double> active / self._total)
         return 0
 
     @property
