@@ -742,8 +742,8 @@ cdef class Plan:
         cdef tensor_t* t = &self._tensors[i]
         cdef char* data
         cdef char* end
-        if t.staged or not cnp.PyArray_CheckExact(<object> gradient):
-            return False
+        if t.staged or t.data[1] == NULL or not cnp.PyArray_CheckExact(<object> gradient):
+            return False   # the first gradient goes the general way too
         if not alike(<cnp.ndarray> gradient, <cnp.ndarray> p, t.size):
             return False
         if <char*> cnp.PyArray_DATA(<cnp.ndarray> p) != t.data[0]:
