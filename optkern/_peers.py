@@ -726,11 +726,11 @@ class Worker:
 
     def count(self, side: str) -> int:
         """How many steps in a row make a sample."""
-        self.time(side, 1)
-        count = 1
-        while (duration := count * self.time(side, count)) < SAMPLE / 4:
+        count, seconds = 1, self.time(side, 1)
+        while count * seconds < SAMPLE / 4:
             count *= 4
-        return max(1, int(-(-SAMPLE * count // duration)))
+            seconds = self.time(side, count)
+        return max(1, int(-(-SAMPLE // seconds)))
 
     def time(self, side: str, count: int) -> float:
         """Seconds of a step: the mean over ``count`` in a row, after one that is not timed."""
