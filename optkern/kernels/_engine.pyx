@@ -742,8 +742,10 @@ cdef class Plan:
         cdef tensor_t* t = &self._tensors[i]
         cdef char* data
         cdef char* end
-        if t.staged or t.data[1] == NULL or not cnp.PyArray_CheckExact(<object> gradient):
+        if t.staged or t.data[1] == NULL or self._held[i]:
             return False   # the first gradient goes the general way too
+        if not cnp.PyArray_CheckExact(<object> gradient):
+            return False
         if not alike(<cnp.ndarray> gradient, <cnp.ndarray> p, t.size):
             return False
         if <char*> cnp.PyArray_DATA(<cnp.ndarray> p) != t.data[0]:
@@ -759,6 +761,7 @@ cdef class Plan:
                 return False
             t.seen_gradient = data
         t.data[1] = data
+        t.held = False
         t.active = True
         return True
 
