@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .kernels._threads import ThreadReport
 from .kernels.rules import Rule
 
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
@@ -69,6 +70,7 @@ class Optimizer:
     zero_grad: bool
     lookahead: tuple[int, float] | None
     ema_decay: Number | None
+    def thread_report(self) -> ThreadReport: ...
 
 CLASSES: dict[str, type[Optimizer]]
 
