@@ -30,6 +30,8 @@ class Optimizer:
     __signature__: Signature
     steps: int
     skipped_steps: int
+    _plan: Any
+    _structure: Any
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]: ...
     @property
@@ -54,6 +56,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
     def rebind(self, params: Params) -> None: ...
+    def thread_report(self) -> ThreadReport: ...
     @property
     def last_grad_norm(self) -> float | None: ...
     @property
@@ -70,7 +73,6 @@ class Optimizer:
     zero_grad: bool
     lookahead: tuple[int, float] | None
     ema_decay: Number | None
-    def thread_report(self) -> ThreadReport: ...
 
 CLASSES: dict[str, type[Optimizer]]
 

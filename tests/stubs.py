@@ -48,6 +48,8 @@ class Optimizer:
     __signature__: Signature
     steps: int
     skipped_steps: int
+    _plan: Any
+    _structure: Any
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]: ...
     @property
