@@ -160,6 +160,7 @@ class BuildExt(build_ext):
 levels = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
 extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
+    extension("kernels._choice", "optkern/kernels/_choice.pyx", []),
     extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
     extension("kernels._rows", "optkern/kernels/_rows.pyx", []),

@@ -215,18 +215,43 @@ class Shape(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """``"1e5"``: one tensor; ``"1000x1000"``: so many tensors of so many elements.
+        """``"1e5"``: one tensor; ``"1000x1000"``: so many of so many elements; or a network's name.
 
         Raises
         ------
         ValueError
         """
+        if text in NETWORKS:
+            return cls(text, NETWORKS[text]())
         numbers = [float(part) for part in text.lower().split("x")]
         if len(numbers) > 2 or not all(1 <= x < 1e15 and x.is_integer() for x in numbers):
             raise ValueError(text)
         count, size = (1, *map(int, numbers))[-2:]
         return cls(text, (size,) * count)
 
+
+def _resnet50() -> tuple[int, ...]:
+    """The 161 tensors of ResNet-50: bottlenecks of three convolutions, a scale and shift each."""
+    sizes, width_in = [3 * 64 * 7 * 7, 64, 64], 64
+    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
+        wide = 4 * width
+        for block in range(blocks):
+            sizes += [width_in * width, width, width, width * width * 9, width, width]
+            sizes += [width * wide, wide, wide]
+            sizes += [width_in * wide, wide, wide] if block == 0 else []
+            width_in = wide
+    return (*sizes, 2048 * 1000, 1000)
+
+
+def _gpt2() -> tuple[int, ...]:
+    """The 148 tensors of GPT-2 small: two embeddings, twelve blocks, the last normalisation."""
+    d = 768
+    attention = (d * 3 * d, 3 * d, d * d, d)
+    mlp = (d * 4 * d, 4 * d, 4 * d * d, d)
+    return (50257 * d, 1024 * d, *(d, d, *attention, d, d, *mlp) * 12, d, d)
+
+
+NETWORKS = {"resnet50": _resnet50, "gpt2": _gpt2}
 
 SHAPES = tuple(map(Shape.parse, ("1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000")))
 
@@ -653,7 +678,8 @@ def _one_shape(text: str) -> Shape:
         return Shape.parse(text)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; give numbers of elements such as 1e5, or 1000x1000"
+            f"{text!r} is no size; give numbers of elements such as 1e5, or 1000x1000, "
+            f"or {' or '.join(NETWORKS)}"
         ) from None
 
 
@@ -702,6 +728,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=_seconds, default=1.0, help="time for each row (1)")
     add("--quick", action="store_true", help="a twentieth of the time: a look, no measurement")
     add("--json", type=Path, metavar="PATH", help="write the rows there too")
+    add("--peers", action="store_true", help="against other libraries; has options of its own")
     return parser
 
 
@@ -714,16 +741,16 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         for shape in options.sizes:
             _refuse_too_large(case, shape, itemsize)
     if options.json is not None:
-        _refuse_unwritable(options.json)
+        _refuse_unwritable(options.json, "--json")
     return options
 
 
-def _refuse_too_large(case: Case, shape: Shape, itemsize: int) -> None:
-    """Before the operating system ends the process: a row holds every array up to four times."""
+def _refuse_too_large(case: Case, shape: Shape, itemsize: int, copies: int = 4) -> None:
+    """Before the operating system ends the process: a row holds every array several times."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = 4 * case.streams[0] * shape.elements * itemsize
+    needed = copies * case.streams[0] * shape.elements * itemsize
     if needed > memory:
         raise UsageError(
             f"argument --sizes: {shape.name} needs about {needed / 1e9:,.0f} GB for {case.name}, "
@@ -731,11 +758,11 @@ def _refuse_too_large(case: Case, shape: Shape, itemsize: int) -> None:
         )
 
 
-def _refuse_unwritable(path: Path) -> None:
+def _refuse_unwritable(path: Path, option: str) -> None:
     try:
         path.open("a").close()
     except OSError as error:
-        raise UsageError(f"argument --json: cannot write {path}: {error.strerror}") from None
+        raise UsageError(f"argument {option}: cannot write {path}: {error.strerror}") from None
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -769,6 +796,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0; 1 where a kernel does not equal its reference; 2 for options that make no sense.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--peers" in argv:
+        from . import _compare  # which needs this module
+
+        return _compare.main(argv)
     try:
         _run(_options(argv))
     except ParityError as error:

@@ -55,7 +55,7 @@ RUNS, LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many o
 class Look(NamedTuple):
     """What was seen of the optimizer's work at one record; NaN where it was not to be seen."""
 
-    index: int
+    record: int
     lr: float
     gradient_norm: float
     update_norm: float
@@ -293,7 +293,7 @@ class Monitor:
     def _straightness(self, since: int) -> float:
         """What is left, as distance, of the way gone since a record; NaN where it was not seen."""
         trail = [row for row in self._trail if row[0] >= since]
-        norms = [k.update_norm for k in self.looks if k.index >= since]
+        norms = [k.update_norm for k in self.looks if k.record >= since]
         if self._sample is None or len(trail) < LOOKS or not np.isfinite(norms).all():
             return math.nan
         (first, begin), (last, end) = trail[0], trail[-1]
@@ -401,7 +401,7 @@ class Monitor:
         top.plot(self.losses, lw=0.8, label="loss")
         if self._val_losses:
             top.plot(self._val_at, self.val_losses, label="validation loss")
-        at = [look.index for look in self.looks]
+        at = [look.record for look in self.looks]
         for name in ("gradient_norm", "update_norm"):
             values = [getattr(look, name) for look in self.looks]
             middle.plot(at, values, ".-", lw=0.8, ms=3, label=name.replace("_", " "))
@@ -579,7 +579,7 @@ def _by_record(trend: _Trend, looks: list[Look]) -> Diagnosis | None:
     """Exploding, thin evidence, falling: what needs no gradient."""
     began = trend.explosion()
     if began is not None:
-        norms = [k.gradient_norm for k in looks if k.index >= began and k.gradient_norm > 0]
+        norms = [k.gradient_norm for k in looks if k.record >= began and k.gradient_norm > 0]
         size = f", the gradient norm {norms[0]:.3g} there" if norms else ""
         before = f" from {trend.losses[began - 1]:.4g}" if began else ""
         return trend.verdict(
@@ -625,7 +625,7 @@ class _ByCurvature:
         self.trend = trend
         self.opt, self.x, self.grad, self.loss, self.hvp = opt, x, grad, loss, hvp
         self.options = options
-        recent = [look for look in looks if look.index >= trend.count - 2 * trend.window]
+        recent = [look for look in looks if look.record >= trend.count - 2 * trend.window]
         cosines = [look.reversal for look in recent if math.isfinite(look.reversal)]
         self.reversal = float(np.median(cosines)) if len(cosines) >= LOOKS else math.nan
         lrs = [k.lr for k in recent if math.isfinite(k.lr)]

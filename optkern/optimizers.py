@@ -19,7 +19,7 @@ from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan
 from .kernels._rows import step_rows
 from .kernels._structures import Label, Params, Structure
-from .kernels._threads import as_num_threads
+from .kernels._threads import ThreadReport, as_num_threads
 from .kernels.rules import (
     NONNEGATIVE,
     OPTION_SLOTS,
@@ -292,6 +292,17 @@ class Optimizer:
         self._on_nonfinite = value
         self._check_finite = value != "propagate"
 
+    def thread_report(self) -> ThreadReport:
+        """How many threads a step uses, and why: what was measured, when it is measured again.
+
+        Returns
+        -------
+        ThreadReport
+            ``print(opt.thread_report())`` says it in a sentence; ``threads, limit, reason,
+            serial_seconds, parallel_seconds, steps, trials, next_trial`` are its attributes.
+        """
+        return self._plan.thread_report(self._num_threads)
+
     # ----------------------------------------------------------------- storage
 
     def _set_storage(self, state_dtype: Any, master_weights: Any, seed: Any) -> None:
@@ -501,7 +512,9 @@ class Optimizer:
         RuntimeError
             While the averages are in the parameters' place, or another step is under way.
         """
-        gradients = self._structure.flatten(grads, "grads")
+        # One array needs no flattening, and two calls less are a third of a small step.
+        single = self._structure.single
+        gradients = (grads,) if single else self._structure.flatten(grads, "grads")
         if self._schedules:
             self._run_schedules()
         if self._plan.step(gradients, self._num_threads, self._check_finite):

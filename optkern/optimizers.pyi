@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .kernels._threads import ThreadReport
 from .kernels.rules import Rule
 
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
@@ -36,6 +37,8 @@ class Optimizer:
     __signature__: Signature
     steps: int
     skipped_steps: int
+    _plan: Any
+    _structure: Any
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]: ...
     @property
@@ -61,6 +64,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
     def rebind(self, params: Params) -> None: ...
+    def thread_report(self) -> ThreadReport: ...
     @property
     def last_grad_norm(self) -> float | None: ...
     @property

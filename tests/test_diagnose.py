@@ -259,7 +259,7 @@ def test_lr_of_a_schedule_and_the_norms():
         opt.step(g)
         monitor.record(1.0, g, opt)
     second = monitor.looks[1]
-    assert second.index == 3
+    assert second.record == 3
     np.testing.assert_allclose(second.lr, 0.01 / 6)
     np.testing.assert_allclose(second.gradient_norm, gradients[4], rtol=1e-12)
     np.testing.assert_allclose(second.update_norm, gradients[5] * 0.01 / 6, rtol=1e-9)

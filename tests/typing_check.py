@@ -84,3 +84,4 @@ small = optkern.AdamW(p, state_dtype="int8", seed=1)
 half = optkern.Adam(np.zeros(3, np.float16), state_dtype="bfloat16", master_weights=True)
 half.step(np.ones(3, np.float16))
 stored: str | None = small.state_dtype
+why: str = adam.thread_report().reason

@@ -1,9 +1,11 @@
+from cpython.ref cimport PyObject
+
+from optkern.kernels._choice cimport Choice
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t, options_t
 from optkern.kernels._span cimport MAX_STREAMS, spans_t
 
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
-    PROBES = 3      # timings of one thread and of many before the choice
     ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
 
@@ -79,15 +81,7 @@ cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil
 cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil
 
 
-cdef struct choice_t:
-    # One thread or many, by what has been measured in place.
-    double seconds[2][PROBES]   # of one thread and of many, per unit of work
-    double start
-    Py_ssize_t calls
-    bint many
-
-cdef bint begin_measured(choice_t* c) noexcept nogil
-cdef void end_measured(choice_t* c, bint many, double work) noexcept nogil
+cdef double now() noexcept nogil
 
 ctypedef void (*job_t)(void* context, Py_ssize_t k) noexcept nogil
 
@@ -105,10 +99,12 @@ cdef class Plan:
     cdef public Py_ssize_t accumulated   # calls whose gradients wait in the accumulators
     cdef readonly double grad_norm
     cdef readonly bint norm_taken        # by the last step that was not an accumulation
-    cdef list _orders, _views, _gradients
+    cdef list _orders, _views
+    cdef object _gradients               # a call's; a tuple until one is cast
     cdef derive_t _derive
     cdef int _index, _streams
     cdef Py_ssize_t _count, _total, _chunks, _intervals
+    cdef Py_ssize_t _gap                 # where the last gradient searched for lay
     cdef tensor_t* _tensors
     cdef hyper_t* _hypers
     cdef Py_ssize_t _groups
@@ -134,8 +130,11 @@ cdef class Plan:
     cdef Py_ssize_t* _chunk_tensor
     cdef Py_ssize_t* _chunk_first
     cdef interval_t* _occupied
-    cdef choice_t _choice, _row_choice
-    cdef readonly bint prefers_threads   # what has been measured: one thread or many
+    cdef Choice _choice                  # of one thread or many
+    cdef int _tried                      # how many `many` are in it
+    cdef Choice _row_choice              # the same of steps of rows
+    cdef int _row_tried
+    cdef Py_ssize_t _row_work            # elements of the call that it began with
     cdef bint _busy, _has_velocity
     cdef unsigned long long _seed
     cdef unsigned int _flags[MAX_STREAMS]   # without which a stream is not touched; 0: always
@@ -145,6 +144,7 @@ cdef class Plan:
     cdef int _plan_chunks(self) except -1
     cdef int _map_memory(self) except -1
     cdef int _take_gradients(self, tuple gradients) except -1
+    cdef bint _take_alike(self, Py_ssize_t i, PyObject* gradient, PyObject* p) noexcept
     cdef int _take_gradient(self, Py_ssize_t i, object gradient) except -1
     cdef int _bind_gradient(self, Py_ssize_t i, object gradient) except -1
     cdef bint _between(self, Py_ssize_t k, char* low, char* high) noexcept
@@ -190,4 +190,5 @@ cdef class Plan:
     cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil
     cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
     cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
+    cdef int _thread_limit(self, int num_threads) noexcept
     cdef int _run_measured(self, int limit) except -1

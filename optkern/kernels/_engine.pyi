@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._storage import Compact
+from ._threads import ThreadReport
 from .rules import Rule
 
 AVAILABLE_ISAS: tuple[str, ...]
@@ -58,3 +59,4 @@ class Plan:
     def step(
         self, gradients: tuple[Any, ...], num_threads: int = 0, check_finite: bool = False
     ) -> bool: ...
+    def thread_report(self, num_threads: int = 0) -> ThreadReport: ...

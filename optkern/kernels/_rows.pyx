@@ -18,10 +18,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from optkern.kernels import _arrays
+from optkern.kernels._choice cimport Choice
 from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
-from optkern.kernels._engine cimport (
-    SPANS, Plan, begin_measured, end_measured, run_jobs, vector_threads,
-)
+from optkern.kernels._engine cimport SPANS, Plan, now, run_jobs, vector_threads
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
@@ -472,21 +471,22 @@ cdef int run_measured(Plan plan, list taken, int num_threads) except -1:
     """Run with the threads asked for, or with those that have been faster here."""
     cdef Py_ssize_t i, work = 0
     cdef Rows one
-    cdef bint many = False
     cdef int threads
+    cdef bint measured
     for one in taken:
         work += one.r.count * one.r.width if one is not None else 0
     threads = vector_threads(work, num_threads)
     measured = threads > 1 and num_threads == 0
     if measured:
-        many = begin_measured(&plan._row_choice)
-        threads = threads if many else 1
+        if threads != plan._row_tried:   # what was measured was measured with another number
+            plan._row_choice, plan._row_tried, plan._row_work = Choice(), threads, work
+        threads = threads if plan._row_choice.begin(now()) else 1
     for i in range(plan._count):
         one = taken[i]
         if one is not None:
             one.run(plan._tensors[i].h, threads)
     if measured:
-        end_measured(&plan._row_choice, many, <double> work)
+        plan._row_choice.end(now(), <double> work / plan._row_work)
     return 0
 
 

@@ -43,6 +43,7 @@ class Structure:
             self.overrides.append({k: v for k, v in entry.items() if k != "params"})
         if not self.arrays:
             raise ValueError(f"{owner}: {what} is empty, there are no arrays in it")
+        self.single = not self.grouped and self.parts == [("array", 1)]
 
     def _add(self, number: int, params: Params) -> None:
         where = f"params of group {number}" if self.grouped else self.what

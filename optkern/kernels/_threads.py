@@ -6,7 +6,10 @@ import operator
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._choice import Choice
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
 
@@ -128,3 +131,67 @@ def set_num_threads(n: int | None) -> None:
 
     number = as_num_threads("set_num_threads", n)
     _engine.set_thread_limit(number or machine_limit(), bool(number))
+
+
+class ThreadReport:
+    """How many threads an optimizer's next step uses, and why; ``print`` it.
+
+    Attributes
+    ----------
+    threads : int
+        What the next step uses, unless it is one of a trial.
+    limit : int
+        The most that it may use.
+    reason : str
+        Why so many, in words.
+    serial_seconds, parallel_seconds : float or None
+        What a step took in the last trial with one thread and with ``limit``, medians; None where
+        nothing was measured.
+    slowdown_seconds : float or None
+        By how much ``limit`` threads have lengthened what lies between two steps.
+    steps, trials : int
+        The steps since measuring began, and the trials among them.
+    next_trial : int or None
+        The number of steps before which nothing is tried again; None where nothing is measured.
+    """
+
+    def __init__(self, reason: str, limit: int, measured: bool, choice: Choice) -> None:
+        self.limit = limit
+        self.steps, self.trials = choice.calls, choice.trials
+        tried = measured and choice.trials > 0
+        self.serial_seconds = choice.serial if tried else None
+        self.parallel_seconds = choice.parallel if tried else None
+        self.slowdown_seconds = choice.slowdown if tried else None
+        self.next_trial = choice.review if measured else None
+        self.threads = (limit if choice.prefers_many else 1) if measured else limit
+        self.reason = reason or self._measured(choice)
+
+    def _measured(self, choice: Choice) -> str:
+        if choice.trials == 0:
+            return f"1 and {self.limit} threads have not been compared yet (a few steps will do)"
+        times = (
+            f"a step here took {_duration(choice.serial)} with 1 thread and "
+            f"{_duration(choice.parallel)} with {self.limit}"
+        )
+        if choice.slowdown > 0:
+            times += f", which slowed what lies between steps by {_duration(choice.slowdown)}"
+        elif not choice.prefers_many and choice.parallel < choice.serial:
+            times += ", but not steadily or not by enough"
+        if choice.trying:
+            return f"{times}; they are being compared again"
+        when = f"again after step {max(choice.review, choice.calls):,}"
+        if choice.debt > 0:
+            when += " and when what trying has cost is earned"
+        return f"{times} (medians of trial {choice.trials:,}); {when}"
+
+    def __str__(self) -> str:
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''}: {self.reason}"
+
+    def __repr__(self) -> str:
+        return f"<ThreadReport {self}>"
+
+
+def _duration(seconds: float) -> str:
+    """Three digits with a unit."""
+    scale, unit = (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
+    return f"{seconds * scale:.3g} {unit}"

@@ -439,6 +439,7 @@ class _Call:
                     break
         self.point.write(self.x)
         self.whole = run.k == self.x.size and bool((model.theta > noise).all())
+        assert run.basis is not None  # it has no limit
         return model, run.basis[: run.k]
 
     # ----------------------------------------------------------------- a stationary point
