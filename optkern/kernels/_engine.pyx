@@ -1333,8 +1333,6 @@ cdef object dense_view(array):
     return u8
 
 
-
-
 cdef inline bint same_order(cnp.ndarray g, cnp.ndarray p) noexcept:
     """Whether a gradient lies in memory as its gapless parameter does, and is aligned."""
     cdef int k
