@@ -5,7 +5,7 @@
 PYTHON ?= python3
 EXTRAS ?=
 BIN := .venv/bin
-SOURCES := setup.py pyproject.toml README.md $(shell find optkern -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.tp')
+SOURCES := setup.py pyproject.toml README.md $(shell find optkern -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.tp' -o -name '*.h')
 comma := ,
 # A CPU build: without the pin pip would fetch one with CUDA.
 TORCH := $(if $(findstring peers,$(EXTRAS)),torch==2.13.0)
@@ -16,7 +16,7 @@ demo: .venv/installed-demo
 	$(BIN)/optkern demo $(ARGS)
 
 test: .venv/installed-demo,test$(if $(EXTRAS),$(comma)$(EXTRAS))
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(ARGS)
 
 bench: .venv/installed-demo,test,bench
 	$(BIN)/optkern bench $(ARGS)
