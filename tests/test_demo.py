@@ -221,10 +221,20 @@ def test_a_run_that_diverges_is_a_row_like_any_other(capsys):
     assert "same bits" in out
 
 
+def heed_ctrl_c():
+    """In a child: one of a shell's background job would ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_with_one_line():
     command = [*COMMAND, "demo", "--epochs", "100000", "--no-plot"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        preexec_fn=heed_ctrl_c,
     )
     try:
         while not process.stdout.readline().startswith("training"):
@@ -317,6 +327,7 @@ def interrupted(batch: int, folder: str) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         timeout=60,
+        preexec_fn=heed_ctrl_c,
     )
 
 
