@@ -226,7 +226,10 @@ class Operator:
         parts = project(list(known), r, num_threads) if len(known) > 1 else np.ones(len(known))
         subtract(r, r, list(known), parts, None, num_threads)
         hq -= self(r)
-        subtract(r, self._drawn(seed, 1), [r], [1.0], None, num_threads)
+        if len(known) == 1:
+            r = known[0]  # what q - r is, to rounding
+        else:
+            subtract(r, self._drawn(seed, 1), [r], [1.0], None, num_threads)
         swallowed = self._largest_swallowed(hq, self(r))
         error = norm(hq)
         if not math.isfinite(error + length):
