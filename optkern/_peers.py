@@ -28,7 +28,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 STEP = 11  # the step that is taken, as the bias corrections count
-SAMPLE = 2e-3  # seconds a sample lasts at least
+SAMPLE = 0.02  # seconds a sample lasts at least
+SETTLE = 12  # steps before anything is timed: past optkern's first choice of threads
 ALIGNMENT = 64
 
 
@@ -725,7 +726,12 @@ class Worker:
         peer.publish()
 
     def count(self, side: str) -> int:
-        """How many steps in a row make a sample."""
+        """How many steps in a row make a sample, found out once the side has settled."""
+        peer = self.sides[side]
+        for _ in repeat(None, SETTLE):
+            if peer.refill:
+                peer.refill()
+            peer.step()
         count, seconds = 1, self.time(side, 1)
         while count * seconds < SAMPLE / 4:
             count *= 4
@@ -733,12 +739,16 @@ class Worker:
         return max(1, int(-(-SAMPLE // seconds)))
 
     def time(self, side: str, count: int) -> float:
-        """Seconds of a step: the mean over ``count`` in a row, after one that is not timed."""
+        """Seconds of a step: the mean over ``count`` in a row, after as many that are not timed.
+
+        Those wake the cores: behind a turn of others, steps take half as long again at first.
+        """
         peer = self.sides[side]
         step, refill = peer.step, peer.refill
         if refill:
             return self.time_refilled(step, refill, count)
-        step()
+        for _ in repeat(None, count):
+            step()
         start = perf_counter()
         for _ in repeat(None, count):
             step()
@@ -746,11 +756,11 @@ class Worker:
 
     def time_refilled(self, step: Any, refill: Any, count: int) -> float:
         total = 0.0
-        for done in range(count + 1):
+        for done in range(2 * count):
             refill()
             start = perf_counter()
             step()
-            total += perf_counter() - start if done else 0.0
+            total += perf_counter() - start if done >= count else 0.0
         return total / count
 
     def beside(self, side: str, m: int, k: int, count: int) -> tuple[float, float]:

@@ -355,14 +355,14 @@ class Optimizer:
                 f"got {array.dtype}"
             )
         if slot in ("slow", "ema"):
-            return np.array(array, order="K", subok=False)
+            return _copy_beside(array, array)
         if slot == "accumulator":
-            return np.zeros_like(array, subok=False)
+            return _arrays.zeros_beside(array, array.dtype)
         if slot == "master":
             return _storage.widened(np.asarray(array))
         if self._state_dtype:
             return _storage.Compact.zeros(self._state_dtype, array.shape, slot not in NONNEGATIVE)
-        return np.zeros_like(array, dtype=_storage.arithmetic_dtype(array.dtype), subok=False)
+        return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
 
     def _refuse_parameter(self, label: Label, array: Any) -> None:
         what = _arrays.named("parameter", label)
@@ -977,9 +977,14 @@ class _Loaded:
             return None
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
         _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
-        own = np.empty_like(array, dtype=copy.dtype)  # in the parameter's memory order
-        own[...] = copy
-        return own
+        return _copy_beside(copy, array)
+
+
+def _copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
+    """A copy that lies in memory as a parameter does."""
+    copy = _arrays.zeros_beside(array, values.dtype)
+    copy[...] = values
+    return copy
 
 
 def _checked_seed(owner: str, seed: Any) -> int:

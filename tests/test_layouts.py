@@ -375,6 +375,32 @@ def test_state_lies_as_its_gapless_parameter_does(layout):
     assert optkern.Lion(p).state[0]["exp_avg"].strides == p.strides
 
 
+@every_dtype
+@pytest.mark.parametrize("size", (511, 512, 1037, 20000))
+def test_place_in_a_cache_line_never_shows(dtype, size):
+    """Long updates begin where a line of the parameter begins, wherever the gradient lies."""
+
+    def placed(values, place):
+        room = np.full(size + 64, np.nan, dtype)
+        first = -room.ctypes.data % 64 // room.itemsize + place
+        around = (room[:first], room[first + size :])
+        untouched = lambda: all(np.isnan(x).all() for x in around)  # noqa: E731
+        return filled(room[first : first + size], values), untouched
+
+    for of_p, of_g in itertools.product((0, 1, 3, 4, 7), (0, 1, 4)):
+        p, g = tiled_streams(dtype, 2, size)
+        (q, untouched), (h, _) = placed(p, of_p), placed(g, of_g)
+        opt = optkern.Adam(q)
+        m, v = (opt.state[0][slot] for slot in ("exp_avg", "exp_avg_sq"))
+        assert m.ctypes.data % 64 == v.ctypes.data % 64 == q.ctypes.data % 64
+        plain = [np.zeros_like(p), np.zeros_like(p)]
+        for step in (1, 2):
+            opt.step(h)
+            optkern.reference.adam(p, g, *plain, step=step)
+        assert_same_bits([values_of(q), m, v], [p, *plain])
+        assert untouched()
+
+
 def test_layouts_are_what_they_say():
     a = np.arange(np.prod(SHAPE), dtype=float).reshape(SHAPE)
     for layout in GRADIENT:

@@ -10,6 +10,7 @@ import numpy as np
 from . import _storage
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+LINE = 64  # bytes of a cache line
 
 
 def named(what: str, label: int | str) -> str:
@@ -223,6 +224,21 @@ def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
             return list(range(array.ndim)), False
         expected *= array.shape[axis]
     return order, True
+
+
+def zeros_beside(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Zeros of an array's shape and memory order that begin at the same place in a cache line.
+
+    The engine begins its long vectors where the parameter's lines begin. Each that crosses a line
+    counts twice: 12 % of a step that stays in cache.
+    """
+    dtype = np.dtype(dtype)
+    order, _ = memory_order(array)
+    place = array.ctypes.data % LINE if dtype == array.dtype and array.flags.aligned else 0
+    room = np.zeros(array.size * dtype.itemsize + LINE, np.uint8)
+    first = (place - room.ctypes.data) % LINE
+    flat = room[first : first + array.size * dtype.itemsize].view(dtype)
+    return flat.reshape([array.shape[k] for k in order]).transpose(np.argsort(order))
 
 
 def _overlaps_itself(array: np.ndarray) -> bool:

@@ -1,3 +1,4 @@
+cimport cython
 from cpython.ref cimport PyObject
 
 from optkern.kernels._choice cimport Choice
@@ -7,6 +8,7 @@ from optkern.kernels._span cimport MAX_STREAMS, spans_t
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
     ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
+    UNFIT = 1 << 30   # in `lacks`, beside the flags of constants_t: whatever they are
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
 
 # The streams of the options around the rule, after the rule's own, in the order of OPTION_SLOTS.
@@ -27,26 +29,28 @@ cdef struct layout_t:
 
 
 cdef struct tensor_t:
+    # What every step reads stands first: a thousand tensors have to stay in cache.
     Py_ssize_t size
+    const constants_t* h
+    char* seen_gradient                # where the last gradient known to overlap nothing began
+    Py_ssize_t gap                     # between which intervals the last gradient lay
+    unsigned int lacks                 # flags that touch state which is not there; UNFIT: always
     int dtype                          # of the arithmetic; 0: float32, 1: float64
     int group
     bint active                        # False: no gradient this time
     bint held                          # its accumulator holds gradients
+    bint staged                        # some stream is not dense, or not of the arithmetic's dtype
+    char* data[MAX_STREAMS]
+    unsigned char itemsize[MAX_STREAMS]   # in memory
+    unsigned char storage[MAX_STREAMS]
     bint averages                      # Lookahead's turn
     bint dense                         # the parameter, in its own memory order
-    bint staged                        # some stream is not dense, or not of the arithmetic's dtype
     bint compact                       # state is, and all else is dense and of one dtype
     int home                           # the parameter's own stream: 0, or ROUNDED
-    char* data[MAX_STREAMS]
-    unsigned char itemsize[MAX_STREAMS]   # in memory; bytes: a thousand tensors stay in cache
-    unsigned char storage[MAX_STREAMS]
     unsigned char* scales[MAX_STREAMS]
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     char* zeroable                     # where the last gradient known to be zeroable began
-    char* seen_gradient                # where the last gradient known to overlap nothing began
-    Py_ssize_t gap                     # between which intervals the last gradient lay
-    const constants_t* h
 
 
 cdef struct interval_t:
@@ -88,6 +92,7 @@ ctypedef void (*job_t)(void* context, Py_ssize_t k) noexcept nogil
 cdef void run_jobs(job_t job, void* context, Py_ssize_t jobs, int threads) noexcept nogil
 
 
+@cython.final   # calls of its own methods are direct: 3 ns a tensor
 cdef class Plan:
     cdef readonly object rule
     cdef readonly str owner
@@ -119,6 +124,7 @@ cdef class Plan:
     cdef bint _pieces           # something is done around the rule while a piece is in cache
     cdef bint _adding           # this call's gradients are only accumulated
     cdef bint _check_finite
+    cdef bint _lacking          # the constants derived last touch state that is not there
     cdef bint _directing        # the pass under way takes norms of directions, not gradients
     cdef Py_ssize_t _bad        # the tensor whose gradient is not finite, or -1
     cdef Py_ssize_t* _blocks    # the first block of each tensor, and their number

@@ -109,6 +109,8 @@ cdef enum:
     CHUNK = 16384      # elements handed to a thread at a time
     EDGE = 256         # chunk edges within a tensor
     PIECE = 1024       # elements staged at a time
+    LINE = 64          # bytes of a cache line and of the longest vector
+    LONG = 512         # elements above which the start of a cache line is worth a call more
     RUN = 1 << 20      # elements that a compact span is given at the most
     WORK = 2048        # elements worked on at a time: they stay in cache between rule and options
     JOB = 16           # blocks whose squares a thread sums at a time
@@ -478,6 +480,8 @@ cdef class Plan:
         for k, a in enumerate(arrays):
             if a is not None:
                 self._bind(i, 2 + k, a)
+            else:
+                t.lacks |= self._flags[2 + k] or UNFIT
         return 0
 
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1:
@@ -621,6 +625,7 @@ cdef class Plan:
         cdef Py_ssize_t i, last = -1
         cdef constants_t* h = NULL
         cdef hyper_t o
+        self._lacking = False
         for i in range(self._count):
             if not self._tensors[i].active:
                 continue
@@ -640,6 +645,8 @@ cdef class Plan:
                 self._derive(&o, h)
                 last = i
             self._tensors[i].h = h
+            if self._tensors[i].lacks & (h.flags | UNFIT):
+                self._lacking = True
 
     cdef void _adjust_constants(self) noexcept nogil:
         """What norms and options make of each tensor's constants: its own from now on."""
@@ -673,6 +680,8 @@ cdef class Plan:
         """Refuse to run where the derived flags touch a state array that is not there."""
         cdef Py_ssize_t i
         cdef int j
+        if not self._lacking:
+            return 0
         for i in range(self._count):
             if not self._tensors[i].active:
                 continue
@@ -1202,12 +1211,21 @@ cdef class Plan:
 
     cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
         cdef char* at[MAX_STREAMS]
+        cdef Py_ssize_t head
         cdef int j
         if self._adding:
             self._accumulate(t, first, n)
         elif not t.staged and not self._pieces:
             for j in range(self._streams):
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+            if n >= LONG:   # begin where a cache line does: zeros_beside in _arrays.py
+                head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0]
+                SPANS.update[self._index][t.dtype](t.h, at, head, first)
+                for j in range(self._streams):
+                    if at[j]:
+                        at[j] += head * t.itemsize[j]
+                n -= head
+                first += head
             SPANS.update[self._index][t.dtype](t.h, at, n, first)
         elif self._pieces or not t.compact or not self._run_compact(t, first, n):
             self._run_pieces(t, first, n, NULL)

@@ -44,6 +44,8 @@ class Structure:
         if not self.arrays:
             raise ValueError(f"{owner}: {what} is empty, there are no arrays in it")
         self.single = not self.grouped and self.parts == [("array", 1)]
+        kind, count = self.parts[0]
+        self._entries = count if kind == "list" and not self.grouped else -1
 
     def _add(self, number: int, params: Params) -> None:
         where = f"params of group {number}" if self.grouped else self.what
@@ -92,6 +94,9 @@ class Structure:
         TypeError, ValueError
             Naming what is missing, left over or of another structure.
         """
+        # A list is what most people have; the general way is a third of a small step.
+        if type(values) is list and len(values) == self._entries:
+            return tuple(values)
         if not self.grouped:
             return self._flatten_part(0, values, what)
         if not isinstance(values, (list, tuple)) or len(values) != len(self.parts):
