@@ -99,6 +99,10 @@ class Peer:
     rules : dict of str to dict
         The cases it has, each with the options of optkern that mean the same formula.
     dtypes : tuple of str
+    step : callable
+        One update.
+    refill : callable or None
+        Called before each step, untimed.
     spins : bool
         Whether its threads go on spinning after a call, in the way of the next side.
     """
@@ -116,10 +120,7 @@ class Peer:
     def prepare(self) -> None:
         """Whatever is done once, before training."""
 
-    def step(self) -> Any:
-        """One update."""
-        raise NotImplementedError
-
+    step: Callable[[], Any]  # one update
     refill: Callable[[], Any] | None = None  # before each step, untimed
 
     def publish(self) -> None:
