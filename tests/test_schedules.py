@@ -219,7 +219,7 @@ PLATEAUS = [
     {"mode": "max", "threshold_mode": "abs", "threshold": 0.2, "patience": 0},
     {"cooldown": 4, "patience": 1, "factor": 0.7, "min_lr": 0.003},
     {"eps": 0.02, "patience": 1, "factor": 0.5},
-    {"min_lr": 0.2, "patience": 0},
+    {"min_lr": LR, "patience": 0},
 ]
 
 
@@ -316,13 +316,26 @@ def test_huge_steps_are_as_exact_as_small_ones():
     assert Step(1.0, 10**15, 0.5)(3 * 10**15) == 0.125
 
 
-def test_growth_beyond_a_double_is_refused_by_the_optimizer_not_by_an_overflow():
-    growing = Exponential(1.0, 10.0)
-    assert growing(400) == math.inf
-    opt = optkern.SGD(np.ones(3), lr=growing)
-    opt.steps = 400
-    with pytest.raises(ValueError, match=r"SGD: at step 400: lr must be a finite number"):
+@pytest.mark.parametrize(
+    "growing",
+    [
+        Exponential(1.0, 10.0),
+        Exponential(1e-3, 6.0),
+        Step(1e200, 3, 10.0),
+        MultiStep(1.0, [1] * 400, 10.0),
+        Cyclic(0.1, 1.0, 7, mode="exp_range", gamma=10.0),
+        2 * join([1.0, Exponential(1.0, 10.0)], [10]),
+    ],
+    ids=repr,
+)
+def test_growth_beyond_a_double_is_a_sentence(growing):
+    with pytest.raises(ValueError, match=r"\) is beyond the largest number at step (401|391)"):
+        growing(401)
+    opt = optkern.SGD(p := np.ones(3), lr=growing)
+    opt.steps = 401
+    with pytest.raises(ValueError, match="is beyond the largest number"):
         opt.step(np.ones(3))
+    assert (p == 1).all()
 
 
 # --------------------------------------------------------------------------- values themselves
@@ -383,6 +396,7 @@ def test_arithmetic():
         assert (a - b)(step) == x - y
         assert (a * b)(step) == x * y
         assert (a / b)(step) == x / y
+        assert (-a)(step) == -x
         assert (2 + a)(step) == 2 + x == (a + 2)(step)
         assert (2 - a)(step) == 2 - x
         assert (a - 2)(step) == x - 2
@@ -524,10 +538,32 @@ def test_a_bad_state_of_a_plateau_changes_nothing(state, error, message):
     assert schedule.state_dict() == good
 
 
-@pytest.mark.parametrize("loss", ["1", None, 1j, [1.0]])
+@pytest.mark.parametrize("loss", ["1", None, 1j, [1.0], np.ones(1), np.ones(2)])
 def test_a_loss_that_is_no_number(loss):
     with pytest.raises(TypeError, match=r"Plateau.observe: loss must be a number"):
         Plateau(0.1).observe(loss)
+
+
+def test_a_loss_is_any_number():
+    schedule = Plateau(0.1, patience=0)
+    for loss in (1, np.float32(0.5), np.array(0.25)):
+        assert schedule.observe(loss) is False
+        assert schedule.best == loss
+
+
+def test_an_attribute_of_a_plateau_is_not_set_in_vain():
+    schedule = Plateau(0.1)
+    with pytest.raises(AttributeError, match="Plateau: 'patience' cannot be set; its settings are"):
+        schedule.patience = 3
+    schedule.value = 0.05
+    assert schedule(0) == 0.05
+
+    class Mine(Plateau):
+        """With an attribute of its own."""
+
+    mine = Mine(0.1)
+    mine.seen = 3
+    assert mine.seen == 3
 
 
 def test_the_examples_of_the_docstrings():
@@ -580,6 +616,7 @@ BAD = [
     (lambda: Plateau(0.1, factor=1.0), ValueError, r"Plateau: factor must be .*\[0, 1\)"),
     (lambda: Plateau(0.1, mode="best"), ValueError, "Plateau: mode must be one of 'min', 'max'"),
     (lambda: Plateau(0.1, patience=-1), ValueError, "Plateau: patience must be an integer"),
+    (lambda: Plateau(0.1, min_lr=0.2), ValueError, "Plateau: min_lr must not exceed lr=0.1, got 0"),
 ]
 
 
