@@ -391,31 +391,30 @@ class Optimizer:
 
     def _new_state(self, slot: str, array: np.ndarray) -> Any:
         """What a state array of a parameter starts as: averages of the parameter begin with it."""
-        if slot in OPTION_SLOTS and _storage.kind_of(array.dtype):
+        if slot == "ema" and _storage.kind_of(array.dtype):
             raise ValueError(
-                f"{self._owner}: {OPTION_SLOTS[slot]} needs float32 or float64 parameters, "
-                f"got {array.dtype}"
+                f"{self._owner}: ema_decay needs float32 or float64 parameters (an average would "
+                f"lose digits in their place), got {array.dtype}"
             )
-        if slot in ("slow", "ema"):
-            return _copy_beside(array, array)
-        if slot == "accumulator":
-            return _arrays.zeros_beside(array, array.dtype)
-        if slot == "master":
-            return _storage.widened(np.asarray(array))
-        if self._state_dtype:
+        if slot in ("slow", "ema", "master"):
+            return _copy_beside(_storage.widened(np.asarray(array)), array)
+        if self._state_dtype and slot != "accumulator":
             return _storage.Compact.zeros(self._state_dtype, array.shape, slot not in NONNEGATIVE)
         return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
 
     def _saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each array that the saved state of a parameter may hold."""
-        forms = {}
-        for slot in self.rule.state:
-            new = _as_saved(slot, self._new_state(slot, array))
-            forms |= {name: (a.shape, a.dtype) for name, a in new.items()}
         wide = (array.shape, _storage.arithmetic_dtype(array.dtype))
+        forms = dict.fromkeys(OPTION_SLOTS, wide)
         if _storage.kind_of(array.dtype):
-            return forms | ({"master": wide} if self._master_weights else {})
-        return forms | dict.fromkeys(OPTION_SLOTS, wide)
+            del forms["ema"]
+            forms |= {"master": wide} if self._master_weights else {}
+        for slot in self.rule.state:
+            forms[slot] = wide
+            if self._state_dtype:
+                new = self._new_state(slot, array)
+                forms |= {slot + part: (a.shape, a.dtype) for part, a in zip(_PARTS, new.arrays)}
+        return forms
 
     def _completed(
         self,
@@ -1164,7 +1163,7 @@ def _class_document(cls: type[Optimizer]) -> str:
         ]
     lines += [
         "",
-        f"{', '.join(OPTION_SLOTS.values())} need float32 or float64 parameters.",
+        "ema_decay needs float32 or float64 parameters.",
         "",
         "Raises",
         "------",

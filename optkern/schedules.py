@@ -19,6 +19,7 @@ ConstantLR                  ``join([lr * factor, lr], [total_iters])``
 LinearLR                    ``Linear(lr * start_factor, lr * end_factor, total_iters)``
 StepLR, MultiStepLR         ``Step(lr, step_size)``, ``MultiStep(lr, milestones)``
 ExponentialLR               ``Exponential(lr, gamma)``
+MultiplicativeLR            ``Exponential(lr, factor)``; where the factor changes, its product
 PolynomialLR                ``Polynomial(lr, total_iters)``
 CosineAnnealingLR           ``Cosine(lr, T_max)``; going on after T_max: ``periodic=True``
 CosineAnnealingWarmRestarts ``CosineWarmRestarts(lr, T_0)``
@@ -1001,8 +1002,8 @@ class Plateau(Schedule):
 
 def _loss(value: Any) -> float:
     """A loss that was observed; NaN and infinities are some."""
-    wrong = isinstance(value, (str, bytes, complex)) or getattr(value, "ndim", 0)
-    if wrong or not hasattr(value, "__float__"):
+    wrong = isinstance(value, (str, bytes, complex)) or not hasattr(value, "__float__")
+    if wrong or getattr(value, "ndim", 0) > 0:
         raise TypeError(f"Plateau.observe: loss must be a number, got {value!r}")
     return float(value)
 
