@@ -52,6 +52,11 @@ class ParamGroup(dict):
     def __setitem__(self, name: str, value: Any) -> None:
         self.update({name: value})
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("_optimizer", "_number"):
+            raise AttributeError(f"hyperparameters are a group's entries: group[{name!r}] = ...")
+        super().__setattr__(name, value)
+
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Write several hyperparameters at once: all of them, or none where one is bad."""
         optimizer = self._optimizer()
@@ -1329,7 +1334,8 @@ class LAMB(Optimizer):
 
     ``d = m_hat / (sqrt(v_hat) + eps) + weight_decay * p; p -= lr * ||p|| / ||d|| * d`` (the ratio
     is 1 where a norm is 0). Biases and normalisation layers are usually put in a group with
-    ``adapt=False``.
+    ``adapt=False``. There is no ``state_dtype``: the direction is computed twice, and would be
+    another one from the rounded state.
 
     You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020,
     algorithm 2.

@@ -1003,7 +1003,8 @@ class Plateau(Schedule):
 def _loss(value: Any) -> float:
     """A loss that was observed; NaN and infinities are some."""
     wrong = isinstance(value, (str, bytes, complex)) or not hasattr(value, "__float__")
-    if wrong or getattr(value, "ndim", 0) > 0:
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")
+    if wrong or kind == "c" or getattr(value, "ndim", 0) > 0:
         raise TypeError(f"Plateau.observe: loss must be a number, got {value!r}")
     return float(value)
 

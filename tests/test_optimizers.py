@@ -1008,6 +1008,8 @@ def test_a_misspelt_attribute_is_not_set_in_vain(name, words):
         TypeError, match=r"unknown hyperparameter 'wieght_decay'; there are lr, .*we"
     ):
         opt.param_groups[0]["wieght_decay"] = 0.1
+    with pytest.raises(AttributeError, match=r"a group's entries: group\['lr'\] = "):
+        opt.param_groups[0].lr = 0.1
 
 
 @every_class

@@ -541,7 +541,7 @@ def test_a_bad_state_of_a_plateau_changes_nothing(state, error, message):
     assert schedule.state_dict() == good
 
 
-@pytest.mark.parametrize("loss", ["1", None, 1j, [1.0], np.ones(1), np.ones(2)])
+@pytest.mark.parametrize("loss", ["1", None, 1j, [1.0], np.ones(1), np.ones(2), np.complex64(1)])
 def test_a_loss_that_is_no_number(loss):
     with pytest.raises(TypeError, match=r"Plateau.observe: loss must be a number"):
         Plateau(0.1).observe(loss)
