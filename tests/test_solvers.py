@@ -247,6 +247,42 @@ def test_a_loss_that_is_not_finite_is_kept_out():
     assert np.isfinite(x).all() and np.isfinite(report.value)
 
 
+@pytest.mark.parametrize("make", [lambda x: LBFGS(x, **WOLFE), NewtonLanczos])
+@pytest.mark.parametrize("start", [1.0, 30.0])
+def test_a_gradient_of_the_wrong_sign_is_no_convergence(make, start):
+    x = np.full(3, start)
+    report = make(x).step(lambda: (float(x @ x), -2 * x))
+    assert not report.converged and report.status.startswith("stopped: no ")
+    assert np.array_equal(x, np.full(3, start))
+
+
+@every_dtype
+def test_at_the_rounding_of_the_loss_the_line_search_has_converged(dtype):
+    """No step lowers 1e6 + x'x any more, though the gradient is not small enough."""
+    x = np.array([1.0, -2.0], dtype)
+    report = LBFGS(x, tolerance_grad=0, tolerance_change=0, max_iter=100, **WOLFE).step(
+        lambda: (dtype(1e6) + dtype(x @ x), 2 * x)
+    )
+    assert report.converged, report.status
+    assert np.abs(x).max() < 1e-2 if dtype == np.float64 else np.abs(x).max() < 1
+
+
+@pytest.mark.parametrize(
+    "scale, lr, said",
+    [
+        (1.0, 1e-4, "no parameter moved by more than tolerance_change"),
+        (1.0, 2.0, "the loss changed by less than tolerance_change"),  # from 1 to -1
+        (0.01, 1.0, "the slope along the direction is below tolerance_change"),
+    ],
+)
+def test_each_of_three_tolerances_ends_lbfgs(scale, lr, said):
+    x = np.ones(1)
+    report = LBFGS(x, lr=lr, tolerance_change=1e-3).step(
+        lambda: (scale * float(x @ x) / 2, scale * x)
+    )
+    assert report.converged and said in report.status
+
+
 @pytest.mark.parametrize("make", [LBFGS, NewtonLanczos])
 def test_the_callback_sees_progress_and_stops(make):
     x, seen = TEN.start.copy(), []
@@ -336,6 +372,11 @@ def test_options_are_restored_and_bad_states_refused():
         (good | {"s": good["s"][:, 1:]}, r"s must have shape \(\d, 10\)"),
         (good | {"direction": good["direction"].astype(np.float32)}, "dtype float64"),
         (good | {"options": good["options"] | {"lr": -1.0}}, "lr must be"),
+        (good | {"options": {"lr": 1.0}}, "options must have the keys lr, max_iter"),
+        (good | {"iterations": -1}, "iterations must be an integer >= 0"),
+        (good | {"gamma": np.nan}, "gamma must be a finite number"),
+        (good | {"rho": np.ones((2, 2))}, "rho must be one-dimensional float64"),
+        (optkern.Adam(x.copy()).state_dict(), "state of 'adam', not 'LBFGS'"),
     ]
     before = b.state_dict()
     for state, message in bad:
@@ -680,6 +721,15 @@ def test_sam_leaves_gradients_that_are_not_finite_to_the_rule():
     with pytest.raises(ValueError, match="NaN or inf"):
         SAM(optkern.SGD(x, on_nonfinite="raise")).step(bad)
     assert np.array_equal(x, np.ones(2))
+
+
+def test_sam_says_when_a_gradient_was_accumulated():
+    x = np.ones(2)
+    sam = SAM(optkern.SGD(x, lr=0.1, accumulate=2))
+    first, second = (sam.step(lambda: (float(x @ x), 2 * x)) for _ in range(2))
+    assert first.iterations == 0 and "accumulated" in first.status
+    assert second.iterations == 1 and second.status == "one step"
+    assert sam.optimizer.skipped_steps == 0
 
 
 def test_sam_leaves_parameters_without_gradient_alone():

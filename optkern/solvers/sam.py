@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import kernels
 from ..curvature._lanczos import dot
-from ..curvature.lanczos import check_callable, check_real
+from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._storage import widened
 from ..optimizers import Optimizer
 from ._problem import Closure, Report, check_closure, check_loaded, largest
@@ -56,6 +56,11 @@ class SAM:
         self._read_options()
 
     @property
+    def params(self) -> list[np.ndarray]:
+        """The parameters, flat, in their order."""
+        return self.optimizer.params
+
+    @property
     def steps(self) -> int:
         """The steps that the optimizer has applied."""
         return self.optimizer.steps
@@ -98,7 +103,13 @@ class SAM:
         length = self._length(flat)
         if 0 < length < math.inf and rho > 0:
             grads = self._gradient_nearby(closure, flat, rho / length)
+        skipped = self.optimizer.skipped_steps
         applied = self.optimizer.step(grads)
+        status = "one step"
+        if not applied:
+            status = "accumulated: the update comes with a later call"
+            if self.optimizer.skipped_steps > skipped:
+                status = "skipped: the gradient is not finite"
         report = Report(
             int(applied),
             self.gradients - before,
@@ -107,7 +118,7 @@ class SAM:
             loss,
             gmax,
             False,
-            "one step" if applied else "skipped: the gradient is not finite",
+            status,
         )
         if callback is not None:
             callback(report)
@@ -173,12 +184,13 @@ class SAM:
         owner = "SAM.load_state_dict"
         check_loaded(owner, "SAM", state_dict, set(self.state_dict()))
         rho = check_real(owner, "rho", state_dict["rho"], 0.0)
-        if not isinstance(state_dict["adaptive"], (bool, np.bool_)):
-            raise ValueError(f"{owner}: adaptive must be True or False")
+        adaptive, gradients = state_dict["adaptive"], state_dict["gradients"]
+        if not isinstance(adaptive, (bool, np.bool_)):
+            raise ValueError(f"{owner}: adaptive must be True or False, got {adaptive!r}")
+        gradients = check_count(owner, "gradients", gradients, 0)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.rho = self.rho if callable(self.rho) else rho
-        self.adaptive = bool(state_dict["adaptive"])
-        self.gradients = int(state_dict["gradients"])
+        self.adaptive, self.gradients = bool(adaptive), gradients
 
     def __repr__(self) -> str:
         return f"SAM({self.optimizer!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"
