@@ -3,7 +3,7 @@
 1. Recording must cost nothing that anyone would notice: a call appends a number. Now and then
    three calls in a row look at a few hundred of the parameters: two successive updates, and whether
    the second takes the first one back. The next look is due when the time since the last has made
-   it a third of a percent, and at the latest when the run is a sixth longer: the second half of
+   it a fifth of a percent, and at the latest when the run is a sixth longer: the second half of
    every run has some then, however fast its steps, and a million records have seventy.
 2. What the record alone can decide (exploding, still falling) is decided by it; everything else
    needs the gradient at the point that was reached: its curvature tells minimum, saddle, plateau
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import curvature
+from ._recorder import Recorder, real
 from .curvature.lanczos import check_callable, check_count, check_real
 from .curvature.operators import Operator, Point, StructuredOperator, norm
 from .kernels import _arrays
@@ -48,7 +49,7 @@ LOOKS = 3  # looks at successive updates before their direction counts
 TRAIL = 512  # looks whose places are kept
 STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, little in a bounce
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
-SHARE = 0.003  # of the time between records, for looking
+SHARE = 0.002  # of the time between records, for looking
 GROWTH = 6  # between looks the run grows by this part of itself at the most
 RUNS, LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many of each
 
@@ -104,13 +105,13 @@ def _sizes(arrays: Sequence[Any]) -> list[int]:
     return [0 if a is None else a.size for a in arrays]
 
 
-class Monitor:
+class Monitor(Recorder):
     """Records a training run and says why it has stalled.
 
     Parameters
     ----------
     every : int or None
-        Look at the updates at every so many records (three in a row); None: as often as a third
+        Look at the updates at every so many records (three in a row); None: as often as a fifth
         of a percent of the time between records allows, and while the run is short a bit oftener.
     seed : int
         Of the choice of elements that are looked at.
@@ -133,7 +134,6 @@ class Monitor:
         self.opt: Optimizer | SAM | None = None
         self.looks: list[Look] = []
         self._losses = array("d")
-        self._append = self._losses.append
         self._val_losses = array("d")
         self._val_at = array("q")
         self._phase = 0
@@ -144,50 +144,13 @@ class Monitor:
         self._start: np.ndarray | None = None  # the parameters looked at, at the first look
         self._trail: deque[tuple[int, np.ndarray]] = deque(maxlen=TRAIL)  # and at the last ones
 
-    def record(
-        self,
-        loss: float,
-        grads: Any = None,
-        opt: Optimizer | SAM | None = None,
-        val_loss: float | None = None,
-    ) -> None:
-        """Note one step, after it was taken.
-
-        Parameters
-        ----------
-        loss : float
-            What is minimised: of the batch, before the step, as the gradients were taken.
-        grads : as given to ``opt.step``, or None
-        opt : Optimizer, SAM or None
-            For learning rate and updates; without one the loss counts, and grads where given.
-        val_loss : float or None
-            Where there is one.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For a loss that is no real number, an opt that is none of optkern's, and grads that its
-            ``step`` would refuse. All but the loss is looked at, and refused, at the first record
-            and then whenever a look is due. What is refused is not recorded.
-        """
-        try:
-            self._append(loss)
-        except TypeError:
-            raise TypeError(
-                f"Monitor.record: loss must be a real number, got {loss!r:.60}"
-            ) from None
-        if len(self._losses) >= self._next or val_loss is not None:
-            self._more(loss, grads, opt, val_loss)
-
-    def _more(
-        self, loss: float, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None
-    ) -> None:
-        """What a record has beyond its loss."""
+    def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
+        """What a record has beyond its loss, which is noted already."""
         validated = len(self._val_at)
         try:
-            _refuse_bool("loss", loss)
             if val_loss is not None:
-                self._note_validation(val_loss)
+                self._val_losses.append(real("val_loss", val_loss))
+                self._val_at.append(len(self._losses) - 1)
             if len(self._losses) >= self._next:
                 with np.errstate(all="ignore"):  # of a run that overflows
                     self._look(grads, opt)
@@ -196,16 +159,6 @@ class Monitor:
             del self._val_losses[validated:], self._val_at[validated:]
             self._phase, self._next = 0, 0
             raise
-
-    def _note_validation(self, val_loss: float) -> None:
-        _refuse_bool("val_loss", val_loss)
-        try:
-            self._val_losses.append(val_loss)
-        except TypeError:
-            raise TypeError(
-                f"Monitor.record: val_loss must be a real number, got {val_loss!r:.60}"
-            ) from None
-        self._val_at.append(len(self._losses) - 1)
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -455,11 +408,6 @@ class Monitor:
             axis.legend(loc="best")
         bottom.set_xlabel("record")
         return np.array([top, middle, bottom])
-
-
-def _refuse_bool(name: str, value: Any) -> None:
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"Monitor.record: {name} must be a real number, got {value!r}")
 
 
 def _inner(owner: str, opt: Any) -> Optimizer:

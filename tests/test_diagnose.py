@@ -580,9 +580,12 @@ def test_bad_records_change_nothing():
         while len(monitor) > count:  # a wrong opt shows at the next look
             monitor._losses.pop()
     assert len(monitor.val_losses) == 0
-    for loss in (True, np.False_):
+    for loss in (True, np.False_, np.complex128(1)):
         with pytest.raises(TypeError, match="loss must be a real number, got"):
-            Monitor().record(loss)
+            monitor.record(loss)
+    for loss in (1, np.float32(1), np.float64(1), np.array(1.0)):
+        monitor.record(loss)
+    assert set(monitor.losses) == {1.0}
     with pytest.raises(ValueError, match=r"must have the parameter's shape \(3,\), got \(2,\)"):
         Monitor().record(1.0, x[:2], optkern.SGD(x))
     with pytest.raises(ValueError, match="grads must have 1 entries, got 2"):
