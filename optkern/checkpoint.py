@@ -37,8 +37,10 @@ from .kernels._structures import Label
 from .kernels.rules import OPTIONS
 from .optimizers import Optimizer, renewed
 from .schedules import Plateau, plateaus
+from .solvers import LBFGS, SAM, NewtonLanczos
 
 Path = str | os.PathLike[str]
+Saved = Optimizer | SAM | LBFGS | NewtonLanczos
 Arrays = dict[str, np.ndarray]
 
 FORMAT = 1
@@ -71,7 +73,7 @@ class Report(NamedTuple):
 # --------------------------------------------------------------------------- public
 
 
-def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> None:
+def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None:
     """Write an optimizer's state, and its parameters, to a file.
 
     Parameters
@@ -80,7 +82,7 @@ def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> 
         Used exactly as given; an existing file is replaced as a whole. A name that ends in
         ``.safetensors`` gets that format (which needs the package safetensors), any other an npz
         that `numpy.load` reads.
-    opt : Optimizer
+    opt : Optimizer, SAM, LBFGS or NewtonLanczos
     params : bool
         Whether the parameters go along.
     extra : object, optional
@@ -99,15 +101,18 @@ def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> 
         For safetensors that is not installed.
     """
     name = _checked("optkern.save", path, opt, params=params)
-    if not params:  # the averages would not go along
-        opt._refuse_swapped("optkern.save")
+    sam, inner = _parts(opt)
+    if not params and isinstance(inner, Optimizer):  # the averages would not go along
+        inner._refuse_swapped("optkern.save")
     content = {
-        "optimizer": opt.state_dict(),
+        "optimizer": inner.state_dict(),
         "plateaus": {key: schedule.state_dict() for key, schedule in _plateaus(opt)},
         "extra": extra,
     }
+    if sam is not None:
+        content["sam"] = sam._own_state()
     if params:
-        content["params"] = dict(zip(opt.state, opt.params))
+        content["params"] = _named(inner)
     arrays: Arrays = {}
     tree = {
         key: _packed("" if key == "optimizer" else key, x, arrays) for key, x in content.items()
@@ -121,7 +126,7 @@ def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> 
         raise OSError(error.errno or errno.EIO, what, name) from error
 
 
-def load(path: Path, opt: Optimizer, params: bool = True, strict: bool = True) -> Report:
+def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Report:
     """Restore what `save` wrote, in place.
 
     Hyperparameters come back too; one that is a callable here stays that callable, as with
@@ -130,14 +135,14 @@ def load(path: Path, opt: Optimizer, params: bool = True, strict: bool = True) -
     Parameters
     ----------
     path : str or path
-    opt : Optimizer
+    opt : Optimizer, SAM, LBFGS or NewtonLanczos
         Of the same rule, with parameters of the same names (or positions), shapes and dtypes.
     params : bool
         Whether the parameters are restored too.
     strict : bool
         Whether anything that does not fit is an error. With False what fits is restored, the
         rest left as it is, and the report names it; gradients that either side has accumulated
-        are restored as a whole or dropped.
+        are restored as a whole or dropped, and so is the state of LBFGS and NewtonLanczos.
 
     Returns
     -------
@@ -156,24 +161,51 @@ def load(path: Path, opt: Optimizer, params: bool = True, strict: bool = True) -
         For safetensors that is not installed.
     """
     name = _checked("optkern.load", path, opt, params=params, strict=strict)
-    opt._refuse_swapped("optkern.load")
+    sam, inner = _parts(opt)
+    if isinstance(inner, Optimizer):
+        inner._refuse_swapped("optkern.load")
     content = _content(name)
     try:
-        fit = _Fit(opt, content, params)
+        _refuse_another(opt, content)
+        around = {} if sam is None else sam._checked_own("SAM", content["sam"])
+        fit = (_Fit if isinstance(inner, Optimizer) else _SolverFit)(opt, content, params)
         if strict:
             fit.refuse_differences()
         fit.load_state(strict)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"optkern.load: {name}: {error}") from error
     fit.write_rest()
+    if sam is not None:
+        vars(sam).update(around)
     return fit.report()
+
+
+def _parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
+    """SAM, if it is one, and what has the state: the optimizer that SAM wraps."""
+    return (opt, opt.optimizer) if isinstance(opt, SAM) else (None, opt)
+
+
+def _named(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
+    """The parameters by name or position."""
+    labels = opt.state if isinstance(opt, Optimizer) else opt._point.structure.labels
+    return dict(zip(labels, opt.params))
+
+
+def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:
+    """Raise ValueError where a file is of a solver, or of SAM, and opt is not, or the reverse."""
+    state = content["optimizer"]
+    came = state.get("solver", "an optimizer")
+    came = "SAM" if "sam" in content else came
+    mine = "an optimizer" if isinstance(opt, Optimizer) else type(opt).__name__
+    if came != mine:
+        raise ValueError(f"holds the state of {came}, not of {mine}")
 
 
 def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         raise TypeError(f"{owner}: path must be a name or a path, got {path!r}")
-    if not isinstance(opt, Optimizer):
+    if not isinstance(opt, (Optimizer, SAM, LBFGS, NewtonLanczos)):
         raise TypeError(f"{owner}: opt must be an optkern optimizer, got {type(opt).__name__}")
     for flag, value in flags.items():
         if not isinstance(value, bool):
@@ -181,10 +213,14 @@ def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     return name
 
 
-def _plateaus(opt: Optimizer) -> Iterator[tuple[str, Plateau]]:
+def _plateaus(opt: Saved) -> Iterator[tuple[str, Plateau]]:
     """Every schedule with a memory, by where it stands."""
-    options = {name: getattr(opt, name) for name in OPTIONS}
-    for where, values in [*enumerate(opt.param_groups), ("options", options)]:
+    sam, inner = _parts(opt)
+    groups = inner.param_groups if isinstance(inner, Optimizer) else ()
+    names = OPTIONS if isinstance(inner, Optimizer) else inner._options
+    options = {name: getattr(inner, name) for name in names}
+    around = {} if sam is None else {"rho": sam.rho}
+    for where, values in [*enumerate(groups), ("options", options), ("sam", around)]:
         for name, value in values.items():
             for k, schedule in enumerate(plateaus(value)):
                 yield f"{where}/{name}/{k}", schedule
@@ -196,13 +232,14 @@ def _plateaus(opt: Optimizer) -> Iterator[tuple[str, Plateau]]:
 class _Fit:
     """The part of a file's content that fits an optimizer, and the names of what does not."""
 
-    def __init__(self, opt: Optimizer, content: dict[str, Any], params: bool) -> None:
-        self.opt, self.theirs, self.extra = opt, content["optimizer"], content["extra"]
+    def __init__(self, opt: Saved, content: dict[str, Any], params: bool) -> None:
+        self.opt: Any = _parts(opt)[1]
+        self.theirs, self.extra = content["optimizer"], content["extra"]
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[str] = []
         self.restored: Mapping[Label, Mapping[str, Any]] = {}  # the file's state in the optimizer's
-        self.arrays = dict(zip(opt.state, opt.params))
+        self.arrays = _named(self.opt)
         own = self.arrays if params else {}
         for key, array in own.items():
             _arrays.check_parameter(type(opt).__name__, _arrays.named("parameter", key), array)
@@ -227,7 +264,9 @@ class _Fit:
 
     def _masters_of_others(self) -> list[Label]:
         """The parameters whose masters in the file would bring other weights with them."""
-        found = []
+        found: list[Label] = []
+        if not isinstance(self.opt, Optimizer):
+            return found
         for key, entry in self.theirs["state"].items():
             array, master = self.arrays.get(key), entry.get("master")
             if self.opt.master_weights and array is not None and master is not None:
@@ -417,6 +456,24 @@ class _Fit:
         }
 
 
+class _SolverFit(_Fit):
+    """The same of a solver, whose state is restored as a whole or not at all."""
+
+    def load_state(self, strict: bool) -> None:
+        try:
+            self.opt.load_state_dict(self.theirs)
+        except (TypeError, ValueError):
+            if strict:
+                raise
+            self.mismatched.append("optimizer")
+
+    def write_rest(self) -> None:
+        for schedule, memory in self.plateaus:
+            schedule.load_state_dict(memory)
+        for key, value in self.params.items():
+            np.copyto(self.arrays[key], value)
+
+
 # --------------------------------------------------------------------------- arrays and JSON
 
 
@@ -495,7 +552,7 @@ def _content(name: str) -> dict[str, Any]:
                 f"{owner}: has format {tree['format']!r}, written by optkern {tree['optkern']}; "
                 f"this is optkern {__version__}, which reads format {FORMAT}"
             )
-        keys = ["optimizer", "plateaus", "extra", *(["params"] if "params" in tree else [])]
+        keys = ["optimizer", "plateaus", "extra", *(k for k in ("params", "sam") if k in tree)]
         return {key: _unpacked(tree[key], arrays) for key in keys}
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{owner}: is no optkern checkpoint ({error!r})") from None

@@ -341,7 +341,7 @@ def halves(make, state_of, steps=3):
     return straight, resumed, solver, second
 
 
-@pytest.mark.parametrize(
+every_solver = pytest.mark.parametrize(
     "make",
     [
         lambda x: LBFGS(x, max_iter=4, history_size=5, line_search_fn="strong_wolfe"),
@@ -352,11 +352,87 @@ def halves(make, state_of, steps=3):
     ],
     ids=["lbfgs", "lbfgs fixed", "newton", "sam", "asam"],
 )
+
+
+@every_solver
 def test_resuming_is_exact(make):
     straight, resumed, a, b = halves(make, lambda solver: solver.state_dict())
     assert_same_bits(resumed, straight)
     assert (a.gradients, a.steps) == (b.gradients, b.steps)
     assert repr(a.state_dict()) == repr(b.state_dict())
+
+
+@every_solver
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_resuming_from_a_file_is_exact(make, kind, tmp_path):
+    if kind == "safetensors":
+        pytest.importorskip("safetensors", reason="extra `safetensors`")
+    path = tmp_path / f"run.{kind}"
+    straight, x, y = TEN.start.copy(), TEN.start.copy(), np.zeros(10)
+    solver, first, second = make(straight), make(x), make(y)
+    for _ in range(6):
+        run(solver, TEN, straight)
+    optkern.save(path, first)  # before the first step, when there is nothing to remember
+    optkern.load(path, second)
+    for _ in range(3):
+        run(second, TEN, y)
+    optkern.save(path, second, extra={"epoch": 3})
+    third = make(x)
+    assert optkern.load(path, third).extra == {"epoch": 3}
+    for _ in range(3):
+        run(third, TEN, x)
+    assert_same_bits(x, straight)
+    assert repr(third.state_dict()) == repr(solver.state_dict())
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    x = TEN.start.copy()
+    made = [LBFGS(x), NewtonLanczos(x), SAM(optkern.Adam(x)), optkern.Adam(x)]
+    names = ["LBFGS", "NewtonLanczos", "SAM", "an optimizer"]
+    for k, (name, opt) in enumerate(zip(names, made)):
+        optkern.save(tmp_path / "x", opt)
+        for j, other in enumerate(made):
+            if j == k:
+                assert optkern.load(tmp_path / "x", other)[:3] == ((), (), ())
+                continue
+            for strict in (True, False):
+                with pytest.raises(ValueError, match=f"x: holds the state of {name}, not of "):
+                    optkern.load(tmp_path / "x", other, strict=strict)
+    optkern.save(tmp_path / "x", LBFGS({"a": x[:4], "b": x[4:]}))
+    with pytest.raises(ValueError, match="it lacks params/0; it also has params/a, params/b"):
+        optkern.load(tmp_path / "x", LBFGS(x))
+    report = optkern.load(tmp_path / "x", LBFGS({"a": x[:4], "b": x[4:7].copy()}), strict=False)
+    assert report.mismatched_keys == ("params/b", "optimizer")
+    solver = LBFGS(x)
+    run(solver, TEN, x)
+    optkern.save(tmp_path / "x", solver, params=False)
+    x[:] = TEN.start
+    optkern.load(tmp_path / "x", solver, params=False)
+    assert np.array_equal(x, TEN.start)
+    with pytest.raises(ValueError, match=r"x: LBFGS\.load_state_dict: s must have shape"):
+        optkern.load(tmp_path / "x", LBFGS(np.ones(3)), params=False)
+    report = optkern.load(tmp_path / "x", LBFGS(np.ones(3)), params=False, strict=False)
+    assert report.mismatched_keys == ("optimizer",)
+
+
+def test_a_plateau_of_a_solver_is_saved_too(tmp_path):
+    from optkern.schedules import Plateau
+
+    def made(x):
+        rate, radius = Plateau(1.0, patience=0), Plateau(0.1, patience=0)
+        return LBFGS(x, lr=rate), SAM(optkern.SGD(x), rho=radius), rate, radius
+
+    x = np.ones(3)
+    lbfgs, sam, *schedules = made(x)
+    for schedule in schedules:
+        for _ in range(4):
+            schedule.observe(1.0)
+    other, around, *others = made(x)
+    for solver, new in ((lbfgs, other), (sam, around)):
+        optkern.save(tmp_path / "x", solver)
+        optkern.load(tmp_path / "x", new)
+    assert [s.state_dict() for s in others] == [s.state_dict() for s in schedules]
+    assert others[0](0) < 1.0
 
 
 def test_options_are_restored_and_bad_states_refused():

@@ -162,16 +162,24 @@ class SAM:
             for p, value in zip(params, kept):
                 p[...] = value
 
+    def _own_state(self) -> dict[str, Any]:
+        rho = self.rho(self.steps) if callable(self.rho) else self.rho
+        return {"rho": rho, "adaptive": self.adaptive, "gradients": self.gradients}
+
+    def _checked_own(self, owner: str, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """The same out of a state dict, as attributes; a callable rho stays."""
+        rho = check_real(owner, "rho", loaded["rho"], 0.0)
+        if not isinstance(loaded["adaptive"], (bool, np.bool_)):
+            raise ValueError(f"{owner}: adaptive must be True or False, got {loaded['adaptive']!r}")
+        return {
+            "rho": self.rho if callable(self.rho) else rho,
+            "adaptive": bool(loaded["adaptive"]),
+            "gradients": check_count(owner, "gradients", loaded["gradients"], 0),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that `load_state_dict` needs, the optimizer's state included."""
-        rho = self.rho(self.steps) if callable(self.rho) else self.rho
-        return {
-            "solver": "SAM",
-            "rho": rho,
-            "adaptive": self.adaptive,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer.state_dict(),
-        }
+        return {"solver": "SAM", **self._own_state(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave; a callable rho stays.
@@ -182,15 +190,10 @@ class SAM:
             Where the dict is of something else; nothing is modified then.
         """
         owner = "SAM.load_state_dict"
-        check_loaded(owner, "SAM", state_dict, set(self.state_dict()))
-        rho = check_real(owner, "rho", state_dict["rho"], 0.0)
-        adaptive, gradients = state_dict["adaptive"], state_dict["gradients"]
-        if not isinstance(adaptive, (bool, np.bool_)):
-            raise ValueError(f"{owner}: adaptive must be True or False, got {adaptive!r}")
-        gradients = check_count(owner, "gradients", gradients, 0)
+        check_loaded(owner, "SAM", state_dict, {"optimizer", *self._own_state()})
+        own = self._checked_own(owner, state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.rho = self.rho if callable(self.rho) else rho
-        self.adaptive, self.gradients = bool(adaptive), gradients
+        vars(self).update(own)
 
     def __repr__(self) -> str:
         return f"SAM({self.optimizer!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"
