@@ -545,6 +545,13 @@ class _Trend:
         """A gain that is too small to be missed."""
         return max(1e-6 * self.span, 1e-4 * abs(self.loss))
 
+    @property
+    def blurred(self) -> bool:
+        """Whether a fall of more than a tenth could hide in what chance does."""
+        return max(self.drop, 0.0) + self.noise > 0.1 * abs(self.loss) and self.noise > 0.5 * abs(
+            self.drop
+        )
+
     def explosion(self) -> int | None:
         """The record where the loss began to leave for ever, or None."""
         finite = np.isfinite(self.losses)
@@ -780,9 +787,21 @@ class _ByCurvature:
                 f"{self.trend.stalled()}, though x is at a {v}; are x and grad those of the run?",
                 v,
             )
+        dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
         if v.kind in ADVICE:
-            return self._said(v.kind, f"{self.trend.stalled()} at a {v}; {ADVICE[v.kind]}", v)
-        return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}", v)
+            text = f"{self.trend.stalled()} at a {v}{dead}; {ADVICE[v.kind]}"
+            return self._said(v.kind, text, v)
+        return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
+
+    def _dead(self, point: Point) -> str:
+        """A word on parameters that the loss does not feel at all."""
+        share = float(np.mean(self._gradient(point, point.vector()) == 0)) if point.n else 0.0
+        if not 0.5 < share < 1:
+            return ""
+        return (
+            f"; {share:.0%} of the gradient's elements are exactly zero (dead units, or parameters "
+            "that the loss does not use)"
+        )
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
         return self.trend.verdict(
@@ -919,6 +938,11 @@ class _ByCurvature:
                 f"{seen.gradient_norm:.3g} of the batches, {v.gradient_norm:.3g} of the whole; "
                 f"losses scatter by {self.trend.scatter:.2g}); lower lr or take larger batches, "
                 "and look again"
+            )
+        if self.trend.blurred:
+            return (
+                f" though {could}: chance hides whether it still falls; record more steps, or take "
+                "larger batches"
             )
         if not seen.straight:
             return (

@@ -254,6 +254,44 @@ def test_updates_lost_in_rounding_are_named():
     assert d.kind == "plateau" and "lost in the rounding of the parameters" in str(d)
 
 
+def test_dead_units_are_pointed_at():
+    """A ReLU layer whose units are all off: only the last bias has a gradient, which it follows."""
+    data, label = np.random.default_rng(0).standard_normal((2, 60, 4))
+
+    def both(p):
+        on = data @ p["w"] + p["b"]
+        rest = np.maximum(on, 0) @ p["v"] + p["c"] - label
+        back = (rest @ p["v"].T) * (on > 0) / 60
+        return float(0.5 * np.mean(np.sum(rest**2, 1))), {
+            "w": data.T @ back,
+            "b": back.sum(0),
+            "v": np.maximum(on, 0).T @ rest / 60,
+            "c": rest.mean(0),
+        }
+
+    p = {"w": np.ones((4, 6)), "b": np.full(6, -100.0), "v": np.ones((6, 4)), "c": np.ones(4)}
+    opt, monitor = optkern.SGD(p, lr=0.5), Monitor()
+    for _ in range(300):
+        loss, grads = both(p)
+        opt.step(grads)
+        monitor.record(loss, grads, opt)
+    d = monitor.diagnose(p, lambda p: both(p)[1], lambda p: both(p)[0])
+    assert "dead units" in str(d), str(d)
+
+
+def test_a_fall_that_chance_may_hide_is_no_plateau():
+    """Few records of a run that falls, with batches that scatter as much."""
+    rng = np.random.default_rng(1)
+    x, monitor = START.copy(), Monitor(every=3)
+    opt = optkern.SGD(x, lr=2e-3)
+    for _ in range(60):
+        g = Quadratic().grad(x)
+        opt.step(g)
+        monitor.record(Quadratic().loss(x) * (1 + rng.standard_normal()), g, opt)
+    d = monitor.diagnose(x, Quadratic().grad)
+    assert d.kind in ("inconclusive", "falling"), str(d)
+
+
 def test_of_groups_the_largest_lr_counts():
     a, b = START.copy(), START.copy()
     opt = optkern.SGD([{"params": a, "lr": 0.0}, {"params": b, "lr": 0.15}])
