@@ -165,6 +165,7 @@ extensions = [
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
     extension("kernels._rows", "optkern/kernels/_rows.pyx", []),
     extension("_capi", "optkern/_capi.pyx", []),
+    extension("_recorder", "optkern/_recorder.pyx", []),
     extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
     extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),
     *(extension(f"kernels._span_{isa}", stamp(isa), ISA_FLAGS.get(isa, [])) for isa in levels),

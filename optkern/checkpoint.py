@@ -10,7 +10,8 @@
 4. A file is written under another name in the same folder, brought to the disk, then renamed: a
    crash at any moment leaves the old file or the new one. (A killed process may leave the other
    name behind: ``.optkern-*.tmp``.)
-5. Loading checks everything before it changes anything.
+5. Loading checks everything before it changes anything. What the optimizer keeps of its
+   parameters (averages, float32 masters) and a file does not have begins with those loaded.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ from urllib.parse import quote
 import numpy as np
 
 from ._versions import __version__
-from .kernels import _arrays
+from .kernels import _arrays, _storage
+from .kernels._structures import Label
 from .kernels.rules import OPTIONS
-from .optimizers import Optimizer
+from .optimizers import Optimizer, renewed
 from .schedules import Plateau, plateaus
+from .solvers import LBFGS, SAM, NewtonLanczos
 
 Path = str | os.PathLike[str]
+Saved = Optimizer | SAM | LBFGS | NewtonLanczos
 Arrays = dict[str, np.ndarray]
 
 FORMAT = 1
@@ -49,7 +53,8 @@ class Report(NamedTuple):
     Attributes
     ----------
     missing_keys : tuple of str
-        Of the optimizer, not in the file: left as it was. ``"params/W1"``, ``"state/W1"``.
+        Of the optimizer, not in the file: left as it was. ``"params/W1"``, ``"state/W1"``. An array
+        alone, such as ``"state/W1/ema"``, begins anew: averages and masters with the parameter.
     unexpected_keys : tuple of str
         In the file, not of the optimizer: left out.
     mismatched_keys : tuple of str
@@ -68,7 +73,7 @@ class Report(NamedTuple):
 # --------------------------------------------------------------------------- public
 
 
-def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> None:
+def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None:
     """Write an optimizer's state, and its parameters, to a file.
 
     Parameters
@@ -77,7 +82,7 @@ def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> 
         Used exactly as given; an existing file is replaced as a whole. A name that ends in
         ``.safetensors`` gets that format (which needs the package safetensors), any other an npz
         that `numpy.load` reads.
-    opt : Optimizer
+    opt : Optimizer, SAM, LBFGS or NewtonLanczos
     params : bool
         Whether the parameters go along.
     extra : object, optional
@@ -88,19 +93,26 @@ def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> 
     ------
     TypeError
         Where something cannot be stored without pickle.
+    RuntimeError
+        With ``params=False`` while the averages are in the parameters' place: they would be lost.
     OSError
         Where the file cannot be written. What was at ``path`` is still there then.
     ImportError
         For safetensors that is not installed.
     """
     name = _checked("optkern.save", path, opt, params=params)
+    sam, inner = _parts(opt)
+    if not params and isinstance(inner, Optimizer):  # the averages would not go along
+        inner._refuse_swapped("optkern.save")
     content = {
-        "optimizer": opt.state_dict(),
+        "optimizer": inner.state_dict(),
         "plateaus": {key: schedule.state_dict() for key, schedule in _plateaus(opt)},
         "extra": extra,
     }
+    if sam is not None:
+        content["sam"] = sam._own_state()
     if params:
-        content["params"] = dict(zip(opt.state, opt.params))
+        content["params"] = _named(inner)
     arrays: Arrays = {}
     tree = {
         key: _packed("" if key == "optimizer" else key, x, arrays) for key, x in content.items()
@@ -114,7 +126,7 @@ def save(path: Path, opt: Optimizer, params: bool = True, extra: Any = None) -> 
         raise OSError(error.errno or errno.EIO, what, name) from error
 
 
-def load(path: Path, opt: Optimizer, params: bool = True, strict: bool = True) -> Report:
+def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Report:
     """Restore what `save` wrote, in place.
 
     Hyperparameters come back too; one that is a callable here stays that callable, as with
@@ -123,13 +135,14 @@ def load(path: Path, opt: Optimizer, params: bool = True, strict: bool = True) -
     Parameters
     ----------
     path : str or path
-    opt : Optimizer
+    opt : Optimizer, SAM, LBFGS or NewtonLanczos
         Of the same rule, with parameters of the same names (or positions), shapes and dtypes.
     params : bool
         Whether the parameters are restored too.
     strict : bool
         Whether anything that does not fit is an error. With False what fits is restored, the
-        rest left as it is, and the report names it.
+        rest left as it is, and the report names it; gradients that either side has accumulated
+        are restored as a whole or dropped, and so is the state of LBFGS and NewtonLanczos.
 
     Returns
     -------
@@ -142,30 +155,57 @@ def load(path: Path, opt: Optimizer, params: bool = True, strict: bool = True) -
     ValueError
         Where it is damaged, cut off, no checkpoint, or does not fit. Nothing has been modified
         then.
+    RuntimeError
+        While the averages are in the parameters' place: the weights would be lost.
     ImportError
         For safetensors that is not installed.
     """
     name = _checked("optkern.load", path, opt, params=params, strict=strict)
+    sam, inner = _parts(opt)
+    if isinstance(inner, Optimizer):
+        inner._refuse_swapped("optkern.load")
     content = _content(name)
     try:
-        fit = _Fit(opt, content, params)
+        _refuse_another(opt, content)
+        around = {} if sam is None else sam._checked_own("SAM", content["sam"])
+        fit = (_Fit if isinstance(inner, Optimizer) else _SolverFit)(opt, content, params)
         if strict:
             fit.refuse_differences()
         fit.load_state(strict)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"optkern.load: {name}: {error}") from error
-    for schedule, memory in fit.plateaus:
-        schedule.load_state_dict(memory)
-    for array, value in fit.params:
-        np.copyto(array, value)
+    fit.write_rest()
+    if sam is not None:
+        vars(sam).update(around)
     return fit.report()
+
+
+def _parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
+    """SAM, if it is one, and what has the state: the optimizer that SAM wraps."""
+    return (opt, opt.optimizer) if isinstance(opt, SAM) else (None, opt)
+
+
+def _named(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
+    """The parameters by name or position."""
+    labels = opt.state if isinstance(opt, Optimizer) else opt._point.structure.labels
+    return dict(zip(labels, opt.params))
+
+
+def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:
+    """Raise ValueError where a file is of a solver, or of SAM, and opt is not, or the reverse."""
+    state = content["optimizer"]
+    came = state.get("solver", "an optimizer")
+    came = "SAM" if "sam" in content else came
+    mine = "an optimizer" if isinstance(opt, Optimizer) else type(opt).__name__
+    if came != mine:
+        raise ValueError(f"holds the state of {came}, not of {mine}")
 
 
 def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         raise TypeError(f"{owner}: path must be a name or a path, got {path!r}")
-    if not isinstance(opt, Optimizer):
+    if not isinstance(opt, (Optimizer, SAM, LBFGS, NewtonLanczos)):
         raise TypeError(f"{owner}: opt must be an optkern optimizer, got {type(opt).__name__}")
     for flag, value in flags.items():
         if not isinstance(value, bool):
@@ -173,10 +213,14 @@ def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     return name
 
 
-def _plateaus(opt: Optimizer) -> Iterator[tuple[str, Plateau]]:
+def _plateaus(opt: Saved) -> Iterator[tuple[str, Plateau]]:
     """Every schedule with a memory, by where it stands."""
-    options = {name: getattr(opt, name) for name in OPTIONS}
-    for where, values in [*enumerate(opt.param_groups), ("options", options)]:
+    sam, inner = _parts(opt)
+    groups = inner.param_groups if isinstance(inner, Optimizer) else ()
+    names = OPTIONS if isinstance(inner, Optimizer) else inner._options
+    options = {name: getattr(inner, name) for name in names}
+    around = {} if sam is None else {"rho": sam.rho}
+    for where, values in [*enumerate(groups), ("options", options), ("sam", around)]:
         for name, value in values.items():
             for k, schedule in enumerate(plateaus(value)):
                 yield f"{where}/{name}/{k}", schedule
@@ -188,33 +232,62 @@ def _plateaus(opt: Optimizer) -> Iterator[tuple[str, Plateau]]:
 class _Fit:
     """The part of a file's content that fits an optimizer, and the names of what does not."""
 
-    def __init__(self, opt: Optimizer, content: Mapping[str, Any], params: bool) -> None:
-        self.opt, self.content = opt, content
+    def __init__(self, opt: Saved, content: dict[str, Any], params: bool) -> None:
+        self.opt: Any = _parts(opt)[1]
+        self.theirs, self.extra = content["optimizer"], content["extra"]
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[str] = []
-        own = dict(zip(opt.state, opt.params)) if params else {}
+        self.restored: Mapping[Label, Mapping[str, Any]] = {}  # the file's state in the optimizer's
+        self.arrays = _named(self.opt)
+        own = self.arrays if params else {}
         for key, array in own.items():
             _arrays.check_parameter(type(opt).__name__, _arrays.named("parameter", key), array)
         saved = content.get("params", {}) if params else {}
-        self.params = [
-            (own[key], value)
+        if self.theirs.get("averages_are_in") and not saved:
+            raise ValueError(
+                "was saved while the averages were in the parameters' place, and says nothing "
+                "without its parameters"
+            )
+        self.params = {
+            key: value
             for key, value in self._both("params/", own, saved)
             if self._alike(f"params/{key}", own[key], value)
-        ]
+        }
+        self.masters = [] if params else self._masters_of_others()
+        self.mismatched += [f"state/{key}/master" for key in self.masters]
         schedules = dict(_plateaus(opt))
         self.plateaus = [
             (schedules[key], Plateau.checked_state(value))
             for key, value in self._both("plateaus/", schedules, content["plateaus"])
         ]
 
+    def _masters_of_others(self) -> list[Label]:
+        """The parameters whose masters in the file would bring other weights with them."""
+        found: list[Label] = []
+        if not isinstance(self.opt, Optimizer):
+            return found
+        for key, entry in self.theirs["state"].items():
+            array, master = self.arrays.get(key), entry.get("master")
+            if self.opt.master_weights and array is not None and master is not None:
+                alike = master.shape == array.shape
+                if alike and not np.array_equal(master, renewed(master, array), equal_nan=True):
+                    found.append(key)
+        return found
+
     def report(self) -> Report:
         """What has been left out so far."""
-        names = (tuple(self.missing), tuple(self.unexpected), tuple(self.mismatched))
-        return Report(*names, self.content["extra"])
+        return Report(
+            tuple(self.missing), tuple(self.unexpected), tuple(self.mismatched), self.extra
+        )
 
     def refuse_differences(self) -> None:
         """Raise ValueError where parameters or schedules are others."""
+        if self.masters:
+            raise ValueError(
+                f"state/{self.masters[0]}/master holds other weights than the parameter; "
+                "restore the parameters before, or with params=True"
+            )
         parts = []
         for what, names in zip(("lacks", "also has", "has in another form"), self.report()):
             if names:
@@ -225,25 +298,12 @@ class _Fit:
 
     def load_state(self, strict: bool) -> None:
         """Load the optimizer's state: as a whole; where it is refused and not strict, in parts."""
-        theirs = self.content["optimizer"]
         if strict:  # what belongs to a state is for the optimizer to say
-            self.opt.load_state_dict(theirs)
-        elif not self._loads(theirs):
-            self._load_in_parts(theirs)
-
-    def _load_in_parts(self, theirs: Mapping[str, Any]) -> None:
-        mine = self.opt.state_dict()
-        before = self.missing[:], self.unexpected[:], self.mismatched[:]
-        if mine["rule"] == theirs["rule"]:
-            merged = self._merged_state(mine, theirs)
-            if self._loads(merged):
-                return
-            # Options of the file may need state that a parameter left as it was does not have.
-            if self._loads({**merged, "param_groups": mine["param_groups"]}):
-                self.mismatched.append("param_groups")
-                return
-        self.missing, self.unexpected, self.mismatched = before
-        self.mismatched.append("optimizer")
+            self.opt.load_state_dict(self.theirs)
+        elif not self._loads(self.theirs):
+            self._load_in_parts()
+            return
+        self.restored = self.theirs["state"]
 
     def _loads(self, state: Mapping[str, Any]) -> bool:
         try:
@@ -251,6 +311,59 @@ class _Fit:
         except (TypeError, ValueError):
             return False
         return True
+
+    def write_rest(self) -> None:
+        """Restore parameters and plateaus; begin with the parameters what the file has not."""
+        for schedule, memory in self.plateaus:
+            schedule.load_state_dict(memory)
+        for key, value in self.params.items():
+            np.copyto(self.arrays[key], value)
+        for key, entry in self.opt.state.items():
+            absent = [name for name in entry if name not in self.restored.get(key, ())]
+            if key in self.params:
+                for name in set(absent) & {"slow", "ema", "master"}:
+                    entry[name][...] = _storage.widened(self.arrays[key])
+            if key in self.restored:
+                self.missing += [f"state/{key}/{x}" for x in absent if x != "accumulator"]
+            if key in self.masters:
+                entry["master"][...] = renewed(entry["master"], self.arrays[key])
+
+    # ----------------------------------------------------------------- in parts
+
+    def _load_in_parts(self) -> None:
+        """Load what fits of a state that is refused as a whole; note the rest."""
+        if self.theirs.get("averages_are_in"):
+            self._swap_out()
+        mine, theirs = self.opt.state_dict(), self.theirs
+        before = self.missing[:], self.unexpected[:], self.mismatched[:]
+        if mine["rule"] == theirs["rule"]:
+            merged, restored = self._merged_state(mine, theirs)
+            for kept in ((), ("param_groups",), ("options",), ("param_groups", "options")):
+                if self._loads_filled({**merged, **{key: mine[key] for key in kept}}):
+                    self.mismatched += [key for key in kept if key not in self.mismatched]
+                    self.restored = restored
+                    return
+        self.missing, self.unexpected, self.mismatched = before
+        self.mismatched.append("optimizer")
+
+    def _swap_out(self) -> None:
+        """Exchange the file's averages and parameters, as the optimizer it is from would."""
+        self.theirs["averages_are_in"] = False
+        for key, entry in self.theirs["state"].items():
+            if key in self.params:
+                self.params[key], entry["ema"] = entry["ema"], self.params[key]
+
+    def _loads_filled(self, state: dict[str, Any]) -> bool:
+        """Load a state whose hyperparameters may need arrays that it does not have: these begin."""
+        opt, entries = self.opt, {}
+        try:
+            for number, group in enumerate(state["param_groups"]):
+                for key in opt._members(number):
+                    entry, array = state["state"][key], self.arrays[key]
+                    entries[key] = opt._completed(entry, array, group, state["options"])
+        except ValueError:  # half precision has no averages
+            return False
+        return self._loads({**state, "state": entries})
 
     def _both(
         self, what: str, mine: Mapping[Any, Any], theirs: Mapping[Any, Any]
@@ -269,15 +382,25 @@ class _Fit:
             self.mismatched.append(what)
         return alike
 
-    def _merged_state(self, mine: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-        """``mine``, with all of ``theirs`` that has its place there."""
-        merged = dict(mine)
+    def _merged_state(
+        self, mine: dict[str, Any], theirs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[Label, dict[str, Any]]]:
+        """``mine``, with all of ``theirs`` that has its place there; and each entry that has."""
+        merged, restored = dict(mine), {}
         for key, value in self._both("", mine, theirs):
             if key == "param_groups":
                 merged[key] = self._merged_groups(mine[key], value)
+            elif key == "state":
+                restored = self._fitting_entries(mine[key], value)
+                merged[key] = {**mine[key], **restored}
+            elif key == "state_dtype":
+                self.mismatched += [key] if value != mine[key] else []
+            elif key == "options":  # as a whole: what a file does not list had its default
+                merged[key] = value
             else:
-                merged[key] = self._merged(key, mine[key], value, whole=key == "state")
-        return merged
+                merged[key] = self._merged(key, mine[key], value)
+        self._merge_accumulators(merged, theirs["state"], restored)
+        return merged, restored
 
     def _merged_groups(self, mine: list[Any], theirs: list[Any]) -> list[Any]:
         if len(mine) != len(theirs):
@@ -289,26 +412,66 @@ class _Fit:
             merged.append({**own, **found, "params": own["params"]})
         return merged
 
-    def _merged(self, what: str, mine: Any, theirs: Any, whole: bool = False) -> Any:
-        """The entries of a dict one by one; ``whole``: each either as it is, or not at all."""
+    def _merged(self, what: str, mine: Any, theirs: Any) -> Any:
+        """The entries of a dict one by one, of whatever else a state may hold."""
         if not (isinstance(mine, dict) and isinstance(theirs, dict)):
             return theirs if self._alike(what, mine, theirs) else mine
-        merged = dict(mine)
-        for key, value in self._both(f"{what}/", mine, theirs):
-            name = f"{what}/{key}"
-            if not whole:
-                merged[key] = self._merged(name, mine[key], value)
-            elif all(_same_form(mine[key].get(slot, x), x) for slot, x in value.items()):
-                merged[key] = value
-            else:
-                self.mismatched.append(name)
-        return merged
+        found = self._both(f"{what}/", mine, theirs)
+        return {**mine, **{k: self._merged(f"{what}/{k}", mine[k], x) for k, x in found}}
+
+    def _fitting_entries(
+        self, mine: Mapping[Label, Any], theirs: Mapping[Label, Any]
+    ) -> dict[Label, dict[str, Any]]:
+        """The parameters' states that fit, each as a whole but for arrays that have no place."""
+        fitting = {}
+        for key, entry in self._both("state/", mine, theirs):
+            forms = self.opt._saved_forms(self.arrays[key])
+            arrays = {name: x for name, x in entry.items() if isinstance(x, np.ndarray)}
+            wrong = [
+                x for x in arrays if x in forms and forms[x] != (arrays[x].shape, arrays[x].dtype)
+            ]
+            if wrong:
+                self.mismatched.append(f"state/{key}")
+                continue
+            extra = [name for name in arrays if name not in forms]
+            self.unexpected += [f"state/{key}/{name}" for name in extra]
+            fitting[key] = {name: x for name, x in entry.items() if name not in extra}
+        return fitting
+
+    def _merge_accumulators(
+        self,
+        merged: dict[str, Any],
+        theirs: Mapping[Label, Any],
+        restored: Mapping[Label, dict[str, Any]],
+    ) -> None:
+        """All that the file has accumulated, or nothing: an update is of whole calls."""
+        held = [key for key, entry in theirs.items() if "accumulator" in entry]
+        taken = list(restored)
+        if not all("accumulator" in restored.get(key, ()) for key in held):
+            taken, merged["accumulated"] = [], 0
+            self.mismatched.append("accumulated")
+        merged["state"] = {
+            key: entry if key in taken else {k: x for k, x in entry.items() if k != "accumulator"}
+            for key, entry in merged["state"].items()
+        }
 
 
-def _same_form(mine: Any, theirs: Any) -> bool:
-    """Whether two entries of a state are arrays of one shape and dtype, or no arrays."""
-    forms = [(x.shape, x.dtype) if isinstance(x, np.ndarray) else None for x in (mine, theirs)]
-    return forms[0] == forms[1]
+class _SolverFit(_Fit):
+    """The same of a solver, whose state is restored as a whole or not at all."""
+
+    def load_state(self, strict: bool) -> None:
+        try:
+            self.opt.load_state_dict(self.theirs)
+        except (TypeError, ValueError):
+            if strict:
+                raise
+            self.mismatched.append("optimizer")
+
+    def write_rest(self) -> None:
+        for schedule, memory in self.plateaus:
+            schedule.load_state_dict(memory)
+        for key, value in self.params.items():
+            np.copyto(self.arrays[key], value)
 
 
 # --------------------------------------------------------------------------- arrays and JSON
@@ -389,7 +552,7 @@ def _content(name: str) -> dict[str, Any]:
                 f"{owner}: has format {tree['format']!r}, written by optkern {tree['optkern']}; "
                 f"this is optkern {__version__}, which reads format {FORMAT}"
             )
-        keys = ["optimizer", "plateaus", "extra", *(["params"] if "params" in tree else [])]
+        keys = ["optimizer", "plateaus", "extra", *(k for k in ("params", "sam") if k in tree)]
         return {key: _unpacked(tree[key], arrays) for key in keys}
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{owner}: is no optkern checkpoint ({error!r})") from None

@@ -1,9 +1,10 @@
 """Why has it stalled? A record of the run, and the verdict on it in one sentence.
 
-1. Recording must cost nothing that anyone would notice: a call appends a number. Now and then, so
-   rarely that it stays below a third of a percent of the time between calls, three calls in a row
-   look at a few hundred of the parameters: two successive updates, and whether the second takes
-   the first one back.
+1. Recording must cost nothing that anyone would notice: a call appends a number. Now and then
+   three calls in a row look at a few hundred of the parameters: two successive updates, and whether
+   the second takes the first one back. The next look is due when the time since the last has made
+   it a fifth of a percent, and at the latest when the run is a sixth longer: the second half of
+   every run has some then, however fast its steps, and a million records have seventy.
 2. What the record alone can decide (exploding, still falling) is decided by it; everything else
    needs the gradient at the point that was reached: its curvature tells minimum, saddle, plateau
    and a learning rate that is too high apart.
@@ -24,11 +25,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import curvature
+from ._recorder import Recorder, real
 from .curvature.lanczos import check_callable, check_count, check_real
 from .curvature.operators import Operator, Point, StructuredOperator, norm
+from .kernels import _arrays
 from .kernels._storage import widened
 from .kernels._structures import Structure
 from .optimizers import Optimizer
+from .solvers import LBFGS, SAM, NewtonLanczos
 
 KINDS = (
     "falling",
@@ -45,7 +49,8 @@ LOOKS = 3  # looks at successive updates before their direction counts
 TRAIL = 512  # looks whose places are kept
 STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, little in a bounce
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
-SHARE = 0.003  # of the time between records, for looking
+SHARE = 0.002  # of the time between records, for looking
+GROWTH = 6  # between looks the run grows by this part of itself at the most
 RUNS, LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many of each
 
 
@@ -65,31 +70,29 @@ class Look(NamedTuple):
 class _Sample:
     """A few elements out of many arrays, the same ones each time."""
 
-    def __init__(self, arrays: Sequence[np.ndarray], seed: int) -> None:
-        sizes = np.array([0 if a is None else a.size for a in arrays])
-        self.n = int(sizes.sum())
-        self.places: list[tuple[int, slice]] = []
-        if self.n <= RUNS * LENGTH:
-            self.places = [(k, slice(None)) for k in range(len(arrays)) if sizes[k]]
-            self.factor = 1.0
+    def __init__(self, arrays: Sequence[Any], seed: int) -> None:
+        self.sizes = _sizes(arrays)
+        n = sum(self.sizes)
+        self.places: list[tuple[int, slice, int]] = []  # array, its elements, how many these are
+        self.factor = 1.0
+        if n <= RUNS * LENGTH:
+            self.places = [(k, slice(None), size) for k, size in enumerate(self.sizes) if size]
             return
         rng = np.random.default_rng([seed, 0x5EED6])
-        count = 0
-        for k in rng.choice(len(arrays), RUNS, p=sizes / self.n):
-            stride = max(1, int(sizes[k]) // LENGTH)
+        for k in rng.choice(len(arrays), RUNS, p=np.array(self.sizes) / n):
+            stride = max(1, self.sizes[k] // LENGTH)
             place = slice(int(rng.integers(stride)), None, stride)
-            self.places.append((int(k), place))
-            count += len(range(*place.indices(int(sizes[k]))))
-        self.factor = math.sqrt(self.n / count)
+            self.places.append((int(k), place, len(range(*place.indices(self.sizes[k])))))
+        self.factor = math.sqrt(n / sum(count for _, _, count in self.places))
 
     def of(self, arrays: Sequence[Any]) -> np.ndarray:
         """The elements, as float64; zeros for an array that is None."""
         pieces: list[np.ndarray] = [
             # A view where that is possible: `flat` takes three times as long.
-            np.zeros(1)
+            np.zeros(count)
             if (a := arrays[k]) is None
             else widened(a.reshape(-1)[place] if a.flags.c_contiguous else a.flat[place])
-            for k, place in self.places
+            for k, place, count in self.places
         ]
         return np.concatenate(pieces, dtype=np.float64) if pieces else np.zeros(0)
 
@@ -98,14 +101,18 @@ class _Sample:
         return self.factor * float(np.linalg.norm(values))
 
 
-class Monitor:
+def _sizes(arrays: Sequence[Any]) -> list[int]:
+    return [0 if a is None else a.size for a in arrays]
+
+
+class Monitor(Recorder):
     """Records a training run and says why it has stalled.
 
     Parameters
     ----------
     every : int or None
-        Look at the updates at every so many records (three in a row); None: as often as a third
-        of a percent of the time between records allows.
+        Look at the updates at every so many records (three in a row); None: as often as a fifth
+        of a percent of the time between records allows, and while the run is short a bit oftener.
     seed : int
         Of the choice of elements that are looked at.
 
@@ -124,77 +131,34 @@ class Monitor:
     def __init__(self, every: int | None = None, seed: int = 0) -> None:
         self.every = None if every is None else check_count("Monitor", "every", every, 1)
         self.seed = check_count("Monitor", "seed", seed, 0)
-        self.opt: Optimizer | None = None
+        self.opt: Optimizer | SAM | None = None
         self.looks: list[Look] = []
         self._losses = array("d")
-        self._append = self._losses.append
         self._val_losses = array("d")
         self._val_at = array("q")
         self._phase = 0
-        self._due = -math.inf
-        # A time, or a number of records.
-        self._clock: Callable[[], float] = (
-            time.perf_counter if every is None else self._losses.__len__
-        )
+        self._next = 0  # how many records there are when a look is due
+        self._last = (0, 0.0)  # how many there were when looks were last planned, and the time
         self._sample: _Sample | None = None
         self._kept: dict[str, Any] = {}
         self._start: np.ndarray | None = None  # the parameters looked at, at the first look
         self._trail: deque[tuple[int, np.ndarray]] = deque(maxlen=TRAIL)  # and at the last ones
 
-    def record(
-        self,
-        loss: float,
-        grads: Any = None,
-        opt: Optimizer | None = None,
-        val_loss: float | None = None,
-    ) -> None:
-        """Note one step, after it was taken.
-
-        Parameters
-        ----------
-        loss : float
-            Before the step, as the gradients were taken; of the batch.
-        grads : as given to ``opt.step``, or None
-        opt : Optimizer or None
-            For learning rate and updates; without one only the loss counts.
-        val_loss : float or None
-            Where there is one.
-
-        Raises
-        ------
-        TypeError
-            For a loss that is no real number, and an opt that is none of optkern's.
-        """
+    def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
+        """What a record has beyond its loss, which is noted already."""
+        validated = len(self._val_at)
         try:
-            self._append(loss)
-        except TypeError:
-            raise TypeError(
-                f"Monitor.record: loss must be a real number, got {loss!r:.60}"
-            ) from None
-        if val_loss is not None or self._clock() >= self._due:
-            self._more(grads, opt, val_loss)
-
-    def _more(self, grads: Any, opt: Optimizer | None, val_loss: float | None) -> None:
-        """What a record has beyond its loss."""
-        try:
-            if self._clock() >= self._due:
+            if val_loss is not None:
+                self._val_losses.append(real("val_loss", val_loss))
+                self._val_at.append(len(self._losses) - 1)
+            if len(self._losses) >= self._next:
                 with np.errstate(all="ignore"):  # of a run that overflows
                     self._look(grads, opt)
-            if val_loss is not None:
-                self._note_validation(val_loss)
         except BaseException:
             self._losses.pop()
-            self._phase, self._due = 0, -math.inf
+            del self._val_losses[validated:], self._val_at[validated:]
+            self._phase, self._next = 0, 0
             raise
-
-    def _note_validation(self, val_loss: float) -> None:
-        try:
-            self._val_losses.append(val_loss)
-        except TypeError:
-            raise TypeError(
-                f"Monitor.record: val_loss must be a real number, got {val_loss!r:.60}"
-            ) from None
-        self._val_at.append(len(self._losses) - 1)
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -215,59 +179,83 @@ class Monitor:
 
     # ----------------------------------------------------------------- looking
 
-    def _look(self, grads: Any, opt: Optimizer | None) -> None:
+    def _look(self, grads: Any, opt: Optimizer | SAM | None) -> None:
         """One of three calls in a row: two updates, their norm and the cosine between them."""
         begin = time.perf_counter()
         if opt is not self.opt:
-            self._adopt(opt)
-        seen = self._kept
+            self._adopt(opt, grads)
         if self._phase == 0:
-            self._kept = seen = {"index": len(self._losses) - 1, "cost": 0.0}
+            self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
         if opt is not None:
-            arrays = opt.params
-            if self._sample is None:
-                self._sample = _Sample(arrays, self.seed)
-            values = self._sample.of(arrays)
-            if "params" in seen:
-                seen.setdefault("updates", []).append(values - seen["params"])
-            seen["params"] = values
-            if self._phase == 1:
-                seen["gradient"] = self._gradient_norm(opt, grads)
+            self._see_step(_inner("Monitor.record", opt), grads)
         elif grads is not None:
-            arrays = Structure("Monitor.record", grads).arrays
-            if self._sample is None:
-                self._sample = _Sample(arrays, self.seed)
-            seen.setdefault("gradients", []).append(self._sample.of(arrays))
+            self._see_gradients(grads)
+        seen = self._kept
         self._phase = (self._phase + 1) % 3
         if self._phase == 0:
             self._note(seen, opt)
-        cost = time.perf_counter() - begin
-        seen["cost"] += cost
-        self._due = -math.inf  # the next record is looked at too
+        seen["cost"] += time.perf_counter() - begin
+        self._next = 0  # the next record is looked at too
         if self._phase == 0:
-            self._due = begin + cost + seen["cost"] / SHARE
-            if self.every is not None:
-                self._due = seen["index"] + 1 + self.every
+            self._next = self._due(begin, seen)
 
-    def _adopt(self, opt: Optimizer | None) -> None:
-        if opt is not None and not isinstance(opt, Optimizer):
-            raise TypeError(
-                f"Monitor.record: opt must be one of optkern's optimizers, got {type(opt).__name__}"
-            )
+    def _due(self, now: float, seen: dict[str, Any]) -> int:
+        """How many records there will be when the next look is due."""
+        count = len(self._losses)
+        if self.every is not None:
+            return int(seen["index"]) + 1 + self.every
+        before, then = self._last
+        self._last = count, now
+        longest = count / GROWTH
+        if before:  # the first looks are not timed: they take longer than any later ones
+            pace = max(now - then, 1e-9) / (count - before)
+            longest = min(longest, seen["cost"] / (SHARE * pace))
+        return count + max(1, int(longest))
+
+    def _adopt(self, opt: Optimizer | SAM | None, grads: Any) -> None:
+        """Begin anew with an optimizer, or with gradients of other shapes."""
+        if opt is not None:
+            rule = _inner("Monitor.record", opt)
+            if grads is not None:
+                _checked(rule, grads)
         self.opt, self._sample, self._phase, self._start = opt, None, 0, None
         self._trail.clear()
 
+    def _see_step(self, opt: Optimizer, grads: Any) -> None:
+        seen, arrays = self._kept, opt.params
+        if self._sample is None:
+            self._sample = _Sample(arrays, self.seed)
+        values = self._sample.of(arrays)
+        if "params" in seen:
+            seen.setdefault("updates", []).append(values - seen["params"])
+        seen["params"] = values
+        if self._phase == 1:
+            seen["gradient"] = self._gradient_norm(opt, grads)
+
+    def _see_gradients(self, grads: Any) -> None:
+        owner = "Monitor.record"
+        structure = Structure(owner, grads, "grads")
+        arrays = [
+            None if g is None else _arrays.as_gradient(owner, _arrays.named("gradient", k), g, g)
+            for k, g in zip(structure.labels, structure.arrays)
+        ]
+        if self._sample is not None and self._sample.sizes != _sizes(arrays):
+            self._adopt(None, None)
+            self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
+        if self._sample is None:
+            self._sample = _Sample(arrays, self.seed)
+        self._kept.setdefault("gradients", []).append(self._sample.of(arrays))
+
     def _gradient_norm(self, opt: Optimizer, grads: Any) -> float:
         """What the step has computed already, or else what the sample has."""
-        known = getattr(opt, "last_grad_norm", None)
+        known = opt.last_grad_norm
         if known is not None:
             return float(known)
-        if grads is None or self._sample is None:
+        if grads is None or self._sample is None or opt.zero_grad:
             return math.nan
-        flat = opt._structure.flatten(grads, "grads")
-        return self._sample.norm(self._sample.of(flat))
+        return self._sample.norm(self._sample.of(_checked(opt, grads)))
 
-    def _note(self, seen: dict[str, Any], opt: Optimizer | None) -> None:
+    def _note(self, seen: dict[str, Any], opt: Optimizer | SAM | None) -> None:
         assert self._sample is not None or ("params" not in seen and "gradients" not in seen)
         lr = update = reversal = math.nan
         gradient = seen.get("gradient", math.nan)
@@ -279,7 +267,7 @@ class Monitor:
             else:
                 update = self._sample.norm(pair[-1])
         if opt is not None:
-            lr = _lr(opt)
+            lr = _lr(_inner("Monitor.record", opt))
             self._start = seen["params"] if self._start is None else self._start
             self._trail.append((seen["index"], seen["params"]))
         self.looks.append(Look(seen["index"], lr, gradient, update, reversal))
@@ -309,7 +297,7 @@ class Monitor:
         loss: Callable[[Any], float] | None = None,
         hvp: Callable[[Any], Any] | None = None,
         *,
-        opt: Optimizer | None = None,
+        opt: Optimizer | SAM | None = None,
         confidence: float = 0.999,
         max_matvecs: int = 300,
         seed: int = 0,
@@ -327,7 +315,7 @@ class Monitor:
             ``x -> float`` over the full data; for what leaving a saddle would gain.
         hvp : callable or None
             ``v -> H v`` at x; None: differences of gradients.
-        opt : Optimizer or None
+        opt : Optimizer, SAM or None
             None: the one that was recorded.
         confidence : float in (0, 1)
             As of `curvature.classify`.
@@ -349,26 +337,32 @@ class Monitor:
         if grad is not None and x is None:
             raise TypeError(f"{owner}: grad needs x, the point to look at")
         opt = self.opt if opt is None else opt
-        if opt is not None and not isinstance(opt, Optimizer):
-            raise TypeError(
-                f"{owner}: opt must be one of optkern's optimizers, got {type(opt).__name__}"
-            )
+        if opt is not None:
+            _inner(owner, opt)
         confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
         max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
         options = {"confidence": confidence, "max_matvecs": max_matvecs, "seed": seed}
-        trend = _Trend(self.losses)
-        known = _by_record(trend, self.looks)
+        with np.errstate(all="ignore"):  # of a run that overflows
+            trend = _Trend(self.losses)
+            seen = self._evidence(trend, opt)
+            known = _by_record(trend, seen, grad is not None)
         if known is not None:
             return known
         if grad is None:
             return trend.verdict(
                 "inconclusive",
-                f"{trend.stalled()}; give x and grad, and the curvature there will tell why",
+                f"{trend.stalled()}{seen.aside}; give x and grad, and the curvature there will "
+                "tell why",
             )
-        run = _ByCurvature(trend, self.looks, opt, x, grad, loss, hvp, options)
-        run.travelled = self._travelled()
-        run.straightness = self._straightness(trend.count - 2 * trend.window)
-        return run.verdict()
+        return _ByCurvature(trend, seen, opt, x, grad, loss, hvp, options).verdict()
+
+    def _evidence(self, trend: _Trend, opt: Optimizer | SAM | None) -> _Evidence:
+        """What the looks in the windows of the trend say; in half the run where those have few."""
+        since = trend.count - 2 * trend.window
+        if sum(look.record >= since for look in self.looks) < LOOKS:
+            since = trend.count // 2
+        lr = math.nan if opt is None else _lr(_inner("diagnose", opt))
+        return _Evidence(self.looks, since, lr, self._travelled(), self._straightness(since))
 
     # ----------------------------------------------------------------- the plot
 
@@ -416,10 +410,40 @@ class Monitor:
         return np.array([top, middle, bottom])
 
 
+def _inner(owner: str, opt: Any) -> Optimizer:
+    """The optimizer whose steps these are: SAM's is the one it wraps."""
+    if isinstance(opt, SAM):
+        return opt.optimizer
+    if isinstance(opt, (LBFGS, NewtonLanczos)):
+        raise TypeError(
+            f"{owner}: opt must be an optimizer of one update a step, and a step of "
+            f"{type(opt).__name__} is many; leave opt out, and its loss is recorded alone"
+        )
+    if not isinstance(opt, Optimizer):
+        raise TypeError(
+            f"{owner}: opt must be one of optkern's optimizers, got {type(opt).__name__}"
+        )
+    return opt
+
+
+def _checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
+    """Gradients, flat; refused are those that the optimizer's step would refuse."""
+    flat = opt._structure.flatten(grads, "grads")
+    return [
+        None
+        if g is None
+        else _arrays.as_gradient(
+            "Monitor.record", _arrays.named("gradient of parameter", label), g, p
+        )
+        for label, g, p in zip(opt._structure.labels, flat, opt.params)
+    ]
+
+
 def _lr(opt: Optimizer) -> float:
-    """The first group's learning rate at the step just taken."""
-    lr = opt.param_groups[0]["lr"]
-    return float(lr(max(opt.steps - 1, 0)) if callable(lr) else lr)
+    """The largest learning rate of a group at the step just taken."""
+    step = max(opt.steps - 1, 0)
+    rates = [group["lr"] for group in opt.param_groups]
+    return max(float(lr(step) if callable(lr) else lr) for lr in rates)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -443,9 +467,9 @@ class Diagnosis:
         One sentence with the figures it rests on.
     records : int
     loss : float
-        The median of the last `window` records.
+        The level of the last `window` records: the mean of the middle three fifths of them.
     drop : float
-        By how much that is below the median of the window before.
+        By how much that is below the level of the window before.
     noise : float
         What of `drop` may be chance: three standard errors.
     window : int
@@ -455,7 +479,7 @@ class Diagnosis:
     reversal : float
         The median cosine between successive updates in both windows; NaN where too few were seen.
     lr : float
-        The learning rate last seen; NaN if none was.
+        The learning rate of the last step, of groups the largest; NaN if none was seen.
     max_stable_lr : float
         What the curvature allows, certified; NaN where it was not asked for or is not known.
     verdict : curvature.Verdict or None
@@ -483,7 +507,12 @@ class _Trend:
     """What the losses alone say.
 
     Two windows of a quarter of the run each, the last and the one before, are compared by their
-    medians; the standard error is that of two medians of as many independent numbers.
+    levels; the standard error is that of as many independent numbers.
+
+    Attributes
+    ----------
+    falls, creeps, rises : bool
+        Beyond chance and worth the name; creeps: far beyond chance, but by little.
     """
 
     def __init__(self, losses: np.ndarray) -> None:
@@ -491,16 +520,20 @@ class _Trend:
         self.count = n = len(losses)
         self.window = w = min(max(n // 4, FEWEST // 2), 500)
         self.loss = self.drop = self.noise = self.scatter = math.nan
+        self.falls = self.creeps = self.rises = False
         if n < FEWEST or not np.isfinite(losses).all():
             return
         before, last = losses[-2 * w : -w], losses[-w:]
-        self.loss = float(np.median(last))
-        self.drop = float(np.median(before)) - self.loss
+        self.loss = _level(last)
+        self.drop = _level(before) - self.loss
         self.scatter = max(_scatter(before), _scatter(last))
         self.noise = 3 * 1.25 * self.scatter * math.sqrt(2 / w)
         self.span = max(float(np.median(losses[: max(3, w // 4)])) - self.loss, 0.0)
-        low = np.quantile(last, 0.2) < np.quantile(before, 0.2)
-        self.falls = bool(low and self.drop > max(self.noise, self.material))
+        lower = np.quantile(before, 0.2) - np.quantile(last, 0.2)
+        self.falls = bool(lower > 0 and self.drop > max(self.noise, self.material))
+        little = max(3 * self.noise, self.least)
+        self.creeps = bool(lower > 0 and self.drop > little) and not self.falls
+        self.rises = bool(lower < 0 and -self.drop > min(max(self.noise, self.material), little))
 
     @property
     def material(self) -> float:
@@ -511,6 +544,13 @@ class _Trend:
     def least(self) -> float:
         """A gain that is too small to be missed."""
         return max(1e-6 * self.span, 1e-4 * abs(self.loss))
+
+    @property
+    def blurred(self) -> bool:
+        """Whether a fall of more than a tenth could hide in what chance does."""
+        return max(self.drop, 0.0) + self.noise > 0.1 * abs(self.loss) and self.noise > 0.5 * abs(
+            self.drop
+        )
 
     def explosion(self) -> int | None:
         """The record where the loss began to leave for ever, or None."""
@@ -523,6 +563,13 @@ class _Trend:
             return None
         rising = bool((np.diff(self.losses[-6:]) > 0).all())
         return self._onset(self.losses, 3 if rising else max(3, min(self.count // 10, 50)))
+
+    def settled(self, began: int | None) -> bool:
+        """Whether a rise lies before both windows, and less than doubled from one to the other."""
+        if began is None or not np.isfinite(self.losses).all():
+            return False
+        over = -self.drop < 0.5 * (self.loss - float(self.losses.min()))
+        return over and began <= self.count - 2 * self.window
 
     @staticmethod
     def _onset(losses: np.ndarray, w: int) -> int | None:
@@ -540,9 +587,17 @@ class _Trend:
         return int(np.flatnonzero(losses <= calm)[-1]) + 1
 
     def stalled(self) -> str:
+        """What the loss has done, in words."""
+        change = f"{'fell' if self.drop >= 0 else 'rose'} by {abs(self.drop):.2g}"
+        by_chance = f"chance alone: {self.noise:.2g}"
+        if self.falls or self.creeps or self.rises:
+            only = "only " if self.creeps else ""
+            return (
+                f"the loss {only}{change} to {self.loss:.4g} in the last {self.window} records "
+                f"({by_chance})"
+            )
         return (
-            f"the loss stays about {self.loss:.4g} (fell by {self.drop:.2g} in {self.window} "
-            f"records, chance alone: {self.noise:.2g})"
+            f"the loss stays about {self.loss:.4g} ({change} in {self.window} records, {by_chance})"
         )
 
     def verdict(self, kind: str, explanation: str, **figures: Any) -> Diagnosis:
@@ -567,36 +622,121 @@ def _bridged(losses: np.ndarray) -> np.ndarray:
     return losses[np.where(at < 0, np.argmax(finite), at)]
 
 
+def _level(values: np.ndarray) -> float:
+    """The mean of the middle three fifths: a spike does not count.
+
+    Of a loss that jumps between two values the median is one of them, by luck of the count.
+    """
+    cut = len(values) // 5
+    return float(np.mean(np.sort(values)[cut : len(values) - cut]))
+
+
 def _scatter(values: np.ndarray) -> float:
-    """The standard deviation about a straight line, from medians: a spike does not count."""
+    """The standard deviation about a straight line, from quartiles: a spike does not count."""
     half = len(values) // 2
-    slope = (np.median(values[-half:]) - np.median(values[:half])) / max(len(values) - half, 1)
-    rest = values - slope * np.arange(len(values))
-    return 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
+    slope = (_level(values[-half:]) - _level(values[:half])) / max(len(values) - half, 1)
+    low, high = np.quantile(values - slope * np.arange(len(values)), (0.25, 0.75))
+    return 0.7413 * float(high - low)
 
 
-def _by_record(trend: _Trend, looks: list[Look]) -> Diagnosis | None:
+class _Evidence:
+    """What the looks have seen since a record.
+
+    Attributes
+    ----------
+    reversal, straightness : float
+        The median cosine between successive updates, and what is left as distance of the way gone;
+        NaN where too few looks were taken.
+    lr, peak : float
+        The learning rate of the last step, and the largest one seen.
+    gradient_norm : float
+        The smallest of the last ones seen.
+    travelled : float
+        The distance from where the run was first looked at.
+    """
+
+    def __init__(
+        self, looks: list[Look], since: int, lr: float, travelled: float, straightness: float
+    ) -> None:
+        self.looks = looks
+        recent = [look for look in looks if look.record >= since]
+        self.reversal = _median_cosine(recent)
+        self.straightness, self.travelled = straightness, travelled
+        rates = [look.lr for look in looks if math.isfinite(look.lr)]
+        self.lr = rates[-1] if rates and math.isnan(lr) else lr
+        self.peak = max([*rates, self.lr])
+        norms = [k.gradient_norm for k in recent if math.isfinite(k.gradient_norm)]
+        self.gradient_norm = min(norms[-LOOKS:], default=math.nan)
+        moves = [k.update_norm for k in recent if math.isfinite(k.update_norm)][-LOOKS:]
+        # Without a gradient it is no wonder that nothing moves.
+        self.stands = bool(moves) and max(moves) == 0 and self.gradient_norm > 0
+
+    @property
+    def straight(self) -> bool:
+        """Whether the updates were seen to keep their direction."""
+        return self.straightness >= STRAIGHT or self.reversal > -REVERSED
+
+    @property
+    def bounces(self) -> bool:
+        return self.reversal < REVERSED
+
+    @property
+    def still(self) -> str:
+        """Why nothing moves any more; empty where something does."""
+        if self.lr == 0:
+            return f"lr is 0{f' (it was {self.peak:.3g})' if self.peak > 0 else ''}"
+        if self.stands:
+            return (
+                f"the updates are lost in the rounding of the parameters (lr = {self.lr:.3g}, "
+                f"gradient norm {self.gradient_norm:.3g})"
+            )
+        return ""
+
+    @property
+    def back(self) -> str:
+        return f"each update takes back the one before (cosine {self.reversal:.2f})"
+
+    @property
+    def aside(self) -> str:
+        return f", and nothing moves: {self.still}" if self.still else ""
+
+
+def _median_cosine(looks: list[Look]) -> float:
+    cosines = [look.reversal for look in looks if math.isfinite(look.reversal)]
+    return float(np.median(cosines)) if len(cosines) >= LOOKS else math.nan
+
+
+def _by_record(trend: _Trend, seen: _Evidence, curvature_follows: bool) -> Diagnosis | None:
     """Exploding, thin evidence, falling: what needs no gradient."""
     began = trend.explosion()
-    if began is not None:
-        norms = [k.gradient_norm for k in looks if k.record >= began and k.gradient_norm > 0]
+    # A loss that has risen to a bounce stays there: for its curvature to tell.
+    settled = trend.settled(began) and seen.bounces and curvature_follows
+    if began is not None and not settled:
+        looks = [look for look in seen.looks if look.record >= began]
+        norms = [look.gradient_norm for look in looks if look.gradient_norm > 0]
         size = f", the gradient norm {norms[0]:.3g} there" if norms else ""
+        if (cosine := _median_cosine(looks)) < REVERSED:
+            size += f", each update takes back the one before (cosine {cosine:.2f})"
         before = f" from {trend.losses[began - 1]:.4g}" if began else ""
         return trend.verdict(
             "exploding",
             f"since record {began} the loss goes{before} to {trend.losses[-1]:.4g}{size}; go back "
             "to before that record with a lower lr, or clip the gradient's norm",
             began=began,
+            lr=seen.lr,
         )
     if trend.count < FEWEST:
         return trend.verdict(
             "inconclusive", f"{trend.count} records are too few to judge by; {FEWEST} are needed"
         )
-    if trend.falls:
+    if trend.falls and not seen.still:
         return trend.verdict(
             "falling",
             f"the loss still falls: by {trend.drop:.3g} to {trend.loss:.4g} in the last "
-            f"{trend.window} records (chance alone: {trend.noise:.2g}); go on",
+            f"{trend.window} records (chance alone: {trend.noise:.2g})"
+            + (f", though {seen.back}: try a lower lr" if seen.bounces else "; go on"),
+            reversal=seen.reversal,
+            lr=seen.lr,
         )
     return None
 
@@ -614,25 +754,18 @@ class _ByCurvature:
     def __init__(
         self,
         trend: _Trend,
-        looks: list[Look],
-        opt: Optimizer | None,
+        seen: _Evidence,
+        opt: Optimizer | SAM | None,
         x: Any,
         grad: Callable[[Any], Any],
         loss: Callable[[Any], float] | None,
         hvp: Callable[[Any], Any] | None,
         options: dict[str, Any],
     ) -> None:
-        self.trend = trend
+        self.trend, self.seen = trend, seen
         self.opt, self.x, self.grad, self.loss, self.hvp = opt, x, grad, loss, hvp
         self.options = options
-        recent = [look for look in looks if look.record >= trend.count - 2 * trend.window]
-        cosines = [look.reversal for look in recent if math.isfinite(look.reversal)]
-        self.reversal = float(np.median(cosines)) if len(cosines) >= LOOKS else math.nan
-        lrs = [k.lr for k in recent if math.isfinite(k.lr)]
-        self.lr = lrs[-1] if lrs else math.nan if opt is None else _lr(opt)
-        norms = [k.gradient_norm for k in recent if math.isfinite(k.gradient_norm)]
-        self.gradient_norm = min(norms[-LOOKS:], default=math.nan)
-        self.travelled, self.straightness, self.gain = 0.0, math.nan, math.nan
+        self.gain = math.nan  # what one gradient step would gain at least
         self.stable = math.nan  # the largest lr that the curvature allows, certified
         self.limit = math.nan  # the one beyond which it diverges
         self.no_limit = ""
@@ -640,24 +773,42 @@ class _ByCurvature:
     def verdict(self) -> Diagnosis:
         point = Point("diagnose", self.x)
         v = curvature.classify(
-            self.x, self.grad, self.hvp, self.loss, **self.options, x_scale=self.travelled
+            self.x, self.grad, self.hvp, self.loss, **self.options, x_scale=self.seen.travelled
         )
-        # What one gradient step would gain at least. A run that bounces or is noisy hovers near
-        # enough to a minimum for its curvature to hold there, and yet above it.
+        # A run that bounces or is noisy hovers near enough to a minimum for its curvature to hold
+        # there, and yet above it.
         steepest = max(v.eigenvalue_max, abs(v.eigenvalue_min))
         self.gain = 0.5 * v.gradient_norm**2 / steepest if steepest > 0 else math.inf
         if v.kind == "not_stationary" or self.gain > self.trend.least:
             return self._going(point, v)
+        if v.kind == "minimum" and self.trend.rises:
+            return self._said(
+                "inconclusive",
+                f"{self.trend.stalled()}, though x is at a {v}; are x and grad those of the run?",
+                v,
+            )
+        dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
         if v.kind in ADVICE:
-            return self._said(v.kind, f"{self.trend.stalled()} at a {v}; {ADVICE[v.kind]}", v)
-        return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}", v)
+            text = f"{self.trend.stalled()} at a {v}{dead}; {ADVICE[v.kind]}"
+            return self._said(v.kind, text, v)
+        return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
+
+    def _dead(self, point: Point) -> str:
+        """A word on parameters that the loss does not feel at all."""
+        share = float(np.mean(self._gradient(point, point.vector()) == 0)) if point.n else 0.0
+        if not 0.5 < share < 1:
+            return ""
+        return (
+            f"; {share:.0%} of the gradient's elements are exactly zero (dead units, or parameters "
+            "that the loss does not use)"
+        )
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
         return self.trend.verdict(
             kind,
             text,
-            reversal=self.reversal,
-            lr=self.lr,
+            reversal=self.seen.reversal,
+            lr=self.seen.lr,
             max_stable_lr=self.stable,
             verdict=verdict,
         )
@@ -671,6 +822,9 @@ class _ByCurvature:
         bottom between them that is too sharp for the step.
         """
         assert self.opt is not None
+        if isinstance(self.opt, SAM):
+            self.no_limit = "SAM's limit is below that of its rule, and not known"
+            return
         if sum(p.size for p in self.opt.params) != point.n:
             self.no_limit = "x has other elements than the optimizer"
             return
@@ -699,7 +853,7 @@ class _ByCurvature:
         size = norm(g)
         if size == 0:
             return x
-        way, low, high = g / size, 0.0, self.lr * size
+        way, low, high = g / size, 0.0, self.seen.lr * size
         while self._slope(point, x, way, high) > 0:
             low, high = high, 2 * high
             if high > 1e3 * (norm(x) + 1):
@@ -723,56 +877,103 @@ class _ByCurvature:
     # ----------------------------------------------------------------- not at rest
 
     def _going(self, point: Point, v: curvature.Verdict) -> Diagnosis:
-        """The loss could fall but does not: a bounce, noise, or a plateau."""
-        nowhere = self.reversal < REVERSED or self.straightness < STRAIGHT
-        if self.opt is not None:
+        """The loss could fall but does not: a bounce, noise, an lr of nothing, or a plateau."""
+        trend, seen, stalled = self.trend, self.seen, self.trend.stalled()
+        nowhere = seen.bounces or seen.straightness < STRAIGHT
+        if self.opt is not None and not seen.still:
             self._ask_for_limit(point, valley=nowhere)
-        stalled = self.trend.stalled()
-        if self.reversal < REVERSED and self.lr >= 0.95 * self.limit:
+        could = f"a step could gain {self.gain:.2g}"
+        if seen.still:
+            return self._said("plateau", f"{stalled} though {could}: {seen.still}", v)
+        if seen.bounces and seen.lr >= 0.95 * self.limit:
             return self._said(
                 "oscillating",
-                f"{stalled} and each update takes back the one before (cosine "
-                f"{self.reversal:.2f}): lr = {self.lr:.3g} is more than the curvature allows; at "
-                f"most {self.stable:.3g} is stable here",
+                f"{stalled} and {seen.back}: lr = {seen.lr:.3g} is more than the curvature allows; "
+                f"at most {self.stable:.3g} is stable here",
                 v,
             )
-        if nowhere:
-            why = self.no_limit or f"lr is {self.lr:.3g}, the curvature allows {self.limit:.3g}"
+        if trend.creeps and not seen.bounces:
+            return self._said("falling", f"{stalled}: it still falls{self._rate() or '; go on'}", v)
+        if trend.rises and seen.straight:
             return self._said(
                 "inconclusive",
-                f"{stalled} and the updates lead nowhere (successive ones have the cosine "
-                f"{self.reversal:.2f}, {self.straightness:.0%} of the way is left as distance): "
-                f"a bounce or noise ({why}); try a tenth of lr, or larger batches",
+                f"{stalled} though the updates keep their direction: is grad the gradient of this "
+                "loss, and its sign right?",
                 v,
             )
-        if self._noisy(v):
+        if seen.lr < 1e-3 * seen.peak and not seen.lr > 0.01 * self.stable:
             return self._said(
-                "inconclusive",
-                f"{stalled}, but the records are noise for the most part (gradient norm "
-                f"{self.gradient_norm:.3g} of the batches, {v.gradient_norm:.3g} of the whole; "
-                f"losses scatter by {self.trend.scatter:.2g}); lower lr or take larger batches, "
-                "and look again",
+                "plateau",
+                f"{stalled} though {could}: lr has come down to {seen.lr:.3g} from "
+                f"{seen.peak:.3g}, and the steps are too short to show",
                 v,
             )
-        if not (self.straightness >= STRAIGHT or self.reversal > -REVERSED):
-            return self._said(
-                "inconclusive",
-                f"{stalled} though a step could gain {self.gain:.2g}, and the updates were not "
-                "seen often enough to tell why: record opt too, more steps, or Monitor(every=10)",
-                v,
-            )
-        rate = ""
-        if self.lr < 0.01 * self.stable:
-            rate = f"; lr = {self.lr:.3g} is far below the {self.stable:.3g} that is stable here"
+        thin = self._thin(v, nowhere, could)
+        if thin:
+            return self._said("inconclusive", f"{stalled}{thin}", v)
         small = f"one step could gain {self.gain:.2g}"
         if v.kind == "not_stationary":
             small = f"the gradient is not small relative to its curvature ({v})"
-        return self._said("plateau", f"{stalled}, but {small}{rate}", v)
+        return self._said("plateau", f"{stalled}, but {small}{self._rate()}", v)
+
+    def _rate(self) -> str:
+        """A word on an lr that is far too low."""
+        if not self.seen.lr < 0.01 * self.stable:
+            return ""
+        if math.isinf(self.stable):
+            return f"; no curvature limits lr here, which is {self.seen.lr:.3g}"
+        return f"; lr = {self.seen.lr:.3g} is far below the {self.stable:.3g} that is stable here"
+
+    def _thin(self, v: curvature.Verdict, nowhere: bool, could: str) -> str:
+        """Why nothing can be said; empty where the run goes straight ahead and is no noise."""
+        seen = self.seen
+        if nowhere:
+            return (
+                f" and the updates lead nowhere ({self._how()}): a bounce or noise "
+                f"({self._allowed()}); try a tenth of lr, or larger batches"
+            )
+        if self._noisy(v):
+            return (
+                ", but the records are noise for the most part (gradient norm "
+                f"{seen.gradient_norm:.3g} of the batches, {v.gradient_norm:.3g} of the whole; "
+                f"losses scatter by {self.trend.scatter:.2g}); lower lr or take larger batches, "
+                "and look again"
+            )
+        if self.trend.blurred:
+            return (
+                f" though {could}: chance hides whether it still falls; record more steps, or take "
+                "larger batches"
+            )
+        if not seen.straight:
+            return (
+                f" though {could}, and the updates were not seen often enough to tell why: record "
+                "opt too, more steps, or Monitor(every=10)"
+            )
+        return ""
+
+    def _how(self) -> str:
+        """What was seen of updates that lead nowhere."""
+        parts = []
+        if math.isfinite(self.seen.reversal):
+            parts.append(f"successive ones have the cosine {self.seen.reversal:.2f}")
+        if math.isfinite(self.seen.straightness):
+            parts.append(f"{self.seen.straightness:.0%} of the way is left as distance")
+        return ", ".join(parts)
+
+    def _allowed(self) -> str:
+        """What is known of the largest lr."""
+        if self.no_limit:
+            return self.no_limit
+        if self.opt is None:
+            return "record opt too, and its lr can be compared with the curvature"
+        if math.isinf(self.limit):
+            return "no curvature limits lr here"
+        return f"lr is {self.seen.lr:.3g}, the curvature allows {self.limit:.3g}"
 
     def _noisy(self, v: curvature.Verdict) -> bool:
         """Whether what was recorded is about the batches rather than about the point."""
-        if math.isfinite(self.gradient_norm):
-            return self.gradient_norm > 1.5 * v.gradient_norm
+        if math.isfinite(self.seen.gradient_norm):
+            return self.seen.gradient_norm > 1.5 * v.gradient_norm
         return self.trend.scatter > 0.01 * max(abs(self.trend.loss), self.trend.span)
 
 
@@ -811,8 +1012,8 @@ class FitComparison:
     ----------
     kind : str
         "bias" (the model is too small), "optimization" (a smaller model fits the training set
-        better), "overfitting", "mismatch" (the test data are of another kind), "good" or
-        "inconclusive".
+        better), "overfitting", "mismatch" (the test data are of another kind), "good" (the target
+        is reached, held-out data included) or "inconclusive".
     explanation : str
         One sentence with the figures.
     remedies : tuple of str
@@ -826,6 +1027,9 @@ class FitComparison:
     def __str__(self) -> str:
         tries = f"; try: {', or '.join(self.remedies)}" if self.remedies else ""
         return f"{self.kind}: {self.explanation}{tries}"
+
+
+FAR = 3  # tolerances below the training loss: no held-out loss belongs there
 
 
 class _Fit(NamedTuple):
@@ -869,9 +1073,11 @@ def compare_fits(
     Notes
     -----
     In this order: a smaller model that fits the training set better means that optimisation fails,
-    for the larger one could do what the smaller does; a training loss above the target means bias,
-    provided that a smaller model has shown it is not that; a low training loss with a high one on
-    held-out samples means overfitting; the same with only the test loss high a mismatch.
+    for the larger one could do what the smaller does. A held-out loss far below the training loss
+    compares with nothing. A training loss above the target means bias, provided that a smaller
+    model has done worse: size helps. A low training loss with a high one on held-out samples means
+    overfitting; the same with only the test loss high a mismatch. Only a target can say that
+    losses without a gap between them are good: at chance level there is none either.
 
     References
     ----------
@@ -890,46 +1096,107 @@ def compare_fits(
     if fit is None:
         raise TypeError(f"{owner}: train must be a loss or a sequence of losses, got None")
 
-    def above(a: _Fit, b: _Fit) -> bool:
-        return a.loss - b.loss > max(tolerance * abs(b.loss), 3 * math.hypot(a.scatter, b.scatter))
+    kind, explanation = _Fits(fit, smaller, held_out, tested, target, tolerance).verdict()
+    return FitComparison(kind, explanation, REMEDIES[kind])
 
-    def said(kind: str, explanation: str) -> FitComparison:
-        return FitComparison(kind, explanation, REMEDIES[kind])
 
-    trained = f"the training loss is {fit.loss:.4g}"
-    if smaller is not None and above(fit, smaller):
-        return said("optimization", f"{trained}, a smaller model reaches {smaller.loss:.4g}")
-    if target is not None and above(fit, _Fit(target, 0.0)):
-        high = f"{trained}, above the target {target:.4g}"
-        if smaller is None:
-            return said(
+class _Fits(NamedTuple):
+    """The losses that are compared."""
+
+    fit: _Fit
+    smaller: _Fit | None
+    held_out: _Fit | None
+    tested: _Fit | None
+    target: float | None
+    tolerance: float
+
+    def above(self, a: _Fit | None, b: _Fit | None, times: float = 1.0) -> bool:
+        """Whether one loss is above another by more than the tolerance (times it) and chance."""
+        if a is None or b is None:
+            return False
+        least = max(times * self.tolerance * abs(b.loss), 3 * math.hypot(a.scatter, b.scatter))
+        return a.loss - b.loss > least
+
+    def above_target(self, a: _Fit) -> bool:
+        return self.target is not None and self.above(a, _Fit(self.target, 0.0))
+
+    @property
+    def trained(self) -> str:
+        return f"the training loss is {self.fit.loss:.4g}"
+
+    @property
+    def given(self) -> dict[str, _Fit]:
+        both = {"validation": self.held_out, "test": self.tested}
+        return {name: fit for name, fit in both.items() if fit is not None}
+
+    def verdict(self) -> tuple[str, str]:
+        """The kind and the sentence."""
+        if self.smaller is not None and self.above(self.fit, self.smaller):
+            return (
+                "optimization",
+                f"{self.trained}, a smaller model reaches {self.smaller.loss:.4g}",
+            )
+        for name, other in self.given.items():
+            if self.above(self.fit, other, FAR):
+                return (
+                    "inconclusive",
+                    f"{self.trained}, and the {name} loss is far below it, {other.loss:.4g}: "
+                    "measure both in the same way (dropout, augmentation and decay switched off), "
+                    "or these data are easier",
+                )
+        if self.above_target(self.fit):
+            return self._too_high()
+        if not self.given:
+            return "inconclusive", f"{self.trained}; give test or validation to compare it with"
+        return self._gap()
+
+    def _too_high(self) -> tuple[str, str]:
+        """The training loss is above the target: does size help?"""
+        high = f"{self.trained}, above the target {self.target:.4g}"
+        if self.smaller is None:
+            return (
                 "inconclusive",
                 f"{high}: train a smaller model too (smaller_model_train) to tell a model that is "
                 "too small from an optimisation that fails",
             )
-        return said("bias", f"{high}, and a smaller model is no better ({smaller.loss:.4g})")
-    if held_out is not None and above(held_out, fit):
-        return said("overfitting", f"{trained}, {held_out.loss:.4g} on held-out samples")
-    if tested is not None and above(tested, fit):
-        if held_out is not None and above(tested, held_out):
-            return said(
-                "mismatch",
-                f"{trained} and {held_out.loss:.4g} on samples held out of the same data, but "
-                f"{tested.loss:.4g} on the test set",
-            )
-        return said(
-            "overfitting",
-            f"{trained}, {tested.loss:.4g} on the test set"
-            + ("" if held_out else " (validation= would tell test data of another kind)"),
+        if self.above(self.smaller, self.fit):
+            return "bias", f"{high}, and a smaller model is worse ({self.smaller.loss:.4g})"
+        return (
+            "inconclusive",
+            f"{high}, and a smaller model reaches as much ({self.smaller.loss:.4g}): it is not "
+            "size that is missing; look at lr, at the data and their labels, and at whether the "
+            "target can be reached at all",
         )
-    if tested is None and held_out is None:
-        return said("inconclusive", f"{trained}; give test or validation to compare it with")
-    other = tested if tested is not None else held_out
-    assert other is not None
-    name = "test" if tested is not None else "validation"
-    return said(
-        "good", f"{trained}, the {name} loss {other.loss:.4g}: no gap beyond {tolerance:.0%}"
-    )
+
+    def _gap(self) -> tuple[str, str]:
+        """The training loss is low, or may be: what do the held-out data say?"""
+        said = ", ".join(f"{fit.loss:.4g} on the {name} set" for name, fit in self.given.items())
+        said = f"{self.trained}, {said}"
+        if self.target is not None and not any(map(self.above_target, self.given.values())):
+            return "good", f"{said}: none above the target {self.target:.4g}"
+        gap = self.above(self.tested, self.fit)
+        if self.above(self.held_out, self.fit):
+            if gap or self.tested is None:
+                return "overfitting", said
+            return (
+                "inconclusive",
+                f"{said}: one of them says overfitting, the other does not; larger sets, drawn "
+                "alike, would tell",
+            )
+        if self.above(self.tested, self.held_out) and gap:
+            return "mismatch", f"{said}: only the test set's is high"
+        if gap and self.held_out is None:
+            return (
+                "overfitting",
+                f"{said} (validation= would tell test data of another kind)",
+            )
+        if gap or self.target is not None:
+            return "inconclusive", f"{said}: the differences are too small to tell"
+        return (
+            "inconclusive",
+            f"{said}: no gap beyond {self.tolerance:.0%}, nor is there one at chance level; "
+            "give target, a training loss that would be good",
+        )
 
 
 def _fit(owner: str, name: str, value: Any) -> _Fit | None:

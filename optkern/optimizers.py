@@ -7,6 +7,7 @@ arithmetic is the kernels'.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,11 @@ class ParamGroup(dict):
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.update({name: value})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("_optimizer", "_number"):
+            raise AttributeError(f"hyperparameters are a group's entries: group[{name!r}] = ...")
+        super().__setattr__(name, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Write several hyperparameters at once: all of them, or none where one is bad."""
@@ -104,15 +110,17 @@ class _Option:
 class Optimizer:
     """What all optimizers share; `optkern.Adam` and the other classes say which rule.
 
-    The options around the rule (`clip_norm` and those that follow it) are attributes too.
+    The options around the rule (`clip_norm` and those that follow it) are attributes too. A name
+    that none of the library's classes has cannot be set on one: it would be misspelt in vain. A
+    class of your own, derived from one of these, may have any attributes.
 
     Attributes
     ----------
-    steps : int
-        The calls applied so far; callable hyperparameters get it.
     skipped_steps : int
         The calls skipped because a gradient was not finite.
     """
+
+    skipped_steps = 0
 
     rule: Rule
     _signature: inspect.Signature
@@ -148,8 +156,7 @@ class Optimizer:
         params = options.pop("params")
         self.num_threads = options.pop("num_threads")
         self.on_nonfinite = options.pop("on_nonfinite")
-        self.steps = 0
-        self.skipped_steps = 0
+        self._taken = [0]  # in a list: `step` counts there without `__setattr__`, .2 us a call
         self._options = self._checked_options(
             self._owner, {name: options.pop(name) for name in OPTIONS}
         )
@@ -168,7 +175,38 @@ class Optimizer:
         self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
         self._initialise_state(own)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = type(self) is CLASSES.get(self.rule.name)
+        if (
+            own
+            and not name.startswith("_")
+            and not any(name in vars(cls) for cls in type(self).__mro__)
+        ):
+            raise AttributeError(self._no_attribute(name))
+        super().__setattr__(name, value)
+
+    def _no_attribute(self, name: str) -> str:
+        """What to say about an attribute that is set and means nothing."""
+        settable = {key: f"opt.{key}" for key in ("num_threads", "on_nonfinite", *OPTIONS)}
+        for key in self.rule.hyperparameters:
+            if key not in _COUNTED:
+                settable[key] = f"opt.param_groups[0][{key!r}]"
+        near = difflib.get_close_matches(name, settable, n=2)
+        end = f"did you mean {' or '.join(settable[key] for key in near)}?"
+        if not near:
+            end = f"there are {', '.join(settable.values())}"
+        return f"{self._owner} has no attribute {name!r} to set; {end}"
+
     # ----------------------------------------------------------------- arguments
+
+    @property
+    def steps(self) -> int:
+        """The calls applied so far; callable hyperparameters get it."""
+        return self._taken[0]
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._taken[0] = _count(f"{self._owner}: steps", value)
 
     @property
     def _owner(self) -> str:
@@ -185,6 +223,9 @@ class Optimizer:
     @property
     def _labels(self) -> list[Label]:
         return self._structure.labels
+
+    def _members(self, number: int) -> list[Label]:
+        return [x for x, k in zip(self._labels, self._structure.groups) if k == number]
 
     def _bind_arguments(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -225,10 +266,7 @@ class Optimizer:
                 if name in OPTIONS:
                     what = f"{name} is an option of the whole optimizer, not of a group"
                 raise TypeError(f"{owner}: {what}")
-        good = {
-            name: value if self._is_schedule(name, value) else checked(owner, name, value)
-            for name, value in values.items()
-        }
+        good = {name: self._checked_value(owner, name, value) for name, value in values.items()}
         now = {name: self._value(owner, name, value, step) for name, value in good.items()}
         self._refuse_conflict(owner, now)
         return good
@@ -247,19 +285,28 @@ class Optimizer:
             )
 
     @staticmethod
-    def _is_schedule(name: str, value: Any) -> bool:
+    def _checked_value(owner: str, name: str, value: Any) -> Any:
+        """A hyperparameter or option, checked; a callable, where one may be, as it is."""
         domain = OPTIONS[name][1] if name in OPTIONS else VOCABULARY[name]
-        return callable(value) and isinstance(domain, (Real, Pair))
+        if callable(value) and isinstance(domain, (Real, Pair)):
+            return value
+        if (
+            isinstance(domain, Pair)
+            and isinstance(value, (list, tuple))
+            and any(map(callable, value))
+        ):
+            raise TypeError(
+                f"{owner}: {name} must be two numbers or one callable step -> (first, second); "
+                f"of two schedules schedules.Pair(first, second) makes one, got {value!r}"
+            )
+        return checked(owner, name, value)
 
     def _checked_options(self, owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options around the rule, checked."""
         for name in options:
             if name not in OPTIONS:
                 raise TypeError(f"{owner}: unknown option {name!r}; there are {', '.join(OPTIONS)}")
-        return {
-            name: value if self._is_schedule(name, value) else checked(owner, name, value)
-            for name, value in options.items()
-        }
+        return {name: self._checked_value(owner, name, value) for name, value in options.items()}
 
     def _value(self, owner: str, name: str, value: Any, step: int | None = None) -> Any:
         """A hyperparameter's value at ``step``, or now."""
@@ -349,20 +396,46 @@ class Optimizer:
 
     def _new_state(self, slot: str, array: np.ndarray) -> Any:
         """What a state array of a parameter starts as: averages of the parameter begin with it."""
-        if slot in OPTION_SLOTS and _storage.kind_of(array.dtype):
+        if slot == "ema" and _storage.kind_of(array.dtype):
             raise ValueError(
-                f"{self._owner}: {OPTION_SLOTS[slot]} needs float32 or float64 parameters, "
-                f"got {array.dtype}"
+                f"{self._owner}: ema_decay needs float32 or float64 parameters (an average would "
+                f"lose digits in their place), got {array.dtype}"
             )
-        if slot in ("slow", "ema"):
-            return _copy_beside(array, array)
-        if slot == "accumulator":
-            return _arrays.zeros_beside(array, array.dtype)
-        if slot == "master":
-            return _storage.widened(np.asarray(array))
-        if self._state_dtype:
+        if slot in ("slow", "ema", "master"):
+            return _copy_beside(_storage.widened(np.asarray(array)), array)
+        if self._state_dtype and slot != "accumulator":
             return _storage.Compact.zeros(self._state_dtype, array.shape, slot not in NONNEGATIVE)
         return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
+
+    def _saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each array that the saved state of a parameter may hold."""
+        wide = (array.shape, _storage.arithmetic_dtype(array.dtype))
+        forms = dict.fromkeys(OPTION_SLOTS, wide)
+        if _storage.kind_of(array.dtype):
+            del forms["ema"]
+            forms |= {"master": wide} if self._master_weights else {}
+        for slot in self.rule.state:
+            forms[slot] = wide
+            if self._state_dtype:
+                new = self._new_state(slot, array)
+                forms |= {slot + part: (a.shape, a.dtype) for part, a in zip(_PARTS, new.arrays)}
+        return forms
+
+    def _completed(
+        self,
+        entry: Mapping[str, Any],
+        array: np.ndarray,
+        group: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """A parameter's saved state, with the start of what it lacks under these options."""
+        needed = [slot for slot in self._slots if self._has_slot(slot, array, group)]
+        needed += [slot for slot in ("slow", "ema") if options.get(OPTION_SLOTS[slot]) is not None]
+        entry = dict(entry)
+        for slot in needed:
+            if slot not in entry:
+                entry |= _as_saved(slot, self._new_state(slot, array))
+        return entry
 
     def _refuse_parameter(self, label: Label, array: Any) -> None:
         what = _arrays.named("parameter", label)
@@ -401,7 +474,7 @@ class Optimizer:
         state = {
             slot: [
                 self._new_state(slot, array)
-                if a is None and self._has_slot(slot, array, groups[group])
+                if a is None and (slot in slots or self._has_slot(slot, array, groups[group]))
                 else a
                 for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
             ]
@@ -518,7 +591,7 @@ class Optimizer:
         if self._schedules:
             self._run_schedules()
         if self._plan.step(gradients, self._num_threads, self._check_finite):
-            self.steps += 1
+            self._taken[0] += 1
             return True
         return self._not_applied(gradients)
 
@@ -567,7 +640,7 @@ class Optimizer:
         if self._schedules:
             self._run_schedules()
         if step_rows(self._plan, indices, gradients, self._num_threads, self._check_finite):
-            self.steps += 1
+            self._taken[0] += 1
             return True
         return self._not_applied(gradients)
 
@@ -589,7 +662,8 @@ class Optimizer:
         """The norm of all gradients together, unscaled and before clipping, at the last step.
 
         None where nothing has asked for it: `clip_norm` does (``inf`` without clipping),
-        `clip_norm_per_tensor` and LARS.
+        `clip_norm_per_tensor` and LARS. Squares are summed in float64: elements below 1e-154 lose
+        precision in it, and count as 0 below 1e-162.
         """
         return self._plan.grad_norm if self._plan.norm_taken else None
 
@@ -599,6 +673,10 @@ class Optimizer:
     def averages_are_in(self) -> bool:
         """Whether the averages are in the parameters' place (`swap_in`)."""
         return self._plan.refusal is not None
+
+    def _refuse_swapped(self, owner: str) -> None:
+        if self.averages_are_in:
+            raise RuntimeError(f"{owner}: {_SWAPPED}")
 
     def swap_in(self) -> None:
         """Exchange parameters and their averages in place; no step can be taken until `swap_out`.
@@ -610,8 +688,7 @@ class Optimizer:
         """
         if not self._needs("ema"):
             raise RuntimeError(f"{self._owner}.swap_in: there are no averages; set ema_decay")
-        if self.averages_are_in:
-            raise RuntimeError(f"{self._owner}.swap_in: {_SWAPPED}")
+        self._refuse_swapped(f"{self._owner}.swap_in")
         self._exchange_averages()
         self._plan.refusal = _SWAPPED
 
@@ -674,8 +751,7 @@ class Optimizer:
         groups = []
         for number, group in enumerate(self.param_groups):
             values = {k: self._value(self._owner, k, v) for k, v in group.items()}
-            members = [x for x, k in zip(self._labels, self._structure.groups) if k == number]
-            groups.append({**values, "params": members})
+            groups.append({**values, "params": self._members(number)})
         options = {k: self._value(self._owner, k, v) for k, v in self._options.items()}
         return {
             "rule": self.rule.name,
@@ -692,26 +768,29 @@ class Optimizer:
     def _saved_state_of(self, i: int) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         for name, value in self._state_of(i).items():
-            if name == "accumulator" and not self._plan.held[i]:
-                continue
-            if isinstance(value, _storage.Compact):
-                entry |= {name + part: a.copy() for part, a in zip(_PARTS, value.arrays)}
-            else:
-                entry[name] = value.copy() if isinstance(value, np.ndarray) else value
+            if name != "accumulator" or self._plan.held[i]:
+                entry |= _as_saved(name, value)
         started = int(self._plan.started[i])
         return {**entry, "started": started} if started else entry
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, hyperparameters included, from copies.
 
-        A hyperparameter or option that is a callable here stays that callable.
+        Parameters of a dict are found by their names, in whatever order; others by position. A
+        hyperparameter or option that is a callable here stays that callable. The parameters
+        themselves are not part of it: put them back before the next step, or let `optkern.save`
+        and `optkern.load` do both.
 
         Raises
         ------
         TypeError, ValueError
-            Where the dict is of another rule, other parameters or other shapes. Nothing has been
-            modified then.
+            Where the dict is of another rule, other parameters or other shapes.
+        RuntimeError
+            While the averages are in the parameters' place: the weights would be lost.
+
+        Nothing has been modified then.
         """
+        self._refuse_swapped(f"{self._owner}.load_state_dict")
         loaded = _Loaded(self, state_dict)
         counts = (loaded.counts, loaded.mu_products, loaded.started, loaded.held)
         before = self.steps, self._seed, self._options
@@ -741,8 +820,7 @@ class Optimizer:
         RuntimeError
             While the averages are in the parameters' place.
         """
-        if self.averages_are_in:
-            raise RuntimeError(f"{self._owner}.rebind: {_SWAPPED}")
+        self._refuse_swapped(f"{self._owner}.rebind")
         if self._structure.grouped and isinstance(params, (list, tuple)):
             params = [e.get("params") if isinstance(e, Mapping) else e for e in params]
         arrays = self._structure.arrays_of(params)
@@ -757,7 +835,7 @@ class Optimizer:
         state = dict(self._plan.state)
         if self._master_weights:
             state["master"] = [
-                None if master is None else _renewed(master, np.asarray(new))
+                None if master is None else renewed(master, np.asarray(new))
                 for master, new in zip(state["master"], arrays)
             ]
         self._rebuild(state, self._groups, list(arrays))
@@ -765,6 +843,7 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
         kept["_groups"] = [dict(group) for group in self._groups]
+        kept["_taken"] = self._taken[:]
         plan = self._plan
         kept["_bound"] = (plan.state, _counts(plan), plan.refusal)
         return kept
@@ -801,6 +880,13 @@ class Optimizer:
 
 
 _SWAPPED = "the averages are in the parameters' place; call swap_out first"
+
+
+def _as_saved(name: str, value: Any) -> dict[str, Any]:
+    """An entry of a parameter's state as a state dict has it: copies of its arrays, by name."""
+    if isinstance(value, _storage.Compact):
+        return {name + part: a.copy() for part, a in zip(_PARTS, value.arrays)}
+    return {name: value.copy() if isinstance(value, np.ndarray) else value}
 
 
 def _counts(plan: Plan) -> tuple[Any, ...]:
@@ -857,12 +943,7 @@ class _Loaded:
         return {**saved, **{k: v for k, v in own.items() if callable(v)}}, saved
 
     def _count(self, name: str, value: Any) -> int:
-        integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not (integer and 0 <= value < 2**53):
-            raise ValueError(
-                f"{self.owner}: {name} must be an integer >= 0 and < 2**53, got {value!r}"
-            )
-        return int(value)
+        return _count(f"{self.owner}: {name}", value)
 
     def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
         own = self.optimizer.param_groups
@@ -875,8 +956,8 @@ class _Loaded:
             if not isinstance(theirs, Mapping):
                 raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
             values = {k: v for k, v in theirs.items() if k != "params"}
-            members = self._members(number)
-            if list(theirs.get("params", members)) != members:
+            members = self.optimizer._members(number)
+            if sorted(map(repr, theirs.get("params", members))) != sorted(map(repr, members)):
                 raise ValueError(
                     f"{owner} is of other params: {theirs['params']!r}, not {members!r}"
                 )
@@ -887,10 +968,6 @@ class _Loaded:
             self.saved.append(self.optimizer._checked(owner, {**mine, **values}, self.steps))
             result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
         return result
-
-    def _members(self, number: int) -> list[Label]:
-        structure = self.optimizer._structure
-        return [x for x, k in zip(structure.labels, structure.groups) if k == number]
 
     def _check_state(self, state: Any, options: Mapping[str, Any]) -> None:
         structure, rule = self.optimizer._structure, self.optimizer.rule
@@ -906,10 +983,7 @@ class _Loaded:
         self.mu_products: list[float] = []
         self.started: list[int] = []
         self.held: list[bool] = []
-        known = {"step", "started", *slots}
-        if self.optimizer.state_dtype == "int8":
-            known |= {slot + _PARTS[1] for slot in rule.state}
-        required = {"step"}
+        known, required = {"step", "started"}, {"step"}
         for slot in ("slow", "ema"):
             required |= {slot} if options.get(OPTION_SLOTS[slot]) is not None else set()
         if "mu_product" in rule.hyperparameters:
@@ -925,8 +999,17 @@ class _Loaded:
                 for slot in self.optimizer._slots
                 if self.optimizer._has_slot(slot, array, hyper)
             }
-            if not isinstance(entry, Mapping) or not set(entry) <= known:
-                raise ValueError(f"{self.owner}: {what} has no state of rule {rule.name!r}")
+            if not isinstance(entry, Mapping):
+                raise ValueError(
+                    f"{self.owner}: the state of {what} must be a dict, got {type(entry).__name__}"
+                )
+            places = known | set(self.optimizer._saved_forms(array))
+            unknown = sorted(name for name in map(str, entry) if name not in places)
+            if unknown:
+                raise ValueError(
+                    f"{self.owner}: the state of {what} also has {unknown[0]!r}, for which "
+                    f"{rule.name!r} with these options has no place"
+                )
             missing = sorted(name for name in needed if entry.get(name) is None)
             if missing:
                 raise ValueError(f"{self.owner}: the state of {what} has no {missing[0]!r}")
@@ -987,6 +1070,13 @@ def _copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def _count(what: str, value: Any) -> int:
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not (integer and 0 <= value < 2**53):
+        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {value!r}")
+    return int(value)
+
+
 def _checked_seed(owner: str, seed: Any) -> int:
     integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
     if not (integer and 0 <= seed < 2**64):
@@ -996,7 +1086,7 @@ def _checked_seed(owner: str, seed: Any) -> int:
     return int(seed)
 
 
-def _renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
+def renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
     """The master of ``array``, element by element from ``master`` where that rounds to it."""
     rounded = np.empty_like(array)
     _storage.write_rounded(rounded, master)
@@ -1062,7 +1152,8 @@ def _class_document(cls: type[Optimizer]) -> str:
         "on_nonfinite : 'propagate', 'skip' or 'raise'",
         "    What a step does about NaN or inf in a gradient.",
         "state_dtype : None, 'bfloat16' or 'int8'",
-        "    What the state arrays are stored as, rounded stochastically; None: as computed.",
+        "    What the state arrays are stored as, rounded stochastically; None: as computed. For",
+        "    float32, float16 and bfloat16 parameters; not with LAMB or centered=True.",
         "master_weights : True or False",
         "    Keep float32 masters of float16 and bfloat16 parameters; they are written as rounded.",
         "seed : int in [0, 2**64)",
@@ -1076,6 +1167,8 @@ def _class_document(cls: type[Optimizer]) -> str:
             f"    {domain.meaning}; default {default!r}.",
         ]
     lines += [
+        "",
+        "ema_decay needs float32 or float64 parameters.",
         "",
         "Raises",
         "------",
@@ -1241,7 +1334,8 @@ class LAMB(Optimizer):
 
     ``d = m_hat / (sqrt(v_hat) + eps) + weight_decay * p; p -= lr * ||p|| / ||d|| * d`` (the ratio
     is 1 where a norm is 0). Biases and normalisation layers are usually put in a group with
-    ``adapt=False``.
+    ``adapt=False``. There is no ``state_dtype``: the direction is computed twice, and would be
+    another one from the rounded state.
 
     You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020,
     algorithm 2.

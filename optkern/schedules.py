@@ -19,6 +19,7 @@ ConstantLR                  ``join([lr * factor, lr], [total_iters])``
 LinearLR                    ``Linear(lr * start_factor, lr * end_factor, total_iters)``
 StepLR, MultiStepLR         ``Step(lr, step_size)``, ``MultiStep(lr, milestones)``
 ExponentialLR               ``Exponential(lr, gamma)``
+MultiplicativeLR            ``Exponential(lr, factor)``; where the factor changes, its product
 PolynomialLR                ``Polynomial(lr, total_iters)``
 CosineAnnealingLR           ``Cosine(lr, T_max)``; going on after T_max: ``periodic=True``
 CosineAnnealingWarmRestarts ``CosineWarmRestarts(lr, T_0)``
@@ -202,12 +203,12 @@ def _half_cosine(share: float) -> float:
     return (1 - math.cos(math.pi * share)) / 2
 
 
-def _power(base: float, exponent: float) -> float:
-    """``base**exponent``; infinity in the place of an OverflowError: the optimizer refuses it."""
-    try:
-        return float(base**exponent)
-    except OverflowError:
-        return math.inf
+def _times_power(value: float, base: float, exponent: float) -> float:
+    """``value * base**exponent``; an OverflowError where that is beyond the largest number."""
+    product = value * float(base**exponent)
+    if math.isinf(product):
+        raise OverflowError
+    return product
 
 
 def _at(operand: Operand, step: int) -> float:
@@ -290,7 +291,7 @@ class Schedule(_Function):
     """What every schedule of numbers can do: be called, drawn, and calculated with.
 
     ``schedule(step)`` is the value after ``step`` completed steps, 0 at the first. Schedules,
-    numbers and functions of the step combine with ``+ - * /``.
+    numbers and functions of the step combine with ``+ - * /``; ``-schedule`` is its negative.
     """
 
     __array_ufunc__ = None  # so that a NumPy number on the left leaves the arithmetic to us
@@ -298,7 +299,10 @@ class Schedule(_Function):
     def __call__(self, step: int) -> float:
         if type(step) is not int or not 0 <= step <= _LAST_STEP:  # most are: no call for them
             step = _checked_step(type(self).__name__, step)
-        return self._at(step)
+        try:
+            return self._at(step)
+        except OverflowError:
+            raise ValueError(f"{self!r} is beyond the largest number at step {step}") from None
 
     def _at(self, step: int) -> float:
         raise NotImplementedError("Schedule has no values; use a kind, such as schedules.Cosine")
@@ -306,6 +310,9 @@ class Schedule(_Function):
     def clamp(self, low: float | None = None, high: float | None = None) -> Clamp:
         """This schedule, kept within [low, high]."""
         return Clamp(self, low, high)
+
+    def __neg__(self) -> Combined:
+        return Combined(-1.0, "*", self)
 
     def __add__(self, other: Operand) -> Combined:
         return _combined(self, "+", other)
@@ -354,7 +361,7 @@ class Step(Schedule):
     gamma: float = 0.1
 
     def _at(self, step: int) -> float:
-        return self.lr * _power(self.gamma, step // self.step_size)
+        return _times_power(self.lr, self.gamma, step // self.step_size)
 
     def _length(self) -> int:
         return 4 * self.step_size
@@ -370,7 +377,7 @@ class MultiStep(Schedule):
 
     def _at(self, step: int) -> float:
         passed = bisect_right(self.milestones, step)
-        return self.lr * _power(self.gamma, passed)
+        return _times_power(self.lr, self.gamma, passed)
 
     def _length(self) -> int:
         return 5 * max(self.milestones, default=800) // 4
@@ -388,7 +395,7 @@ class Exponential(Schedule):
     gamma: float
 
     def _at(self, step: int) -> float:
-        return self.lr * _power(self.gamma, step)
+        return _times_power(self.lr, self.gamma, step)
 
 
 @dataclass(frozen=True, repr=False)
@@ -510,7 +517,7 @@ class CosineWarmRestarts(Schedule):
 
     def _at(self, step: int) -> float:
         cycle, into, length = self._cycle(step)
-        top = _mix(self.eta_min, self.lr, _power(self.gamma, cycle))
+        top = _mix(self.eta_min, self.lr, self.gamma**cycle)
         return _mix(top, self.eta_min, _half_cosine(into / length))
 
     def _cycle(self, step: int) -> tuple[int, int, int]:
@@ -609,9 +616,9 @@ class Cyclic(Schedule):
         up = into <= self.step_size_up
         share = into / self.step_size_up if up else 1 - (into - self.step_size_up) / down
         if self.mode == "triangular2":
-            share *= _power(0.5, cycle)
+            share *= 0.5**cycle
         elif self.mode == "exp_range":
-            share *= _power(self.gamma, step)
+            share = _times_power(share, self.gamma, step)
         return self.base_lr + (self.max_lr - self.base_lr) * share if share != 1 else self.max_lr
 
     def _length(self) -> int:
@@ -839,7 +846,7 @@ class Plateau(Schedule):
         a difference (``'abs'``).
     cooldown : int
         Observations after a reduction that do not count.
-    min_lr : float
+    min_lr : float, at most lr
         Never below.
     eps : float
         A reduction by no more than this is left out.
@@ -896,6 +903,8 @@ class Plateau(Schedule):
             name: _checked("Plateau", name, value, domain)
             for (name, domain), value in zip(self._own.items(), given)
         }
+        if self._settings["min_lr"] > self._settings["lr"]:
+            raise ValueError(f"Plateau: min_lr must not exceed lr={lr!r}, got {min_lr!r}")
         self.value: float = self._settings["lr"]
         self.best = math.inf if mode == "min" else -math.inf
         self.num_bad_epochs = 0
@@ -923,9 +932,7 @@ class Plateau(Schedule):
             Where the loss is not a number.
         """
         settings = self._settings
-        if isinstance(loss, (str, bytes, complex)) or not hasattr(loss, "__float__"):
-            raise TypeError(f"Plateau.observe: loss must be a number, got {loss!r}")
-        current = float(loss)
+        current = _loss(loss)
         if self._is_better(current):
             self.best, self.num_bad_epochs = current, 0
         else:
@@ -941,6 +948,14 @@ class Plateau(Schedule):
             return False
         self.value = reduced
         return True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if type(self) is Plateau and name not in ("_settings", *self._memory):
+            raise AttributeError(
+                f"Plateau: {name!r} cannot be set; its settings are arguments, and "
+                f"{', '.join(self._memory)} what it has in mind"
+            )
+        super().__setattr__(name, value)
 
     def _is_better(self, loss: float) -> bool:
         threshold, relative = self._settings["threshold"], self._settings["threshold_mode"] == "rel"
@@ -983,6 +998,15 @@ class Plateau(Schedule):
         lr, *others = self._settings.items()
         shown = [f"{name}={value!r}" for name, value in others if value != self._defaults[name]]
         return f"Plateau({', '.join([repr(lr[1]), *shown])})"
+
+
+def _loss(value: Any) -> float:
+    """A loss that was observed; NaN and infinities are some."""
+    wrong = isinstance(value, (str, bytes, complex)) or not hasattr(value, "__float__")
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")
+    if wrong or kind == "c" or getattr(value, "ndim", 0) > 0:
+        raise TypeError(f"Plateau.observe: loss must be a number, got {value!r}")
+    return float(value)
 
 
 def plateaus(value: Any) -> Iterator[Plateau]:

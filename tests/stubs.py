@@ -57,6 +57,18 @@ class Optimizer:
     skipped_steps: int
     _plan: Any
     _structure: Any
+    def _members(self, number: int) -> list[int | str]: ...
+    def _refuse_swapped(self, owner: str) -> None: ...
+    def _saved_forms(
+        self, array: NDArray[Any]
+    ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]: ...
+    def _completed(
+        self,
+        entry: Mapping[str, Any],
+        array: NDArray[Any],
+        group: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]: ...
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]: ...
     @property
@@ -91,6 +103,8 @@ class Optimizer:
     def swap_out(self) -> None: ...
     def averaged(self) -> AbstractContextManager[None]: ...
 {options}
+def renewed(master: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]: ...
+
 CLASSES: dict[str, type[Optimizer]]
 """
 

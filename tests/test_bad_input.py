@@ -307,6 +307,8 @@ def bad_values(domain):
             values += [(domain.high + (0 if domain.open_high else 1e-9), ValueError)]
         values += [("0.1", TypeError), (None, TypeError), (1j, TypeError), ({}, TypeError)]
         values += [(np.array([0.1, 0.2]), (TypeError, ValueError)), (True, (TypeError, ValueError))]
+        odd = (np.complex64(0.1), np.array(0.1 + 0j), np.bool_(True), np.timedelta64(1))
+        values += [(x, (TypeError, ValueError)) for x in odd]
         return values
     if isinstance(domain, Pair):
         inside = [x for x, _ in bad_values(domain.each)]

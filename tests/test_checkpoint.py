@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import json
 import math
 import os
@@ -587,9 +588,8 @@ def test_a_read_only_parameter_changes_nothing(tmp_path):
     refused(tmp_path / "x", opt, "parameter 'b' is read-only")
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_what_fits_is_restored_and_the_rest_named(tmp_path, amsgrad):
-    saved = optkern.Adam(new_params(), lr=0.5, amsgrad=amsgrad)
+def test_what_fits_is_restored_and_the_rest_named(tmp_path):
+    saved = optkern.Adam(new_params(), lr=0.5)
     advance(saved, 2)
     optkern.save(tmp_path / "x", saved)
     params = {"c": np.ones(2), "W": np.zeros((3, 4), np.float32), "b": np.zeros(6)}
@@ -597,10 +597,8 @@ def test_what_fits_is_restored_and_the_rest_named(tmp_path, amsgrad):
     report = optkern.load(tmp_path / "x", opt, strict=False)
     assert report.missing_keys == ("params/c", "state/c")
     assert report.unexpected_keys == ()
-    # With the file's amsgrad, c and b would lack a state that they never had.
-    groups = ("param_groups",) if amsgrad else ()
-    assert report.mismatched_keys == ("params/b", "state/b", *groups)
-    assert opt.param_groups[0]["lr"] == (0.001 if amsgrad else 0.5)
+    assert report.mismatched_keys == ("params/b", "state/b")
+    assert opt.param_groups[0]["lr"] == 0.5
     assert_same_bits(params["W"], saved.params[0])
     for name, value in saved.state["W"].items():
         assert np.array_equal(opt.state["W"][name], value)
@@ -633,6 +631,286 @@ def test_the_parameters_where_no_state_fits(tmp_path):
     assert opt.steps == 0
     with pytest.raises(ValueError, match=r"optkern.load: .*x: not this one"):
         optkern.load(tmp_path / "x", opt)
+
+
+# What an optimizer may keep beside its rule's own arrays, and a state that only one option needs.
+KEPT = {"amsgrad": True, "ema_decay": 0.75, "lookahead": (3, 0.5), "accumulate": 2}
+COMBINATIONS = [
+    {name: KEPT[name] for name, on in zip(KEPT, chosen, strict=True) if on}
+    for chosen in itertools.product((False, True), repeat=len(KEPT))
+]
+
+
+def other_params():
+    """Of the names W, b and c, where a file has a W like this, another b, and no c."""
+    return {"c": np.full(2, 7.0), "W": np.zeros((3, 4), np.float32), "b": np.full(6, 3.0)}
+
+
+def halfway(params, **options):
+    """After three calls: in the middle of an accumulation, if there is one."""
+    opt = optkern.Adam(params, **options)
+    for step in range(3):
+        opt.step(gradients(params, step))
+    return opt
+
+
+@pytest.mark.parametrize("theirs", COMBINATIONS, ids=lambda options: "+".join(options) or "plain")
+def test_whatever_is_on_here_or_there_is_restored_or_named(theirs, tmp_path):
+    """Every combination of options in the file, and in the optimizer that loads it."""
+    saved = halfway(new_params(), lr=0.5, **theirs)
+    optkern.save(tmp_path / "x", saved)
+    for mine in COMBINATIONS:
+        for strict in (True, False):
+            opt = halfway(new_params(), **mine)
+            assert optkern.load(tmp_path / "x", opt, strict=strict) == ((), (), (), None)
+            assert_same_state(opt, saved)
+        opt = halfway(other_params(), **mine)
+        before = everything(opt)
+        with pytest.raises(ValueError, match="it lacks params/c; it has in another form params/b"):
+            optkern.load(tmp_path / "x", opt)
+        assert everything(opt) == before
+        old, left = opt.state_dict()["state"]["b"], [opt.params[k].copy() for k in (0, 2)]
+        report = optkern.load(tmp_path / "x", opt, strict=False)
+        held = ("accumulated",) if "accumulate" in theirs else ()
+        assert report.missing_keys == ("params/c", "state/c")
+        assert report.unexpected_keys == ()
+        assert report.mismatched_keys == ("params/b", "state/b", *held)
+        assert (opt.steps, opt.state_dict()["accumulated"]) == (saved.steps, 0)
+        assert opt.param_groups[0] == saved.param_groups[0]
+        assert repr(opt.state_dict()["options"]) == repr(saved.state_dict()["options"])
+        state, expected = opt.state_dict()["state"], saved.state_dict()["state"]["W"]
+        expected.pop("accumulator", None)
+        assert repr(state["W"]) == repr(expected)
+        assert_same_bits([opt.params[k] for k in (0, 2)], left)
+        for name, value in state["b"].items():
+            if name in old:
+                assert np.array_equal(value, old[name])
+            elif name in ("ema", "slow"):
+                assert_same_bits(value, opt.params[2])
+        assert opt.step(gradients(other_params(), 9)) is not held
+
+
+CENTERED = [
+    {"centered": centered, "momentum": momentum, "state_dtype": kind}
+    for centered, momentum, kind in itertools.product(
+        (False, True), (0.0, 0.9), (None, "bfloat16", "int8")
+    )
+    if not (centered and kind)
+]
+
+
+@pytest.mark.parametrize("theirs", CENTERED, ids=repr)
+def test_states_in_other_forms_are_left_out_and_named(theirs, tmp_path):
+    def make(options):
+        params = {"W": ordinary(np.float32, 12, 0).reshape(3, 4), "b": ordinary(np.float32, 300, 1)}
+        opt = optkern.RMSprop(params, ema_decay=0.5, **options)
+        advance(opt, 3)
+        return opt
+
+    saved = make(theirs)
+    optkern.save(tmp_path / "x", saved)
+    for mine in CENTERED:
+        opt = make(mine)
+        own, kind = opt.state_dict(), mine["state_dtype"]
+        report = optkern.load(tmp_path / "x", opt, strict=False)
+        if kind == theirs["state_dtype"]:
+            assert report == ((), (), (), None)
+            assert repr(opt.state_dict()) == repr(saved.state_dict())
+            continue
+        form = [("state_dtype", "seed"), (), ()]
+        if theirs["state_dtype"]:
+            form = [(), (), ("state_dtype",)] if kind else [(), ("state_dtype", "seed"), ()]
+        groups = ("param_groups",) if theirs["centered"] else ()  # a compact state has no such
+        assert set(report.missing_keys) == set(form[0])
+        assert report.unexpected_keys == form[1]
+        assert report.mismatched_keys == (*form[2], "state/W", "state/b", *groups)
+        assert_same_bits(opt.params, saved.params)
+        for label, entry in own["state"].items():
+            now = opt.state_dict()["state"][label]
+            assert_same_bits(now.pop("ema"), opt.params[list(own["state"]).index(label)])
+            assert all(np.array_equal(now[k], x) for k, x in entry.items() if k != "ema")
+        advance(opt, 1)
+
+
+def half_params():
+    return {"W": ordinary(np.float16, 12, 0).reshape(3, 4), "b": ordinary(np.float16, 5, 1)}
+
+
+def halves(**options):
+    return optkern.Adam(half_params(), lr=0.1, **options)
+
+
+def test_an_average_that_a_file_has_not_begins_with_the_loaded_parameters(tmp_path):
+    saved = new_adam(3)
+    optkern.save(tmp_path / "x", saved)
+    for strict in (True, False):
+        opt = new_adam(ema_decay=lambda step: 0.5)
+        report = optkern.load(tmp_path / "x", opt, strict=strict)
+        assert report.missing_keys == ("state/W/ema", "state/b/ema")
+        assert_same_bits([entry["ema"] for entry in opt.state.values()], saved.params)
+
+
+def test_averages_of_other_weights_are_not_kept(tmp_path):
+    """The state of another rule is left out; what is kept of the weights must be of the loaded."""
+    saved = optkern.SGD(half_params(), lr=0.5)
+    advance(saved, 2)
+    optkern.save(tmp_path / "x", saved)
+    opt = halves(master_weights=True)
+    advance(opt, 2)
+    assert optkern.load(tmp_path / "x", opt, strict=False).mismatched_keys == ("optimizer",)
+    for entry, p in zip(opt.state.values(), saved.params, strict=True):
+        assert np.array_equal(entry["master"], p)
+    saved = optkern.SGD(new_params(), lr=0.5)
+    advance(saved, 2)
+    optkern.save(tmp_path / "x", saved)
+    opt = halfway(new_params(), **KEPT)
+    optkern.load(tmp_path / "x", opt, strict=False)
+    for entry, p in zip(opt.state.values(), saved.params, strict=True):
+        assert_same_bits([entry["slow"], entry["ema"]], [p, p])
+
+
+def test_masters_here_or_there(tmp_path):
+    plain, master = halves(), halves(master_weights=True)
+    for opt, name in ((plain, "plain"), (master, "master")):
+        advance(opt, 3)
+        optkern.save(tmp_path / name, opt)
+    opt = halves(master_weights=True)
+    refused_strictly(tmp_path / "plain", opt, "the state of parameter 'W' has no 'master'")
+    report = optkern.load(tmp_path / "plain", opt, strict=False)
+    assert report == (("state/W/master", "state/b/master"), (), (), None)
+    assert all(np.array_equal(opt.state[k]["master"], p) for k, p in zip("Wb", plain.params))
+    assert_same_bits(opt.state["W"]["exp_avg"], plain.state["W"]["exp_avg"])
+    opt = halves()
+    refused_strictly(tmp_path / "master", opt, "the state of parameter 'W' also has 'master'")
+    report = optkern.load(tmp_path / "master", opt, strict=False)
+    assert report == ((), ("state/W/master", "state/b/master"), (), None)
+    assert_same_bits(opt.state["W"]["exp_avg"], master.state["W"]["exp_avg"])
+
+
+def test_masters_of_other_weights_do_not_come_in_by_the_back_door(tmp_path):
+    """They would replace the parameters at the next step, which params=False leaves alone."""
+    saved = halves(master_weights=True)
+    advance(saved, 3)
+    optkern.save(tmp_path / "x", saved)
+    opt = halves(master_weights=True)
+    words = "state/W/master holds other weights than the parameter; restore the parameters before"
+    refused_strictly(tmp_path / "x", opt, words, params=False)
+    own = [p.copy() for p in opt.params]
+    report = optkern.load(tmp_path / "x", opt, params=False, strict=False)
+    assert report.mismatched_keys == ("state/W/master", "state/b/master")
+    for entry, p in zip(opt.state.values(), own, strict=True):
+        assert np.array_equal(entry["master"].astype(np.float16), p)
+    for p, value in zip(opt.params, saved.params, strict=True):
+        p[...] = value
+    opt.rebind(dict(zip("Wb", opt.params, strict=True)))
+    assert optkern.load(tmp_path / "x", opt, params=False) == ((), (), (), None)
+    assert_same_bits(
+        [e["master"] for e in opt.state.values()], [e["master"] for e in saved.state.values()]
+    )
+
+
+def refused_strictly(path, opt, message, **options):
+    before = everything(opt)
+    with pytest.raises(ValueError, match=message):
+        optkern.load(path, opt, **options)
+    assert everything(opt) == before
+
+
+def test_options_that_half_precision_has_not(tmp_path):
+    wide = {name: p.astype(np.float32) for name, p in half_params().items()}
+    saved = optkern.Adam(wide, lr=0.5, ema_decay=0.9)
+    advance(saved, 3)
+    optkern.save(tmp_path / "x", saved)
+    opt = halves()
+    report = optkern.load(tmp_path / "x", opt, strict=False)
+    assert report.unexpected_keys == ("state/W/ema", "state/b/ema")
+    assert report.mismatched_keys == ("params/W", "params/b", "options")
+    assert (opt.ema_decay, opt.param_groups[0]["lr"], opt.steps) == (None, 0.5, 3)
+    assert_same_bits(opt.state["b"]["exp_avg"], saved.state["b"]["exp_avg"])
+    refused_strictly(tmp_path / "x", opt, "the state of parameter 'W' also has 'ema'", params=False)
+
+
+@every_format
+def test_parameters_are_found_by_name(kind, target):
+    def backwards(params):
+        return dict(reversed(params.items()))
+
+    opt, other = new_adam(3), optkern.Adam(backwards(new_params()))
+    optkern.save(target(kind), opt)
+    assert optkern.load(target(kind), other) == ((), (), (), None)
+    again = optkern.Adam(dict(zip(other.state, other.params, strict=True)))
+    again.load_state_dict(opt.state_dict())
+    for label, p in zip("Wb", opt.params, strict=True):
+        assert_same_bits(again.params[list(again.state).index(label)], p)
+        assert_same_bits(again.state[label]["exp_avg_sq"], opt.state[label]["exp_avg_sq"])
+    opt.step(gradients(new_params(), 3))
+    again.step(gradients(new_params(), 3))
+    assert_same_bits(again.params[::-1], opt.params)
+
+
+def test_names_in_another_group_are_refused(tmp_path):
+    def make(first, second):
+        params = new_params()
+        return optkern.SGD([{"params": {k: params[k]}} for k in (first, second)])
+
+    optkern.save(tmp_path / "x", make("W", "b"))
+    refused_strictly(tmp_path / "x", make("b", "W"), r"group 0 is of other params: \['W'\], not")
+
+
+def test_an_accumulation_that_is_to_end_early(tmp_path):
+    """A parameter that had no gradient yet has nothing accumulated."""
+    opt, other = (optkern.SGD(new_params(), lr=1.0, accumulate=4) for _ in range(2))
+    opt.step({**gradients(new_params(), 0), "b": None})
+    opt.accumulate = 1
+    optkern.save(tmp_path / "x", opt)
+    assert optkern.load(tmp_path / "x", other) == ((), (), (), None)
+    for one in (opt, other):
+        assert one.step(gradients(new_params(), 1))
+    assert_same_state(opt, other)
+
+
+# --------------------------------------------------------------------------- averages in place
+
+
+def swapped():
+    opt = halfway(new_params(), ema_decay=0.5)
+    opt.swap_in()
+    return opt
+
+
+WHILE_IN = {
+    "load": lambda opt, path: optkern.load(path, opt),
+    "load in parts": lambda opt, path: optkern.load(path, opt, strict=False),
+    "load the state": lambda opt, path: optkern.load(path, opt, params=False),
+    "load_state_dict": lambda opt, path: opt.load_state_dict(swapped().state_dict()),
+    "save the state": lambda opt, path: optkern.save("y", opt, params=False),
+}
+
+
+@pytest.mark.parametrize("case", WHILE_IN)
+def test_no_weights_are_lost_while_the_averages_are_in(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optkern.save("x", halfway(new_params(), ema_decay=0.5))
+    opt = swapped()
+    before = everything(opt)
+    with pytest.raises(RuntimeError, match="the averages are in the parameters' place; call swap"):
+        WHILE_IN[case](opt, "x")
+    assert everything(opt) == before
+    assert os.listdir() == ["x"]
+    opt.swap_out()
+    WHILE_IN[case](opt, "x")
+
+
+def test_a_file_with_the_averages_in_is_loaded_whole_or_put_right(tmp_path):
+    opt, plain = swapped(), halfway(new_params(), ema_decay=0.5)
+    optkern.save(tmp_path / "x", opt)
+    other = halfway(new_params(), ema_decay=0.5)
+    refused_strictly(tmp_path / "x", other, "was saved while the averages were in", params=False)
+    other = optkern.Adam(other_params(), ema_decay=0.5)
+    optkern.load(tmp_path / "x", other, strict=False)
+    assert not other.averages_are_in
+    assert_same_bits([other.params[1], other.state["W"]["ema"]],
+                     [plain.params[0], plain.state["W"]["ema"]])  # fmt: skip
 
 
 def test_other_groups_keep_their_hyperparameters(tmp_path):
@@ -763,6 +1041,27 @@ def test_a_full_disk_leaves_the_old_file(kind, failing, target, monkeypatch):
     assert raised.value.errno == errno.ENOSPC
     assert Path(path).read_bytes() == old
     assert os.listdir(Path(path).parent) == [Path(path).name]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX modes")
+def test_a_folder_that_cannot_be_written_to(tmp_path, run_python):
+    (tmp_path / "x").mkdir()
+    optkern.save(tmp_path / "x" / "run", new_adam(1))
+    old = (tmp_path / "x" / "run").read_bytes()
+    (tmp_path / "x").chmod(0o555)
+    done = run_python(
+        "import numpy as np, optkern, os\n"
+        "if os.geteuid() == 0:\n"
+        "    os.seteuid(65534)\n"  # root may write anywhere
+        "try:\n"
+        "    optkern.save('x/run', optkern.SGD(np.ones(3)))\n"
+        "except PermissionError as error:\n"
+        "    print(error)\n"
+    )
+    expected = "[Errno 13] optkern.save: Permission denied: 'x/run'\n"
+    assert (done.stdout, done.stderr) == (expected, "")
+    assert (tmp_path / "x" / "run").read_bytes() == old
+    assert os.listdir(tmp_path / "x") == ["run"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs resource limits")

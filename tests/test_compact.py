@@ -242,6 +242,25 @@ def test_memory_layout_never_shows(state_dtype, p_dtype, master):
                 np.testing.assert_array_equal(a, b)
 
 
+@every_state_dtype
+def test_norms_are_summed_in_the_order_of_the_codes(state_dtype):
+    """In C order, whatever the parameter's: by the engine and by its twin."""
+    shape = (61, 173)
+    p, g = (ordinary(np.float32, 61 * 173, k).reshape(shape) * 10.0**k for k in (1, 2))
+    p, g = (x.astype(np.float32).copy(order="F") for x in (p, g))
+    opt = optkern.LARS(p.copy(order="F"), clip_norm=1.0, state_dtype=state_dtype)
+    opt.step(g)
+    norm, _ = reference.gradient_norms([np.empty(shape)], [g])
+    assert opt.last_grad_norm == norm != reference.gradient_norms([p], [g])[0]
+    plain = optkern.LARS(q := p.copy(order="F"), momentum=0.9, state_dtype=state_dtype)
+    state = [_storage.Compact.zeros(state_dtype, shape, signed=True)]
+    for step in range(1, 4):
+        hyper = {**CLASSES["lars"].rule.hyperparameters, "step": step}
+        reference.update(CLASSES["lars"].rule, p, g, state, hyper)
+        plain.step(g)
+        assert_same_bits(q, p)
+
+
 def test_functional_twins_take_half_precision_and_compact_state():
     p = arrays(np.float16, (700,))[0]
     g = arrays(np.float32, (700,), 5)[0]

@@ -179,3 +179,28 @@ def test_max_stable_lr_refuses_what_it_does_not_know():
         curvature.max_stable_lr(optkern.SGD(groups), h)
     with pytest.raises(ValueError, match="n is 4"):
         curvature.max_stable_lr(optkern.SGD([np.zeros(4)]), h)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_the_limit_from_differences_in_few_dimensions(n):
+    """A product's error is not seen in one sum of three of them, and asymmetry still is."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+        scales = rng.uniform(0.1, 10, n) * 10.0 ** rng.integers(-3, 4)
+        x = rng.standard_normal(n) * 10.0 ** rng.integers(-3, 3)
+        h, bend, centre = (q * scales) @ q.T, 0.1 * scales.max(), x.mean()
+        top = np.linalg.eigvalsh(h + np.diag(bend / np.cosh(x - centre) ** 2))[-1]
+        opt = optkern.SGD(x.copy(), lr=0.1)
+
+        def grad(z, h=h, bend=bend, centre=centre):
+            return h @ z + bend * np.tanh(z - centre)
+
+        found = curvature.max_stable_lr(opt, curvature.hvp_from_grad(grad, x), seed=seed)
+        assert found.estimate == pytest.approx(2 / top, rel=1e-3)
+        assert found.value <= 2 / top * (1 + 1e-6)
+        if n > 1:
+            skew = h + np.triu(np.full((n, n), bend), 1)
+            operator = curvature.hvp_from_grad(lambda z, skew=skew: skew @ z, x)
+            with pytest.raises(curvature.NotSymmetricError):
+                curvature.max_stable_lr(opt, operator, seed=seed)

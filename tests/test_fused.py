@@ -301,6 +301,23 @@ def test_norm_beyond_the_square_root_of_the_largest_double():
     np.testing.assert_allclose(p[1], -1.0, rtol=1e-6)
 
 
+def test_norm_below_the_square_root_of_the_smallest_double():
+    """Squares underflow: less than there is, and 0 in the end, but the bits are the twin's."""
+    p = [np.zeros(5), np.zeros(2), np.zeros(3, np.float32)]
+    for g in (
+        [np.full(5, 1e-200), np.full(2, 1e-170), np.zeros(3, np.float32)],
+        [np.full(5, 1e-160), np.full(2, 3e-155), np.full(3, 1e-44, np.float32)],
+        [np.full(5, 1e-200), np.full(2, 1.0), np.full(3, 1e-30, np.float32)],
+    ):
+        for options in ({"clip_norm": 1e-150}, {"clip_norm_per_tensor": 1e-7}, {"clip_norm": 0.5}):
+            opt = optkern.Adam(copies(p), lr=1.0, **options)
+            twin = Twin(RULES["adam"], p, {"lr": 1.0}, **options)
+            opt.step(copies(g))
+            twin.step(copies(g))
+            assert opt.last_grad_norm == twin.norm <= 1.5
+            assert_equal_twin(opt, twin)
+
+
 def test_last_grad_norm_is_none_where_nothing_took_it():
     opt = optkern.SGD(np.zeros(2))
     assert opt.last_grad_norm is None

@@ -989,6 +989,71 @@ def test_hyperparameters_are_not_set_on_the_optimizer_in_vain():
             getattr(opt, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("clip_nrom", "did you mean opt.clip_norm"),
+        ("emadecay", "did you mean opt.ema_decay"),
+        ("weight_dacay", r"did you mean opt.param_groups\[0\]\['weight_decay'\]"),
+        ("learning_rate", "there are opt.num_threads, .*opt.ema_decay, opt.param_groups.*'lr'"),
+        ("", "there are opt.num_threads"),
+    ],
+)
+def test_a_misspelt_attribute_is_not_set_in_vain(name, words):
+    opt = optkern.Adam(np.ones(3))
+    with pytest.raises(AttributeError, match=rf"Adam has no attribute '{name}' to set; {words}"):
+        setattr(opt, name, 1.0)
+    assert name not in vars(opt)
+    with pytest.raises(
+        TypeError, match=r"unknown hyperparameter 'wieght_decay'; there are lr, .*we"
+    ):
+        opt.param_groups[0]["wieght_decay"] = 0.1
+    with pytest.raises(AttributeError, match=r"a group's entries: group\['lr'\] = "):
+        opt.param_groups[0].lr = 0.1
+
+
+@every_class
+def test_every_public_attribute_can_be_set_on_a_class_of_ones_own(cls):
+    opt = cls(np.ones(3))
+    opt.step, opt.skipped_steps, opt._mine = opt.step, 3, 4
+    for name in ("clip_nrom", "own"):
+        with pytest.raises(
+            AttributeError, match=f"{cls.__name__} has no attribute '{name}' to set"
+        ):
+            setattr(opt, name, 1)
+    mine = type(cls.__name__, (cls,), {})(np.ones(3))
+    mine.own = 5
+    again = pickle.loads(pickle.dumps(opt)) if cls is optkern.SGD else copy.deepcopy(mine)
+    assert vars(mine)["own"] == 5 and again.steps == 0
+
+
+def test_the_count_of_steps_is_checked_when_it_is_written():
+    opt = optkern.SGD(np.ones(2), lr=lambda step: 0.1 * (step + 1))
+    opt.steps = np.int64(3)
+    opt.step(np.ones(2))
+    assert (opt.steps, opt.params[0][0]) == (4, 1 - 0.4)
+    for bad in (-1, 1.0, "3", None, True, 2**53):
+        with pytest.raises(ValueError, match="SGD: steps must be an integer >= 0 and < 2"):
+            opt.steps = bad
+    other = copy.copy(opt)
+    other.step(np.ones(2))
+    assert (opt.steps, other.steps) == (4, 5)
+
+
+def test_a_pair_that_holds_a_schedule():
+    half, opt = optkern.schedules.Linear(0.9, 0.8, 10), optkern.Adam(np.ones(2))
+    for make in (
+        lambda pair: optkern.Adam(np.ones(2), betas=pair),
+        lambda pair: optkern.Adam([{"params": np.ones(2), "betas": pair}]),
+        lambda pair: opt.param_groups[0].update(betas=pair),
+    ):
+        for pair in ((half, 0.99), [0.9, lambda step: 0.99]):
+            with pytest.raises(
+                TypeError, match=r"betas must be .*schedules\.Pair\(first, second\)"
+            ):
+                make(pair)
+
+
 def failing_rebuilds():
     def amsgrad(opt, p):
         opt.param_groups[0]["amsgrad"] = True

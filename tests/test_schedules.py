@@ -88,6 +88,10 @@ def torch_cases():
         "step": (lambda o: L.StepLR(o, 30, 0.9), Step(LR, 30, 0.9)),
         "multi": (lambda o: L.MultiStepLR(o, [30, 30, 400]), MultiStep(LR, [30, 30, 400])),
         "exponential": (lambda o: L.ExponentialLR(o, 0.99), Exponential(LR, 0.99)),
+        "multiplicative": (
+            lambda o: L.MultiplicativeLR(o, lambda k: 0.99),
+            Exponential(LR, 0.99),
+        ),
         "polynomial": (lambda o: L.PolynomialLR(o, 700, 2.3), Polynomial(LR, 700, 2.3)),
         "cosine": (lambda o: L.CosineAnnealingLR(o, 1000, 1e-3), Cosine(LR, 1000, 1e-3)),
         "cosine, periodic": (
@@ -170,8 +174,7 @@ def test_torch_has_no_scheduler_that_is_missing_here():
         if isinstance(cls, type) and issubclass(cls, lr_scheduler.LRScheduler)
     }
     named = {name for name in found if name in schedules.__doc__}
-    # The base class, its alias, and a product whose factors depend on the ones before.
-    assert found - named <= {"LRScheduler", "_LRScheduler", "MultiplicativeLR"}
+    assert found - named <= {"LRScheduler", "_LRScheduler"}  # the base class and its alias
 
 
 # Of the rate: 18 roundings. torch computes most rates from the one before, which loses up to one
@@ -183,8 +186,8 @@ CHAINED = {"cosine, periodic": 1e-12}
 @pytest.mark.parametrize(
     "name",
     [
-        "constant", "linear", "step", "multi", "exponential", "polynomial", "cosine",
-        "cosine, periodic", "restarts", "growing restarts", "triangular", "triangular2",
+        "constant", "linear", "step", "multi", "exponential", "multiplicative", "polynomial",
+        "cosine", "cosine, periodic", "restarts", "growing restarts", "triangular", "triangular2",
         "exp_range", "one cycle", "one cycle, three phases", "one cycle, linear",
         "one cycle from the top", "sequence", "chain", "lambda",
     ],
@@ -219,7 +222,7 @@ PLATEAUS = [
     {"mode": "max", "threshold_mode": "abs", "threshold": 0.2, "patience": 0},
     {"cooldown": 4, "patience": 1, "factor": 0.7, "min_lr": 0.003},
     {"eps": 0.02, "patience": 1, "factor": 0.5},
-    {"min_lr": 0.2, "patience": 0},
+    {"min_lr": LR, "patience": 0},
 ]
 
 
@@ -316,13 +319,26 @@ def test_huge_steps_are_as_exact_as_small_ones():
     assert Step(1.0, 10**15, 0.5)(3 * 10**15) == 0.125
 
 
-def test_growth_beyond_a_double_is_refused_by_the_optimizer_not_by_an_overflow():
-    growing = Exponential(1.0, 10.0)
-    assert growing(400) == math.inf
-    opt = optkern.SGD(np.ones(3), lr=growing)
-    opt.steps = 400
-    with pytest.raises(ValueError, match=r"SGD: at step 400: lr must be a finite number"):
+@pytest.mark.parametrize(
+    "growing",
+    [
+        Exponential(1.0, 10.0),
+        Exponential(1e-3, 6.0),
+        Step(1e200, 3, 10.0),
+        MultiStep(1.0, [1] * 400, 10.0),
+        Cyclic(0.1, 1.0, 7, mode="exp_range", gamma=10.0),
+        2 * join([1.0, Exponential(1.0, 10.0)], [10]),
+    ],
+    ids=repr,
+)
+def test_growth_beyond_a_double_is_a_sentence(growing):
+    with pytest.raises(ValueError, match=r"\) is beyond the largest number at step (401|391)"):
+        growing(401)
+    opt = optkern.SGD(p := np.ones(3), lr=growing)
+    opt.steps = 401
+    with pytest.raises(ValueError, match="is beyond the largest number"):
         opt.step(np.ones(3))
+    assert (p == 1).all()
 
 
 # --------------------------------------------------------------------------- values themselves
@@ -383,6 +399,7 @@ def test_arithmetic():
         assert (a - b)(step) == x - y
         assert (a * b)(step) == x * y
         assert (a / b)(step) == x / y
+        assert (-a)(step) == -x
         assert (2 + a)(step) == 2 + x == (a + 2)(step)
         assert (2 - a)(step) == 2 - x
         assert (a - 2)(step) == x - 2
@@ -524,10 +541,32 @@ def test_a_bad_state_of_a_plateau_changes_nothing(state, error, message):
     assert schedule.state_dict() == good
 
 
-@pytest.mark.parametrize("loss", ["1", None, 1j, [1.0]])
+@pytest.mark.parametrize("loss", ["1", None, 1j, [1.0], np.ones(1), np.ones(2), np.complex64(1)])
 def test_a_loss_that_is_no_number(loss):
     with pytest.raises(TypeError, match=r"Plateau.observe: loss must be a number"):
         Plateau(0.1).observe(loss)
+
+
+def test_a_loss_is_any_number():
+    schedule = Plateau(0.1, patience=0)
+    for loss in (1, np.float32(0.5), np.array(0.25)):
+        assert schedule.observe(loss) is False
+        assert schedule.best == loss
+
+
+def test_an_attribute_of_a_plateau_is_not_set_in_vain():
+    schedule = Plateau(0.1)
+    with pytest.raises(AttributeError, match="Plateau: 'patience' cannot be set; its settings are"):
+        schedule.patience = 3
+    schedule.value = 0.05
+    assert schedule(0) == 0.05
+
+    class Mine(Plateau):
+        """With an attribute of its own."""
+
+    mine = Mine(0.1)
+    mine.seen = 3
+    assert mine.seen == 3
 
 
 def test_the_examples_of_the_docstrings():
@@ -580,6 +619,7 @@ BAD = [
     (lambda: Plateau(0.1, factor=1.0), ValueError, r"Plateau: factor must be .*\[0, 1\)"),
     (lambda: Plateau(0.1, mode="best"), ValueError, "Plateau: mode must be one of 'min', 'max'"),
     (lambda: Plateau(0.1, patience=-1), ValueError, "Plateau: patience must be an integer"),
+    (lambda: Plateau(0.1, min_lr=0.2), ValueError, "Plateau: min_lr must not exceed lr=0.1, got 0"),
 ]
 
 

@@ -247,6 +247,42 @@ def test_a_loss_that_is_not_finite_is_kept_out():
     assert np.isfinite(x).all() and np.isfinite(report.value)
 
 
+@pytest.mark.parametrize("make", [lambda x: LBFGS(x, **WOLFE), NewtonLanczos])
+@pytest.mark.parametrize("start", [1.0, 30.0])
+def test_a_gradient_of_the_wrong_sign_is_no_convergence(make, start):
+    x = np.full(3, start)
+    report = make(x).step(lambda: (float(x @ x), -2 * x))
+    assert not report.converged and report.status.startswith("stopped: no ")
+    assert np.array_equal(x, np.full(3, start))
+
+
+@every_dtype
+def test_at_the_rounding_of_the_loss_the_line_search_has_converged(dtype):
+    """No step lowers 1e6 + x'x any more, though the gradient is not small enough."""
+    x = np.array([1.0, -2.0], dtype)
+    report = LBFGS(x, tolerance_grad=0, tolerance_change=0, max_iter=100, **WOLFE).step(
+        lambda: (dtype(1e6) + dtype(x @ x), 2 * x)
+    )
+    assert report.converged, report.status
+    assert np.abs(x).max() < 1e-2 if dtype == np.float64 else np.abs(x).max() < 1
+
+
+@pytest.mark.parametrize(
+    "scale, lr, said",
+    [
+        (1.0, 1e-4, "no parameter moved by more than tolerance_change"),
+        (1.0, 2.0, "the loss changed by less than tolerance_change"),  # from 1 to -1
+        (0.01, 1.0, "the slope along the direction is below tolerance_change"),
+    ],
+)
+def test_each_of_three_tolerances_ends_lbfgs(scale, lr, said):
+    x = np.ones(1)
+    report = LBFGS(x, lr=lr, tolerance_change=1e-3).step(
+        lambda: (scale * float(x @ x) / 2, scale * x)
+    )
+    assert report.converged and said in report.status
+
+
 @pytest.mark.parametrize("make", [LBFGS, NewtonLanczos])
 def test_the_callback_sees_progress_and_stops(make):
     x, seen = TEN.start.copy(), []
@@ -305,7 +341,7 @@ def halves(make, state_of, steps=3):
     return straight, resumed, solver, second
 
 
-@pytest.mark.parametrize(
+every_solver = pytest.mark.parametrize(
     "make",
     [
         lambda x: LBFGS(x, max_iter=4, history_size=5, line_search_fn="strong_wolfe"),
@@ -316,11 +352,87 @@ def halves(make, state_of, steps=3):
     ],
     ids=["lbfgs", "lbfgs fixed", "newton", "sam", "asam"],
 )
+
+
+@every_solver
 def test_resuming_is_exact(make):
     straight, resumed, a, b = halves(make, lambda solver: solver.state_dict())
     assert_same_bits(resumed, straight)
     assert (a.gradients, a.steps) == (b.gradients, b.steps)
     assert repr(a.state_dict()) == repr(b.state_dict())
+
+
+@every_solver
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_resuming_from_a_file_is_exact(make, kind, tmp_path):
+    if kind == "safetensors":
+        pytest.importorskip("safetensors", reason="extra `safetensors`")
+    path = tmp_path / f"run.{kind}"
+    straight, x, y = TEN.start.copy(), TEN.start.copy(), np.zeros(10)
+    solver, first, second = make(straight), make(x), make(y)
+    for _ in range(6):
+        run(solver, TEN, straight)
+    optkern.save(path, first)  # before the first step, when there is nothing to remember
+    optkern.load(path, second)
+    for _ in range(3):
+        run(second, TEN, y)
+    optkern.save(path, second, extra={"epoch": 3})
+    third = make(x)
+    assert optkern.load(path, third).extra == {"epoch": 3}
+    for _ in range(3):
+        run(third, TEN, x)
+    assert_same_bits(x, straight)
+    assert repr(third.state_dict()) == repr(solver.state_dict())
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    x = TEN.start.copy()
+    made = [LBFGS(x), NewtonLanczos(x), SAM(optkern.Adam(x)), optkern.Adam(x)]
+    names = ["LBFGS", "NewtonLanczos", "SAM", "an optimizer"]
+    for k, (name, opt) in enumerate(zip(names, made)):
+        optkern.save(tmp_path / "x", opt)
+        for j, other in enumerate(made):
+            if j == k:
+                assert optkern.load(tmp_path / "x", other)[:3] == ((), (), ())
+                continue
+            for strict in (True, False):
+                with pytest.raises(ValueError, match=f"x: holds the state of {name}, not of "):
+                    optkern.load(tmp_path / "x", other, strict=strict)
+    optkern.save(tmp_path / "x", LBFGS({"a": x[:4], "b": x[4:]}))
+    with pytest.raises(ValueError, match="it lacks params/0; it also has params/a, params/b"):
+        optkern.load(tmp_path / "x", LBFGS(x))
+    report = optkern.load(tmp_path / "x", LBFGS({"a": x[:4], "b": x[4:7].copy()}), strict=False)
+    assert report.mismatched_keys == ("params/b", "optimizer")
+    solver = LBFGS(x)
+    run(solver, TEN, x)
+    optkern.save(tmp_path / "x", solver, params=False)
+    x[:] = TEN.start
+    optkern.load(tmp_path / "x", solver, params=False)
+    assert np.array_equal(x, TEN.start)
+    with pytest.raises(ValueError, match=r"x: LBFGS\.load_state_dict: s must have shape"):
+        optkern.load(tmp_path / "x", LBFGS(np.ones(3)), params=False)
+    report = optkern.load(tmp_path / "x", LBFGS(np.ones(3)), params=False, strict=False)
+    assert report.mismatched_keys == ("optimizer",)
+
+
+def test_a_plateau_of_a_solver_is_saved_too(tmp_path):
+    from optkern.schedules import Plateau
+
+    def made(x):
+        rate, radius = Plateau(1.0, patience=0), Plateau(0.1, patience=0)
+        return LBFGS(x, lr=rate), SAM(optkern.SGD(x), rho=radius), rate, radius
+
+    x = np.ones(3)
+    lbfgs, sam, *schedules = made(x)
+    for schedule in schedules:
+        for _ in range(4):
+            schedule.observe(1.0)
+    other, around, *others = made(x)
+    for solver, new in ((lbfgs, other), (sam, around)):
+        optkern.save(tmp_path / "x", solver)
+        optkern.load(tmp_path / "x", new)
+    assert [s.state_dict() for s in others] == [s.state_dict() for s in schedules]
+    assert others[0](0) < 1.0
 
 
 def test_options_are_restored_and_bad_states_refused():
@@ -336,6 +448,11 @@ def test_options_are_restored_and_bad_states_refused():
         (good | {"s": good["s"][:, 1:]}, r"s must have shape \(\d, 10\)"),
         (good | {"direction": good["direction"].astype(np.float32)}, "dtype float64"),
         (good | {"options": good["options"] | {"lr": -1.0}}, "lr must be"),
+        (good | {"options": {"lr": 1.0}}, "options must have the keys lr, max_iter"),
+        (good | {"iterations": -1}, "iterations must be an integer >= 0"),
+        (good | {"gamma": np.nan}, "gamma must be a finite number"),
+        (good | {"rho": np.ones((2, 2))}, "rho must be one-dimensional float64"),
+        (optkern.Adam(x.copy()).state_dict(), "state of 'adam', not 'LBFGS'"),
     ]
     before = b.state_dict()
     for state, message in bad:
@@ -680,6 +797,15 @@ def test_sam_leaves_gradients_that_are_not_finite_to_the_rule():
     with pytest.raises(ValueError, match="NaN or inf"):
         SAM(optkern.SGD(x, on_nonfinite="raise")).step(bad)
     assert np.array_equal(x, np.ones(2))
+
+
+def test_sam_says_when_a_gradient_was_accumulated():
+    x = np.ones(2)
+    sam = SAM(optkern.SGD(x, lr=0.1, accumulate=2))
+    first, second = (sam.step(lambda: (float(x @ x), 2 * x)) for _ in range(2))
+    assert first.iterations == 0 and "accumulated" in first.status
+    assert second.iterations == 1 and second.status == "one step"
+    assert sam.optimizer.skipped_steps == 0
 
 
 def test_sam_leaves_parameters_without_gradient_alone():

@@ -410,7 +410,7 @@ def classify(
     stationarity = _stationarity(gradient, operator, grad_tol, x_scale, seed)
     judge = _Judge(run, operator, curvature_tol, eigenvalue_tol, gradient)
     kind = judge.go(max_matvecs, callback)
-    line = _Line(owner, point, loss, gradient)
+    line = _Line(owner, point, loss, gradient, x_scale)
     return _verdict(judge, kind, stationarity, gradient, line, confidence, max_matvecs)
 
 
@@ -551,12 +551,14 @@ class _Line:
         point: Point,
         loss: Callable[[Any], float] | None,
         gradient: Gradient | None,
+        x_scale: float = 0.0,
     ) -> None:
         self.owner = owner
         self.point = point
         self.loss = loss
         self.gradient = gradient
         self.x = point.vector()
+        self.size = max(norm(self.x), x_scale) or 1.0
         self.f = self._loss(self.x) if loss is not None else 0.0
         if not math.isfinite(self.f):
             raise ValueError(f"{owner}: loss(x) is {self.f}")
@@ -617,8 +619,7 @@ class _Line:
         """
         bend = abs(curvature)
         least = max(self.least_step(curvature), 1e-8 * norm(self.x))
-        size = norm(self.x) or 1.0
-        t, longest = max(10 * least, 1e-2 * size), 10 * max(size, 1.0)
+        t, longest = max(10 * least, 1e-2 * self.size), 10 * max(self.size, 1.0)
         slope = min(self.slope(direction, 0.0), 0.0)
         best: tuple[float, float] | None = None
         beyond = 0

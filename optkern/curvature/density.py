@@ -13,7 +13,7 @@ from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
 from ._lanczos import Recurrence
 from .lanczos import MEMORY, LanczosResult, check_count, check_real, lanczos, percent
-from .operators import Operator, as_operator, random_unit, unit_roundoff
+from .operators import Measured, Operator, as_operator, norm, random_unit, unit_roundoff
 
 # --------------------------------------------------------------------------- spectral density
 
@@ -367,21 +367,14 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     op = as_operator(owner, operator, size, options.pop("dtype", None))
     limit = _LIMITS[rule](hyper)
     inverse_root = _inverse_root(owner, optimizer, hyper)
-    sign = -1.0 if hyper["maximize"] else 1.0
-
-    def product(v: np.ndarray) -> np.ndarray:
-        if inverse_root is None:
-            return sign * op(v)
-        return sign * inverse_root * op((inverse_root * v).astype(op.dtype, copy=False))
-
     decay = hyper["weight_decay"]
-    if decay and hyper["decay_form"] == "l2":
-        plain, shift = product, decay if inverse_root is None else decay * inverse_root**2
-
-        def product(v: np.ndarray) -> np.ndarray:
-            return plain(v) + shift * v
-
-    inner = Operator(owner, product, op.n, op.dtype)
+    inner = _Preconditioned(
+        owner,
+        op,
+        np.ones(1) if inverse_root is None else inverse_root,
+        -1.0 if hyper["maximize"] else 1.0,
+        decay if hyper["decay_form"] == "l2" else 0.0,
+    )
     found = lanczos(inner, which="largest", **options)
     top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
     value, estimate = (_rate(limit, c, decay, hyper["decay_form"]) for c in (bound, top))
@@ -396,6 +389,46 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
         f"beyond {estimate:.4g} one does{adapted}"
     )
     return StableLR(value, estimate, limit, found, said)
+
+
+class _Preconditioned(Operator):
+    """P^-1/2 (H + decay) P^-1/2, with the sign -1 of -H, and what is known of H's error."""
+
+    def __init__(
+        self, owner: str, op: Operator, inverse_root: np.ndarray, sign: float, decay: float
+    ) -> None:
+        super().__init__(owner, self._product, op.n, op.dtype)
+        self.op, self.inverse_root = op, inverse_root
+        self.sign, self.shift = sign, decay * inverse_root**2
+        self.exact = op.exact
+        self.gain = float(np.mean(inverse_root**2))  # of an error without a direction
+
+    def _product(self, v: np.ndarray) -> np.ndarray:
+        product = self._scaled(self.op(self._argument(v)), v)
+        self.noise, self.kink = self.gain * self.op.noise, self.op.kink
+        return product
+
+    def _argument(self, v: np.ndarray) -> np.ndarray:
+        return (self.inverse_root * v).astype(self.dtype, copy=False)
+
+    def _scaled(self, product: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return self.sign * self.inverse_root * product + self.shift * v
+
+    def prepare(self, v: np.ndarray) -> None:
+        w = self._argument(v)
+        before = self.op.products
+        self.op.prepare(w * w.dtype.type(1 / norm(w)))
+        self.products += self.op.products - before
+
+    def measure(self, v: np.ndarray) -> Measured:
+        """The product for a unit vector at the best step for it, with its error."""
+        w = self._argument(v)
+        length = norm(w)
+        before = self.op.products
+        found = self.op.measure(w * w.dtype.type(1 / length))
+        self.products += self.op.products - before
+        product = self._scaled(found.product * found.product.dtype.type(length), v)
+        return Measured(product.astype(self.dtype, copy=False), self.gain * found.noise, found.kink)
 
 
 def _rate(limit: float, curvature: float, decay: float, form: str) -> float:

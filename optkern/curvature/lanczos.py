@@ -214,7 +214,8 @@ class Run:
         recurrence = self.recurrence
         known = [recurrence.vector] if self.k and recurrence.beta[-1] > 0 else []
         if recurrence.basis is not None:
-            known = recurrence.basis[: self.k]
+            # Of the whole space there is no outside: what is left of a vector there is rounding.
+            known = recurrence.basis[: self.k] if self.k < self.n else []
         self.relative_error, self.relative_peak = self.operator.examine(
             self.seed, known, self.num_threads
         )

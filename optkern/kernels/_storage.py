@@ -36,7 +36,7 @@ _NAN = 255  # a block's scale, and all of its codes
 
 def is_bfloat16(dtype: np.dtype) -> bool:
     """Whether this is ml_dtypes' bfloat16, told by its name: that package is not imported."""
-    return dtype.name == "bfloat16" and dtype.itemsize == 2
+    return dtype.itemsize == 2 and dtype.name == "bfloat16"  # a name takes NumPy a microsecond
 
 
 def kind_of(dtype: np.dtype) -> int:

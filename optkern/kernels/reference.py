@@ -126,8 +126,12 @@ def update(
     wide = _storage.widened(p) if master is None else master
     decoded = [a.decode() if isinstance(a, _storage.Compact) else a for a in state]
     h = Constants(rule, hyperparameters, wide.dtype)
+    compact = any(a is not values for a, values in zip(state, decoded))
+    x = wide.copy(order="C") if compact else wide  # then norms too are summed in C order
     with np.errstate(all="ignore"):
-        getattr(_module, rule.name).formula(wide, _storage.widened(g), *decoded, h)
+        getattr(_module, rule.name).formula(x, _storage.widened(g), *decoded, h)
+    if compact:
+        wide[...] = x
     if wide is not p:
         _storage.write_rounded(p, wide)
     for slot, (a, values) in enumerate(zip(state, decoded)):
@@ -352,7 +356,8 @@ def gradient_norms(
 ) -> tuple[float, list[float]]:
     """The norm of all gradients together, and of each (0 where there is none).
 
-    Where squares overflow, they are taken of the gradient times 2**-600.
+    Where squares overflow, they are taken of the gradient times 2**-600. An optimizer with compact
+    state sums in C order whatever the parameter's, as if ``np.empty(p.shape)`` were in its place.
     """
     with np.errstate(all="ignore"):
         pairs = list(zip(params, grads))

@@ -22,7 +22,7 @@ def _number(value: Any) -> float | None:
     """The float that ``value`` stands for, or None if it is NaN or stands for no such thing."""
     if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
         return None
-    if type(value).__name__ == "bool":  # NumPy's
+    if getattr(getattr(value, "dtype", None), "kind", "f") in "bcmM":  # NumPy's bool, complex, time
         return None
     if getattr(value, "ndim", 0):
         return None

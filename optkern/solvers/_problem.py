@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
 from ..kernels import _arrays
 
@@ -143,8 +144,125 @@ def check_loaded(owner: str, solver: str, loaded: Any, keys: set[str]) -> None:
     """Refuse a state dict of something else."""
     if not isinstance(loaded, Mapping):
         raise TypeError(f"{owner}: expected a dict, got {type(loaded).__name__}")
-    if loaded.get("solver") != solver:
-        raise ValueError(f"{owner}: this is the state of {loaded.get('solver')!r}, not {solver!r}")
+    came = loaded.get("solver", loaded.get("rule"))
+    if came != solver:
+        raise ValueError(f"{owner}: this is the state of {came!r}, not {solver!r}")
     missing = sorted(keys - set(loaded))
     if missing:
         raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
+
+
+class Solver:
+    """What `LBFGS` and `NewtonLanczos` share: options that are attributes, counts, their state."""
+
+    _options: tuple[str, ...]
+    _counts: tuple[str, ...] = ("steps", "iterations", "gradients")
+    _point: Parameters
+    steps: int
+
+    def _read_options(self, owner: str) -> None:
+        """Check all options as they are now."""
+        raise NotImplementedError
+
+    @property
+    def params(self) -> list[np.ndarray]:
+        """The parameters, flat, in their order."""
+        return list(self._point.arrays)
+
+    def _option(self, name: str) -> Any:
+        """An option as a state dict has it: of a callable what it gives now."""
+        value = getattr(self, name)
+        return value(self.steps) if callable(value) else value
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings."""
+        return {
+            "solver": type(self).__name__,
+            "options": {name: self._option(name) for name in self._options},
+            **{name: getattr(self, name) for name in self._counts},
+            **self._memory(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, options included; a callable one stays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the dict is of another solver or other parameters; nothing is modified then.
+        """
+        owner = f"{type(self).__name__}.load_state_dict"
+        check_loaded(owner, type(self).__name__, state_dict, set(self.state_dict()))
+        options = state_dict["options"]
+        if not isinstance(options, Mapping) or set(options) != set(self._options):
+            raise ValueError(f"{owner}: options must have the keys {', '.join(self._options)}")
+        memory = self._checked_memory(owner, state_dict)
+        new = {name: check_count(owner, name, state_dict[name], 0) for name in self._counts}
+        new |= {k: v for k, v in options.items() if not callable(getattr(self, k))}
+        before = {name: getattr(self, name) for name in new}
+        try:
+            vars(self).update(new)
+            self._read_options(owner)
+        except BaseException:
+            vars(self).update(before)
+            self._read_options(owner)
+            raise
+        vars(self).update(memory)
+
+    def _memory(self) -> dict[str, Any]:
+        """What the next step needs besides options and counts."""
+        raise NotImplementedError
+
+    def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The same out of a state dict, as attributes."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
+        return f"{type(self).__name__}({self._point.n:,} elements, {shown})"
+
+
+class Call:
+    """One call of a solver's ``step``: where it is, and what it has done."""
+
+    f: float
+    g: np.ndarray
+    initial: float
+
+    def __init__(self, solver: Any, objective: Objective, callback: Callback | None) -> None:
+        self.solver = solver
+        self.objective = objective
+        self.callback = callback
+        self.point: Parameters = solver._point
+        self.x = self.point.vector()
+        self.iterations = self.products = 0
+
+    def run(self) -> Report:
+        """Iterate; after an error the parameters are at the last point that was reached."""
+        try:
+            self.f, self.g = self.objective.start()
+            self.initial = self.f
+            reason, converged = self._iterate()
+            self.solver.steps += 1
+            return self._report(reason, converged)
+        except BaseException:
+            self.point.write(self.x)
+            raise
+        finally:
+            self.solver.gradients += self.objective.gradients
+
+    def _iterate(self) -> tuple[str, bool]:
+        """Until something ends it: what, and whether it has converged."""
+        raise NotImplementedError
+
+    def _report(self, reason: str, converged: bool) -> Report:
+        return Report(
+            self.iterations,
+            self.objective.gradients,
+            self.products,
+            self.initial,
+            self.f,
+            largest(self.g),
+            converged,
+            reason,
+        )

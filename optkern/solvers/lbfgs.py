@@ -16,23 +16,16 @@ import numpy as np
 
 from ..curvature._lanczos import dot, scale, subtract
 from ..curvature.lanczos import check_callable, check_count, check_real
+from ..curvature.operators import unit_roundoff
 from ..kernels._threads import as_num_threads
-from ._problem import (
-    Callback,
-    Closure,
-    Objective,
-    Parameters,
-    Report,
-    check_loaded,
-    largest,
-)
+from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 from ._two_loop import two_loop
 from .line_search import Trial, strong_wolfe
 
 CURVED = 1e-10  # a pair with no more y's than this says nothing about the curvature
 
 
-class LBFGS:
+class LBFGS(Solver):
     """Limited-memory BFGS with the closure API of torch.optim.LBFGS.
 
     Parameters
@@ -48,7 +41,8 @@ class LBFGS:
     tolerance_grad : float
         Converged where no element of the gradient is larger.
     tolerance_change : float
-        Converged where neither the loss nor any parameter changes by more.
+        Converged where the loss changes by less, or no parameter by more, in an iteration, or where
+        the loss's slope along the next direction is less: one of the three is enough.
     history_size : int
         Pairs of vectors kept: 2 n elements each.
     line_search_fn : None or 'strong_wolfe'
@@ -64,6 +58,16 @@ class LBFGS:
     Liu, Nocedal, "On the limited memory BFGS method for large scale optimization", 1989,
     algorithm 2.1.
     """
+
+    _options = (
+        "lr",
+        "max_iter",
+        "max_eval",
+        "tolerance_grad",
+        "tolerance_change",
+        "history_size",
+        "line_search_fn",
+    )
 
     def __init__(
         self,
@@ -140,15 +144,7 @@ class LBFGS:
         """
         self._read_options()
         check_callable("LBFGS", callback=callback)
-        objective = Objective(self._point, closure)
-        call = _Call(self, objective, callback)
-        try:
-            return call.run()
-        except BaseException:
-            self._point.write(call.x)
-            raise
-        finally:
-            self.gradients += objective.gradients
+        return _Call(self, Objective(self._point, closure), callback).run()
 
     def _direction(self, g: np.ndarray) -> tuple[np.ndarray, float]:
         """The next direction and the loss's slope along it; takes the last step's pair in."""
@@ -169,16 +165,9 @@ class LBFGS:
 
     # ----------------------------------------------------------------- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings."""
+    def _memory(self) -> dict[str, Any]:
         none = np.empty((0, self._point.n), self._point.dtype)
-        lr = self.lr(self.steps) if callable(self.lr) else self.lr
         return {
-            "solver": "LBFGS",
-            "options": {name: getattr(self, name) for name in _OPTIONS} | {"lr": lr},
-            "steps": self.steps,
-            "iterations": self.iterations,
-            "gradients": self.gradients,
             "s": np.array(self._s) if self._s else none,
             "y": np.array(self._y) if self._y else none.copy(),
             "rho": np.array(self._rho),
@@ -188,106 +177,47 @@ class LBFGS:
             "gradient": None if self._g is None else self._g.copy(),
         }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave, options included; a callable lr stays.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where the dict is of another solver or other parameters; nothing is modified then.
-        """
-        owner = "LBFGS.load_state_dict"
-        check_loaded(owner, "LBFGS", state_dict, set(self.state_dict()))
-        count = len(state_dict["rho"])
-        shapes = {"s": (count, self._point.n), "y": (count, self._point.n)}
-        last = {"direction": (self._point.n,), "gradient": (self._point.n,)}
-        for name, shape in (shapes | last).items():
+    def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        rho = np.asarray(state_dict["rho"])
+        if rho.ndim != 1 or rho.dtype != np.float64:
+            raise ValueError(
+                f"{owner}: rho must be one-dimensional float64, got {rho.shape} and {rho.dtype}"
+            )
+        last = dict.fromkeys(("direction", "gradient"), (self._point.n,))
+        shapes = dict.fromkeys(("s", "y"), (len(rho), self._point.n)) | last
+        for name, shape in shapes.items():
             array = state_dict[name]
-            if name in last and array is None:
-                continue
-            if not (
-                isinstance(array, np.ndarray)
-                and array.shape == shape
-                and array.dtype == self._point.dtype
-            ):
+            form = (getattr(array, "shape", None), getattr(array, "dtype", None))
+            if form != (shape, self._point.dtype) and not (name in last and array is None):
                 raise ValueError(
                     f"{owner}: {name} must have shape {shape} and dtype {self._point.dtype}, "
-                    f"got {getattr(array, 'shape', None)} and {getattr(array, 'dtype', None)}"
+                    f"got {form[0]} and {form[1]}"
                 )
-        before = {name: getattr(self, name) for name in (*_OPTIONS, "steps")}
-        try:
-            self.steps = check_count(owner, "steps", state_dict["steps"], 0)
-            for name in _OPTIONS:
-                if not (name == "lr" and callable(self.lr)):
-                    setattr(self, name, state_dict["options"][name])
-            self._read_options(owner)
-        except BaseException:
-            for name, value in before.items():
-                setattr(self, name, value)
-            raise
-        self.iterations = int(state_dict["iterations"])
-        self.gradients = int(state_dict["gradients"])
-        self._s, self._y = ([row.copy() for row in state_dict[name]] for name in ("s", "y"))
-        self._rho = [float(value) for value in state_dict["rho"]]
-        self._gamma, self._t = float(state_dict["gamma"]), float(state_dict["t"])
-        self._d, self._g = (
-            None if state_dict[name] is None else state_dict[name].copy() for name in last
-        )
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in _OPTIONS)
-        return f"LBFGS({self._point.n:,} elements, {shown})"
+        d, g = (None if state_dict[k] is None else state_dict[k].copy() for k in last)
+        return {
+            "_s": [row.copy() for row in state_dict["s"]],
+            "_y": [row.copy() for row in state_dict["y"]],
+            "_rho": [float(value) for value in rho],
+            "_gamma": check_real(owner, "gamma", state_dict["gamma"], 0.0),
+            "_t": check_real(owner, "t", state_dict["t"], 0.0),
+            "_d": d,
+            "_g": g,
+        }
 
 
-_OPTIONS = (
-    "lr",
-    "max_iter",
-    "max_eval",
-    "tolerance_grad",
-    "tolerance_change",
-    "history_size",
-    "line_search_fn",
-)
-
-
-class _Call:
+class _Call(Call):
     """One call of `step`."""
 
-    def __init__(self, solver: LBFGS, objective: Objective, callback: Callback | None) -> None:
-        self.solver = solver
-        self.objective = objective
-        self.callback = callback
-        self.x = solver._point.vector()
-        self.iterations = 0
-
-    def run(self) -> Report:
-        solver = self.solver
-        self.f, self.g = self.objective.start()
-        self.initial = self.f
-        reason, converged = self._satisfied(), True
-        if reason is None:
-            reason, converged = self._iterate()
-        solver.steps += 1
-        return self._report(reason, converged)
-
-    def _report(self, reason: str, converged: bool) -> Report:
-        return Report(
-            self.iterations,
-            self.objective.gradients,
-            0,
-            self.initial,
-            self.f,
-            largest(self.g),
-            converged,
-            reason,
-        )
+    def _iterate(self) -> tuple[str, bool]:
+        reason = self._satisfied()
+        return (reason, True) if reason else self._descend()
 
     def _satisfied(self) -> str | None:
         if largest(self.g) <= self.solver._tolerance_grad:
             return f"converged: max|g| = {largest(self.g):.2g} <= tolerance_grad"
         return None
 
-    def _iterate(self) -> tuple[str, bool]:
+    def _descend(self) -> tuple[str, bool]:
         """Iterations until one of torch's conditions, in torch's order, ends them."""
         solver = self.solver
         while True:
@@ -304,7 +234,8 @@ class _Call:
             before = self.f
             last = self.iterations == solver._max_iter
             if solver.line_search_fn:
-                self._search(d, t, slope)
+                if not self._search(d, t, slope):
+                    return self._nothing_lower(-slope * t)
             elif not self._fixed(d, t, last):
                 return "stopped: not finite after a step, which was taken back; lower lr", False
             if last:
@@ -316,6 +247,15 @@ class _Call:
                 return reason, True
             if self.callback is not None and self.callback(self._report("running", False)):
                 return "stopped by the callback", False
+
+    def _nothing_lower(self, promised: float) -> tuple[str, bool]:
+        """The line search came back to where it began: at the loss's rounding that is the end."""
+        if promised <= 10 * unit_roundoff(self.g.dtype) * abs(self.f):
+            return "converged: what the slope promises is below the loss's rounding", True
+        return (
+            "stopped: no lower loss was found along the direction, where the slope promises "
+            f"{promised:.2g}; is this gradient the loss's?"
+        ), False
 
     def _stalled(self, before: float) -> str | None:
         solver = self.solver
@@ -331,7 +271,8 @@ class _Call:
         subtract(x, self.x, [d], [-t], None, self.solver._threads)
         return x
 
-    def _search(self, d: np.ndarray, t: float, slope: float) -> None:
+    def _search(self, d: np.ndarray, t: float, slope: float) -> bool:
+        """A step by line search; False where it stays where it is."""
         solver = self.solver
 
         def trial_at(t: float) -> Trial:
@@ -351,19 +292,20 @@ class _Call:
         if not math.isfinite(best.f):
             best = Trial(0.0, self.f, self.g, slope)
         x = self._at(d, best.t)
-        solver._point.write(x)
+        self.point.write(x)
         self.x, self.f, self.g, solver._t = x, best.f, best.g, best.t
+        return best.t > 0
 
     def _fixed(self, d: np.ndarray, t: float, last: bool) -> bool:
         """A step of length t; its loss is not evaluated after the last iteration."""
         x = self._at(d, t)
         if last:
-            self.solver._point.write(x)
+            self.point.write(x)
             self.x = x
             return True
         f, g = self.objective(x)
         if not (math.isfinite(f) and np.isfinite(g).all()):
-            self.solver._point.write(self.x)
+            self.point.write(self.x)
             return False
         self.x, self.f, self.g = x, f, g
         return True

@@ -23,15 +23,7 @@ from ..curvature.critical import _Line
 from ..curvature.lanczos import Pair, Run, check_callable, check_count, check_real
 from ..curvature.operators import Operator, norm, unit_roundoff
 from ..kernels._threads import as_num_threads
-from ._problem import (
-    Callback,
-    Closure,
-    Objective,
-    Parameters,
-    Report,
-    check_loaded,
-    largest,
-)
+from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 
 ACCEPTED = 1e-4  # of the model's promise that a step must keep
 # Negative curvature takes the step to the region's edge beyond this share of the largest: a
@@ -107,7 +99,7 @@ class Model:
         return self.beta * abs(float(self.s[-1] @ z))
 
 
-class NewtonLanczos:
+class NewtonLanczos(Solver):
     """Newton's method in Krylov spaces, with a trust region, safe where H is indefinite.
 
     Parameters
@@ -142,6 +134,17 @@ class NewtonLanczos:
     1999, algorithm 5.1; Dauphin et al., "Identifying and attacking the saddle point problem in
     high-dimensional non-convex optimization", 2014, algorithm 1.
     """
+
+    _options = (
+        "max_iter",
+        "max_matvecs",
+        "radius",
+        "tolerance_grad",
+        "tolerance_change",
+        "check_matvecs",
+        "seed",
+    )
+    _counts = (*Solver._counts, "products")
 
     def __init__(
         self,
@@ -210,117 +213,43 @@ class NewtonLanczos:
         """
         self._read_options()
         check_callable("NewtonLanczos", hvp=hvp, callback=callback)
-        call = _Call(self, Objective(self._point, closure), hvp, callback)
+        call = _Call(self, Objective(self._point, closure), callback, hvp)
         try:
             return call.run()
-        except BaseException:
-            self._point.write(call.x)
-            raise
         finally:
-            self.gradients += call.objective.gradients
             self.products += call.products
 
     # ----------------------------------------------------------------- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs: numbers and strings."""
-        return {
-            "solver": "NewtonLanczos",
-            "options": {name: getattr(self, name) for name in _OPTIONS},
-            "elements": self._point.n,
-            **{name: getattr(self, name) for name in _COUNTS},
-            "checks": self._checks,
-        }
+    def _memory(self) -> dict[str, Any]:
+        return {"elements": self._point.n, "checks": self._checks}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave, options included.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where the dict is of another solver or other parameters; nothing is modified then.
-        """
-        owner = "NewtonLanczos.load_state_dict"
-        check_loaded(owner, "NewtonLanczos", state_dict, set(self.state_dict()))
+    def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if state_dict["elements"] != self._point.n:
             raise ValueError(
                 f"{owner}: the state is of {state_dict['elements']} elements, "
                 f"the parameters have {self._point.n}"
             )
-        counts = {name: check_count(owner, name, state_dict[name], 0) for name in _COUNTS}
-        checks = check_count(owner, "checks", state_dict["checks"], 0)
-        before = {name: getattr(self, name) for name in _OPTIONS}
-        try:
-            for name in _OPTIONS:
-                setattr(self, name, state_dict["options"][name])
-            self._read_options(owner)
-        except BaseException:
-            for name, value in before.items():
-                setattr(self, name, value)
-            raise
-        for name, value in counts.items():
-            setattr(self, name, value)
-        self._checks = checks
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in _OPTIONS)
-        return f"NewtonLanczos({self._point.n:,} elements, {shown})"
+        return {"_checks": check_count(owner, "checks", state_dict["checks"], 0)}
 
 
-_OPTIONS = (
-    "max_iter",
-    "max_matvecs",
-    "radius",
-    "tolerance_grad",
-    "tolerance_change",
-    "check_matvecs",
-    "seed",
-)
-_COUNTS = ("steps", "iterations", "gradients", "products")
-
-
-class _Call:
+class _Call(Call):
     """One call of `step`."""
 
     def __init__(
         self,
         solver: NewtonLanczos,
         objective: Objective,
-        hvp: Callable[[Any], Any] | None,
         callback: Callback | None,
+        hvp: Callable[[Any], Any] | None,
     ) -> None:
-        self.solver = solver
-        self.objective = objective
+        super().__init__(solver, objective, callback)
         self.hvp = hvp
-        self.callback = callback
-        self.products = 0
-        self.iterations = 0
-        self.point = solver._point
         self.u = unit_roundoff(self.point.dtype)
-        self.x = self.point.vector()
         self.moved = math.inf  # how far the last step went
         # Whether the last Krylov space was the whole space, and H positive there.
         self.whole = self.point.n == 0
         self.seen = ""
-
-    def run(self) -> Report:
-        self.f, self.g = self.objective.start()
-        self.initial = self.f
-        reason, converged = self._iterate()
-        self.solver.steps += 1
-        return self._report(reason, converged)
-
-    def _report(self, reason: str, converged: bool) -> Report:
-        return Report(
-            self.iterations,
-            self.objective.gradients,
-            self.products,
-            self.initial,
-            self.f,
-            largest(self.g),
-            converged,
-            reason,
-        )
 
     def _iterate(self) -> tuple[str, bool]:
         solver = self.solver

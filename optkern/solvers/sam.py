@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import kernels
 from ..curvature._lanczos import dot
-from ..curvature.lanczos import check_callable, check_real
+from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._storage import widened
 from ..optimizers import Optimizer
 from ._problem import Closure, Report, check_closure, check_loaded, largest
@@ -56,6 +56,11 @@ class SAM:
         self._read_options()
 
     @property
+    def params(self) -> list[np.ndarray]:
+        """The parameters, flat, in their order."""
+        return self.optimizer.params
+
+    @property
     def steps(self) -> int:
         """The steps that the optimizer has applied."""
         return self.optimizer.steps
@@ -98,7 +103,13 @@ class SAM:
         length = self._length(flat)
         if 0 < length < math.inf and rho > 0:
             grads = self._gradient_nearby(closure, flat, rho / length)
+        skipped = self.optimizer.skipped_steps
         applied = self.optimizer.step(grads)
+        status = "one step"
+        if not applied:
+            status = "accumulated: the update comes with a later call"
+            if self.optimizer.skipped_steps > skipped:
+                status = "skipped: the gradient is not finite"
         report = Report(
             int(applied),
             self.gradients - before,
@@ -107,7 +118,7 @@ class SAM:
             loss,
             gmax,
             False,
-            "one step" if applied else "skipped: the gradient is not finite",
+            status,
         )
         if callback is not None:
             callback(report)
@@ -151,16 +162,24 @@ class SAM:
             for p, value in zip(params, kept):
                 p[...] = value
 
+    def _own_state(self) -> dict[str, Any]:
+        rho = self.rho(self.steps) if callable(self.rho) else self.rho
+        return {"rho": rho, "adaptive": self.adaptive, "gradients": self.gradients}
+
+    def _checked_own(self, owner: str, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """The same out of a state dict, as attributes; a callable rho stays."""
+        rho = check_real(owner, "rho", loaded["rho"], 0.0)
+        if not isinstance(loaded["adaptive"], (bool, np.bool_)):
+            raise ValueError(f"{owner}: adaptive must be True or False, got {loaded['adaptive']!r}")
+        return {
+            "rho": self.rho if callable(self.rho) else rho,
+            "adaptive": bool(loaded["adaptive"]),
+            "gradients": check_count(owner, "gradients", loaded["gradients"], 0),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that `load_state_dict` needs, the optimizer's state included."""
-        rho = self.rho(self.steps) if callable(self.rho) else self.rho
-        return {
-            "solver": "SAM",
-            "rho": rho,
-            "adaptive": self.adaptive,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer.state_dict(),
-        }
+        return {"solver": "SAM", **self._own_state(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave; a callable rho stays.
@@ -171,14 +190,10 @@ class SAM:
             Where the dict is of something else; nothing is modified then.
         """
         owner = "SAM.load_state_dict"
-        check_loaded(owner, "SAM", state_dict, set(self.state_dict()))
-        rho = check_real(owner, "rho", state_dict["rho"], 0.0)
-        if not isinstance(state_dict["adaptive"], (bool, np.bool_)):
-            raise ValueError(f"{owner}: adaptive must be True or False")
+        check_loaded(owner, "SAM", state_dict, {"optimizer", *self._own_state()})
+        own = self._checked_own(owner, state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.rho = self.rho if callable(self.rho) else rho
-        self.adaptive = bool(state_dict["adaptive"])
-        self.gradients = int(state_dict["gradients"])
+        vars(self).update(own)
 
     def __repr__(self) -> str:
         return f"SAM({self.optimizer!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"
