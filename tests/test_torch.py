@@ -39,7 +39,7 @@ def in_double():
 
 ALONE = ("Lion", "LARS", "LAMB")  # torch has none of these
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
-SHAPES = ((7,), (3, 4), (), (0, 2), (2, 3, 2))
+SHAPES = ((7,), (3, 4), (), (4, 4), (0, 2), (2, 3, 2))
 
 
 def tensors(dtype=torch.float64, shapes=SHAPES):
@@ -202,6 +202,8 @@ def test_signature_is_torchs_and_then_optkerns(name):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 def test_inputs_of_torchs_own_tests():
     """torch's list of settings that its tests run each optimizer with, and of what is refused."""
     common = pytest.importorskip("torch.testing._internal.common_optimizers", exc_type=ImportError)
@@ -403,11 +405,17 @@ def drop_entry(opt, params):
 
 def replace_data(opt, params):
     params[0].data = params[0].data * 2
-    params[4].data = params[4].data.clone(memory_format=torch.contiguous_format)
+    params[5].data = params[5].data.clone(memory_format=torch.contiguous_format)
+
+
+def transpose_in_place(opt, params):
+    """The same memory, read in another order."""
+    square = params[3]
+    square.data = square.data.t()
 
 
 def flatten_and_back(opt, params):
-    some = [params[0], params[2], params[4]]
+    some = [params[0], params[2], params[5]]
     nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(some) * 0.5, some)
 
 
@@ -421,12 +429,21 @@ def replace_parameter(opt, params):
     opt.state[new] = stored
 
 
+@pytest.fixture(params=("by C", "by Python"))
+def exchange(request, monkeypatch):
+    """How tensors are described: an older torch has no C functions for it."""
+    if request.param == "by Python":
+        monkeypatch.setattr(ours, "_exchange", ours._PlainExchange())
+    elif isinstance(ours._exchange, ours._PlainExchange):
+        pytest.skip("this torch has no C functions of DLPack")
+
+
 @pytest.mark.parametrize(
     "change",
     (replace_entries, replace_entry, replace_state, clear_state, drop_entry, replace_data,
-     flatten_and_back, replace_parameter),
+     flatten_and_back, transpose_in_place, replace_parameter),
 )  # fmt: skip
-def test_what_is_replaced_between_steps_counts(change):
+def test_what_is_replaced_between_steps_counts(change, exchange):
     both = Both("Adam", lr=0.1).run(3)
     for params, opt in zip((both.ours, both.theirs), both.opts, strict=True):
         change(opt, params)
@@ -632,7 +649,8 @@ def test_gradients_that_are_not_finite():
 # --------------------------------------------------------------------------- tensors of all kinds
 
 
-def test_memory_formats_and_odd_gradients():
+@pytest.mark.filterwarnings("ignore:Using backward", "ignore:grad and param do not obey")
+def test_memory_formats_and_odd_gradients(exchange):
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2)) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
@@ -645,6 +663,7 @@ def test_memory_formats_and_odd_gradients():
             net(torch.randn(5, 3, 4, 4)).square().mean().backward(create_graph=k == 1)
             net[2].weight.grad = net[2].weight.grad.t().contiguous().t()
             net[2].bias.grad = torch.tensor(0.5).expand(2)
+            net[0].bias.grad = torch._neg_view(torch.arange(4.0))
             opt.step()
     assert_same_models(*nets)
 

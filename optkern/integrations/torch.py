@@ -9,7 +9,8 @@ is the whole change.
    where it was: torch's users replace ``p.data``, the parameters of a group and entries of
    `state`, and torch's optimizers look everything up anew at each step. After a replacement all
    is bound anew.
-3. Gradients are looked at anew at each step and not held: `zero_grad` must be able to free them.
+3. Gradients are looked at anew at each step and not held, so that `zero_grad` frees them. Their
+   arrays come from DLPack's C functions: ``.numpy()`` alone was half of a step of many tensors.
 4. torch counts the changes of a tensor, and backward refuses a graph made before the last one.
    What NumPy writes must be counted by hand.
 """
@@ -21,13 +22,14 @@ import inspect
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from .. import optimizers
 from ..kernels._arrays import named
+from ..kernels._dlpack import Exchange
 from ..kernels.rules import OPTION_SLOTS, OPTIONS, checked
 from ._host import Objective, host
 
@@ -64,6 +66,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     _class: Any  # of optkern, for the rule
     _names: tuple[str, ...]  # the keys of a group that the rule takes
+    _written: Any  # their values
     _signature: inspect.Signature
     _inner: Any = None
 
@@ -73,6 +76,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             cls._class = optimizers.CLASSES[cls.__name__.lower()]
             known = cls._class._signature.parameters
             cls._names = tuple(k for k in known if k not in {"params"} | _OPTIONS | _WITHOUT)
+            cls._written = operator.itemgetter(*cls._names)
             cls._signature = _signature(cls)
             cls.__signature__ = cls._signature
             cls.__doc__ = f"{cls.__doc__}\n\n{_Optimizer.__doc__}"
@@ -114,20 +118,18 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Nothing is changed where something is refused.
         """
         params = [p for group in groups for p in group["params"]]
-        arrays = iter([self._array(i, p) for i, p in enumerate(params)])
+        arrays = [self._array(i, p) for i, p in enumerate(params)]
+        parts = _parted(arrays, groups)
         seen = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
         inner = self._class(
-            [
-                {"params": [next(arrays) for _ in group["params"]], **values}
-                for group, values in zip(groups, seen)
-            ],
+            [{"params": part, **values} for part, values in zip(parts, seen)],
             **(self._options if self._inner is None else _options(self._inner)),
         )
         for i, p in enumerate(params):
             if state.get(p):
                 self._take_entry(inner, i, state[p])
-        self._inner, self._params, self._seen = inner, params, seen
-        self._pointers = [p.data_ptr() for p in params]
+        self._inner, self._params, self._arrays, self._seen = inner, params, arrays, seen
+        self._read: list[Any] = [None] * len(groups)  # as written, where that says all
 
     def _array(self, i: int, p: Any) -> np.ndarray:
         """The memory of a parameter."""
@@ -226,7 +228,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             _same(params, self._params)
             and _same(self.state.values(), self._entries)
             and self._shows_its_own()
-            and [p.data_ptr() for p in params] == self._pointers
+            and _exchange.are(params, self._arrays)
         ):
             self._read_groups()
         else:
@@ -248,14 +250,17 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         inner = self._inner
         plan = inner._plan
         for number, group in enumerate(self.param_groups):
-            values = self._hyperparameters(number, group)
-            if values == self._seen[number]:
+            written = self._written(group)
+            if self._read[number] and _same(written, self._read[number]):
                 continue
-            own = {name: values[name] for name in inner._own}
-            rest = {name: value for name, value in values.items() if name not in own}
-            owner = f"{self._owner}: group {number}"
-            inner.param_groups[number].update(inner._translated(owner, rest, own))
-            self._seen[number] = values
+            values = self._hyperparameters(number, group)
+            if values != self._seen[number]:
+                own = {name: values[name] for name in inner._own}
+                rest = {name: value for name, value in values.items() if name not in own}
+                owner = f"{self._owner}: group {number}"
+                inner.param_groups[number].update(inner._translated(owner, rest, own))
+                self._seen[number] = values
+            self._read[number] = written if _constant(written) else None
         if inner._plan is not plan:  # an option has been switched on that needs state
             self._show()
 
@@ -282,32 +287,26 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         gradients = self._gradients()
         for counted, shown in self._counts.values():  # a user may have written them
             counted[:] = shown
-        applied = inner.step(gradients)
+        applied = inner.step(_parted(gradients, self.param_groups))
         for counted, shown in self._counts.values():
             shown[:] = counted
         if applied:
-            pairs = zip(self._params, chain.from_iterable(gradients))
-            torch.autograd.graph.increment_version([p for p, g in pairs if g is not None])
+            changed = [p for p, g in zip(self._params, gradients) if g is not None]
+            torch.autograd.graph.increment_version(changed)
         if self._begun != self._count_begun():
             self._show()
         return loss
 
-    def _gradients(self) -> list[list[np.ndarray | None]]:
-        try:
-            return [
-                [None if (g := p.grad) is None else g.numpy() for p in group["params"]]
-                for group in self.param_groups
-            ]
-        except (TypeError, RuntimeError):  # there is something about one of them
-            number = iter(range(len(self._params)))
-            return [
-                [self._gradient(next(number), p.grad) for p in group["params"]]
-                for group in self.param_groups
-            ]
+    def _gradients(self) -> list[np.ndarray | None]:
+        gradients = [p.grad for p in self._params]
+        arrays = _exchange.over(gradients, self._arrays)
+        for i, g in enumerate(gradients):
+            if g is not None and (type(arrays[i]) is not np.ndarray or g.is_neg()):
+                arrays[i] = self._gradient(i, g)
+        return arrays
 
-    def _gradient(self, i: int, g: Any) -> np.ndarray | None:
-        if g is None:
-            return None
+    def _gradient(self, i: int, g: Any) -> np.ndarray:
+        """A gradient that does not lie in memory as its parameter does."""
         what = f"{self._owner}: {named('gradient of parameter', i)}"
         if g.layout != torch.strided:
             raise TypeError(
@@ -379,6 +378,30 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._show()
 
 
+class _PlainExchange:
+    """What `Exchange` does, for a torch without DLPack's C functions."""
+
+    def over(self, tensors: list[Any], likes: list[np.ndarray]) -> list[Any]:
+        return list(tensors)
+
+    def are(self, tensors: list[Any], arrays: list[np.ndarray]) -> bool:
+        def form(array: np.ndarray) -> tuple[Any, ...]:
+            return array.ctypes.data, array.dtype, array.shape, array.strides
+
+        pairs = [(t, a) for t, a in zip(tensors, arrays) if a.size]
+        return all(form(_memory("", t)) == form(a) for t, a in pairs)
+
+
+def _made_exchange() -> Any:
+    try:
+        return Exchange(torch.Tensor.__dlpack_c_exchange_api__)
+    except (AttributeError, ValueError):
+        return _PlainExchange()
+
+
+_exchange = _made_exchange()
+
+
 class _Sealed:
     """An entry of a state dict that torch hands on as it is: it would round state to float16."""
 
@@ -412,9 +435,21 @@ def _options(inner: optimizers.Optimizer) -> dict[str, Any]:
     return {name: getattr(inner, name) for name in _OPTIONS}
 
 
+def _parted(values: Iterable[Any], groups: list[dict[str, Any]]) -> list[list[Any]]:
+    """One value for each parameter, as lists by group."""
+    rest = iter(values)
+    return [list(islice(rest, len(group["params"]))) for group in groups]
+
+
 def _same(some: Any, others: Any) -> bool:
     """Whether two collections hold the same objects."""
     return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+def _constant(values: Iterable[Any]) -> bool:
+    """Whether nothing can be written into these: no tensor, no list."""
+    kinds = (float, int, bool, str, type(None))
+    return all(type(v) in kinds or (type(v) is tuple and _constant(v)) for v in values)
 
 
 def _plain(value: Any) -> Any:
