@@ -291,8 +291,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for counted, shown in self._counts.values():
             shown[:] = counted
         if applied:
-            changed = [p for p, g in zip(self._params, gradients) if g is not None]
-            torch.autograd.graph.increment_version(changed)
+            _note_changes([p for p, g in zip(self._params, gradients) if g is not None])
         if self._begun != self._count_begun():
             self._show()
         return loss
@@ -363,7 +362,12 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             seal.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_options": _options(self._up_to_date()), **super().__getstate__()}
+        kept = {"_options": _options(self._up_to_date()), **super().__getstate__()}
+        kept["state"] = defaultdict(dict)
+        for p, entry in self.state.items():  # pickled as it is, each count would bring all others
+            counts = {name: entry[name].clone() for name in self._counts if name in entry}
+            kept["state"][p] = {**entry, **counts}
+        return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         """Of a copy, all that there is; of a state dict, state and groups."""
@@ -400,6 +404,15 @@ def _made_exchange() -> Any:
 
 
 _exchange = _made_exchange()
+
+
+def _note_changes(tensors: list[Any]) -> None:
+    """Count a change of each tensor."""
+    try:
+        torch.autograd.graph.increment_version(tensors)
+    except TypeError:  # an older torch takes one at a time
+        for tensor in tensors:
+            torch.autograd.graph.increment_version(tensor)
 
 
 class _Sealed:
