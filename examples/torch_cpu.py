@@ -9,6 +9,7 @@ from torch import nn
 from optkern import curvature
 from optkern.integrations.torch import AdamW, objective  # was: from torch.optim import AdamW
 
+torch.set_num_threads(1)  # for a network as small as this a second one only waits
 torch.manual_seed(0)
 X = 2 * torch.rand(500, 2) - 1
 y = (X[:, 0] * X[:, 1] > 0).long()

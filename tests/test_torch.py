@@ -642,6 +642,45 @@ def test_lookahead_and_averages_are_in_the_state_dict():
     assert_same_models(*runs, rtol=0, atol=0)
 
 
+def test_nothing_is_bound_or_saved_while_the_averages_are_in():
+    net = model()
+    opt = ours.Adam(net.parameters(), lr=0.1, ema_decay=0.5)
+    train(net, opt, 3)
+    saved = opt.state_dict()
+    weight = net[0].weight.detach().clone()
+    calls = (opt.step, opt.state_dict, lambda: opt.load_state_dict(saved), lambda: copy.copy(opt))
+    with opt.optimizer.averaged():
+        averaged = net[0].weight.detach().clone()
+        for call in calls:
+            with pytest.raises(RuntimeError, match="the averages are in the parameters' place"):
+                call()
+        assert torch.equal(net[0].weight, averaged)
+    assert torch.equal(net[0].weight, weight)
+
+
+def test_callable_options_count_on_through_replacements_and_copies():
+    params = tensors()
+    seen = []
+    opt = ours.SGD(params, lr=0.1, momentum=0.9, clip_norm=lambda step: seen.append(step) or 1.0)
+    for step in range(3):
+        give_gradients(params, step)
+        opt.step()
+    replace_data(opt, params)
+    opt.step()
+    assert opt.optimizer.steps == 4 and seen[-1] == 3
+    other = copy.copy(opt)
+    other.step()
+    assert other.optimizer.steps == 5
+
+
+def test_a_group_without_parameters():
+    w = torch.ones(3, requires_grad=True)
+    opt = ours.SGD([{"params": []}, {"params": [w], "lr": 0.5}], lr=0.1)
+    w.grad = torch.ones(3)
+    opt.step()
+    assert torch.equal(w, torch.full((3,), 0.5))
+
+
 def test_gradients_that_are_not_finite():
     w = torch.ones(3, requires_grad=True)
     w.grad = torch.tensor([1.0, float("nan"), 1.0])

@@ -69,6 +69,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     _written: Any  # their values
     _signature: inspect.Signature
     _inner: Any = None
+    _calls = (0, 0)  # applied and skipped, of which this is a copy
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -117,19 +118,30 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
         Nothing is changed where something is refused.
         """
+        old = self._settled()
         params = [p for group in groups for p in group["params"]]
         arrays = [self._array(i, p) for i, p in enumerate(params)]
         parts = _parted(arrays, groups)
         seen = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
         inner = self._class(
             [{"params": part, **values} for part, values in zip(parts, seen)],
-            **(self._options if self._inner is None else _options(self._inner)),
+            **(self._options if old is None else _options(old)),
         )
         for i, p in enumerate(params):
             if state.get(p):
                 self._take_entry(inner, i, state[p])
+        steps, inner.skipped_steps = self._calls if old is None else (old.steps, old.skipped_steps)
+        inner.steps = max(steps, int(inner._plan.steps.max()))
         self._inner, self._params, self._arrays, self._seen = inner, params, arrays, seen
         self._read: list[Any] = [None] * len(groups)  # as written, where that says all
+
+    def _settled(self) -> Any:
+        """The optimizer, where there is one: with the weights in their place, not the averages."""
+        if self._inner is not None and self._inner.averages_are_in:
+            raise RuntimeError(
+                f"{self._owner}: the averages are in the parameters' place; call swap_out first"
+            )
+        return self._inner
 
     def _array(self, i: int, p: Any) -> np.ndarray:
         """The memory of a parameter."""
@@ -336,6 +348,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
         The tensors are copies. Options of the whole optimizer (`clip_norm`) are not in it.
         """
+        self._settled()
         self._up_to_date()
         state_dict = super().state_dict()
         state_dict["state"] = {
@@ -362,7 +375,10 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             seal.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"_options": _options(self._up_to_date()), **super().__getstate__()}
+        self._settled()
+        inner = self._up_to_date()
+        kept = {"_options": _options(inner), **super().__getstate__()}
+        kept["_calls"] = (inner.steps, inner.skipped_steps)
         kept["state"] = defaultdict(dict)
         for p, entry in self.state.items():  # pickled as it is, each count would bring all others
             counts = {name: entry[name].clone() for name in self._counts if name in entry}
