@@ -8,7 +8,7 @@ BIN := .venv/bin
 SOURCES := setup.py pyproject.toml README.md $(shell find optkern -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.tp' -o -name '*.h')
 comma := ,
 # A CPU build: without the pin pip would fetch one with CUDA.
-TORCH := $(if $(findstring peers,$(EXTRAS)),torch==2.13.0)
+TORCH := $(if $(findstring peers,$(EXTRAS))$(findstring torch,$(EXTRAS)),torch==2.13.0)
 
 .PHONY: demo test bench lint clean
 

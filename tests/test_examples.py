@@ -12,6 +12,7 @@ EXAMPLES = {
     "evolution_strategies": (None, ("generation 300: loss 0.0",)),
     "interchange": (None, ("array.array: [0.9, 1.9, 3.1]", "mmap: -0.5 -0.5", "is read-only")),
     "sklearn_mlp": ("sklearn", ("test accuracy", "with Lion", "lambda_min")),
+    "torch_cpu": ("torch", ("weights at most", "accuracy, averaged: 0.9", "saddle: lambda_min")),
 }
 
 
@@ -27,7 +28,7 @@ def test_example(name, run_python):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("bench_autograd", "bench_sklearn"))
+@pytest.mark.parametrize("name", ("bench_autograd", "bench_sklearn", "bench_torch"))
 def test_host_benchmark_runs(name, run_python):
     extra = name.removeprefix("bench_")
     pytest.importorskip(extra, reason=f"needs {extra}: make test EXTRAS={extra}")

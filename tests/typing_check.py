@@ -12,6 +12,7 @@ from optkern.integrations import (
     dl_from_scratch,
     evolution_strategies,
     sklearn,
+    torch,
 )
 
 p = np.zeros(3, np.float32)
@@ -80,6 +81,12 @@ at.loss(autograd.adam(lambda x, i: at.grad(x), at.x, num_iters=3, step_size=0.1)
 w, config = cs231n.adam(p, g, None)
 dl_from_scratch.Adam(lr=0.1).update({"W": p}, {"W": p})
 ratio: float = evolution_strategies.Adam(None, stepsize=0.1).update(p)
+tensors = torch.AdamW([p], lr=1e-3, clip_norm=1.0)
+tensors.step()
+tensors.load_state_dict(tensors.state_dict())
+print(tensors.optimizer.last_grad_norm)
+double = torch.objective(None, p, p, lambda output, target: output, batch_size=32)
+slope: float = double.loss(double.x)
 small = optkern.AdamW(p, state_dtype="int8", seed=1)
 half = optkern.Adam(np.zeros(3, np.float16), state_dtype="bfloat16", master_weights=True)
 half.step(np.ones(3, np.float16))

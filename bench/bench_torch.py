@@ -1,0 +1,167 @@
+"""What training with PyTorch on a CPU gains: `torch.optim.Adam` as it comes, fused, and optkern's.
+
+    python bench/bench_torch.py [--quick] [--threads 2]
+
+First the step alone, over tensors of one size; then whole training steps of a network (zero_grad,
+forward, backward, step) on random data, by all three in turn: medians. The weights are compared
+first. "share" is the part of a training step that torch's optimizer takes as it comes, and
+1/(1-share) what a free update would give. torch's products and optimizers run on --threads threads.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from optkern.integrations import torch as ours  # before torch: who loads OpenMP sets its policy
+
+import torch  # isort: skip
+from torch import nn  # isort: skip
+
+STEPS = (  # tensors, elements of each, dtype
+    (1000, 100, "float32"),
+    (1000, 1000, "float32"),
+    (10, 1000, "float32"),
+    (4, 1_000_000, "float32"),
+    (4, 1_000_000, "float64"),
+)
+NETWORKS = (  # layer sizes, batch, dtype
+    ((64, 100, 10), 32, "float64"),
+    ((64, 100, 10), 32, "float32"),
+    ((64, *[64] * 30, 10), 32, "float32"),
+    ((784, 512, 10), 32, "float32"),
+    ((784, 1000, 10), 32, "float32"),
+    ((784, 512, 512, 10), 200, "float32"),
+)
+SIDES = (
+    lambda params: torch.optim.Adam(params, lr=1e-3),
+    lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
+    lambda params: ours.Adam(params, lr=1e-3),
+)
+
+
+def compare(params: list[list[Any]], dtype: str) -> None:
+    close = 1e-9 if dtype == "float64" else 1e-4
+    for a, *others in zip(*params):
+        for b in others:
+            torch.testing.assert_close(a, b, rtol=close, atol=close)
+
+
+def in_turn(sides: list[Callable[[], Any]], rounds: int, seconds: float = 0.02) -> list[float]:
+    """Milliseconds of a call of each, medians of rounds that alternate."""
+    times: list[list[float]] = [[] for _ in sides]
+    start = time.perf_counter()
+    for side in sides:
+        side()
+    calls = max(1, int(seconds * len(sides) / (time.perf_counter() - start)))
+    for _ in range(rounds):
+        for kept, side in zip(times, sides):
+            start = time.perf_counter()
+            for _ in range(calls):
+                side()
+            kept.append((time.perf_counter() - start) / calls)
+    return [1e3 * statistics.median(kept) for kept in times]
+
+
+def row(name: str, times: list[float], share: float | None = None) -> str:
+    default, fused, mine = times
+    figures = f"{default:9.3f} {fused:9.3f} {mine:9.3f} {default / mine:8.2f} {fused / mine:8.2f}"
+    if share is not None:
+        figures += f" {100 * share:5.0f} % {1 / (1 - share):9.2f}"
+    return f"{name:<40}{figures}"
+
+
+def step_alone(count: int, size: int, dtype: str, rounds: int) -> str:
+    """As in a training loop: the gradients are new tensors at each step."""
+    start = torch.linspace(-1, 1, size, dtype=getattr(torch, dtype))
+    params = [[start.clone().requires_grad_() for _ in range(count)] for _ in SIDES]
+    gradient = torch.sin(3 * start)
+
+    def renew(side: int) -> None:
+        for p in params[side]:
+            p.grad = gradient.detach()
+
+    def stepping(side: int) -> Callable[[], None]:
+        opt = SIDES[side](params[side])
+
+        def call() -> None:
+            renew(side)
+            opt.step()
+
+        return call
+
+    sides = [stepping(side) for side in range(len(SIDES))]
+    for side in sides:
+        for _ in range(3):
+            side()
+    compare(params, dtype)
+    *times, idle = in_turn([*sides, lambda: renew(0)], rounds)
+    return row(f"step: {count} x {size:,}, {dtype}", [t - idle for t in times])
+
+
+def network(sizes: tuple[int, ...], dtype: str) -> nn.Module:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for m, n in pairwise(sizes):
+        layers += [nn.Linear(m, n), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).to(getattr(torch, dtype))
+
+
+def training(sizes: tuple[int, ...], batch: int, dtype: str, rounds: int) -> str:
+    nets = [network(sizes, dtype) for _ in SIDES]
+    params = [list(net.parameters()) for net in nets]
+    X = torch.randn(batch, sizes[0], dtype=getattr(torch, dtype))
+    y = torch.randint(0, sizes[-1], (batch,))
+
+    def stepping(side: int, update: bool = True) -> Callable[[], None]:
+        opt = SIDES[side](params[side])
+
+        def call() -> None:
+            opt.zero_grad()
+            nn.functional.cross_entropy(nets[side](X), y).backward()
+            if update:
+                opt.step()
+
+        return call
+
+    sides = [stepping(side) for side in range(len(SIDES))]
+    for side in sides:
+        for _ in range(3):
+            side()
+    compare(params, dtype)
+    *times, rest = in_turn([*sides, stepping(0, update=False)], rounds)
+    share = max(0.0, 1 - rest / times[0])
+    return row(f"{shown(sizes)}, batch {batch}, {dtype}", times, share)
+
+
+def shown(sizes: tuple[int, ...]) -> str:
+    if len(sizes) > 5:
+        return f"{len(sizes) - 1} layers of {sizes[1]}"
+    return "-".join(map(str, sizes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="torch.optim.Adam, as it comes and fused, and ours"
+    )
+    parser.add_argument("--quick", action="store_true", help="one round of the smallest shapes")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rounds = 1 if options.quick else options.rounds
+    print(
+        f"{'':40}{'torch ms':>9} {'fused ms':>9} {'ours ms':>9} {'ratio':>8} {'to fused':>8}",
+        end="",
+    )
+    print(f" {'share':>7} {'1/(1-s)':>9}")
+    for shape in STEPS[2:3] if options.quick else STEPS:
+        print(step_alone(*shape, rounds), flush=True)
+    for problem in NETWORKS[:2] if options.quick else NETWORKS:
+        print(training(*problem, rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

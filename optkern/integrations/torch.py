@@ -1,0 +1,746 @@
+"""PyTorch on CPUs: every rule as a `torch.optim.Optimizer`, and a model's loss for `curvature`.
+
+``from optkern.integrations.torch import AdamW`` in the place of ``from torch.optim import AdamW``
+is the whole change.
+
+1. Parameters and gradients are the tensors' own memory. State is NumPy's, with tensors over it:
+   torch may move its own storages (`share_memory_`), and free what a view looks at.
+2. One call of the engine updates all tensors of all groups. Before it a step asks whether all is
+   where it was: torch's users replace ``p.data``, the parameters of a group and entries of
+   `state`, and torch's optimizers look everything up anew at each step. After a replacement all
+   is bound anew.
+3. Gradients are looked at anew at each step and not held, so that `zero_grad` frees them. Their
+   arrays come from DLPack's C functions: ``.numpy()`` alone was half of a step of many tensors.
+4. torch counts the changes of a tensor, and backward refuses a graph made before the last one.
+   What NumPy writes must be counted by hand.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from .. import optimizers
+from ..kernels._arrays import named
+from ..kernels._dlpack import Exchange
+from ..kernels.rules import OPTION_SLOTS, OPTIONS, checked
+from ._host import Objective, host
+
+MINIMUM = "2.6"
+
+torch: Any = host("torch", "torch", MINIMUM)
+
+# Not here: p.grad accumulates by itself, compact state is no tensor, and float32 masters would undo
+# what torch writes into the weights.
+_WITHOUT = {"accumulate", "accumulate_form", "state_dtype", "seed", "master_weights"}
+# Of the whole optimizer, not of a group.
+_OPTIONS = {"num_threads", "on_nonfinite", *OPTIONS} - _WITHOUT
+# What torch.optim can do and NumPy's memory cannot.
+_IMPOSSIBLE = ("capturable", "differentiable")
+
+
+class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
+    """What all of them share. The arguments are those of the `torch.optim` class of the same name.
+
+    Beyond them, optkern's own: by group `decay_form`, `eps_form` and the like; for all groups
+    `clip_norm`, `ema_decay`, `lookahead`, `on_nonfinite`, `num_threads` and the others.
+    ``foreach`` and ``fused`` are taken and ignored. A tensor in a number's place is read at each
+    step.
+
+    Parameters and gradients are float32, float64, float16 or bfloat16 tensors on the CPU, of any
+    strides; the state of the last two is float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On a bad argument, a tensor that is not on the CPU, a sparse gradient; nothing has been
+        modified then.
+    """
+
+    _class: Any  # of optkern, for the rule
+    _names: tuple[str, ...]  # the keys of a group that the rule takes
+    _written: Any  # their values
+    _signature: inspect.Signature
+    _inner: Any = None
+    _calls = (0, 0)  # applied and skipped, of which this is a copy
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ == __name__:
+            cls._class = optimizers.CLASSES[cls.__name__.lower()]
+            known = cls._class._signature.parameters
+            cls._names = tuple(k for k in known if k not in {"params"} | _OPTIONS | _WITHOUT)
+            cls._written = operator.itemgetter(*cls._names)
+            cls._signature = _signature(cls)
+            cls.__signature__ = cls._signature
+            cls.__doc__ = f"{cls.__doc__}\n\n{_Optimizer.__doc__}"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            known = ", ".join(self._signature.parameters)
+            raise TypeError(f"{self._owner}: {error}; the arguments are {known}") from None
+        bound.apply_defaults()
+        defaults = dict(bound.arguments)
+        params = defaults.pop("params")
+        self._options = {name: defaults.pop(name) for name in _OPTIONS}
+        super().__init__(params, defaults)
+        self._bind()
+
+    @property
+    def _owner(self) -> str:
+        return type(self).__name__
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer:
+        """What does the work: `thread_report`, `last_grad_norm`, `averaged`; for `optkern.Monitor`.
+
+        Another one once tensors or state have been replaced.
+        """
+        return self._up_to_date()
+
+    # ----------------------------------------------------------------- binding
+
+    def _bind(self) -> None:
+        self._take(self.param_groups, self.state)
+        self._show()
+
+    def _take(self, groups: list[dict[str, Any]], state: Mapping[Any, Any]) -> None:
+        """Make the optimizer over these tensors, with copies of what there is of their state.
+
+        Nothing is changed where something is refused.
+        """
+        old = self._settled()
+        params = [p for group in groups for p in group["params"]]
+        arrays = [self._array(i, p) for i, p in enumerate(params)]
+        parts = _parted(arrays, groups)
+        seen = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
+        inner = self._class(
+            [{"params": part, **values} for part, values in zip(parts, seen)],
+            **(self._options if old is None else _options(old)),
+        )
+        for i, p in enumerate(params):
+            if state.get(p):
+                self._take_entry(inner, i, state[p])
+        steps, inner.skipped_steps = self._calls if old is None else (old.steps, old.skipped_steps)
+        inner.steps = max(steps, int(inner._plan.steps.max()))
+        self._inner, self._params, self._arrays, self._seen = inner, params, arrays, seen
+        self._read: list[Any] = [None] * len(groups)  # as written, where that says all
+
+    def _settled(self) -> Any:
+        """The optimizer, where there is one: with the weights in their place, not the averages."""
+        if self._inner is not None and self._inner.averages_are_in:
+            raise RuntimeError(
+                f"{self._owner}: the averages are in the parameters' place; call swap_out first"
+            )
+        return self._inner
+
+    def _array(self, i: int, p: Any) -> np.ndarray:
+        """The memory of a parameter."""
+        what = f"{self._owner}: {named('parameter', i)}"
+        if torch.nn.parameter.is_lazy(p):
+            raise ValueError(f"{what} has no values yet; run its lazy module once")
+        if p.device.type != "cpu":
+            raise TypeError(f"{what} must be on the CPU, it is on {p.device}")
+        if p.layout != torch.strided or not p.is_floating_point():
+            raise TypeError(
+                f"{what} must be a dense tensor of float32, float64, float16 or bfloat16, "
+                f"got {p.dtype}, {p.layout}"
+            )
+        return _memory(what, p)
+
+    def _hyperparameters(self, number: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """What a group says now, as the rule takes it."""
+        values = {name: _plain(group[name]) for name in self._names}
+        for name in _IMPOSSIBLE:
+            if group.get(name):
+                owner = f"{self._owner}: group {number}"
+                raise ValueError(f"{owner}: {name}=True is not possible on NumPy's memory")
+        for name, value in values.items():
+            if callable(value):
+                raise TypeError(
+                    f"{self._owner}: group {number}: {name} must be a number, got {value!r}; "
+                    "torch.optim.lr_scheduler has schedules"
+                )
+        return values
+
+    def _take_entry(self, inner: Any, i: int, entry: Mapping[str, Any]) -> None:
+        """Copy one parameter's state to its place in an optimizer that is new."""
+        plan, owner = inner._plan, f"{self._owner}: the state of {named('parameter', i)}"
+        velocity, begun = inner.rule.formula == "sgd", False
+        for slot, arrays in plan.state.items():
+            if arrays[i] is None:
+                continue
+            if entry.get(slot) is not None:
+                _copy(f"{owner}: {slot}", entry[slot], arrays[i])
+                begun = begun or slot == "momentum_buffer"
+            elif not velocity and slot not in OPTION_SLOTS:
+                raise ValueError(f"{owner} has no {slot!r}: it is of another rule or option")
+        # torch's SGD counts nothing: that there is a velocity says that there have been steps.
+        step = entry.get("step", int(begun) if velocity else None)
+        plan.steps[i] = _count(f"{owner}: step", _plain(step))
+        plan.started[i] = 0 if begun or not velocity else plan.steps[i]
+        if "mu_product" in inner.rule.hyperparameters:
+            product = _plain(entry.get("mu_product"))
+            plan.mu_products[i] = checked(owner, "mu_product", product)
+
+    def _show(self) -> None:
+        """Let `state` have tensors over the state of what has begun, as torch's optimizers do."""
+        inner, plan, rule = self._inner, self._inner._plan, self._inner.rule
+        velocity = rule.formula == "sgd"
+        # In the numbers that torch counts in: a tensor in `state` is an element of these.
+        self._counts = {}
+        if not velocity or self._class is not optimizers.SGD or inner.lookahead is not None:
+            self._counts["step"] = (plan.steps, plan.steps.astype(np.float64))
+        if "mu_product" in rule.hyperparameters:
+            self._counts["mu_product"] = (plan.mu_products, plan.mu_products.copy())
+        counts = {k: torch.from_numpy(shown).unbind() for k, (_, shown) in self._counts.items()}
+        for i, p in enumerate(self._params):
+            if not (plan.steps[i] or rule.name == "adagrad"):  # torch's begins at once
+                continue
+            tensors = {name: elements[i] for name, elements in counts.items()}
+            for slot, arrays in plan.state.items():
+                hidden = slot == "momentum_buffer" and velocity and plan.started[i] >= plan.steps[i]
+                if arrays[i] is not None and not hidden:
+                    tensors[slot] = torch.from_numpy(arrays[i])
+            if tensors:
+                self.state[p].update(tensors)
+        self._note_shown()
+
+    def _note_shown(self) -> None:
+        """Keep what `_up_to_date` compares with."""
+        self._entries = list(self.state.values())
+        self._begun = self._count_begun()
+        self._shown: dict[str, tuple[list[Any], list[Any]]] = {}
+        for entry in self._entries:
+            for name, tensor in entry.items():
+                entries, tensors = self._shown.setdefault(name, ([], []))
+                entries.append(entry)
+                tensors.append(tensor)
+
+    def _count_begun(self) -> int:
+        """Another number as soon as a parameter has more to show."""
+        plan = self._inner._plan
+        return int(np.count_nonzero(plan.steps) + np.count_nonzero(plan.steps > plan.started))
+
+    # ----------------------------------------------------------------- what has been replaced
+
+    def _up_to_date(self) -> Any:
+        """The optimizer over the tensors, state and hyperparameters as they are now."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        if (
+            _same(params, self._params)
+            and _same(self.state.values(), self._entries)
+            and self._shows_its_own()
+            and _exchange.are(params, self._arrays)
+        ):
+            self._read_groups()
+        else:
+            self._bind()
+        return self._inner
+
+    def _shows_its_own(self) -> bool:
+        """Whether every tensor in `state` is the one that was put there."""
+        try:
+            return all(
+                _same([*map(operator.itemgetter(name), entries)], tensors)
+                for name, (entries, tensors) in self._shown.items()
+            )
+        except KeyError:
+            return False
+
+    def _read_groups(self) -> None:
+        """Take the hyperparameters that have been written since the last step."""
+        inner = self._inner
+        plan = inner._plan
+        for number, group in enumerate(self.param_groups):
+            written = self._written(group)
+            if self._read[number] and _same(written, self._read[number]):
+                continue
+            values = self._hyperparameters(number, group)
+            if values != self._seen[number]:
+                own = {name: values[name] for name in inner._own}
+                rest = {name: value for name, value in values.items() if name not in own}
+                owner = f"{self._owner}: group {number}"
+                inner.param_groups[number].update(inner._translated(owner, rest, own))
+                self._seen[number] = values
+            self._read[number] = written if _constant(written) else None
+        if inner._plan is not plan:  # an option has been switched on that needs state
+            self._show()
+
+    # ----------------------------------------------------------------- torch.optim's interface
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient, in place.
+
+        Parameters
+        ----------
+        closure : callable or None
+            Computes the loss and the gradients; called once, first.
+
+        Returns
+        -------
+        What the closure has returned, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        inner = self._up_to_date()
+        gradients = self._gradients()
+        for counted, shown in self._counts.values():  # a user may have written them
+            counted[:] = shown
+        applied = inner.step(_parted(gradients, self.param_groups))
+        for counted, shown in self._counts.values():
+            shown[:] = counted
+        if applied:
+            _note_changes([p for p, g in zip(self._params, gradients) if g is not None])
+        if self._begun != self._count_begun():
+            self._show()
+        return loss
+
+    def _gradients(self) -> list[np.ndarray | None]:
+        gradients = [p.grad for p in self._params]
+        arrays = _exchange.over(gradients, self._arrays)
+        for i, g in enumerate(gradients):
+            if g is not None and (type(arrays[i]) is not np.ndarray or g.is_neg()):
+                arrays[i] = self._gradient(i, g)
+        return arrays
+
+    def _gradient(self, i: int, g: Any) -> np.ndarray:
+        """A gradient that does not lie in memory as its parameter does."""
+        what = f"{self._owner}: {named('gradient of parameter', i)}"
+        if g.layout != torch.strided:
+            raise TypeError(
+                f"{what} must be dense, got {g.layout}: make the layer with sparse=False, "
+                "or use torch.optim.SparseAdam"
+            )
+        return _memory(what, g.resolve_neg())
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with options of its own.
+
+        Parameters
+        ----------
+        param_group : dict
+            ``"params"``, and any hyperparameters.
+        """
+        super().add_param_group(param_group)
+        if self._inner is None:  # the constructor binds all groups at once
+            return
+        try:
+            self._bind()
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict`, or that of torch's class of this name, goes on from.
+
+        The tensors are copies. Options of the whole optimizer (`clip_norm`) are not in it.
+        """
+        self._settled()
+        self._up_to_date()
+        state_dict = super().state_dict()
+        state_dict["state"] = {
+            key: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()}
+            for key, entry in state_dict["state"].items()
+        }
+        return state_dict
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of this class or of torch's class of this name, from copies.
+
+        Of a hyperparameter that is not in it the default given at construction holds.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where it is of another rule, other groups or other shapes. Nothing has been modified
+            then.
+        """
+        seal = self.register_load_state_dict_pre_hook(_sealed)  # the last of them
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            seal.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settled()
+        inner = self._up_to_date()
+        kept = {"_options": _options(inner), **super().__getstate__()}
+        kept["_calls"] = (inner.steps, inner.skipped_steps)
+        kept["state"] = defaultdict(dict)
+        for p, entry in self.state.items():  # pickled as it is, each count would bring all others
+            counts = {name: entry[name].clone() for name in self._counts if name in entry}
+            kept["state"][p] = {**entry, **counts}
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """Of a copy, all that there is; of a state dict, state and groups."""
+        if "_options" in kept:
+            self.__dict__.update(kept)
+        for group in kept["param_groups"]:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+        state = {k: v.entry if isinstance(v, _Sealed) else v for k, v in kept["state"].items()}
+        self._take(kept["param_groups"], state)
+        super().__setstate__({**kept, "state": defaultdict(dict, state)})
+        self._show()
+
+
+class _PlainExchange:
+    """What `Exchange` does, for a torch without DLPack's C functions."""
+
+    def over(self, tensors: list[Any], likes: list[np.ndarray]) -> list[Any]:
+        return list(tensors)
+
+    def are(self, tensors: list[Any], arrays: list[np.ndarray]) -> bool:
+        def form(array: np.ndarray) -> tuple[Any, ...]:
+            return array.ctypes.data, array.dtype, array.shape, array.strides
+
+        pairs = [(t, a) for t, a in zip(tensors, arrays) if a.size]
+        return all(form(_memory("", t)) == form(a) for t, a in pairs)
+
+
+def _made_exchange() -> Any:
+    try:
+        return Exchange(torch.Tensor.__dlpack_c_exchange_api__)
+    except (AttributeError, ValueError):
+        return _PlainExchange()
+
+
+_exchange = _made_exchange()
+
+
+def _note_changes(tensors: list[Any]) -> None:
+    """Count a change of each tensor."""
+    try:
+        torch.autograd.graph.increment_version(tensors)
+    except TypeError:  # an older torch takes one at a time
+        for tensor in tensors:
+            torch.autograd.graph.increment_version(tensor)
+
+
+class _Sealed:
+    """An entry of a state dict that torch hands on as it is: it would round state to float16."""
+
+    def __init__(self, entry: Any) -> None:
+        self.entry = dict(entry) if isinstance(entry, Mapping) else entry
+
+
+def _sealed(optimizer: _Optimizer, state_dict: Any) -> dict[str, Any]:
+    owner = f"{optimizer._owner}.load_state_dict"
+    for key in ("param_groups", "state"):
+        if key not in state_dict:
+            raise ValueError(f"{owner}: the dict has no {key!r}")
+    return {**state_dict, "state": {k: _Sealed(v) for k, v in state_dict["state"].items()}}
+
+
+def _signature(cls: type[_Optimizer]) -> inspect.Signature:
+    """The arguments of torch's class in its order, then those that it does not have."""
+    theirs = getattr(torch.optim, cls.__name__, None)
+    parameters: dict[str, inspect.Parameter] = {}
+    if theirs is not None:
+        own = inspect.signature(theirs).parameters
+        parameters = {name: p.replace(annotation=p.empty) for name, p in own.items()}
+    for name, p in cls._class._signature.parameters.items():
+        if name not in parameters and name not in _WITHOUT:
+            parameters[name] = p if theirs is None else p.replace(kind=p.KEYWORD_ONLY)
+    return inspect.Signature(list(parameters.values()))
+
+
+def _options(inner: optimizers.Optimizer) -> dict[str, Any]:
+    """An optimizer's options of the whole, as they are now."""
+    return {name: getattr(inner, name) for name in _OPTIONS}
+
+
+def _parted(values: Iterable[Any], groups: list[dict[str, Any]]) -> list[list[Any]]:
+    """One value for each parameter, as lists by group."""
+    rest = iter(values)
+    return [list(islice(rest, len(group["params"]))) for group in groups]
+
+
+def _same(some: Any, others: Any) -> bool:
+    """Whether two collections hold the same objects."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+def _constant(values: Iterable[Any]) -> bool:
+    """Whether nothing can be written into these: no tensor, no list."""
+    kinds = (float, int, bool, str, type(None))
+    return all(type(v) in kinds or (type(v) is tuple and _constant(v)) for v in values)
+
+
+def _plain(value: Any) -> Any:
+    """A number for a tensor that holds one."""
+    if type(value) is float or type(value) is bool:
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+
+
+def _count(what: str, value: Any) -> int:
+    if not (isinstance(value, (int, float)) and 0 <= value < 2**53):
+        raise ValueError(f"{what} must be a number of steps, got {value!r}")
+    return int(value)
+
+
+def _memory(what: str, tensor: Any) -> np.ndarray:
+    """The array over a dense tensor's memory."""
+    tensor = tensor.detach()
+    try:
+        if tensor.dtype != torch.bfloat16:
+            return tensor.numpy()
+        words = tensor.view(torch.int16).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{what} does not share its memory: {error}") from error
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            f"{what} is bfloat16, for which NumPy needs ml_dtypes: pip install 'optkern[bfloat16]'"
+        ) from None
+    return words.view(ml_dtypes.bfloat16)
+
+
+def _copy(what: str, tensor: Any, array: np.ndarray) -> None:
+    """Copy a tensor of any dtype and device into an array of its shape."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{what} must be a tensor, got {type(tensor).__name__}")
+    if tuple(tensor.shape) != array.shape:
+        raise ValueError(f"{what} must have shape {array.shape}, got {tuple(tensor.shape)}")
+    torch.from_numpy(array).copy_(tensor.detach())
+
+
+# --------------------------------------------------------------------------- the classes
+
+
+class SGD(_Optimizer):
+    """`torch.optim.SGD` by optkern's kernels; see `optkern.SGD` for the formula."""
+
+
+class Adagrad(_Optimizer):
+    """`torch.optim.Adagrad` by optkern's kernels; see `optkern.Adagrad` for the formula."""
+
+
+class RMSprop(_Optimizer):
+    """`torch.optim.RMSprop` by optkern's kernels; see `optkern.RMSprop` for the formula."""
+
+
+class Adadelta(_Optimizer):
+    """`torch.optim.Adadelta` by optkern's kernels; see `optkern.Adadelta` for the formula."""
+
+
+class Adam(_Optimizer):
+    """`torch.optim.Adam` by optkern's kernels; see `optkern.Adam` for the formula."""
+
+
+class AdamW(_Optimizer):
+    """`torch.optim.AdamW` by optkern's kernels; see `optkern.AdamW` for the formula."""
+
+
+class Adamax(_Optimizer):
+    """`torch.optim.Adamax` by optkern's kernels; see `optkern.Adamax` for the formula."""
+
+
+class NAdam(_Optimizer):
+    """`torch.optim.NAdam` by optkern's kernels; see `optkern.NAdam` for the formula."""
+
+
+class RAdam(_Optimizer):
+    """`torch.optim.RAdam` by optkern's kernels; see `optkern.RAdam` for the formula."""
+
+
+class Lion(_Optimizer):
+    """`optkern.Lion` on tensors."""
+
+
+class LARS(_Optimizer):
+    """`optkern.LARS` on tensors."""
+
+
+class LAMB(_Optimizer):
+    """`optkern.LAMB` on tensors."""
+
+
+# --------------------------------------------------------------------------- curvature
+
+
+def objective(
+    model: Any,
+    X: Any,
+    y: Any,
+    loss_fn: Callable[[Any, Any], Any],
+    batch_size: int | None = None,
+) -> Objective:
+    """What a model minimises over all of the data, in float64, for `optkern.curvature`.
+
+    ``at = objective(model, X, y, torch.nn.functional.cross_entropy)``, then
+    ``curvature.classify(at.x, at.grad, at.hvp, at.loss)``; or ``x, loss, grad = objective(...)``,
+    which leaves the products to differences of gradients.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Not modified: a float64 copy on the CPU is evaluated, in evaluation mode (dropout off,
+        running statistics in normalisation layers).
+    X : tensor or array, shape (n_samples, ...)
+        Floating values become float64, integers stay.
+    y : tensor or array, shape (n_samples, ...)
+    loss_fn : callable
+        ``(model(X), y) -> tensor`` with one number: the mean over the rows, or their sum where its
+        ``reduction`` is ``"sum"``.
+    batch_size : int or None
+        Rows that go through the model at a time; None: all of them.
+
+    Returns
+    -------
+    Objective
+        x is a dict of name -> float64 array, copies of the parameters that require gradients; loss
+        and grad take such dicts, and `hvp` is exact, by differentiating twice, at the x given here.
+        A point that `curvature.escape` has moved goes back by
+        ``model.load_state_dict({k: torch.tensor(a) for k, a in at.x.items()}, strict=False)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where the model is no module or has no real parameters to train, X and y do not match, or
+        the loss is not one number or is no sum over batches.
+    """
+    total = _Total(model, _rows("X", X), _rows("y", y), loss_fn, batch_size)
+    point = {name: p.detach().numpy().copy() for name, p in total.params.items()}
+    x = {name: a.copy() for name, a in point.items()}
+    return Objective(x, total.loss, total.grad, lambda v: total.hvp(point, v))
+
+
+def _rows(name: str, data: Any) -> Any:
+    """Data as a tensor of its own, of float64 where they are floating."""
+    tensor = data.detach().cpu() if isinstance(data, torch.Tensor) else torch.tensor(data)
+    if tensor.ndim == 0:
+        raise ValueError(f"objective: {name} must have a row for each sample, got one number")
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+class _Total:
+    """The loss of a copy of a model, summed over all rows, a batch at a time."""
+
+    def __init__(self, model: Any, X: Any, y: Any, loss_fn: Any, batch_size: Any) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"objective: model must be a torch.nn.Module, got {type(model).__name__}"
+            )
+        if len(X) != len(y) or len(X) == 0:
+            raise ValueError(f"objective: X and y must have rows, got {len(X)} and {len(y)}")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ValueError(
+                f"objective: batch_size must be a positive integer or None, got {batch_size!r}"
+            )
+        # Of a compiled model the one inside: its graphs cannot be differentiated twice.
+        model = getattr(model, "_orig_mod", model)
+        for name, p in model.named_parameters():
+            if p.is_complex():
+                raise TypeError(f"objective: parameter {name!r} must be real, got {p.dtype}")
+        self.model = _doubled(model).eval()
+        self.loss_fn = _doubled(loss_fn) if isinstance(loss_fn, torch.nn.Module) else loss_fn
+        self.params = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        if not self.params:
+            raise ValueError("objective: model has no parameter that requires gradients")
+        self.X, self.y, self.batch = X, y, batch_size or len(X)
+        if self.batch < len(X):
+            self._refuse_uneven()
+
+    def _refuse_uneven(self) -> None:
+        """Refuse losses whose mean over the rows is not a mean of the batches' means."""
+        fn = self.loss_fn
+        uneven = getattr(fn, "weight", None) is not None and isinstance(
+            fn, (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss)
+        )
+        ignored = getattr(fn, "ignore_index", None)
+        if getattr(fn, "reduction", "") == "mean" and (
+            uneven or (ignored is not None and bool((self.y == ignored).any()))
+        ):
+            raise ValueError(
+                "objective: a mean weighted by class or without some rows is no sum over batches; "
+                "leave batch_size=None or use reduction='sum'"
+            )
+
+    def _put(self, x: Mapping[str, np.ndarray]) -> None:
+        with torch.no_grad():
+            for name, p in self.params.items():
+                p.copy_(torch.tensor(x[name]))
+
+    def _parts(self) -> Iterator[Any]:
+        """What each batch adds to the loss."""
+        n = len(self.X)
+        sums = getattr(self.loss_fn, "reduction", "mean") == "sum"
+        # The attention kernels that are not plain formulas cannot be differentiated twice.
+        backend = torch.nn.attention.SDPBackend.MATH
+        for first in range(0, n, self.batch):
+            rows = slice(first, first + self.batch)
+            X, y = self.X[rows].clone(), self.y[rows].clone()  # a layer may write into its input
+            with torch.nn.attention.sdpa_kernel(backend):
+                part = self.loss_fn(self.model(X), y)
+            if not isinstance(part, torch.Tensor) or part.numel() != 1:
+                came = getattr(part, "shape", type(part).__name__)
+                raise ValueError(
+                    f"objective: loss_fn must give a tensor with one number, got {came}"
+                )
+            yield part.reshape(()) * (1.0 if sums else len(X) / n)
+
+    def loss(self, x: Mapping[str, np.ndarray]) -> float:
+        self._put(x)
+        with torch.no_grad():
+            return sum(float(part) for part in self._parts())
+
+    def grad(self, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._put(x)
+        with torch.enable_grad():
+            return self._added(_derivatives(part, self._leaves()) for part in self._parts())
+
+    def hvp(
+        self, point: Mapping[str, np.ndarray], v: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The derivative, at a point, of the gradient's product with v."""
+        self._put(point)
+        direction = [torch.tensor(v[name]).double() for name in self.params]
+
+        def product(part: Any) -> Any:
+            gradients = _derivatives(part, self._leaves(), create_graph=True)
+            slope = sum((g * d).sum() for g, d in zip(gradients, direction))
+            return _derivatives(slope, self._leaves())
+
+        with torch.enable_grad():
+            return self._added(map(product, self._parts()))
+
+    def _leaves(self) -> list[Any]:
+        return list(self.params.values())
+
+    def _added(self, pieces: Iterable[Any]) -> dict[str, np.ndarray]:
+        totals = {name: np.zeros(tuple(p.shape)) for name, p in self.params.items()}
+        for piece in pieces:
+            for total, tensor in zip(totals.values(), piece):
+                total += tensor.detach().numpy()
+        return totals
+
+
+def _doubled(module: Any) -> Any:
+    """A copy of a module that computes in float64 on the CPU."""
+    return copy.deepcopy(module).to("cpu", torch.float64)
+
+
+def _derivatives(value: Any, leaves: list[Any], create_graph: bool = False) -> Any:
+    """The derivatives of a number; zeros where it does not depend on a leaf."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
