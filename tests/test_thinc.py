@@ -704,6 +704,17 @@ def test_objective_judges_a_saddle_and_leaves_it():
     assert loss(x) < 0.99 * before
 
 
+def test_diagnose_takes_an_objective():
+    monitor, model, optimizer = optkern.Monitor(), network(activation=api.Mish), ours.Adam(0.05)
+    for _ in range(300):
+        guesses, backprop = model.begin_update(X)
+        backprop((guesses - Y) / len(Y))
+        monitor.record(-float(np.mean(np.log((guesses * Y).sum(axis=1)))))
+        model.finish_update(optimizer)
+    x, loss, grad = ours.objective(model, X, Y)
+    assert monitor.diagnose(x, grad=grad, loss=loss).kind in optkern.diagnose.KINDS
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

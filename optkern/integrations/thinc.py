@@ -475,7 +475,11 @@ class Ops(_api.NumpyOps):  # type: ignore[name-defined,misc]
         learn_rate has the bias corrections in it, and eps is added to the uncorrected root.
         """
         # Python numbers, and eps in its default form: what the kernel takes its short way with.
-        rates = {"lr": float(learn_rate), "betas": (float(beta1), float(beta2)), "eps": float(eps)}
+        rates: dict[str, Any] = {
+            "lr": float(learn_rate),
+            "betas": (float(beta1), float(beta2)),
+            "eps": float(eps),
+        }
         for first in range(0, len(weights), _PIECE):
             w, g, m, v = (a[first : first + _PIECE] for a in (weights, gradient, mom1, mom2))
             kernels.adam(w, g, m, v, **rates, step=_LATE)
