@@ -51,11 +51,11 @@ def trained(optimizer, epochs=5):
 
 print("thinc's Adam:", trained(thinc.Adam(0.01))[1])
 print("optkern's Adam:", trained(Adam(0.01))[1])
-cosine = schedules.warmup(16, then=schedules.Cosine(3e-3, T_max=64))
+cosine = schedules.warmup(16, then=schedules.Cosine(1e-2, T_max=64))
 print("Lion, a schedule:", trained(Optimizer(cosine, rule="lion", L2=0.01))[1])
 
 # In a configuration, as spaCy's: the name in the place of Adam.v1.
-config = thinc.Config().from_str('[optimizer]\n@optimizers = "optkern.AdamW.v1"\nL2 = 0.01')
+config = thinc.Config().from_str('[optimizer]\n@optimizers = "optkern.AdamW.v1"\nlearn_rate = 0.01')
 print("AdamW by name:", trained(thinc.registry.resolve(config)["optimizer"])[1])
 
 # Where has it stopped? Two lines, for a model that is small enough to be sure about.
