@@ -38,6 +38,13 @@ EXACT = (
 # gcc's jump threading splits a maximum into two paths and, when it vectorises, computes the square
 # root and the division of both: AMSGrad and centered RMSProp took twice the time.
 NO_JUMP_THREADING = ["-fno-thread-jumps"]
+# Cython's `inline` as an order: as a wish, gcc leaves some of the many loops as calls once a file
+# has grown, and in these the flags are no constants (clipped Adam: 13.6 ns against .7 on v3).
+ALWAYS_INLINE = [
+    "/DCYTHON_INLINE=__forceinline"
+    if MSVC
+    else "-DCYTHON_INLINE=inline __attribute__((always_inline))"
+]
 # 512-bit vectors: twice the speed of 256-bit ones in cache with clang, no loss with gcc.
 ISA_FLAGS = (
     {"v3": ["/arch:AVX2"], "v4": ["/arch:AVX512"]}
@@ -169,7 +176,10 @@ extensions = [
     extension("_recorder", "optkern/_recorder.pyx", []),
     extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
     extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),
-    *(extension(f"kernels._span_{isa}", stamp(isa), ISA_FLAGS.get(isa, [])) for isa in levels),
+    *(
+        extension(f"kernels._span_{isa}", stamp(isa), [*ALWAYS_INLINE, *ISA_FLAGS.get(isa, [])])
+        for isa in levels
+    ),
 ]
 
 setup(

@@ -13,6 +13,7 @@ from optkern.integrations import (
     evolution_strategies,
     sklearn,
     torch,
+    thinc,
 )
 
 p = np.zeros(3, np.float32)
@@ -76,6 +77,11 @@ with sklearn.accelerate("adamw", lr=1e-3, weight_decay=0.1) as context:
     context.optimizer("adam", {"lr": 1e-3}).update_params([p], [p])
 current: float = sklearn.MLPOptimizer("lion", schedule=lambda step: 0.1).learning_rate
 x, loss, grad = sklearn.objective(None, p, p)
+with thinc.accelerate():
+    rated = thinc.Optimizer(scheduled, rule="lion", L2=0.01, grad_clip=1.0)
+    weights, zeros = rated((1, "W"), p, g, lr_scale=0.5)
+thinc.Adam(1e-3, use_averages=False).step_schedules()
+_, loss, _ = thinc.objective(None, [p], [p], L2=0.1, batch_size=32)
 at = autograd.objective(lambda x: x, {"W": p})
 at.loss(autograd.adam(lambda x, i: at.grad(x), at.x, num_iters=3, step_size=0.1))
 w, config = cs231n.adam(p, g, None)
