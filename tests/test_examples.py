@@ -29,8 +29,7 @@ def test_example(name, run_python):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("bench_autograd", "bench_sklearn", "bench_torch"))
-@pytest.mark.parametrize("name", ("bench_autograd", "bench_sklearn", "bench_thinc"))
+@pytest.mark.parametrize("name", ("bench_autograd", "bench_sklearn", "bench_thinc", "bench_torch"))
 def test_host_benchmark_runs(name, run_python):
     extra = name.removeprefix("bench_")
     pytest.importorskip(extra, reason=f"needs {extra}: make test EXTRAS={extra}")

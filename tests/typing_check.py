@@ -12,8 +12,8 @@ from optkern.integrations import (
     dl_from_scratch,
     evolution_strategies,
     sklearn,
-    torch,
     thinc,
+    torch,
 )
 
 p = np.zeros(3, np.float32)
