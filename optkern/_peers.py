@@ -29,7 +29,8 @@ import numpy as np
 
 STEP = 11  # the step that is taken, as the bias corrections count
 SAMPLE = 0.02  # seconds a sample lasts at least
-SETTLE = 12  # steps before anything is timed: past optkern's first choice of threads
+SETTLE = 12  # steps before anything is timed: past optkern's first choice of threads; or
+PATIENCE = 2.0  # seconds
 ALIGNMENT = 64
 
 
@@ -729,10 +730,13 @@ class Worker:
     def count(self, side: str) -> int:
         """How many steps in a row make a sample, found out once the side has settled."""
         peer = self.sides[side]
+        end = perf_counter() + PATIENCE
         for _ in repeat(None, SETTLE):
             if peer.refill:
                 peer.refill()
             peer.step()
+            if perf_counter() > end:
+                break
         count, seconds = 1, self.time(side, 1)
         while count * seconds < SAMPLE / 4:
             count *= 4
@@ -765,12 +769,12 @@ class Worker:
         return total / count
 
     def beside(self, side: str, m: int, k: int, count: int) -> tuple[float, float]:
-        """Seconds of a step and of a matrix product, called in turn."""
+        """Seconds of a step and of a matrix product, called in turn; warmed up as in `time`."""
         peer = self.sides[side]
         key = (side, m, k)
         product = self.products.setdefault(key, peer.make_product(m, k))
         steps = products = 0.0
-        for done in range(count + 1):
+        for done in range(2 * count):
             if peer.refill:
                 peer.refill()
             start = perf_counter()
@@ -778,7 +782,7 @@ class Worker:
             middle = perf_counter()
             peer.step()
             end = perf_counter()
-            if done:  # the first pair is cold
+            if done >= count:
                 products += middle - start
                 steps += end - middle
         return steps / count, products / count
