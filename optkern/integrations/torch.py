@@ -137,10 +137,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _settled(self) -> Any:
         """The optimizer, where there is one: with the weights in their place, not the averages."""
-        if self._inner is not None and self._inner.averages_are_in:
-            raise RuntimeError(
-                f"{self._owner}: the averages are in the parameters' place; call swap_out first"
-            )
+        if self._inner is not None:
+            self._inner._refuse_swapped(self._owner)
         return self._inner
 
     def _array(self, i: int, p: Any) -> np.ndarray:
