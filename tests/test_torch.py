@@ -324,6 +324,7 @@ BAD_STATES = {
     "on a graph": lambda s: s["param_groups"][0].update(capturable=True),
     "other groups": lambda s: s["param_groups"].append(s["param_groups"][0]),
     "other sizes": lambda s: s["param_groups"][0].update(params=[0]),
+    "no entry": lambda s: s["state"].update({0: 5}),
     "no state": lambda s: s.pop("state"),
     "no groups": lambda s: s.pop("param_groups"),
 }
@@ -348,6 +349,8 @@ def test_a_bad_state_dict_changes_nothing(what):
 
 
 def test_the_state_of_another_rule_is_refused():
+    with pytest.raises(TypeError, match=r"Adam.load_state_dict: expected a dict, got NoneType"):
+        ours.Adam(tensors()).load_state_dict(None)
     both = Both("SGD", momentum=0.9, lr=0.1).run(1)
     with pytest.raises(ValueError, match="Adam: the state of parameter 0 has no 'exp_avg'"):
         ours.Adam(tensors()).load_state_dict(both.opts[1].state_dict())

@@ -137,10 +137,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _settled(self) -> Any:
         """The optimizer, where there is one: with the weights in their place, not the averages."""
-        if self._inner is not None and self._inner.averages_are_in:
-            raise RuntimeError(
-                f"{self._owner}: the averages are in the parameters' place; call swap_out first"
-            )
+        if self._inner is not None:
+            self._inner._refuse_swapped(self._owner)
         return self._inner
 
     def _array(self, i: int, p: Any) -> np.ndarray:
@@ -175,6 +173,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _take_entry(self, inner: Any, i: int, entry: Mapping[str, Any]) -> None:
         """Copy one parameter's state to its place in an optimizer that is new."""
         plan, owner = inner._plan, f"{self._owner}: the state of {named('parameter', i)}"
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"{owner} must be a dict, got {type(entry).__name__}")
         velocity, begun = inner.rule.formula == "sgd", False
         for slot, arrays in plan.state.items():
             if arrays[i] is None:
@@ -368,6 +368,9 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             Where it is of another rule, other groups or other shapes. Nothing has been modified
             then.
         """
+        if not isinstance(state_dict, Mapping):
+            came = type(state_dict).__name__
+            raise TypeError(f"{self._owner}.load_state_dict: expected a dict, got {came}")
         seal = self.register_load_state_dict_pre_hook(_sealed)  # the last of them
         try:
             super().load_state_dict(state_dict)
