@@ -231,14 +231,14 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
             self._counts[key] = self._bound[key].counts
         needed = {**rule.hyperparameters, **self._fixed, **dict.fromkeys(self._scheduled, True)}
         state = {
-            slot: self._home(slot).setdefault(key, np.zeros(weights.size, weights.dtype))
+            slot: self._home(slot).setdefault(key, _zeros(weights.reshape(-1)))
             for slot in rule.state
             if rule.needs(slot, needed)
         }
         average = None
         if self.averages is not None:
             average = self.averages.get(key)
-            average = np.zeros_like(weights) if average is None else average
+            average = _zeros(weights) if average is None else average
         bound = _Bound(rule, label, weights, state, average)
         for name, value in {**rule.hyperparameters, **self._fixed}.items():
             bound.set(name, value)
@@ -319,6 +319,10 @@ class _Bound:
     def counts(self) -> tuple[int, float]:
         """What a plan counts besides its steps."""
         return int(self.plan.started[0]), float(self.plan.mu_products[0])
+
+
+def _zeros(array: np.ndarray) -> np.ndarray:
+    return _arrays.zeros_beside(array, array.dtype)
 
 
 def _same_memory(a: Any, b: np.ndarray) -> bool:
