@@ -269,10 +269,11 @@ class _Fit:
             return found
         for key, entry in self.theirs["state"].items():
             array, master = self.arrays.get(key), entry.get("master")
-            if self.opt.master_weights and array is not None and master is not None:
-                alike = master.shape == array.shape
-                if alike and not np.array_equal(master, renewed(master, array), equal_nan=True):
-                    found.append(key)
+            if array is None or "master" not in self.opt._saved_forms(array):
+                continue
+            fits = master is not None and master.shape == array.shape
+            if fits and not np.array_equal(master, renewed(master, array), equal_nan=True):
+                found.append(key)
         return found
 
     def report(self) -> Report:

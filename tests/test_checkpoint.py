@@ -809,6 +809,17 @@ def test_masters_of_other_weights_do_not_come_in_by_the_back_door(tmp_path):
     )
 
 
+def test_masters_of_weights_that_need_none_here(tmp_path):
+    saved = halves(master_weights=True)
+    advance(saved, 3)
+    optkern.save(tmp_path / "x", saved)
+    wide = {name: p.astype(np.float32) for name, p in half_params().items()}
+    opt = optkern.Adam(wide, master_weights=True)
+    report = optkern.load(tmp_path / "x", opt, params=False, strict=False)
+    assert report == ((), ("state/W/master", "state/b/master"), (), None)
+    assert_same_bits(opt.state["W"]["exp_avg"], saved.state["W"]["exp_avg"])
+
+
 def refused_strictly(path, opt, message, **options):
     before = everything(opt)
     with pytest.raises(ValueError, match=message):

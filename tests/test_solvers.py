@@ -415,6 +415,33 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     assert report.mismatched_keys == ("optimizer",)
 
 
+def test_the_vectors_of_lbfgs_are_found_by_the_parameters_names(tmp_path):
+    def make(order):
+        x = {"a": TEN.start[:4].copy(), "b": TEN.start[4:].reshape(2, 3).copy()}
+        return {name: x[name] for name in order}
+
+    def advance(solver, x):
+        def closure():
+            point = np.concatenate([x["a"], x["b"].ravel()])
+            g = TEN.grad(point)
+            return TEN.loss(point), {"a": g[:4], "b": g[4:].reshape(2, 3)}
+
+        solver.step(closure)
+
+    x, y = make("ab"), make("ba")
+    first, second = (LBFGS(p, max_iter=4, **WOLFE) for p in (x, y))
+    advance(first, x)
+    optkern.save(tmp_path / "x", first)
+    optkern.load(tmp_path / "x", second)
+    for solver, point in ((first, x), (second, y)):
+        advance(solver, point)
+    for name in "ab":
+        np.testing.assert_allclose(y[name], x[name], rtol=1e-9)
+    x["b"] = x["b"].reshape(3, 2)
+    with pytest.raises(ValueError, match=r"the state is of the parameters .*'b', \[2, 3\]"):
+        optkern.load(tmp_path / "x", LBFGS(x), params=False)
+
+
 def test_a_plateau_of_a_solver_is_saved_too(tmp_path):
     from optkern.schedules import Plateau
 

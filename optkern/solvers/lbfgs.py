@@ -168,6 +168,7 @@ class LBFGS(Solver):
     def _memory(self) -> dict[str, Any]:
         none = np.empty((0, self._point.n), self._point.dtype)
         return {
+            "layout": self._layout(),
             "s": np.array(self._s) if self._s else none,
             "y": np.array(self._y) if self._y else none.copy(),
             "rho": np.array(self._rho),
@@ -176,6 +177,22 @@ class LBFGS(Solver):
             "direction": None if self._d is None else self._d.copy(),
             "gradient": None if self._g is None else self._g.copy(),
         }
+
+    def _layout(self) -> list[list[Any]]:
+        """The name and shape of each parameter, in the order of the vectors."""
+        point = self._point
+        return [[x, list(a.shape)] for x, a in zip(point.structure.labels, point.arrays)]
+
+    def _places(self, owner: str, layout: Any) -> np.ndarray:
+        """Where the elements stand in vectors of another layout: parameters go by their names."""
+        own = self._layout()
+        if not isinstance(layout, list) or sorted(map(repr, layout)) != sorted(map(repr, own)):
+            raise ValueError(f"{owner}: the state is of the parameters {layout!r}, not {own!r}")
+        first, places = 0, {}
+        for label, shape in layout:
+            places[label] = np.arange(first, first + math.prod(shape))
+            first += math.prod(shape)
+        return np.concatenate([places[label] for label, _ in own])
 
     def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         rho = np.asarray(state_dict["rho"])
@@ -193,10 +210,11 @@ class LBFGS(Solver):
                     f"{owner}: {name} must have shape {shape} and dtype {self._point.dtype}, "
                     f"got {form[0]} and {form[1]}"
                 )
-        d, g = (None if state_dict[k] is None else state_dict[k].copy() for k in last)
+        places = self._places(owner, state_dict["layout"])
+        d, g = (None if state_dict[k] is None else state_dict[k][places] for k in last)
         return {
-            "_s": [row.copy() for row in state_dict["s"]],
-            "_y": [row.copy() for row in state_dict["y"]],
+            "_s": [row[places] for row in state_dict["s"]],
+            "_y": [row[places] for row in state_dict["y"]],
             "_rho": [float(value) for value in rho],
             "_gamma": check_real(owner, "gamma", state_dict["gamma"], 0.0),
             "_t": check_real(owner, "t", state_dict["t"], 0.0),
