@@ -400,6 +400,22 @@ def test_the_largest_stable_lr_is_named():
     assert again.diagnose(x, problem.grad).kind in ("falling", "minimum")
 
 
+@pytest.mark.parametrize("h", [1e-6, 1e-4])
+@pytest.mark.parametrize("name", ["2-D bounce", "2-D just beyond the limit", "1-D bounce"])
+def test_products_of_ones_own_differences_do_in_few_dimensions(name, h):
+    """Their rounding lies on a grid, where sums of few elements fit by luck."""
+    expected, build = CASES[name]
+    monitor, x, problem = build()
+    buffer = np.empty_like(x)
+
+    def hvp(v):
+        buffer[:] = (problem.grad(x + h * v) - problem.grad(x - h * v)) / (2 * h)
+        return buffer
+
+    d = monitor.diagnose(x, problem.grad, problem.loss, hvp)
+    assert d.kind == expected and d.max_stable_lr < d.lr, str(d)
+
+
 def test_the_way_out_of_the_saddle_comes_along():
     monitor, x, problem = CASES["saddle"][1]()
     d = monitor.diagnose(x, problem.grad, problem.loss)
