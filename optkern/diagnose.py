@@ -649,7 +649,7 @@ class _Evidence:
         NaN where too few looks were taken.
     lr, peak : float
         The learning rate of the last step, and the largest one seen.
-    gradient_norm : float
+    gradient_norm, update_norm : float
         The smallest of the last ones seen.
     travelled : float
         The distance from where the run was first looked at.
@@ -668,6 +668,7 @@ class _Evidence:
         norms = [k.gradient_norm for k in recent if math.isfinite(k.gradient_norm)]
         self.gradient_norm = min(norms[-LOOKS:], default=math.nan)
         moves = [k.update_norm for k in recent if math.isfinite(k.update_norm)][-LOOKS:]
+        self.update_norm = min(moves, default=math.nan)
         # Without a gradient it is no wonder that nothing moves.
         self.stands = bool(moves) and max(moves) == 0 and self.gradient_norm > 0
 
@@ -779,7 +780,11 @@ class _ByCurvature:
         # there, and yet above it.
         steepest = max(v.eigenvalue_max, abs(v.eigenvalue_min))
         self.gain = 0.5 * v.gradient_norm**2 / steepest if steepest > 0 else math.inf
-        if v.kind == "not_stationary" or self.gain > self.trend.least:
+        # Nor does it rest at a minimum that one update more would go past by what the loss shows.
+        passes = (
+            v.kind == "minimum" and 0.5 * steepest * self.seen.update_norm**2 > self.trend.least
+        )
+        if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
             return self._going(point, v)
         if v.kind == "minimum" and self.trend.rises:
             return self._said(
@@ -939,6 +944,8 @@ class _ByCurvature:
                 f"losses scatter by {self.trend.scatter:.2g}); lower lr or take larger batches, "
                 "and look again"
             )
+        if v.kind == "minimum" and not self.gain > self.trend.least:
+            return f" though x is at a {v}: the updates still go past it; lower lr"
         if self.trend.blurred:
             return (
                 f" though {could}: chance hides whether it still falls; record more steps, or take "

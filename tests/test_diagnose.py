@@ -153,6 +153,8 @@ RIDGE = Pair(
         lambda x: np.array([4 * x[0] * (x[0] ** 2 - 1), 2 * x[1]]),
     )
 )
+LONG = np.random.default_rng(0).standard_normal(3000)
+MANY = quadratic(*np.geomspace(0.1, 10, 3000))
 FEW = {"every": None}  # as a user records, with looks where the monitor has them
 CASES |= {
     "1-D bounce": ("oscillating", case(walls(3), sgd(0.4), 300, [1.0], **FEW)),
@@ -181,6 +183,31 @@ CASES |= {
     ),
     "2-D minimum": ("minimum", case(HILL, sgd(0.3), 300, [1.1, 0.8], **FEW)),
     "2-D saddle": ("saddle", case(RIDGE, sgd(0.1), 200, [0.0, 1.0], **FEW)),
+    "2-D bounce seen at its bottom": (
+        "inconclusive",
+        case(walls(3, 1), lambda x: optkern.Lion(x, lr=0.1), 500, [1.0, 1.0], **FEW),
+    ),
+    "2-D bounce, weight decay": (
+        "oscillating",
+        case(walls(3, 1), sgd(0.4, weight_decay=0.1), 500, [1.0, 1.0], **FEW),
+    ),
+    "2-D noise": ("inconclusive", case(quadratic(4, 1), sgd(0.1), 400, [1.0] * 2, noise=1.0)),
+    "1-D noise": ("inconclusive", case(quadratic(4), adam(0.05), 1400, [1.0], noise=1.0)),
+    "2-D plateau, noise": (
+        "plateau",
+        case(quadratic(4, 1), sgd(1e-8), 400, [1.0] * 2, noise=0.01, **FEW),
+    ),
+    "2-D exploding, noise": (
+        "exploding",
+        case(quadratic(4, 1), sgd(0.1), 400, [1.0] * 2, noise=0.05, change=(300, 0.6), **FEW),
+    ),
+    "healthy, RMSprop": ("falling", case(MANY, lambda x: optkern.RMSprop(x), 300, LONG, **FEW)),
+    "healthy, Lion": ("falling", case(MANY, lambda x: optkern.Lion(x, lr=1e-3), 300, LONG, **FEW)),
+    "healthy, NAdam, noise": (
+        "falling",
+        case(MANY, lambda x: optkern.NAdam(x, lr=1e-3), 300, LONG, noise=0.3, **FEW),
+    ),
+    "many, minimum": ("minimum", case(MANY, sgd(0.15), 2000, LONG, **FEW)),
     "2-D falling": ("falling", case(HILL, sgd(0.01), 100, [1.1, 0.8], **FEW)),
     "3-D exploding": ("exploding", case(quadratic(100, 1, 0.1), sgd(0.03), 100, [1.0] * 3)),
 }
@@ -371,6 +398,22 @@ def test_the_largest_stable_lr_is_named():
     again = run(problem, opt, x, 300)
     assert problem.loss(x) < 1e-3 * before
     assert again.diagnose(x, problem.grad).kind in ("falling", "minimum")
+
+
+@pytest.mark.parametrize("h", [1e-6, 1e-4])
+@pytest.mark.parametrize("name", ["2-D bounce", "2-D just beyond the limit", "1-D bounce"])
+def test_products_of_ones_own_differences_do_in_few_dimensions(name, h):
+    """Their rounding lies on a grid, where sums of few elements fit by luck."""
+    expected, build = CASES[name]
+    monitor, x, problem = build()
+    buffer = np.empty_like(x)
+
+    def hvp(v):
+        buffer[:] = (problem.grad(x + h * v) - problem.grad(x - h * v)) / (2 * h)
+        return buffer
+
+    d = monitor.diagnose(x, problem.grad, problem.loss, hvp)
+    assert d.kind == expected and d.max_stable_lr < d.lr, str(d)
 
 
 def test_the_way_out_of_the_saddle_comes_along():

@@ -61,6 +61,8 @@ solved: optkern.solvers.Report = optkern.LBFGS(p, line_search_fn="strong_wolfe")
 newton = optkern.NewtonLanczos({"w": p}, radius=2.0)
 final: float = newton.step(lambda: (0.0, {"w": g}), hvp=lambda v: v).value
 sam = optkern.SAM(adam, rho=0.05, adaptive=True)
+optkern.save("sam.npz", sam)
+restored: optkern.checkpoint.Report = optkern.load("sam.npz", sam)
 sam.load_state_dict(sam.state_dict())
 print(sam.step(lambda: (0.0, g)).status)
 

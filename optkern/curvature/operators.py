@@ -18,6 +18,7 @@ from ._lanczos import dot, project, subtract
 
 GradFunction = Callable[[Any], Any]
 
+FEW = 50  # elements: the errors of fewer may add up to nothing by luck
 PIECE = 2**16  # elements at a time where a whole vector more would be too much
 # A step falls or rises by this factor while it is being found.
 _RATIO = 4.0
@@ -232,9 +233,11 @@ class Operator:
             subtract(r, self._drawn(seed, 1), [r], [1.0], None, num_threads)
         swallowed = self._largest_swallowed(hq, self(r))
         error = norm(hq)
+        if self.n < FEW:
+            error = max(error, self._scale_error(self._drawn(seed, 1)))
         if not math.isfinite(error + length):
             raise FloatingPointError(f"{self.owner}: a product holds NaN or inf, or overflows")
-        # A difference of few elements may add up by luck, and is yet no better than was measured.
+        # Of differences the error was measured before, and there is no luck in that.
         allowed = error + self.noise + 4 * unit_roundoff(self.dtype) * length
         # Among few elements one may hold most of the error; on a kink the errors are not random.
         few = 1 + 10 / math.sqrt(self.n)
@@ -247,6 +250,12 @@ class Operator:
         if length == 0:
             return 0.0, 0.0
         return error / length, max(error, math.sqrt(self.n) * swallowed) / length
+
+    def _scale_error(self, q: np.ndarray) -> float:
+        """||H q - H(q/pi) pi||: what rounds to a grid fits in all sums, but not at two scales."""
+        factor = q.dtype.type(math.pi)
+        whole = np.array(self(q))  # a copy: the operator may return one buffer each time
+        return norm(np.ascontiguousarray(whole - self(q / factor) * factor))
 
     def _largest_swallowed(self, total: np.ndarray, product: np.ndarray) -> float:
         """Take the product from the total; the largest difference above a tenth of the total."""
