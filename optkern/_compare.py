@@ -425,23 +425,25 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, about: Mapping[str, Any]
         raise UsageError("argument --plot: there is no single tensor among --sizes to draw")
     cases = list(dict.fromkeys(row["case"] for row in single))
     threads = sorted({row["threads"] for row in single})
-    figure = Figure(figsize=(4.5 * max(1, len(cases)), 3.6 * max(1, len(threads)) + 0.8))
-    grid = figure.subplots(
-        max(1, len(threads)), max(1, len(cases)), squeeze=False, sharex=True, sharey=True
-    )
+    panels = [(case, count) for count in threads for case in cases]
+    across = min(3, len(cases))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(4.5 * across, 3.2 * down + 0.8))
+    grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     sides = [side for side in _peers.SIDES if any(side in r["ns_per_param"] for r in single)]
-    for y, count in enumerate(threads):
-        for x, case in enumerate(cases):
-            panel = [r for r in single if (r["case"], r["threads"]) == (case, count)]
-            draw(grid[y][x], sorted(panel, key=lambda row: row["elements"]), sides)
-            grid[y][x].set_title(f"{case}, {count} thread{'s' if count > 1 else ''}")
+    for axes, (case, count) in zip(grid.flat, panels):
+        panel = [r for r in single if (r["case"], r["threads"]) == (case, count)]
+        draw(axes, sorted(panel, key=lambda row: row["elements"]), sides)
+        axes.set_title(f"{case}, {count} thread{'s' if count > 1 else ''}")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
     grid[0][0].set_ylim(bottom=min(row["limit_ns_per_param"] for row in single) / 2)
     for axes in grid[-1]:
         axes.set_xlabel("parameters")
     for axes in grid[:, 0]:
         axes.set_ylabel("ns per parameter")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=min(5 * len(cases), 10), frameon=False)
+    figure.legend(handles, labels, loc="lower center", ncols=4 * across, frameon=False)
     figure.suptitle(f"A step of each optimizer, {about['dtype']}, {about['cpu']}", fontsize=10)
     figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
     figure.savefig(path, dpi=120)
