@@ -29,9 +29,11 @@ def test_example(name, run_python):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("bench_autograd", "bench_sklearn", "bench_thinc", "bench_torch"))
+@pytest.mark.parametrize(
+    "name", ("bench_autograd", "bench_shims", "bench_sklearn", "bench_thinc", "bench_torch")
+)
 def test_host_benchmark_runs(name, run_python):
-    extra = name.removeprefix("bench_")
+    extra = name.removeprefix("bench_").replace("shims", "threadpoolctl")
     pytest.importorskip(extra, reason=f"needs {extra}: make test EXTRAS={extra}")
     script = ROOT / "bench" / f"{name}.py"
     result = run_python(

@@ -10,6 +10,7 @@ import ctypes
 import ctypes.util
 import platform
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -425,3 +426,22 @@ def test_options_that_the_products_walk_cover_the_table():
         for slot in rule.state:
             used = {rule.needs(slot, {**rule.hyperparameters, **options}) for options in sets}
             assert True in used
+
+
+@every_dtype
+@pytest.mark.parametrize("size", (1000, 100_000))
+def test_words_and_numpy_numbers_cost_no_plan(dtype, size):
+    """A plan costs a thousand times what an update of a small array does: none is made."""
+    p, g, m, v = training_streams(dtype, 4, (size,))
+    expected = copies([p, g, m, v])
+    options = {"lr": np.float64(0.01), "eps_form": "raw", "decay_form": "decoupled", "step": 3}
+    options["weight_decay"] = 0.1
+    called = []
+    sys.setprofile(lambda frame, event, _: event == "call" and called.append(frame.f_code.co_name))
+    try:
+        optkern.kernels.adam(p, g, m, v, **options)
+    finally:
+        sys.setprofile(None)
+    assert not called
+    optkern.reference.adam(*expected, **options)
+    assert_same_bits([p, g, m, v], expected)

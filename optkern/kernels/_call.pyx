@@ -5,8 +5,10 @@
 2. This way takes only what it can check completely in C, and writes nothing before: C-contiguous
    aligned arrays of one shape that do not overlap, hyperparameters that are floats, ints, bools in
    their range. Everything else, errors included, goes the general way, which words them.
-3. One thread: a call that is large enough for more is large enough for a plan.
+3. One thread, as these functions have by default; a call that asks for more gets a plan.
 """
+import numpy as np
+
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE
 from libc.math cimport NAN, isfinite
@@ -15,9 +17,9 @@ from libc.string cimport memset
 from optkern.kernels import rules
 from optkern.kernels._constants cimport constants_t, derivation, derive_t, encode, hyper_t
 from optkern.kernels._constants import position
-from optkern.kernels._engine cimport SERIAL, SPANS
+from optkern.kernels._engine cimport KEEP_GIL, SPANS
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_mode_t, optkern_restore_mode
-from optkern.kernels._span cimport MAX_STREAMS
+from optkern.kernels._span cimport MAX_STREAMS, span_t
 
 cnp.import_array()
 
@@ -27,6 +29,7 @@ cdef enum:
     PAIR = 2
     COUNT = 3
     SWITCH = 4
+    CHOICE = 5
 
 
 cdef class Keyword:
@@ -36,21 +39,24 @@ cdef class Keyword:
     cdef Py_ssize_t at      # the position in hyper_t
     cdef double low, high
     cdef bint below_high    # whether `high` itself is excluded
+    cdef tuple words
 
     def __init__(self, name):
         domain = rules.VOCABULARY[name]
         self.at = position(name)
         self.kind = {
-            rules.Real: REAL, rules.Pair: PAIR, rules.Count: COUNT, rules.Switch: SWITCH
+            rules.Real: REAL, rules.Pair: PAIR, rules.Count: COUNT, rules.Switch: SWITCH,
+            rules.Choice: CHOICE,
         }.get(type(domain), GENERAL)
         if self.kind in (REAL, PAIR):
             domain = domain.each if self.kind == PAIR else domain
             self.low, self.high, self.below_high = domain.low, domain.high, domain.open_high
+        self.words = domain.words if self.kind == CHOICE else ()
 
     cdef bint number(self, object value, double* slot) noexcept:
         """Take a plain float (or int) that is finite and in range."""
         cdef double x
-        if type(value) is float:
+        if type(value) is float or type(value) is np.float64:
             x = PyFloat_AS_DOUBLE(value)
         elif type(value) is int:
             x = <double> value if -2**53 <= value <= 2**53 else NAN
@@ -78,6 +84,9 @@ cdef class Keyword:
         if self.kind == SWITCH:
             slot[0] = value is True
             return value is True or value is False
+        if self.kind == CHOICE and type(value) is str and value in self.words:
+            slot[0] = self.words.index(value)
+            return True
         if self.kind == COUNT and type(value) is int and 1 <= value <= 2**53:
             slot[0] = <double> value
             return True
@@ -142,6 +151,8 @@ cdef class Kernel:
         cdef constants_t h
         cdef char* at[MAX_STREAMS]
         cdef Keyword keyword
+        cdef span_t span
+        cdef Py_ssize_t size
         cdef cnp.ndarray p
         for name, value in kwargs.items():
             if name == "num_threads" and (value is None or type(value) is int and value == 1):
@@ -154,9 +165,13 @@ cdef class Kernel:
         p = <cnp.ndarray> args[0]
         memset(&h, 0, sizeof(h))
         self.derive(&o, &h)
-        SPANS.update[self.index][cnp.PyArray_TYPE(p) == cnp.NPY_DOUBLE](
-            &h, at, cnp.PyArray_SIZE(p), 0
-        )
+        size = cnp.PyArray_SIZE(p)
+        span = SPANS.update[self.index][cnp.PyArray_TYPE(p) == cnp.NPY_DOUBLE]
+        if size < KEEP_GIL:
+            span(&h, at, size, 0)
+        else:
+            with nogil:
+                span(&h, at, size, 0)
         return True
 
     cdef bint take_arrays(self, tuple args, const hyper_t* o, char** at) noexcept:
@@ -174,8 +189,6 @@ cdef class Kernel:
             elif self.switch[j] < 0 or (<const double*> o)[self.switch[j]]:
                 return False
         bytes = cnp.PyArray_NBYTES(<cnp.ndarray> args[0])
-        if bytes >= SERIAL * 4:
-            return False
         for j in range(count):
             for k in range(j):
                 if at[j] and at[k] and at[j] < at[k] + bytes and at[k] < at[j] + bytes:

@@ -9,6 +9,7 @@ cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
     ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
     UNFIT = 1 << 30   # in `lacks`, beside the flags of constants_t: whatever they are
+    KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
 
 # The streams of the options around the rule, after the rule's own, in the order of OPTION_SLOTS.

@@ -115,7 +115,6 @@ cdef enum:
     WORK = 2048        # elements worked on at a time: they stay in cache between rule and options
     JOB = 16           # blocks whose squares a thread sums at a time
     RESCUE = 600       # squares that overflow are taken of numbers times 2**-RESCUE
-    KEEP_GIL = 32768   # elements below which releasing the GIL costs more than it gives
 
 # --------------------------------------------------------------------------- instruction set
 
