@@ -4,7 +4,7 @@
 
 A network of ReLUs, half of them with a bias that keeps them off, so that half of the gradients are
 exactly zero for the whole run: their moments decay through the smallest numbers there are, and
-arithmetic on denormals takes many times as long. A living network is trained in turn with it. For
+arithmetic on denormals takes many times as long. A living network is trained after it. For
 each state dtype: the median step of the last hundred against that of the first hundred (in the
 thread's own processor time), and how many moments are denormal at the end.
 """

@@ -677,6 +677,22 @@ def test_a_missing_master_is_named():
 # --------------------------------------------------------------------------- training
 
 
+@pytest.mark.parametrize("state_dtype", STATE_DTYPES)
+def test_one_number_as_an_array(state_dtype):
+    p, q, g = (np.array(x, np.float32) for x in (1.0, 1.0, 0.5))
+    opt, other = (optkern.Adam(x, state_dtype=state_dtype) for x in (p, q))
+    state = [other.state[0].get(slot) for slot in opt.rule.state]
+    for step in (1, 2):
+        opt.step(g)
+        hyper = {**opt.rule.hyperparameters, "step": step}
+        reference.update(opt.rule, q, g, state, hyper, opt.seed, 0, None)
+        assert_same_bits([p], [q])
+        for slot, b in zip(opt.rule.state, state):
+            if b is not None:
+                assert np.asarray(opt.state[0][slot]).shape == ()
+                assert_same_bits([np.asarray(opt.state[0][slot])], [np.asarray(b)])
+
+
 @pytest.mark.slow
 @every_state_dtype
 def test_compact_states_train(state_dtype):

@@ -72,7 +72,7 @@ def write_rounded(array: np.ndarray, values: np.ndarray) -> None:
 
 def decode_bfloat16(codes: np.ndarray) -> np.ndarray:
     """uint16 -> float32: the upper half of its bits."""
-    return (codes.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(codes.astype(np.uint32) << 16).view(np.float32)  # of 0-d, a 0-d array
 
 
 def encode_bfloat16(x: np.ndarray, random: np.ndarray | int | None = None) -> np.ndarray:

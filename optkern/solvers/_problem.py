@@ -58,6 +58,17 @@ class Report:
 Callback = Callable[[Report], Any]
 
 
+def real_loss(owner: str, loss: Any) -> float:
+    """A closure's loss as a float."""
+    try:
+        array = np.asarray(loss)
+        if array.size == 1 and array.dtype.kind in "fiu":
+            return float(array.reshape(())[()])
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{owner}: the closure's loss must be a real number, got {loss!r:.80}")
+
+
 class Parameters(Point):
     """The user's parameters, to be read and written as one vector of their widest dtype."""
 
@@ -107,18 +118,7 @@ class Objective:
                 f"got {type(answer).__name__}"
             )
         loss, grads = answer
-        return self._real(loss), self.point.gather(grads)
-
-    def _real(self, loss: Any) -> float:
-        try:
-            array = np.asarray(loss)
-            if array.size == 1 and array.dtype.kind in "fiu":
-                return float(array.reshape(())[()])
-        except (TypeError, ValueError):
-            pass
-        raise TypeError(
-            f"{self.point.owner}: the closure's loss must be a real number, got {loss!r:.80}"
-        )
+        return real_loss(self.point.owner, loss), self.point.gather(grads)
 
     def start(self) -> tuple[float, np.ndarray]:
         """Loss and gradient where the parameters are."""

@@ -228,6 +228,8 @@ class _Call(Call):
 
     def _iterate(self) -> tuple[str, bool]:
         reason = self._satisfied()
+        if reason is None and self.solver._lr == 0:
+            return "stopped: lr is 0, so that nothing moves", False
         return (reason, True) if reason else self._descend()
 
     def _satisfied(self) -> str | None:

@@ -13,7 +13,7 @@ from ..curvature._lanczos import dot
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._storage import widened
 from ..optimizers import Optimizer
-from ._problem import Closure, Report, check_closure, check_loaded, largest
+from ._problem import Closure, Report, check_closure, check_loaded, largest, real_loss
 
 
 class SAM:
@@ -129,7 +129,7 @@ class SAM:
         answer = closure()
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise TypeError(f"SAM: closure must return (loss, grads), got {type(answer).__name__}")
-        return float(answer[0]), answer[1]
+        return real_loss("SAM", answer[0]), answer[1]
 
     def _flat(self, grads: Any) -> list[np.ndarray | None]:
         """The gradients in the parameters' order, checked."""
@@ -155,6 +155,12 @@ class SAM:
         e = flat
         if self.adaptive:
             e = [None if g is None else widened(p) ** 2 * widened(g) for p, g in zip(params, flat)]
+        # The worst neighbour: up where the rule descends, down where it maximises.
+        groups, owning = self.optimizer.param_groups, self.optimizer._structure.groups
+        e = [
+            -x if x is not None and groups[number]["maximize"] else x
+            for x, number in zip(e, owning)
+        ]
         try:
             kernels.sgd(params, e, lr=factor, maximize=True)
             return self._call(closure)[1]
