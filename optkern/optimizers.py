@@ -635,6 +635,11 @@ class Optimizer:
                 f"{self._owner}: {dense[0]}={self._options[dense[0]]!r} has no row-wise form; "
                 "step_rows takes the rule alone"
             )
+        if self._state_dtype:
+            raise ValueError(
+                f"{self._owner}: state_dtype={self._state_dtype!r} has no row-wise form; "
+                "step_rows takes state in the parameters' own dtype"
+            )
         indices = self._structure.flatten(rows, "rows")
         gradients = self._structure.flatten(grads, "grads")
         if self._schedules:

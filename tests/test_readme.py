@@ -11,6 +11,10 @@ from optkern.optimizers import CLASSES
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+HOSTS = {
+    re.search(r"integrations\.(\w+)", block)[1]: block
+    for block in re.findall(r"```py\n(.*?)```", README, re.S)
+}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
@@ -31,6 +35,39 @@ def test_code_runs(block, tmp_path, monkeypatch):
     if "opt.step(grads)" in block:
         assert names["opt"].steps == 1
         assert not np.array_equal(weights[0], np.ones((3, 2)))
+
+
+def sklearns_trainer(x, y):
+    from sklearn.neural_network import MLPClassifier
+
+    return {"clf": MLPClassifier((8,), max_iter=5), "X": x, "y": y}
+
+
+def torchs_trainer(x, y):
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    return {"torch": torch, "model": model, "X": torch.tensor(x), "y": torch.tensor(y)}
+
+
+def thincs_trainer(x, y):
+    from thinc.api import Softmax
+
+    model = Softmax(3, 4).initialize()
+    model.begin_update(x)[1](np.ones((len(x), 3), np.float32))
+    return {"model": model}
+
+
+TRAINERS = {"sklearn": sklearns_trainer, "torch": torchs_trainer, "thinc": thincs_trainer}
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("host", HOSTS)
+def test_code_for_a_trainer_runs(host):
+    pytest.importorskip(host, reason=f"needs {host}: make test EXTRAS={host}")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((90, 4), np.float32), rng.integers(0, 3, 90)
+    exec(HOSTS[host], {"optkern": optkern, **TRAINERS[host](x, y)})
 
 
 def test_the_saddle_says_what_readme_shows(capsys):

@@ -60,7 +60,8 @@ class MLPOptimizer:
         The rule's lr at the next update; may be written. (With scikit-learn's own Adam it is lr
         with the bias correction folded in.)
     optimizer : optkern.Optimizer or None
-        What does the work; None before the first update.
+        What does the work; None before the first update. With ``ema_decay`` its ``averaged()`` puts
+        the averages in the network's place; `fit` leaves the weights themselves there.
 
     Raises
     ------
