@@ -11,18 +11,22 @@ from pathlib import Path
 
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdlib cimport free
-from libc.string cimport memset, strcmp
+from libc.math cimport isfinite, ldexp, sqrt
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset, strcmp
 
 from optkern.kernels import rules
 from optkern.kernels._constants import FLAGS, position
-from optkern.kernels._constants cimport constants_t, derivation, derive_t, encode, hyper_t
-from optkern.kernels._engine cimport SPANS
+from optkern.kernels._constants cimport (
+    APPLY, DIRECTION, TRUST, adjust, apply_trust, constants_t, derivation, derive_t, encode, hyper_t,
+    options_t,
+)
+from optkern.kernels._engine cimport RESCUE, SPANS, add_blocks, count_blocks
 from optkern.kernels._rows cimport find_rows, rows_t, run_rows
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport MAX_RULES, MAX_STREAMS
+from optkern.kernels._span cimport BLOCK, MAX_RULES, MAX_STREAMS
 
 
 cdef extern from "optkern.h":
@@ -128,11 +132,6 @@ cdef int make_rule(rule_t* to, const char* name, object options, int version) ex
     if word not in known:
         raise ValueError(f"optkern: there is no rule {word!r}; there are {', '.join(known)}")
     index = known.index(word)
-    if rules.RULES[index].trust:
-        raise ValueError(
-            f"{word}: it needs the norms of whole arrays and has no C form; "
-            f"use optkern.kernels.{word}"
-        )
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"{word}: options must be a dict or None, got {type(options).__name__}")
     values = rules.RULES[index].check(word, options or {})
@@ -193,10 +192,87 @@ cdef int update(
     if n <= 0:
         return 0
     take_streams(own, streams, count, at)
+    if own.constants.flags & (TRUST | DIRECTION):
+        return update_by_norms(own, is_double, at, n)
     mode = optkern_ieee_mode()
     SPANS.update[own.index][is_double](&own.constants, at, n, 0)
     optkern_restore_mode(mode)
     return 0
+
+
+cdef int update_by_norms(
+    const own_step_t* step, int is_double, char** at, Py_ssize_t n
+) except -1 nogil:
+    """LARS and LAMB: the streams are a whole tensor's, whose norms come first."""
+    cdef constants_t h = step.constants
+    cdef options_t none
+    cdef double size, length
+    cdef double* squares = <double*> malloc(count_blocks(n) * sizeof(double))
+    cdef optkern_mode_t mode
+    if squares == NULL:
+        with gil:
+            raise MemoryError
+    memset(&none, 0, sizeof(none))
+    none.grad_scale = 1
+    mode = optkern_ieee_mode()
+    adjust(&none, &h, 1, 0, 0)   # no scaling, no clipping
+    size = sqrt(sum_squares(at[0], is_double, n, 1, squares))
+    if h.flags & TRUST:
+        length = sum_squares(at[1], is_double, n, 1, squares)
+        if isfinite(length):
+            length = sqrt(length)
+        else:   # squares of numbers beyond 1e154
+            length = sum_squares(at[1], is_double, n, ldexp(1, -RESCUE), squares)
+            length = ldexp(sqrt(length), RESCUE)
+        apply_trust(&h, size, length)
+    else:
+        apply_trust(&h, size, sqrt(move_averages(step.index, is_double, &h, at, n, squares)))
+        h.flags ^= DIRECTION | APPLY
+    SPANS.update[step.index][is_double](&h, at, n, 0)
+    optkern_restore_mode(mode)
+    free(squares)
+    return 0
+
+
+cdef double sum_squares(
+    const char* x, int is_double, Py_ssize_t n, double factor, double* squares
+) noexcept nogil:
+    """Of numbers times a factor, in the order of every reduction."""
+    cdef char scaled[BLOCK * 8]
+    cdef const char* block
+    cdef Py_ssize_t width = 8 if is_double else 4, first = 0, k = 0, size
+    while first < n:
+        size = min(<Py_ssize_t> BLOCK, n - first)
+        block = x + first * width
+        if factor != 1:
+            SPANS.scale[is_double](scaled, block, factor, size)
+            block = scaled
+        squares[k] = SPANS.dot[is_double](block, block, size)
+        first += size
+        k += 1
+    return add_blocks(squares, k)
+
+
+cdef double move_averages(
+    int index, int is_double, const constants_t* h, char* const* streams, Py_ssize_t n,
+    double* squares,
+) noexcept nogil:
+    """LAMB's first half: the state moves on; the sum of squares of the direction it gives."""
+    cdef char direction[BLOCK * 8]
+    cdef char* at[MAX_STREAMS]
+    cdef Py_ssize_t width = 8 if is_double else 4, first = 0, k = 0, size
+    cdef int j
+    while first < n:
+        size = min(<Py_ssize_t> BLOCK, n - first)
+        for j in range(2 + STATES[index]):
+            at[j] = streams[j] + first * width if streams[j] else NULL
+        memcpy(direction, at[0], size * width)
+        at[0] = direction
+        SPANS.update[index][is_double](h, at, size, first)
+        squares[k] = SPANS.dot[is_double](direction, direction, size)
+        first += size
+        k += 1
+    return add_blocks(squares, k)
 
 
 cdef int update_rows(

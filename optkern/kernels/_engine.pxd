@@ -10,6 +10,7 @@ cdef enum:
     ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
     UNFIT = 1 << 30   # in `lacks`, beside the flags of constants_t: whatever they are
     KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
+    RESCUE = 600    # squares that overflow are taken of numbers times 2**-RESCUE
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
 
 # The streams of the options around the rule, after the rule's own, in the order of OPTION_SLOTS.
@@ -83,6 +84,7 @@ cdef struct vectors_t:
 
 cdef Py_ssize_t count_blocks(Py_ssize_t n) noexcept nogil
 cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil
+cdef double add_blocks(double* partial, Py_ssize_t k) noexcept nogil
 cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil
 
 

@@ -114,7 +114,6 @@ cdef enum:
     RUN = 1 << 20      # elements that a compact span is given at the most
     WORK = 2048        # elements worked on at a time: they stay in cache between rule and options
     JOB = 16           # blocks whose squares a thread sums at a time
-    RESCUE = 600       # squares that overflow are taken of numbers times 2**-RESCUE
 
 # --------------------------------------------------------------------------- instruction set
 
