@@ -893,8 +893,10 @@ class _ByCurvature:
             )
         dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
         if v.kind in ADVICE:
-            of = " (of the loss plus the weight decay)" if self.aim.decay.any() else ""
-            text = f"{self.trend.stalled()} at a {v}{of}{dead}; {ADVICE[v.kind]}"
+            at = str(v)
+            if self.aim.decay.any():
+                at = at.replace(v.kind, f"{v.kind} of the loss plus the weight decay", 1)
+            text = f"{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
             return self._said(v.kind, text, v)
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
 
@@ -1077,8 +1079,9 @@ class _ByCurvature:
             )
         if not seen.straight:
             return (
-                f" though {could}, and the updates were not seen often enough to tell why: record "
-                "opt too, more steps, or Monitor(every=10)"
+                f" though {could}, and the updates were not seen often enough to tell why (calls "
+                "that skip or accumulate show none): record opt too, more steps, or "
+                "Monitor(every=10)"
             )
         return ""
 

@@ -401,7 +401,9 @@ FAR = Pair(
 def test_the_minimum_of_loss_and_decay_is_one(make, with_hvp):
     monitor, x, problem = case(SHIFTED, make, 4000, np.zeros(50), every=None)()
     d = monitor.diagnose(x, problem.grad, problem.loss, (lambda v: v) if with_hvp else None)
-    assert d.kind == "minimum" and "of the loss plus the weight decay" in str(d), str(d)
+    assert d.kind == "minimum" and "at a minimum of the loss plus the weight decay" in str(d), str(
+        d
+    )
     np.testing.assert_allclose(d.verdict.eigenvalue_max, 1.1, rtol=1e-6)
     assert "lost in the rounding" not in str(monitor.diagnose())
 
