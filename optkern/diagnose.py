@@ -2,7 +2,8 @@
 
 1. Recording must cost nothing that anyone would notice: a call appends a number. Now and then
    three calls in a row look at a few hundred of the parameters: two successive updates, and whether
-   the second takes the first one back. The next look is due when the time since the last has made
+   the second takes the first one back. A call that applies no update (accumulated, skipped) is
+   none of the three. The next look is due when the time since the last has made
    it a fifth of a percent, and at the latest when the run is a sixth longer: the second half of
    every run has some then, however fast its steps, and a million records have seventy.
 2. What the record alone can decide (exploding, still falling) is decided by it; everything else
@@ -51,6 +52,7 @@ STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, l
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
 SHARE = 0.002  # of the time between records, for looking
 GROWTH = 6  # between looks the run grows by this part of itself at the most
+FOLLOWERS = ("rmsprop", "adam", "adamw")  # their averages shrink with the gradients of a bounce
 RUNS, LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many of each
 
 
@@ -142,7 +144,8 @@ class Monitor(Recorder):
         self._sample: _Sample | None = None
         self._kept: dict[str, Any] = {}
         self._start: np.ndarray | None = None  # the parameters looked at, at the first look
-        self._trail: deque[tuple[int, np.ndarray]] = deque(maxlen=TRAIL)  # and at the last ones
+        # Record, steps taken and parameters of the last looks.
+        self._trail: deque[tuple[int, int, np.ndarray]] = deque(maxlen=TRAIL)
 
     def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
         """What a record has beyond its loss, which is noted already."""
@@ -184,8 +187,12 @@ class Monitor(Recorder):
         begin = time.perf_counter()
         if opt is not self.opt:
             self._adopt(opt, grads)
+        steps = 0 if opt is None else opt.steps
         if self._phase == 0:
             self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
+        elif opt is not None and steps == self._kept["steps"]:
+            return  # accumulated or skipped: no update, rather than one of size zero
+        self._kept["steps"] = steps
         if opt is not None:
             self._see_step(_inner("Monitor.record", opt), grads)
         elif grads is not None:
@@ -269,14 +276,14 @@ class Monitor(Recorder):
         if opt is not None:
             lr = _lr(_inner("Monitor.record", opt))
             self._start = seen["params"] if self._start is None else self._start
-            self._trail.append((seen["index"], seen["params"]))
+            self._trail.append((seen["index"], seen["steps"], seen["params"]))
         self.looks.append(Look(seen["index"], lr, gradient, update, reversal))
 
     def _travelled(self) -> float:
         """How far the run has come from where it was first looked at."""
         if self._sample is None or self._start is None:
             return 0.0
-        return self._sample.norm(self._trail[-1][1] - self._start)
+        return self._sample.norm(self._trail[-1][2] - self._start)
 
     def _straightness(self, since: int) -> float:
         """What is left, as distance, of the way gone since a record; NaN where it was not seen."""
@@ -284,7 +291,7 @@ class Monitor(Recorder):
         norms = [k.update_norm for k in self.looks if k.record >= since]
         if self._sample is None or len(trail) < LOOKS or not np.isfinite(norms).all():
             return math.nan
-        (first, begin), (last, end) = trail[0], trail[-1]
+        (_, first, begin), (_, last, end) = trail[0], trail[-1]
         way = (last - first) * float(np.mean(norms))
         return self._sample.norm(end - begin) / way if way > 0 else math.nan
 
@@ -314,7 +321,9 @@ class Monitor(Recorder):
         loss : callable or None
             ``x -> float`` over the full data; for what leaving a saddle would gain.
         hvp : callable or None
-            ``v -> H v`` at x; None: differences of gradients.
+            ``v -> H v`` at x; None: differences of gradients. Of a run that maximizes (all groups)
+            the negatives of all three are judged, and of one with L2 weight decay their sum with
+            the decay: what it minimises.
         opt : Optimizer, SAM or None
             None: the one that was recorded.
         confidence : float in (0, 1)
@@ -341,9 +350,12 @@ class Monitor(Recorder):
             _inner(owner, opt)
         confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
         max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
+        seed = check_count(owner, "seed", seed, 0)
         options = {"confidence": confidence, "max_matvecs": max_matvecs, "seed": seed}
+        sign = -1.0 if opt is not None and _maximizes(_inner(owner, opt)) else 1.0
         with np.errstate(all="ignore"):  # of a run that overflows
-            trend = _Trend(self.losses)
+            trend = _Trend(sign * self.losses)
+            trend.negated = sign < 0
             seen = self._evidence(trend, opt)
             known = _by_record(trend, seen, grad is not None)
         if known is not None:
@@ -362,7 +374,9 @@ class Monitor(Recorder):
         if sum(look.record >= since for look in self.looks) < LOOKS:
             since = trend.count // 2
         lr = math.nan if opt is None else _lr(_inner("diagnose", opt))
-        return _Evidence(self.looks, since, lr, self._travelled(), self._straightness(since))
+        decays = opt is not None and any(_decays(_inner("diagnose", opt)))
+        way = self._straightness(since)
+        return _Evidence(self.looks, since, lr, self._travelled(), way, decays)
 
     # ----------------------------------------------------------------- the plot
 
@@ -446,6 +460,69 @@ def _lr(opt: Optimizer) -> float:
     return max(float(lr(step) if callable(lr) else lr) for lr in rates)
 
 
+def _now(opt: Optimizer, name: str) -> list[Any]:
+    """A hyperparameter of each group at the step just taken."""
+    step = max(opt.steps - 1, 0)
+    values = [group[name] for group in opt.param_groups]
+    return [value(step) if callable(value) else value for value in values]
+
+
+def _decays(opt: Optimizer) -> list[float]:
+    """The weight decay of each group."""
+    return [float(value) for value in _now(opt, "weight_decay")]
+
+
+def _maximizes(opt: Optimizer) -> bool:
+    return all(_now(opt, "maximize"))
+
+
+class _Aim:
+    """What a run minimises, out of what it was given: -loss where it maximizes, plus L2 decay."""
+
+    def __init__(self, point: Point, opt: Optimizer | None) -> None:
+        self.point, self.sign = point, 1.0
+        self.decay = self.shrink = np.zeros(1)  # added to the gradient, and taken off a parameter
+        if opt is None:
+            return
+        self.sign = -1.0 if _maximizes(opt) else 1.0
+        sizes = [p.size for p in opt.params]
+        if sum(sizes) != point.n:
+            return
+        rows = zip(_decays(opt), _now(opt, "decay_form"), _now(opt, "lr"))
+        groups = [
+            (decay, 0.0) if form == "l2" else (0.0, decay * (lr if form == "decoupled" else 1.0))
+            for decay, form, lr in rows
+        ]
+        both = np.repeat([groups[k] for k in opt._structure.groups], sizes, axis=0)
+        self.decay, self.shrink = both.reshape(-1, 2).T
+
+    @property
+    def plain(self) -> bool:
+        return self.sign > 0 and not self.decay.any()
+
+    def gradient(self, grad: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
+        """Of the gradient, or of products with the Hessian."""
+        if self.plain:
+            return grad
+
+        def aim(x: Any) -> Any:
+            at = self.point.flatten(x, "x")
+            found = self.sign * self.point.flatten(grad(x), what) + self.decay.astype(at.dtype) * at
+            return self.point.unflatten(found, found.dtype)
+
+        return aim
+
+    def loss(self, loss: Callable[[Any], float]) -> Callable[[Any], float]:
+        if self.plain:
+            return loss
+
+        def aim(x: Any) -> float:
+            at = self.point.flatten(x, "x").astype(np.float64)
+            return self.sign * float(loss(x)) + 0.5 * float(np.sum(self.decay * at * at))
+
+        return aim
+
+
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     size = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     return float(a @ b) / size if 0 < size < math.inf else math.nan
@@ -457,6 +534,8 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 @dataclass(frozen=True)
 class Diagnosis:
     """Why a run has stalled, or that it has not; `print` it for the sentence.
+
+    Of a run that maximizes all of it, `kind`, figures and verdict, is about the negative loss.
 
     Attributes
     ----------
@@ -520,7 +599,7 @@ class _Trend:
         self.count = n = len(losses)
         self.window = w = min(max(n // 4, FEWEST // 2), 500)
         self.loss = self.drop = self.noise = self.scatter = math.nan
-        self.falls = self.creeps = self.rises = False
+        self.falls = self.creeps = self.rises = self.negated = False
         if n < FEWEST or not np.isfinite(losses).all():
             return
         before, last = losses[-2 * w : -w], losses[-w:]
@@ -529,6 +608,8 @@ class _Trend:
         self.scatter = max(_scatter(before), _scatter(last))
         self.noise = 3 * 1.25 * self.scatter * math.sqrt(2 / w)
         self.span = max(float(np.median(losses[: max(3, w // 4)])) - self.loss, 0.0)
+        # A fall that was over after a few records is part of the whole too.
+        self.whole = max(float(np.median(losses[:3])) - self.loss, self.span)
         lower = np.quantile(before, 0.2) - np.quantile(last, 0.2)
         self.falls = bool(lower > 0 and self.drop > max(self.noise, self.material))
         little = max(3 * self.noise, self.least)
@@ -538,12 +619,12 @@ class _Trend:
     @property
     def material(self) -> float:
         """A drop that is worth the name: a thousandth of the whole, or 1e-4 of the level."""
-        return max(1e-3 * self.span, 1e-4 * abs(self.loss))
+        return max(1e-3 * self.span, self.least)
 
     @property
     def least(self) -> float:
         """A gain that is too small to be missed."""
-        return max(1e-6 * self.span, 1e-4 * abs(self.loss))
+        return max(1e-6 * self.whole, 1e-4 * abs(self.loss))
 
     @property
     def blurred(self) -> bool:
@@ -601,6 +682,8 @@ class _Trend:
         )
 
     def verdict(self, kind: str, explanation: str, **figures: Any) -> Diagnosis:
+        if self.negated:
+            explanation = f"(maximize=True: said of the negative loss) {explanation}"
         return Diagnosis(
             kind,
             explanation,
@@ -656,9 +739,15 @@ class _Evidence:
     """
 
     def __init__(
-        self, looks: list[Look], since: int, lr: float, travelled: float, straightness: float
+        self,
+        looks: list[Look],
+        since: int,
+        lr: float,
+        travelled: float,
+        straightness: float,
+        decays: bool = False,
     ) -> None:
-        self.looks = looks
+        self.looks, self.decays = looks, decays
         recent = [look for look in looks if look.record >= since]
         self.reversal = _median_cosine(recent)
         self.straightness, self.travelled = straightness, travelled
@@ -686,6 +775,11 @@ class _Evidence:
         """Why nothing moves any more; empty where something does."""
         if self.lr == 0:
             return f"lr is 0{f' (it was {self.peak:.3g})' if self.peak > 0 else ''}"
+        if self.stands and self.decays:
+            return (
+                f"the updates are 0 (lr = {self.lr:.3g}, gradient norm {self.gradient_norm:.3g}): "
+                "weight decay balances the gradient, or rounding takes them"
+            )
         if self.stands:
             return (
                 f"the updates are lost in the rounding of the parameters (lr = {self.lr:.3g}, "
@@ -730,7 +824,7 @@ def _by_record(trend: _Trend, seen: _Evidence, curvature_follows: bool) -> Diagn
         return trend.verdict(
             "inconclusive", f"{trend.count} records are too few to judge by; {FEWEST} are needed"
         )
-    if trend.falls and not seen.still:
+    if trend.falls and seen.lr != 0:  # what falls moves, whatever the last looks have seen
         return trend.verdict(
             "falling",
             f"the loss still falls: by {trend.drop:.3g} to {trend.loss:.4g} in the last "
@@ -764,7 +858,12 @@ class _ByCurvature:
         options: dict[str, Any],
     ) -> None:
         self.trend, self.seen = trend, seen
-        self.opt, self.x, self.grad, self.loss, self.hvp = opt, x, grad, loss, hvp
+        self.opt, self.x, self.point = opt, x, Point("diagnose", x)
+        self.aim = _Aim(self.point, None if opt is None else _inner("diagnose", opt))
+        self.raw, self.raw_hvp = grad, hvp  # max_stable_lr knows of signs and decay
+        self.grad = self.aim.gradient(grad, "what grad returns")
+        self.hvp = None if hvp is None else self.aim.gradient(hvp, "what hvp returns")
+        self.loss = None if loss is None else self.aim.loss(loss)
         self.options = options
         self.gain = math.nan  # what one gradient step would gain at least
         self.stable = math.nan  # the largest lr that the curvature allows, certified
@@ -772,7 +871,7 @@ class _ByCurvature:
         self.no_limit = ""
 
     def verdict(self) -> Diagnosis:
-        point = Point("diagnose", self.x)
+        point = self.point
         v = curvature.classify(
             self.x, self.grad, self.hvp, self.loss, **self.options, x_scale=self.seen.travelled
         )
@@ -794,7 +893,10 @@ class _ByCurvature:
             )
         dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
         if v.kind in ADVICE:
-            text = f"{self.trend.stalled()} at a {v}{dead}; {ADVICE[v.kind]}"
+            at = str(v)
+            if self.aim.decay.any():
+                at = at.replace(v.kind, f"{v.kind} of the loss plus the weight decay", 1)
+            text = f"{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
             return self._said(v.kind, text, v)
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
 
@@ -848,9 +950,9 @@ class _ByCurvature:
                 self.stable, self.limit = found.value, found.estimate
 
     def _operator(self, point: Point, place: np.ndarray) -> Operator:
-        if self.hvp is not None and np.array_equal(place, point.vector()):
-            return StructuredOperator("diagnose", self.hvp, point)
-        return curvature.hvp_from_grad(self.grad, point.unflatten(place.copy()))
+        if self.raw_hvp is not None and np.array_equal(place, point.vector()):
+            return StructuredOperator("diagnose", self.raw_hvp, point)
+        return curvature.hvp_from_grad(self.raw, point.unflatten(place.copy()))
 
     def _bottom(self, point: Point) -> np.ndarray:
         """Where the slope along the gradient vanishes, between x and the other wall."""
@@ -888,13 +990,19 @@ class _ByCurvature:
         if self.opt is not None and not seen.still:
             self._ask_for_limit(point, valley=nowhere)
         could = f"a step could gain {self.gain:.2g}"
+        if self._balanced(point):
+            return self._said(
+                "plateau",
+                f"{stalled} though {could}: weight decay balances the gradient (norm "
+                f"{v.gradient_norm:.3g}): a rest of loss and decay, not a minimum of the loss",
+                v,
+            )
         if seen.still:
             return self._said("plateau", f"{stalled} though {could}: {seen.still}", v)
         if seen.bounces and seen.lr >= 0.95 * self.limit:
             return self._said(
                 "oscillating",
-                f"{stalled} and {seen.back}: lr = {seen.lr:.3g} is more than the curvature allows; "
-                f"at most {self.stable:.3g} is stable here",
+                f"{stalled} and {seen.back}: lr = {seen.lr:.3g} is {self._edge()}",
                 v,
             )
         if trend.creeps and not seen.bounces:
@@ -920,6 +1028,24 @@ class _ByCurvature:
         if v.kind == "not_stationary":
             small = f"the gradient is not small relative to its curvature ({v})"
         return self._said("plateau", f"{stalled}, but {small}{self._rate()}", v)
+
+    def _edge(self) -> str:
+        """Where lr is relative to its limit, and what ends the bounce."""
+        assert self.opt is not None
+        near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
+        where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
+        if _inner("diagnose", self.opt).rule.name not in FOLLOWERS:
+            return f"{where}; at most {self.stable:.3g} is stable here"
+        return (
+            f"{where} ({self.stable:.3g} with the rule's averages as they are), and the averages "
+            "follow it: a lower one may bounce too, less far; only a schedule that brings lr down "
+            "ends it"
+        )
+
+    def _balanced(self, point: Point) -> bool:
+        """Whether decay beside the gradient's step takes a step as long, and nothing moves."""
+        decay = norm(self.aim.shrink * point.vector())
+        return self.seen.lr != 0 and decay > 0 and self.seen.update_norm < 1e-3 * decay
 
     def _rate(self) -> str:
         """A word on an lr that is far too low."""
@@ -953,8 +1079,9 @@ class _ByCurvature:
             )
         if not seen.straight:
             return (
-                f" though {could}, and the updates were not seen often enough to tell why: record "
-                "opt too, more steps, or Monitor(every=10)"
+                f" though {could}, and the updates were not seen often enough to tell why (calls "
+                "that skip or accumulate show none): record opt too, more steps, or "
+                "Monitor(every=10)"
             )
         return ""
 
@@ -1080,11 +1207,12 @@ def compare_fits(
     Notes
     -----
     In this order: a smaller model that fits the training set better means that optimisation fails,
-    for the larger one could do what the smaller does. A held-out loss far below the training loss
-    compares with nothing. A training loss above the target means bias, provided that a smaller
-    model has done worse: size helps. A low training loss with a high one on held-out samples means
-    overfitting; the same with only the test loss high a mismatch. Only a target can say that
-    losses without a gap between them are good: at chance level there is none either.
+    for the larger one could do what the smaller does, unless the target is met. A held-out loss far
+    below the training loss compares with nothing. A training loss above the target means bias,
+    provided that a smaller model has done worse: size helps. A low training loss with a high one on
+    held-out samples means overfitting; the same with only the test loss high a mismatch. Low is
+    what meets the target or, without one, what is below half of a held-out loss. Only a target can
+    say that losses without a gap between them are good: at chance level there is none either.
 
     References
     ----------
@@ -1128,6 +1256,13 @@ class _Fits(NamedTuple):
         return self.target is not None and self.above(a, _Fit(self.target, 0.0))
 
     @property
+    def low(self) -> bool:
+        """Whether the training loss is known to be low: by the target, or by held-out losses."""
+        if self.target is not None:
+            return not self.above_target(self.fit)
+        return any(o.loss - self.fit.loss > 0.5 * abs(o.loss) for o in self.given.values())
+
+    @property
     def trained(self) -> str:
         return f"the training loss is {self.fit.loss:.4g}"
 
@@ -1138,7 +1273,8 @@ class _Fits(NamedTuple):
 
     def verdict(self) -> tuple[str, str]:
         """The kind and the sentence."""
-        if self.smaller is not None and self.above(self.fit, self.smaller):
+        met = self.target is not None and not self.above_target(self.fit)
+        if self.smaller is not None and self.above(self.fit, self.smaller) and not met:
             return (
                 "optimization",
                 f"{self.trained}, a smaller model reaches {self.smaller.loss:.4g}",
@@ -1180,8 +1316,19 @@ class _Fits(NamedTuple):
         said = ", ".join(f"{fit.loss:.4g} on the {name} set" for name, fit in self.given.items())
         said = f"{self.trained}, {said}"
         if self.target is not None and not any(map(self.above_target, self.given.values())):
-            return "good", f"{said}: none above the target {self.target:.4g}"
+            return (
+                "good",
+                f"{said}: none above the target {self.target:.4g} by more than "
+                f"{self.tolerance:.0%} and chance",
+            )
         gap = self.above(self.tested, self.fit)
+        shows = self.above(self.held_out, self.fit) or (gap and self.held_out is None)
+        if shows and not self.low:
+            return (
+                "inconclusive",
+                f"{said}: a gap, but nothing says that the training loss is low, and at chance "
+                "level there may be one too; give target, a training loss that would be good",
+            )
         if self.above(self.held_out, self.fit):
             if gap or self.tested is None:
                 return "overfitting", said

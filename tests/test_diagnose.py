@@ -319,6 +319,154 @@ def test_a_fall_that_chance_may_hide_is_no_plateau():
     assert d.kind in ("inconclusive", "falling"), str(d)
 
 
+SLOPES = np.linspace(0.01, 1, 50)
+SLOW = Pair((lambda x: 0.5 * float(SLOPES @ (x * x)), lambda x: SLOPES * x))
+SOFT = Pair(  # sum of SLOPES log cosh x: bounces from lr = 2 on
+    (
+        lambda x: float(SLOPES @ (np.logaddexp(x, -x) - np.log(2))),
+        lambda x: SLOPES * np.tanh(x),
+    )
+)
+
+
+@pytest.mark.parametrize("every", [None, 10])
+@pytest.mark.parametrize("accumulate", [4, 8, 16, 32])
+def test_calls_that_apply_no_update_are_no_updates_of_zero(accumulate, every):
+    monitor, x, problem = case(
+        SLOW, sgd(0.1, accumulate=accumulate), 1500, np.ones(50), every=every
+    )()
+    d = monitor.diagnose(x, problem.grad)
+    assert d.kind == "falling" and d.reversal > 0.99, str(d)
+    assert all(look.update_norm > 0 for look in monitor.looks)
+    monitor, x, problem = case(
+        SOFT, sgd(2.2, accumulate=accumulate), 6000, np.full(50, 0.1), every=every
+    )()
+    d = monitor.diagnose(x, problem.grad)
+    assert d.kind == "oscillating" and d.reversal < -0.99, str(d)
+
+
+def test_sam_around_a_rule_that_accumulates_is_seen_to_fall():
+    x, monitor = np.ones(50), Monitor()
+    sam = optkern.SAM(optkern.SGD(x, lr=0.1, accumulate=8), rho=1e-3)
+    for _ in range(1500):
+        report = sam.step(lambda: (SLOW.loss(x), SLOW.grad(x)))
+        monitor.record(report.value, SLOW.grad(x), sam)
+    assert monitor.diagnose(x, SLOW.grad).kind == "falling"
+
+
+def test_skipped_steps_are_no_updates_of_zero():
+    x, monitor = np.ones(50), Monitor()
+    opt = optkern.SGD(x, lr=0.1, on_nonfinite="skip")
+    for k in range(1500):
+        g = SLOW.grad(x) if k % 10 == 9 else np.full(50, np.nan)
+        opt.step(g)
+        monitor.record(SLOW.loss(x), g, opt)
+    assert monitor.diagnose(x, SLOW.grad).kind == "falling"
+
+
+def test_a_fall_that_was_over_after_a_few_records_counts_as_one():
+    """The loss is down by nine orders after 60 of 3000 records; what is left is a minimum."""
+    scales = np.linspace(0.1, 1, 50)
+    problem = Pair((lambda x: 0.5 * float(scales @ (x * x)), lambda x: scales * x))
+    rate = optkern.schedules.Exponential(0.02, gamma=0.997)
+    x = np.full(50, 0.3)
+    opt, monitor = optkern.RMSprop(x, lr=rate), Monitor()
+    for _ in range(3000):
+        g = problem.grad(x)
+        opt.step(g)
+        monitor.record(problem.loss(x), g, opt)
+    d = monitor.diagnose(x, problem.grad)
+    assert d.kind == "minimum", str(d)
+
+
+SHIFTED = Pair((lambda x: 0.5 * float(np.sum((x - 1) ** 2)), lambda x: x - 1))
+FAR = Pair(
+    (
+        lambda x: float(np.sum(np.sqrt(1 + (x - 100) ** 2))),
+        lambda x: (x - 100) / np.sqrt(1 + (x - 100) ** 2),
+    )
+)
+
+
+@pytest.mark.parametrize("with_hvp", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        sgd(0.1, weight_decay=0.1),
+        sgd(0.1, momentum=0.9, weight_decay=0.1),
+        lambda x: optkern.Adam(x, lr=0.01, weight_decay=0.1),
+    ],
+    ids=["sgd", "momentum", "adam"],
+)
+def test_the_minimum_of_loss_and_decay_is_one(make, with_hvp):
+    monitor, x, problem = case(SHIFTED, make, 4000, np.zeros(50), every=None)()
+    d = monitor.diagnose(x, problem.grad, problem.loss, (lambda v: v) if with_hvp else None)
+    assert d.kind == "minimum" and "at a minimum of the loss plus the weight decay" in str(d), str(
+        d
+    )
+    np.testing.assert_allclose(d.verdict.eigenvalue_max, 1.1, rtol=1e-6)
+    assert "lost in the rounding" not in str(monitor.diagnose())
+
+
+@pytest.mark.parametrize(
+    "problem, make",
+    [
+        (SHIFTED, sgd(0.1, weight_decay=0.1, decay_form="decoupled")),
+        (FAR, lambda x: optkern.AdamW(x, lr=0.1, weight_decay=0.1)),
+        (FAR, lambda x: optkern.Lion(x, lr=0.01, weight_decay=1.0)),
+    ],
+    ids=["sgd", "adamw", "lion"],
+)
+def test_decoupled_decay_that_balances_the_gradient_is_named(problem, make):
+    monitor, x, problem = case(problem, make, 4000, np.zeros(50), every=None)()
+    d = monitor.diagnose(x, problem.grad, problem.loss)
+    assert d.kind == "plateau" and "weight decay balances the gradient" in str(d), str(d)
+    assert "rounding" not in str(d)
+
+
+@pytest.mark.parametrize(
+    "lr, steps, kind",
+    [
+        (0.1, 3000, "minimum"),
+        (0.01, 100, "falling"),
+        (2.0, 1000, "oscillating"),
+        (2.2, 100, "exploding"),
+    ],
+)
+def test_of_what_is_maximized_the_negative_is_judged(lr, steps, kind):
+    problem = Pair((lambda x: 1 - SHIFTED.loss(x), lambda x: 1 - x))
+    monitor, x, problem = case(problem, sgd(lr, maximize=True), steps, np.zeros(5))()
+    for hvp in (None, lambda v: -v):
+        d = monitor.diagnose(x, problem.grad, problem.loss, hvp)
+        assert d.kind == kind and "maximize=True" in str(d), str(d)
+    if kind == "oscillating":
+        assert 1.9 < d.max_stable_lr <= 2.0
+
+
+@pytest.mark.parametrize(
+    "make, problem, start",
+    [
+        (lambda x: optkern.RMSprop(x, lr=0.01), quadratic(1), [0.1]),
+        (lambda x: optkern.RMSprop(x, lr=0.1), Walls(), START),
+        (lambda x: optkern.Adam(x, lr=0.5), Walls(), START),
+    ],
+    ids=["edge", "rmsprop", "adam"],
+)
+def test_of_rules_whose_averages_follow_a_schedule_ends_the_bounce(make, problem, start):
+    """A lower lr still bounces, less far; one that comes down ends it."""
+    x = np.array(start, np.float64)
+    opt = make(x)
+    d = run(problem, opt, x, 1500).diagnose(x, problem.grad)
+    assert d.kind == "oscillating" and "only a schedule" in str(d), str(d)
+    opt.param_groups[0]["lr"] = lr = 0.9 * d.max_stable_lr
+    d = run(problem, opt, x, 1500).diagnose(x, problem.grad)
+    assert d.kind == "oscillating", str(d)
+    above = problem.loss(x)
+    opt.param_groups[0]["lr"] = lambda step: lr * 0.99 ** (step - 3000)
+    run(problem, opt, x, 1500)
+    assert problem.loss(x) < 1e-6 * above
+
+
 def test_of_groups_the_largest_lr_counts():
     a, b = START.copy(), START.copy()
     opt = optkern.SGD([{"params": a, "lr": 0.0}, {"params": b, "lr": 0.15}])
@@ -535,8 +683,10 @@ def test_looks_are_rare_by_default():
     """However fast the steps, their number grows as the logarithm of the run's length."""
     x = np.ones(1000)
     opt, monitor = optkern.SGD(x, lr=0.1), Monitor()
+    g = np.ones(1000)
     for _ in range(50000):
-        monitor.record(1.0, x, opt)
+        opt.step(g)
+        monitor.record(1.0, g, opt)
     assert len(monitor) == 50000
     assert len(monitor.looks) < 60
 
@@ -680,6 +830,7 @@ def test_the_first_record_says_what_is_wrong_and_the_next_is_taken():
         monitor.record(1.0, x[:2], opt, val_loss=2.0)
     assert len(monitor) == len(monitor.val_losses) == 0
     for _ in range(3):
+        opt.step(np.ones(3))
         monitor.record(1.0, x, opt, val_loss=2.0)
     assert len(monitor) == len(monitor.val_losses) == 3 and len(monitor.looks) == 1
 
@@ -697,6 +848,8 @@ def test_bad_arguments():
         monitor.diagnose(confidence=2)
     with pytest.raises(TypeError, match="opt must be one of optkern's optimizers"):
         monitor.diagnose(opt=3)
+    with pytest.raises(ValueError, match="diagnose: seed must be an integer >= 0, got -1"):
+        monitor.diagnose(seed=-1)
     assert monitor.diagnose().kind == "inconclusive"
     assert "0 records are too few" in str(monitor.diagnose())
 
@@ -733,6 +886,13 @@ FITS = [
     ((0.1, 0.105), {"validation": 0.5}, "inconclusive"),  # the two contradict each other
     ((0.1, 0.108), {"validation": 0.112, "target": 0.1}, "inconclusive"),
     ((-5.0, -2.0), {}, "overfitting"),
+    ((1e-6, 1e-6, 9e-8), {"target": 0.05}, "good"),  # a smaller model is better at no matter what
+    ((0.02, 0.41, 0.01), {"target": 0.05}, "overfitting"),
+    ((0.02, 0.055, 0.3), {"target": 0.05}, "good"),
+    ((2.3, 2.6), {}, "inconclusive"),  # chance level may have a gap
+    ((2.3, None), {"validation": 2.6}, "inconclusive"),
+    ((2.3, 2.6), {"validation": 2.6}, "inconclusive"),
+    ((2.3, 2.6), {"target": 2.3}, "overfitting"),
 ]
 
 
@@ -742,6 +902,11 @@ def test_the_standard_decision(arguments, options, kind):
     assert fit.kind == kind, str(fit)
     assert str(fit).startswith(kind)
     assert bool(fit.remedies) == (kind not in ("good", "inconclusive"))
+
+
+def test_a_loss_within_the_tolerance_of_the_target_is_not_said_to_be_below_it():
+    text = str(compare_fits(0.02, 0.055, 0.3, target=0.05))
+    assert "none above the target 0.05 by more than 10%" in text, text
 
 
 def test_of_a_curve_its_end_counts_and_its_scatter():
