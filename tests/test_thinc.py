@@ -138,6 +138,47 @@ def test_it_goes_on_with_thincs_state():
     assert ours_now.mom1[KEY].shape == (w.size,)
 
 
+def restart(optimizer):
+    for kept in (optimizer.mom1, optimizer.mom2, optimizer.nr_update):
+        kept.clear()
+
+
+CHANGES = {
+    "moments and counts cleared": restart,
+    "ones for mom1": lambda o: setattr(o, "mom1", {k: v * 0 + 1 for k, v in o.mom1.items()}),
+    "an entry of mom2": lambda o: o.mom2.update({k: v + 1 for k, v in o.mom2.items()}),
+    "count 0": lambda o: o.nr_update.update({KEY: 0}),
+    "another count": lambda o: o.nr_update.update({KEY: 70}),
+    "averages cleared": lambda o: o.averages.clear(),
+    "averages replaced": lambda o: setattr(o, "averages", {}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", NAMES)
+def test_state_that_is_written_between_steps_counts(name, change):
+    results = []
+    for optimizer in pair(name):
+        w = arrays()[0]
+        for k, g in enumerate(arrays(count=6, seed=1)):
+            if k == 3:
+                CHANGES[change](optimizer)
+            optimizer(KEY, w, g)
+        results.append([w, optimizer.averages[KEY]])
+    assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("rule", ("nadam", "adagrad", "sgd"))
+def test_a_cleared_optimizer_is_a_new_one(rule):
+    """In what thinc's optimizer does not keep too: sums, velocities, products of momenta."""
+    options = {"momentum": 0.9, "dampening": 0.5} if rule == "sgd" else {}
+    used, new = (ours.Optimizer(0.05, rule=rule, **options) for _ in range(2))
+    run(used, updates=4)
+    restart(used)
+    used.averages.clear()
+    assert all(map(np.array_equal, run(used), run(new)))
+
+
 # --------------------------------------------------------------------------- schedules
 
 SCHEDULES = {
@@ -373,6 +414,18 @@ def test_copies_go_on_bit_for_bit(rule):
         results.append([mine, each.averages[KEY]])
     for other in results[1:]:
         assert all(map(np.array_equal, other, results[0]))
+
+
+def test_copies_of_replaced_moments_go_on_bit_for_bit():
+    optimizer = ours.Adam(0.05)
+    w = run(optimizer, updates=3)[0]
+    optimizer.mom1 = {k: v.copy() for k, v in optimizer.mom1.items()}
+    for g in arrays(count=3, seed=4):
+        optimizer(KEY, w, g)
+    other, mine = pickle.loads(pickle.dumps(optimizer)), w.copy()
+    optimizer(KEY, w, arrays(seed=5)[0])
+    other(KEY, mine, arrays(seed=5)[0])
+    assert np.array_equal(w, mine)
 
 
 def test_a_wrapped_pytorch_model():
