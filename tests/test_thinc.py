@@ -707,14 +707,21 @@ def test_objective_does_not_touch_the_model():
     assert 0.2 in dropouts
 
 
-def test_layers_of_float32_alone_give_float32():
-    def forward(model, inputs, is_train):
-        return np.tanh(
-            inputs, dtype="f", casting="same_kind"
-        ), lambda d: d * (1 - np.tanh(inputs) ** 2)
+def single():
+    """A layer that gives float32 whatever it gets."""
 
+    def forward(model, inputs, is_train):
+        tanh = np.tanh(inputs, dtype="f", casting="same_kind")
+        return tanh, lambda d: d * (1 - tanh**2)
+
+    return api.Model("single", forward)
+
+
+@pytest.mark.parametrize("middle", ("Relu", "Mish", "Gelu", "HardSwish", "Maxout", "residual"))
+def test_layers_of_float32_alone_give_float32(middle):
     model = network()
-    model.layers.insert(1, api.Model("single", forward))
+    layer = api.residual(api.Mish(9, 9)) if middle == "residual" else getattr(api, middle)(9, 9)
+    model.layers[1:1] = [single(), layer.initialize()]
     x, loss, grad = ours.objective(model, X, Y)
     assert all(a.dtype == np.float32 for a in x)
     assert loss(x) > 0 and all(g.dtype == np.float32 for g in grad(x))
@@ -741,6 +748,20 @@ def test_a_gradient_that_is_none_is_refused():
     model = api.chain(lstm, api.with_array(api.Softmax(3, 4))).initialize(sequences, truths)
     with pytest.raises(ValueError, match="does not give the gradient of its value"):
         ours.objective(model, sequences, truths)
+
+
+@pytest.mark.parametrize("passed", (0.0, 0.5))
+@pytest.mark.parametrize("layers", ((), (single,)), ids=("float64", "float32"))
+def test_a_layer_that_stops_the_gradient_is_refused(layers, passed):
+    """Along what is left of the gradient the loss rises as it says."""
+    stop = api.Model(
+        "stop", lambda model, inputs, is_train: (inputs, lambda d: d * np.float32(passed))
+    )
+    api.fix_random_seed(0)
+    model = api.chain(api.Mish(9, 6), *(make() for make in layers), stop, api.Softmax(3, 9))
+    words = "along a direction of W of mish the value rises by .*the gradient says"
+    with pytest.raises(ValueError, match=words):
+        ours.objective(model.initialize(), X, Y)
 
 
 def saddle():

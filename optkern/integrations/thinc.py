@@ -728,22 +728,51 @@ class _Total:
         return gradient, float(value)
 
     def refuse_another_gradient(self) -> None:
-        """Raise ValueError where the loss does not rise as its gradient says."""
+        """Raise ValueError where the loss does not rise as its gradient says.
+
+        Along the gradient, which any projection of the true one passes, and along a random
+        direction of each parameter, which none but the true one does.
+        """
         x = self.nearby()
         g = self.grad(x)
         slope = math.sqrt(sum(float(np.vdot(a, a)) for a in g))
         value = abs(self.loss(x))
-        if slope == 0 or value == 0:
-            return
-        h = (1e-5 if self.dtype == np.float64 else 3e-3) * value / slope**2
-        up, down = ([a + self.dtype(s * h) * b for a, b in zip(x, g)] for s in (1, -1))
-        found = (self.loss(up) - self.loss(down)) / (2 * h * slope)
-        if not abs(found - slope) <= 0.1 * slope:
-            raise ValueError(
-                "objective: the loss does not give the gradient of its value: along it the value "
-                f"rises by {found:.3g}, the gradient says {slope:.3g} (a CategoricalCrossentropy "
-                "needs a Softmax as the model's last layer; thinc's LSTM gives another gradient)"
-            )
+        if slope and value:
+            h = (1e-5 if self.dtype == np.float64 else 3e-3) * value / slope
+            along = [a / self.dtype(slope) for a in g]
+            found = self._rise(x, along, h)
+            if not abs(found - slope) <= 0.1 * slope:
+                _refuse_slope("it", found, slope)
+        rng = np.random.default_rng(1)
+        apart = math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(x, self.start)))
+        h = (1e-4 if self.dtype == np.float64 else 0.1) * apart / math.sqrt(sum(a.size for a in x))
+        for i, (node, name) in enumerate(self.where):
+            along = [np.zeros_like(a) for a in x]
+            along[i][...] = rng.standard_normal(along[i].shape)
+            said = float(np.vdot(g[i], along[i]))
+            found = self._rise(x, along, h)
+            # A random direction's slope may be small beside the gradient, and beside rounding.
+            margin = 0.1 * (abs(said) + float(np.linalg.norm(g[i])))
+            margin += 30 * float(np.finfo(self.dtype).eps) * value / h
+            if abs(found - said) <= margin:
+                continue
+            margin += 3 * abs(found - self._rise(x, along, 2 * h))  # of a kink or a steep curve
+            if not abs(found - said) <= margin:
+                _refuse_slope(f"a direction of {name} of {node.name}", found, said)
+
+    def _rise(self, x: Sequence[np.ndarray], along: Sequence[np.ndarray], h: float) -> float:
+        """The slope of the loss by central differences."""
+        up, down = ([a + self.dtype(s * h) * b for a, b in zip(x, along)] for s in (1, -1))
+        return (self.loss(up) - self.loss(down)) / (2 * h)
+
+
+def _refuse_slope(what: str, found: float, said: float) -> None:
+    raise ValueError(
+        f"objective: the loss does not give the gradient of its value: along {what} the value "
+        f"rises by {found:.3g}, the gradient says {said:.3g} (a CategoricalCrossentropy needs a "
+        "Softmax as the model's last layer; thinc's LSTM gives another gradient, and so does a "
+        "layer that stops it)"
+    )
 
 
 def _times(gradient: Any, share: float) -> Any:
