@@ -584,7 +584,8 @@ def objective(
     ------
     TypeError, ValueError
         Where the model is none of thinc's, is not initialized or wraps another library's, where X
-        and Y do not fit, or where the loss does not give the gradient of its value.
+        and Y do not fit, or where the gradient is not that of the value: to find out takes two
+        passes over the data for each parameter.
     """
     if not isinstance(model, _api.Model):
         raise TypeError(f"objective: model must be a thinc Model, got {type(model).__name__}")
