@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = {
     "autograd_mlp": ("autograd", ("iteration 500: loss", "after training: loss", "lambda_min")),
     "course_codes": (None, ("cs231n, sgd_momentum: ", "Deep Learning from Scratch, Adam: ")),
+    "embedding_rows": (None, ("before: test loss 1.0", "epoch 4: training loss 0.05")),
     "evolution_strategies": (None, ("generation 300: loss 0.0",)),
     "interchange": (None, ("array.array: [0.9, 1.9, 3.1]", "mmap: -0.5 -0.5", "is read-only")),
     "sklearn_mlp": ("sklearn", ("test accuracy", "with Lion", "lambda_min")),

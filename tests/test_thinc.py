@@ -1,6 +1,7 @@
 """thinc under optkern: the same models to rounding, every rule, spaCy's ways, curvature."""
 
 import copy
+import importlib.metadata
 import pickle
 import threading
 import tomllib
@@ -136,6 +137,47 @@ def test_it_goes_on_with_thincs_state():
         (first if k < 6 else ours_now)(KEY, w, g)
     assert_close([w, ours_now.averages[KEY]], expected)
     assert ours_now.mom1[KEY].shape == (w.size,)
+
+
+def restart(optimizer):
+    for kept in (optimizer.mom1, optimizer.mom2, optimizer.nr_update):
+        kept.clear()
+
+
+CHANGES = {
+    "moments and counts cleared": restart,
+    "ones for mom1": lambda o: setattr(o, "mom1", {k: v * 0 + 1 for k, v in o.mom1.items()}),
+    "an entry of mom2": lambda o: o.mom2.update({k: v + 1 for k, v in o.mom2.items()}),
+    "count 0": lambda o: o.nr_update.update({KEY: 0}),
+    "another count": lambda o: o.nr_update.update({KEY: 70}),
+    "averages cleared": lambda o: o.averages.clear(),
+    "averages replaced": lambda o: setattr(o, "averages", {}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", NAMES)
+def test_state_that_is_written_between_steps_counts(name, change):
+    results = []
+    for optimizer in pair(name):
+        w = arrays()[0]
+        for k, g in enumerate(arrays(count=6, seed=1)):
+            if k == 3:
+                CHANGES[change](optimizer)
+            optimizer(KEY, w, g)
+        results.append([w, optimizer.averages[KEY]])
+    assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("rule", ("nadam", "adagrad", "sgd"))
+def test_a_cleared_optimizer_is_a_new_one(rule):
+    """In what thinc's optimizer does not keep too: sums, velocities, products of momenta."""
+    options = {"momentum": 0.9, "dampening": 0.5} if rule == "sgd" else {}
+    used, new = (ours.Optimizer(0.05, rule=rule, **options) for _ in range(2))
+    run(used, updates=4)
+    restart(used)
+    used.averages.clear()
+    assert all(map(np.array_equal, run(used), run(new)))
 
 
 # --------------------------------------------------------------------------- schedules
@@ -375,6 +417,18 @@ def test_copies_go_on_bit_for_bit(rule):
         assert all(map(np.array_equal, other, results[0]))
 
 
+def test_copies_of_replaced_moments_go_on_bit_for_bit():
+    optimizer = ours.Adam(0.05)
+    w = run(optimizer, updates=3)[0]
+    optimizer.mom1 = {k: v.copy() for k, v in optimizer.mom1.items()}
+    for g in arrays(count=3, seed=4):
+        optimizer(KEY, w, g)
+    other, mine = pickle.loads(pickle.dumps(optimizer)), w.copy()
+    optimizer(KEY, w, arrays(seed=5)[0])
+    other(KEY, mine, arrays(seed=5)[0])
+    assert np.array_equal(w, mine)
+
+
 def test_a_wrapped_pytorch_model():
     torch = pytest.importorskip("torch", reason="needs PyTorch: make test EXTRAS=torch")
     results = []
@@ -531,6 +585,29 @@ def test_configurations_find_the_names_without_an_import():
         assert api.registry.optimizers.get(name) is getattr(ours, function)
 
 
+def test_an_installed_package_is_found_in_a_fresh_process(run_python):
+    """By the registry of thinc alone, which reads the entry points of what is installed."""
+    try:
+        importlib.metadata.distribution("optkern")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs optkern installed as a distribution: pip install .")
+    code = """
+import sys
+from thinc.api import registry
+assert not any(name.startswith("optkern") for name in sys.modules)
+config = {"@optimizers": "optkern.Lion.v1", "learn_rate": 0.01}
+print(registry.resolve({"optimizer": config})["optimizer"])
+found = registry.optimizers.get_entry_points()
+print(*sorted(name for name in found if name.startswith("optkern.")))
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    first, names = result.stdout.splitlines()
+    assert first == "Optimizer(lion, 0 arrays so far)"
+    classes = optkern.optimizers.CLASSES.values()
+    assert names.split() == sorted(f"optkern.{cls.__name__}.v1" for cls in classes)
+
+
 # --------------------------------------------------------------------------- Ops
 
 
@@ -613,16 +690,20 @@ def test_objective(case):
     x, value, grad = at
     assert all(a.dtype == np.float64 for a in x)
     assert all(map(np.array_equal, x, weights(model)))
+    # Where it comes some layers are zeros, and those below them have no gradient.
+    generator = np.random.default_rng(1)
+    x = [a + 0.2 * generator.standard_normal(a.shape) for a in x]
     assert value(x) == pytest.approx(pieces.loss(x), rel=1e-12)
     gradient = grad(x)
     for a, b in zip(gradient, pieces.grad(x), strict=True):
-        assert a.dtype == np.float64
+        assert a.dtype == np.float64 and a.any()
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
-    direction = [rng.standard_normal(a.shape) for a in x]
-    slope = sum(float(np.vdot(g, d)) for g, d in zip(gradient, direction, strict=True))
-    h = 1e-6
-    moved = [[a + s * h * d for a, d in zip(x, direction, strict=True)] for s in (1, -1)]
-    assert (value(moved[0]) - value(moved[1])) / (2 * h) == pytest.approx(slope, rel=1e-4)
+    for i, g in enumerate(gradient):
+        along = [generator.standard_normal(a.shape) * (k == i) for k, a in enumerate(x)]
+        h = 1e-6
+        up, down = ([a + s * h * d for a, d in zip(x, along, strict=True)] for s in (1, -1))
+        slope = float(np.vdot(g, along[i]))
+        assert (value(up) - value(down)) / (2 * h) == pytest.approx(slope, rel=1e-4, abs=1e-8)
 
 
 def test_objective_is_what_training_descends():
@@ -654,14 +735,21 @@ def test_objective_does_not_touch_the_model():
     assert 0.2 in dropouts
 
 
-def test_layers_of_float32_alone_give_float32():
-    def forward(model, inputs, is_train):
-        return np.tanh(
-            inputs, dtype="f", casting="same_kind"
-        ), lambda d: d * (1 - np.tanh(inputs) ** 2)
+def single():
+    """A layer that gives float32 whatever it gets."""
 
+    def forward(model, inputs, is_train):
+        tanh = np.tanh(inputs, dtype="f", casting="same_kind")
+        return tanh, lambda d: d * (1 - tanh**2)
+
+    return api.Model("single", forward)
+
+
+@pytest.mark.parametrize("middle", ("Relu", "Mish", "Gelu", "HardSwish", "Maxout", "residual"))
+def test_layers_of_float32_alone_give_float32(middle):
     model = network()
-    model.layers.insert(1, api.Model("single", forward))
+    layer = api.residual(api.Mish(9, 9)) if middle == "residual" else getattr(api, middle)(9, 9)
+    model.layers[1:1] = [single(), layer.initialize()]
     x, loss, grad = ours.objective(model, X, Y)
     assert all(a.dtype == np.float32 for a in x)
     assert loss(x) > 0 and all(g.dtype == np.float32 for g in grad(x))
@@ -688,6 +776,20 @@ def test_a_gradient_that_is_none_is_refused():
     model = api.chain(lstm, api.with_array(api.Softmax(3, 4))).initialize(sequences, truths)
     with pytest.raises(ValueError, match="does not give the gradient of its value"):
         ours.objective(model, sequences, truths)
+
+
+@pytest.mark.parametrize("passed", (0.0, 0.5))
+@pytest.mark.parametrize("layers", ((), (single,)), ids=("float64", "float32"))
+def test_a_layer_that_stops_the_gradient_is_refused(layers, passed):
+    """Along what is left of the gradient the loss rises as it says."""
+    stop = api.Model(
+        "stop", lambda model, inputs, is_train: (inputs, lambda d: d * np.float32(passed))
+    )
+    api.fix_random_seed(0)
+    model = api.chain(api.Mish(9, 6), *(make() for make in layers), stop, api.Softmax(3, 9))
+    words = "along a direction of W of mish the value rises by .*the gradient says"
+    with pytest.raises(ValueError, match=words):
+        ours.objective(model.initialize(), X, Y)
 
 
 def saddle():

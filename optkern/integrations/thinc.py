@@ -6,7 +6,8 @@ the whole change; in a configuration it is ``@optimizers = "optkern.Adam.v1"``.
 1. spaCy asks for the class of an optimizer, so the one here derives from thinc's, and to import
    this module is to import thinc.
 2. thinc hands over one array at a time. Each is bound to a plan of the engine as long as it stays
-   where it is; weight decay, clipping, zeros for the gradient and the average are done in its pass.
+   where it is, and mom1, mom2, averages and nr_update hold what the plan does: anyone may write
+   them. Weight decay, clipping, zeros for the gradient and the average are done in its pass.
 3. thinc decays after the step, ``w = (1 - d) * (w - s)``. Here ``w = (1 - d) * w - (1 - d) * s``:
    the kernel's decay, and a smaller rate.
 4. thinc clips at ``norm >= grad_clip``, by their quotient; the engine's own clipping is torch's,
@@ -48,6 +49,8 @@ _Schedule = getattr(host("thinc.schedules", "thinc", MINIMUM), "Schedule", None)
 
 Key = tuple[int, str]
 _AMOUNT = Real("", 0.0)
+# The state that thinc's optimizer has names for.
+_THINCS = {"exp_avg": "mom1", "exp_avg_sq": "mom2"}
 # What thinc's arguments say, or the model counts, and no option may say again.
 _SPOKEN_FOR = ("lr", "betas", "eps", "weight_decay", "decay_form", "step", "mu_product")
 
@@ -216,12 +219,24 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
 
     def _bound_to(self, key: Key, weights: Any, rule: Rule) -> _Bound:
         bound = self._bound.get(key)
-        average = None
-        if bound is not None and self.averages is not None:
-            average = self.averages.get(key, bound.average)
-        if bound is None or not bound.is_of(rule, weights, average, self.averages is not None):
+        if bound is None or not (bound.is_of(rule, weights) and self._holds(key, bound)):
             bound = self._bound[key] = self._bind(key, weights, rule)
         return bound
+
+    def _holds(self, key: Key, bound: _Bound) -> bool:
+        """Whether state, count and average of an array are still what it is bound to."""
+        averages = self.averages
+        if (averages is None) is not (bound.average is None):
+            return False
+        if averages is not None and averages.get(key) is not bound.average:
+            return False
+        if bound.plan.steps[0] != self._count(key, bound.rule):
+            return False
+        return all(self._home(slot).get(key) is array for slot, array in bound.state.items())
+
+    def _count(self, key: Key, rule: Rule) -> int:
+        """Updates so far, as the engine counts them: thinc's RAdam is a step ahead."""
+        return self.nr_update[key] + (self._rule is None and rule.name == "radam")
 
     def _bind(self, key: Key, weights: Any, rule: Rule) -> _Bound:
         """A plan for an array that is new, or lies elsewhere than before; its state goes on."""
@@ -229,6 +244,10 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         _arrays.check_writable("Optimizer", _arrays.named("parameter", label), weights)
         if key in self._bound:
             self._counts[key] = self._bound[key].counts
+        if not self.nr_update[key]:  # begins anew, in what thinc has no name for too
+            self._counts.pop(key, None)
+            for kept in self._state.values():
+                kept.pop(key, None)
         needed = {**rule.hyperparameters, **self._fixed, **dict.fromkeys(self._scheduled, True)}
         state = {
             slot: self._home(slot).setdefault(key, _zeros(weights.reshape(-1)))
@@ -245,10 +264,10 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         bound.set("zero_grad", True)
         if self._rule is None:
             bound.set("eps_form", "raw")
-        # thinc's RAdam is a step ahead.
-        bound.plan.steps[0] = self.nr_update[key] + (self._rule is None and rule.name == "radam")
+        count = bound.plan.steps[0] = self._count(key, rule)
         if key in self._counts:
-            bound.plan.started[0], bound.plan.mu_products[0] = self._counts[key]
+            started, bound.plan.mu_products[0] = self._counts[key]
+            bound.plan.started[0] = min(started, count)
         return bound
 
     @property
@@ -259,8 +278,9 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
 
     def _home(self, slot: str) -> dict[Key, np.ndarray]:
         """Where a state's arrays are kept: flat, and thinc's two under thinc's names."""
-        own = {"exp_avg": self.mom1, "exp_avg_sq": self.mom2}.get(slot)
-        return self._state.setdefault(slot, {}) if own is None else own
+        if slot in _THINCS:
+            return getattr(self, _THINCS[slot])
+        return self._state.setdefault(slot, {})
 
     def __getstate__(self) -> Any:
         counts = {key: bound.counts for key, bound in self._bound.items()}
@@ -276,7 +296,7 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
 class _Bound:
     """One array of a model, bound to the engine with its state and its average."""
 
-    __slots__ = ("average", "plan", "rule", "values", "weights")
+    __slots__ = ("average", "plan", "rule", "state", "values", "weights")
 
     def __init__(
         self,
@@ -286,7 +306,7 @@ class _Bound:
         state: dict[str, np.ndarray],
         average: np.ndarray | None,
     ) -> None:
-        self.rule, self.weights, self.average = rule, weights, average
+        self.rule, self.weights, self.state, self.average = rule, weights, state, average
         arrays: dict[str, list[Any]] = {slot: [None] for slot in rule.state}
         for slot, array in state.items():
             fits = array.size == weights.size  # or else the plan says what is wrong
@@ -297,11 +317,9 @@ class _Bound:
         self.plan.set_groups([0])
         self.values: dict[str, Any] = {}
 
-    def is_of(self, rule: Rule, weights: Any, average: Any, averaging: bool) -> bool:
-        """Whether it is bound to these, in the same memory."""
-        if self.rule is not rule or self.average is not average:
-            return False
-        if averaging and average is None:
+    def is_of(self, rule: Rule, weights: Any) -> bool:
+        """Whether it is bound to this rule and these elements, in the same memory."""
+        if self.rule is not rule:
             return False
         return weights is self.weights or _same_memory(weights, self.weights)
 
@@ -566,7 +584,8 @@ def objective(
     ------
     TypeError, ValueError
         Where the model is none of thinc's, is not initialized or wraps another library's, where X
-        and Y do not fit, or where the loss does not give the gradient of its value.
+        and Y do not fit, or where the gradient is not that of the value: to find out takes two
+        passes over the data for each parameter.
     """
     if not isinstance(model, _api.Model):
         raise TypeError(f"objective: model must be a thinc Model, got {type(model).__name__}")
@@ -710,22 +729,51 @@ class _Total:
         return gradient, float(value)
 
     def refuse_another_gradient(self) -> None:
-        """Raise ValueError where the loss does not rise as its gradient says."""
+        """Raise ValueError where the loss does not rise as its gradient says.
+
+        Along the gradient, which any projection of the true one passes, and along a random
+        direction of each parameter, which none but the true one does.
+        """
         x = self.nearby()
         g = self.grad(x)
         slope = math.sqrt(sum(float(np.vdot(a, a)) for a in g))
         value = abs(self.loss(x))
-        if slope == 0 or value == 0:
-            return
-        h = (1e-5 if self.dtype == np.float64 else 3e-3) * value / slope**2
-        up, down = ([a + self.dtype(s * h) * b for a, b in zip(x, g)] for s in (1, -1))
-        found = (self.loss(up) - self.loss(down)) / (2 * h * slope)
-        if not abs(found - slope) <= 0.1 * slope:
-            raise ValueError(
-                "objective: the loss does not give the gradient of its value: along it the value "
-                f"rises by {found:.3g}, the gradient says {slope:.3g} (a CategoricalCrossentropy "
-                "needs a Softmax as the model's last layer; thinc's LSTM gives another gradient)"
-            )
+        if slope and value:
+            h = (1e-5 if self.dtype == np.float64 else 3e-3) * value / slope
+            along = [a / self.dtype(slope) for a in g]
+            found = self._rise(x, along, h)
+            if not abs(found - slope) <= 0.1 * slope:
+                _refuse_slope("it", found, slope)
+        rng = np.random.default_rng(1)
+        apart = math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(x, self.start)))
+        h = (1e-4 if self.dtype == np.float64 else 0.1) * apart / math.sqrt(sum(a.size for a in x))
+        for i, (node, name) in enumerate(self.where):
+            along = [np.zeros_like(a) for a in x]
+            along[i][...] = rng.standard_normal(along[i].shape)
+            said = float(np.vdot(g[i], along[i]))
+            found = self._rise(x, along, h)
+            # A random direction's slope may be small beside the gradient, and beside rounding.
+            margin = 0.1 * (abs(said) + float(np.linalg.norm(g[i])))
+            margin += 30 * float(np.finfo(self.dtype).eps) * value / h
+            if abs(found - said) <= margin:
+                continue
+            margin += 3 * abs(found - self._rise(x, along, 2 * h))  # of a kink or a steep curve
+            if not abs(found - said) <= margin:
+                _refuse_slope(f"a direction of {name} of {node.name}", found, said)
+
+    def _rise(self, x: Sequence[np.ndarray], along: Sequence[np.ndarray], h: float) -> float:
+        """The slope of the loss by central differences."""
+        up, down = ([a + self.dtype(s * h) * b for a, b in zip(x, along)] for s in (1, -1))
+        return (self.loss(up) - self.loss(down)) / (2 * h)
+
+
+def _refuse_slope(what: str, found: float, said: float) -> None:
+    raise ValueError(
+        f"objective: the loss does not give the gradient of its value: along {what} the value "
+        f"rises by {found:.3g}, the gradient says {said:.3g} (a CategoricalCrossentropy needs a "
+        "Softmax as the model's last layer; thinc's LSTM gives another gradient, and so does a "
+        "layer that stops it)"
+    )
 
 
 def _times(gradient: Any, share: float) -> Any:
