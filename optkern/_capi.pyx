@@ -18,8 +18,8 @@ from libc.string cimport memcpy, memset, strcmp
 from optkern.kernels import rules
 from optkern.kernels._constants import FLAGS, position
 from optkern.kernels._constants cimport (
-    APPLY, DIRECTION, TRUST, adjust, apply_trust, constants_t, derivation, derive_t, encode, hyper_t,
-    options_t,
+    APPLY, DIRECTION, TRUST, adjust, apply_trust, constants_t, derivation, derive_t, encode,
+    hyper_t, options_t,
 )
 from optkern.kernels._engine cimport RESCUE, SPANS, add_blocks, count_blocks
 from optkern.kernels._rows cimport find_rows, rows_t, run_rows
