@@ -717,6 +717,61 @@ def test_memory_formats_and_odd_gradients(exchange):
     assert_same_models(*nets)
 
 
+def test_gradients_without_memory(exchange):
+    params = [torch.ones(1000, requires_grad=True) for _ in range(2)]
+    opt = ours.SGD(params, lr=0.1)
+    params[0].grad = torch._efficientzerotensor(1000)
+    opt.step()
+    assert params[0].eq(1).all()
+    params[0].grad, params[1].grad = torch.ones(1000), torch.ones(1000)
+    params[1].grad.untyped_storage().resize_(0)
+    with pytest.raises(TypeError, match="SGD: gradient of parameter 1 has no memory"):
+        opt.step()
+    assert params[0].eq(1).all()
+
+
+def test_gradients_let_go_during_a_step_stay_until_it_is_over(exchange):
+    p = torch.ones(100_000, requires_grad=True)
+    others = []
+
+    def scale(step):
+        if p.grad is not None:
+            p.grad = None
+            others.extend(torch.full((100_000,), 9.0) for _ in range(5))  # in the place that is free
+        return 1.0
+
+    opt = ours.SGD([p], lr=0.25, grad_scale=scale)
+    p.grad = torch.full((100_000,), 2.0)
+    opt.step()
+    assert others and p.eq(0.5).all()
+
+
+def test_what_an_exceptions_frames_hold_has_an_owner(exchange):
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.full((3,), float("nan"))
+    with pytest.raises(ValueError, match="holds NaN or inf") as caught:
+        ours.SGD([p], lr=0.1, on_nonfinite="raise").step()
+    held = [
+        value
+        for entry in caught.traceback
+        for values in entry.frame.f_locals.values()
+        if isinstance(values, (list, tuple))
+        for value in values
+        if isinstance(value, np.ndarray)
+    ]
+    assert held and all(a.flags.owndata or a.base is not None for a in held)
+
+
+@pytest.mark.skipif(isinstance(ours._exchange, ours._PlainExchange), reason="needs torch >= 2.10")
+def test_the_exchange_takes_lists_that_match():
+    one = torch.ones(3)
+    with pytest.raises(ValueError, match="1 tensors have 0 counterparts"):
+        ours._exchange.over([one], [])
+    assert ours._exchange.over([one, None], [None, one.numpy()]) == [one, None]
+    assert not ours._exchange.are([one], [])
+    assert not ours._exchange.are([one], [None]) and not ours._exchange.are([None], [one.numpy()])
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 def test_half_precision(dtype):
     """As optkern has it: float32 state and arithmetic, the weights rounded to nearest."""

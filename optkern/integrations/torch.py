@@ -324,7 +324,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 f"{what} must be dense, got {g.layout}: make the layer with sparse=False, "
                 "or use torch.optim.SparseAdam"
             )
-        return _memory(what, g.resolve_neg())
+        # What autograd knows to be zeros is nowhere until it is copied.
+        return _memory(what, g.clone() if g._is_zerotensor() else g.resolve_neg())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of its own.
@@ -502,6 +503,8 @@ def _count(what: str, value: Any) -> int:
 def _memory(what: str, tensor: Any) -> np.ndarray:
     """The array over a dense tensor's memory."""
     tensor = tensor.detach()
+    if tensor.numel() and not tensor.data_ptr():  # NumPy would take memory of its own for it
+        raise TypeError(f"{what} has no memory: its storage has been freed")
     try:
         if tensor.dtype != torch.bfloat16:
             return tensor.numpy()

@@ -4,7 +4,7 @@
 1. A tensor's own `numpy()` takes 1.2 us; to ask it for address, strides and dtype takes .4. DLPack
    1.2 has a C function that fills in a struct: .1 us with the array made. Over a thousand small
    tensors the difference was half of a step.
-2. The arrays own nothing: they are for the length of a call in which the tensors stay.
+2. An array keeps its tensor: what runs during a step, another thread too, may let the tensor go.
 3. What does not lie in memory as its counterpart does is handed back, for the caller to look into.
 """
 cimport numpy as cnp
@@ -85,20 +85,30 @@ cdef class Exchange:
         Returns
         -------
         list of (ndarray, tensor or None)
-            The tensor itself where it is not of its counterpart's device, dtype, shape and strides.
+            The tensor itself where it is not of its counterpart's device, dtype, shape and strides,
+            or has no memory.
+
+        Raises
+        ------
+        ValueError
+            Where there are more of the ones than of the others.
         """
         cdef Py_ssize_t i
         cdef list arrays = list(tensors)
         cdef tensor_t t
+        if len(likes) != len(tensors):
+            raise ValueError(f"{len(tensors)} tensors have {len(likes)} counterparts")
         for i in range(len(tensors)):
             if tensors[i] is not None and self._lies_as(tensors[i], likes[i], &t):
-                arrays[i] = array_over(likes[i], <char*> t.data + t.byte_offset)
+                arrays[i] = array_over(likes[i], <char*> t.data + t.byte_offset, tensors[i])
         return arrays
 
     def are(self, list tensors, list arrays):
         """Whether each tensor's memory is its array's, in shape and strides as well."""
         cdef Py_ssize_t i
         cdef tensor_t t
+        if len(arrays) != len(tensors):
+            return False
         for i in range(len(tensors)):
             if not self._lies_as(tensors[i], arrays[i], &t):
                 return False
@@ -112,10 +122,14 @@ cdef class Exchange:
         cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(like)
         cdef bint half
         cdef int k
+        if tensor is None or like is None:
+            return False
         if self.describe(<void*> tensor, t) != 0:
             PyErr_Clear()
             return False
         if t.device_type != CPU or t.lanes != 1 or t.bits != 8 * itemsize:
+            return False
+        if t.data == NULL and cnp.PyArray_SIZE(like) != 0:   # zeros that are nowhere, freed memory
             return False
         half = itemsize == 2 and cnp.PyArray_TYPE(like) != cnp.NPY_FLOAT16
         if t.code != (BFLOAT if half else FLOATING):
@@ -133,11 +147,14 @@ cdef class Exchange:
         return True
 
 
-cdef object array_over(cnp.ndarray like, void* data):
-    """An array like another, over memory that it does not own."""
+cdef object array_over(cnp.ndarray like, void* data, object owner):
+    """An array like another, over the memory of its owner."""
     cdef cnp.dtype descr = like.dtype
+    cdef cnp.ndarray array
     Py_INCREF(descr)   # the call below takes it
-    return PyArray_NewFromDescr(
+    array = PyArray_NewFromDescr(
         cnp.ndarray, descr, cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like),
         cnp.PyArray_STRIDES(like), data, cnp.NPY_ARRAY_WRITEABLE, NULL,
     )
+    cnp.set_array_base(array, owner)
+    return array
