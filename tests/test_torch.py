@@ -418,6 +418,19 @@ def transpose_in_place(opt, params):
     square.data = square.data.t()
 
 
+def replace_data_of_state(opt, params):
+    entry = opt.state[params[0]]
+    entry["exp_avg"].data = torch.ones_like(params[0])
+    entry["step"].data = torch.tensor(1.0, dtype=torch.float64)
+
+
+def share_state(opt, params):
+    """Moves the memory under tensors that stay the same."""
+    for entry in opt.state.values():
+        for tensor in entry.values():
+            tensor.share_memory_()
+
+
 def flatten_and_back(opt, params):
     some = [params[0], params[2], params[5]]
     nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(some) * 0.5, some)
@@ -451,13 +464,18 @@ def exchange(request, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     (replace_entries, replace_entry, replace_state, clear_state, drop_entry, replace_data,
-     flatten_and_back, transpose_in_place, replace_parameter),
+     replace_data_of_state, share_state, flatten_and_back, transpose_in_place, replace_parameter),
 )  # fmt: skip
 def test_what_is_replaced_between_steps_counts(change, exchange):
     both = Both("Adam", lr=0.1).run(3)
     for params, opt in zip((both.ours, both.theirs), both.opts, strict=True):
         change(opt, params)
     both.run(3).assert_close()
+    assert opt_counts(both.opts[0]) == opt_counts(both.opts[1])
+
+
+def opt_counts(opt):
+    return [entry["step"].item() for entry in opt.state_dict()["state"].values()]
 
 
 def test_memory_moved_to_other_processes_is_followed():
@@ -645,6 +663,41 @@ def test_lookahead_and_averages_are_in_the_state_dict():
     assert_same_models(*runs, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("options", ({"ema_decay": 0.9}, {"lookahead": (2, 0.5)}), ids=str)
+def test_averages_begin_with_the_weights_that_training_begins_with(options):
+    net = nn.Linear(2, 1, bias=False)
+    opt = ours.SGD(net.parameters(), lr=0.0, **options)
+    net.load_state_dict({"weight": torch.full((1, 2), 7.0)})
+    for _ in range(2):
+        net.weight.grad = torch.ones(1, 2)
+        opt.step()
+    if "ema_decay" in options:
+        opt.optimizer.swap_in()
+    assert net.weight.eq(7).all()
+
+
+def test_weights_are_safe_from_a_look_at_averages_before_the_first_step():
+    net = nn.Linear(2, 1, bias=False)
+    opt = ours.SGD(net.parameters(), lr=0.1, ema_decay=0.5)
+    net.load_state_dict({"weight": torch.full((1, 2), 7.0)})
+    with opt.optimizer.averaged():
+        assert net.weight.eq(7).all()
+        net.weight.data.zero_()
+        opt.optimizer.averages_are_in  # noqa: B018
+    assert net.weight.eq(7).all()
+
+
+def test_state_made_under_inference_mode_can_be_written_later():
+    w = torch.ones(3, requires_grad=True)
+    w.grad = torch.ones(3)
+    opt = ours.Adam([w], lr=0.1)
+    with torch.inference_mode():
+        opt.step()
+    opt.state[w]["exp_avg"].zero_()
+    opt.step()
+    assert opt.state[w]["step"].item() == 2
+
+
 def test_nothing_is_bound_or_saved_while_the_averages_are_in():
     net = model()
     opt = ours.Adam(net.parameters(), lr=0.1, ema_decay=0.5)
@@ -737,7 +790,9 @@ def test_gradients_let_go_during_a_step_stay_until_it_is_over(exchange):
     def scale(step):
         if p.grad is not None:
             p.grad = None
-            others.extend(torch.full((100_000,), 9.0) for _ in range(5))  # in the place that is free
+            others.extend(
+                torch.full((100_000,), 9.0) for _ in range(5)
+            )  # in the place that is free
         return 1.0
 
     opt = ours.SGD([p], lr=0.25, grad_scale=scale)

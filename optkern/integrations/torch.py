@@ -192,6 +192,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             product = _plain(entry.get("mu_product"))
             plan.mu_products[i] = checked(owner, "mu_product", product)
 
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]  # its tensors stay read-only
     def _show(self) -> None:
         """Let `state` have tensors over the state of what has begun, as torch's optimizers do."""
         inner, plan, rule = self._inner, self._inner._plan, self._inner.rule
@@ -203,16 +204,28 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if "mu_product" in rule.hyperparameters:
             self._counts["mu_product"] = (plan.mu_products, plan.mu_products.copy())
         counts = {k: torch.from_numpy(shown).unbind() for k, (_, shown) in self._counts.items()}
+        self._laid: tuple[list[Any], list[np.ndarray]] = ([], [])  # tensors, and what they lie on
         for i, p in enumerate(self._params):
             if not (plan.steps[i] or rule.name == "adagrad"):  # torch's begins at once
                 continue
             tensors = {name: elements[i] for name, elements in counts.items()}
+            laid = {}
+            if not self._laid[0]:  # counts lie, and are moved, together: of each one is looked at
+                laid = {name: shown[i, ...] for name, (_, shown) in self._counts.items()}
             for slot, arrays in plan.state.items():
                 hidden = slot == "momentum_buffer" and velocity and plan.started[i] >= plan.steps[i]
                 if arrays[i] is not None and not hidden:
-                    tensors[slot] = torch.from_numpy(arrays[i])
+                    tensors[slot], laid[slot] = torch.from_numpy(arrays[i]), arrays[i]
+            self._laid[0].extend(map(tensors.__getitem__, laid))
+            self._laid[1].extend(laid.values())
             if tensors:
                 self.state[p].update(tensors)
+        self._fresh = [
+            (arrays[i], self._arrays[i])
+            for slot, arrays in plan.state.items()
+            if slot in ("slow", "ema")
+            for i in np.flatnonzero(plan.steps == 0)
+        ]
         self._note_shown()
 
     def _note_shown(self) -> None:
@@ -241,10 +254,15 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             and _same(self.state.values(), self._entries)
             and self._shows_its_own()
             and _exchange.are(params, self._arrays)
+            and _exchange.are(*self._laid)
         ):
             self._read_groups()
         else:
             self._bind()
+        # Averages begin with the weights that training begins with: those loaded since, where any.
+        if self._fresh and not self._inner.averages_are_in:
+            for average, array in self._fresh:
+                average[...] = array
         return self._inner
 
     def _shows_its_own(self) -> bool:
