@@ -1050,6 +1050,33 @@ BAD_OBJECTIVES = {
         (model(), X, Y, nn.CrossEntropyLoss(torch.ones(3)), 9), ValueError, "weighted by class"
     ),
     "ignored": ((model(), X, Y, nn.CrossEntropyLoss(ignore_index=1), 9), ValueError, "some rows"),
+    "ignored by the function": (
+        (model(), X, torch.where(torch.arange(40) < 38, Y, -100), nn.functional.cross_entropy, 9),
+        ValueError,
+        "some rows",
+    ),
+    "ignored within": (
+        (model(), X, torch.where(torch.arange(40) < 5, -100, Y), cross_entropy, 9),
+        ValueError,
+        "put together from batches",
+    ),
+    "sum": (
+        (model(), X, Y, lambda o, y: nn.functional.cross_entropy(o, y, reduction="sum"), 9),
+        ValueError,
+        "must be a mean over the rows",
+    ),
+    "sum of the rest": (
+        (
+            model(),
+            X,
+            torch.where(torch.arange(40) < 15, -100, Y),
+            lambda o, y: nn.functional.cross_entropy(o, y, reduction="sum"),
+            7,
+        ),
+        ValueError,
+        "must be a mean over the rows",
+    ),
+    "root": ((model(), X, X[:, :3], lambda o, y: (o - y).norm(), 1), ValueError, "for 3 rows"),
 }  # fmt: skip
 
 

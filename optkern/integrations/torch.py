@@ -52,7 +52,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     Beyond them, optkern's own: by group `decay_form`, `eps_form` and the like; for all groups
     `clip_norm`, `ema_decay`, `lookahead`, `on_nonfinite`, `num_threads` and the others.
     ``foreach`` and ``fused`` are taken and ignored. A tensor in a number's place is read at each
-    step.
+    step. torch's own class, given a `state_dict` from here, goes on without `decay_form` and
+    `eps_form`, which it does not know.
 
     Parameters and gradients are float32, float64, float16 or bfloat16 tensors on the CPU, of any
     strides; the state of the last two is float32.
@@ -626,7 +627,8 @@ def objective(
         ``(model(X), y) -> tensor`` with one number: the mean over the rows, or their sum where its
         ``reduction`` is ``"sum"``.
     batch_size : int or None
-        Rows that go through the model at a time; None: all of them.
+        Rows that go through the model at a time; None: all of them. That the loss is put together
+        from batches is tried on some rows.
 
     Returns
     -------
@@ -634,7 +636,8 @@ def objective(
         x is a dict of name -> float64 array, copies of the parameters that require gradients; loss
         and grad take such dicts, and `hvp` is exact, by differentiating twice, at the x given here.
         A point that `curvature.escape` has moved goes back by
-        ``model.load_state_dict({k: torch.tensor(a) for k, a in at.x.items()}, strict=False)``.
+        ``model.load_state_dict({k: torch.tensor(a) for k, a in at.x.items()}, strict=False)``;
+        into a compiled model by ``model._orig_mod.load_state_dict``, whose names these are.
 
     Raises
     ------
@@ -686,17 +689,31 @@ class _Total:
 
     def _refuse_uneven(self) -> None:
         """Refuse losses whose mean over the rows is not a mean of the batches' means."""
-        fn = self.loss_fn
+        fn, functions = self.loss_fn, torch.nn.functional
+        plain = fn in (functions.cross_entropy, functions.nll_loss)  # with their defaults
         uneven = getattr(fn, "weight", None) is not None and isinstance(
             fn, (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss)
         )
-        ignored = getattr(fn, "ignore_index", None)
-        if getattr(fn, "reduction", "") == "mean" and (
+        ignored = -100 if plain else getattr(fn, "ignore_index", None)
+        if (plain or getattr(fn, "reduction", "") == "mean") and (
             uneven or (ignored is not None and bool((self.y == ignored).any()))
         ):
             raise ValueError(
                 "objective: a mean weighted by class or without some rows is no sum over batches; "
                 "leave batch_size=None or use reduction='sum'"
+            )
+        # Of other functions only values tell, on rows from everywhere: the first may be ignored.
+        n = min(len(self.X), max(3, 2 * self.batch))
+        rows, cut = torch.arange(n) * len(self.X) // n, max(1, n // 3)
+        with torch.no_grad():
+            parts = [float(self._part(some, n)) for some in (rows, rows[:cut], rows[cut:])]
+        whole, added = parts[0], parts[1] + parts[2]
+        scale = max(map(abs, parts))  # float32 may be inside, which leaves 1e-5 of it
+        if not np.isclose(added, whole, 0, 1e-5 * scale, equal_nan=True):
+            raise ValueError(
+                f"objective: for {n} rows loss_fn gives {whole:.6g}, put together from batches "
+                f"{added:.6g}; it must be a mean over the rows, or have reduction='sum', or leave "
+                "batch_size=None"
             )
 
     def _put(self, x: Mapping[str, np.ndarray]) -> None:
@@ -707,20 +724,20 @@ class _Total:
     def _parts(self) -> Iterator[Any]:
         """What each batch adds to the loss."""
         n = len(self.X)
-        sums = getattr(self.loss_fn, "reduction", "mean") == "sum"
-        # The attention kernels that are not plain formulas cannot be differentiated twice.
-        backend = torch.nn.attention.SDPBackend.MATH
         for first in range(0, n, self.batch):
-            rows = slice(first, first + self.batch)
-            X, y = self.X[rows].clone(), self.y[rows].clone()  # a layer may write into its input
-            with torch.nn.attention.sdpa_kernel(backend):
-                part = self.loss_fn(self.model(X), y)
-            if not isinstance(part, torch.Tensor) or part.numel() != 1:
-                came = getattr(part, "shape", type(part).__name__)
-                raise ValueError(
-                    f"objective: loss_fn must give a tensor with one number, got {came}"
-                )
-            yield part.reshape(()) * (1.0 if sums else len(X) / n)
+            yield self._part(slice(first, first + self.batch), n)
+
+    def _part(self, rows: Any, n: int) -> Any:
+        """What some rows add to the loss of n."""
+        sums = getattr(self.loss_fn, "reduction", "mean") == "sum"
+        X, y = self.X[rows].clone(), self.y[rows].clone()  # a layer may write into its input
+        # The attention kernels that are not plain formulas cannot be differentiated twice.
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            part = self.loss_fn(self.model(X), y)
+        if not isinstance(part, torch.Tensor) or part.numel() != 1:
+            came = getattr(part, "shape", type(part).__name__)
+            raise ValueError(f"objective: loss_fn must give a tensor with one number, got {came}")
+        return part.reshape(()) * (1.0 if sums else len(X) / n)
 
     def loss(self, x: Mapping[str, np.ndarray]) -> float:
         self._put(x)
