@@ -687,6 +687,28 @@ def test_weights_are_safe_from_a_look_at_averages_before_the_first_step():
     assert net.weight.eq(7).all()
 
 
+def test_weights_come_back_to_where_the_tensors_are_by_then(exchange):
+    net = model()
+    opt = ours.Adam(net.parameters(), lr=0.1, ema_decay=0.5)
+    train(net, opt, 2)
+    before, inner = copy.deepcopy(net), opt.optimizer
+    with inner.averaged():
+        averaged = copy.deepcopy(net)
+        net.share_memory()
+    for a, b in zip(net.parameters(), before.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for twin in (copy.deepcopy(inner), pickle.loads(pickle.dumps(inner))):
+        with twin.averaged():
+            assert np.array_equal(twin.params[0], averaged[0].weight.detach().numpy())
+    train(net, opt, 1)
+    with opt.optimizer.averaged():
+        for a, b in zip(net.parameters(), averaged.parameters(), strict=True):
+            torch.testing.assert_close(a, (b + opt.state[a]["ema"]) / 2, atol=1e-6, rtol=1e-6)
+    net[0].weight.data = torch.ones(2, 2)
+    with pytest.raises(RuntimeError, match=r"Adam: parameter 0 has had its shape \(8, 5\) changed"):
+        inner.swap_in()
+
+
 def test_state_made_under_inference_mode_can_be_written_later():
     w = torch.ones(3, requires_grad=True)
     w.grad = torch.ones(3)

@@ -133,6 +133,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 self._take_entry(inner, i, state[p])
         steps, inner.skipped_steps = self._calls if old is None else (old.steps, old.skipped_steps)
         inner.steps = max(steps, int(inner._plan.steps.max()))
+        inner._exchange_averages = _Averages(inner, params)
         self._inner, self._params, self._arrays, self._seen = inner, params, arrays, seen
         self._read: list[Any] = [None] * len(groups)  # as written, where that says all
 
@@ -419,6 +420,33 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._take(kept["param_groups"], state)
         super().__setstate__({**kept, "state": defaultdict(dict, state)})
         self._show()
+
+
+class _Averages:
+    """An optimizer's exchange of weights and averages, where the tensors' memory is by then."""
+
+    def __init__(self, inner: Any, params: list[Any]) -> None:
+        self.inner, self.params = inner, params
+
+    def __call__(self) -> None:
+        inner, averages = self.inner, self.inner._plan.state["ema"]
+        if _exchange.are(self.params, inner.params):
+            type(inner)._exchange_averages(inner)
+            return
+        what = [f"{inner._owner}: {named('parameter', i)}" for i in range(len(self.params))]
+        arrays = list(map(_memory, what, self.params))
+        for name, array, average in zip(what, arrays, averages):
+            if array.shape != average.shape:
+                raise RuntimeError(
+                    f"{name} has had its shape {average.shape} changed to {array.shape} since the "
+                    "averages were bound"
+                )
+        for array, average in zip(arrays, averages):
+            array[...], average[...] = average.copy(), array.copy()
+
+    def __reduce__(self) -> Any:
+        """A copy is an optimizer over arrays, of which no tensor knows."""
+        return getattr, (self.inner, "_exchange_averages")
 
 
 class _PlainExchange:
