@@ -92,13 +92,18 @@ def step_alone(count: int, size: int, dtype: str, rounds: int) -> str:
 
         return call
 
-    sides = [stepping(side) for side in range(len(SIDES))]
+    sides = warmed_up([stepping(side) for side in range(len(SIDES))], params, dtype)
+    *times, idle = in_turn([*sides, lambda: renew(0)], rounds)
+    return row(f"step: {count} x {size:,}, {dtype}", [t - idle for t in times])
+
+
+def warmed_up(sides: list[Callable[[], None]], params: list, dtype: str) -> list:
+    """The sides after three steps, which must have brought all to the same parameters."""
     for side in sides:
         for _ in range(3):
             side()
     compare(params, dtype)
-    *times, idle = in_turn([*sides, lambda: renew(0)], rounds)
-    return row(f"step: {count} x {size:,}, {dtype}", [t - idle for t in times])
+    return sides
 
 
 def network(sizes: tuple[int, ...], dtype: str) -> nn.Module:
@@ -126,11 +131,7 @@ def training(sizes: tuple[int, ...], batch: int, dtype: str, rounds: int) -> str
 
         return call
 
-    sides = [stepping(side) for side in range(len(SIDES))]
-    for side in sides:
-        for _ in range(3):
-            side()
-    compare(params, dtype)
+    sides = warmed_up([stepping(side) for side in range(len(SIDES))], params, dtype)
     *times, rest = in_turn([*sides, stepping(0, update=False)], rounds)
     share = max(0.0, 1 - rest / times[0])
     return row(f"{shown(sizes)}, batch {batch}, {dtype}", times, share)

@@ -152,7 +152,7 @@ class Optimizer:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer has no rule; use the class of one, such as optkern.Adam")
-        options = self._bind_arguments(args, kwargs)
+        options = bound_arguments(self._owner, self._signature, args, kwargs)
         params = options.pop("params")
         self.num_threads = options.pop("num_threads")
         self.on_nonfinite = options.pop("on_nonfinite")
@@ -226,15 +226,6 @@ class Optimizer:
 
     def _members(self, number: int) -> list[Label]:
         return [x for x, k in zip(self._labels, self._structure.groups) if k == number]
-
-    def _bind_arguments(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            known = ", ".join(self._signature.parameters)
-            raise TypeError(f"{self._owner}: {error}; the arguments are {known}") from None
-        bound.apply_defaults()
-        return bound.arguments
 
     def _translated(
         self, owner: str, options: dict[str, Any], own: dict[str, Any]
@@ -1066,6 +1057,19 @@ class _Loaded:
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
         _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
         return _copy_beside(copy, array)
+
+
+def bound_arguments(
+    owner: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """A call's arguments by name, defaults included."""
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = ", ".join(signature.parameters)
+        raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _copy_beside(values: Any, array: np.ndarray) -> np.ndarray:

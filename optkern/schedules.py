@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -287,7 +288,7 @@ class _Function:
         return ax
 
 
-class Schedule(_Function):
+class Schedule(_Function, ABC):
     """What every schedule of numbers can do: be called, drawn, and calculated with.
 
     ``schedule(step)`` is the value after ``step`` completed steps, 0 at the first. Schedules,
@@ -304,8 +305,9 @@ class Schedule(_Function):
         except OverflowError:
             raise ValueError(f"{self!r} is beyond the largest number at step {step}") from None
 
+    @abstractmethod
     def _at(self, step: int) -> float:
-        raise NotImplementedError("Schedule has no values; use a kind, such as schedules.Cosine")
+        """The value after a number of steps that has been checked."""
 
     def clamp(self, low: float | None = None, high: float | None = None) -> Clamp:
         """This schedule, kept within [low, high]."""

@@ -8,6 +8,7 @@ of arrays gets its vector from `optkern.flatten`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from .. import kernels
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What both share: the policy's vector is replaced, and the relative size of the step returned.
 
     Parameters
@@ -58,8 +59,9 @@ class Optimizer:
         self.pi.set_trainable_flat(theta + step)
         return float(ratio)
 
+    @abstractmethod
     def _compute_step(self, globalg: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """The step along a gradient; the state moves on."""
 
 
 class SGD(Optimizer):

@@ -84,13 +84,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             cls.__doc__ = f"{cls.__doc__}\n\n{_Optimizer.__doc__}"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            known = ", ".join(self._signature.parameters)
-            raise TypeError(f"{self._owner}: {error}; the arguments are {known}") from None
-        bound.apply_defaults()
-        defaults = dict(bound.arguments)
+        defaults = dict(optimizers.bound_arguments(self._owner, self._signature, args, kwargs))
         params = defaults.pop("params")
         self._options = {name: defaults.pop(name) for name in _OPTIONS}
         super().__init__(params, defaults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,7 @@ def check_loaded(owner: str, solver: str, loaded: Any, keys: set[str]) -> None:
         raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
 
 
-class Solver:
+class Solver(ABC):
     """What `LBFGS` and `NewtonLanczos` share: options that are attributes, counts, their state."""
 
     _options: tuple[str, ...]
@@ -160,9 +161,9 @@ class Solver:
     _point: Parameters
     steps: int
 
+    @abstractmethod
     def _read_options(self, owner: str) -> None:
         """Check all options as they are now."""
-        raise NotImplementedError
 
     @property
     def params(self) -> list[np.ndarray]:
@@ -209,20 +210,20 @@ class Solver:
             raise
         vars(self).update(memory)
 
+    @abstractmethod
     def _memory(self) -> dict[str, Any]:
         """What the next step needs besides options and counts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """The same out of a state dict, as attributes."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
         return f"{type(self).__name__}({self._point.n:,} elements, {shown})"
 
 
-class Call:
+class Call(ABC):
     """One call of a solver's ``step``: where it is, and what it has done."""
 
     f: float
@@ -251,9 +252,9 @@ class Call:
         finally:
             self.solver.gradients += self.objective.gradients
 
+    @abstractmethod
     def _iterate(self) -> tuple[str, bool]:
         """Until something ends it: what, and whether it has converged."""
-        raise NotImplementedError
 
     def _report(self, reason: str, converged: bool) -> Report:
         return Report(
