@@ -94,6 +94,9 @@ class Optimizer:
     lookahead: tuple[int, float] | None
     ema_decay: Number | None
 
+def bound_arguments(
+    owner: str, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]: ...
 def renewed(master: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]: ...
 
 CLASSES: dict[str, type[Optimizer]]
