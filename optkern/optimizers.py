@@ -395,7 +395,9 @@ class Optimizer:
         if slot in ("slow", "ema", "master"):
             return _copy_beside(_storage.widened(np.asarray(array)), array)
         if self._state_dtype and slot != "accumulator":
-            return _storage.Compact.zeros(self._state_dtype, array.shape, slot not in NONNEGATIVE)
+            signed = slot not in NONNEGATIVE
+            state = _storage.Compact.zeros(self._state_dtype, array.shape, signed)
+            return _compact_beside(state, array)
         return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
 
     def _saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -1046,7 +1048,7 @@ class _Loaded:
             new.signed,
         )
         _arrays.check_compact(self.owner, f"{slot} of {what}", copy, array)
-        return copy
+        return _compact_beside(copy, array)
 
     def _copied(
         self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
@@ -1077,6 +1079,13 @@ def _copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
     copy = _arrays.zeros_beside(array, values.dtype)
     copy[...] = values
     return copy
+
+
+def _compact_beside(state: _storage.Compact, array: np.ndarray) -> _storage.Compact:
+    """Compact state with its codes where they lie best beside a parameter."""
+    if array.flags.c_contiguous:
+        state.codes = _copy_beside(state.codes, array)
+    return state
 
 
 def _count(what: str, value: Any) -> int:

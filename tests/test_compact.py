@@ -297,7 +297,7 @@ def test_stochastic_rounding_has_no_bias(state_dtype, scale, signed):
     stored = _storage.Compact.zeros(state_dtype, x.shape, signed)
     total = np.zeros(x.size)
     for step in range(1, 33):
-        stored.encode(x, _storage.random_bits(0, step, 0, 0, x.size))
+        stored.encode(x, _storage.random_bits(0, step, 0, x.size))
         values = stored.decode()
         assert np.abs(values / x - 1).max() <= (1 / 128 if state_dtype == "bfloat16" else 1 / 8)
         total += values
@@ -328,26 +328,28 @@ def test_second_moment_that_is_not_zero_stays_so():
 
 
 def test_random_bits_are_uniform_and_differ_by_each_key():
-    one = [_storage.random_bits(*key, 40_000) for key in itertools.product((0, 1), repeat=4)]
-    one += [
-        _storage.random_bits(0, 1, 0, 2, 40_000),
-        _storage.random_bits(2**64 - 1, 1, 0, 0, 40_000),
-    ]
+    one = [_storage.random_bits(*key, 40_000) for key in itertools.product((0, 1), repeat=3)]
+    one.append(_storage.random_bits(2**64 - 1, 1, 0, 40_000))
+    one.append(_storage.random_bits(0, 0, 0, 40_000, first=_storage.SEGMENT))
     for bits in one:
-        assert bits.max() < 65536
-        for k in range(16):
+        for k in range(12, 32):
             assert abs((bits >> k & 1).mean() - 0.5) < 5 * 0.5 / np.sqrt(bits.size)
     correlation = np.corrcoef([b.astype(float) for b in one]) - np.eye(len(one))
     assert np.abs(correlation).max() < 5 / np.sqrt(40_000)
-    neighbours = np.corrcoef(one[0][:-1].astype(float), one[0][1:].astype(float))[0, 1]
-    assert abs(neighbours) < 5 / np.sqrt(40_000)
+
+
+def test_random_bits_of_a_step_do_not_correlate_within_a_segment():
+    keys = [_storage.random_bits(0, step, 0, _storage.SEGMENT) / 2**32 - 0.5 for step in range(3)]
+    for distance in [*range(1, 17), *(2**k for k in range(5, 19)), 3 * 2**11, 3 * 2**17]:
+        products = [12 * (x[distance:] * x[:-distance]).mean() for x in keys]
+        assert abs(np.mean(products)) < 0.015, distance
 
 
 def test_random_bits_beyond_the_32nd_bit_of_a_position():
-    across = _storage.random_bits(0, 1, 0, 0, 10, first=2**32 - 5)
-    np.testing.assert_array_equal(across[:5], _storage.random_bits(0, 1, 0, 0, 5, 2**32 - 5))
-    np.testing.assert_array_equal(across[5:], _storage.random_bits(0, 1, 0, 0, 5, 2**32))
-    assert (across[5:] != _storage.random_bits(0, 1, 0, 0, 5)).any()
+    across = _storage.random_bits(0, 1, 0, 10, first=2**32 - 5)
+    np.testing.assert_array_equal(across[:5], _storage.random_bits(0, 1, 0, 5, 2**32 - 5))
+    np.testing.assert_array_equal(across[5:], _storage.random_bits(0, 1, 0, 5, 2**32))
+    assert (across[5:] != _storage.random_bits(0, 1, 0, 5)).any()
 
 
 def test_a_block_with_nan_or_infinity_is_nan_and_no_other():

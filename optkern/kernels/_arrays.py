@@ -227,14 +227,15 @@ def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
 
 
 def zeros_beside(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Zeros of an array's shape and memory order that begin at the same place in a cache line.
+    """Zeros of an array's shape and memory order, with lines where the array's first line begins.
 
     The engine begins its long vectors where the parameter's lines begin. Each that crosses a line
     counts twice: 12 % of a step that stays in cache.
     """
     dtype = np.dtype(dtype)
     order, _ = memory_order(array)
-    place = array.ctypes.data % LINE if dtype == array.dtype and array.flags.aligned else 0
+    head = -array.ctypes.data % LINE // array.itemsize
+    place = -head * dtype.itemsize % LINE
     room = np.zeros(array.size * dtype.itemsize + LINE, np.uint8)
     first = (place - room.ctypes.data) % LINE
     flat = room[first : first + array.size * dtype.itemsize].view(dtype)

@@ -42,7 +42,7 @@ from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
 from optkern.kernels._span cimport (
-    BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, compact_t, spans_t,
+    BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, SEGMENT, compact_t, spans_t,
 )
 from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES
 
@@ -111,7 +111,6 @@ cdef enum:
     PIECE = 1024       # elements staged at a time
     LINE = 64          # bytes of a cache line and of the longest vector
     LONG = 512         # elements above which the start of a cache line is worth a call more
-    RUN = 1 << 20      # elements that a compact span is given at the most
     WORK = 2048        # elements worked on at a time: they stay in cache between rule and options
     JOB = 16           # blocks whose squares a thread sums at a time
 
@@ -289,7 +288,7 @@ cdef char* fetch(
 
 cdef void put(
     const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* x,
-    const unsigned int* random, int shift,
+    const unsigned int* random,
 ) noexcept nogil:
     """Bring `n` elements, that `fetch` has found a place for, back to their stream."""
     cdef char raw[PIECE * 2]
@@ -300,9 +299,7 @@ cdef void put(
         return
     if t.layout[j] == NULL:
         codes = t.data[j] + first * t.itemsize[j]
-    SPANS.store[t.storage[j]](
-        <float*> x, codes, t.scales[j] + first // SCALED, random, shift, n
-    )
+    SPANS.store[t.storage[j]](<float*> x, codes, t.scales[j] + first // SCALED, random, n)
     if t.layout[j] != NULL:
         transfer(t.layout[j], t.data[j], raw, first, n, t.itemsize[j], True)
 
@@ -341,11 +338,9 @@ cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
     return x ^ (x >> 31)
 
 
-cdef inline unsigned long long random_key(
-    const tensor_t* t, Py_ssize_t position, int word
-) noexcept nogil:
-    """The key of the random bits of two state arrays, near a position."""
-    return mixed(t.key ^ (<unsigned long long> (position >> 32) << 3 | word))
+cdef inline unsigned long long random_key(const tensor_t* t, Py_ssize_t position) noexcept nogil:
+    """The key of the random bits of the segment that a position is in."""
+    return mixed(t.key ^ <unsigned long long> (position // SEGMENT))
 
 
 # --------------------------------------------------------------------------- the plan
@@ -1251,9 +1246,9 @@ cdef class Plan:
             SPANS.update[self._index][t.dtype](t.h, at, piece, here)
             if direction == NULL:
                 self._finish_piece(t, at, here, piece)
-                put(t, 0, here, piece, at[0], NULL, 0)
+                put(t, 0, here, piece, at[0], NULL)
                 if t.home != 0:
-                    put(t, t.home, here, piece, at[0], NULL, 0)
+                    put(t, t.home, here, piece, at[0], NULL)
             self._put_state(t, at, here, piece)
             here += piece
 
@@ -1262,15 +1257,15 @@ cdef class Plan:
     ) noexcept nogil:
         """Bring a piece of the state back to where it is stored."""
         cdef unsigned int random[PIECE]
-        cdef int j, word = -1
+        cdef bint drawn = False
+        cdef int j
         for j in range(2, self._streams + EXTRA):
             if at[j] == NULL:
                 continue
-            # Two state arrays share a word of random bits, one half each.
-            if t.storage[j] >= BFLOAT16_STATE and word != (j - 2) // 2:
-                word = (j - 2) // 2
-                SPANS.random(random, <unsigned int> first, random_key(t, first, word), n)
-            put(t, j, first, n, at[j], random, 16 * (j % 2))
+            if t.storage[j] >= BFLOAT16_STATE and not drawn:
+                SPANS.random(random, <unsigned int> first, random_key(t, first), n)
+                drawn = True
+            put(t, j, first, n, at[j], random)
 
     cdef void _finish_piece(
         self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
@@ -1301,7 +1296,7 @@ cdef class Plan:
                 SPANS.add[t.dtype](held, g, piece)
             else:
                 memcpy(held, g, piece * width(t))
-            put(t, to, here, piece, held, NULL, 0)
+            put(t, to, here, piece, held, NULL)
             if self._options.zero_grad:
                 zero(t, 1, here, piece)
             here += piece
@@ -1310,23 +1305,26 @@ cdef class Plan:
         """Run the rule's loop over compact state; False where it has none for these options."""
         cdef bint bytes = t.storage[2] != BFLOAT16_STATE
         cdef compact_t span = SPANS.compact[self._index][bytes][t.storage[0]]
-        cdef unsigned long long keys[2]
         cdef unsigned char* scales[MAX_STREAMS]
         cdef char* at[MAX_STREAMS]
-        cdef Py_ssize_t run, end = first + n
+        cdef Py_ssize_t run, head, rest = n % (SCALED if bytes else 4 // t.itemsize[0])
+        cdef Py_ssize_t end = first + n - rest
         cdef int j
-        if span == NULL:
+        if span == NULL or rest == n:
             return False
         while first < end:
-            run = min(RUN - first % RUN, end - first)
-            for j in range(2):
-                keys[j] = random_key(t, first, j)
+            run = min(SEGMENT - first % SEGMENT, end - first)
             for j in range(self._streams):
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
                 scales[j] = t.scales[j] + first // SCALED
-            if not span(t.h, at, scales, run, <unsigned int> first, keys):
+            if run >= LONG and not bytes:   # as for dense state, but whole pairs
+                head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // 2 * 2
+                run = head if head else run
+            if not span(t.h, at, scales, run, <unsigned int> first, random_key(t, first)):
                 return False
             first += run
+        if rest:
+            self._run_pieces(t, first, rest, NULL)
         return True
 
 

@@ -54,10 +54,9 @@ cdef extern from *:
 
 
 cdef inline unsigned int hashed(unsigned int x, unsigned int key) noexcept nogil:
-    """32 random bits from 32 bits of a position and a key."""
-    x = (x ^ (x >> 16)) * <unsigned int> 0x21F0AAAD
-    x = ((x ^ (x >> 15)) + key) * <unsigned int> 0x735A2D97
-    return x ^ (x >> 15)
+    """Random bits, the upper 20 of 32, from a position with a key added and another key."""
+    x = x * <unsigned int> 0x85EBCA77
+    return ((x ^ (x >> 13)) + key) * <unsigned int> 0xC2B2AE3D
 
 
 cdef inline float from_bfloat16(unsigned int code) noexcept nogil:
@@ -113,7 +112,7 @@ cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nog
     return float_of(bits_of(size) | ((code & 0x80) << 24))
 
 
-# `carry`: 16 random bits, 4 up: what is cut off has 20.
+# `carry`: 20 random bits, as many as are cut off.
 cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset
     return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)

@@ -12,6 +12,7 @@ cdef enum:
     BLOCK = 4096      # elements of one partial sum; part of the definition of every reduction
     LANES = 16        # running sums within a block
     SCALED = 256      # elements that share an int8 scale
+    SEGMENT = 1 << 20 # elements whose random bits share a key
 
 # How a stream is stored (`KINDS` in _storage.py); all but PLAIN are float32 where it is computed.
 cdef enum:
@@ -33,27 +34,27 @@ ctypedef void (*span_t)(
 # Whether all of `n` elements are finite.
 ctypedef bint (*finite_t)(const char* x, Py_ssize_t n) noexcept nogil
 
-# Storages. scales: those of the stream from the first element's block on; random: 16 bits for each
-# element, `shift` bits up. A call begins at a block's first element. _storage.py says the same in
-# NumPy.
+# Storages. scales: those of the stream from the first element's block on; random: 32 bits for each
+# element. A call begins at a block's first element. _storage.py says the same in NumPy.
 ctypedef void (*load_t)(
     float* x, const char* codes, const unsigned char* scales, Py_ssize_t n
 ) noexcept nogil
 ctypedef void (*store_t)(
-    const float* x, char* codes, unsigned char* scales, const unsigned int* random, int shift,
-    Py_ssize_t n
+    const float* x, char* codes, unsigned char* scales, const unsigned int* random, Py_ssize_t n
 ) noexcept nogil
 
-# Updates `n` elements whose state is compact; the streams are dense. scales: of the state, each
-# from the first element's block on. position: the low half of the first element's. keys: of the
-# random bits of state arrays 0 and 1, and of 2 and 3. False, and nothing is done, where there is no
-# loop for these flags.
+# Updates `n` elements of a segment, whose state is compact; the streams are dense. scales: of the
+# state, each from the first element's block on. position: the low half of the first element's.
+# key: of the segment's random bits. What is left over from blocks of SCALED (int8) or from pairs (p
+# and g of 16 bits) stays as it is. False, and nothing is done, where there is no loop for these
+# flags.
 ctypedef bint (*compact_t)(
     const constants_t* h, char* const* streams, unsigned char* const* scales, Py_ssize_t n,
-    unsigned int position, const unsigned long long* keys,
+    unsigned int position, unsigned long long key
 ) noexcept nogil
 
-# 32 random bits for each of `n` elements, from the low half of its position and a key.
+# 32 random bits for each of `n` elements of a segment, from the low half of the first one's
+# position and the segment's key.
 ctypedef void (*random_t)(
     unsigned int* random, unsigned int position, unsigned long long key, Py_ssize_t n
 ) noexcept nogil

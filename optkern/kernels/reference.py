@@ -134,10 +134,10 @@ def update(
         wide[...] = x
     if wide is not p:
         _storage.write_rounded(p, wide)
-    for slot, (a, values) in enumerate(zip(state, decoded)):
+    random = _storage.random_bits(seed, hyperparameters["step"], tensor, x.size if compact else 0)
+    for a, values in zip(state, decoded):
         if a is not values:
-            step = hyperparameters["step"]
-            a.encode(values, _storage.random_bits(seed, step, tensor, slot, values.size))
+            a.encode(values, random)
 
 
 def flush(x):
