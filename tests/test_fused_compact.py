@@ -1,12 +1,16 @@
 """The options around the rule where state or parameters are stored in fewer bits."""
 
+import itertools
+
 import numpy as np
 import pytest
 from conftest import ISAS, assert_same_bits, ordinary
+from test_compact import dtype_of
+from test_fused import Twin as FusedTwin
 
 import optkern
 from optkern import reference
-from optkern.kernels import _engine
+from optkern.kernels import _engine, _storage
 
 SIZES = (3, 0, 255, 1025, 4097, 40_001)
 COMPACT = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {"amsgrad": True}, "lion": {}}
@@ -160,3 +164,123 @@ def test_averages_need_wider_parameters():
 def test_lamb_has_no_compact_state():
     with pytest.raises(ValueError, match="LAMB: state_dtype='int8' is not possible"):
         optkern.LAMB(arrays(0), state_dtype="int8")
+
+
+# --------------------------------------------------------------------------- half precision
+
+
+class Halved:
+    """An optimizer of half-precision parameters, written with the reference on float32 alone.
+
+    The parameters of each update are the masters, or the stored ones widened; they are stored as
+    rounded. Everything else is kept in float32.
+    """
+
+    def __init__(self, rule, params, master, hyperparameters, options):
+        self.params, self.master = [p.copy() for p in params], master
+        self.twin = FusedTwin(rule, self.wide(), hyperparameters, **options)
+
+    def wide(self):
+        return [_storage.widened(p) for p in self.params]
+
+    def step(self, grads):
+        if not self.master:
+            self.twin.params = self.wide()
+        wide = [None if g is None else _storage.widened(g) for g in grads]
+        applied = self.twin.step(wide)
+        for p, w in zip(self.params, self.twin.params, strict=True):
+            _storage.write_rounded(p, w)
+        return applied
+
+    def assert_equals(self, opt):
+        assert [p.tobytes() for p in opt.params] == [p.tobytes() for p in self.params]
+        state, twin = list(opt.state.values()), self.twin
+        slots = [slot for slot in twin.rule.state if twin.rule.needs(slot, opt.param_groups[0])]
+        for slot in (*slots, *(["slow"] if "lookahead" in twin.options else [])):
+            assert_same_bits([entry[slot] for entry in state], twin.state[slot])
+        if self.master:
+            assert_same_bits([entry["master"] for entry in state], twin.params)
+        for entry, expected in zip(opt.state_dict()["state"].values(), twin.held, strict=True):
+            assert ("accumulator" in entry) is (expected is not None)
+            if expected is not None:
+                assert_same_bits(entry["accumulator"], expected)
+
+
+# What goes with accumulation; a value of None is the option's default.
+BESIDE = {
+    "master": (False, True),
+    "lookahead": (None, (2, 0.4)),
+    "clip_norm": (None, 1.5),
+    "on_nonfinite": (None, "skip"),
+    "zero_grad": (None, True),
+    "accumulate_form": (None, "sum"),
+}
+BESIDES = [dict(zip(BESIDE, row, strict=True)) for row in itertools.product(*BESIDE.values())]
+HYPER = {"sgd": {"momentum": 0.9}, "lars": {"lr": 0.5, "weight_decay": 0.1}, "lamb": {}, "adam": {}}
+
+
+def accumulating_calls(dtype, spoil, sizes):
+    """Seven calls: gradients missing in some, NaN or infinity in two where that is asked for."""
+    calls = []
+    for k in range(1, 8):
+        grads = [ordinary(np.float32, n, 100 * k + i).astype(dtype) for i, n in enumerate(sizes)]
+        calls.append([None if (k + i) % 4 == 3 else g for i, g in enumerate(grads)])
+    if spoil:
+        calls[3][0][1], calls[4][1][-1] = np.nan, -np.inf
+    return calls
+
+
+def accumulate_alike(name, dtype, beside, threads, sizes):
+    """The same calls to optimizer and reference: the same bits in everything after each."""
+    options = {"accumulate": 2, **{k: v for k, v in beside.items() if v is not None}}
+    master, nonfinite = options.pop("master"), options.pop("on_nonfinite", "propagate")
+    start = [ordinary(np.float32, n, i).astype(dtype) for i, n in enumerate(sizes)]
+    hyper = {"lr": 0.25, **HYPER[name]}
+    opt = optkern.optimizers.CLASSES[name](
+        [p.copy() for p in start], master_weights=master, on_nonfinite=nonfinite,
+        num_threads=threads, **hyper, **options,
+    )  # fmt: skip
+    twin = Halved(opt.rule, start, master, hyper, options)
+    for grads in accumulating_calls(dtype, nonfinite == "skip", sizes):
+        mine = [None if g is None else g.copy() for g in grads]
+        good = all(g is None or np.isfinite(_storage.widened(g)).all() for g in grads)
+        assert opt.step(mine) is (good and twin.step(grads))
+        twin.assert_equals(opt)
+        if good and "clip_norm" in options and opt.steps:
+            assert opt.last_grad_norm == twin.twin.norm
+        for g, before in zip(mine, grads, strict=True):
+            assert g is None or (not _storage.widened(g).any() if "zero_grad" in options else
+                                 g.tobytes() == before.tobytes())  # fmt: skip
+    assert opt.skipped_steps == (2 if nonfinite == "skip" else 0)
+    assert opt.steps == twin.twin.taken[3] == (2 if nonfinite == "skip" else 3)
+
+
+every_half = pytest.mark.parametrize("half", ("float16", "bfloat16"))
+
+
+@every_half
+@pytest.mark.parametrize("name", HYPER)
+def test_accumulation_with_everything_beside_it(name, half):
+    """Every combination, on arrays around the edges of a piece."""
+    for beside in BESIDES:
+        accumulate_alike(name, dtype_of(half), beside, 1, (3, 2049, 257, 1024))
+
+
+@every_half
+@pytest.mark.parametrize("master", (False, True), ids=("", "master"))
+def test_accumulation_on_all_instruction_sets_and_threads(master, half):
+    beside = {**{name: values[1] for name, values in BESIDE.items()}, "master": master}
+    for isa in ISAS:
+        _engine.use_isa(isa)
+        for threads in (1, 2):
+            for name in HYPER:
+                accumulate_alike(name, dtype_of(half), beside, threads, (3, 40_001, 4097, 16_640))
+
+
+@every_half
+@pytest.mark.parametrize("master", (False, True), ids=("", "master"))
+def test_accumulation_has_no_average_in_half_precision_either(master, half):
+    params = arrays(0, dtype_of(half))
+    words = f"Adam: ema_decay needs float32 or float64 parameters .*got {half}"
+    with pytest.raises(ValueError, match=words):
+        optkern.Adam(params, accumulate=2, master_weights=master, ema_decay=0.9)
