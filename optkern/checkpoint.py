@@ -34,7 +34,7 @@ import numpy as np
 from ._versions import __version__
 from .kernels import _arrays, _storage
 from .kernels._structures import Label
-from .kernels.rules import OPTIONS
+from .kernels.rules import OPTION_SLOTS, OPTIONS
 from .optimizers import Optimizer, renewed
 from .schedules import Plateau, plateaus
 from .solvers import LBFGS, SAM, NewtonLanczos
@@ -44,6 +44,12 @@ Saved = Optimizer | SAM | LBFGS | NewtonLanczos
 Arrays = dict[str, np.ndarray]
 
 FORMAT = 1
+# What every optimizer's state dict has; its `load_state_dict` does without some of it.
+_KEYS = {
+    *("rule", "steps", "skipped_steps", "accumulated", "averages_are_in", "options"),
+    *("param_groups", "state"),
+}
+_COMPACT_KEYS = {"state_dtype", "seed"}
 _DIGITS = 64
 
 
@@ -55,8 +61,9 @@ class Report(NamedTuple):
     missing_keys : tuple of str
         Of the optimizer, not in the file: left as it was. ``"params/W1"``, ``"state/W1"``. An array
         alone, such as ``"state/W1/ema"``, begins anew: averages and masters with the parameter.
+        ``"options/accumulate"``: on here alone, and stays so.
     unexpected_keys : tuple of str
-        In the file, not of the optimizer: left out.
+        In the file, not of the optimizer: left out. ``"options/accumulate"``: stays off here.
     mismatched_keys : tuple of str
         In both, but with another shape or dtype: left as it was. ``"optimizer"``: the whole state
         is of another rule, or nothing of it could be used.
@@ -130,7 +137,9 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     """Restore what `save` wrote, in place.
 
     Hyperparameters come back too; one that is a callable here stays that callable, as with
-    `Optimizer.load_state_dict`, and a `schedules.Plateau` gets its memory back.
+    `Optimizer.load_state_dict`, and a `schedules.Plateau` gets its memory back. Options that keep
+    something beside each parameter (``ema_decay``, ``lookahead``, ``accumulate``) are on in both,
+    or the file does not fit; with ``strict=False`` they stay on or off as they are here.
 
     Parameters
     ----------
@@ -238,6 +247,7 @@ class _Fit:
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[str] = []
+        self.forms: dict[str, str] = {}  # of what is mismatched: how it is there and here
         self.restored: Mapping[Label, Mapping[str, Any]] = {}  # the file's state in the optimizer's
         self.arrays = _named(self.opt)
         own = self.arrays if params else {}
@@ -254,6 +264,7 @@ class _Fit:
             for key, value in self._both("params/", own, saved)
             if self._alike(f"params/{key}", own[key], value)
         }
+        self._note_other_state()
         self.masters = [] if params else self._masters_of_others()
         self.mismatched += [f"state/{key}/master" for key in self.masters]
         schedules = dict(_plateaus(opt))
@@ -261,6 +272,47 @@ class _Fit:
             (schedules[key], Plateau.checked_state(value))
             for key, value in self._both("plateaus/", schedules, content["plateaus"])
         ]
+
+    def _other_options(self) -> Iterator[tuple[str, str, bool]]:
+        """Each option that keeps arrays and is on here alone, or in the file alone (True)."""
+        saved = self.theirs.get("options") or {}
+        for slot, name in OPTION_SLOTS.items():
+            default = OPTIONS[name][0]
+            here = slot in self.opt._plan.state
+            there = saved.get(name, default) != default
+            there |= slot == "accumulator" and bool(self.theirs.get("accumulated"))
+            if here != there:
+                yield slot, name, there
+
+    def _note_other_state(self) -> None:
+        """Note what a state of this rule lacks, or has beyond the optimizer's."""
+        if not isinstance(self.opt, Optimizer) or self.theirs["rule"] != self.opt.rule.name:
+            return
+        self.missing += sorted(_KEYS - set(self.theirs))
+        more = set(self.theirs) - _KEYS - _COMPACT_KEYS
+        if more:  # a class of the user's may have it; a state dict is a copy, so not without need
+            self.unexpected += sorted(more - set(self.opt.state_dict()))
+        for slot, name, there in self._other_options():
+            names = [f"state/{key}/{slot}" for key in self.theirs["state"] if key in self.arrays]
+            if slot == "accumulator":  # which arrays there are depends on the call
+                names = [f"options/{name}"]
+            (self.unexpected if there else self.missing).extend(names)
+
+    def _keep_own_options(self) -> None:
+        """Leave out of the file's state what it keeps for options that are off here."""
+        for slot, name, there in list(self._other_options()):
+            self.theirs["options"] = {
+                **(self.theirs.get("options") or {}),
+                name: getattr(self.opt, name),
+            }
+            if not there:
+                continue
+            if slot == "ema" and self.theirs.get("averages_are_in"):
+                self._swap_out()
+            if slot == "accumulator":
+                self.theirs["accumulated"] = 0
+            for entry in self.theirs["state"].values():
+                entry.pop(slot, None)
 
     def _masters_of_others(self) -> list[Label]:
         """The parameters whose masters in the file would bring other weights with them."""
@@ -278,9 +330,9 @@ class _Fit:
 
     def report(self) -> Report:
         """What has been left out so far."""
-        return Report(
-            tuple(self.missing), tuple(self.unexpected), tuple(self.mismatched), self.extra
-        )
+        noted = (self.missing, self.unexpected, self.mismatched)
+        missing, unexpected, mismatched = (tuple(dict.fromkeys(names)) for names in noted)
+        return Report(missing, unexpected, mismatched, self.extra)
 
     def refuse_differences(self) -> None:
         """Raise ValueError where parameters or schedules are others."""
@@ -293,7 +345,8 @@ class _Fit:
         for what, names in zip(("lacks", "also has", "has in another form"), self.report()):
             if names:
                 more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                parts.append(f"{what} {', '.join(names[:5])}{more}")
+                shown = ", ".join(name + self.forms.get(name, "") for name in names[:5])
+                parts.append(f"{what} {shown}{more}")
         if parts:
             raise ValueError(f"does not fit this optimizer: it {'; it '.join(parts)}")
 
@@ -301,9 +354,11 @@ class _Fit:
         """Load the optimizer's state: as a whole; where it is refused and not strict, in parts."""
         if strict:  # what belongs to a state is for the optimizer to say
             self.opt.load_state_dict(self.theirs)
-        elif not self._loads(self.theirs):
-            self._load_in_parts()
-            return
+        else:
+            self._keep_own_options()
+            if not self._loads(self.theirs):
+                self._load_in_parts()
+                return
         self.restored = self.theirs["state"]
 
     def _loads(self, state: Mapping[str, Any]) -> bool:
@@ -381,6 +436,7 @@ class _Fit:
         )
         if not alike:
             self.mismatched.append(what)
+            self.forms[what] = f" ({_form(theirs)} in the file, {_form(mine)} here)"
         return alike
 
     def _merged_state(
@@ -473,6 +529,13 @@ class _SolverFit(_Fit):
             schedule.load_state_dict(memory)
         for key, value in self.params.items():
             np.copyto(self.arrays[key], value)
+
+
+def _form(value: Any) -> str:
+    """Shape and dtype of an array; what else a file may have in its place."""
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype}"
+    return type(value).__name__
 
 
 # --------------------------------------------------------------------------- arrays and JSON

@@ -654,40 +654,98 @@ def halfway(params, **options):
     return opt
 
 
+# The array that an option keeps beside each parameter; what is accumulated depends on the call.
+BESIDE = {"ema_decay": "ema", "lookahead": "slow"}
+
+
+def alone(mine, theirs, labels="Wb"):
+    """The names of what the options ``mine`` keep and ``theirs`` do not."""
+    names = [f"state/{k}/{slot}" for name, slot in BESIDE.items() for k in labels
+             if name in mine and name not in theirs]  # fmt: skip
+    return {*names, *(("options/accumulate",) if "accumulate" in set(mine) - set(theirs) else ())}
+
+
+def kept_options(mine, saved):
+    """The options after ``strict=False``: the file's values, on or off as they are here."""
+    options = saved.state_dict()["options"]
+    return {name: options.get(name, KEPT[name]) for name in mine if name != "amsgrad"}
+
+
 @pytest.mark.parametrize("theirs", COMBINATIONS, ids=lambda options: "+".join(options) or "plain")
 def test_whatever_is_on_here_or_there_is_restored_or_named(theirs, tmp_path):
     """Every combination of options in the file, and in the optimizer that loads it."""
     saved = halfway(new_params(), lr=0.5, **theirs)
     optkern.save(tmp_path / "x", saved)
     for mine in COMBINATIONS:
-        for strict in (True, False):
-            opt = halfway(new_params(), **mine)
-            assert optkern.load(tmp_path / "x", opt, strict=strict) == ((), (), (), None)
+        missing, unexpected = alone(mine, theirs), alone(theirs, mine)
+        opt = halfway(new_params(), **mine)
+        if missing or unexpected:
+            before = everything(opt)
+            with pytest.raises(ValueError, match="does not fit this optimizer: it ") as raised:
+                optkern.load(tmp_path / "x", opt)
+            said = str(raised.value)
+            assert all(name in said.split("; it also has ")[0] for name in missing)
+            assert all(name in said.split("also has ")[1] for name in unexpected)
+            assert everything(opt) == before
+        else:
+            assert optkern.load(tmp_path / "x", opt) == ((), (), (), None)
             assert_same_state(opt, saved)
-        opt = halfway(other_params(), **mine)
-        before = everything(opt)
-        with pytest.raises(ValueError, match="it lacks params/c; it has in another form params/b"):
-            optkern.load(tmp_path / "x", opt)
-        assert everything(opt) == before
-        old, left = opt.state_dict()["state"]["b"], [opt.params[k].copy() for k in (0, 2)]
+        opt = halfway(new_params(), **mine)
         report = optkern.load(tmp_path / "x", opt, strict=False)
-        held = ("accumulated",) if "accumulate" in theirs else ()
-        assert report.missing_keys == ("params/c", "state/c")
-        assert report.unexpected_keys == ()
-        assert report.mismatched_keys == ("params/b", "state/b", *held)
-        assert (opt.steps, opt.state_dict()["accumulated"]) == (saved.steps, 0)
-        assert opt.param_groups[0] == saved.param_groups[0]
-        assert repr(opt.state_dict()["options"]) == repr(saved.state_dict()["options"])
-        state, expected = opt.state_dict()["state"], saved.state_dict()["state"]["W"]
-        expected.pop("accumulator", None)
-        assert repr(state["W"]) == repr(expected)
-        assert_same_bits([opt.params[k] for k in (0, 2)], left)
-        for name, value in state["b"].items():
-            if name in old:
-                assert np.array_equal(value, old[name])
-            elif name in ("ema", "slow"):
-                assert_same_bits(value, opt.params[2])
-        assert opt.step(gradients(other_params(), 9)) is not held
+        assert (set(report.missing_keys), set(report.unexpected_keys)) == (missing, unexpected)
+        assert report.mismatched_keys == ()
+        assert_restored_in_part(opt, saved, mine, theirs)
+        check_in_other_parameters(tmp_path / "x", saved, mine, theirs)
+
+
+def assert_restored_in_part(opt, saved, mine, theirs):
+    assert_same_bits(opt.params, saved.params)
+    both = set(mine) & set(theirs)
+    slots = {slot for name, slot in {**BESIDE, "accumulate": "accumulator"}.items() if name in both}
+    for label, expected in saved.state_dict()["state"].items():
+        entry = opt.state_dict()["state"][label]
+        for name in BESIDE.keys() & set(mine) - set(theirs):
+            assert_same_bits(entry.pop(BESIDE[name]), saved.params["Wb".index(label)])
+        others = {"ema", "slow", "accumulator"} - slots
+        assert repr(entry) == repr({k: x for k, x in expected.items() if k not in others})
+    accumulated = saved.state_dict()["accumulated"] if "accumulate" in both else 0
+    assert opt.state_dict()["accumulated"] == accumulated
+    assert opt.state_dict()["options"] == kept_options(mine, saved)
+    assert (opt.steps, opt.param_groups) == (saved.steps, saved.param_groups)
+
+
+def check_in_other_parameters(path, saved, mine, theirs):
+    """The same where of two parameters in the file one is of another shape here, and one is new."""
+    opt = halfway(other_params(), **mine)
+    before = everything(opt)
+    words = (
+        r"it lacks params/c.*; it .*has in another form params/b \(\(5,\) float64 in the file, \(6,"
+    )
+    with pytest.raises(ValueError, match=words):
+        optkern.load(path, opt)
+    assert everything(opt) == before
+    old, left = opt.state_dict()["state"]["b"], [opt.params[k].copy() for k in (0, 2)]
+    report = optkern.load(path, opt, strict=False)
+    held = ("accumulated",) if "accumulate" in mine and "accumulate" in theirs else ()
+    assert set(report.missing_keys) == {"params/c", "state/c", *alone(mine, theirs)}
+    assert set(report.unexpected_keys) == alone(theirs, mine)
+    assert report.mismatched_keys == ("params/b", "state/b", *held)
+    assert (opt.steps, opt.state_dict()["accumulated"]) == (saved.steps, 0)
+    assert opt.param_groups[0] == saved.param_groups[0]
+    assert opt.state_dict()["options"] == kept_options(mine, saved)
+    state, expected = opt.state_dict()["state"], saved.state_dict()["state"]["W"]
+    for name in ("accumulator", *(BESIDE[k] for k in BESIDE if k not in mine)):
+        expected.pop(name, None)
+    for name in BESIDE.keys() & set(mine) - set(theirs):
+        assert_same_bits(state["W"].pop(BESIDE[name]), opt.params[1])
+    assert repr(state["W"]) == repr(expected)
+    assert_same_bits([opt.params[k] for k in (0, 2)], left)
+    for name, value in state["b"].items():
+        if name in old:
+            assert np.array_equal(value, old[name])
+        elif name in ("ema", "slow"):
+            assert_same_bits(value, opt.params[2])
+    assert opt.step(gradients(other_params(), 9)) is ("accumulate" not in mine)
 
 
 CENTERED = [
@@ -743,10 +801,13 @@ def halves(**options):
 def test_an_average_that_a_file_has_not_begins_with_the_loaded_parameters(tmp_path):
     saved = new_adam(3)
     optkern.save(tmp_path / "x", saved)
-    for strict in (True, False):
-        opt = new_adam(ema_decay=lambda step: 0.5)
-        report = optkern.load(tmp_path / "x", opt, strict=strict)
-        assert report.missing_keys == ("state/W/ema", "state/b/ema")
+    for decay in (0.5, lambda step: 0.5):
+        opt = new_adam(ema_decay=decay)
+        words = "does not fit this optimizer: it lacks state/W/ema, state/b/ema$"
+        refused_strictly(tmp_path / "x", opt, words)
+        report = optkern.load(tmp_path / "x", opt, strict=False)
+        assert report == (("state/W/ema", "state/b/ema"), (), (), None)
+        assert opt.ema_decay is decay
         assert_same_bits([entry["ema"] for entry in opt.state.values()], saved.params)
 
 
@@ -835,10 +896,10 @@ def test_options_that_half_precision_has_not(tmp_path):
     opt = halves()
     report = optkern.load(tmp_path / "x", opt, strict=False)
     assert report.unexpected_keys == ("state/W/ema", "state/b/ema")
-    assert report.mismatched_keys == ("params/W", "params/b", "options")
+    assert report.mismatched_keys == ("params/W", "params/b")
     assert (opt.ema_decay, opt.param_groups[0]["lr"], opt.steps) == (None, 0.5, 3)
     assert_same_bits(opt.state["b"]["exp_avg"], saved.state["b"]["exp_avg"])
-    refused_strictly(tmp_path / "x", opt, "the state of parameter 'W' also has 'ema'", params=False)
+    refused_strictly(tmp_path / "x", opt, "it also has state/W/ema, state/b/ema", params=False)
 
 
 @every_format
@@ -878,6 +939,39 @@ def test_an_accumulation_that_is_to_end_early(tmp_path):
     for one in (opt, other):
         assert one.step(gradients(new_params(), 1))
     assert_same_state(opt, other)
+
+
+@pytest.mark.parametrize("key", ["skipped_steps", "accumulated", "averages_are_in", "options"])
+def test_a_state_without_one_of_its_parts(key, tmp_path):
+    path = tmp_path / "x"
+    optkern.save(path, new_adam(3))
+
+    def without(index, rest):
+        tree = index["optimizer"]["dict"]
+        tree[:] = [row for row in tree if row[0] != key]
+
+    forged(path, without)
+    opt = new_adam()
+    opt.skipped_steps = 7
+    refused_strictly(path, opt, f"does not fit this optimizer: it lacks {key}$")
+    assert optkern.load(path, opt, strict=False) == ((key,), (), (), None)
+    assert (opt.steps, opt.skipped_steps) == (3, 7 if key == "skipped_steps" else 0)
+
+
+def test_a_state_with_more_than_an_optimizer_has(tmp_path):
+    optkern.save(tmp_path / "x", Growing(new_params()))
+    opt = new_adam()
+    refused_strictly(tmp_path / "x", opt, "does not fit this optimizer: it also has more$")
+    assert optkern.load(tmp_path / "x", opt, strict=False) == ((), ("more",), (), None)
+
+
+def test_others_forms_are_shown_of_five(tmp_path):
+    optkern.save(tmp_path / "x", optkern.SGD([np.ones(k, np.float32) for k in range(1, 9)]))
+    opt = optkern.SGD([np.ones((k, 2)) for k in range(1, 9)])
+    words = (
+        r"params/0 \(\(1,\) float32 in the file, \(1, 2\) float64 here\), params/1 .* and 3 more$"
+    )
+    refused_strictly(tmp_path / "x", opt, words)
 
 
 # --------------------------------------------------------------------------- averages in place
@@ -922,6 +1016,11 @@ def test_a_file_with_the_averages_in_is_loaded_whole_or_put_right(tmp_path):
     assert not other.averages_are_in
     assert_same_bits([other.params[1], other.state["W"]["ema"]],
                      [plain.params[0], plain.state["W"]["ema"]])  # fmt: skip
+    other = optkern.Adam(new_params())
+    report = optkern.load(tmp_path / "x", other, strict=False)
+    assert report == ((), ("state/W/ema", "state/b/ema"), (), None)
+    assert not other.averages_are_in
+    assert_same_bits(other.params, plain.params)
 
 
 def test_other_groups_keep_their_hyperparameters(tmp_path):
