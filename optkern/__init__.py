@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from . import curvature, diagnose, integrations, kernels, schedules, solvers
+from . import _command
+
+try:
+    from . import kernels
+except ValueError as error:  # in OPTKERN_ISA or OPTKERN_NUM_THREADS
+    _command.refuse(error)
+    raise
+
+from . import curvature, diagnose, integrations, schedules, solvers
 from ._capi import get_include
 from ._versions import __version__, show_versions
 from .checkpoint import load, save

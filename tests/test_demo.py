@@ -700,3 +700,46 @@ def test_help_and_version(capsys, arguments):
         cli.main(arguments)
     assert leaving.value.code == 0
     assert "optkern" in capsys.readouterr().out
+
+
+SCRIPT = "import sys; from optkern.cli import main; sys.exit(main())\n"
+
+
+COUNT = "an integer in [1, 1024]"
+
+
+@pytest.mark.parametrize(
+    "way, arguments, name, value, allowed",
+    [
+        ("module", ["info"], "OPTKERN_ISA", "foo", "baseline"),
+        ("module", ["demo", "--epochs", "1"], "OPTKERN_NUM_THREADS", "-1", COUNT),
+        ("module", ["bench", "--help"], "OPTKERN_NUM_THREADS", "foo", COUNT),
+        ("script", ["info"], "OPTKERN_NUM_THREADS", "foo", COUNT),
+        ("script on Windows", ["bench"], "OPTKERN_ISA", "foo", "baseline"),
+    ],
+)
+def test_a_wrong_environment_is_one_line(way, arguments, name, value, allowed, tmp_path):
+    """Though it is found while the package is imported, before the command line has begun."""
+    command = [sys.executable, "-P", "-m", "optkern"]
+    if way != "module":
+        script = tmp_path / ("optkern.exe" if way == "script on Windows" else "optkern")
+        script.write_text(SCRIPT)
+        command = [sys.executable, "-P", str(script)]
+    done = subprocess.run(
+        [*command, *arguments], env={**os.environ, name: value}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"optkern: error: {name}.*\n", done.stderr)
+    assert repr(value) in done.stderr and allowed in done.stderr
+
+
+def test_a_wrong_environment_is_the_own_programs_error(tmp_path):
+    (tmp_path / "own.py").write_text("import optkern\n")
+    for command in (["own.py"], ["-m", "own"], ["-c", "import optkern"]):
+        done = subprocess.run(
+            [sys.executable, *command], env={**os.environ, "OPTKERN_ISA": "foo"}, cwd=tmp_path,
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "\nValueError: OPTKERN_ISA='foo'" in done.stderr
