@@ -35,7 +35,7 @@ from ._versions import __version__
 from .kernels import _arrays, _storage
 from .kernels._structures import Label
 from .kernels.rules import OPTION_SLOTS, OPTIONS
-from .optimizers import Optimizer, renewed
+from .optimizers import OF_WEIGHTS, Optimizer, renewed
 from .schedules import Plateau, plateaus
 from .solvers import LBFGS, SAM, NewtonLanczos
 
@@ -377,7 +377,7 @@ class _Fit:
         for key, entry in self.opt.state.items():
             absent = [name for name in entry if name not in self.restored.get(key, ())]
             if key in self.params:
-                for name in set(absent) & {"slow", "ema", "master"}:
+                for name in set(absent) & set(OF_WEIGHTS):
                     entry[name][...] = _storage.widened(self.arrays[key])
             if key in self.restored:
                 self.missing += [f"state/{key}/{x}" for x in absent if x != "accumulator"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -35,6 +36,8 @@ from .kernels.rules import (
 
 # Scalars of the functional twins that the optimizer keeps per parameter itself.
 _COUNTED = ("step", "mu_product")
+# The state that begins with the parameters' values.
+OF_WEIGHTS = ("master", "slow", "ema")
 # What the arrays of a compact state are called in a state dict, after its own name.
 _PARTS = ("", "_scales")
 _ON_NONFINITE = ("propagate", "skip", "raise")
@@ -392,7 +395,7 @@ class Optimizer:
                 f"{self._owner}: ema_decay needs float32 or float64 parameters (an average would "
                 f"lose digits in their place), got {array.dtype}"
             )
-        if slot in ("slow", "ema", "master"):
+        if slot in OF_WEIGHTS:
             return _copy_beside(_storage.widened(np.asarray(array)), array)
         if self._state_dtype and slot != "accumulator":
             signed = slot not in NONNEGATIVE
@@ -483,6 +486,33 @@ class Optimizer:
             plan.refusal = old.refusal
         self._plan = plan
         structure.arrays = list(arrays)
+        # The parameters without a step whose averages and masters begin with their first one.
+        kept = any(slot in plan.state for slot in OF_WEIGHTS)
+        self._fresh = np.flatnonzero(plan.steps == 0).tolist() if kept else []
+
+    def _begin(self, gradients: Sequence[Any] | None = None) -> None:
+        """Let averages and masters begin with what the parameters hold now, up to the first step.
+
+        Weights loaded between construction and training count. ``gradients``: for a step, which
+        leaves parameters without one alone.
+        """
+        plan = self._plan
+        if self.averages_are_in:
+            return
+        self._fresh = [i for i in self._fresh if not plan.steps[i]]
+        masters = plan.state.get("master")
+        for i in self._fresh:
+            p, (shape, _) = plan.params[i], self._forms[i]
+            absent = gradients is not None and gradients[i] is None and not plan.held[i]
+            if absent or p.size != math.prod(shape):  # resized: the step says so
+                continue
+            p = p.reshape(shape)
+            weights = _storage.widened(p)
+            if masters and masters[i] is not None:
+                weights = renewed(masters[i], p)
+            for slot in OF_WEIGHTS:
+                if slot in plan.state and plan.state[slot][i] is not None:
+                    plan.state[slot][i][...] = weights
 
     def _needs(self, slot: str) -> bool:
         """Whether an option around the rule needs its slot."""
@@ -583,6 +613,8 @@ class Optimizer:
         gradients = (grads,) if single else self._structure.flatten(grads, "grads")
         if self._schedules:
             self._run_schedules()
+        if self._fresh:
+            self._begin(gradients)
         if self._plan.step(gradients, self._num_threads, self._check_finite):
             self._taken[0] += 1
             return True
@@ -679,6 +711,8 @@ class Optimizer:
     def swap_in(self) -> None:
         """Exchange parameters and their averages in place; no step can be taken until `swap_out`.
 
+        Before its first step a parameter is its own average, and stays as it is.
+
         Raises
         ------
         RuntimeError
@@ -687,6 +721,7 @@ class Optimizer:
         if not self._needs("ema"):
             raise RuntimeError(f"{self._owner}.swap_in: there are no averages; set ema_decay")
         self._refuse_swapped(f"{self._owner}.swap_in")
+        self._begin()
         self._exchange_averages()
         self._plan.refusal = _SWAPPED
 
@@ -728,8 +763,12 @@ class Optimizer:
     def state(self) -> dict[Label, dict[str, Any]]:
         """Per parameter (by position, or by name): ``step`` and the state arrays, live.
 
+        ``ema``, ``slow`` and ``master`` are the parameter's own values until its first step: these
+        averages begin with the weights that training begins with, loaded ones included.
+
         With a ``state_dtype`` they are `Compact`: ``np.asarray`` gives their values.
         """
+        self._begin()
         return {label: self._state_of(i) for i, label in enumerate(self._labels)}
 
     def _state_of(self, i: int) -> dict[str, Any]:
@@ -746,6 +785,7 @@ class Optimizer:
 
         A callable hyperparameter or option is stored as the value it gives now.
         """
+        self._begin()
         groups = []
         for number, group in enumerate(self.param_groups):
             values = {k: self._value(self._owner, k, v) for k, v in group.items()}
@@ -1186,7 +1226,9 @@ def _class_document(cls: type[Optimizer]) -> str:
         ]
     lines += [
         "",
-        "ema_decay needs float32 or float64 parameters.",
+        "ema_decay needs float32 or float64 parameters. Averages (ema_decay, lookahead) and masters",
+        "begin with what a parameter holds at its first step, so that weights loaded before count;",
+        "those switched on later, with what it holds then.",
         "",
         "Raises",
         "------",

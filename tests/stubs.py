@@ -109,6 +109,7 @@ def bound_arguments(
 def renewed(master: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]: ...
 
 CLASSES: dict[str, type[Optimizer]]
+OF_WEIGHTS: tuple[str, ...]
 """
 
 KERNELS_HEAD = """\

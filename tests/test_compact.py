@@ -526,6 +526,20 @@ def test_weights_written_by_hand_count_after_rebind():
     np.testing.assert_array_equal(p, [3, 3, 1, 1])
 
 
+@pytest.mark.parametrize("name", ("float16", "bfloat16"))
+def test_weights_loaded_before_the_first_step_count(name):
+    """A master made at construction would bring the old ones back with the first step."""
+    weights = arrays(dtype_of(name), (5, 300))
+    opt = optkern.LARS([np.ones_like(w) for w in weights], lr=0.5, master_weights=True)
+    fine = np.float32(1 + 2**-20) * _storage.widened(weights[1])  # rounds to the weights
+    opt.state[1]["master"][...] = fine
+    for p, w in zip(opt.params, weights, strict=True):
+        p[...] = w
+    assert_same_bits(opt.state[0]["master"], _storage.widened(weights[0]))
+    assert_same_bits(opt.state[1]["master"], fine)
+    run_both(opt, lambda step: arrays(np.dtype(np.float32), (5, 300), seed=step + 1))
+
+
 @pytest.mark.parametrize("how", ("skip", "raise"))
 @pytest.mark.parametrize("name", ("float16", "bfloat16"))
 def test_nonfinite_half_precision_gradients(how, name):

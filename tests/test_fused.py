@@ -544,6 +544,7 @@ def test_average_begins_where_it_is_switched_on():
 def test_average_of_a_dead_parameter_reaches_zero(dtype):
     p = np.zeros(1, dtype)
     opt = optkern.SGD(p, ema_decay=0.5)
+    opt.step(np.zeros(1, dtype))
     opt.state[0]["ema"][...] = 1
     smallest = np.finfo(dtype).smallest_normal
     for _ in range(1200):
@@ -806,3 +807,117 @@ def test_options_are_documented():
         assert f"\n{name} : {domain.allowed}" in optkern.Adam.__doc__
         assert f"default {default!r}" in optkern.Adam.__doc__
         assert domain.meaning in vars(optkern.Optimizer)[name].__doc__
+
+
+# --------------------------------------------------------------------------- weights loaded late
+
+
+def loaded_late(make, params, weights):
+    """An optimizer over parameters that get their weights after it has been made."""
+    opt = make(params)
+    for p, w in zip(params, weights, strict=True):
+        p[...] = w
+    return opt
+
+
+def averaging(params, **options):
+    return optkern.Adam(params, lr=0.1, ema_decay=0.75, lookahead=(2, 0.4), **options)
+
+
+@every_dtype
+def test_averages_begin_with_the_weights_that_training_begins_with(dtype):
+    """Also those of parameters that have their first gradient later, and after skipped calls."""
+    weights = arrays(9, dtype)
+    opt = loaded_late(
+        lambda p: averaging(p, on_nonfinite="skip", accumulate=2), arrays(0, dtype), weights
+    )
+    plain = averaging(arrays(9, dtype), on_nonfinite="skip", accumulate=2)
+    calls = with_gaps([arrays(seed, dtype) for seed in range(1, 8)])
+    calls[1][0] = np.full_like(calls[1][0], np.nan)
+    for k, grads in enumerate(calls):
+        if k == 2:  # nothing has been applied: these are what training begins with
+            for one in (opt, plain):
+                one.params[0][...] = 3
+        late = [g if i < 2 or k > 4 else None for i, g in enumerate(grads)]
+        if k == 4:
+            for one in (opt, plain):
+                one.params[4][...] = 7
+        assert opt.step(copies(late)) is plain.step(copies(late))
+    twin = Twin(opt.rule, arrays(9, dtype), {"lr": 0.1}, **{k: opt._options[k] for k in KEEPING})
+    twin.params[0][...] = twin.state["slow"][0][...] = twin.state["ema"][0][...] = 3
+    twin.params[4][...] = twin.state["slow"][4][...] = twin.state["ema"][4][...] = 7
+    for k, grads in enumerate(calls):
+        if k != 1:
+            twin.step([g if i < 2 or k > 4 else None for i, g in enumerate(copies(grads))])
+    for one in (opt, plain):
+        assert one.skipped_steps == 1 and one.steps == 3
+        assert_equal_twin(one, twin)
+
+
+KEEPING = ("ema_decay", "lookahead", "accumulate")
+
+
+@pytest.mark.parametrize("way", ("state", "state_dict", "swap", *COPIES))
+def test_before_its_first_step_a_parameter_is_its_own_average(way):
+    weights = arrays(9)
+    opt = loaded_late(averaging, arrays(), weights)
+    if way == "state":
+        slow, ema = ([entry[slot] for entry in opt.state.values()] for slot in ("slow", "ema"))
+        assert_same_bits([slow, ema], [weights, weights])
+        for p in opt.params:
+            p[...] = 5
+        assert all((entry["ema"] == 5).all() for entry in opt.state.values())
+    elif way == "state_dict":
+        saved = opt.state_dict()["state"]
+        assert_same_bits([saved[i]["ema"] for i in saved], weights)
+    elif way == "swap":
+        with opt.averaged():
+            assert_same_bits(opt.params, weights)
+            with pytest.raises(RuntimeError, match="the averages are in"):
+                opt.step(arrays(1))
+        assert_same_bits(opt.params, weights)
+    else:
+        other = COPIES[way](loaded_late(averaging, arrays(1), arrays(2)))
+        for p, w in zip(other.params, weights, strict=True):
+            p[...] = w
+        opt = other
+    plain = averaging(copies(opt.params))
+    for seed in range(1, 4):
+        opt.step(arrays(seed))
+        plain.step(arrays(seed))
+    assert_same_bits(opt.params, plain.params)
+    for a, b in zip(opt.state.values(), plain.state.values(), strict=True):
+        assert_same_bits([a["slow"], a["ema"]], [b["slow"], b["ema"]])
+
+
+def test_averages_that_have_begun_are_kept():
+    """What is written to a parameter after its first step is another weight, not another start."""
+    opt = averaging(arrays())
+    opt.step(arrays(1))
+    before = copies([entry["ema"] for entry in opt.state.values()])
+    for p in opt.params:
+        p[...] = 5
+    assert_same_bits([entry["ema"] for entry in opt.state.values()], before)
+    opt.rebind(copies(opt.params))
+    assert_same_bits([entry["ema"] for entry in opt.state.values()], before)
+
+
+def test_a_state_of_no_steps_goes_on_with_the_weights_beside_it():
+    saved = loaded_late(averaging, arrays(), arrays(9)).state_dict()
+    opt = averaging(arrays())
+    opt.load_state_dict(saved)
+    plain = loaded_late(averaging, opt.params, arrays(4))
+    for p, w in zip(opt.params, arrays(4), strict=True):
+        p[...] = w
+    opt.rebind(copies(opt.params))
+    opt.step(arrays(1))
+    plain.step(arrays(1))
+    assert_same_bits(opt.state[0]["ema"], plain.state[0]["ema"])
+
+
+def test_a_resized_parameter_is_named_before_its_average_begins():
+    p = np.ones(4)
+    opt = averaging([p])
+    p.resize(9, refcheck=False)
+    with pytest.raises(ValueError, match=r"Adam: parameter 0 was resized; bind it anew"):
+        opt.step([np.ones(9)])
