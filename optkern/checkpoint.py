@@ -121,10 +121,13 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     if params:
         content["params"] = _named(inner)
     arrays: Arrays = {}
-    tree = {
-        key: _packed("" if key == "optimizer" else key, x, arrays) for key, x in content.items()
-    }
-    text = json.dumps({"format": FORMAT, "optkern": __version__, **tree})
+    try:
+        tree = {
+            key: _packed("" if key == "optimizer" else key, x, arrays) for key, x in content.items()
+        }
+        text = json.dumps({"format": FORMAT, "optkern": __version__, **tree})
+    except RecursionError:
+        raise ValueError("optkern.save: extra is nested too deeply, or holds itself") from None
     write = _write_safetensors if name.endswith(".safetensors") else _write_npz
     try:
         _replace(name, lambda file: write(file, arrays, text))
@@ -214,6 +217,12 @@ def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         raise TypeError(f"{owner}: path must be a name or a path, got {path!r}")
+    try:
+        impossible = "\0" in name or not os.fsencode(name)
+    except UnicodeEncodeError:
+        impossible = True
+    if impossible:
+        raise ValueError(f"{owner}: path must be a name that a file can have, got {path!r}")
     if not isinstance(opt, (Optimizer, SAM, LBFGS, NewtonLanczos)):
         raise TypeError(f"{owner}: opt must be an optkern optimizer, got {type(opt).__name__}")
     for flag, value in flags.items():
@@ -629,6 +638,8 @@ def _replace(name: str, write: Callable[[IO[bytes]], None]) -> None:
     before = os.stat(target) if os.path.exists(target) else None
     if before and not stat.S_ISREG(before.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
+    if os.path.basename(name) in ("", ".", ".."):
+        raise OSError(errno.EISDIR, "the name of a folder, not of a file")
     temporary = os.path.join(folder, f".optkern-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "x+b") as file:

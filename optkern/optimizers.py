@@ -1227,8 +1227,8 @@ def _class_document(cls: type[Optimizer]) -> str:
     lines += [
         "",
         "ema_decay needs float32 or float64 parameters. Averages (ema_decay, lookahead), and",
-        "masters, begin with what a parameter holds at its first step: weights loaded before count.",
-        "Those that are switched on later begin with what it holds then.",
+        "masters, begin with what a parameter holds at its first step, so that weights loaded",
+        "before count; those that are switched on later begin with what it holds then.",
         "",
         "Raises",
         "------",

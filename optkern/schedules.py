@@ -36,11 +36,11 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .kernels.rules import Choice, Real, Switch
+from .kernels.rules import Choice, Real, Switch, as_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ class _Milestones:
     allowed = "a list of integers in [1, 2**53], ascending"
 
     def check(self, value: Any) -> tuple[int, ...] | None:
-        if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        if isinstance(value, (str, bytes, Mapping, Set)) or not hasattr(value, "__iter__"):
             return None
         steps = [_COUNT.check(step) for step in value]
         good = [step for step in steps if step is not None]
@@ -213,7 +213,13 @@ def _times_power(value: float, base: float, exponent: float) -> float:
 
 
 def _at(operand: Operand, step: int) -> float:
-    return operand(step) if callable(operand) else operand
+    if not callable(operand):
+        return operand
+    value = operand(step)
+    number = value if isinstance(operand, Schedule) else as_number(value)
+    if number is None:
+        raise TypeError(f"{operand!r} must give a number at step {step}, got {value!r}")
+    return number
 
 
 def _length(operand: Any) -> int:
@@ -280,6 +286,8 @@ class _Function:
             except ImportError:
                 raise ImportError(f"{owner}: needs matplotlib: pip install matplotlib") from None
             ax = pyplot.gca()
+        elif not hasattr(ax, "plot"):
+            raise TypeError(f"{owner}: ax must be a matplotlib Axes, got {ax!r}")
         # At most 2,000 points: more than the pixels of a figure.
         points = [k * (count - 1) // min(1999, max(count - 1, 1)) for k in range(min(count, 2000))]
         line.setdefault("label", repr(self))
@@ -886,7 +894,12 @@ class Plateau(Schedule):
         "min_lr": _NUMBER,
         "eps": _NOT_NEGATIVE,
     }
-    _memory = ("value", "best", "num_bad_epochs", "cooldown_counter")
+    _memory: ClassVar[dict[str, Any]] = {
+        "value": _NUMBER,
+        "best": Real("", -math.inf, infinite=True),
+        "num_bad_epochs": _LENGTH,
+        "cooldown_counter": _LENGTH,
+    }
 
     def __init__(
         self,
@@ -952,7 +965,9 @@ class Plateau(Schedule):
         return True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if type(self) is Plateau and name not in ("_settings", *self._memory):
+        if name in self._memory:
+            value = self._checked_memory("Plateau", name, value)
+        elif type(self) is Plateau and name != "_settings":
             raise AttributeError(
                 f"Plateau: {name!r} cannot be set; its settings are arguments, and "
                 f"{', '.join(self._memory)} what it has in mind"
@@ -989,12 +1004,11 @@ class Plateau(Schedule):
         if set(state_dict) != set(cls._memory):
             came = ", ".join(map(str, state_dict))
             raise ValueError(f"{owner}: expected {', '.join(cls._memory)}, got {came}")
-        best = state_dict["best"]
-        if isinstance(best, bool) or not isinstance(best, (int, float)):
-            raise TypeError(f"{owner}: best must be a number, got {best!r}")
-        domains = {"value": _NUMBER, "num_bad_epochs": _LENGTH, "cooldown_counter": _LENGTH}
-        good = {name: _checked(owner, name, state_dict[name], x) for name, x in domains.items()}
-        return {**good, "best": float(best)}
+        return {name: cls._checked_memory(owner, name, state_dict[name]) for name in cls._memory}
+
+    @classmethod
+    def _checked_memory(cls, owner: str, name: str, value: Any) -> Any:
+        return _checked(owner, name, value, cls._memory[name])
 
     def __repr__(self) -> str:
         lr, *others = self._settings.items()
@@ -1004,11 +1018,14 @@ class Plateau(Schedule):
 
 def _loss(value: Any) -> float:
     """A loss that was observed; NaN and infinities are some."""
-    wrong = isinstance(value, (str, bytes, complex)) or not hasattr(value, "__float__")
+    wrong = isinstance(value, (bool, str, bytes, complex)) or not hasattr(value, "__float__")
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
-    if wrong or kind == "c" or getattr(value, "ndim", 0) > 0:
+    if wrong or kind in "bcmM" or getattr(value, "ndim", 0) > 0:
         raise TypeError(f"Plateau.observe: loss must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("Plateau.observe: loss must be a number that a double holds") from None
 
 
 def plateaus(value: Any) -> Iterator[Plateau]:

@@ -1038,6 +1038,12 @@ def test_other_groups_keep_their_hyperparameters(tmp_path):
 # --------------------------------------------------------------------------- bad input
 
 
+def holding_itself():
+    extra = {}
+    extra["more"] = [extra]
+    return extra
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [
@@ -1083,6 +1089,11 @@ def test_other_groups_keep_their_hyperparameters(tmp_path):
             "optkern.save: No such file.*'no/x'",
         ),
         (lambda o: optkern.save(".", o), OSError, "optkern.save: not a regular file: '.'"),
+        (lambda o: optkern.save("new/", o), IsADirectoryError, "the name of a folder, .*: 'new/'"),
+        (lambda o: optkern.save("new/.", o), IsADirectoryError, "the name of a folder, .*'new/.'"),
+        (lambda o: optkern.save("a\0b", o), ValueError, "optkern.save: path must be a name that a"),
+        (lambda o: optkern.load("\ud800", o), ValueError, "optkern.load: path must be a name that"),
+        (lambda o: optkern.save("x", o, extra=holding_itself()), ValueError, "extra is nested too"),
     ],
 )
 def test_bad_input_is_a_sentence(call, error, message, tmp_path, monkeypatch):

@@ -526,7 +526,8 @@ def test_plateaus_are_found_wherever_they_are():
         ({"value": 0.1}, ValueError, "expected value, best, num_bad_epochs, cooldown_counter"),
         ({"value": "x"}, TypeError, "value must be"),
         ({"value": math.inf}, ValueError, "value must be"),
-        ({"best": None}, TypeError, "best must be a number, got None"),
+        ({"best": None}, TypeError, r"best must be a number in \[-inf, inf\], got None"),
+        ({"best": True}, ValueError, r"best must be a number in \[-inf, inf\], got True"),
         ({"num_bad_epochs": -1}, ValueError, "num_bad_epochs must be an integer"),
         ({"cooldown_counter": 1.5}, ValueError, "cooldown_counter must be an integer"),
     ],
@@ -541,10 +542,17 @@ def test_a_bad_state_of_a_plateau_changes_nothing(state, error, message):
     assert schedule.state_dict() == good
 
 
-@pytest.mark.parametrize("loss", ["1", None, 1j, [1.0], np.ones(1), np.ones(2), np.complex64(1)])
+@pytest.mark.parametrize(
+    "loss", [True, np.True_, "1", None, 1j, [1.0], np.ones(1), np.ones(2), np.complex64(1)]
+)
 def test_a_loss_that_is_no_number(loss):
     with pytest.raises(TypeError, match=r"Plateau.observe: loss must be a number"):
         Plateau(0.1).observe(loss)
+
+
+def test_a_loss_beyond_a_double():
+    with pytest.raises(ValueError, match=r"Plateau.observe: loss must be a number that a double"):
+        Plateau(0.1).observe(10**400)
 
 
 def test_a_loss_is_any_number():
@@ -620,6 +628,23 @@ BAD = [
     (lambda: Plateau(0.1, mode="best"), ValueError, "Plateau: mode must be one of 'min', 'max'"),
     (lambda: Plateau(0.1, patience=-1), ValueError, "Plateau: patience must be an integer"),
     (lambda: Plateau(0.1, min_lr=0.2), ValueError, "Plateau: min_lr must not exceed lr=0.1, got 0"),
+    (lambda: MultiStep(0.1, {5, 3}), ValueError, "MultiStep: milestones must be a list of"),
+    (lambda: (Constant(1) * "x".__mul__)(1), TypeError, "must give a number at step 1, got 'x'"),
+    (lambda: Clamp(lambda step: None, 0)(2), TypeError, "must give a number at step 2, got None"),
+    (lambda: join([lambda step: "x"], [])(0), TypeError, "must give a number at step 0, got 'x'"),
+    (lambda: Pair(lambda step: math.nan, 1)(3), TypeError, "must give a number at step 3, got nan"),
+    (lambda: setattr(Plateau(0.1), "value", "x"), TypeError, "Plateau: value must be a finite num"),
+    (
+        lambda: setattr(Plateau(0.1), "best", math.nan),
+        ValueError,
+        r"Plateau: best must be .*, inf\]",
+    ),
+    (
+        lambda: setattr(Plateau(1), "num_bad_epochs", -3),
+        ValueError,
+        "num_bad_epochs must be an int",
+    ),
+    (lambda: Constant(1.0).plot(ax=3), TypeError, "plot: ax must be a matplotlib Axes, got 3"),
 ]
 
 

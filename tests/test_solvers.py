@@ -480,6 +480,11 @@ def test_options_are_restored_and_bad_states_refused():
         (good | {"gamma": np.nan}, "gamma must be a finite number"),
         (good | {"rho": np.ones((2, 2))}, "rho must be one-dimensional float64"),
         (optkern.Adam(x.copy()).state_dict(), "state of 'adam', not 'LBFGS'"),
+        (good | {"rho": good["rho"] * np.nan}, r"rho must hold finite numbers in \[0, inf\), got"),
+        (good | {"rho": -good["rho"]}, r"rho must hold finite numbers in \[0, inf\), got"),
+        (good | {"s": good["s"] * np.nan}, "s and y must be finite, got NaN or inf"),
+        (good | {"gradient": None}, "direction and gradient must both be None, or neither"),
+        (good | {"more": 1}, "the dict also has 'more', for which there is no place"),
     ]
     before = b.state_dict()
     for state, message in bad:
@@ -918,6 +923,19 @@ BAD = [
     (lambda x: SAM(x), TypeError, "one of optkern's, got ndarray"),
     (lambda x: SAM(optkern.SGD(x), rho=-1), ValueError, "SAM: rho must be"),
     (lambda x: SAM(optkern.SGD(x), adaptive=2), ValueError, "adaptive must be True or False"),
+    (
+        lambda x: LBFGS(x, lr=b"1"),
+        ValueError,
+        r"lr must be a finite number in \[0, inf\), got b'1'",
+    ),
+    (lambda x: LBFGS(x, lr=np.True_), ValueError, "lr must be a finite number in .*got np.True_"),
+    (lambda x: LBFGS(x, lr=10**400), ValueError, "lr must be a finite number in .*got 1000"),
+    (lambda x: LBFGS(x, max_iter=-(10**400)), ValueError, "max_iter must be an integer >= 1, got"),
+    (lambda x: LBFGS(x, max_iter=np.inf), ValueError, "max_iter must be an integer >= 1, got inf"),
+    (lambda x: LBFGS(x, line_search_fn=np.array(["a", "b"])), ValueError, "None or 'strong_wolfe'"),
+    (lambda x: SAM(optkern.SGD(x), rho=np.array([1.0])), ValueError, "SAM: rho must be"),
+    (lambda x: SAM(SAM(optkern.SGD(x))), TypeError, "one of optkern's, got SAM"),
+    (lambda x: SAM(optkern.SGD), TypeError, "one of optkern's, got type"),
 ]
 
 
@@ -925,6 +943,36 @@ BAD = [
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make(np.ones(3))
+
+
+MISSPELT = [
+    (LBFGS, "max_iters", "LBFGS has no attribute 'max_iters' to set; did you mean max_iter?"),
+    (NewtonLanczos, "raduis", "did you mean radius?"),
+    (NewtonLanczos, "lr", "there are max_iter, max_matvecs, radius"),
+    (lambda x: SAM(optkern.SGD(x)), "roh", "SAM has no attribute 'roh' to set; did you mean rho?"),
+    (lambda x: SAM(optkern.SGD(x)), "steps", "there are optimizer, rho, adaptive, gradients"),
+]
+
+
+@pytest.mark.parametrize("make, name, message", MISSPELT, ids=[row[1] for row in MISSPELT])
+def test_an_attribute_is_not_set_in_vain(make, name, message):
+    solver = make(np.ones(3))
+    with pytest.raises(AttributeError, match=message):
+        setattr(solver, name, 3)
+    own = type("Own", (type(solver),), {"__module__": "mine"})(*[
+        solver.optimizer if isinstance(solver, SAM) else np.ones(3)
+    ])  # fmt: skip
+    own.seen = 3
+    assert own.seen == 3
+
+
+def test_an_optimizer_that_is_taken_from_sam():
+    x = np.ones(3)
+    sam = SAM(optkern.SGD(x))
+    sam.optimizer = None
+    with pytest.raises(TypeError, match="SAM: optimizer must be one of optkern's, got NoneType"):
+        sam.step(lambda: (1.0, x.copy()))
+    assert (x == 1).all()
 
 
 def test_a_read_only_parameter():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels._threads import as_num_threads
+from ..kernels.rules import as_number
 from ._lanczos import Recurrence, Tridiagonal, dot, scale, subtract
 from .operators import PIECE, Measured, Operator, as_operator, norm, random_unit, unit_roundoff
 
@@ -629,11 +630,12 @@ def check_real(
 ) -> float:
     """A finite number in (low, high), or [low, high) where high is infinite or ``closed`` says."""
     closed = high == math.inf if closed is None else closed
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (low < number < high or (closed and number == low)) or math.isinf(number):
+    number = as_number(value)
+    if (
+        number is None
+        or not (low < number < high or (closed and number == low))
+        or math.isinf(number)
+    ):
         left = "[" if closed else "("
         raise ValueError(
             f"{owner}: {name} must be a finite number in {left}{low:g}, {high:g}), got {value!r}"
@@ -644,6 +646,7 @@ def check_real(
 def check_count(owner: str, name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)):
         raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
-    if not (math.isfinite(value) and value >= low and value == math.floor(value)):
+    whole = not isinstance(value, float) or value.is_integer()
+    if not (whole and value >= low):
         raise ValueError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
     return int(value)

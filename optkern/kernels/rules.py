@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 # the doubles that the constants of a step are derived from (`hyper_t` in _constants.pxd).
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """The float that ``value`` stands for, or None if it is NaN or stands for no such thing."""
     if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
         return None
@@ -51,7 +51,7 @@ class Real(NamedTuple):
         return f"a {kind} in {left}{self.low:g}, {self.high:g}{right}"
 
     def check(self, value: Any) -> float | None:
-        number = _number(value)
+        number = as_number(value)
         if number is None or (math.isinf(number) and not self.infinite):
             return None
         above = number > self.low if self.open_low else number >= self.low

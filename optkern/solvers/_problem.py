@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,20 @@ def check_loaded(owner: str, solver: str, loaded: Any, keys: set[str]) -> None:
     missing = sorted(keys - set(loaded))
     if missing:
         raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
+    more = sorted(map(str, set(loaded) - keys - {"solver"}))
+    if more:
+        raise ValueError(f"{owner}: the dict also has {more[0]!r}, for which there is no place")
+
+
+def refuse_unknown(solver: object, name: str, settable: Iterable[str]) -> None:
+    """Refuse to set on one of the library's own classes what means nothing there."""
+    cls = type(solver)
+    own = cls.__module__.startswith(__package__)
+    if not own or name.startswith("_") or name in settable:
+        return
+    near = difflib.get_close_matches(name, settable := list(settable), n=2)
+    end = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(settable)}"
+    raise AttributeError(f"{cls.__name__} has no attribute {name!r} to set; {end}")
 
 
 class Solver(ABC):
@@ -160,6 +175,10 @@ class Solver(ABC):
     _counts: tuple[str, ...] = ("steps", "iterations", "gradients")
     _point: Parameters
     steps: int
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_unknown(self, name, (*self._options, "num_threads", *self._counts))
+        super().__setattr__(name, value)
 
     @abstractmethod
     def _read_options(self, owner: str) -> None:

@@ -112,7 +112,8 @@ class LBFGS(Solver):
         self._tolerance_grad = check_real(owner, "tolerance_grad", self.tolerance_grad, 0.0)
         self._tolerance_change = check_real(owner, "tolerance_change", self.tolerance_change, 0.0)
         self._history = check_count(owner, "history_size", self.history_size, 1)
-        if self.line_search_fn not in (None, "strong_wolfe"):
+        named = isinstance(self.line_search_fn, str) and self.line_search_fn == "strong_wolfe"
+        if not (self.line_search_fn is None or named):
             raise ValueError(
                 f"{owner}: line_search_fn must be None or 'strong_wolfe', "
                 f"got {self.line_search_fn!r}"
@@ -200,6 +201,10 @@ class LBFGS(Solver):
             raise ValueError(
                 f"{owner}: rho must be one-dimensional float64, got {rho.shape} and {rho.dtype}"
             )
+        if not (np.isfinite(rho) & (rho >= 0)).all():
+            raise ValueError(f"{owner}: rho must hold finite numbers in [0, inf), got {rho!r}")
+        if (state_dict["direction"] is None) != (state_dict["gradient"] is None):
+            raise ValueError(f"{owner}: direction and gradient must both be None, or neither")
         last = dict.fromkeys(("direction", "gradient"), (self._point.n,))
         shapes = dict.fromkeys(("s", "y"), (len(rho), self._point.n)) | last
         for name, shape in shapes.items():
@@ -210,6 +215,8 @@ class LBFGS(Solver):
                     f"{owner}: {name} must have shape {shape} and dtype {self._point.dtype}, "
                     f"got {form[0]} and {form[1]}"
                 )
+        if not (np.isfinite(state_dict["s"]).all() and np.isfinite(state_dict["y"]).all()):
+            raise ValueError(f"{owner}: s and y must be finite, got NaN or inf")
         places = self._places(owner, state_dict["layout"])
         d, g = (None if state_dict[k] is None else state_dict[k][places] for k in last)
         return {

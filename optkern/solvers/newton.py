@@ -227,7 +227,7 @@ class NewtonLanczos(Solver):
     def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if state_dict["elements"] != self._point.n:
             raise ValueError(
-                f"{owner}: the state is of {state_dict['elements']} elements, "
+                f"{owner}: the state is of {state_dict['elements']!r} elements, "
                 f"the parameters have {self._point.n}"
             )
         return {"_checks": check_count(owner, "checks", state_dict["checks"], 0)}

@@ -13,7 +13,15 @@ from ..curvature._lanczos import dot
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._storage import widened
 from ..optimizers import Optimizer
-from ._problem import Closure, Report, check_closure, check_loaded, largest, real_loss
+from ._problem import (
+    Closure,
+    Report,
+    check_closure,
+    check_loaded,
+    largest,
+    real_loss,
+    refuse_unknown,
+)
 
 
 class SAM:
@@ -45,10 +53,6 @@ class SAM:
         rho: float | Callable[[int], float] = 0.05,
         adaptive: bool = False,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"SAM: optimizer must be one of optkern's, got {type(optimizer).__name__}"
-            )
         self.optimizer = optimizer
         self.rho = rho
         self.adaptive = adaptive
@@ -65,7 +69,15 @@ class SAM:
         """The steps that the optimizer has applied."""
         return self.optimizer.steps
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_unknown(self, name, ("optimizer", "rho", "adaptive", "gradients"))
+        super().__setattr__(name, value)
+
     def _read_options(self, owner: str = "SAM") -> float:
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(
+                f"{owner}: optimizer must be one of optkern's, got {type(self.optimizer).__name__}"
+            )
         if not isinstance(self.adaptive, (bool, np.bool_)):
             raise ValueError(f"{owner}: adaptive must be True or False, got {self.adaptive!r}")
         rho = self.rho(self.steps) if callable(self.rho) else self.rho
