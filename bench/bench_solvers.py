@@ -2,6 +2,7 @@
 
     python bench/bench_solvers.py            # about a minute
     python bench/bench_solvers.py --small    # without the digits network
+    python bench/bench_solvers.py --random   # from 20 random starts each: sums of gradients
     python bench/bench_solvers.py --two-loop # seconds of L-BFGS's recursion beside NumPy's
 
 Every solver runs with its defaults until max|g| <= 1e-6 (Ackley's minimum has no gradient: there
@@ -130,11 +131,43 @@ def two_loops(pairs=10, rounds=7):
             print(f"{n:9,} {name:8} {ours:9.4f} {theirs:9.4f} {theirs / ours:6.1f}")
 
 
+def from_random_starts(make, methods, count=20):
+    """The gradients of each method from each of some starts, uniform in [-4, 4]."""
+    counts = {name: [] for name in methods}
+    for seed in range(count):
+        problem = make()
+        problem.start = np.random.default_rng(seed).uniform(-4, 4, len(problem.start))
+        for name, method in methods.items():
+            counts[name].append(run(method, problem)[1])
+    return {name: np.array(row) for name, row in counts.items()}
+
+
+def random_starts():
+    print(
+        f"{'problem':15} {'solver':27} {'gradients':>9} {'x scipy':>8} {'median':>8} {'worst':>8}"
+    )
+    for make in (*problems.SMALL, lambda: problems.rosenbrock(10)):
+        # Beale's function falls for ever towards infinity: differences crawl there to the limit.
+        ours = {k: v for k, v in OURS.items() if "differences" not in k}
+        counts = from_random_starts(make, PEERS | ours)
+        better = np.minimum(*(counts[name] for name in PEERS))
+        for name, row in counts.items():
+            ratios = row / better
+            print(
+                f"{make().name:15} {name:27} {row.sum():9} {row.sum() / better.sum():8.2f} "
+                f"{np.median(ratios):8.2f} {ratios.max():8.2f}"
+            )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="without the digits network")
     parser.add_argument("--two-loop", action="store_true", help="time the recursion alone")
+    parser.add_argument("--random", action="store_true", help="from 20 random starts each")
     options = parser.parse_args()
+    if options.random:
+        random_starts()
+        return
     if options.two_loop:
         two_loops()
         return
