@@ -344,6 +344,7 @@ class _Call(Call):
             ratio, shrink = self._judge(model, z, f, g)
             if model.learned and not ratio >= ACCEPTED:
                 self.point.write(self.x)
+                model.basis.clear()  # before the products bring as many vectors again
                 model = self._krylov()
                 continue
             length = float(np.linalg.norm(z))
