@@ -26,9 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import curvature
+from ._losses import FEWEST, Trend
 from ._recorder import Recorder, real
 from .curvature.lanczos import check_callable, check_count, check_real
 from .curvature.operators import Operator, Point, StructuredOperator, norm
+from .fits import FitComparison as FitComparison
+from .fits import compare_fits as compare_fits
 from .kernels import _arrays
 from .kernels._storage import widened
 from .kernels._structures import Structure
@@ -45,7 +48,6 @@ KINDS = (
     "exploding",
     "inconclusive",
 )
-FEWEST = 20  # records; of fewer only a loss that is not finite says something
 LOOKS = 3  # looks at successive updates before their direction counts
 TRAIL = 512  # looks whose places are kept
 STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, little in a bounce
@@ -354,21 +356,22 @@ class Monitor(Recorder):
         options = {"confidence": confidence, "max_matvecs": max_matvecs, "seed": seed}
         sign = -1.0 if opt is not None and _maximizes(_inner(owner, opt)) else 1.0
         with np.errstate(all="ignore"):  # of a run that overflows
-            trend = _Trend(sign * self.losses)
+            trend = Trend(sign * self.losses)
             trend.negated = sign < 0
             seen = self._evidence(trend, opt)
             known = _by_record(trend, seen, grad is not None)
         if known is not None:
             return known
         if grad is None:
-            return trend.verdict(
+            return _verdict(
+                trend,
                 "inconclusive",
                 f"{trend.stalled()}{seen.aside}; give x and grad, and the curvature there will "
                 "tell why",
             )
         return _ByCurvature(trend, seen, opt, x, grad, loss, hvp, options).verdict()
 
-    def _evidence(self, trend: _Trend, opt: Optimizer | SAM | None) -> _Evidence:
+    def _evidence(self, trend: Trend, opt: Optimizer | SAM | None) -> _Evidence:
         """What the looks in the windows of the trend say; in half the run where those have few."""
         since = trend.count - 2 * trend.window
         if sum(look.record >= since for look in self.looks) < LOOKS:
@@ -582,144 +585,19 @@ class Diagnosis:
         return f"{self.kind}: {self.explanation}"
 
 
-class _Trend:
-    """What the losses alone say.
-
-    Two windows of a quarter of the run each, the last and the one before, are compared by their
-    levels; the standard error is that of as many independent numbers.
-
-    Attributes
-    ----------
-    falls, creeps, rises : bool
-        Beyond chance and worth the name; creeps: far beyond chance, but by little.
-    """
-
-    def __init__(self, losses: np.ndarray) -> None:
-        self.losses = losses = _bridged(losses)
-        self.count = n = len(losses)
-        self.window = w = min(max(n // 4, FEWEST // 2), 500)
-        self.loss = self.drop = self.noise = self.scatter = math.nan
-        self.falls = self.creeps = self.rises = self.negated = False
-        if n < FEWEST or not np.isfinite(losses).all():
-            return
-        before, last = losses[-2 * w : -w], losses[-w:]
-        self.loss = _level(last)
-        self.drop = _level(before) - self.loss
-        self.scatter = max(_scatter(before), _scatter(last))
-        self.noise = 3 * 1.25 * self.scatter * math.sqrt(2 / w)
-        self.span = max(float(np.median(losses[: max(3, w // 4)])) - self.loss, 0.0)
-        # A fall that was over after a few records is part of the whole too.
-        self.whole = max(float(np.median(losses[:3])) - self.loss, self.span)
-        lower = np.quantile(before, 0.2) - np.quantile(last, 0.2)
-        self.falls = bool(lower > 0 and self.drop > max(self.noise, self.material))
-        little = max(3 * self.noise, self.least)
-        self.creeps = bool(lower > 0 and self.drop > little) and not self.falls
-        self.rises = bool(lower < 0 and -self.drop > min(max(self.noise, self.material), little))
-
-    @property
-    def material(self) -> float:
-        """A drop that is worth the name: a thousandth of the whole, or 1e-4 of the level."""
-        return max(1e-3 * self.span, self.least)
-
-    @property
-    def least(self) -> float:
-        """A gain that is too small to be missed."""
-        return max(1e-6 * self.whole, 1e-4 * abs(self.loss))
-
-    @property
-    def blurred(self) -> bool:
-        """Whether a fall of more than a tenth could hide in what chance does."""
-        return max(self.drop, 0.0) + self.noise > 0.1 * abs(self.loss) and self.noise > 0.5 * abs(
-            self.drop
-        )
-
-    def explosion(self) -> int | None:
-        """The record where the loss began to leave for ever, or None."""
-        finite = np.isfinite(self.losses)
-        if not finite.all():
-            first = int(np.argmin(finite))
-            began = self._onset(self.losses[:first], 1) if first else None
-            return first if began is None else began
-        if self.count < FEWEST:
-            return None
-        rising = bool((np.diff(self.losses[-6:]) > 0).all())
-        return self._onset(self.losses, 3 if rising else max(3, min(self.count // 10, 50)))
-
-    def settled(self, began: int | None) -> bool:
-        """Whether a rise lies before both windows, and less than doubled from one to the other."""
-        if began is None or not np.isfinite(self.losses).all():
-            return False
-        over = -self.drop < 0.5 * (self.loss - float(self.losses.min()))
-        return over and began <= self.count - 2 * self.window
-
-    @staticmethod
-    def _onset(losses: np.ndarray, w: int) -> int | None:
-        """Where the rise to a level far above the best, half of the first at least, began."""
-        # The end too must be high: what spikes and comes down again has not left for ever.
-        last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
-        best = float(losses.min())
-        lowest = int(losses.argmin())
-        before = losses[max(0, lowest - 50) : lowest + 1]
-        noise = _scatter(before) if len(before) > 4 else 0.0
-        rise = last - best
-        if not (rise > 5 * max(abs(best), noise) and rise > 0.5 * (losses[0] - best)):
-            return None
-        calm = best + 3 * noise + 0.1 * abs(best)
-        return int(np.flatnonzero(losses <= calm)[-1]) + 1
-
-    def stalled(self) -> str:
-        """What the loss has done, in words."""
-        change = f"{'fell' if self.drop >= 0 else 'rose'} by {abs(self.drop):.2g}"
-        by_chance = f"chance alone: {self.noise:.2g}"
-        if self.falls or self.creeps or self.rises:
-            only = "only " if self.creeps else ""
-            return (
-                f"the loss {only}{change} to {self.loss:.4g} in the last {self.window} records "
-                f"({by_chance})"
-            )
-        return (
-            f"the loss stays about {self.loss:.4g} ({change} in {self.window} records, {by_chance})"
-        )
-
-    def verdict(self, kind: str, explanation: str, **figures: Any) -> Diagnosis:
-        if self.negated:
-            explanation = f"(maximize=True: said of the negative loss) {explanation}"
-        return Diagnosis(
-            kind,
-            explanation,
-            self.count,
-            self.loss,
-            self.drop,
-            self.noise,
-            self.window,
-            **figures,
-        )
-
-
-def _bridged(losses: np.ndarray) -> np.ndarray:
-    """Losses that were not finite for a while (a step skipped, say) take the one before."""
-    finite = np.isfinite(losses)
-    if finite.all() or not finite[-FEWEST // 2 :].all():
-        return losses
-    at = np.maximum.accumulate(np.where(finite, np.arange(len(losses)), -1))
-    return losses[np.where(at < 0, np.argmax(finite), at)]
-
-
-def _level(values: np.ndarray) -> float:
-    """The mean of the middle three fifths: a spike does not count.
-
-    Of a loss that jumps between two values the median is one of them, by luck of the count.
-    """
-    cut = len(values) // 5
-    return float(np.mean(np.sort(values)[cut : len(values) - cut]))
-
-
-def _scatter(values: np.ndarray) -> float:
-    """The standard deviation about a straight line, from quartiles: a spike does not count."""
-    half = len(values) // 2
-    slope = (_level(values[-half:]) - _level(values[:half])) / max(len(values) - half, 1)
-    low, high = np.quantile(values - slope * np.arange(len(values)), (0.25, 0.75))
-    return 0.7413 * float(high - low)
+def _verdict(trend: Trend, kind: str, explanation: str, **figures: Any) -> Diagnosis:
+    if trend.negated:
+        explanation = f"(maximize=True: said of the negative loss) {explanation}"
+    return Diagnosis(
+        kind,
+        explanation,
+        trend.count,
+        trend.loss,
+        trend.drop,
+        trend.noise,
+        trend.window,
+        **figures,
+    )
 
 
 class _Evidence:
@@ -801,7 +679,7 @@ def _median_cosine(looks: list[Look]) -> float:
     return float(np.median(cosines)) if len(cosines) >= LOOKS else math.nan
 
 
-def _by_record(trend: _Trend, seen: _Evidence, curvature_follows: bool) -> Diagnosis | None:
+def _by_record(trend: Trend, seen: _Evidence, curvature_follows: bool) -> Diagnosis | None:
     """Exploding, thin evidence, falling: what needs no gradient."""
     began = trend.explosion()
     # A loss that has risen to a bounce stays there: for its curvature to tell.
@@ -813,7 +691,8 @@ def _by_record(trend: _Trend, seen: _Evidence, curvature_follows: bool) -> Diagn
         if (cosine := _median_cosine(looks)) < REVERSED:
             size += f", each update takes back the one before (cosine {cosine:.2f})"
         before = f" from {trend.losses[began - 1]:.4g}" if began else ""
-        return trend.verdict(
+        return _verdict(
+            trend,
             "exploding",
             f"since record {began} the loss goes{before} to {trend.losses[-1]:.4g}{size}; go back "
             "to before that record with a lower lr, or clip the gradient's norm",
@@ -821,11 +700,14 @@ def _by_record(trend: _Trend, seen: _Evidence, curvature_follows: bool) -> Diagn
             lr=seen.lr,
         )
     if trend.count < FEWEST:
-        return trend.verdict(
-            "inconclusive", f"{trend.count} records are too few to judge by; {FEWEST} are needed"
+        return _verdict(
+            trend,
+            "inconclusive",
+            f"{trend.count} records are too few to judge by; {FEWEST} are needed",
         )
     if trend.falls and seen.lr != 0:  # what falls moves, whatever the last looks have seen
-        return trend.verdict(
+        return _verdict(
+            trend,
             "falling",
             f"the loss still falls: by {trend.drop:.3g} to {trend.loss:.4g} in the last "
             f"{trend.window} records (chance alone: {trend.noise:.2g})"
@@ -848,7 +730,7 @@ class _ByCurvature:
 
     def __init__(
         self,
-        trend: _Trend,
+        trend: Trend,
         seen: _Evidence,
         opt: Optimizer | SAM | None,
         x: Any,
@@ -911,7 +793,8 @@ class _ByCurvature:
         )
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
-        return self.trend.verdict(
+        return _verdict(
+            self.trend,
             kind,
             text,
             reversal=self.seen.reversal,
@@ -1109,269 +992,3 @@ class _ByCurvature:
         if math.isfinite(self.seen.gradient_norm):
             return self.seen.gradient_norm > 1.5 * v.gradient_norm
         return self.trend.scatter > 0.01 * max(abs(self.trend.loss), self.trend.span)
-
-
-# --------------------------------------------------------------------------- comparing fits
-
-REMEDIES = {
-    "bias": (
-        "a larger model (more layers, more units)",
-        "more or better features",
-        "less weight decay and dropout",
-    ),
-    "optimization": (
-        "a better rule or schedule: Adam with warmup, another lr",
-        "another initialisation, normalisation or residual connections",
-        "start from the smaller model's weights",
-    ),
-    "overfitting": (
-        "more training data, or augmentation",
-        "weight decay, dropout, early stopping",
-        "a smaller model, fewer features, shared weights",
-    ),
-    "mismatch": (
-        "training data that look like the test data",
-        "look at the test samples that go wrong, and at how they were collected",
-    ),
-    "good": (),
-    "inconclusive": (),
-}
-
-
-@dataclass(frozen=True)
-class FitComparison:
-    """What is wrong with a fit; `print` it for the sentence.
-
-    Attributes
-    ----------
-    kind : str
-        "bias" (the model is too small), "optimization" (a smaller model fits the training set
-        better), "overfitting", "mismatch" (the test data are of another kind), "good" (the target
-        is reached, held-out data included) or "inconclusive".
-    explanation : str
-        One sentence with the figures.
-    remedies : tuple of str
-        What to try, the likeliest first.
-    """
-
-    kind: str
-    explanation: str
-    remedies: tuple[str, ...]
-
-    def __str__(self) -> str:
-        tries = f"; try: {', or '.join(self.remedies)}" if self.remedies else ""
-        return f"{self.kind}: {self.explanation}{tries}"
-
-
-FAR = 3  # tolerances below the training loss: no held-out loss belongs there
-
-
-class _Fit(NamedTuple):
-    loss: float
-    scatter: float
-
-
-def compare_fits(
-    train: Any,
-    test: Any = None,
-    smaller_model_train: Any = None,
-    *,
-    validation: Any = None,
-    target: float | None = None,
-    tolerance: float = 0.1,
-) -> FitComparison:
-    """Model too small, optimisation failing, overfitting, or test data of another kind?
-
-    Parameters
-    ----------
-    train, test, smaller_model_train : float, or sequence of floats
-        Final losses on the training set, on the test set, and of a smaller model on the training
-        set; of a curve the median of the last tenth counts, and its scatter as noise.
-    validation : float, sequence of floats or None
-        On samples held out of the training set: what tells test data of another kind from
-        overfitting.
-    target : float or None
-        A training loss that would be good enough.
-    tolerance : float
-        A difference of less than this share does not count.
-
-    Returns
-    -------
-    FitComparison
-
-    Raises
-    ------
-    TypeError, ValueError
-        On what is no loss.
-
-    Notes
-    -----
-    In this order: a smaller model that fits the training set better means that optimisation fails,
-    for the larger one could do what the smaller does, unless the target is met. A held-out loss far
-    below the training loss compares with nothing. A training loss above the target means bias,
-    provided that a smaller model has done worse: size helps. A low training loss with a high one on
-    held-out samples means overfitting; the same with only the test loss high a mismatch. Low is
-    what meets the target or, without one, what is below half of a held-out loss. Only a target can
-    say that losses without a gap between them are good: at chance level there is none either.
-
-    References
-    ----------
-    Ng, "Machine learning yearning", 2018, chapters 20-43; He, Zhang, Ren, Sun, "Deep residual
-    learning for image recognition", 2016, figure 1 (a deeper network with the higher training
-    error).
-    """
-    owner = "compare_fits"
-    tolerance = check_real(owner, "tolerance", tolerance, 0.0)
-    if target is not None:
-        target = check_real(owner, "target", target, -math.inf)
-    fit = _fit(owner, "train", train)
-    smaller = _fit(owner, "smaller_model_train", smaller_model_train)
-    held_out = _fit(owner, "validation", validation)
-    tested = _fit(owner, "test", test)
-    if fit is None:
-        raise TypeError(f"{owner}: train must be a loss or a sequence of losses, got None")
-
-    kind, explanation = _Fits(fit, smaller, held_out, tested, target, tolerance).verdict()
-    return FitComparison(kind, explanation, REMEDIES[kind])
-
-
-class _Fits(NamedTuple):
-    """The losses that are compared."""
-
-    fit: _Fit
-    smaller: _Fit | None
-    held_out: _Fit | None
-    tested: _Fit | None
-    target: float | None
-    tolerance: float
-
-    def above(self, a: _Fit | None, b: _Fit | None, times: float = 1.0) -> bool:
-        """Whether one loss is above another by more than the tolerance (times it) and chance."""
-        if a is None or b is None:
-            return False
-        least = max(times * self.tolerance * abs(b.loss), 3 * math.hypot(a.scatter, b.scatter))
-        return a.loss - b.loss > least
-
-    def above_target(self, a: _Fit) -> bool:
-        return self.target is not None and self.above(a, _Fit(self.target, 0.0))
-
-    @property
-    def low(self) -> bool:
-        """Whether the training loss is known to be low: by the target, or by held-out losses."""
-        if self.target is not None:
-            return not self.above_target(self.fit)
-        return any(o.loss - self.fit.loss > 0.5 * abs(o.loss) for o in self.given.values())
-
-    @property
-    def trained(self) -> str:
-        return f"the training loss is {self.fit.loss:.4g}"
-
-    @property
-    def given(self) -> dict[str, _Fit]:
-        both = {"validation": self.held_out, "test": self.tested}
-        return {name: fit for name, fit in both.items() if fit is not None}
-
-    def verdict(self) -> tuple[str, str]:
-        """The kind and the sentence."""
-        met = self.target is not None and not self.above_target(self.fit)
-        if self.smaller is not None and self.above(self.fit, self.smaller) and not met:
-            return (
-                "optimization",
-                f"{self.trained}, a smaller model reaches {self.smaller.loss:.4g}",
-            )
-        for name, other in self.given.items():
-            if self.above(self.fit, other, FAR):
-                return (
-                    "inconclusive",
-                    f"{self.trained}, and the {name} loss is far below it, {other.loss:.4g}: "
-                    "measure both in the same way (dropout, augmentation and decay switched off), "
-                    "or these data are easier",
-                )
-        if self.above_target(self.fit):
-            return self._too_high()
-        if not self.given:
-            return "inconclusive", f"{self.trained}; give test or validation to compare it with"
-        return self._gap()
-
-    def _too_high(self) -> tuple[str, str]:
-        """The training loss is above the target: does size help?"""
-        high = f"{self.trained}, above the target {self.target:.4g}"
-        if self.smaller is None:
-            return (
-                "inconclusive",
-                f"{high}: train a smaller model too (smaller_model_train) to tell a model that is "
-                "too small from an optimisation that fails",
-            )
-        if self.above(self.smaller, self.fit):
-            return "bias", f"{high}, and a smaller model is worse ({self.smaller.loss:.4g})"
-        return (
-            "inconclusive",
-            f"{high}, and a smaller model reaches as much ({self.smaller.loss:.4g}): it is not "
-            "size that is missing; look at lr, at the data and their labels, and at whether the "
-            "target can be reached at all",
-        )
-
-    def _gap(self) -> tuple[str, str]:
-        """The training loss is low, or may be: what do the held-out data say?"""
-        said = ", ".join(f"{fit.loss:.4g} on the {name} set" for name, fit in self.given.items())
-        said = f"{self.trained}, {said}"
-        if self.target is not None and not any(map(self.above_target, self.given.values())):
-            return (
-                "good",
-                f"{said}: none above the target {self.target:.4g} by more than "
-                f"{self.tolerance:.0%} and chance",
-            )
-        gap = self.above(self.tested, self.fit)
-        shows = self.above(self.held_out, self.fit) or (gap and self.held_out is None)
-        if shows and not self.low:
-            return (
-                "inconclusive",
-                f"{said}: a gap, but nothing says that the training loss is low, and at chance "
-                "level there may be one too; give target, a training loss that would be good",
-            )
-        if self.above(self.held_out, self.fit):
-            if gap or self.tested is None:
-                return "overfitting", said
-            return (
-                "inconclusive",
-                f"{said}: one of them says overfitting, the other does not; larger sets, drawn "
-                "alike, would tell",
-            )
-        if self.above(self.tested, self.held_out) and gap:
-            return "mismatch", f"{said}: only the test set's is high"
-        if gap and self.held_out is None:
-            return (
-                "overfitting",
-                f"{said} (validation= would tell test data of another kind)",
-            )
-        if gap or self.target is not None:
-            return "inconclusive", f"{said}: the differences are too small to tell"
-        return (
-            "inconclusive",
-            f"{said}: no gap beyond {self.tolerance:.0%}, nor is there one at chance level; "
-            "give target, a training loss that would be good",
-        )
-
-
-def _fit(owner: str, name: str, value: Any) -> _Fit | None:
-    """A loss, or where a curve of losses ends."""
-    if value is None:
-        return None
-    try:
-        curve = np.asarray(value)
-        if curve.dtype.kind not in "fiu":
-            raise TypeError
-        curve = curve.astype(np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{owner}: {name} must be a loss or a sequence of losses, got {value!r:.60}"
-        ) from None
-    if curve.ndim > 1 or curve.size == 0:
-        raise ValueError(
-            f"{owner}: {name} must be a number or a 1-D sequence, got shape {curve.shape}"
-        )
-    end = np.atleast_1d(curve)[-max(1, curve.size // 10) :]
-    if not np.isfinite(end).all():
-        raise ValueError(f"{owner}: {name} ends with NaN or inf: see Monitor.diagnose")
-    error = _scatter(end) / math.sqrt(end.size) if end.size >= 5 else 0.0
-    return _Fit(float(np.median(end)), error)

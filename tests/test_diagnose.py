@@ -8,7 +8,8 @@ from curvature_cases import linear_network, product_saddle
 from curvature_networks import Network
 
 import optkern
-from optkern.diagnose import FEWEST, KINDS, LOOKS, Monitor, _Trend, compare_fits
+from optkern._losses import FEWEST, Trend
+from optkern.diagnose import KINDS, LOOKS, Monitor, compare_fits
 
 SCALES = np.geomspace(0.1, 10, 30)
 START = np.random.default_rng(0).standard_normal(30)
@@ -697,7 +698,7 @@ def test_every_run_has_looks_where_they_count():
     for n in range(1, 700):
         monitor.record(1.0, np.ones(1))
         if n >= FEWEST:
-            since = min(n // 2, n - 2 * _Trend(monitor.losses).window)
+            since = min(n // 2, n - 2 * Trend(monitor.losses).window)
             assert sum(look.record >= since for look in monitor.looks) >= LOOKS, n
 
 

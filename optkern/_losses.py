@@ -1,0 +1,135 @@
+"""What a run's losses say by themselves: their level, scatter, fall and explosion."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+FEWEST = 20  # records; of fewer only a loss that is not finite says something
+
+
+class Trend:
+    """What the losses alone say.
+
+    Two windows of a quarter of the run each, the last and the one before, are compared by their
+    levels; the standard error is that of as many independent numbers.
+
+    Attributes
+    ----------
+    falls, creeps, rises : bool
+        Beyond chance and worth the name; creeps: far beyond chance, but by little.
+    """
+
+    def __init__(self, losses: np.ndarray) -> None:
+        self.losses = losses = bridged(losses)
+        self.count = n = len(losses)
+        self.window = w = min(max(n // 4, FEWEST // 2), 500)
+        self.loss = self.drop = self.noise = self.scatter = math.nan
+        self.falls = self.creeps = self.rises = self.negated = False
+        if n < FEWEST or not np.isfinite(losses).all():
+            return
+        before, last = losses[-2 * w : -w], losses[-w:]
+        self.loss = level(last)
+        self.drop = level(before) - self.loss
+        self.scatter = max(scatter(before), scatter(last))
+        self.noise = 3 * 1.25 * self.scatter * math.sqrt(2 / w)
+        self.span = max(float(np.median(losses[: max(3, w // 4)])) - self.loss, 0.0)
+        # A fall that was over after a few records is part of the whole too.
+        self.whole = max(float(np.median(losses[:3])) - self.loss, self.span)
+        lower = np.quantile(before, 0.2) - np.quantile(last, 0.2)
+        self.falls = bool(lower > 0 and self.drop > max(self.noise, self.material))
+        little = max(3 * self.noise, self.least)
+        self.creeps = bool(lower > 0 and self.drop > little) and not self.falls
+        self.rises = bool(lower < 0 and -self.drop > min(max(self.noise, self.material), little))
+
+    @property
+    def material(self) -> float:
+        """A drop that is worth the name: a thousandth of the whole, or 1e-4 of the level."""
+        return max(1e-3 * self.span, self.least)
+
+    @property
+    def least(self) -> float:
+        """A gain that is too small to be missed."""
+        return max(1e-6 * self.whole, 1e-4 * abs(self.loss))
+
+    @property
+    def blurred(self) -> bool:
+        """Whether a fall of more than a tenth could hide in what chance does."""
+        return max(self.drop, 0.0) + self.noise > 0.1 * abs(self.loss) and self.noise > 0.5 * abs(
+            self.drop
+        )
+
+    def explosion(self) -> int | None:
+        """The record where the loss began to leave for ever, or None."""
+        finite = np.isfinite(self.losses)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            began = self._onset(self.losses[:first], 1) if first else None
+            return first if began is None else began
+        if self.count < FEWEST:
+            return None
+        rising = bool((np.diff(self.losses[-6:]) > 0).all())
+        return self._onset(self.losses, 3 if rising else max(3, min(self.count // 10, 50)))
+
+    def settled(self, began: int | None) -> bool:
+        """Whether a rise lies before both windows, and less than doubled from one to the other."""
+        if began is None or not np.isfinite(self.losses).all():
+            return False
+        over = -self.drop < 0.5 * (self.loss - float(self.losses.min()))
+        return over and began <= self.count - 2 * self.window
+
+    @staticmethod
+    def _onset(losses: np.ndarray, w: int) -> int | None:
+        """Where the rise to a level far above the best, half of the first at least, began."""
+        # The end too must be high: what spikes and comes down again has not left for ever.
+        last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
+        best = float(losses.min())
+        lowest = int(losses.argmin())
+        before = losses[max(0, lowest - 50) : lowest + 1]
+        noise = scatter(before) if len(before) > 4 else 0.0
+        rise = last - best
+        if not (rise > 5 * max(abs(best), noise) and rise > 0.5 * (losses[0] - best)):
+            return None
+        calm = best + 3 * noise + 0.1 * abs(best)
+        return int(np.flatnonzero(losses <= calm)[-1]) + 1
+
+    def stalled(self) -> str:
+        """What the loss has done, in words."""
+        change = f"{'fell' if self.drop >= 0 else 'rose'} by {abs(self.drop):.2g}"
+        by_chance = f"chance alone: {self.noise:.2g}"
+        if self.falls or self.creeps or self.rises:
+            only = "only " if self.creeps else ""
+            return (
+                f"the loss {only}{change} to {self.loss:.4g} in the last {self.window} records "
+                f"({by_chance})"
+            )
+        return (
+            f"the loss stays about {self.loss:.4g} ({change} in {self.window} records, {by_chance})"
+        )
+
+
+def bridged(losses: np.ndarray) -> np.ndarray:
+    """Losses that were not finite for a while (a step skipped, say) take the one before."""
+    finite = np.isfinite(losses)
+    if finite.all() or not finite[-FEWEST // 2 :].all():
+        return losses
+    at = np.maximum.accumulate(np.where(finite, np.arange(len(losses)), -1))
+    return losses[np.where(at < 0, np.argmax(finite), at)]
+
+
+def level(values: np.ndarray) -> float:
+    """The mean of the middle three fifths: a spike does not count.
+
+    Of a loss that jumps between two values the median is one of them, by luck of the count.
+    """
+    cut = len(values) // 5
+    return float(np.mean(np.sort(values)[cut : len(values) - cut]))
+
+
+def scatter(values: np.ndarray) -> float:
+    """The standard deviation about a straight line, from quartiles: a spike does not count."""
+    half = len(values) // 2
+    slope = (level(values[-half:]) - level(values[:half])) / max(len(values) - half, 1)
+    low, high = np.quantile(values - slope * np.arange(len(values)), (0.25, 0.75))
+    return 0.7413 * float(high - low)
