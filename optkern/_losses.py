@@ -70,7 +70,10 @@ class Trend:
         if self.count < FEWEST:
             return None
         rising = bool((np.diff(self.losses[-6:]) > 0).all())
-        return self._onset(self.losses, 3 if rising else max(3, min(self.count // 10, 50)))
+        # Where it has stopped, it must lie far above what it scatters by: a run that began at 0
+        # and has come to the floor that its noise allows has not exploded.
+        floor = 0.0 if self.rises else self.scatter
+        return self._onset(self.losses, 3 if rising else max(3, min(self.count // 10, 50)), floor)
 
     def settled(self, began: int | None) -> bool:
         """Whether a rise lies before both windows, and less than doubled from one to the other."""
@@ -80,7 +83,7 @@ class Trend:
         return over and began <= self.count - 2 * self.window
 
     @staticmethod
-    def _onset(losses: np.ndarray, w: int) -> int | None:
+    def _onset(losses: np.ndarray, w: int, floor: float = 0.0) -> int | None:
         """Where the rise to a level far above the best, half of the first at least, began."""
         # The end too must be high: what spikes and comes down again has not left for ever.
         last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
@@ -89,7 +92,7 @@ class Trend:
         before = losses[max(0, lowest - 50) : lowest + 1]
         noise = scatter(before) if len(before) > 4 else 0.0
         rise = last - best
-        if not (rise > 5 * max(abs(best), noise) and rise > 0.5 * (losses[0] - best)):
+        if not (rise > 5 * max(abs(best), noise, floor) and rise > 0.5 * (losses[0] - best)):
             return None
         calm = best + 3 * noise + 0.1 * abs(best)
         return int(np.flatnonzero(losses <= calm)[-1]) + 1
@@ -98,6 +101,8 @@ class Trend:
         """What the loss has done, in words."""
         change = f"{'fell' if self.drop >= 0 else 'rose'} by {abs(self.drop):.2g}"
         by_chance = f"chance alone: {self.noise:.2g}"
+        if self.rises:
+            by_chance += f", the best was {self.losses.min():.4g} in record {self.losses.argmin()}"
         if self.falls or self.creeps or self.rises:
             only = "only " if self.creeps else ""
             return (

@@ -6,9 +6,9 @@
    none of the three. The next look is due when the time since the last has made
    it a fifth of a percent, and at the latest when the run is a sixth longer: the second half of
    every run has some then, however fast its steps, and a million records have seventy.
-2. What the record alone can decide (exploding, still falling) is decided by it; everything else
-   needs the gradient at the point that was reached: its curvature tells minimum, saddle, plateau
-   and a learning rate that is too high apart.
+2. What the record alone can decide (exploding, still falling, every step skipped) is decided by
+   it; everything else needs the gradient at the point that was reached: its curvature tells
+   minimum, saddle, plateau and a learning rate that is too high apart.
 3. A wrong verdict is worse than none: each has a condition of its own, and where none holds the
    answer is "inconclusive" and says what is missing.
 """
@@ -54,6 +54,7 @@ STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, l
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
 SHARE = 0.002  # of the time between records, for looking
 GROWTH = 6  # between looks the run grows by this part of itself at the most
+HELD = 10  # times clip_norm that each gradient seen is long where clipping holds a run
 FOLLOWERS = ("rmsprop", "adam", "adamw")  # their averages shrink with the gradients of a bounce
 RUNS, LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many of each
 
@@ -146,6 +147,7 @@ class Monitor(Recorder):
         self._sample: _Sample | None = None
         self._kept: dict[str, Any] = {}
         self._start: np.ndarray | None = None  # the parameters looked at, at the first look
+        self._stood: tuple[int, int, int] | None = None  # records, steps, skipped: of the last step
         # Record, steps taken and parameters of the last looks.
         self._trail: deque[tuple[int, int, np.ndarray]] = deque(maxlen=TRAIL)
 
@@ -190,6 +192,9 @@ class Monitor(Recorder):
         if opt is not self.opt:
             self._adopt(opt, grads)
         steps = 0 if opt is None else opt.steps
+        if opt is not None and (self._stood is None or steps != self._stood[1]):
+            skipped = _inner("Monitor.record", opt).skipped_steps
+            self._stood = len(self._losses) - 1, steps, skipped
         if self._phase == 0:
             self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
         elif opt is not None and steps == self._kept["steps"]:
@@ -227,7 +232,8 @@ class Monitor(Recorder):
             rule = _inner("Monitor.record", opt)
             if grads is not None:
                 _checked(rule, grads)
-        self.opt, self._sample, self._phase, self._start = opt, None, 0, None
+        self.opt, self._sample, self._phase = opt, None, 0
+        self._start = self._stood = None
         self._trail.clear()
 
     def _see_step(self, opt: Optimizer, grads: Any) -> None:
@@ -358,6 +364,8 @@ class Monitor(Recorder):
         with np.errstate(all="ignore"):  # of a run that overflows
             trend = Trend(sign * self.losses)
             trend.negated = sign < 0
+            if skipped := self._skipped(opt):
+                return _verdict(trend, "inconclusive", skipped)
             seen = self._evidence(trend, opt)
             known = _by_record(trend, seen, grad is not None)
         if known is not None:
@@ -366,10 +374,25 @@ class Monitor(Recorder):
             return _verdict(
                 trend,
                 "inconclusive",
-                f"{trend.stalled()}{seen.aside}; give x and grad, and the curvature there will "
-                "tell why",
+                f"{trend.stalled()}{seen.aside(trend)}; give x and grad, and the curvature there "
+                "will tell why",
             )
         return _ByCurvature(trend, seen, opt, x, grad, loss, hvp, options).verdict()
+
+    def _skipped(self, opt: Optimizer | SAM | None) -> str:
+        """That no step is applied any more, each gradient having NaN or inf; empty where any is."""
+        if opt is None or opt is not self.opt or self._stood is None:
+            return ""
+        inner, (since, steps, before) = _inner("diagnose", opt), self._stood
+        count = inner.skipped_steps - before
+        if inner.steps != steps or count < FEWEST // 2:
+            return ""
+        return (
+            f"no step has been applied since record {since}: {count:,} were skipped for NaN or inf "
+            f"in a gradient, and the parameters have not moved (last loss {self._losses[-1]:.4g}); "
+            "on_nonfinite='raise' names the gradient: look for what makes it (a log or a quotient "
+            "of 0, float16 that overflows), or go back to a checkpoint with a lower lr"
+        )
 
     def _evidence(self, trend: Trend, opt: Optimizer | SAM | None) -> _Evidence:
         """What the looks in the windows of the trend say; in half the run where those have few."""
@@ -378,8 +401,9 @@ class Monitor(Recorder):
             since = trend.count // 2
         lr = math.nan if opt is None else _lr(_inner("diagnose", opt))
         decays = opt is not None and any(_decays(_inner("diagnose", opt)))
+        clip = math.inf if opt is None else _clip(_inner("diagnose", opt))
         way = self._straightness(since)
-        return _Evidence(self.looks, since, lr, self._travelled(), way, decays)
+        return _Evidence(self.looks, since, lr, self._travelled(), way, decays, clip)
 
     # ----------------------------------------------------------------- the plot
 
@@ -458,16 +482,23 @@ def _checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
 
 def _lr(opt: Optimizer) -> float:
     """The largest learning rate of a group at the step just taken."""
-    step = max(opt.steps - 1, 0)
-    rates = [group["lr"] for group in opt.param_groups]
-    return max(float(lr(step) if callable(lr) else lr) for lr in rates)
+    return max(map(float, _now(opt, "lr")))
 
 
 def _now(opt: Optimizer, name: str) -> list[Any]:
     """A hyperparameter of each group at the step just taken."""
-    step = max(opt.steps - 1, 0)
-    values = [group[name] for group in opt.param_groups]
-    return [value(step) if callable(value) else value for value in values]
+    return [_at_last(opt, group[name]) for group in opt.param_groups]
+
+
+def _at_last(opt: Optimizer, value: Any) -> Any:
+    return value(max(opt.steps - 1, 0)) if callable(value) else value
+
+
+def _clip(opt: Optimizer) -> float:
+    """The clip_norm that bounds a step; inf where none does: other rules divide by the gradient."""
+    if opt.rule.name != "sgd" or opt.clip_norm is None:
+        return math.inf
+    return float(_at_last(opt, opt.clip_norm))
 
 
 def _decays(opt: Optimizer) -> list[float]:
@@ -624,8 +655,9 @@ class _Evidence:
         travelled: float,
         straightness: float,
         decays: bool = False,
+        clip: float = math.inf,
     ) -> None:
-        self.looks, self.decays = looks, decays
+        self.looks, self.decays, self.clip = looks, decays, clip
         recent = [look for look in looks if look.record >= since]
         self.reversal = _median_cosine(recent)
         self.straightness, self.travelled = straightness, travelled
@@ -634,6 +666,7 @@ class _Evidence:
         self.peak = max([*rates, self.lr])
         norms = [k.gradient_norm for k in recent if math.isfinite(k.gradient_norm)]
         self.gradient_norm = min(norms[-LOOKS:], default=math.nan)
+        self.least_norm = min(norms) if len(norms) >= LOOKS else math.nan
         moves = [k.update_norm for k in recent if math.isfinite(k.update_norm)][-LOOKS:]
         self.update_norm = min(moves, default=math.nan)
         # Without a gradient it is no wonder that nothing moves.
@@ -670,8 +703,29 @@ class _Evidence:
         return f"each update takes back the one before (cosine {self.reversal:.2f})"
 
     @property
-    def aside(self) -> str:
-        return f", and nothing moves: {self.still}" if self.still else ""
+    def held(self) -> str:
+        """That clipping sets the length of the steps; empty where it does not."""
+        if not self.least_norm > HELD * self.clip:
+            return ""
+        share = self.clip / self.least_norm
+        return (
+            f"clip_norm = {self.clip:.3g} cuts every step seen to {share:.2g} of its length or "
+            f"less (gradient norm {self.least_norm:.3g} and above): raise clip_norm, or lr"
+        )
+
+    @property
+    def onward(self) -> str:
+        return f"; it may fall faster, for {self.held}" if self.held else "; go on"
+
+    def aside(self, trend: Trend) -> str:
+        """What the looks say by themselves of a loss that does not fall."""
+        if self.still:
+            return f", and nothing moves: {self.still}"
+        if self.bounces:
+            return f", and {self.back}: try a lower lr"
+        if trend.rises and self.straight:
+            return f" ({STRAYS})"
+        return f", and {self.held}" if self.held else ""
 
 
 def _median_cosine(looks: list[Look]) -> float:
@@ -711,13 +765,14 @@ def _by_record(trend: Trend, seen: _Evidence, curvature_follows: bool) -> Diagno
             "falling",
             f"the loss still falls: by {trend.drop:.3g} to {trend.loss:.4g} in the last "
             f"{trend.window} records (chance alone: {trend.noise:.2g})"
-            + (f", though {seen.back}: try a lower lr" if seen.bounces else "; go on"),
+            + (f", though {seen.back}: try a lower lr" if seen.bounces else seen.onward),
             reversal=seen.reversal,
             lr=seen.lr,
         )
     return None
 
 
+STRAYS = "the updates keep their direction: is grad the gradient of this loss, and its sign right?"
 ADVICE = {
     "saddle": "optkern.curvature.escape(x, diagnosis.verdict, loss=...) takes that way",
     "minimum": "lower is only to be had elsewhere: another start, another model",
@@ -889,12 +944,13 @@ class _ByCurvature:
                 v,
             )
         if trend.creeps and not seen.bounces:
-            return self._said("falling", f"{stalled}: it still falls{self._rate() or '; go on'}", v)
+            return self._said(
+                "falling", f"{stalled}: it still falls{self._rate() or seen.onward}", v
+            )
         if trend.rises and seen.straight:
             return self._said(
                 "inconclusive",
-                f"{stalled} though the updates keep their direction: is grad the gradient of this "
-                "loss, and its sign right?",
+                f"{stalled} though {STRAYS}",
                 v,
             )
         if seen.lr < 1e-3 * seen.peak and not seen.lr > 0.01 * self.stable:
@@ -906,7 +962,10 @@ class _ByCurvature:
             )
         thin = self._thin(v, nowhere, could)
         if thin:
-            return self._said("inconclusive", f"{stalled}{thin}", v)
+            held = f"; {seen.held}" if seen.held else ""
+            return self._said("inconclusive", f"{stalled}{thin}{held}", v)
+        if seen.held:
+            return self._said("plateau", f"{stalled} though {could}: {seen.held}", v)
         small = f"one step could gain {self.gain:.2g}"
         if v.kind == "not_stationary":
             small = f"the gradient is not small relative to its curvature ({v})"

@@ -1,6 +1,7 @@
 """Each verdict on a run built to have exactly that fault, and none of them on the others."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -779,6 +780,151 @@ def test_the_plot():
     np.testing.assert_array_equal(top.lines[0].get_ydata(), monitor.losses)
     assert top.lines[1].get_xdata() == [200]
     matplotlib.pyplot.close("all")
+
+
+# --------------------------------------------------------------------------- no steps, short ones
+
+
+class Broken(Quadratic):
+    """Whose gradient is NaN from some call on."""
+
+    def __init__(self, good):
+        self.good = good
+
+    def grad(self, x):
+        self.good -= 1
+        return SCALES * x * (1.0 if self.good >= 0 else np.nan)
+
+
+@pytest.mark.parametrize("good", [0, 60, 190])
+@pytest.mark.parametrize("every", [1, None])
+def test_a_run_whose_steps_are_all_skipped_is_said_to_be(good, every):
+    x = START.copy()
+    opt = optkern.SGD(x, lr=0.01, on_nonfinite="skip")
+    monitor = run(Broken(good), opt, x, 240, every=every)
+    for d in (monitor.diagnose(), monitor.diagnose(x, Quadratic().grad)):
+        said = re.match(
+            r"inconclusive: no step has been applied since record (\d+): (\d+) were skipped", str(d)
+        )
+        assert said, str(d)
+        since, skipped = map(int, said.groups())
+        assert good - 1 <= since <= 1.17 * max(good, 1) + 3
+        assert skipped == 239 - since
+        assert "on_nonfinite='raise' names the gradient" in str(d)
+    again = pickle.loads(pickle.dumps(monitor))
+    assert str(again.diagnose()) == str(monitor.diagnose())
+    opt.step(SCALES * x)
+    monitor.record(1.0, None, opt)
+    assert "no step has been applied" not in str(monitor.diagnose())
+
+
+def test_a_loss_of_nan_whose_steps_are_skipped_has_not_exploded():
+    x = START.copy()
+    opt, monitor = optkern.SGD(x, lr=0.01, on_nonfinite="skip"), Monitor()
+    for _ in range(50):
+        opt.step(np.full(30, np.nan))
+        monitor.record(np.nan, None, opt)
+    assert "no step has been applied since record 0" in str(monitor.diagnose())
+    assert monitor.diagnose(opt=optkern.SGD(x)).kind == "exploding"  # of that one nothing is known
+
+
+def test_a_few_skipped_steps_are_no_reason():
+    x, problem = START.copy(), Quadratic()
+    opt, monitor = optkern.SGD(x, lr=0.01, on_nonfinite="skip"), Monitor(every=1)
+    for k in range(200):
+        g = problem.grad(x) * (np.nan if k % 9 else 1)  # one in nine is applied
+        opt.step(g)
+        monitor.record(problem.loss(x), g, opt)
+    assert "no step has been applied" not in str(monitor.diagnose())
+
+
+SHORT = [
+    # clip_norm, noise, further options; the verdicts without and with a gradient
+    (1e-6, 0.0, {}, "inconclusive", "plateau"),
+    (1e-6, 0.0, {"momentum": 0.9}, "inconclusive", "plateau"),
+    (1e-4, 0.0, {}, "falling", "falling"),
+    (lambda step: 1e-6, 0.0, {}, "inconclusive", "plateau"),
+    (1e-6, 1.0, {}, "inconclusive", "inconclusive"),  # noise hides whether the loss falls
+]
+
+
+@pytest.mark.parametrize("clip, noise, options, alone, at_x", SHORT)
+def test_clipping_that_holds_the_run_is_named(clip, noise, options, alone, at_x):
+    x = START.copy()
+    opt = optkern.SGD(x, lr=0.05, clip_norm=clip, **options)
+    monitor = run(Quadratic(), opt, x, 400, noise=noise, every=None)
+    for kind, d in ((alone, monitor.diagnose()), (at_x, monitor.diagnose(x, Quadratic().grad))):
+        assert d.kind == kind, str(d)
+        share = (1e-4 if clip == 1e-4 else 1e-6) / (13 if noise else 11.6)
+        said = re.search(r"clip_norm = (\S+) cuts every step seen to (\S+) of its length", str(d))
+        assert said and abs(float(said[2]) / share - 1) < 0.15, str(d)
+        assert "raise clip_norm, or lr" in str(d)
+
+
+def test_acting_on_the_advice_about_clipping_helps():
+    left = []
+    for clip in (1e-6, 10.0):
+        x = START.copy()
+        run(Quadratic(), optkern.SGD(x, lr=0.05, clip_norm=clip), x, 400)
+        left.append(Quadratic().loss(x))
+    assert left[1] < 0.1 * left[0]
+
+
+def test_clipping_that_does_not_hold_the_run_is_not_named():
+    cases = (
+        lambda x: optkern.SGD(x, lr=0.01, clip_norm=5.0),  # cuts now and then
+        lambda x: optkern.Adam(x, lr=1e-4, clip_norm=1e-6),  # takes the same steps all the same
+        lambda x: optkern.SGD(x, lr=0.01, clip_norm=np.inf),
+    )
+    for make in cases:
+        x = START.copy()
+        monitor = run(Quadratic(), make(x), x, 300, every=None)
+        for d in (monitor.diagnose(), monitor.diagnose(x, Quadratic().grad)):
+            assert "clip_norm" not in str(d), str(d)
+
+
+def test_a_bounce_under_clipping_stays_a_bounce():
+    x = START.copy()
+    monitor = run(Quadratic(), optkern.SGD(x, lr=50, clip_norm=0.1), x, 1500, every=None)
+    d = monitor.diagnose(x, Quadratic().grad)
+    assert d.kind == "oscillating", str(d)
+    assert "try a lower lr" in str(monitor.diagnose())
+
+
+# --------------------------------------------------------------------------- slow rises
+
+
+def said_of(losses, grads=None):
+    monitor = Monitor()
+    for loss in losses:
+        monitor.record(float(loss), grads)
+    return monitor.diagnose()
+
+
+def test_a_floor_reached_from_nothing_is_no_explosion():
+    """A run that starts at its optimum, where the loss is 0, rises to what its noise allows."""
+    noise = np.random.default_rng(0).random(2000)
+    for count in (50, 400, 2000):
+        losses = np.concatenate([[0.0], 1e-3 * noise[:count]])
+        d = said_of(losses)
+        assert d.kind == "inconclusive" and "the loss stays about" in str(d), str(d)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1])
+def test_a_rise_from_nothing_that_goes_on_is_an_explosion(rate):
+    noise = 0.2 * rate * np.random.default_rng(0).random(400)
+    assert said_of(rate * np.arange(400) + noise).kind == "exploding"
+
+
+def test_a_slow_rise_says_from_which_best():
+    """To twice the best is no explosion yet, but no mere "give x and grad" either."""
+    k = np.arange(400)
+    losses = np.where(k < 200, 0.1 + 0.9 * np.exp(-k / 20), 0.1 + 0.001 * (k - 200))
+    d = said_of(losses, np.ones(3))
+    assert d.kind == "inconclusive"
+    best = int(losses.argmin())
+    assert f"the best was 0.1 in record {best}" in str(d), str(d)
+    assert "the updates keep their direction" in str(d)
 
 
 # --------------------------------------------------------------------------- bad input
