@@ -35,7 +35,7 @@ from ._versions import __version__
 from .kernels import _arrays, _storage
 from .kernels._structures import Label
 from .kernels.rules import OPTION_SLOTS, OPTIONS
-from .optimizers import OF_WEIGHTS, Optimizer, renewed
+from .optimizers import OF_WEIGHTS, Optimizer, no_optimizer, renewed, unwrapped
 from .schedules import Plateau, plateaus
 from .solvers import LBFGS, SAM, NewtonLanczos
 
@@ -90,6 +90,7 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
         ``.safetensors`` gets that format (which needs the package safetensors), any other an npz
         that `numpy.load` reads.
     opt : Optimizer, SAM, LBFGS or NewtonLanczos
+        Or one of `optkern.integrations.torch`.
     params : bool
         Whether the parameters go along.
     extra : object, optional
@@ -107,6 +108,7 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     ImportError
         For safetensors that is not installed.
     """
+    opt = opt if isinstance(opt, SAM) else unwrapped("optkern.save", opt)
     name = _checked("optkern.save", path, opt, params=params)
     sam, inner = _parts(opt)
     if not params and isinstance(inner, Optimizer):  # the averages would not go along
@@ -172,6 +174,7 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     ImportError
         For safetensors that is not installed.
     """
+    host, opt = opt, opt if isinstance(opt, SAM) else unwrapped("optkern.load", opt)
     name = _checked("optkern.load", path, opt, params=params, strict=strict)
     sam, inner = _parts(opt)
     if isinstance(inner, Optimizer):
@@ -189,6 +192,7 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     fit.write_rest()
     if sam is not None:
         vars(sam).update(around)
+    unwrapped("optkern.load", host)  # which shows what has been loaded
     return fit.report()
 
 
@@ -224,7 +228,7 @@ def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     if impossible:
         raise ValueError(f"{owner}: path must be a name that a file can have, got {path!r}")
     if not isinstance(opt, (Optimizer, SAM, LBFGS, NewtonLanczos)):
-        raise TypeError(f"{owner}: opt must be an optkern optimizer, got {type(opt).__name__}")
+        raise TypeError(f"{owner}: opt must be an optkern optimizer, {no_optimizer(owner, opt)}")
     for flag, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{owner}: {flag} must be True or False, got {value!r}")

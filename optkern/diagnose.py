@@ -35,7 +35,7 @@ from .fits import compare_fits as compare_fits
 from .kernels import _arrays
 from .kernels._storage import widened
 from .kernels._structures import Structure
-from .optimizers import Optimizer
+from .optimizers import Optimizer, no_optimizer, unwrapped
 from .solvers import LBFGS, SAM, NewtonLanczos
 
 KINDS = (
@@ -189,6 +189,7 @@ class Monitor(Recorder):
     def _look(self, grads: Any, opt: Optimizer | SAM | None) -> None:
         """One of three calls in a row: two updates, their norm and the cosine between them."""
         begin = time.perf_counter()
+        opt = _taken("Monitor.record", opt)
         if opt is not self.opt:
             self._adopt(opt, grads)
         steps = 0 if opt is None else opt.steps
@@ -333,7 +334,7 @@ class Monitor(Recorder):
             the negatives of all three are judged, and of one with L2 weight decay their sum with
             the decay: what it minimises.
         opt : Optimizer, SAM or None
-            None: the one that was recorded.
+            None: the one that was recorded. Of PyTorch's and scikit-learn's the one inside counts.
         confidence : float in (0, 1)
             As of `curvature.classify`.
         max_matvecs : int
@@ -353,9 +354,7 @@ class Monitor(Recorder):
         check_callable(owner, grad=grad, loss=loss, hvp=hvp)
         if grad is not None and x is None:
             raise TypeError(f"{owner}: grad needs x, the point to look at")
-        opt = self.opt if opt is None else opt
-        if opt is not None:
-            _inner(owner, opt)
+        opt = self.opt if opt is None else _taken(owner, opt)
         confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
         max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
         seed = check_count(owner, "seed", seed, 0)
@@ -452,19 +451,23 @@ class Monitor(Recorder):
 
 
 def _inner(owner: str, opt: Any) -> Optimizer:
-    """The optimizer whose steps these are: SAM's is the one it wraps."""
-    if isinstance(opt, SAM):
-        return opt.optimizer
+    """The optimizer whose steps these are: SAM's, and a host's, is the one it wraps."""
     if isinstance(opt, (LBFGS, NewtonLanczos)):
         raise TypeError(
             f"{owner}: opt must be an optimizer of one update a step, and a step of "
             f"{type(opt).__name__} is many; leave opt out, and its loss is recorded alone"
         )
+    opt = unwrapped(owner, opt)
     if not isinstance(opt, Optimizer):
         raise TypeError(
-            f"{owner}: opt must be one of optkern's optimizers, got {type(opt).__name__}"
+            f"{owner}: opt must be one of optkern's optimizers, {no_optimizer(owner, opt)}"
         )
     return opt
+
+
+def _taken(owner: str, opt: Any) -> Optimizer | SAM | None:
+    """What came as opt, checked; of a host's wrapper the optimizer inside."""
+    return opt if opt is None or isinstance(opt, SAM) else _inner(owner, opt)
 
 
 def _checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -74,6 +74,41 @@ class ParamGroup(dict):
 
     def __reduce__(self) -> Any:
         return (dict, (dict(self),))
+
+
+def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable[str]) -> str:
+    """What to say about an attribute that is set and means nothing, where these can be set."""
+    settable = {key: f"opt.{key}" for key in options}
+    for key in groups:
+        if key not in _COUNTED:
+            settable[key] = f"opt.param_groups[0][{key!r}]"
+    near = difflib.get_close_matches(name, settable, n=2)
+    end = f"did you mean {' or '.join(settable[key] for key in near)}?"
+    if not near:
+        end = f"there are {', '.join(settable.values())}"
+    return f"{owner} has no attribute {name!r} to set; {end}"
+
+
+def unwrapped(owner: str, opt: Any) -> Any:
+    """What does the work in an optimizer of `optkern.integrations`; all else as it is.
+
+    An integration for which that would not do has in `_instead` what to say, by owner.
+    """
+    inner = None if owner in getattr(opt, "_instead", ()) else getattr(opt, "optimizer", None)
+    return inner if isinstance(inner, Optimizer) else opt
+
+
+def no_optimizer(owner: str, opt: Any) -> str:
+    """What came in an optimizer's place, and the way round where there is one."""
+    kind = type(opt)
+    name = kind.__name__
+    if name == "Optimizer" or name.lower() in CLASSES:  # of another library
+        name = f"{kind.__module__}.{name}"
+    if owner in getattr(opt, "_instead", ()):
+        return f"got {name}: {kind._instead[owner]}"
+    if getattr(opt, "optimizer", opt) is None:
+        return f"got {name}, which has no state before its first update"
+    return f"got {name}"
 
 
 # --------------------------------------------------------------------------- the optimizer
@@ -189,16 +224,8 @@ class Optimizer:
         super().__setattr__(name, value)
 
     def _no_attribute(self, name: str) -> str:
-        """What to say about an attribute that is set and means nothing."""
-        settable = {key: f"opt.{key}" for key in ("num_threads", "on_nonfinite", *OPTIONS)}
-        for key in self.rule.hyperparameters:
-            if key not in _COUNTED:
-                settable[key] = f"opt.param_groups[0][{key!r}]"
-        near = difflib.get_close_matches(name, settable, n=2)
-        end = f"did you mean {' or '.join(settable[key] for key in near)}?"
-        if not near:
-            end = f"there are {', '.join(settable.values())}"
-        return f"{self._owner} has no attribute {name!r} to set; {end}"
+        options = ("num_threads", "on_nonfinite", *OPTIONS)
+        return no_attribute(self._owner, name, options, self.rule.hyperparameters)
 
     # ----------------------------------------------------------------- arguments
 

@@ -1060,6 +1060,169 @@ def test_monitor_and_diagnosis():
     assert monitor.diagnose(at.x, at.grad, at.loss, at.hvp).kind == "minimum"
 
 
+def test_a_monitor_takes_the_optimizer_or_the_one_inside():
+    looks = []
+    for inside in (False, True):
+        net = model()
+        opt, monitor = ours.SGD(net.parameters(), lr=0.1), optkern.Monitor(every=1)
+        for _ in range(30):
+            train(net, opt, 1)
+            monitor.record(1.0, opt=opt.optimizer if inside else opt)
+        looks.append(monitor.looks)
+        assert str(monitor.diagnose(opt=opt)) == str(monitor.diagnose(opt=opt.optimizer))
+    assert len(looks[0]) >= 9 and repr(looks[0]) == repr(looks[1])
+    with pytest.raises(TypeError, match=r"got torch.optim.adam.Adam"):
+        optkern.Monitor().record(1.0, opt=torch.optim.Adam(net.parameters()))
+
+
+# --------------------------------------------------------------------------- attributes
+
+
+@pytest.mark.parametrize("name", (*GRIDS, *ALONE))
+def test_an_attribute_that_means_nothing_is_refused(name):
+    opt = getattr(ours, name)(tensors(), lr=0.1)
+    said = {
+        "nun_threads": r"did you mean opt\.num_threads\?",
+        "clipnorm": r"did you mean opt\.clip_norm",
+        "lr": r"did you mean opt\.param_groups\[0\]\['lr'\]",
+        "accumulate": "there are|did you mean",  # not on tensors
+        "anything": "there are opt.clip_norm, ",
+    }
+    for attribute, message in said.items():
+        with pytest.raises(AttributeError, match=f"^{name} has no attribute '{attribute}' to set"):
+            setattr(opt, attribute, 2)
+        with pytest.raises(AttributeError, match=message):
+            setattr(opt, attribute, 2)
+        assert not hasattr(opt, attribute)
+
+    class Own(getattr(ours, name)):
+        pass
+
+    own = Own(tensors(), lr=0.1)
+    own.anything = 2
+    assert own.anything == 2
+
+
+def test_options_are_attributes():
+    net = model()
+    opt = ours.SGD(net.parameters(), lr=0.1, momentum=0.9, clip_norm=5.0)
+    assert opt.clip_norm == 5.0 and opt.num_threads is None and opt.ema_decay is None
+    opt.num_threads, opt.clip_norm, opt.on_nonfinite = 1, 1e-3, "skip"
+    assert opt.optimizer.num_threads == 1 and opt.optimizer.on_nonfinite == "skip"
+    before = copy.deepcopy(net)
+    train(net, opt, 1)
+    way = [(a - b).detach() for a, b in zip(net.parameters(), before.parameters(), strict=True)]
+    assert sum(float(w.square().sum()) for w in way) ** 0.5 < 1.1e-4
+    for name, value in (("clip_norm", -1), ("num_threads", "x"), ("on_nonfinite", "ship")):
+        was = getattr(opt, name)
+        with pytest.raises((TypeError, ValueError), match=f"SGD: {name} must be"):
+            setattr(opt, name, value)
+        assert getattr(opt, name) == was
+    opt.ema_decay = 0.9  # its state is there at once
+    assert all("ema" in entry for entry in opt.state.values())
+    train(net, opt, 2)
+    again = copy.deepcopy(opt)
+    assert again.ema_decay == 0.9 and again.num_threads == 1 and again.clip_norm == 1e-3
+    saved = opt.state_dict()["state"]
+    for i, average in enumerate(opt.optimizer._plan.state["ema"]):
+        np.testing.assert_array_equal(saved[i]["ema"].numpy(), average)
+    opt.zero_grad()  # torch's method, whatever the option's name is
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_what_torch_sets_on_optimizers_is_allowed():
+    net = model()
+    opt = ours.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    schedulers = torch.optim.lr_scheduler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for make in SCHEDULERS.values():  # each wraps `step`
+            make(schedulers, opt)
+    seen = []
+    handle = opt.register_step_post_hook(lambda *args: seen.append(1))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    twins = [opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))]
+    for twin in twins:
+        params = twin.param_groups[0]["params"]
+        before = [p.detach().clone() for p in params]
+        loss = sum(p.square().sum() for p in params)
+        scaler.scale(loss).backward()
+        scaler.step(twin)
+        scaler.update()
+        assert any(not torch.equal(p, q) for p, q in zip(params, before, strict=True))
+        with pytest.raises(AttributeError, match="no attribute 'mometum' to set"):
+            twin.mometum = 0.5
+    assert seen == [1]
+    handle.remove()
+    opt.step = opt.step  # as torch.compile and the schedulers do
+    opt.state, opt.param_groups, opt.defaults = opt.state, opt.param_groups, opt.defaults
+    opt._own_business = 3
+    del opt.step
+
+
+# --------------------------------------------------------------------------- optkern's checkpoints
+
+
+@pytest.mark.parametrize("name", ("SGD", "Adam", "NAdam", "Lion"))
+@pytest.mark.parametrize("inside", (False, True))
+@pytest.mark.parametrize("fresh", (False, True))
+def test_optkerns_checkpoints_go_on_exactly(tmp_path, name, inside, fresh):
+    path = tmp_path / "run.npz"
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    options |= {"lr": 0.01, "clip_norm": 1.0, "ema_decay": 0.9}
+
+    def begin():
+        net = model()
+        return net, getattr(ours, name)(net.parameters(), **options)
+
+    net, opt = begin()
+    train(net, opt, 4)
+    opt.param_groups[0]["lr"] = 0.02
+    optkern.save(path, opt.optimizer if inside else opt, extra={"epoch": 4})
+    train(net, opt, 3)
+    other, again = begin()
+    if not fresh:
+        train(other, again, 2)
+    report = optkern.load(path, again.optimizer if inside else again)
+    assert report.extra == {"epoch": 4} and not report.missing_keys
+    if not inside:  # it shows at once what has been loaded
+        assert again.param_groups[0]["lr"] == 0.02
+        assert all("ema" in entry for entry in again.state.values())
+    train(other, again, 3)
+    for (_, one), p in zip(other.named_parameters(), net.parameters(), strict=True):
+        assert torch.equal(one, p)
+    assert again.param_groups[0]["lr"] == 0.02
+    one, two = opt.state_dict(), again.state_dict()
+    assert one["state"].keys() == two["state"].keys()
+    for i, entry in one["state"].items():
+        assert entry.keys() == two["state"][i].keys()
+        for key, value in entry.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(two["state"][i][key])), key
+
+
+def test_a_checkpoint_of_no_steps_takes_the_state_away(tmp_path):
+    path, net = tmp_path / "run.npz", model()
+    opt = ours.Adam(net.parameters(), lr=0.01)
+    optkern.save(path, opt)
+    train(net, opt, 2)
+    optkern.load(path, opt)
+    assert opt.state_dict()["state"] == {} or not any(opt.state_dict()["state"].values())
+    other = model()
+    theirs = torch.optim.Adam(other.parameters(), lr=0.01)
+    train(net, opt, 2)
+    train(other, theirs, 2)
+    for one, p in zip(other.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(one, p, rtol=1e-5, atol=1e-6)
+
+
+def test_another_librarys_optimizer_is_no_optkern_optimizer(tmp_path):
+    theirs = torch.optim.Adam([torch.ones(3, requires_grad=True)])
+    for call in (optkern.save, optkern.load):
+        with pytest.raises(TypeError, match=r"an optkern optimizer, got torch.optim.adam.Adam"):
+            call(tmp_path / "x.npz", theirs)
+    assert not list(tmp_path.iterdir())
+
+
 BAD_OBJECTIVES = {
     "model": ((lambda x: x, X, Y, cross_entropy), TypeError, "must be a torch.nn.Module"),
     "rows": ((model(), X, Y[:9], cross_entropy), ValueError, "got 40 and 9"),

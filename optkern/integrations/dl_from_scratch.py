@@ -27,6 +27,11 @@ class _Updater:
         What does the work.
     """
 
+    _instead = dict.fromkeys(
+        ("optkern.save", "optkern.load"),
+        "give its `optimizer`, which is there from the first update on; lr is its own",
+    )
+
     def __init__(self, cls: Callable[..., optimizers.Optimizer], lr: float, **options: Any) -> None:
         self.lr = lr
         self.optimizer: optimizers.Optimizer | None = None

@@ -69,6 +69,11 @@ class MLPOptimizer:
         On a rule or an option that optkern does not have, at once.
     """
 
+    # What `optkern.save` and `load` say of it: a schedule's learning rate is not in the optimizer.
+    _instead = dict.fromkeys(
+        ("optkern.save", "optkern.load"), "pickle.dump(model, file) keeps it along with its model"
+    )
+
     def __init__(
         self,
         rule: str = "adam",

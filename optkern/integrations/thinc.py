@@ -90,6 +90,19 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         arrays or do not fit, when they come. Nothing has been modified then.
     """
 
+    # What the rest of optkern says of it.
+    _instead = {
+        **dict.fromkeys(
+            ("optkern.save", "optkern.load"),
+            "it has its state by thinc's keys, and no parameters; pickle.dump(optimizer, file) "
+            "keeps all of it, and the model's to_disk the parameters",
+        ),
+        **dict.fromkeys(
+            ("Monitor.record", "diagnose"),
+            "it updates one array at a time; leave opt out, and its loss is recorded alone",
+        ),
+    }
+
     def __init__(
         self,
         learn_rate: Any,

@@ -46,6 +46,21 @@ _OPTIONS = {"num_threads", "on_nonfinite", *OPTIONS} - _WITHOUT
 _IMPOSSIBLE = ("capturable", "differentiable")
 
 
+class _Option:
+    """An option of the whole optimizer, as an attribute: that of what does the work."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.__doc__ = getattr(optimizers.Optimizer, name).__doc__
+
+    def __get__(self, opt: Any, owner: type) -> Any:
+        return self if opt is None else getattr(opt.optimizer, self.name)
+
+    def __set__(self, opt: Any, value: Any) -> None:
+        setattr(opt.optimizer, self.name, value)
+        opt._up_to_date()
+
+
 class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     """What all of them share. The arguments are those of the `torch.optim` class of the same name.
 
@@ -72,6 +87,10 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     _inner: Any = None
     _calls = (0, 0)  # applied and skipped, of which this is a copy
 
+    for _name in _OPTIONS - {"zero_grad"}:  # which is torch's method
+        locals()[_name] = _Option(_name)
+    del _name
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__ == __name__:
@@ -89,6 +108,17 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._options = {name: defaults.pop(name) for name in _OPTIONS}
         super().__init__(params, defaults)
         self._bind()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of `optkern.Optimizer`: no name that means nothing. torch writes over methods."""
+        made = self._inner is not None and type(self).__module__ == __name__
+        if made and name[:1] != "_" and name not in vars(self) and not hasattr(type(self), name):
+            raise AttributeError(
+                optimizers.no_attribute(
+                    self._owner, name, sorted(_OPTIONS - {"zero_grad"}), self._names
+                )
+            )
+        super().__setattr__(name, value)
 
     @property
     def _owner(self) -> str:
@@ -223,6 +253,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             for i in np.flatnonzero(plan.steps == 0)
         ]
         self._note_shown()
+        self._plan = plan
 
     def _note_shown(self) -> None:
         """Keep what `_up_to_date` compares with."""
@@ -244,6 +275,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _up_to_date(self) -> Any:
         """The optimizer over the tensors, state and hyperparameters as they are now."""
+        if self._inner._plan is not self._plan:
+            self._show_anew()
         params = [p for group in self.param_groups for p in group["params"]]
         if (
             _same(params, self._params)
@@ -261,6 +294,18 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 average[...] = array
         return self._inner
 
+    def _show_anew(self) -> None:
+        """Show what `optimizer` itself has got: a checkpoint, or an option that needs state."""
+        for entry in self._entries:
+            for name in self._shown:
+                entry.pop(name, None)
+        for number, (group, own) in enumerate(zip(self.param_groups, self._inner.param_groups)):
+            for name, value in self._translated(number, self._seen[number]).items():
+                if own[name] != value:
+                    group[name] = own[name]
+        _note_changes(self._params)
+        self._show()
+
     def _shows_its_own(self) -> bool:
         """Whether every tensor in `state` is the one that was put there."""
         try:
@@ -274,21 +319,23 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _read_groups(self) -> None:
         """Take the hyperparameters that have been written since the last step."""
         inner = self._inner
-        plan = inner._plan
         for number, group in enumerate(self.param_groups):
             written = self._written(group)
             if self._read[number] and _same(written, self._read[number]):
                 continue
             values = self._hyperparameters(number, group)
             if values != self._seen[number]:
-                own = {name: values[name] for name in inner._own}
-                rest = {name: value for name, value in values.items() if name not in own}
-                owner = f"{self._owner}: group {number}"
-                inner.param_groups[number].update(inner._translated(owner, rest, own))
+                inner.param_groups[number].update(self._translated(number, values))
                 self._seen[number] = values
             self._read[number] = written if _constant(written) else None
-        if inner._plan is not plan:  # an option has been switched on that needs state
+        if inner._plan is not self._plan:  # an option has been switched on that needs state
             self._show()
+
+    def _translated(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a group says in the words of the optimizer that does the work."""
+        own = {name: values[name] for name in self._inner._own}
+        rest = {name: value for name, value in values.items() if name not in own}
+        return self._inner._translated(f"{self._owner}: group {number}", rest, own)
 
     # ----------------------------------------------------------------- torch.optim's interface
 
