@@ -1,5 +1,5 @@
 # Written by tests/stubs.py from the rule table.
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import Signature
 from typing import Any, Literal, TypeAlias
@@ -98,6 +98,9 @@ def bound_arguments(
     owner: str, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]: ...
 def renewed(master: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]: ...
+def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable[str]) -> str: ...
+def unwrapped(owner: str, opt: Any) -> Any: ...
+def no_optimizer(owner: str, opt: Any) -> str: ...
 
 CLASSES: dict[str, type[Optimizer]]
 OF_WEIGHTS: tuple[str, ...]
