@@ -463,7 +463,24 @@ def test_a_wrapped_pytorch_model():
         ({"rule": "sgd", "momentum": 1.5}, ValueError, "SGD: momentum must be"),
         ({"rule": "sgd", "nesterov": True}, ValueError, "nesterov=True needs momentum"),
         ({"num_threads": 0}, ValueError, "num_threads"),
-        ({"L2": "much"}, ValueError, "Invalid schedule for 'L2'"),
+        (
+            {"L2": "much"},
+            ValueError,
+            r"L2 must be a finite number in \[0, inf\) or a sched.*'much'",
+        ),
+        ({"L2": []}, ValueError, "L2 must be .* or a schedule of such, got \\[\\]"),
+        ({"grad_clip": None}, ValueError, "grad_clip must be .*got None"),
+        ({"grad_clip": np.ones(2)}, ValueError, "grad_clip must be .*got array"),
+        ({"beta1": 1.0}, ValueError, r"beta1 must be a finite number in \[0, 1\) or .*got 1.0"),
+        ({"beta2": -1}, ValueError, "beta2 must be .*got -1"),  # which was taken for SGD
+        ({"rule": "adamw", "beta2": "x"}, ValueError, "beta2 must be .*got 'x'"),
+        ({"eps": -1}, ValueError, "eps must be .*got -1"),
+        ({"use_averages": "no"}, ValueError, "use_averages must be True or False, got 'no'"),
+        ({"use_radam": 3}, ValueError, "use_radam must be True or False, got 3"),
+        ({"L2_is_weight_decay": "no"}, ValueError, "L2_is_weight_decay must be True or False"),
+        ({"rule": "adamw", "lr": 0.1}, TypeError, "option 'lr'; here it is learn_rate; adamw has"),
+        ({"betas": (0.9, 0.99)}, TypeError, "option 'betas'; here it is beta1 and beta2; there"),
+        ({"rule": "adam", "weight_decay": 0.1}, TypeError, "here it is L2; adam has amsgrad"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(options, error, words):
@@ -471,16 +488,34 @@ def test_bad_arguments_are_refused_at_once(options, error, words):
         ours.Optimizer(0.1, **options)
 
 
+BAD_NUMBERS = [
+    ({"learn_rate": -0.1}, "learn_rate must be a finite number in .*-0.1"),
+    ({"learn_rate": float("nan")}, "learn_rate must be"),
+    ({"learn_rate": 0.1, "L2": -1.0}, "L2 must be"),
+    ({"learn_rate": 0.1, "grad_clip": -1.0}, "grad_clip must be"),
+    ({"learn_rate": 0.1, "beta1": 1.0}, "beta1 must be"),
+    ({"learn_rate": 0.1, "beta2": -1.0}, "beta2 must be"),
+    ({"learn_rate": 0.1, "eps": -1.0}, "eps must be"),
+    ({"learn_rate": 0.1, "L2": "x"}, "L2 must be .*got 'x'"),
+    ({"learn_rate": 0.1, "beta2": np.ones(2)}, "beta2 must be .*got array"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_NUMBERS)
+def test_bad_numbers_are_refused_at_once(options, words):
+    with pytest.raises(ValueError, match=words):
+        ours.Optimizer(**options)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"learn_rate": -0.1}, "learn_rate must be a finite number in .*-0.1"),
-        ({"learn_rate": float("nan")}, "learn_rate must be"),
-        ({"learn_rate": 0.1, "L2": -1.0}, "L2 must be"),
-        ({"learn_rate": 0.1, "grad_clip": -1.0}, "grad_clip must be"),
-        ({"learn_rate": 0.1, "beta1": 1.0}, "betas must be"),
+        *(
+            ({**options, name: lambda step, bad=bad: bad}, words)
+            for options, words in BAD_NUMBERS
+            for name, bad in [list(options.items())[-1]]
+        ),
         ({"learn_rate": 0.5, "L2": 3.0}, "learn_rate . L2 must not exceed 1, got 1.5"),
-        ({"learn_rate": lambda step: -1.0}, "learn_rate must be"),
     ],
 )
 def test_bad_numbers_are_refused_when_they_come(options, words):
@@ -503,9 +538,13 @@ def test_arrays_that_do_not_fit(settings):
         (np.ones(w.shape), TypeError, "must be an array of float32"),
         (w, ValueError, "overlaps"),
         ([1.0], TypeError, "must be"),
+        (None, TypeError, "gradient of parameter 'W of node 1' must be a NumPy array, got NoneT"),
     ):
         with pytest.raises(error, match=words):
             optimizer(KEY, w, gradient)
+    for scale in (-1, "x", float("nan")):
+        with pytest.raises(ValueError, match="lr_scale must be"):
+            optimizer(KEY, w, np.ones(w.shape, "f"), lr_scale=scale)
     for weights_, error, words in (
         ([1.0], TypeError, "parameter 'W of node 1' must be a NumPy array of float32"),
         (np.ones(3, int), TypeError, "must be float32 or float64, got int64"),
@@ -522,6 +561,60 @@ def test_no_gradient_is_no_update():
     back = optimizer(KEY, w, g)
     assert back[0] is w and back[1] is g
     assert not optimizer.nr_update and not w.any()
+
+
+@pytest.mark.parametrize(
+    ("held", "value", "words"),
+    [
+        ("mom1", np.ones(2, "f"), "mom1 of 'W of node 1' must have .* elements of float32 like"),
+        ("mom2", [1.0], "mom2 of 'W of node 1' must be a NumPy array, got list"),
+        ("averages", np.ones(2, "f"), "averages of 'W of node 1' must have"),
+        ("nr_update", -5, "nr_update of .*'W'.* must be an integer >= 0, got -5"),
+        ("nr_update", "x", "nr_update of .*'W'.* must be an integer >= 0, got 'x'"),
+    ],
+)
+def test_state_that_was_written_badly(held, value, words):
+    optimizer = ours.Adam(0.1)
+    w, g = arrays(count=2)
+    optimizer(KEY, w, g.copy())
+    kept = getattr(optimizer, held)[KEY]
+    before = w.copy()
+    getattr(optimizer, held)[KEY] = value
+    with pytest.raises((TypeError, ValueError), match=words):
+        optimizer(KEY, w, g.copy())
+    assert np.array_equal(w, before)
+    getattr(optimizer, held)[KEY] = kept
+    optimizer(KEY, w, g.copy())
+    assert optimizer.nr_update[KEY] == 2
+
+
+def test_an_attribute_that_means_nothing_is_refused():
+    optimizer = ours.Optimizer(0.1, rule="rmsprop", momentum=0.5)
+    with pytest.raises(AttributeError, match=r"no attribute 'lern_rate' .* opt\.learn_rate\?"):
+        optimizer.lern_rate = 0.2
+    for twin in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        twin.learn_rate = twin.L2 = twin.momentum = 0.0  # as thinc 8 has its schedules' values
+        with pytest.raises(AttributeError, match="'momentun'"):
+            twin.momentun = 0.1
+
+    class Own(ours.Optimizer):
+        pass
+
+    own = Own(0.1)
+    own.anything = 1
+    assert own.anything == 1
+
+
+def test_the_rest_of_optkern_says_what_serves_instead(tmp_path):
+    optimizer = ours.Adam(0.1)
+    for call in (optkern.save, optkern.load):
+        with pytest.raises(TypeError, match=r"thinc.Optimizer: .*pickle.dump\(optimizer, file\)"):
+            call(tmp_path / "x.npz", optimizer)
+    with pytest.raises(TypeError, match="one array at a time; leave opt out"):
+        optkern.Monitor().record(1.0, None, optimizer)
+    run(optimizer)
+    again = pickle.loads(pickle.dumps(optimizer))
+    assert all(map(np.array_equal, run(optimizer), run(again)))
 
 
 def test_training_the_averages_themselves_is_refused():
@@ -826,6 +919,14 @@ def test_diagnose_takes_an_objective():
         ((network(), X, Y[:5]), ValueError, "X and Y must be of one length > 0, got 60 and 5"),
         ((network(), X[:0], Y[:0]), ValueError, "X and Y must be of one length > 0"),
         ((network(), X, Y, "mse"), TypeError, "loss must be a loss of thinc.*got str"),
+        ((network(), X, None), TypeError, "Y must be an array or a list, got NoneType"),
+        ((network(), X, Y, lambda g, t: 3), TypeError, "loss must give a tuple .*got int"),
+        ((network(), X * np.nan, Y), ValueError, "the loss is nan .*must be finite"),
+        (
+            (network(), X, np.ones((60, 1), "f"), api.L2Distance()),  # which NumPy would broadcast
+            ValueError,
+            "Y must have the shape that the model gives",
+        ),
         (
             (api.chain(api.Linear(3, 6), api.Logistic()).initialize(), X, Y),
             ValueError,
@@ -836,6 +937,12 @@ def test_diagnose_takes_an_objective():
 def test_objective_refuses(arguments, error, words):
     with pytest.raises(error, match=words):
         ours.objective(*arguments)
+
+
+@pytest.mark.parametrize("batch_size", (0, -1, 1.5, "all", None))
+def test_objective_refuses_a_batch_of(batch_size):
+    with pytest.raises((TypeError, ValueError), match="batch_size must be an integer >= 1, got"):
+        ours.objective(network(), X, Y, batch_size=batch_size)
 
 
 def test_negated_classes_descend_no_function():

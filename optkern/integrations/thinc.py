@@ -31,11 +31,12 @@ from typing import Any
 import numpy as np
 
 from .. import kernels, optimizers
+from ..curvature.lanczos import check_count
 from ..curvature.operators import norm
 from ..kernels import _arrays
 from ..kernels._engine import Plan
 from ..kernels._threads import as_num_threads
-from ..kernels.rules import OPTIONS, VOCABULARY, Real, Rule, checked
+from ..kernels.rules import OPTIONS, VOCABULARY, Domain, Real, Rule, checked
 from ..optimizers import CLASSES
 from ._host import Objective, host
 
@@ -48,7 +49,25 @@ _backends = host("thinc.backends", "thinc", MINIMUM)
 _Schedule = getattr(host("thinc.schedules", "thinc", MINIMUM), "Schedule", None)
 
 Key = tuple[int, str]
-_AMOUNT = Real("", 0.0)
+_AMOUNT, _BETA = Real("", 0.0), Real("", 0.0, 1.0, open_high=True)
+# thinc's numbers, by the attributes that hold them: their arguments, and what they may be.
+_NUMBERS: dict[str, tuple[str, Domain]] = {
+    "learn_rate": ("learn_rate", _AMOUNT),
+    "L2": ("L2", _AMOUNT),
+    "b1": ("beta1", _BETA),
+    "b2": ("beta2", _BETA),
+    "eps": ("eps", VOCABULARY["eps"]),
+    "grad_clip": ("grad_clip", _AMOUNT),
+}
+# What the rules' hyperparameters are called here.
+_RENAMED = {
+    "lr": "learn_rate",
+    "betas": "beta1 and beta2",
+    "weight_decay": "L2",
+    "decay_form": "L2_is_weight_decay",
+    "clip_norm": "grad_clip",
+    "ema_decay": "use_averages",
+}
 # The state that thinc's optimizer has names for.
 _THINCS = {"exp_avg": "mom1", "exp_avg_sq": "mom2"}
 # What thinc's arguments say, or the model counts, and no option may say again.
@@ -90,6 +109,7 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         arrays or do not fit, when they come. Nothing has been modified then.
     """
 
+    _scheduled: tuple[str, ...] = ()
     # What the rest of optkern says of it.
     _instead = {
         **dict.fromkeys(
@@ -123,17 +143,23 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         self._refuse_unheard(beta1=beta1, beta2=beta2, eps=eps)
         own = (self._rule or CLASSES["adam"].rule).hyperparameters
         betas = own.get("betas", (0.0, 0.0))
-        super().__init__(
-            _hosted(learn_rate),
-            L2=_hosted(own["weight_decay"] if L2 is None else L2),
-            beta1=_hosted(betas[0] if beta1 is None else beta1),
-            beta2=_hosted(betas[1] if beta2 is None else beta2),
-            eps=_hosted(own.get("eps", 0.0) if eps is None else eps),
-            grad_clip=_hosted(grad_clip),
-            use_averages=use_averages,
-            use_radam=use_radam,
-            L2_is_weight_decay=L2_is_weight_decay,
-        )
+        numbers = {
+            "learn_rate": learn_rate,
+            "L2": own["weight_decay"] if L2 is None else L2,
+            "b1": betas[0] if beta1 is None else beta1,
+            "b2": betas[1] if beta2 is None else beta2,
+            "eps": own.get("eps", 0.0) if eps is None else eps,
+            "grad_clip": grad_clip,
+        }
+        switches = {
+            "use_averages": use_averages,
+            "use_radam": use_radam,
+            "L2_is_weight_decay": L2_is_weight_decay,
+        }
+        for name, value in switches.items():
+            _checked(name, VOCABULARY["maximize"], value)
+        good = {_NUMBERS[k][0]: _checked_number(k, value) for k, value in numbers.items()}
+        super().__init__(**good, **switches)
         self._num_threads = as_num_threads("Optimizer", num_threads)
         self._fixed = {k: v for k, v in options.items() if not _is_scheduled(k)}
         self._scheduled = tuple(k for k in options if _is_scheduled(k))
@@ -143,6 +169,15 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         self._counts: dict[Key, tuple[int, float]] = {}
         self._bound: dict[Key, _Bound] = {}
         self._seen: dict[str, float] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of `optkern.Optimizer`: no name that means nothing."""
+        own = ("last_score", *self._scheduled)  # the first is in no class of thinc 8
+        known = name[:1] == "_" or hasattr(type(self), name) or name in own
+        if type(self) is Optimizer and not known:
+            settable = [*_NUMBERS, "use_radam", "L2_is_weight_decay", *own]
+            raise AttributeError(optimizers.no_attribute("Optimizer", name, settable, ()))
+        super().__setattr__(name, value)
 
     def _refuse_unheard(self, **given: Any) -> None:
         """Refuse thinc's arguments that a rule has no use for."""
@@ -176,16 +211,23 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         tuple
             The same two arrays.
         """
-        if len(gradient) < 1:
+        if not isinstance(gradient, np.ndarray):
+            raise TypeError(
+                f"Optimizer: gradient of {_arrays.named('parameter', _label(key))} must be a NumPy "
+                f"array, got {type(gradient).__name__}"
+            )
+        if not gradient.size:
             return weights, gradient
-        b1, b2 = self._now("b1", key), self._now("b2", key)
+        b1, b2 = self._number("b1", key), self._number("b2", key)
         bound = self._bound_to(key, weights, self._rule or _thincs_rule(self.use_radam, b2))
         bound.set("betas", (b1, b2))
-        bound.set("eps", self._now("eps", key))
+        bound.set("eps", self._number("eps", key))
         for name in self._scheduled:
             bound.set(name, self._now(name, key))
-        lr, L2 = self._amount("learn_rate", key) * lr_scale, self._amount("L2", key)
-        grad_clip = self._amount("grad_clip", key)
+        lr, L2 = self._number("learn_rate", key), self._number("L2", key)
+        grad_clip = self._number("grad_clip", key)
+        if lr_scale != 1.0:
+            lr *= _checked("lr_scale", _AMOUNT, lr_scale)
         if L2 and not self.L2_is_weight_decay and grad_clip:
             bound.set("lr", lr)
             bound.plan.check((gradient,))
@@ -220,11 +262,11 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         value = getattr(self, name)
         return value(self._step, **self._schedule_args(key)) if callable(value) else value
 
-    def _amount(self, name: str, key: Key) -> float:
+    def _number(self, name: str, key: Key) -> float:
+        """One of thinc's numbers at this step, checked where it is another than before."""
         value = self._now(name, key)
-        if value != self._seen.get(name):
-            if _AMOUNT.check(value) is None:
-                raise ValueError(f"Optimizer: {name} must be {_AMOUNT.allowed}, got {value!r}")
+        if value is not self._seen.get(name):
+            _checked(*_NUMBERS[name], value)
             self._seen[name] = value
         return value
 
@@ -249,11 +291,16 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
 
     def _count(self, key: Key, rule: Rule) -> int:
         """Updates so far, as the engine counts them: thinc's RAdam is a step ahead."""
-        return self.nr_update[key] + (self._rule is None and rule.name == "radam")
+        count = self.nr_update[key]
+        if not isinstance(count, (int, np.integer)) or count < 0:
+            raise ValueError(
+                f"Optimizer: nr_update of {key!r} must be an integer >= 0, got {count!r}"
+            )
+        return count + (self._rule is None and rule.name == "radam")
 
     def _bind(self, key: Key, weights: Any, rule: Rule) -> _Bound:
         """A plan for an array that is new, or lies elsewhere than before; its state goes on."""
-        label = " of node ".join(map(str, reversed(key))) if isinstance(key, tuple) else str(key)
+        label = _label(key)
         _arrays.check_writable("Optimizer", _arrays.named("parameter", label), weights)
         if key in self._bound:
             self._counts[key] = self._bound[key].counts
@@ -267,10 +314,13 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
             for slot in rule.state
             if rule.needs(slot, needed)
         }
+        for slot, array in state.items():
+            _check_kept(f"{_THINCS.get(slot, slot)} of {label!r}", array, weights)
         average = None
         if self.averages is not None:
             average = self.averages.get(key)
             average = _zeros(weights) if average is None else average
+            _check_kept(f"averages of {label!r}", average, weights)
         bound = _Bound(rule, label, weights, state, average)
         for name, value in {**rule.hyperparameters, **self._fixed}.items():
             bound.set(name, value)
@@ -322,8 +372,7 @@ class _Bound:
         self.rule, self.weights, self.state, self.average = rule, weights, state, average
         arrays: dict[str, list[Any]] = {slot: [None] for slot in rule.state}
         for slot, array in state.items():
-            fits = array.size == weights.size  # or else the plan says what is wrong
-            arrays[slot] = [array.reshape(weights.shape) if fits else array]
+            arrays[slot] = [array.reshape(weights.shape)]
         if average is not None:
             arrays["ema"] = [average]
         self.plan = Plan(rule, "Optimizer", (label,), [weights], arrays)
@@ -350,6 +399,21 @@ class _Bound:
     def counts(self) -> tuple[int, float]:
         """What a plan counts besides its steps."""
         return int(self.plan.started[0]), float(self.plan.mu_products[0])
+
+
+def _label(key: Any) -> str:
+    return " of node ".join(map(str, reversed(key))) if isinstance(key, tuple) else str(key)
+
+
+def _check_kept(what: str, array: Any, weights: np.ndarray) -> None:
+    """Raise where an array that anyone may have written is no companion of its parameter's."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"Optimizer: {what} must be a NumPy array, got {type(array).__name__}")
+    if array.size != weights.size or array.dtype != weights.dtype:
+        raise ValueError(
+            f"Optimizer: {what} must have {weights.size} elements of {weights.dtype} like its "
+            f"parameter, got {array.size} of {array.dtype}"
+        )
 
 
 def _zeros(array: np.ndarray) -> np.ndarray:
@@ -397,6 +461,7 @@ def _checked_class(
         if option not in known:
             raise TypeError(
                 f"Optimizer: unknown option {option!r}; "
+                + (f"here it is {_RENAMED[option]}; " if option in _RENAMED else "")
                 + (f"{name} has {', '.join(known)}" if cls else "there are some with a rule alone")
             )
     if cls is None:
@@ -407,8 +472,22 @@ def _checked_class(
     return cls
 
 
+def _checked(name: str, domain: Domain, value: Any, more: str = "") -> Any:
+    good = domain.check(value)
+    if good is None:
+        raise ValueError(f"Optimizer: {name} must be {domain.allowed}{more}, got {value!r}")
+    return good
+
+
 def _is_number(value: Any) -> bool:
-    return not (callable(value) or isinstance(value, list) or inspect.isgenerator(value))
+    return not (callable(value) or isinstance(value, list) or hasattr(value, "__next__"))
+
+
+def _checked_number(name: str, value: Any) -> Any:
+    """One of thinc's numbers, checked, or a schedule of it, as thinc takes it."""
+    if not _is_number(value) and value != []:
+        return _hosted(value)
+    return _checked(*_NUMBERS[name], value, " or a schedule of such")
 
 
 def _hosted(value: Any) -> Any:
@@ -608,6 +687,9 @@ def objective(
         unset = [name for name in node.param_names if not node.has_param(name)]
         if unset:
             raise ValueError(f"objective: {unset[0]} of {node.name} is not set: initialize first")
+    if not hasattr(Y, "__len__"):
+        raise TypeError(f"objective: Y must be an array or a list, got {type(Y).__name__}")
+    batch_size = check_count("objective", "batch_size", batch_size, 1)
     if not len(Y) or (_is_sliced(X) and len(X) != len(Y)):
         raise ValueError(f"objective: X and Y must be of one length > 0, got {len(X)} and {len(Y)}")
     if _AMOUNT.check(L2) is None:
@@ -738,8 +820,12 @@ class _Total:
             self._refuse_dtype("what the model gives", part)
         if self.measured is None:
             self.measured = _potential(self.given, guesses)
-        gradient, value = self.measured(guesses, truths)
-        return gradient, float(value)
+        pair = self.measured(guesses, truths)
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(
+                f"objective: loss must give a tuple (gradient, value), got {type(pair).__name__}"
+            )
+        return pair[0], float(pair[1])
 
     def refuse_another_gradient(self) -> None:
         """Raise ValueError where the loss does not rise as its gradient says.
@@ -751,6 +837,11 @@ class _Total:
         g = self.grad(x)
         slope = math.sqrt(sum(float(np.vdot(a, a)) for a in g))
         value = abs(self.loss(x))
+        if not math.isfinite(value + slope):
+            raise ValueError(
+                f"objective: the loss is {value:.3g} and its gradient's norm {slope:.3g} near the "
+                "model's parameters: X, Y and the parameters must be finite"
+            )
         if slope and value:
             h = (1e-5 if self.dtype == np.float64 else 3e-3) * value / slope
             along = [a / self.dtype(slope) for a in g]
@@ -808,7 +899,7 @@ def _potential(loss: Any, guesses: Any) -> Callable[[Any, Any], tuple[Any, float
     if isinstance(loss, _api.CategoricalCrossentropy):
         return lambda g, t: _crossentropy(loss, g, t, len(g))
     if isinstance(loss, _api.L2Distance):
-        return lambda g, t: ((g - t) / len(g), 0.5 * np.sum((g - t) ** 2) / len(g))
+        return _squared
     if isinstance(loss, _api.CosineDistance):
         share = (lambda g: 1) if loss.normalize else len
         return lambda g, t: (loss.get_grad(g, t) / share(g), loss.get_loss(g, t) / share(g))
@@ -818,6 +909,17 @@ def _potential(loss: Any, guesses: Any) -> Callable[[Any, Any], tuple[Any, float
             f"value) or None, got {type(loss).__name__}"
         )
     return loss
+
+
+def _squared(guesses: Any, truths: Any) -> tuple[np.ndarray, float]:
+    """Half the squared error; nothing is broadcast."""
+    if np.shape(truths) != guesses.shape:
+        raise ValueError(
+            f"objective: Y must have the shape that the model gives, {guesses.shape} for a batch, "
+            f"got {np.shape(truths)}"
+        )
+    error = guesses - truths
+    return error / len(error), 0.5 * float(np.sum(error**2)) / len(error)
 
 
 def _crossentropy(loss: Any, guesses: Any, truths: Any, n: int) -> tuple[np.ndarray, float]:
