@@ -171,14 +171,27 @@ def test_a_schedule():
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((lambda x, i: x, W, None, 3, "fast"), TypeError, "Adam: lr must be a finite number"),
-        ((lambda x, i: x, W, None, 3, 0.1, 1.5), ValueError, "Adam: betas must be"),
-        ((lambda x, i: x[:1], W), ValueError, "cannot reshape"),
+        ((lambda x, i: x, W, None, 3, "fast"), ValueError, "adam: step_size must be a .*'fast'"),
+        ((lambda x, i: x, W, None, 3, None), ValueError, "adam: step_size must be .*or a callable"),
+        ((lambda x, i: x, W, None, 3, lambda i: "a"), TypeError, "at step 0: lr must be"),
+        (
+            (lambda x, i: x, W, None, 3, 0.1, 1.5),
+            ValueError,
+            r"adam: b1 must be .*\[0, 1\), got 1.5",
+        ),
+        ((lambda x, i: x, W, None, 3, 0.1, 0.5, "x"), ValueError, "adam: b2 must be .*'x'"),
+        ((lambda x, i: x, W, None, 3, 0.1, 0.5, 0.5, -1), ValueError, "adam: eps must be .*-1"),
+        ((lambda x, i: x, W, None, -1), ValueError, "num_iters must be an integer >= 0, got -1"),
+        ((lambda x, i: x, W, None, "x"), TypeError, "num_iters must be an integer >= 0, got 'x'"),
+        ((lambda x, i: x, W, 3), TypeError, "adam: callback must be callable, got int"),
+        ((3, W), TypeError, "adam: grad must be callable, got int"),
+        ((lambda x, i: None, W), ValueError, r"grad must give arrays of x0's shapes.*got None"),
+        ((lambda x, i: x[:1], W), ValueError, r"adam: grad must give .*\(4, 3\), got shape \(1, 3"),
         ((lambda x, i: [x], W, None, 3), None, ""),
         ((lambda x, i: [x, x], W), ValueError, "adam: grad must give 1 arrays.*got 2"),
         ((lambda x, i: x, 1j), TypeError, "adam: x0 must hold real numbers, got complex128"),
         ((lambda x, i: x, ["a"]), TypeError, "adam: x0 must hold real numbers"),
-        ((lambda x, i: x, []), ValueError, "params is empty"),
+        ((lambda x, i: x, []), ValueError, r"adam: x0 must hold an array or a number, got \[\]"),
     ],
 )
 def test_bad_input(arguments, error, words):
@@ -187,6 +200,21 @@ def test_bad_input(arguments, error, words):
         return
     with pytest.raises(error, match=words):
         ours.adam(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ours.sgd(lambda x, i: x, W, mass=3), "sgd: mass must be .*got 3"),
+        (lambda: ours.rmsprop(lambda x, i: x, W, gamma=-1), "rmsprop: gamma must be .*got -1"),
+        (lambda: ours.rmsprop(lambda x, i: x, W, eps="x"), "rmsprop: eps must be .*got 'x'"),
+        (lambda: ours.objective(3, W), "objective: fun must be callable, got int"),
+        (lambda: ours.objective(lambda x: x, B).loss(B), r"one number, got shape \(3,\)"),
+    ],
+)
+def test_bad_input_is_named_as_autograd_names_it(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
 
 
 def test_differentiating_through_is_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import every_dtype, ordinary
 
+import optkern
 from optkern.integrations import cs231n, dl_from_scratch, evolution_strategies
 
 STEPS = 12
@@ -119,11 +120,47 @@ def test_cs231n_goes_on_from_the_courses_own_state():
 
 def test_cs231n_refuses_before_it_counts():
     w, config = np.ones(3), {"learning_rate": -1.0}
-    with pytest.raises(ValueError, match=r"kernels.adam: lr must be a finite number"):
+    with pytest.raises(ValueError, match=r"^adam: learning_rate must be a finite number"):
         cs231n.adam(w, np.ones(3), config)
+    other = {}
     with pytest.raises(ValueError, match="shape"):
-        cs231n.adam(w, np.ones(4), {})
-    assert (w == 1).all() and config["t"] == 0
+        cs231n.adam(w, np.ones(4), other)
+    assert (w == 1).all() and config == {"learning_rate": -1.0} and other == {}
+    with pytest.raises(TypeError, match="int64"):
+        cs231n.adam(np.ones(3, int), np.ones(3), other)
+    cs231n.adam(w, np.ones(3), other)  # the next correct call finds nothing of that
+    assert other["t"] == 1 and other["m"].dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("rule", "config", "error", "words"),
+    [
+        ("sgd", {"lerning_rate": 5}, ValueError, "^sgd: config has 'lerning_rate'; did you mean"),
+        ("sgd", {"learning_rate": "x"}, ValueError, "^sgd: learning_rate must be .*got 'x'"),
+        ("sgd_momentum", {"momentum": -1}, ValueError, "^sgd_momentum: momentum must be"),
+        ("rmsprop", {"decay_rate": 7}, ValueError, "^rmsprop: decay_rate must be .*got 7"),
+        ("adam", {"beta1": 2}, ValueError, "^adam: beta1 must be .*got 2"),
+        ("adam", {"epsilon": -1}, ValueError, "^adam: epsilon must be"),
+        ("adam", {"t": "x"}, ValueError, "^adam: t must be .*got 'x'"),
+        ("adam", {"t": -3}, ValueError, "^adam: t must be .*got -3"),
+        ("adam", {"m": [1.0]}, TypeError, "must be a NumPy array"),
+        ("adam", 3, TypeError, "^adam: config must be a dict or None, got int"),
+    ],
+)
+def test_cs231n_names_what_is_wrong(rule, config, error, words):
+    w = np.ones(3)
+    given = dict(config) if isinstance(config, dict) else config
+    with pytest.raises(error, match=words):
+        getattr(cs231n, rule)(w, np.ones(3), config)
+    assert config == given and (w == 1).all()
+    with pytest.raises(TypeError, match=f"^{rule}: dw must be a NumPy array, got None"):
+        getattr(cs231n, rule)(w, None)
+
+
+def test_cs231n_ignores_what_the_course_ignores():
+    w, config = np.ones(3), {"learning_rate": 1.0, "beta1": 0.5, "note": "mine"}
+    cs231n.sgd(w, np.ones(3), config)
+    assert (w == 0).all() and config == {"learning_rate": 1.0, "beta1": 0.5, "note": "mine"}
 
 
 # --------------------------------------------------------------------------- the book
@@ -164,8 +201,11 @@ def test_book_ignores_further_gradients_and_misses_none():
     params, optimizer = {"W": np.ones(2)}, dl_from_scratch.SGD(lr=1.0)
     optimizer.update(params, {"x": np.ones(9), "W": np.ones(2)})
     assert (params["W"] == 0).all()
-    with pytest.raises(KeyError, match="W"):
+    with pytest.raises(ValueError, match="grads has no 'W'; it has x"):
         optimizer.update(params, {"x": np.ones(9)})
+    for grads in (None, 3, [np.ones(2)]):
+        with pytest.raises(TypeError, match="grads must be a dict like params, got"):
+            optimizer.update(params, grads)
     with pytest.raises(ValueError, match=r"SGD: parameter 'W' must have shape \(2,\)"):
         optimizer.update({"W": np.ones(3)}, {"W": np.ones(3)})
     optimizer.update(params, {"W": np.ones(2)})
@@ -176,6 +216,52 @@ def test_book_ignores_further_gradients_and_misses_none():
 def test_book_refuses_bad_numbers_at_once(case):
     with pytest.raises(ValueError, match="lr must be a finite number in"):
         getattr(dl_from_scratch, case)(lr=-1)
+
+
+def test_book_binds_nothing_that_was_refused():
+    optimizer = dl_from_scratch.Adam()
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.update({"W": np.ones(3)}, {"W": np.ones(2)})
+    with pytest.raises(TypeError, match="params must be an array, a list or a dict"):
+        optimizer.update(3, [np.ones(3)])
+    assert optimizer.optimizer is None
+    optimizer.update({"V": np.ones(2)}, {"V": np.ones(2)})
+    assert optimizer.optimizer.steps == 1
+
+
+@pytest.mark.parametrize("case", BOOK)
+def test_book_refuses_an_attribute_that_means_nothing(case):
+    optimizer = getattr(dl_from_scratch, case)()
+    for name in ("momentun", "beta1"):  # the rule has its numbers already
+        with pytest.raises(AttributeError, match=f"no attribute '{name}' to set; there are opt.lr"):
+            setattr(optimizer, name, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: dl_from_scratch.RMSprop(decay_rate=9), "RMSprop: decay_rate must be .*got 9"),
+        (lambda: dl_from_scratch.Adam(beta1=5), "Adam: beta1 must be .*got 5"),
+        (lambda: dl_from_scratch.Adam(beta2="x"), "Adam: beta2 must be .*got 'x'"),
+        (lambda: dl_from_scratch.Momentum(momentum=5), "momentum must be .*got 5"),
+    ],
+)
+def test_book_names_what_is_wrong(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_book_says_what_to_save(tmp_path):
+    params, optimizer = {"W": np.ones(2)}, dl_from_scratch.Momentum()
+    optimizer.update(params, {"W": np.ones(2)})
+    with pytest.raises(TypeError, match="Momentum: give its `optimizer`"):
+        optkern.save(tmp_path / "x.npz", optimizer)
+    optkern.save(tmp_path / "x.npz", optimizer.optimizer)
+    monitor = optkern.Monitor(every=1)
+    for _ in range(3):
+        optimizer.update(params, {"W": np.ones(2)})
+        monitor.record(1.0, None, optimizer)
+    assert monitor.looks[0].update_norm > 0
 
 
 def test_book_is_pickled_with_its_state():
@@ -242,6 +328,43 @@ def test_evolution_strategies_refuse_before_they_count():
     with pytest.raises(ValueError, match="shape"):
         optimizer.update(np.ones(4))
     assert optimizer.t == 0 and len(pi.history) == 1 and not optimizer.m.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("SGD", {"stepsize": -1}, "SGD: stepsize must be .*got -1"),
+        ("SGD", {"stepsize": 0.1, "momentum": 7}, "SGD: momentum must be .*got 7"),
+        ("Adam", {"stepsize": "x"}, "Adam: stepsize must be .*got 'x'"),
+        ("Adam", {"stepsize": 0.1, "beta1": 1.0}, "Adam: beta1 must be .*got 1.0"),
+        ("Adam", {"stepsize": 0.1, "beta2": -1}, "Adam: beta2 must be .*got -1"),
+        ("Adam", {"stepsize": 0.1, "epsilon": -1}, "Adam: epsilon must be .*got -1"),
+    ],
+)
+def test_evolution_strategies_name_what_is_wrong_at_once(name, arguments, words):
+    cls, pi = getattr(evolution_strategies, name), Policy(np.ones(3))
+    with pytest.raises(ValueError, match=words):
+        cls(pi, **arguments)
+    optimizer = cls(pi, 0.1)
+    bad = [key for key in arguments if key != "stepsize"] or ["stepsize"]
+    setattr(optimizer, bad[0], arguments[bad[0]])  # or when they are written
+    with pytest.raises(ValueError, match=words):
+        optimizer.update(np.ones(3))
+    assert optimizer.t == 0 and len(pi.history) == 1 and not optimizer.v.any()
+
+
+def test_evolution_strategies_refuse_a_policy_that_is_none():
+    with pytest.raises(TypeError, match="SGD: pi must have num_params, got 3"):
+        evolution_strategies.SGD(3, 0.1)
+    pi = Policy(np.ones((3, 1)))
+    with pytest.raises(ValueError, match=r"vector of num_params = 3 elements, got shape \(3, 1\)"):
+        evolution_strategies.SGD(pi, 0.1)
+    pi = Policy(np.ones(3))
+    optimizer = evolution_strategies.Adam(pi, 0.1)
+    pi.history.append(np.ones((3, 1)))  # to which a step would have been broadcast
+    with pytest.raises(ValueError, match="vector of num_params"):
+        optimizer.update(np.ones(3))
+    assert optimizer.t == 0 and not optimizer.m.any()
 
 
 def test_integrations_are_there_without_being_asked_for(run_python):

@@ -1,5 +1,6 @@
 """scikit-learn's MLPs under optkern: the same models to rounding, and what they could not do."""
 
+import copy
 import pickle
 import sys
 import threading
@@ -404,9 +405,41 @@ def test_the_learning_rate_can_be_written():
     opt.learning_rate = 0.5
     opt.update_params([p], [np.ones(1)])
     assert p[0] == 0.25
-    with pytest.raises(ValueError, match="lr must be a finite number"):
-        opt.learning_rate = -1.0
-    assert opt.learning_rate == 0.5
+    for bad in (-1.0, "fast", np.nan):
+        with pytest.raises(ValueError, match="MLPOptimizer: learning_rate must be a finite number"):
+            opt.learning_rate = bad
+        assert opt.learning_rate == 0.5
+        with pytest.raises(ValueError, match="learning_rate must be a finite number"):
+            MLPOptimizer().learning_rate = bad  # before the first update too
+
+
+def test_an_attribute_that_means_nothing_is_refused():
+    opt = MLPOptimizer("adam")
+    for twin in (opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        for name in ("lerning_rate", "lr", "power_t"):  # the last two no longer mean anything
+            with pytest.raises(AttributeError, match=f"no attribute '{name}' .*opt.learning_rate"):
+                setattr(twin, name, 0.1)
+
+    class Own(MLPOptimizer):
+        pass
+
+    own = Own()
+    own.anything = 1
+    assert own.anything == 1
+
+
+def test_the_rest_of_optkern_says_what_serves_instead(tmp_path):
+    opt, monitor = MLPOptimizer("adam"), optkern.Monitor(every=1)
+    for call in (optkern.save, optkern.load):
+        with pytest.raises(TypeError, match=r"MLPOptimizer: pickle.dump\(model, file\)"):
+            call(tmp_path / "x.npz", opt)
+    with pytest.raises(TypeError, match="which has no state before its first update"):
+        monitor.record(1.0, None, opt)
+    p = np.ones(3)
+    for _ in range(3):
+        opt.update_params([p], [np.ones(3)])
+        monitor.record(1.0, None, opt)
+    assert monitor.looks[0].lr == 0.001 and monitor.looks[0].update_norm > 0
 
 
 # --------------------------------------------------------------------------- bad input
@@ -419,7 +452,9 @@ def test_the_learning_rate_can_be_written():
         (["adan"], {}, ValueError, "rule must be one of sgd, .*'adan'"),
         (["adam"], {"schedule": "cosine"}, ValueError, "schedule must be a callable.*'cosine'"),
         (["adam"], {"lr": -1}, ValueError, "Adam: lr must be a finite number.*-1"),
+        ([["adam"]], {}, ValueError, "rule must be one of sgd"),
         (["adam"], {"momentum": 0.9}, TypeError, "Adam: .*'momentum'"),
+        (["adam"], {"power_t": "x"}, ValueError, "power_t must be a finite number, got 'x'"),
         (["adam"], {"num_threads": 0}, ValueError, "Adam: num_threads"),
         (["sgd"], {"lr": lambda t: 1, "schedule": "adaptive"}, ValueError, "lr is a callable"),
     ],
@@ -582,6 +617,7 @@ def test_objective_serves_the_diagnosis():
 
 
 FITTED = classifier(max_iter=1, learning_rate_init=1e-3)
+REGRESSOR = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, random_state=0)
 
 
 @pytest.mark.parametrize(
@@ -593,6 +629,12 @@ FITTED = classifier(max_iter=1, learning_rate_init=1e-3)
         (lambda: (FITTED, X, Y[:9]), ValueError, "objective: y must have X's 150 rows"),
         (lambda: (FITTED, X, Y + 1), ValueError, "objective: y holds .*3.*not one of"),
         (lambda: (FITTED, X * np.nan, Y), ValueError, "NaN"),
+        (lambda: (REGRESSOR, X, Y * np.nan), ValueError, "objective: y holds NaN or inf"),
+        (
+            lambda: (REGRESSOR, X, ["a"] * 150),
+            ValueError,
+            "objective: y must hold numbers, got <U1",
+        ),
         (lambda: (MODELS["one output"][0]().fit(X, T), X, Y), ValueError, "2 outputs, got 1"),
     ],
 )
@@ -600,5 +642,17 @@ def test_objective_refuses(arguments, error, words):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         FITTED.fit(X, Y)
+        REGRESSOR.fit(X, Y)
     with pytest.raises(error, match=words):
         objective(*arguments())
+
+
+def test_objective_refuses_a_point_of_another_shape():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        REGRESSOR.fit(X, Y)
+    x, loss, grad = objective(REGRESSOR, X, Y)
+    for call in (loss, grad):
+        for bad in (x[:-1], [*x[:-1], np.ones(2)]):
+            with pytest.raises(ValueError, match=r"x must be a list of arrays of the shapes \["):
+                call(bad)

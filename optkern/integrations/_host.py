@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 from typing import Any
+
+from ..kernels.rules import Domain, Real
 
 
 def host(module: str, extra: str, minimum: str) -> ModuleType:
@@ -48,6 +51,30 @@ def host(module: str, extra: str, minimum: str) -> ModuleType:
             name=package,
         )
     return importlib.import_module(module)
+
+
+class _Any:
+    """Any finite number."""
+
+    allowed = "a finite number"
+    check = staticmethod(Real("", -math.inf).check)
+
+
+FINITE: Any = _Any()
+AMOUNT = Real("", 0.0)
+SHARE = Real("", 0.0, 1.0)
+DECAY = Real("", 0.0, 1.0, open_high=True)
+
+
+def checked(owner: str, name: str, domain: Domain, value: Any, more: str = "") -> Any:
+    """A host's argument as its domain holds it; ValueError, in the host's words, where it does not.
+
+    ``more`` says what else would have been allowed.
+    """
+    good = domain.check(value)
+    if good is None:
+        raise ValueError(f"{owner}: {name} must be {domain.allowed}{more}, got {value!r}")
+    return good
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from ..curvature.lanczos import check_callable, check_count
 from ..kernels._structures import flatten
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
-from ._host import Objective, host
+from ._host import AMOUNT, DECAY, FINITE, SHARE, Objective, checked, host
 
 MINIMUM = "1.7"
 
@@ -65,7 +66,7 @@ def sgd(
     TypeError, ValueError
         On a bad argument, or where x0 is being traced: these cannot be differentiated through.
     """
-    options = {"momentum": mass, "momentum_form": "average"}
+    options = {"momentum": checked("sgd", "mass", SHARE, mass), "momentum_form": "average"}
     return _descend("sgd", SGD, grad, x0, callback, num_iters, step_size, options)
 
 
@@ -79,7 +80,10 @@ def rmsprop(
     eps: float = 1e-8,
 ) -> Any:
     """RMSProp whose average starts from ones, as autograd's does; arguments as for `sgd`."""
-    options = {"alpha": gamma, "eps": eps}
+    options = {
+        "alpha": checked("rmsprop", "gamma", SHARE, gamma),
+        "eps": checked("rmsprop", "eps", AMOUNT, eps),
+    }
     return _descend("rmsprop", RMSprop, grad, x0, callback, num_iters, step_size, options)
 
 
@@ -94,7 +98,10 @@ def adam(
     eps: float = 1e-8,
 ) -> Any:
     """Adam (Kingma, Ba, 2015, algorithm 1); arguments as for `sgd`."""
-    options = {"betas": (b1, b2), "eps": eps}
+    options = {
+        "betas": (checked("adam", "b1", DECAY, b1), checked("adam", "b2", DECAY, b2)),
+        "eps": checked("adam", "eps", AMOUNT, eps),
+    }
     return _descend("adam", Adam, grad, x0, callback, num_iters, step_size, options)
 
 
@@ -108,9 +115,18 @@ def _descend(
     step_size: Number,
     options: dict[str, Any],
 ) -> Any:
-    vector, views = flatten([_array(name, leaf) for leaf in _leaves(x0)])
-    ascend = isinstance(step_size, (int, float, np.number)) and step_size < 0
-    lr = abs(step_size) if ascend else step_size  # type: ignore[arg-type]
+    if not callable(grad):
+        raise TypeError(f"{name}: grad must be callable, got {type(grad).__name__}")
+    check_callable(name, callback=callback)
+    num_iters = check_count(name, "num_iters", num_iters, 0)
+    if not callable(step_size):
+        step_size = checked(name, "step_size", FINITE, step_size, " or a callable i -> number")
+    leaves = [_array(name, leaf) for leaf in _leaves(x0)]
+    if not leaves:
+        raise ValueError(f"{name}: x0 must hold an array or a number, got {x0!r}")
+    vector, views = flatten(leaves)
+    ascend = not callable(step_size) and step_size < 0
+    lr = -step_size if ascend else step_size  # type: ignore[operator]
     opt = cls(views, lr=lr, maximize=ascend, **options)
     if cls is RMSprop:
         for entry in opt.state.values():
@@ -125,7 +141,7 @@ def _descend(
             raise ValueError(
                 f"{name}: grad must give {len(views)} arrays in x0's structure, got {len(leaves)}"
             )
-        opt.step([_fitted(leaf, view, vector) for leaf, view in zip(leaves, views)])
+        opt.step([_fitted(name, leaf, view, vector) for leaf, view in zip(leaves, views)])
     return x
 
 
@@ -161,9 +177,14 @@ def _array(name: str, leaf: Any) -> np.ndarray:
     return array.astype(np.float32 if array.dtype == np.float32 else np.float64, copy=False)
 
 
-def _fitted(leaf: Any, view: np.ndarray, vector: np.ndarray) -> Any:
+def _fitted(name: str, leaf: Any, view: np.ndarray, vector: np.ndarray) -> Any:
     """A gradient as the optimizer takes it: of its view's shape, in memory of its own."""
     if type(leaf) is not np.ndarray or leaf.shape != view.shape:
+        if np.size(leaf) != view.size:
+            raise ValueError(
+                f"{name}: grad must give arrays of x0's shapes: {view.shape}, "
+                f"got {f'shape {np.shape(leaf)}' if np.shape(leaf) else repr(leaf)}"
+            )
         leaf = np.reshape(leaf, view.shape)
     return leaf.copy() if np.may_share_memory(leaf, vector) else leaf
 
@@ -190,6 +211,8 @@ def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
         result takes it back: ``flatten(params)[1](at.x)``. loss and grad take such vectors; `hvp`
         is exact, at the x given here.
     """
+    if not callable(fun):
+        raise TypeError(f"objective: fun must be callable, got {type(fun).__name__}")
     flat, unflatten = _autograd("misc").flatten(_nested(x, (_double(leaf) for leaf in _leaves(x))))
     point = np.array(flat, np.float64)
     differential = _autograd("differential_operators")
@@ -206,7 +229,13 @@ def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
             products.append(differential.make_hvp(loss)(point)[0])
         return products[0](np.array(v))
 
-    return Objective(point.copy(), lambda vector: float(loss(vector)), gradient, hvp)
+    def number(vector: np.ndarray) -> float:
+        value = loss(vector)
+        if np.size(value) != 1:
+            raise ValueError(f"objective: fun must give one number, got shape {np.shape(value)}")
+        return float(np.reshape(value, ()))
+
+    return Objective(point.copy(), number, gradient, hvp)
 
 
 def _double(leaf: Any) -> np.ndarray:

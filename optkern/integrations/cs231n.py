@@ -8,32 +8,81 @@ None.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
+from ..kernels.rules import Domain
+from ._host import AMOUNT, DECAY, SHARE, checked
 
 Config = dict[str, Any]
+_NUMBERS: dict[str, Domain] = {
+    "learning_rate": AMOUNT,
+    "momentum": SHARE,
+    "decay_rate": SHARE,
+    "beta1": DECAY,
+    "beta2": DECAY,
+    "epsilon": AMOUNT,
+    "t": AMOUNT,
+}
 
 
-def _filled(
-    config: Config | None, w: np.ndarray, arrays: tuple[str, ...], **numbers: Any
-) -> Config:
-    config = {} if config is None else config
-    for name, default in numbers.items():
-        config.setdefault(name, default)
+# What each rule has in its config: numbers with their defaults, and arrays.
+_CONFIGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "sgd": ({"learning_rate": 1e-2}, ()),
+    "sgd_momentum": ({"learning_rate": 1e-2, "momentum": 0.9}, ("velocity",)),
+    "rmsprop": ({"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8}, ("cache",)),
+    "adam": (
+        {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "t": 0},
+        ("m", "v"),
+    ),
+}
+
+
+def _stepped(
+    rule: str, step: Callable[[Config], None], w: np.ndarray, dw: np.ndarray, config: Config | None
+) -> tuple[np.ndarray, Config]:
+    """Take a step with a config in which nothing is missing; keep that where the step was taken."""
+    numbers, arrays = _CONFIGS[rule]
+    if dw is None:
+        raise TypeError(f"{rule}: dw must be a NumPy array, got None")
+    full = config = {} if config is None else config
+    if not isinstance(config, dict):
+        raise TypeError(f"{rule}: config must be a dict or None, got {type(config).__name__}")
+    if not config.keys() >= numbers.keys():
+        _refuse_misspelt(rule, config, (*numbers, *arrays))
+        full = {**numbers, **config}
     for name in arrays:
-        if config.get(name) is None:
-            config[name] = np.zeros_like(w)
-    return config
+        if full.get(name) is None:
+            full = {**full, name: np.zeros_like(w)}
+    try:
+        step(full)
+    except (TypeError, ValueError):
+        for name in numbers:  # in the course's words, where it is a number
+            checked(rule, name, _NUMBERS[name], full[name])
+        raise
+    if full is not config:
+        config.update(full)
+    return w, config
+
+
+def _refuse_misspelt(rule: str, config: Config, known: tuple[str, ...]) -> None:
+    for name in config:
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
+        if near and name not in known:
+            raise ValueError(f"{rule}: config has {name!r}; did you mean {near[0]!r}?")
 
 
 def sgd(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
     """``w -= learning_rate * dw``; config: learning_rate (.01)."""
-    config = _filled(config, w, (), learning_rate=1e-2)
-    kernels.sgd(w, dw, lr=config["learning_rate"])
-    return w, config
+
+    def step(config: Config) -> None:
+        kernels.sgd(w, dw, lr=config["learning_rate"])
+
+    return _stepped("sgd", step, w, dw, config)
 
 
 def sgd_momentum(
@@ -43,12 +92,14 @@ def sgd_momentum(
 
     config: learning_rate (.01), momentum (.9), velocity.
     """
-    config = _filled(config, w, ("velocity",), learning_rate=1e-2, momentum=0.9)
-    kernels.sgd(
-        w, dw, config["velocity"],
-        lr=config["learning_rate"], momentum=config["momentum"], momentum_form="classical",
-    )  # fmt: skip
-    return w, config
+
+    def step(config: Config) -> None:
+        kernels.sgd(
+            w, dw, config["velocity"],
+            lr=config["learning_rate"], momentum=config["momentum"], momentum_form="classical",
+        )  # fmt: skip
+
+    return _stepped("sgd_momentum", step, w, dw, config)
 
 
 def rmsprop(
@@ -58,12 +109,14 @@ def rmsprop(
 
     config: learning_rate (.01), decay_rate (.99), epsilon (1e-8), cache.
     """
-    config = _filled(config, w, ("cache",), learning_rate=1e-2, decay_rate=0.99, epsilon=1e-8)
-    kernels.rmsprop(
-        w, dw, config["cache"],
-        lr=config["learning_rate"], alpha=config["decay_rate"], eps=config["epsilon"],
-    )  # fmt: skip
-    return w, config
+
+    def step(config: Config) -> None:
+        kernels.rmsprop(
+            w, dw, config["cache"],
+            lr=config["learning_rate"], alpha=config["decay_rate"], eps=config["epsilon"],
+        )  # fmt: skip
+
+    return _stepped("rmsprop", step, w, dw, config)
 
 
 def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
@@ -72,13 +125,13 @@ def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[n
     config: learning_rate (.001), beta1 (.9), beta2 (.999), epsilon (1e-8), m, v, t (updates so
     far).
     """
-    config = _filled(
-        config, w, ("m", "v"), learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, t=0
-    )
-    kernels.adam(
-        w, dw, config["m"], config["v"],
-        lr=config["learning_rate"], betas=(config["beta1"], config["beta2"]),
-        eps=config["epsilon"], step=config["t"] + 1,
-    )  # fmt: skip
-    config["t"] += 1
-    return w, config
+
+    def step(config: Config) -> None:
+        kernels.adam(
+            w, dw, config["m"], config["v"],
+            lr=config["learning_rate"], betas=(config["beta1"], config["beta2"]),
+            eps=config["epsilon"], step=config["t"] + 1,
+        )  # fmt: skip
+        config["t"] += 1
+
+    return _stepped("adam", step, w, dw, config)

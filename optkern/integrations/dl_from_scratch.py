@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import optimizers
+from ._host import DECAY, SHARE, checked
 
 Arrays = dict[str, np.ndarray] | list[np.ndarray]
 
@@ -49,20 +50,40 @@ class _Updater:
         grads : dict of str to ndarray, or list of ndarray
             Further names in it are ignored, as in the book.
         """
-        arrays = list(params.values() if isinstance(params, Mapping) else params)
-        if self.optimizer is None:
-            self.optimizer = self._cls(params, lr=self.lr, **self._options)
+        if isinstance(params, Mapping):
+            grads = self._of_names(params, grads)
+            arrays = list(params.values())
+        else:
+            arrays = list(params) if isinstance(params, (list, tuple)) else [params]
+        optimizer = self.optimizer
+        if optimizer is None:
+            optimizer = self._cls(params, lr=self.lr, **self._options)
         elif len(arrays) != len(self._bound) or any(
             new is not old for new, old in zip(arrays, self._bound)
         ):
-            self.optimizer.rebind(params)
-        self._bound = arrays
-        group = self.optimizer.param_groups[0]
+            optimizer.rebind(params)
+        group = optimizer.param_groups[0]
         if group["lr"] != self.lr:
             group["lr"] = self.lr
-        if isinstance(params, Mapping):
-            grads = {name: grads[name] for name in params}  # type: ignore[call-overload]
-        self.optimizer.step(grads)
+        optimizer.step(grads)
+        self.optimizer, self._bound = optimizer, arrays  # what was refused binds nothing
+
+    @staticmethod
+    def _of_names(params: Mapping[str, Any], grads: Any) -> dict[str, Any]:
+        """The gradients that the parameters ask for."""
+        if not isinstance(grads, Mapping):
+            raise TypeError(f"update: grads must be a dict like params, got {type(grads).__name__}")
+        for name in params:
+            if name not in grads:
+                raise ValueError(f"update: grads has no {name!r}; it has {', '.join(grads)}")
+        return {name: grads[name] for name in params}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of `optkern.Optimizer`: no name that means nothing."""
+        known = name[:1] == "_" or name in ("lr", "optimizer")
+        if type(self).__module__ == __name__ and not known:
+            raise AttributeError(optimizers.no_attribute(type(self).__name__, name, ("lr",), ()))
+        super().__setattr__(name, value)
 
 
 class SGD(_Updater):
@@ -103,6 +124,7 @@ class RMSprop(_Updater):
     """``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
 
     def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
+        checked("RMSprop", "decay_rate", SHARE, decay_rate)
         super().__init__(optimizers.RMSprop, lr, alpha=decay_rate, eps=1e-7)
 
 
@@ -110,4 +132,6 @@ class Adam(_Updater):
     """Adam with 1e-7 added before the bias correction."""
 
     def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
+        checked("Adam", "beta1", DECAY, beta1)
+        checked("Adam", "beta2", DECAY, beta2)
         super().__init__(optimizers.Adam, lr, betas=(beta1, beta2), eps=1e-7, eps_form="raw")

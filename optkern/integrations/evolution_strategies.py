@@ -14,6 +14,15 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from ._host import AMOUNT, DECAY, SHARE, checked
+
+_NUMBERS = {
+    "stepsize": AMOUNT,
+    "momentum": SHARE,
+    "beta1": DECAY,
+    "beta2": DECAY,
+    "epsilon": AMOUNT,
+}
 
 
 class Optimizer(ABC):
@@ -31,13 +40,32 @@ class Optimizer(ABC):
     """
 
     def __init__(self, pi: Any) -> None:
+        for name in ("num_params", "get_trainable_flat", "set_trainable_flat"):
+            if not hasattr(pi, name):
+                raise TypeError(f"{type(self).__name__}: pi must have {name}, got {pi!r:.60}")
         self.pi = pi
         self.dim = pi.num_params
         self.t = 0
 
+    def _theta(self) -> np.ndarray:
+        """The policy's vector, which must be one."""
+        theta = np.asarray(self.pi.get_trainable_flat())
+        if theta.shape != (self.dim,):
+            raise ValueError(
+                f"{type(self).__name__}: pi.get_trainable_flat() must give a vector of num_params "
+                f"= {self.dim!r} elements, got shape {theta.shape}"
+            )
+        return theta
+
     def _zeros(self) -> np.ndarray:
-        double = np.asarray(self.pi.get_trainable_flat()).dtype == np.float64
+        double = self._theta().dtype == np.float64
         return np.zeros(self.dim, np.float64 if double else np.float32)
+
+    def _check(self) -> None:
+        """Refuse numbers out of range, in the starter's words."""
+        for name, domain in _NUMBERS.items():
+            if hasattr(self, name):
+                checked(type(self).__name__, name, domain, getattr(self, name))
 
     def update(self, globalg: np.ndarray) -> float:
         """Move the policy against a gradient.
@@ -52,9 +80,10 @@ class Optimizer(ABC):
         float
             The norm of the step over the norm of the parameters before it.
         """
+        self._check()
+        theta = self._theta()
         step = self._compute_step(globalg)
         self.t += 1
-        theta = self.pi.get_trainable_flat()
         ratio = np.linalg.norm(step) / np.linalg.norm(theta)
         self.pi.set_trainable_flat(theta + step)
         return float(ratio)
@@ -71,6 +100,7 @@ class SGD(Optimizer):
         super().__init__(pi)
         self.v = self._zeros()
         self.stepsize, self.momentum = stepsize, momentum
+        self._check()
 
     def _compute_step(self, globalg: np.ndarray) -> np.ndarray:
         step = np.zeros_like(self.v)
@@ -96,6 +126,7 @@ class Adam(Optimizer):
         self.stepsize = stepsize
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.m, self.v = self._zeros(), self._zeros()
+        self._check()
 
     def _compute_step(self, globalg: np.ndarray) -> np.ndarray:
         step = np.zeros_like(self.m)

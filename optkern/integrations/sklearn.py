@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
@@ -21,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from ..optimizers import CLASSES, Optimizer
-from ._host import Objective, host
+from ..optimizers import CLASSES, Optimizer, no_attribute
+from ._host import AMOUNT, FINITE, Objective, checked, host
 
 MINIMUM = "1.7"
 _SCHEDULES = ("constant", "invscaling", "adaptive")
@@ -83,7 +84,7 @@ class MLPOptimizer:
         power_t: float = 0.5,
         **options: Any,
     ) -> None:
-        if rule not in CLASSES:
+        if not isinstance(rule, str) or rule not in CLASSES:
             raise ValueError(
                 f"MLPOptimizer: rule must be one of {', '.join(CLASSES)}, got {rule!r}"
             )
@@ -100,7 +101,7 @@ class MLPOptimizer:
             )
         self.rule = rule
         self.schedule = schedule
-        self.power_t = power_t
+        self.power_t = checked("MLPOptimizer", "power_t", FINITE, power_t)
         self.options = options
         self.lr = CLASSES[rule].rule.hyperparameters["lr"] if lr is None else lr
         self.optimizer: Optimizer | None = None
@@ -120,9 +121,18 @@ class MLPOptimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
+        if not callable(value):
+            checked("MLPOptimizer", "learning_rate", AMOUNT, value)
         if self.optimizer is not None:
             self.optimizer.param_groups[0]["lr"] = value
         self._lr = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of `optkern.Optimizer`: no name that means nothing, or no longer does."""
+        known = name[:1] == "_" or name in ("learning_rate", "optimizer")
+        if type(self) is MLPOptimizer and not known and "_saved" in vars(self):
+            raise AttributeError(no_attribute("MLPOptimizer", name, ("learning_rate",), ()))
+        super().__setattr__(name, value)
 
     # ----------------------------------------------------------------- what an MLP calls
 
@@ -242,6 +252,16 @@ class accelerate(ContextDecorator):
         self.settings = settings
         if rule is not None:
             MLPOptimizer(rule, **settings)
+            return
+        known = {"lr", "schedule", "power_t"}
+        for solver, _ in _SOLVERS.values():
+            known |= {*inspect.signature(CLASSES[solver]).parameters} - {"params"}
+        for name in settings:
+            if name not in known:
+                raise TypeError(
+                    f"accelerate: unexpected keyword argument {name!r}, which neither solver's "
+                    f"rule takes; there are {', '.join(sorted(known))}"
+                )
 
     def optimizer(self, solver: str, own: dict[str, Any]) -> MLPOptimizer:
         """For one fit of a solver with these numbers."""
@@ -361,7 +381,12 @@ def _targets(model: Any, y: Any, rows: int) -> np.ndarray:
             unknown = y[~np.isin(y, model.classes_)][0]
             raise ValueError(f"objective: y holds {unknown!r}, not one of the model's classes")
         y = model._label_binarizer.transform(y)
-    y = y.reshape(rows, -1).astype(np.float64)
+    try:
+        y = y.reshape(rows, -1).astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"objective: y must hold numbers, got {y.dtype}") from None
+    if not np.isfinite(y).all():
+        raise ValueError("objective: y holds NaN or inf")
     if y.shape[1] != model.n_outputs_:
         raise ValueError(
             f"objective: y must have the model's {model.n_outputs_} outputs, got {y.shape[1]}"
@@ -375,6 +400,7 @@ class _Total:
     def __init__(self, model: Any, X: Any, y: np.ndarray) -> None:
         self.network = copy.copy(model)
         self.network.alpha = 0.0  # the penalty is added once
+        self.shapes = [a.shape for a in (*model.coefs_, *model.intercepts_)]
         self.X, self.y = X, y
         self.outputs = model.n_outputs_ if model.loss == "squared_error" else 1
         n = X.shape[0]
@@ -385,6 +411,11 @@ class _Total:
 
     def __call__(self, x: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
         network, n = self.network, self.X.shape[0]
+        if [np.shape(a) for a in x] != self.shapes:
+            raise ValueError(
+                f"objective: x must be a list of arrays of the shapes {self.shapes}, "
+                f"got {[np.shape(a) for a in x]}"
+            )
         layers = len(x) // 2
         network.coefs_, network.intercepts_ = list(x[:layers]), list(x[layers:])
         loss = self.decay / 2 * sum(float(np.vdot(w, w)) for w in network.coefs_)

@@ -33,12 +33,12 @@ import numpy as np
 from .. import kernels, optimizers
 from ..curvature.lanczos import check_count
 from ..curvature.operators import norm
-from ..kernels import _arrays
+from ..kernels import _arrays, rules
 from ..kernels._engine import Plan
 from ..kernels._threads import as_num_threads
-from ..kernels.rules import OPTIONS, VOCABULARY, Domain, Real, Rule, checked
+from ..kernels.rules import OPTIONS, VOCABULARY, Domain, Real, Rule
 from ..optimizers import CLASSES
-from ._host import Objective, host
+from ._host import AMOUNT, DECAY, Objective, checked, host
 
 MINIMUM = "8.3"
 
@@ -49,15 +49,14 @@ _backends = host("thinc.backends", "thinc", MINIMUM)
 _Schedule = getattr(host("thinc.schedules", "thinc", MINIMUM), "Schedule", None)
 
 Key = tuple[int, str]
-_AMOUNT, _BETA = Real("", 0.0), Real("", 0.0, 1.0, open_high=True)
 # thinc's numbers, by the attributes that hold them: their arguments, and what they may be.
 _NUMBERS: dict[str, tuple[str, Domain]] = {
-    "learn_rate": ("learn_rate", _AMOUNT),
-    "L2": ("L2", _AMOUNT),
-    "b1": ("beta1", _BETA),
-    "b2": ("beta2", _BETA),
+    "learn_rate": ("learn_rate", AMOUNT),
+    "L2": ("L2", AMOUNT),
+    "b1": ("beta1", DECAY),
+    "b2": ("beta2", DECAY),
     "eps": ("eps", VOCABULARY["eps"]),
-    "grad_clip": ("grad_clip", _AMOUNT),
+    "grad_clip": ("grad_clip", AMOUNT),
 }
 # What the rules' hyperparameters are called here.
 _RENAMED = {
@@ -157,7 +156,7 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
             "L2_is_weight_decay": L2_is_weight_decay,
         }
         for name, value in switches.items():
-            _checked(name, VOCABULARY["maximize"], value)
+            checked("Optimizer", name, VOCABULARY["maximize"], value)
         good = {_NUMBERS[k][0]: _checked_number(k, value) for k, value in numbers.items()}
         super().__init__(**good, **switches)
         self._num_threads = as_num_threads("Optimizer", num_threads)
@@ -227,7 +226,7 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         lr, L2 = self._number("learn_rate", key), self._number("L2", key)
         grad_clip = self._number("grad_clip", key)
         if lr_scale != 1.0:
-            lr *= _checked("lr_scale", _AMOUNT, lr_scale)
+            lr *= checked("Optimizer", "lr_scale", AMOUNT, lr_scale)
         if L2 and not self.L2_is_weight_decay and grad_clip:
             bound.set("lr", lr)
             bound.plan.check((gradient,))
@@ -266,7 +265,7 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         """One of thinc's numbers at this step, checked where it is another than before."""
         value = self._now(name, key)
         if value is not self._seen.get(name):
-            _checked(*_NUMBERS[name], value)
+            checked("Optimizer", *_NUMBERS[name], value)
             self._seen[name] = value
         return value
 
@@ -392,7 +391,7 @@ class _Bound:
         if name in OPTIONS:
             self.plan.set_option(name, value)
         elif name in self.rule.hyperparameters:
-            self.plan.set_hyperparameter(0, name, checked("Optimizer", name, value))
+            self.plan.set_hyperparameter(0, name, rules.checked("Optimizer", name, value))
         self.values[name] = value
 
     @property
@@ -472,13 +471,6 @@ def _checked_class(
     return cls
 
 
-def _checked(name: str, domain: Domain, value: Any, more: str = "") -> Any:
-    good = domain.check(value)
-    if good is None:
-        raise ValueError(f"Optimizer: {name} must be {domain.allowed}{more}, got {value!r}")
-    return good
-
-
 def _is_number(value: Any) -> bool:
     return not (callable(value) or isinstance(value, list) or hasattr(value, "__next__"))
 
@@ -487,7 +479,7 @@ def _checked_number(name: str, value: Any) -> Any:
     """One of thinc's numbers, checked, or a schedule of it, as thinc takes it."""
     if not _is_number(value) and value != []:
         return _hosted(value)
-    return _checked(*_NUMBERS[name], value, " or a schedule of such")
+    return checked("Optimizer", *_NUMBERS[name], value, " or a schedule of such")
 
 
 def _hosted(value: Any) -> Any:
@@ -692,8 +684,7 @@ def objective(
     batch_size = check_count("objective", "batch_size", batch_size, 1)
     if not len(Y) or (_is_sliced(X) and len(X) != len(Y)):
         raise ValueError(f"objective: X and Y must be of one length > 0, got {len(X)} and {len(Y)}")
-    if _AMOUNT.check(L2) is None:
-        raise ValueError(f"objective: L2 must be {_AMOUNT.allowed}, got {L2!r}")
+    checked("objective", "L2", AMOUNT, L2)
     total = _Total(model, X, Y, loss, L2, batch_size, np.float32)
     if not total.where:
         raise ValueError("objective: no parameter of the model gets a gradient")
