@@ -725,7 +725,8 @@ class _Evidence:
         if self.still:
             return f", and nothing moves: {self.still}"
         if self.bounces:
-            return f", and {self.back}: try a lower lr"
+            # At rest that is no harm: a run within its limit ends so.
+            return f", and {self.back}{': try a lower lr' if trend.rises else ''}"
         if trend.rises and self.straight:
             return f" ({STRAYS})"
         return f", and {self.held}" if self.held else ""

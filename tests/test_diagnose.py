@@ -888,7 +888,11 @@ def test_a_bounce_under_clipping_stays_a_bounce():
     monitor = run(Quadratic(), optkern.SGD(x, lr=50, clip_norm=0.1), x, 1500, every=None)
     d = monitor.diagnose(x, Quadratic().grad)
     assert d.kind == "oscillating", str(d)
-    assert "try a lower lr" in str(monitor.diagnose())
+    alone = str(monitor.diagnose())
+    assert "each update takes back the one before" in alone and "try a lower lr" not in alone
+    x = 1e-6 * START
+    monitor = run(Quadratic(), optkern.SGD(x, lr=0.201), x, 100)  # it rises: lr is beyond the limit
+    assert "try a lower lr; give x and grad" in str(monitor.diagnose()), str(monitor.diagnose())
 
 
 # --------------------------------------------------------------------------- slow rises
