@@ -1126,8 +1126,14 @@ def test_options_are_attributes():
     saved = opt.state_dict()["state"]
     for i, average in enumerate(opt.optimizer._plan.state["ema"]):
         np.testing.assert_array_equal(saved[i]["ema"].numpy(), average)
-    opt.zero_grad()  # torch's method, whatever the option's name is
+    with pytest.raises(AttributeError, match="zero_grad is torch's method"):
+        opt.zero_grad = True
+    opt.zero_grad()  # whatever the option's name is
     assert all(p.grad is None for p in net.parameters())
+    opt.optimizer.zero_grad = True
+    nn.functional.cross_entropy(net(X), Y).backward()
+    opt.step()
+    assert all(not p.grad.any() for p in net.parameters())
 
 
 def test_what_torch_sets_on_optimizers_is_allowed():

@@ -71,6 +71,7 @@ monitor.record(1.0, g, adam, val_loss=2.0)
 diagnosis: optkern.diagnose.Diagnosis = monitor.diagnose(p, grad=lambda x: x, loss=lambda x: 0.0)
 print(diagnosis.kind, diagnosis.max_stable_lr, diagnosis.verdict)
 remedies: tuple[str, ...] = optkern.compare_fits([1.0, 0.5], 0.7, target=0.1).remedies
+fits: optkern.diagnose.FitComparison = optkern.diagnose.compare_fits(1.0, 2.0)
 vector, views = optkern.flatten({"W": p, "b": p})
 flat: optkern.Flat = optkern.flatten([p, p])
 optkern.SGD(flat.vector).step(g)

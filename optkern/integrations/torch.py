@@ -65,7 +65,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     """What all of them share. The arguments are those of the `torch.optim` class of the same name.
 
     Beyond them, optkern's own: by group `decay_form`, `eps_form` and the like; for all groups
-    `clip_norm`, `ema_decay`, `lookahead`, `on_nonfinite`, `num_threads` and the others.
+    `clip_norm`, `ema_decay`, `lookahead`, `on_nonfinite`, `num_threads` and the others, which are
+    attributes too. A name that means nothing cannot be set on one of these classes.
     ``foreach`` and ``fused`` are taken and ignored. A tensor in a number's place is read at each
     step. torch's own class, given a `state_dict` from here, goes on without `decay_form` and
     `eps_form`, which it does not know.
@@ -112,6 +113,10 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def __setattr__(self, name: str, value: Any) -> None:
         """As of `optkern.Optimizer`: no name that means nothing. torch writes over methods."""
         made = self._inner is not None and type(self).__module__ == __name__
+        if made and name == "zero_grad" and not callable(value):
+            raise AttributeError(
+                f"{self._owner}: zero_grad is torch's method; the option is opt.optimizer.zero_grad"
+            )
         if made and name[:1] != "_" and name not in vars(self) and not hasattr(type(self), name):
             raise AttributeError(
                 optimizers.no_attribute(
@@ -126,7 +131,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def optimizer(self) -> optimizers.Optimizer:
-        """What does the work: `thread_report`, `last_grad_norm`, `averaged`; for `optkern.Monitor`.
+        """What does the work: `thread_report`, `last_grad_norm`, `averaged`.
 
         Another one once tensors or state have been replaced.
         """
