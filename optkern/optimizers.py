@@ -427,7 +427,9 @@ class Optimizer:
         if self._state_dtype and slot != "accumulator":
             signed = slot not in NONNEGATIVE
             state = _storage.Compact.zeros(self._state_dtype, array.shape, signed)
-            return _compact_beside(state, array)
+            if array.flags.c_contiguous:  # codes are in C order
+                state.codes = _arrays.zeros_beside(array, state.codes.dtype)
+            return state
         return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
 
     def _saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -1107,15 +1109,10 @@ class _Loaded:
         loaded = _storage.Compact(*parts, *([None] * (2 - len(parts))), new.signed)
         if loaded.state_dtype != new.state_dtype:
             raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{_PARTS[1]}'")
-        copy = _storage.Compact(
-            *(
-                np.array(a) if isinstance(a, np.ndarray) else a
-                for a in (loaded.codes, loaded.scales)
-            ),
-            new.signed,
-        )
-        _arrays.check_compact(self.owner, f"{slot} of {what}", copy, array)
-        return _compact_beside(copy, array)
+        _arrays.check_compact_form(self.owner, f"{slot} of {what}", loaded, array)
+        for to, values in zip(new.arrays, loaded.arrays):
+            to[...] = values
+        return new
 
     def _copied(
         self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
@@ -1146,13 +1143,6 @@ def _copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
     copy = _arrays.zeros_beside(array, values.dtype)
     copy[...] = values
     return copy
-
-
-def _compact_beside(state: _storage.Compact, array: np.ndarray) -> _storage.Compact:
-    """Compact state with its codes where they lie best beside a parameter."""
-    if array.flags.c_contiguous:
-        state.codes = _copy_beside(state.codes, array)
-    return state
 
 
 def _count(what: str, value: Any) -> int:

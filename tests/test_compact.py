@@ -162,6 +162,37 @@ def test_threads_and_chunks_never_show(rule, state_dtype, threads):
         run_both(opt, lambda step: arrays(np.float32, (700, LONG, 2 * LONG), 100 * step), 2)
 
 
+@every_state_dtype
+@pytest.mark.parametrize("p_dtype", ("float32", "bfloat16"))
+def test_every_place_in_a_cache_line(state_dtype, p_dtype):
+    """Runs begin at a line, or at the pair before it; what is left over goes by pieces."""
+    dtype = dtype_of(p_dtype)
+    memory = np.zeros(64 + 1540 * dtype.itemsize, np.uint8)
+    start = -memory.ctypes.data % 64
+    for k, place in enumerate(range(0, 64, dtype.itemsize)):
+        n = (512, 513, 543, 1025, 1470)[k % 5]
+        _engine.use_isa(ISAS[k % len(ISAS)])
+        first = start + place
+        p = memory[first : first + n * dtype.itemsize].view(dtype)
+        p[...] = arrays(dtype, (n,))[0]
+        opt = optkern.AdamW([p], state_dtype=state_dtype)
+        head = -p.ctypes.data % 64 // p.itemsize  # its lines begin where the parameter's do
+        codes = opt.state[0]["exp_avg"].codes
+        assert (codes.ctypes.data + head * codes.itemsize) % 64 == 0
+        run_both(opt, lambda step, n=n: arrays(dtype, (n,), step), 2)
+
+
+@every_state_dtype
+@pytest.mark.parametrize("p_dtype", ("float32", "bfloat16"))
+def test_segments_of_random_bits(state_dtype, p_dtype):
+    """Each has its own key, and is a loop's call of its own."""
+    dtype = dtype_of(p_dtype)
+    sizes = (7, _storage.SEGMENT + 259)
+    for threads in (1, 2):
+        opt = optkern.Lion(arrays(dtype, sizes), state_dtype=state_dtype, num_threads=threads)
+        run_both(opt, lambda step: arrays(dtype, sizes, 10 * step + 1), 1)
+
+
 @every_rule
 @every_state_dtype
 @pytest.mark.parametrize("p_dtype", ("float32", "float16", "bfloat16"))
@@ -261,6 +292,16 @@ def test_norms_are_summed_in_the_order_of_the_codes(state_dtype):
         assert_same_bits(q, p)
 
 
+def test_reference_takes_any_step_number_of_plain_state():
+    rule = CLASSES["adam"].rule
+    outcomes = []
+    for step in (3, np.int64(3), 3.0):
+        p, g, m, v = (ordinary(np.float32, 50, k) ** 2 for k in range(4))
+        reference.update(rule, p, g, [m, v, None], {**rule.hyperparameters, "step": step})
+        outcomes.append(p)
+    assert_same_bits(outcomes[1:], outcomes[:1] * 2)
+
+
 def test_functional_twins_take_half_precision_and_compact_state():
     p = arrays(np.float16, (700,))[0]
     g = arrays(np.float32, (700,), 5)[0]
@@ -338,11 +379,15 @@ def test_random_bits_are_uniform_and_differ_by_each_key():
     assert np.abs(correlation).max() < 5 / np.sqrt(40_000)
 
 
-def test_random_bits_of_a_step_do_not_correlate_within_a_segment():
-    keys = [_storage.random_bits(0, step, 0, _storage.SEGMENT) / 2**32 - 0.5 for step in range(3)]
+def test_random_bits_of_a_step_hardly_correlate_within_a_segment():
+    n = _storage.SEGMENT
+    keys = [_storage.random_bits(0, step, 0, n) / 2**32 - 0.5 for step in range(3)]
     for distance in [*range(1, 17), *(2**k for k in range(5, 19)), 3 * 2**11, 3 * 2**17]:
         products = [12 * (x[distance:] * x[:-distance]).mean() for x in keys]
         assert abs(np.mean(products)) < 0.015, distance
+    spectra = np.mean([np.abs(np.fft.rfft(x, 2 * n)) ** 2 for x in keys], axis=0)
+    products = 12 * np.fft.irfft(spectra)[:n] / np.arange(n, 0, -1)
+    assert np.abs(products[1 : n - 2**16]).max() < 0.055  # of nearly all distances
 
 
 def test_random_bits_beyond_the_32nd_bit_of_a_position():
@@ -413,6 +458,41 @@ def test_memory(state_dtype):
         assert state_dtype in repr(state)
         assert np.asarray(state).dtype == np.float32
     assert state_dtype in repr(opt)
+
+
+@every_state_dtype
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_new_state_is_memory_that_nobody_has_touched(state_dtype, run_python):
+    result = run_python(f"""
+import numpy as np, optkern
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+p = np.zeros(100_000_000, np.float32)
+before = resident()
+opt = optkern.Adam(p, state_dtype={state_dtype!r})
+print(resident() - before)
+""")
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 20e6  # huge pages: 2 MB each
+
+
+@every_state_dtype
+@pytest.mark.parametrize("order", ("C", "F"))
+def test_compact_state_is_loaded_from_memory_of_any_kind(state_dtype, order):
+    p, q = (np.zeros((30, 20), np.float32) for _ in range(2))
+    g = ordinary(np.float32, 600, 0).reshape(p.shape)
+    opt, other = (optkern.Adam(x, state_dtype=state_dtype) for x in (p, q))
+    opt.step(g)
+    saved = opt.state_dict()
+    for name, a in saved["state"][0].items():
+        if isinstance(a, np.ndarray):
+            saved["state"][0][name] = a = a.copy(order=order)
+            a.flags.writeable = False
+    other.load_state_dict(saved)
+    q[...] = p
+    opt.step(g)
+    other.step(g)
+    assert_same_bits(q, p)
 
 
 def new_optimizer(cls, p, state_dtype, master=True, seed=7):

@@ -139,6 +139,15 @@ def check_zeroable(owner: str, what: str, gradient: Any, parameter: np.ndarray) 
 
 
 def check_compact(owner: str, what: str, state: _storage.Compact, parameter: np.ndarray) -> None:
+    """Refuse compact state that a kernel cannot update in place."""
+    check_compact_form(owner, what, state, parameter)
+    if not all(array.flags.c_contiguous and array.flags.writeable for array in state.arrays):
+        raise ValueError(f"{owner}: {what} must be C-contiguous and writable")
+
+
+def check_compact_form(
+    owner: str, what: str, state: _storage.Compact, parameter: np.ndarray
+) -> None:
     """Refuse compact state that does not fit its parameter."""
     like = _storage.Compact.zeros(state.state_dtype, parameter.shape, state.signed)
     for array, wanted in zip(state.arrays, like.arrays):
@@ -152,8 +161,6 @@ def check_compact(owner: str, what: str, state: _storage.Compact, parameter: np.
                 f"{owner}: {what}, stored as {state.state_dtype}, must have shape {wanted.shape} "
                 f"and dtype {wanted.dtype}, got {got}"
             )
-        if not (array.flags.c_contiguous and array.flags.writeable):
-            raise ValueError(f"{owner}: {what} must be C-contiguous and writable")
 
 
 def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@
 3. A call checks everything it was given before it writes one element.
 4. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
 5. Arrays that are not dense, not aligned or stored in fewer bits (_storage.py) are staged piece by
-   piece through stack scratch. A piece ends at a multiple of its size, so that it begins at a
-   block of int8 and does not cross 2**32 elements.
+   piece through stack scratch, unless the rule has a loop over compact state. A piece ends at a
+   multiple of its size, so that it begins at a block of int8 and lies in one segment of the
+   random bits.
 6. The number of threads never shows in the bits, so the engine may choose it by what it measured.
 7. What an optimizer does around its rule is done in the same pass: scaling and clipping in the
    formula's own arithmetic, the rest on each piece while it is in cache. Norms (of gradients, for
@@ -1307,8 +1308,8 @@ cdef class Plan:
         cdef compact_t span = SPANS.compact[self._index][bytes][t.storage[0]]
         cdef unsigned char* scales[MAX_STREAMS]
         cdef char* at[MAX_STREAMS]
-        cdef Py_ssize_t run, head, rest = n % (SCALED if bytes else 4 // t.itemsize[0])
-        cdef Py_ssize_t end = first + n - rest
+        cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one
+        cdef Py_ssize_t run, head, rest = n % unit, end = first + n - rest
         cdef int j
         if span == NULL or rest == n:
             return False
@@ -1317,8 +1318,8 @@ cdef class Plan:
             for j in range(self._streams):
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
                 scales[j] = t.scales[j] + first // SCALED
-            if run >= LONG and not bytes:   # as for dense state, but whole pairs
-                head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // 2 * 2
+            if run >= LONG and not bytes:   # as for dense state, but whole units
+                head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // unit * unit
                 run = head if head else run
             if not span(t.h, at, scales, run, <unsigned int> first, random_key(t, first)):
                 return False

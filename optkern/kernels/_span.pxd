@@ -6,13 +6,13 @@ its table from a PyCapsule. A cimport would load code for another instruction se
 from optkern.kernels._constants cimport constants_t
 
 cdef enum:
-    MAX_STREAMS = 10  # p, g, state arrays of one rule and of the options around it
+    MAX_STREAMS = 10   # p, g, state arrays of one rule and of the options around it
     MAX_RULES = 32
-    DTYPES = 2        # float32, float64
-    BLOCK = 4096      # elements of one partial sum; part of the definition of every reduction
-    LANES = 16        # running sums within a block
-    SCALED = 256      # elements that share an int8 scale
-    SEGMENT = 1 << 20 # elements whose random bits share a key
+    DTYPES = 2         # float32, float64
+    BLOCK = 4096       # elements of one partial sum; part of the definition of every reduction
+    LANES = 16         # running sums within a block
+    SCALED = 256       # elements that share an int8 scale
+    SEGMENT = 1 << 20  # elements whose random bits share a key
 
 # How a stream is stored (`KINDS` in _storage.py); all but PLAIN are float32 where it is computed.
 cdef enum:

@@ -179,8 +179,9 @@ def random_bits(seed: int, step: int, tensor: int, n: int, first: int = 0) -> np
 def _hashed(x: np.ndarray, key: np.uint32) -> np.ndarray:
     """Two rounds of a multiplicative hash with a key between them (multipliers: xxHash's).
 
-    Among the positions of a segment no distance correlates by more than 0.01; farther apart the
-    upper bits of a position reach too few of the result's, so that segments have keys of their own.
+    Of the distances within a segment one (494,009) correlates by 0.05, the next by 0.04, those up
+    to 16 and powers of two by less than 0.015; farther apart the upper bits of a position reach too
+    few of the result's, so that segments have keys of their own.
     """
     x = x * np.uint32(0x85EBCA77)
     return ((x ^ x >> 13) + key) * np.uint32(0xC2B2AE3D)

@@ -134,10 +134,11 @@ def update(
         wide[...] = x
     if wide is not p:
         _storage.write_rounded(p, wide)
-    random = _storage.random_bits(seed, hyperparameters["step"], tensor, x.size if compact else 0)
-    for a, values in zip(state, decoded):
-        if a is not values:
-            a.encode(values, random)
+    if compact:
+        random = _storage.random_bits(seed, hyperparameters["step"], tensor, x.size)
+        for a, values in zip(state, decoded):
+            if a is not values:
+                a.encode(values, random)
 
 
 def flush(x):
