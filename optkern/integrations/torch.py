@@ -251,12 +251,6 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._laid[1].extend(laid.values())
             if tensors:
                 self.state[p].update(tensors)
-        self._fresh = [
-            (arrays[i], self._arrays[i])
-            for slot, arrays in plan.state.items()
-            if slot in ("slow", "ema")
-            for i in np.flatnonzero(plan.steps == 0)
-        ]
         self._note_shown()
         self._plan = plan
 
@@ -293,10 +287,6 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._read_groups()
         else:
             self._bind()
-        # Averages begin with the weights that training begins with: those loaded since, where any.
-        if self._fresh and not self._inner.averages_are_in:
-            for average, array in self._fresh:
-                average[...] = array
         return self._inner
 
     def _show_anew(self) -> None:
