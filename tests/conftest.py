@@ -177,3 +177,26 @@ def run_python(tmp_path):
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def made_resident(run_python):
+    """The bytes that become resident in a fresh interpreter: ``made_resident(setup, work)``."""
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+
+    def measure(setup, work):
+        result = run_python(f"""
+import resource
+import numpy as np, optkern
+def pages():
+    return int(open("/proc/self/statm").read().split()[1])
+{setup}
+before = pages()
+{work}
+print((pages() - before) * resource.getpagesize())
+""")
+        assert result.returncode == 0, result.stderr
+        return int(result.stdout)
+
+    return measure

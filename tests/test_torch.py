@@ -683,7 +683,7 @@ def test_weights_are_safe_from_a_look_at_averages_before_the_first_step():
     with opt.optimizer.averaged():
         assert net.weight.eq(7).all()
         net.weight.data.zero_()
-        opt.optimizer.averages_are_in  # noqa: B018
+        assert opt.optimizer.averages_are_in
     assert net.weight.eq(7).all()
 
 

@@ -119,14 +119,14 @@ def _descend(
         raise TypeError(f"{name}: grad must be callable, got {type(grad).__name__}")
     check_callable(name, callback=callback)
     num_iters = check_count(name, "num_iters", num_iters, 0)
+    ascend, lr = False, step_size
     if not callable(step_size):
-        step_size = checked(name, "step_size", FINITE, step_size, " or a callable i -> number")
+        number = checked(name, "step_size", FINITE, step_size, " or a callable i -> number")
+        ascend, lr = number < 0, abs(number)
     leaves = [_array(name, leaf) for leaf in _leaves(x0)]
     if not leaves:
         raise ValueError(f"{name}: x0 must hold an array or a number, got {x0!r}")
     vector, views = flatten(leaves)
-    ascend = not callable(step_size) and step_size < 0
-    lr = -step_size if ascend else step_size  # type: ignore[operator]
     opt = cls(views, lr=lr, maximize=ascend, **options)
     if cls is RMSprop:
         for entry in opt.state.values():

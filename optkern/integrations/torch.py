@@ -223,7 +223,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             product = _plain(entry.get("mu_product"))
             plan.mu_products[i] = checked(owner, "mu_product", product)
 
-    @torch.inference_mode(False)  # type: ignore[untyped-decorator]  # its tensors stay read-only
+    # Tensors made in inference mode could never be written in place outside it.
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def _show(self) -> None:
         """Let `state` have tensors over the state of what has begun, as torch's optimizers do."""
         inner, plan, rule = self._inner, self._inner._plan, self._inner.rule
