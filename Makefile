@@ -32,7 +32,7 @@ lint: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 .venv/installed-%: .venv/bin/python $(SOURCES)
-	@echo 'building optkern into .venv: about two minutes'
+	@echo 'building optkern into .venv: two to four minutes'
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) '.[$*]'
 	@touch '$@'
 
