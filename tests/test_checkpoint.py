@@ -21,7 +21,7 @@ import pytest
 from conftest import Snapshot, assert_same_bits, busiest_options, every_rule, ordinary
 
 import optkern
-from optkern import checkpoint
+from optkern.checkpoint import format, partial
 from optkern.optimizers import CLASSES
 from optkern.schedules import Cosine, Linear, Pair, Plateau, Step, warmup
 
@@ -62,7 +62,7 @@ def new_adam(seed=0, **options):
 
 def everything(opt):
     """All that a checkpoint restores, as bytes."""
-    plateaus = [schedule.state_dict() for _, schedule in checkpoint._plateaus(opt)]
+    plateaus = [schedule.state_dict() for _, schedule in partial.plateaus_of(opt)]
     return pickle.dumps((opt.state_dict(), [p.tobytes() for p in opt.params], plateaus))
 
 
@@ -504,11 +504,11 @@ def forged(path, change):
     change(index, rest)
     with open(path, "w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
-            archive.comment = checkpoint._COMMENT + b"0" * 64
+            archive.comment = format._COMMENT + b"0" * 64
             archive.writestr("optkern.json", json.dumps(index))
             for name, data in rest.items():
                 archive.writestr(name, data)
-        digest = checkpoint._digest(file, file.seek(0, os.SEEK_END) - 64)
+        digest = format._digest(file, file.seek(0, os.SEEK_END) - 64)
         file.seek(-64, os.SEEK_END)
         file.write(digest)
 
@@ -1147,14 +1147,14 @@ def test_a_full_disk_leaves_the_old_file(kind, failing, target, monkeypatch):
 
     if failing == "write":
         writer = "_write_npz" if kind == "npz" else "_write_safetensors"
-        write = getattr(checkpoint, writer)
+        write = getattr(format, writer)
 
         def half(file, arrays, text):
             write(file, arrays, text)
             file.truncate(100)
             full()
 
-        monkeypatch.setattr(checkpoint, writer, half)
+        monkeypatch.setattr(format, writer, half)
     else:
         monkeypatch.setattr(os, failing, full)
     with pytest.raises(OSError, match=f"optkern.save: No space left on device: {path!r}") as raised:
@@ -1232,7 +1232,7 @@ def save_and_die(moment):
     lines = 0
     def trace(frame, event, _):
         nonlocal lines
-        if frame.f_code.co_filename != optkern.checkpoint.__file__:
+        if frame.f_code.co_filename != optkern.checkpoint.format.__file__:
             return None
         if event == "line":
             lines += 1

@@ -1,0 +1,161 @@
+"""State to disk and back, exactly.
+
+1. What goes into a file is what ``opt.state_dict()`` gives, the parameters, the memory of a
+   `schedules.Plateau` and what the user adds: arrays as they are, all else as JSON, whose doubles
+   come back with the same bits. A state that an optimizer gains goes through without a change here.
+2. Nothing in a file is ever run: npz without pickle, or safetensors.
+3. A SHA-256 covers every byte but its own 64 digits, and is checked before anything else is
+   believed. An npz has it in the archive's comment, so that every zip program still reads the
+   file; a safetensors file, which allows no byte at its end, among its metadata.
+4. A file is written under another name in the same folder, brought to the disk, then renamed: a
+   crash at any moment leaves the old file or the new one. (A killed process may leave the other
+   name behind: ``.optkern-*.tmp``.)
+5. Loading checks everything before it changes anything. What the optimizer keeps of its
+   parameters (averages, float32 masters) and a file does not have begins with those loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..optimizers import Optimizer, no_optimizer, unwrapped
+from ..solvers import LBFGS, SAM, NewtonLanczos
+from . import format
+from .partial import Fit, Report, Saved, SolverFit, named, parts, plateaus_of
+
+__all__ = ["Report", "load", "save"]
+
+Path = str | os.PathLike[str]
+
+
+def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None:
+    """Write an optimizer's state, and its parameters, to a file.
+
+    Parameters
+    ----------
+    path : str or path
+        Used exactly as given; an existing file is replaced as a whole. A name that ends in
+        ``.safetensors`` gets that format (which needs the package safetensors), any other an npz
+        that `numpy.load` reads.
+    opt : Optimizer, SAM, LBFGS or NewtonLanczos
+        Or one of `optkern.integrations.torch`.
+    params : bool
+        Whether the parameters go along.
+    extra : object, optional
+        What else the training loop needs to go on: arrays, numbers, strings, None, and lists,
+        tuples and dicts of these; `load` gives it back.
+
+    Raises
+    ------
+    TypeError
+        Where something cannot be stored without pickle.
+    RuntimeError
+        With ``params=False`` while the averages are in the parameters' place: they would be lost.
+    OSError
+        Where the file cannot be written. What was at ``path`` is still there then.
+    ImportError
+        For safetensors that is not installed.
+    """
+    opt = opt if isinstance(opt, SAM) else unwrapped("optkern.save", opt)
+    name = _checked("optkern.save", path, opt, params=params)
+    sam, inner = parts(opt)
+    if not params and isinstance(inner, Optimizer):  # the averages would not go along
+        inner._refuse_swapped("optkern.save")
+    content = {
+        "optimizer": inner.state_dict(),
+        "plateaus": {key: schedule.state_dict() for key, schedule in plateaus_of(opt)},
+        "extra": extra,
+    }
+    if sam is not None:
+        content["sam"] = sam._own_state()
+    if params:
+        content["params"] = named(inner)
+    format.write("optkern.save", name, content)
+
+
+def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Report:
+    """Restore what `save` wrote, in place.
+
+    Hyperparameters come back too; one that is a callable here stays that callable, as with
+    `Optimizer.load_state_dict`, and a `schedules.Plateau` gets its memory back. Options that keep
+    something beside each parameter (``ema_decay``, ``lookahead``, ``accumulate``) are on in both,
+    or the file does not fit; with ``strict=False`` they stay on or off as they are here.
+
+    Parameters
+    ----------
+    path : str or path
+    opt : Optimizer, SAM, LBFGS or NewtonLanczos
+        Of the same rule, with parameters of the same names (or positions), shapes and dtypes.
+    params : bool
+        Whether the parameters are restored too.
+    strict : bool
+        Whether anything that does not fit is an error. With False what fits is restored, the
+        rest left as it is, and the report names it; gradients that either side has accumulated
+        are restored as a whole or dropped, and so is the state of LBFGS and NewtonLanczos.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be read.
+    ValueError
+        Where it is damaged, cut off, no checkpoint, or does not fit. Nothing has been modified
+        then.
+    RuntimeError
+        While the averages are in the parameters' place: the weights would be lost.
+    ImportError
+        For safetensors that is not installed.
+    """
+    host, opt = opt, opt if isinstance(opt, SAM) else unwrapped("optkern.load", opt)
+    name = _checked("optkern.load", path, opt, params=params, strict=strict)
+    sam, inner = parts(opt)
+    if isinstance(inner, Optimizer):
+        inner._refuse_swapped("optkern.load")
+    content = format.read("optkern.load", name)
+    try:
+        _refuse_another(opt, content)
+        around = {} if sam is None else sam._checked_own("SAM", content["sam"])
+        fit = (Fit if isinstance(inner, Optimizer) else SolverFit)(opt, content, params)
+        if strict:
+            fit.refuse_differences()
+        fit.load_state(strict)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"optkern.load: {name}: {error}") from error
+    fit.write_rest()
+    if sam is not None:
+        vars(sam).update(around)
+    unwrapped("optkern.load", host)  # which shows what has been loaded
+    return fit.report()
+
+
+def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:
+    """Raise ValueError where a file is of a solver, or of SAM, and opt is not, or the reverse."""
+    state = content["optimizer"]
+    came = state.get("solver", "an optimizer")
+    came = "SAM" if "sam" in content else came
+    mine = "an optimizer" if isinstance(opt, Optimizer) else type(opt).__name__
+    if came != mine:
+        raise ValueError(f"holds the state of {came}, not of {mine}")
+
+
+def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{owner}: path must be a name or a path, got {path!r}")
+    try:
+        impossible = "\0" in name or not os.fsencode(name)
+    except UnicodeEncodeError:
+        impossible = True
+    if impossible:
+        raise ValueError(f"{owner}: path must be a name that a file can have, got {path!r}")
+    if not isinstance(opt, (Optimizer, SAM, LBFGS, NewtonLanczos)):
+        raise TypeError(f"{owner}: opt must be an optkern optimizer, {no_optimizer(owner, opt)}")
+    for flag, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{owner}: {flag} must be True or False, got {value!r}")
+    return name

@@ -1,0 +1,373 @@
+"""What of a file's content fits an optimizer, and the names of what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels import _arrays, _storage
+from ..kernels._structures import Label
+from ..kernels.rules import OPTION_SLOTS, OPTIONS
+from ..optimizers import OF_WEIGHTS, Optimizer, renewed
+from ..schedules import Plateau
+from ..schedules import plateaus as plateaus_in
+from ..solvers import LBFGS, SAM, NewtonLanczos
+
+Saved = Optimizer | SAM | LBFGS | NewtonLanczos
+
+# What every optimizer's state dict has; its `load_state_dict` does without some of it.
+_KEYS = {
+    *("rule", "steps", "skipped_steps", "accumulated", "averages_are_in", "options"),
+    *("param_groups", "state"),
+}
+_COMPACT_KEYS = {"state_dtype", "seed"}
+
+
+class Report(NamedTuple):
+    """What `load` found.
+
+    Attributes
+    ----------
+    missing_keys : tuple of str
+        Of the optimizer, not in the file: left as it was. ``"params/W1"``, ``"state/W1"``. An array
+        alone, such as ``"state/W1/ema"``, begins anew: averages and masters with the parameter.
+        ``"options/accumulate"``: on here alone, and stays so.
+    unexpected_keys : tuple of str
+        In the file, not of the optimizer: left out. ``"options/accumulate"``: stays off here.
+    mismatched_keys : tuple of str
+        In both, but with another shape or dtype: left as it was. ``"optimizer"``: the whole state
+        is of another rule, or nothing of it could be used.
+    extra : object
+        What `save` got as ``extra``.
+    """
+
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...]
+    mismatched_keys: tuple[str, ...]
+    extra: Any
+
+
+def parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
+    """SAM, if it is one, and what has the state: the optimizer that SAM wraps."""
+    return (opt, opt.optimizer) if isinstance(opt, SAM) else (None, opt)
+
+
+def named(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
+    """The parameters by name or position."""
+    labels = opt.state if isinstance(opt, Optimizer) else opt._point.structure.labels
+    return dict(zip(labels, opt.params))
+
+
+def plateaus_of(opt: Saved) -> Iterator[tuple[str, Plateau]]:
+    """Every schedule with a memory, by where it stands."""
+    sam, inner = parts(opt)
+    groups = inner.param_groups if isinstance(inner, Optimizer) else ()
+    names = OPTIONS if isinstance(inner, Optimizer) else inner._options
+    options = {name: getattr(inner, name) for name in names}
+    around = {} if sam is None else {"rho": sam.rho}
+    for where, values in [*enumerate(groups), ("options", options), ("sam", around)]:
+        for name, value in values.items():
+            for k, schedule in enumerate(plateaus_in(value)):
+                yield f"{where}/{name}/{k}", schedule
+
+
+class Fit:
+    """The part of a file's content that fits an optimizer, and the names of what does not."""
+
+    def __init__(self, opt: Saved, content: dict[str, Any], params: bool) -> None:
+        self.opt: Any = parts(opt)[1]
+        self.theirs, self.extra = content["optimizer"], content["extra"]
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.mismatched: list[str] = []
+        self.forms: dict[str, str] = {}  # of what is mismatched: how it is there and here
+        self.restored: Mapping[Label, Mapping[str, Any]] = {}  # the file's state in the optimizer's
+        self.arrays = named(self.opt)
+        own = self.arrays if params else {}
+        for key, array in own.items():
+            _arrays.check_parameter(type(opt).__name__, _arrays.named("parameter", key), array)
+        saved = content.get("params", {}) if params else {}
+        if self.theirs.get("averages_are_in") and not saved:
+            raise ValueError(
+                "was saved while the averages were in the parameters' place, and says nothing "
+                "without its parameters"
+            )
+        self.params = {
+            key: value
+            for key, value in self._both("params/", own, saved)
+            if self._alike(f"params/{key}", own[key], value)
+        }
+        self._note_other_state()
+        self.masters = [] if params else self._masters_of_others()
+        self.mismatched += [f"state/{key}/master" for key in self.masters]
+        schedules = dict(plateaus_of(opt))
+        self.plateaus = [
+            (schedules[key], Plateau.checked_state(value))
+            for key, value in self._both("plateaus/", schedules, content["plateaus"])
+        ]
+
+    def _other_options(self) -> Iterator[tuple[str, str, bool]]:
+        """Each option that keeps arrays and is on here alone, or in the file alone (True)."""
+        saved = self.theirs.get("options") or {}
+        for slot, name in OPTION_SLOTS.items():
+            default = OPTIONS[name][0]
+            here = slot in self.opt._plan.state
+            there = saved.get(name, default) != default
+            there |= slot == "accumulator" and bool(self.theirs.get("accumulated"))
+            if here != there:
+                yield slot, name, there
+
+    def _note_other_state(self) -> None:
+        """Note what a state of this rule lacks, or has beyond the optimizer's."""
+        if not isinstance(self.opt, Optimizer) or self.theirs["rule"] != self.opt.rule.name:
+            return
+        self.missing += sorted(_KEYS - set(self.theirs))
+        more = set(self.theirs) - _KEYS - _COMPACT_KEYS
+        if more:  # a class of the user's may have it; a state dict is a copy, so not without need
+            self.unexpected += sorted(more - set(self.opt.state_dict()))
+        for slot, name, there in self._other_options():
+            names = [f"state/{key}/{slot}" for key in self.theirs["state"] if key in self.arrays]
+            if slot == "accumulator":  # which arrays there are depends on the call
+                names = [f"options/{name}"]
+            (self.unexpected if there else self.missing).extend(names)
+
+    def _keep_own_options(self) -> None:
+        """Leave out of the file's state what it keeps for options that are off here."""
+        for slot, name, there in list(self._other_options()):
+            self.theirs["options"] = {
+                **(self.theirs.get("options") or {}),
+                name: getattr(self.opt, name),
+            }
+            if not there:
+                continue
+            if slot == "ema" and self.theirs.get("averages_are_in"):
+                self._swap_out()
+            if slot == "accumulator":
+                self.theirs["accumulated"] = 0
+            for entry in self.theirs["state"].values():
+                entry.pop(slot, None)
+
+    def _masters_of_others(self) -> list[Label]:
+        """The parameters whose masters in the file would bring other weights with them."""
+        found: list[Label] = []
+        if not isinstance(self.opt, Optimizer):
+            return found
+        for key, entry in self.theirs["state"].items():
+            array, master = self.arrays.get(key), entry.get("master")
+            if array is None or "master" not in self.opt._saved_forms(array):
+                continue
+            fits = master is not None and master.shape == array.shape
+            if fits and not np.array_equal(master, renewed(master, array), equal_nan=True):
+                found.append(key)
+        return found
+
+    def report(self) -> Report:
+        """What has been left out so far."""
+        noted = (self.missing, self.unexpected, self.mismatched)
+        missing, unexpected, mismatched = (tuple(dict.fromkeys(names)) for names in noted)
+        return Report(missing, unexpected, mismatched, self.extra)
+
+    def refuse_differences(self) -> None:
+        """Raise ValueError where parameters or schedules are others."""
+        if self.masters:
+            raise ValueError(
+                f"state/{self.masters[0]}/master holds other weights than the parameter; "
+                "restore the parameters before, or with params=True"
+            )
+        parts = []
+        for what, names in zip(("lacks", "also has", "has in another form"), self.report()):
+            if names:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                shown = ", ".join(name + self.forms.get(name, "") for name in names[:5])
+                parts.append(f"{what} {shown}{more}")
+        if parts:
+            raise ValueError(f"does not fit this optimizer: it {'; it '.join(parts)}")
+
+    def load_state(self, strict: bool) -> None:
+        """Load the optimizer's state: as a whole; where it is refused and not strict, in parts."""
+        if strict:  # what belongs to a state is for the optimizer to say
+            self.opt.load_state_dict(self.theirs)
+        else:
+            self._keep_own_options()
+            if not self._loads(self.theirs):
+                self._load_in_parts()
+                return
+        self.restored = self.theirs["state"]
+
+    def _loads(self, state: Mapping[str, Any]) -> bool:
+        try:
+            self.opt.load_state_dict(state)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def write_rest(self) -> None:
+        """Restore parameters and plateaus; begin with the parameters what the file has not."""
+        for schedule, memory in self.plateaus:
+            schedule.load_state_dict(memory)
+        for key, value in self.params.items():
+            np.copyto(self.arrays[key], value)
+        for key, entry in self.opt.state.items():
+            absent = [name for name in entry if name not in self.restored.get(key, ())]
+            if key in self.params:
+                for name in set(absent) & set(OF_WEIGHTS):
+                    entry[name][...] = _storage.widened(self.arrays[key])
+            if key in self.restored:
+                self.missing += [f"state/{key}/{x}" for x in absent if x != "accumulator"]
+            if key in self.masters:
+                entry["master"][...] = renewed(entry["master"], self.arrays[key])
+
+    # ----------------------------------------------------------------- in parts
+
+    def _load_in_parts(self) -> None:
+        """Load what fits of a state that is refused as a whole; note the rest."""
+        if self.theirs.get("averages_are_in"):
+            self._swap_out()
+        mine, theirs = self.opt.state_dict(), self.theirs
+        before = self.missing[:], self.unexpected[:], self.mismatched[:]
+        if mine["rule"] == theirs["rule"]:
+            merged, restored = self._merged_state(mine, theirs)
+            for kept in ((), ("param_groups",), ("options",), ("param_groups", "options")):
+                if self._loads_filled({**merged, **{key: mine[key] for key in kept}}):
+                    self.mismatched += [key for key in kept if key not in self.mismatched]
+                    self.restored = restored
+                    return
+        self.missing, self.unexpected, self.mismatched = before
+        self.mismatched.append("optimizer")
+
+    def _swap_out(self) -> None:
+        """Exchange the file's averages and parameters, as the optimizer it is from would."""
+        self.theirs["averages_are_in"] = False
+        for key, entry in self.theirs["state"].items():
+            if key in self.params:
+                self.params[key], entry["ema"] = entry["ema"], self.params[key]
+
+    def _loads_filled(self, state: dict[str, Any]) -> bool:
+        """Load a state whose hyperparameters may need arrays that it does not have: these begin."""
+        opt, entries = self.opt, {}
+        try:
+            for number, group in enumerate(state["param_groups"]):
+                for key in opt._members(number):
+                    entry, array = state["state"][key], self.arrays[key]
+                    entries[key] = opt._completed(entry, array, group, state["options"])
+        except ValueError:  # half precision has no averages
+            return False
+        return self._loads({**state, "state": entries})
+
+    def _both(
+        self, what: str, mine: Mapping[Any, Any], theirs: Mapping[Any, Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """What the file has of these; the names of the rest are noted."""
+        self.missing += [f"{what}{key}" for key in mine if key not in theirs]
+        self.unexpected += [f"{what}{key}" for key in theirs if key not in mine]
+        yield from ((key, value) for key, value in theirs.items() if key in mine)
+
+    def _alike(self, what: str, mine: Any, theirs: Any) -> bool:
+        alike = not isinstance(mine, np.ndarray) or (
+            isinstance(theirs, np.ndarray)
+            and (theirs.shape, theirs.dtype) == (mine.shape, mine.dtype)
+        )
+        if not alike:
+            self.mismatched.append(what)
+            self.forms[what] = f" ({_form(theirs)} in the file, {_form(mine)} here)"
+        return alike
+
+    def _merged_state(
+        self, mine: dict[str, Any], theirs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[Label, dict[str, Any]]]:
+        """``mine``, with all of ``theirs`` that has its place there; and each entry that has."""
+        merged, restored = dict(mine), {}
+        for key, value in self._both("", mine, theirs):
+            if key == "param_groups":
+                merged[key] = self._merged_groups(mine[key], value)
+            elif key == "state":
+                restored = self._fitting_entries(mine[key], value)
+                merged[key] = {**mine[key], **restored}
+            elif key == "state_dtype":
+                self.mismatched += [key] if value != mine[key] else []
+            elif key == "options":  # as a whole: what a file does not list had its default
+                merged[key] = value
+            else:
+                merged[key] = self._merged(key, mine[key], value)
+        self._merge_accumulators(merged, theirs["state"], restored)
+        return merged, restored
+
+    def _merged_groups(self, mine: list[Any], theirs: list[Any]) -> list[Any]:
+        if len(mine) != len(theirs):
+            self.mismatched.append("param_groups")
+            return mine
+        merged = []
+        for k, (own, saved) in enumerate(zip(mine, theirs)):
+            found = dict(self._both(f"param_groups/{k}/", own, saved))
+            merged.append({**own, **found, "params": own["params"]})
+        return merged
+
+    def _merged(self, what: str, mine: Any, theirs: Any) -> Any:
+        """The entries of a dict one by one, of whatever else a state may hold."""
+        if not (isinstance(mine, dict) and isinstance(theirs, dict)):
+            return theirs if self._alike(what, mine, theirs) else mine
+        found = self._both(f"{what}/", mine, theirs)
+        return {**mine, **{k: self._merged(f"{what}/{k}", mine[k], x) for k, x in found}}
+
+    def _fitting_entries(
+        self, mine: Mapping[Label, Any], theirs: Mapping[Label, Any]
+    ) -> dict[Label, dict[str, Any]]:
+        """The parameters' states that fit, each as a whole but for arrays that have no place."""
+        fitting = {}
+        for key, entry in self._both("state/", mine, theirs):
+            forms = self.opt._saved_forms(self.arrays[key])
+            arrays = {name: x for name, x in entry.items() if isinstance(x, np.ndarray)}
+            wrong = [
+                x for x in arrays if x in forms and forms[x] != (arrays[x].shape, arrays[x].dtype)
+            ]
+            if wrong:
+                self.mismatched.append(f"state/{key}")
+                continue
+            extra = [name for name in arrays if name not in forms]
+            self.unexpected += [f"state/{key}/{name}" for name in extra]
+            fitting[key] = {name: x for name, x in entry.items() if name not in extra}
+        return fitting
+
+    def _merge_accumulators(
+        self,
+        merged: dict[str, Any],
+        theirs: Mapping[Label, Any],
+        restored: Mapping[Label, dict[str, Any]],
+    ) -> None:
+        """All that the file has accumulated, or nothing: an update is of whole calls."""
+        held = [key for key, entry in theirs.items() if "accumulator" in entry]
+        taken = list(restored)
+        if not all("accumulator" in restored.get(key, ()) for key in held):
+            taken, merged["accumulated"] = [], 0
+            self.mismatched.append("accumulated")
+        merged["state"] = {
+            key: entry if key in taken else {k: x for k, x in entry.items() if k != "accumulator"}
+            for key, entry in merged["state"].items()
+        }
+
+
+class SolverFit(Fit):
+    """The same of a solver, whose state is restored as a whole or not at all."""
+
+    def load_state(self, strict: bool) -> None:
+        try:
+            self.opt.load_state_dict(self.theirs)
+        except (TypeError, ValueError):
+            if strict:
+                raise
+            self.mismatched.append("optimizer")
+
+    def write_rest(self) -> None:
+        for schedule, memory in self.plateaus:
+            schedule.load_state_dict(memory)
+        for key, value in self.params.items():
+            np.copyto(self.arrays[key], value)
+
+
+def _form(value: Any) -> str:
+    """Shape and dtype of an array; what else a file may have in its place."""
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype}"
+    return type(value).__name__
