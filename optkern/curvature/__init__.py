@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .critical import Escape, Verdict, classify, escape
+from .critical import classify
 from .density import (
     SpectralDensity,
     StableLR,
@@ -12,8 +12,10 @@ from .density import (
     spectral_density,
     trace,
 )
+from .escape import Escape, escape
 from .lanczos import LanczosResult, lanczos
 from .operators import DifferenceOperator, NotSymmetricError, hvp_from_grad
+from .verdict import Verdict
 
 __all__ = [
     "DifferenceOperator",

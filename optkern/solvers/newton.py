@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from ..curvature._lanczos import Recurrence, dot, project, subtract
-from ..curvature.critical import _Line
 from ..curvature.lanczos import Pair, Run, check_callable, check_count, check_real
+from ..curvature.line import Line
 from ..curvature.operators import Operator, norm, unit_roundoff
 from ..kernels._threads import as_num_threads
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
@@ -468,7 +468,7 @@ class _Call(Call):
 
     def _move_along(self, pair: Pair) -> bool:
         """Step along a direction of negative curvature, the better of its two ways."""
-        line = _Line("NewtonLanczos", self.point, self._loss, None)
+        line = Line("NewtonLanczos", self.point, self._loss, None)
         ways = [pair.vector, -pair.vector]
         slope = dot(np.ascontiguousarray(self.g, pair.vector.dtype), pair.vector)
         if slope:

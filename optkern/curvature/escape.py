@@ -1,0 +1,189 @@
+"""Off a saddle: along a direction of negative curvature, or by noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..kernels import _arrays
+from .lanczos import check_callable, check_count, check_real
+from .line import Line
+from .operators import Gradient, Point, norm, unit_roundoff
+from .verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Escape:
+    """What `escape` did; `print` it for the sentence.
+
+    Attributes
+    ----------
+    moved : bool
+        If not, x is as it was.
+    gain : float
+        By how much the loss fell.
+    step : float
+        How far x moved.
+    explanation : str
+    """
+
+    moved: bool
+    gain: float
+    step: float
+    explanation: str
+
+    def __str__(self) -> str:
+        return self.explanation
+
+
+def escape(
+    x: Any,
+    verdict: Verdict | None = None,
+    *,
+    loss: Callable[[Any], float] | None = None,
+    grad: Callable[[Any], Any] | None = None,
+    by: str = "direction",
+    radius: float | None = None,
+    max_steps: int = 1000,
+    seed: int = 0,
+) -> Escape:
+    """Move x off a saddle, downhill, in place.
+
+    Parameters
+    ----------
+    x : ndarray, list, dict or groups of arrays
+        The point the verdict is about; written only once a lower loss is certain.
+    verdict : Verdict
+        With an `escape_direction`; not needed with ``by="noise"``.
+    loss, grad : callable or None
+        ``x -> float`` and ``x -> gradient``; one of them at least, for noise both.
+    by : 'direction' or 'noise'
+        Along the direction of negative curvature, with the sufficient decrease |lambda| t^2 / 6; or
+        by a random step in a ball and gradient steps from there, without any product.
+    radius : float or None
+        Of that ball; None: .001 of the norm of x (of 1 at the origin).
+    max_steps : int
+        Gradient steps after a random one.
+    seed : int
+        Of the random step.
+
+    Returns
+    -------
+    Escape
+
+    Raises
+    ------
+    TypeError, ValueError
+        On bad arguments, and where the verdict has no direction; nothing has been modified then.
+
+    References
+    ----------
+    Jin, Ge, Netrapalli, Kakade, Jordan, "How to escape saddle points efficiently", 2017,
+    algorithm 1 (noise).
+    """
+    owner = "escape"
+    if by not in ("direction", "noise"):
+        raise ValueError(f"{owner}: by must be 'direction' or 'noise', got {by!r}")
+    point = Point(owner, x)
+    for label, array in zip(point.structure.labels, point.arrays):
+        _arrays.check_writable(owner, _arrays.named("array", label) + " of x", array)
+    max_steps = check_count(owner, "max_steps", max_steps, 1)
+    seed = check_count(owner, "seed", seed, 0)
+    check_callable(owner, loss=loss, grad=grad)
+    if by == "noise":
+        if loss is None or grad is None:
+            raise TypeError(f"{owner}: by='noise' needs both loss and grad")
+        if radius is not None:
+            radius = check_real(owner, "radius", radius, 0.0, math.inf, closed=False)
+        line = Line(owner, point, loss, Gradient(owner, grad, point))
+        return _by_noise(line, radius, max_steps, seed)
+    if loss is None and grad is None:
+        raise TypeError(f"{owner}: loss or grad is needed, both are None")
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"{owner}: verdict must come from classify, got {type(verdict).__name__}")
+    if verdict.escape_direction is None:
+        raise ValueError(f"{owner}: this verdict ({verdict.kind}) has no escape_direction")
+    direction = point.flatten(verdict.escape_direction, "verdict.escape_direction")
+    gradient = None if grad is None else Gradient(owner, grad, point)
+    return _by_direction(Line(owner, point, loss, gradient), direction, verdict.eigenvalue_min)
+
+
+def _by_direction(line: Line, direction: np.ndarray, curvature: float) -> Escape:
+    ways = [direction]
+    slope = line.slope(direction, 0.0)
+    if slope > 0:
+        ways = [-direction]
+    elif slope == 0:
+        ways = [direction, -direction]
+    found = [(way, line.search(way, curvature)) for way in ways]
+    good = [(change, t, way) for way, hit in found if hit for t, change in [hit]]
+    if not good:
+        return Escape(
+            False,
+            0.0,
+            0.0,
+            "not moved: no step along the direction lowers the loss by |lambda| t^2 / 6; "
+            "the negative curvature is below the loss's rounding, or not there any more",
+        )
+    change, t, way = min(good, key=lambda row: row[0])
+    line.point.write(line.at(way, t))
+    return Escape(
+        True, -change, t, f"moved {t:.3g} along the direction: the loss fell by {-change:.4g}"
+    )
+
+
+def _by_noise(line: Line, radius: float | None, max_steps: int, seed: int) -> Escape:
+    """A random step in a ball, then gradient steps until the loss is well below."""
+    assert line.gradient is not None
+    rng = np.random.default_rng(seed)
+    n = line.x.size
+    ball = radius if radius is not None else 1e-3 * (norm(line.x) or 1.0)
+    direction = rng.standard_normal(n)
+    length = ball * rng.random() ** (1 / n) / np.linalg.norm(direction)
+    x = line.at(direction, length)
+    f = line.value(x)
+    u = unit_roundoff(line.x.dtype)
+    enough = max(1e3 * u, 1e-3) * abs(line.f)
+    rate, steps = 1.0, 0
+    while steps < max_steps:
+        steps += 1
+        g = line.gradient(x.astype(line.gradient.dtype)).astype(np.float64)
+        found = _descended(line, x, f, g, 2 * rate)
+        if found is None:
+            break
+        x, f, rate = found
+        gone = norm(np.ascontiguousarray(x - line.x)) > 1e3 * ball
+        if gone or line.f - f > enough > 0:
+            break
+    if not line.f - f > 20 * u * abs(line.f):
+        return Escape(False, 0.0, 0.0, f"not moved: {steps} gradient steps found no lower loss")
+    step = norm(np.ascontiguousarray(x - line.x))
+    line.point.write(x)
+    return Escape(
+        True,
+        line.f - f,
+        step,
+        f"moved {step:.3g} by a random step of {ball:.2g} and {steps} gradient steps: "
+        f"the loss fell by {line.f - f:.4g}",
+    )
+
+
+def _descended(
+    line: Line, x: np.ndarray, f: float, g: np.ndarray, rate: float
+) -> tuple[np.ndarray, float, float] | None:
+    """A gradient step that lowers the loss by half of what its slope promises; halved up to 60x."""
+    square = float(g @ g)
+    if not 0 < square < math.inf:
+        return None
+    rounding = 4 * unit_roundoff(x.dtype) * abs(f)
+    for _ in range(60):
+        trial = (x - rate * g).astype(x.dtype)
+        value = line.value(trial)
+        if math.isfinite(value) and value <= f - 0.5 * rate * square + rounding:
+            return trial, value, rate
+        rate *= 0.5
+    return None
