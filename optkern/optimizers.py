@@ -7,7 +7,6 @@ arithmetic is the kernels'.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import math
 import weakref
@@ -19,6 +18,7 @@ import numpy as np
 
 from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan
+from .kernels._names import bound_arguments, hint
 from .kernels._rows import step_rows
 from .kernels._structures import Label, Params, Structure
 from .kernels._threads import ThreadReport, as_num_threads
@@ -82,11 +82,8 @@ def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable
     for key in groups:
         if key not in _COUNTED:
             settable[key] = f"opt.param_groups[0][{key!r}]"
-    near = difflib.get_close_matches(name, settable, n=2)
-    end = f"did you mean {' or '.join(settable[key] for key in near)}?"
-    if not near:
-        end = f"there are {', '.join(settable.values())}"
-    return f"{owner} has no attribute {name!r} to set; {end}"
+    meant = hint(name, settable, said=settable.__getitem__)
+    return f"{owner} has no attribute {name!r} to set; {meant}"
 
 
 def unwrapped(owner: str, opt: Any) -> Any:
@@ -190,7 +187,9 @@ class Optimizer:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer has no rule; use the class of one, such as optkern.Adam")
-        options = bound_arguments(self._owner, self._signature, args, kwargs)
+        bound = bound_arguments(self._owner, self._signature, args, kwargs)
+        bound.apply_defaults()
+        options = bound.arguments
         params = options.pop("params")
         self.num_threads = options.pop("num_threads")
         self.on_nonfinite = options.pop("on_nonfinite")
@@ -282,8 +281,8 @@ class Optimizer:
         """Hyperparameters of a group, checked; callables by what they give at ``step`` (or now)."""
         for name in values:
             if name not in self.rule.hyperparameters or name in _COUNTED:
-                known = ", ".join(k for k in self.rule.hyperparameters if k not in _COUNTED)
-                what = f"unknown hyperparameter {name!r}; there are {known}"
+                known = [k for k in self.rule.hyperparameters if k not in _COUNTED]
+                what = f"unknown hyperparameter {name!r}; {hint(name, known)}"
                 if name in OPTIONS:
                     what = f"{name} is an option of the whole optimizer, not of a group"
                 raise TypeError(f"{owner}: {what}")
@@ -326,7 +325,7 @@ class Optimizer:
         """Options around the rule, checked."""
         for name in options:
             if name not in OPTIONS:
-                raise TypeError(f"{owner}: unknown option {name!r}; there are {', '.join(OPTIONS)}")
+                raise TypeError(f"{owner}: unknown option {name!r}; {hint(name, OPTIONS)}")
         return {name: self._checked_value(owner, name, value) for name, value in options.items()}
 
     def _value(self, owner: str, name: str, value: Any, step: int | None = None) -> Any:
@@ -1123,19 +1122,6 @@ class _Loaded:
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
         _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
         return _copy_beside(copy, array)
-
-
-def bound_arguments(
-    owner: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """A call's arguments by name, defaults included."""
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        known = ", ".join(signature.parameters)
-        raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
-    bound.apply_defaults()
-    return bound.arguments
 
 
 def _copy_beside(values: Any, array: np.ndarray) -> np.ndarray:

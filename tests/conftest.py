@@ -48,8 +48,12 @@ def busiest_options(rule):
 
 
 def shortest(rule, options):
-    """The options that are not the default: such a call may take a shorter way to the span."""
-    return {k: v for k, v in options.items() if v != rule.hyperparameters[k]}
+    """The options that are not the default: such a call may take a shorter way to the span.
+
+    The step is said where it may matter, as a call must.
+    """
+    kept = {k: v for k, v in options.items() if k == "step" or v != rule.hyperparameters[k]}
+    return {"step": 1, **kept} if rule.counted else kept
 
 
 # --------------------------------------------------------------------------- values

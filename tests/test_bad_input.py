@@ -6,6 +6,7 @@ call gives what it would have given.
 """
 
 import contextlib
+import functools
 
 import numpy as np
 import pytest
@@ -211,11 +212,33 @@ def test_bound_array_cannot_be_resized():
 def test_no_arguments_and_unknown_ones(cls):
     with refused(TypeError, cls.__name__, "params"):
         cls()
-    with refused(TypeError, cls.__name__, "'speed'", "lr"):
-        cls(ones(2), speed=1)
-    for word in ("foreach", "fused", "capturable", "differentiable", "step", "mu_product"):
-        with refused(TypeError, cls.__name__, repr(word), "lr"):
+    for word in ("velocity", "step", "mu_product"):
+        with refused(TypeError, cls.__name__, repr(word), "the arguments are params, lr"):
             cls(ones(2), **{word: 1})
+    for word in ("foreach", "fused", "capturable", "differentiable"):
+        with refused(TypeError, cls.__name__, repr(word), "leave it out"):
+            cls(ones(2), **{word: 1})
+
+
+@every_class
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("wieght_decay", "weight_decay"),
+        ("clip_nrom", "clip_norm"),
+        ("num_thread", "num_threads"),
+        ("learning_rate", "lr"),
+        ("global_clipnorm", "clip_norm"),
+        ("wd", "weight_decay"),
+    ],
+)
+def test_a_misspelt_keyword_is_told_what_was_meant(cls, word, meant):
+    with refused(TypeError, cls.__name__, repr(word), f"did you mean {meant}"):
+        cls(ones(2), **{word: 0.1})
+
+
+@every_class
+def test_positional_arguments_are_counted(cls):
     with refused(TypeError, cls.__name__, "positional", "lr"):
         cls(ones(2), *[0.1] * 20)
 
@@ -346,13 +369,13 @@ def spoken(name, value):
 def test_hyperparameter_of_a_twin(place, rule):
     streams = training_streams(np.float64, 2 + len(rule.state), 5)
     expected = copies(streams)
-    getattr(optkern.reference, rule.name)(*expected)
+    getattr(optkern.reference, rule.name)(*expected, step=1)
     before = Snapshot(*streams)
     for name, value, error in bad_hyperparameters(rule):
         with refused(error, f"{place}.{rule.name}", *spoken(name, value)):
             getattr(PLACES[place], rule.name)(*streams, **{name: value})
         before.assert_untouched()
-    getattr(PLACES[place], rule.name)(*streams)
+    getattr(PLACES[place], rule.name)(*streams, step=1)
     assert_same_bits(streams, expected)
 
 
@@ -553,12 +576,12 @@ def test_gradient_of_a_twin(place, case):
     bad = [grads[0], spoil(grads[1], opt), grads[2]]
     before = Snapshot(*params, *m, *v)
     with refused(error, f"{place}.adam", "gradient of parameter 1", *words):
-        PLACES[place].adam(params, bad, m, v)
+        PLACES[place].adam(params, bad, m, v, step=1)
     before.assert_untouched()
     if "another" in case:
         return
     with refused(error, f"{place}.adam", "gradient of parameter 0"):
-        PLACES[place].adam(params[1], bad[1], m[1], v[1])
+        PLACES[place].adam(params[1], bad[1], m[1], v[1], step=1)
     before.assert_untouched()
 
 
@@ -594,7 +617,7 @@ def test_interleaved_memory_is_no_overlap():
 
 @every_place
 def test_lists_of_different_lengths(place):
-    function = PLACES[place].adam
+    function = functools.partial(PLACES[place].adam, step=1)
     p, g, m, v = ([ones(2), ones(3)] for _ in range(4))
     before = Snapshot(*p, *m, *v)
     owner = f"{place}.adam"
@@ -658,7 +681,7 @@ def test_state_of_a_twin(place, rule, case):
             bad = list(streams)
             bad[k] = spoil(streams[0], streams[1], streams[k])
             before = Snapshot(*streams, bad[k])
-            for keywords in (options, shortest(rule, options)):
+            for keywords in ({"step": 1, **options}, shortest(rule, options)):
                 with refused(error, f"{place}.{rule.name}", slot, *words):
                     getattr(PLACES[place], rule.name)(*bad, **keywords)
             before.assert_untouched()
@@ -931,3 +954,33 @@ def test_rebind_to_its_own_state():
         opt.rebind(opt.state[0]["exp_avg"])
     assert opt.params[0] is p
     assert opt.step(ones(3))
+
+
+# --------------------------------------------------------------------------- the step's number
+
+
+@every_rule
+@every_place
+def test_a_twin_is_told_the_step_where_it_matters(place, rule):
+    """With step=1 by default, a loop that forgets it corrects the bias of a first step for ever."""
+    streams = training_streams(np.float64, 2 + len(rule.state), 5)
+    function = getattr(PLACES[place], rule.name)
+    for options in ({}, {"lr_decay": 0.1}, {"momentum": 0.9, "dampening": 0.5}):
+        hyper = {**rule.hyperparameters, **options}
+        if set(hyper) != set(rule.hyperparameters) or rule.conflict(hyper):
+            continue
+        first, later = copies(streams), copies(streams)
+        function(*first, **options, step=1)
+        function(
+            *later, **options, step=7, **({"mu_product": 0.5} if "mu_product" in hyper else {})
+        )
+        matters = any(not np.array_equal(a, b) for a, b in zip(first, later))
+        forgotten = copies(streams)
+        if not matters:
+            function(*forgotten, **options)
+            assert_same_bits(forgotten, first)
+            continue
+        before = Snapshot(*forgotten)
+        with refused(TypeError, f"{place}.{rule.name}", "step is needed", "1 at the first"):
+            function(*forgotten, **options)
+        before.assert_untouched()

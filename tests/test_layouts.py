@@ -146,7 +146,7 @@ def values_of(x):
 
 def expected_outcome(rule, streams, **options):
     p, g, *state = copies(streams)
-    getattr(optkern.reference, rule.name)(p, g, *state, **options)
+    getattr(optkern.reference, rule.name)(p, g, *state, **{"step": 1, **options})
     return [p, *state]
 
 
@@ -318,7 +318,7 @@ def test_broadcast_gradient(rule, place):
     for g in (np.broadcast_to(np.float64(0.5), (40, 30)), np.broadcast_to(streams[1][3], (40, 30))):
         expected = expected_outcome(rule, [streams[0], g.copy(), *streams[2:]], **options)
         p, _, *state = copies(streams)
-        getattr(place, rule.name)(p, g, *state, **options)
+        getattr(place, rule.name)(p, g, *state, step=1, **options)
         assert_same_bits([p, *state], expected)
 
 
@@ -335,7 +335,7 @@ def test_subclass_as_gradient(rule, place, layout, shape):
     streams = training_streams(np.float64, 2 + len(rule.state), shape)
     expected = expected_outcome(rule, streams, **options)
     p, g, *state = copies(streams)
-    getattr(place, rule.name)(p, layout(g), *state, **options)
+    getattr(place, rule.name)(p, layout(g), *state, step=1, **options)
     assert_same_bits([p, *state], expected)
 
 
@@ -348,7 +348,7 @@ def test_subclass_as_parameter_and_state(rule, place, layout, shape):
     streams = training_streams(np.float64, 2 + len(rule.state), shape)
     expected = expected_outcome(rule, streams, **options)
     p, g, *state = (layout(x) for x in copies(streams))
-    getattr(place, rule.name)(p, g, *state, **options)
+    getattr(place, rule.name)(p, g, *state, step=1, **options)
     assert_same_bits([np.asarray(x) for x in (p, *state)], expected)
 
 

@@ -43,7 +43,7 @@ def repeated(count, limit, seed=0):
 
 def outcome(place, rule, rows, streams, **options):
     p, g, *state = copies(streams)
-    getattr(place, f"{rule.name}_rows")(p, rows, g, *state, **options)
+    getattr(place, f"{rule.name}_rows")(p, rows, g, *state, **{"step": 1, **options})
     assert_same_bits(g, streams[1])
     return [p, *state]
 
@@ -153,7 +153,7 @@ state = [np.zeros(shape, np.float32) for _ in opt.rule.state]
         f"""
 for k in range(3):
     opt.step_rows([5, 1_999_999, 5], np.ones((3, 64), np.float32))
-    optkern.kernels.{rule.name}_rows(p, [7], np.ones((1, 64), np.float32), *state)
+    optkern.kernels.{rule.name}_rows(p, [7], np.ones((1, 64), np.float32), *state, step=1)
 """,
     )
     assert grown < 100e6  # huge pages: 2 MB each

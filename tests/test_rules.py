@@ -64,7 +64,7 @@ HUGE = {
 def outcome(place, rule, streams, **options):
     """The streams after one step of a twin; the gradient must come out as it went in."""
     p, g, *state = copies(streams)
-    getattr(place, rule.name)(p, g, *state, **options)
+    getattr(place, rule.name)(p, g, *state, **{"step": 1, **options})
     assert_same_bits(g, streams[1])
     return [p, *state]
 
@@ -227,7 +227,7 @@ def test_state_that_no_option_needs_may_be_left_out(rule):
               for slot, x in zip(rule.state, streams[2:], strict=True)]  # fmt: skip
     for place in (optkern.kernels, optkern.reference):
         p, g, *state = copies([*streams[:2], *needed])
-        assert getattr(place, rule.name)(p, g, *state, **options) is None
+        assert getattr(place, rule.name)(p, g, *state, step=1, **options) is None
         assert_same_bits(p, expected[0])
 
 

@@ -384,3 +384,25 @@ except AttributeError as error:
     result = run_python(code)
     assert result.returncode == 0, result.stderr
     assert "'optkern.integrations' has no attribute 'keras'" in result.stdout
+
+
+def test_help_on_integrations_needs_numpy_alone(run_python):
+    """pydoc asks for every module; one whose host is missing is no reason to fail."""
+    code = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"sklearn", "autograd", "torch", "thinc", "scipy", "joblib"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+sys.meta_path.insert(0, Missing())
+import pydoc, optkern
+print(pydoc.render_doc(optkern.integrations))
+try:
+    from optkern.integrations import thinc
+except ImportError as error:
+    print("refused:", error)
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert "cs231n" in result.stdout and "one small module per host" in result.stdout
+    assert "refused: optkern.integrations.thinc needs thinc" in result.stdout

@@ -17,7 +17,10 @@ def _modules() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in _modules():
-        return importlib.import_module(f".{name}", __name__)
+        try:
+            return importlib.import_module(f".{name}", __name__)
+        except ImportError as error:  # its host is not there; `help` asks for every name
+            raise AttributeError(str(error)) from error
     raise AttributeError(
         f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_modules())}"
     )

@@ -8,13 +8,13 @@ None.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
+from ..kernels._names import meant
 from ..kernels.rules import Domain
 from ._host import AMOUNT, DECAY, SHARE, checked
 
@@ -71,7 +71,7 @@ def _stepped(
 
 def _refuse_misspelt(rule: str, config: Config, known: tuple[str, ...]) -> None:
     for name in config:
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
+        near = meant(name, known, cutoff=0.8)
         if near and name not in known:
             raise ValueError(f"{rule}: config has {name!r}; did you mean {near[0]!r}?")
 

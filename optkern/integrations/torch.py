@@ -30,6 +30,7 @@ import numpy as np
 from .. import optimizers
 from ..kernels._arrays import named
 from ..kernels._dlpack import Exchange
+from ..kernels._names import bound_arguments
 from ..kernels.rules import OPTION_SLOTS, OPTIONS, checked
 from ._host import Objective, host
 
@@ -104,7 +105,9 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             cls.__doc__ = f"{cls.__doc__}\n\n{_Optimizer.__doc__}"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        defaults = dict(optimizers.bound_arguments(self._owner, self._signature, args, kwargs))
+        bound = bound_arguments(self._owner, self._signature, args, kwargs)
+        bound.apply_defaults()
+        defaults = dict(bound.arguments)
         params = defaults.pop("params")
         self._options = {name: defaults.pop(name) for name in _OPTIONS}
         super().__init__(params, defaults)

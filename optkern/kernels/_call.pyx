@@ -99,6 +99,7 @@ cdef class Kernel:
     cdef object general
     cdef readonly object __doc__
     cdef dict keywords
+    cdef tuple counted
     cdef hyper_t defaults
     cdef derive_t derive
     cdef int index, streams
@@ -109,6 +110,7 @@ cdef class Kernel:
         self.__doc__ = general.__doc__
         self.index = rules.RULES.index(rule)
         self.derive = derivation(rule.formula)
+        self.counted = rule.counted
         # A rule that takes norms first is left to the general way: no streams fit here.
         self.streams = 0 if rule.trust else 2 + len(rule.state)
         self.switch[0] = self.switch[1] = -1
@@ -154,6 +156,8 @@ cdef class Kernel:
         cdef span_t span
         cdef Py_ssize_t size
         cdef cnp.ndarray p
+        if "step" not in kwargs and self.lacks_step(kwargs):
+            return False
         for name, value in kwargs.items():
             if name == "num_threads" and (value is None or type(value) is int and value == 1):
                 continue
@@ -173,6 +177,13 @@ cdef class Kernel:
             with nogil:
                 span(&h, at, size, 0)
         return True
+
+    cdef bint lacks_step(self, dict kwargs) except -1:
+        """Whether the step's number may matter in a call that does not say it."""
+        for name in self.counted:
+            if name == "step" or name in kwargs:
+                return True
+        return False
 
     cdef bint take_arrays(self, tuple args, const hyper_t* o, char** at) noexcept:
         """Point the streams at plain arrays that do not overlap."""

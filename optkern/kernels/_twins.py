@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _arrays
 from ._engine import Plan, ieee_mode
+from ._names import bound_arguments
 from ._rows import Rows, take_rows
 from .rules import VOCABULARY, Rule
 
@@ -25,12 +26,13 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
     signature = _signature(rule, ("p", "g"), extra)
 
     def checked_call(*args: Any, **kwargs: Any) -> None:
-        bound = _bind(owner, signature, args, kwargs)
+        bound = bound_arguments(owner, signature, args, kwargs).arguments
         p, g, *state = (bound.pop(name, None) for name in ("p", "g", *rule.state))
         rest = {name: bound.pop(name, default) for name, default in extra.items()}
         hyper = rule.check(owner, bound)
         plan = _plan(owner, rule, hyper, p, state)
         gradients = tuple(g) if isinstance(p, (list, tuple)) and _is_list(owner, "g", g) else (g,)
+        _refuse_missing_step(owner, rule, hyper, bound)
         run(plan, gradients, {**hyper, **rest})
 
     return _published(checked_call, rule.name, place, signature, _document(rule, place))
@@ -45,7 +47,7 @@ def rows_twin(rule: Rule, place: str, run: RunRows, **extra: Any) -> Callable[..
     signature = _signature(rule, ("p", "rows", "g"), extra)
 
     def checked_call(*args: Any, **kwargs: Any) -> None:
-        bound = _bind(owner, signature, args, kwargs)
+        bound = bound_arguments(owner, signature, args, kwargs).arguments
         p, rows, g, *state = (bound.pop(name, None) for name in ("p", "rows", "g", *rule.state))
         rest = {name: bound.pop(name, default) for name, default in extra.items()}
         hyper = rule.check(owner, bound)
@@ -58,7 +60,9 @@ def rows_twin(rule: Rule, place: str, run: RunRows, **extra: Any) -> Callable[..
                 raise ValueError(
                     f"{owner}: {name} has {len(given[-1])} entries, p has {len(params)}"
                 )
-        run(take_rows(rule, owner, params, *given, slots), {**hyper, **rest})
+        taken = take_rows(rule, owner, params, *given, slots)
+        _refuse_missing_step(owner, rule, hyper, bound)
+        run(taken, {**hyper, **rest})
 
     document = _document(rule, place, rows=True)
     return _published(checked_call, f"{rule.name}_rows", place, signature, document)
@@ -95,13 +99,14 @@ def _signature(rule: Rule, first: tuple[str, ...], extra: dict[str, Any]) -> ins
     )
 
 
-def _bind(owner: str, signature: inspect.Signature, args: tuple, kwargs: dict) -> dict[str, Any]:
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        known = ", ".join(signature.parameters)
-        raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
-    return bound.arguments
+def _refuse_missing_step(
+    owner: str, rule: Rule, hyper: dict[str, Any], given: Mapping[str, Any]
+) -> None:
+    if "step" not in given and rule.counts(hyper):
+        raise TypeError(
+            f"{owner}: step is needed, {rule.name}'s constants depend on it: the step being taken, "
+            "1 at the first"
+        )
 
 
 def _is_list(owner: str, name: str, value: Any) -> bool:

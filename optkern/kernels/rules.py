@@ -265,6 +265,9 @@ class Rule(NamedTuple):
     trust : str or None
         What the norm of p is divided by in a tensor's trust ratio: the norm of the ``"gradient"``,
         or of the ``"direction"`` that the formula gives before it is applied.
+    counted : tuple of str
+        The hyperparameters any of which, where it is on, lets the constants depend on the number of
+        the step; ``"step"`` itself: always.
     """
 
     name: str
@@ -275,6 +278,7 @@ class Rule(NamedTuple):
     conflict: Callable[[Mapping[str, Any]], str | None] = lambda hyper: None
     shared_formula: str | None = None
     trust: str | None = None
+    counted: tuple[str, ...] = ()
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -289,6 +293,10 @@ class Rule(NamedTuple):
         """Whether these hyperparameters (a callable counts as on) touch the state ``slot``."""
         switch = self.slots[slot]
         return switch is None or bool(hyperparameters[switch])
+
+    def counts(self, hyperparameters: Mapping[str, Any]) -> bool:
+        """Whether the constants depend on the number of the step under these hyperparameters."""
+        return any(hyperparameters[name] for name in self.counted)
 
     def check(self, owner: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         """All hyperparameters, checked, the missing ones from the defaults."""
@@ -333,6 +341,7 @@ _ADAM = Rule(
         "maximize": False, "decay_form": "l2", "eps_form": "corrected", "step": 1,
     },
     variants=((), ("AMSGRAD",)),
+    counted=("step",),
 )  # fmt: skip
 
 # fmt: off
@@ -345,6 +354,7 @@ RULES: tuple[Rule, ...] = (
             "maximize": False, "decay_form": "l2", "momentum_form": "torch", "step": 1,
         },
         variants=((), ("MOMENTUM",), ("MOMENTUM", "NESTEROV")),
+        counted=("dampening",),
         conflicting=("nesterov", "dampening"),
         conflict=_sgd_conflict,
     ),
@@ -355,6 +365,7 @@ RULES: tuple[Rule, ...] = (
             "lr": 1e-2, "lr_decay": 0.0, "weight_decay": 0.0, "eps": 1e-10,
             "maximize": False, "decay_form": "l2", "step": 1,
         },
+        counted=("lr_decay",),
     ),
     Rule(
         "rmsprop",
@@ -388,6 +399,7 @@ RULES: tuple[Rule, ...] = (
             "lr": 2e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0,
             "maximize": False, "decay_form": "l2", "step": 1,
         },
+        counted=("step",),
     ),
     Rule(
         "nadam",
@@ -396,6 +408,7 @@ RULES: tuple[Rule, ...] = (
             "lr": 2e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0, "momentum_decay": 4e-3,
             "maximize": False, "decay_form": "l2", "step": 1, "mu_product": 1.0,
         },
+        counted=("step",),
     ),
     Rule(
         "radam",
@@ -405,6 +418,7 @@ RULES: tuple[Rule, ...] = (
             "maximize": False, "decay_form": "l2", "step": 1,
         },
         variants=((), ("RECTIFIED",)),
+        counted=("step",),
     ),
     Rule(
         "lion",
@@ -423,6 +437,7 @@ RULES: tuple[Rule, ...] = (
             "maximize": False, "decay_form": "l2", "momentum_form": "classical", "step": 1,
         },
         variants=((), ("MOMENTUM",), ("MOMENTUM", "NESTEROV")),
+        counted=("dampening",),
         conflicting=("nesterov", "dampening"),
         conflict=_sgd_conflict,
         shared_formula="sgd",
@@ -436,6 +451,7 @@ RULES: tuple[Rule, ...] = (
             "maximize": False, "decay_form": "decoupled", "step": 1,
         },
         variants=((), ("DIRECTION",), ("APPLY",)),
+        counted=("step",),
         trust="direction",
     ),
 )

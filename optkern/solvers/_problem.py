@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
 from ..kernels import _arrays
+from ..kernels._names import hint
 
 Closure = Callable[[], tuple[Any, Any]]
 
@@ -163,9 +163,7 @@ def refuse_unknown(solver: object, name: str, settable: Iterable[str]) -> None:
     own = cls.__module__.startswith(__package__)
     if not own or name.startswith("_") or name in settable:
         return
-    near = difflib.get_close_matches(name, settable := list(settable), n=2)
-    end = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(settable)}"
-    raise AttributeError(f"{cls.__name__} has no attribute {name!r} to set; {end}")
+    raise AttributeError(f"{cls.__name__} has no attribute {name!r} to set; {hint(name, settable)}")
 
 
 class Solver(ABC):

@@ -1,0 +1,89 @@
+"""What to say about a name that nobody knows: the one that was meant, or the ones there are."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+# What other libraries call these: too unlike for a comparison of letters.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "step_size": "lr",
+    "stepsize": "lr",
+    "eta": "lr",
+    "alpha": "lr",
+    "learning_rate_init": "lr",
+    "beta1": "betas",
+    "beta2": "betas",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "b1": "betas",
+    "b2": "betas",
+    "epsilon": "eps",
+    "l2": "weight_decay",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "clipnorm": "clip_norm_per_tensor",
+    "global_clipnorm": "clip_norm",
+    "max_norm": "clip_norm",
+    "max_grad_norm": "clip_norm",
+    "clipvalue": "clip_value",
+    "gradient_accumulation_steps": "accumulate",
+    "ema_momentum": "ema_decay",
+    "threads": "num_threads",
+    "n_jobs": "num_threads",
+    "mu": "momentum",
+}
+# torch.optim's choices of an implementation.
+_IMPLEMENTATIONS = ("foreach", "fused", "capturable", "differentiable")
+
+
+def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]:
+    """Name the known ones that ``name`` may be meant for: two at the most, the nearest first."""
+    known = list(known)
+    alias = _ELSEWHERE.get(str(name).lower())
+    if alias in known:
+        return [alias]
+    return difflib.get_close_matches(str(name), known, n=2, cutoff=cutoff)
+
+
+def hint(
+    name: object,
+    known: Iterable[str],
+    there: str = "there are",
+    said: Callable[[str], str] = str,
+) -> str:
+    """Say which of the known names was meant, or all of them where none is near.
+
+    ``said`` gives the words for a name.
+    """
+    known = list(known)
+    near = meant(name, known)
+    if near:
+        return f"did you mean {' or '.join(map(said, near))}?"
+    return f"{there} {', '.join(map(said, known))}"
+
+
+def bound_arguments(
+    owner: str, signature: inspect.Signature, args: tuple, kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """Bind a call's arguments to their names.
+
+    Raises
+    ------
+    TypeError
+        Naming ``owner`` and, of a keyword that is not there, the one that was meant.
+    """
+    for name in kwargs:
+        if name not in signature.parameters:
+            what = hint(name, signature.parameters, "the arguments are")
+            if name in _IMPLEMENTATIONS:
+                what = "it chooses among torch's implementations, here there is one: leave it out"
+            raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = ", ".join(signature.parameters)
+        raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
