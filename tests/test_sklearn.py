@@ -144,10 +144,20 @@ def test_a_fitted_model_goes_on_without_the_context():
     np.testing.assert_allclose(ours.coefs_[0], theirs.coefs_[0], **CLOSE[np.float64])
 
 
-def test_lbfgs_is_left_alone():
-    with accelerate("lion"):
+def test_lbfgs_has_no_step_to_accelerate():
+    plain = classifier(solver="lbfgs").fit(X, Y)
+    with accelerate(), pytest.warns(RuntimeWarning, match="'lbfgs' of this MLPClassifier has no"):
         ours = classifier(solver="lbfgs").fit(X, Y)
-    assert not hasattr(ours, "_optimizer")
+    np.testing.assert_array_equal(ours.coefs_[0], plain.coefs_[0])
+    for asked, words in ((accelerate("lion"), "'lion'"), (accelerate(clip_norm=1.0), "clip_norm=")):
+        with (
+            pytest.raises(ValueError, match=rf"accelerate\({words}.*use solver='adam' or 'sgd'"),
+            asked,
+        ):
+            classifier(solver="lbfgs").fit(X, Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        classifier(solver="lbfgs", max_iter=2).fit(X, Y)
 
 
 # --------------------------------------------------------------------------- copies

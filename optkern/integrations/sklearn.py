@@ -2,18 +2,24 @@
 
 1. `fit` makes its own optimizer at every call, from two names in its module; `accelerate` exchanges
    them for the length of a `with` block. What stands there then asks which settings hold in the
-   calling thread: a fit in another thread gets scikit-learn's optimizer, as if nothing happened.
+   calling thread; joblib's tasks take them along (`_carried.py`). A fit in another thread gets
+   scikit-learn's optimizer, and a warning that says so.
 2. `partial_fit` keeps the optimizer it finds, so there an `MLPOptimizer` is simply put in place.
 3. Early stopping, warm starts and unpickling put new arrays into `coefs_`: state is kept by
-   position, and the arrays are compared by identity at every update (a microsecond).
+   position, and the arrays are compared by identity at every update (a microsecond) and
+   whenever somebody asks for the optimizer.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import inspect
+import sys
 import threading
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from contextvars import ContextVar
@@ -23,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..optimizers import CLASSES, Optimizer, no_attribute
+from ._carried import carry
 from ._host import AMOUNT, FINITE, Objective, checked, host
 
 MINIMUM = "1.7"
@@ -61,8 +68,10 @@ class MLPOptimizer:
         The rule's lr at the next update; may be written. (With scikit-learn's own Adam it is lr
         with the bias correction folded in.)
     optimizer : optkern.Optimizer or None
-        What does the work; None before the first update. With ``ema_decay`` its ``averaged()`` puts
-        the averages in the network's place; `fit` leaves the weights themselves there.
+        What does the work, on the arrays that the network holds now; None before the first update.
+        With ``ema_decay`` its ``averaged()`` puts the averages in the network's place; `fit` leaves
+        the weights themselves there, with early stopping those of the best epoch (the averages are
+        the last update's).
 
     Raises
     ------
@@ -104,9 +113,10 @@ class MLPOptimizer:
         self.power_t = checked("MLPOptimizer", "power_t", FINITE, power_t)
         self.options = options
         self.lr = CLASSES[rule].rule.hyperparameters["lr"] if lr is None else lr
-        self.optimizer: Optimizer | None = None
         self._lr = self.lr  # as "invscaling", "adaptive" or the user have changed it
+        self._optimizer: Optimizer | None = None
         self._bound: tuple[Any, ...] = ()
+        self._network: Callable[[], Any] = _nobody  # weakly, whose arrays these are
         self._saved: dict[str, Any] | None = None
         self._made([np.zeros(1)])
 
@@ -115,16 +125,38 @@ class MLPOptimizer:
         return cls(list(params), lr=self._lr, **self.options)
 
     @property
+    def optimizer(self) -> Optimizer | None:
+        network = self._network()
+        if hasattr(network, "coefs_") and (self._optimizer or self._saved):
+            self._bind([*network.coefs_, *network.intercepts_])
+        return self._optimizer
+
+    def _bind(self, params: list[np.ndarray]) -> Optimizer:
+        """Take these arrays for the network's; give the optimizer over them."""
+        if self._optimizer is None:
+            optimizer = self._made(params)
+            if self._saved is not None:
+                optimizer.load_state_dict(self._saved)
+                self._saved = None
+            self._optimizer, self._bound = optimizer, tuple(params)
+        elif len(params) != len(self._bound) or any(
+            new is not old for new, old in zip(params, self._bound)
+        ):
+            self._optimizer.rebind(params)
+            self._bound = tuple(params)
+        return self._optimizer
+
+    @property
     def learning_rate(self) -> float:
-        steps = self.optimizer.steps if self.optimizer else 0
+        steps = self._optimizer.steps if self._optimizer else 0
         return self._lr(steps) if callable(self._lr) else self._lr
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         if not callable(value):
             checked("MLPOptimizer", "learning_rate", AMOUNT, value)
-        if self.optimizer is not None:
-            self.optimizer.param_groups[0]["lr"] = value
+        if self._optimizer is not None:
+            self._optimizer.param_groups[0]["lr"] = value
         self._lr = value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -138,18 +170,19 @@ class MLPOptimizer:
 
     def update_params(self, params: list[np.ndarray], grads: list[np.ndarray]) -> None:
         """Take one step; ``coefs_ + intercepts_`` are updated in place."""
-        if self.optimizer is None:
-            optimizer = self._made(params)
-            if self._saved is not None:
-                optimizer.load_state_dict(self._saved)
-                self._saved = None
-            self.optimizer, self._bound = optimizer, tuple(params)
-        elif len(params) != len(self._bound) or any(
-            new is not old for new, old in zip(params, self._bound)
-        ):
-            self.optimizer.rebind(params)
-            self._bound = tuple(params)
-        self.optimizer.step(grads)
+        if self._network() is None:
+            self._find_network()
+        self._bind(params).step(grads)
+
+    def _find_network(self) -> None:
+        """Note the network that called `update_params`, which does not say who it is.
+
+        Its frame does; it is looked at once. Without it nobody could tell where `fit` leaves its
+        weights in the end: early stopping and unpickling make new arrays.
+        """
+        caller = sys._getframe(2).f_locals.get("self")
+        if getattr(caller, "_optimizer", None) is self:
+            self._network = weakref.ref(caller)
 
     def iteration_ends(self, time_step: int) -> None:
         """After an epoch, with the samples seen so far."""
@@ -171,16 +204,25 @@ class MLPOptimizer:
     # ----------------------------------------------------------------- copies
 
     def __getstate__(self) -> dict[str, Any]:
-        # Not the arrays: the model brings its own, and they are bound at the next update.
-        kept = {**self.__dict__, "optimizer": None, "_bound": ()}
-        if self.optimizer is not None:
-            kept["_saved"] = self.optimizer.state_dict()
+        # Not the arrays: the model brings its own, and they are bound when they are needed.
+        kept = {**self.__dict__, "_optimizer": None, "_bound": (), "_network": self._network()}
+        if self._optimizer is not None:
+            kept["_saved"] = self._optimizer.state_dict()
         return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        network = kept.pop("_network", None)
+        self.__dict__.update(kept)
+        self._network = _nobody if network is None else weakref.ref(network)
 
     def __repr__(self) -> str:
         settings = {"lr": self.lr, "schedule": self.schedule, **self.options}
         shown = [f"{name}={value!r}" for name, value in settings.items() if value is not None]
         return f"MLPOptimizer({', '.join([repr(self.rule), *shown])})"
+
+
+def _nobody() -> None:
+    """Stand for a weak reference to no network."""
 
 
 # --------------------------------------------------------------------------- fit
@@ -217,7 +259,7 @@ _SOLVERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
 # The settings of the `with` blocks that this thread is in, the innermost last.
 _active: ContextVar[tuple[accelerate, ...]] = ContextVar("accelerate", default=())
 _lock = threading.Lock()
-_originals: dict[str, Any] = {}
+_undo: list[Callable[[], None]] = []  # of what `_exchange` has done
 _entered = 0  # blocks in all threads
 
 
@@ -226,9 +268,11 @@ class accelerate(ContextDecorator):
 
     Two lines: ``with optkern.integrations.sklearn.accelerate():`` and ``clf.fit(X, y)``. With no
     arguments the solver's own rule and numbers are kept, and the fitted coefficients are
-    scikit-learn's to rounding. It may be nested and used again, and holds for fits in the calling
-    thread alone. It is a decorator too, for fits that run elsewhere, as in
-    ``GridSearchCV(n_jobs=2)``: a class with ``fit = accelerate()(MLPClassifier.fit)``.
+    scikit-learn's to rounding in float64; in float32 they differ as two orders of summation do.
+    It may be nested and used again. It holds for fits in the calling thread and in what joblib
+    sends from there, as in ``GridSearchCV(n_jobs=2)``; a fit in any other thread warns that it is
+    scikit-learn's. It is a decorator too, for fits that run anywhere, other processes included: a
+    class with ``fit = accelerate()(MLPClassifier.fit)``.
 
     Parameters
     ----------
@@ -244,7 +288,14 @@ class accelerate(ContextDecorator):
     ImportError
         Where scikit-learn is missing or older than 1.7.
     TypeError, ValueError
-        On a rule or an option that optkern does not have.
+        On a rule or an option that optkern does not have; in ``fit`` with ``solver="lbfgs"``, which
+        has no update step, where a rule or an option was asked for.
+
+    Warns
+    -----
+    RuntimeWarning
+        By a ``fit`` that trains as if this were not there: with ``solver="lbfgs"``, or in a thread
+        that is not joblib's.
     """
 
     def __init__(self, rule: str | None = None, **settings: Any) -> None:
@@ -284,9 +335,8 @@ class accelerate(ContextDecorator):
         with _lock:
             _entered -= 1
             if _entered == 0:
-                module = _sklearn("neural_network._multilayer_perceptron")
-                for name, original in _originals.items():
-                    setattr(module, name, original)
+                while _undo:
+                    _undo.pop()()
 
     def _recreate_cm(self) -> accelerate:  # a decorated function may call itself
         return self
@@ -301,9 +351,43 @@ def _exchange(module: ModuleType) -> None:
             name="sklearn",
         )
     for name, (solver, translated) in _SOLVERS.items():
-        _originals[name] = getattr(module, name)
-        made = functools.partial(_made, _originals[name], solver, translated)
-        setattr(module, name, made)
+        original = getattr(module, name)
+        setattr(module, name, functools.partial(_made, original, solver, translated))
+        _undo.append(functools.partial(setattr, module, name, original))
+    network = module.BaseMultilayerPerceptron
+    fit_lbfgs = network._fit_lbfgs
+
+    @functools.wraps(fit_lbfgs)
+    def refusing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse_lbfgs(type(self).__name__)
+        return fit_lbfgs(self, *args, **kwargs)
+
+    network._fit_lbfgs = refusing
+    _undo.append(functools.partial(setattr, network, "_fit_lbfgs", fit_lbfgs))
+    _undo.append(carry(importlib.import_module("joblib"), _innermost))
+
+
+def _innermost() -> accelerate | None:
+    """The settings that hold in the calling thread."""
+    active = _active.get()
+    return active[-1] if active else None
+
+
+def _refuse_lbfgs(model: str) -> None:
+    own = _innermost()
+    if own is None:
+        return
+    what = f"solver='lbfgs' of this {model} has no update step"
+    if own.rule is not None or own.settings:
+        asked = [repr(own.rule)] if own.rule is not None else []
+        asked += [f"{name}={value!r}" for name, value in own.settings.items()]
+        raise ValueError(
+            f"accelerate({', '.join(asked)}): {what} that could take it; use solver='adam' or "
+            "'sgd', or fit this model outside the context"
+        )
+    warnings.warn(
+        f"accelerate: {what}; this fit is scikit-learn's own", RuntimeWarning, stacklevel=5
+    )
 
 
 def _made(
@@ -315,10 +399,17 @@ def _made(
     **kwargs: Any,
 ) -> Any:
     """The optimizer of one fit: optkern's where the calling thread has asked for it."""
-    active = _active.get()
-    if not active:
+    own = _innermost()
+    if own is None:
+        warnings.warn(
+            "accelerate: optkern's context is open in another thread and does not hold in this "
+            "one; this fit is scikit-learn's own. Open it here, or give the model a class with "
+            "fit = accelerate()(MLPClassifier.fit)",
+            RuntimeWarning,
+            stacklevel=5,
+        )
         return original(params, *args, **kwargs)
-    return active[-1].optimizer(solver, translated(*args, **kwargs))
+    return own.optimizer(solver, translated(*args, **kwargs))
 
 
 # --------------------------------------------------------------------------- curvature
