@@ -41,7 +41,7 @@ def function(size: int, **options: int) -> Callable[[], None]:
     """`optkern.kernels.adam` as a function: it takes its arrays at each call."""
     p, g = arrays(2, size)
     m, v = np.zeros_like(p), np.zeros_like(p)
-    return partial(optkern.kernels.adam, p, g, m, v, **options)
+    return partial(optkern.kernels.adam, p, g, m, v, step=1, **options)
 
 
 def many(count: int, size: int, sets: int = 1) -> Callable[[], None]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _state
+from ._state import StateView
 from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan
 from .kernels._names import bound_arguments, hint
@@ -28,6 +30,7 @@ from .kernels.rules import (
     OPTIONS,
     ROW_RULES,
     VOCABULARY,
+    Flag,
     Pair,
     Real,
     Rule,
@@ -142,6 +145,32 @@ class _Option:
         optimizer._write_options({self.name: value})
 
 
+class _Zeroing(Flag):
+    """The option `zero_grad`, True or False; called, as torch's method is, it zeroes gradients."""
+
+    _optimizer: Optimizer
+
+    def __call__(self, grads: Any = None) -> None:
+        optimizer = self._optimizer
+        owner = f"{optimizer._owner}.zero_grad"
+        if grads is not None:
+            zero(owner, optimizer._labels, optimizer._structure.flatten(grads, "grads"))
+        elif not self:
+            raise TypeError(
+                f"{owner}: gradients are not kept between steps, give them: opt.zero_grad(grads); "
+                "or with the option zero_grad=True the step sets its gradients to zero"
+            )
+
+
+class _ZeroGrad(_Option):
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        if optimizer is None:
+            return self
+        value = _Zeroing(optimizer._options[self.name])
+        value._optimizer = optimizer
+        return value
+
+
 class Optimizer:
     """What all optimizers share; `optkern.Adam` and the other classes say which rule.
 
@@ -164,7 +193,7 @@ class Optimizer:
     _own: Mapping[str, tuple[Any, str, str, str]] = {}
 
     for _name in OPTIONS:
-        locals()[_name] = _Option(_name)
+        locals()[_name] = (_ZeroGrad if _name == "zero_grad" else _Option)(_name)
     del _name
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -203,14 +232,14 @@ class Optimizer:
         own = []
         for number, override in enumerate(self._structure.overrides):
             values = {**options, **override}
-            own.append({name: values.pop(name) for name in self._own})
             owner = self._group_owner(number)
+            own.append(self._checked_own(owner, {name: values.pop(name) for name in self._own}))
             group = self._checked(owner, self._translated(owner, values, own[-1]))
             self._groups.append(ParamGroup(self, number, group))
+        self._own_values = own
         self._rebuild({}, self._groups)
         # What `rebind` compares with: the arrays themselves may be resized behind our back.
         self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
-        self._initialise_state(own)
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = type(self) is CLASSES.get(self.rule.name)
@@ -272,8 +301,13 @@ class Optimizer:
             options = {**options, "decay_form": "decoupled"}
         return options
 
-    def _initialise_state(self, own: list[dict[str, Any]]) -> None:
-        """What a class's state starts from, where that is not zero; ``own`` as above, by group."""
+    def _checked_own(self, owner: str, own: dict[str, Any]) -> dict[str, Any]:
+        """Check a group's values of the class's further keywords."""
+        return own
+
+    def _first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
+        """Make a state array as it begins; a class may let it begin otherwise."""
+        return self._new_state(slot, array)
 
     def _checked(
         self, owner: str, values: Mapping[str, Any], step: int | None = None
@@ -497,7 +531,7 @@ class Optimizer:
         absent = [None] * len(arrays)
         state = {
             slot: [
-                self._new_state(slot, array)
+                self._first_state(slot, array, group)
                 if a is None and (slot in slots or self._has_slot(slot, array, groups[group]))
                 else a
                 for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
@@ -648,6 +682,41 @@ class Optimizer:
             return True
         return self._not_applied(gradients)
 
+    def flush(self) -> bool:
+        """Take the update that `accumulate` still waits with, of the calls there were.
+
+        The last window of a run may be a partial one. Its update takes the mean (or the sum, by
+        `accumulate_form`) of the gradients that have come, clipped and followed by averages as any.
+
+        Returns
+        -------
+        bool
+            False where nothing has been accumulated, or where ``on_nonfinite="skip"`` found NaN or
+            inf in the sum; what was accumulated waits on then.
+
+        Raises
+        ------
+        ValueError
+            With ``on_nonfinite="raise"``, on NaN or inf. Nothing has been modified then.
+        RuntimeError
+            While the averages are in the parameters' place, or another step is under way.
+
+        Examples
+        --------
+        >>> p = np.zeros(1)
+        >>> opt = optkern.SGD(p, lr=1.0, accumulate=4)
+        >>> opt.step(np.array([1.0])), opt.step(np.array([3.0])), opt.flush(), p
+        (False, False, True, array([-2.]))
+        """
+        if self._schedules:
+            self._run_schedules()
+        if self._fresh:
+            self._begin((None,) * len(self._labels))
+        if self._plan.flush(self._num_threads, self._check_finite):
+            self._taken[0] += 1
+            return True
+        return self._not_applied(())
+
     def step_rows(self, rows: Any, grads: Any) -> bool:
         """Update some rows of the parameters in place; the cost is that of these rows.
 
@@ -710,9 +779,7 @@ class Optimizer:
             raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
         self.skipped_steps += 1
         if self.zero_grad:
-            for gradient in gradients:
-                if gradient is not None:
-                    gradient[...] = 0
+            zero(self._owner, self._labels, gradients)
         return False
 
     @property
@@ -788,8 +855,12 @@ class Optimizer:
         return list(self._structure.arrays)
 
     @property
-    def state(self) -> dict[Label, dict[str, Any]]:
+    def state(self) -> StateView:
         """Per parameter (by position, or by name): ``step`` and the state arrays, live.
+
+        An entry that is written (``opt.state[0]["exp_avg"] = array``, ``["step"] = 0``) is checked
+        and copied as by a load, and is another array from then on; ``del opt.state[0]`` and
+        ``opt.state.clear()`` are `reset`.
 
         ``ema``, ``slow`` and ``master`` are the parameter's own values until its first step: these
         averages begin with the weights that training begins with, loaded ones included.
@@ -797,7 +868,40 @@ class Optimizer:
         With a ``state_dtype`` they are `Compact`: ``np.asarray`` gives their values.
         """
         self._begin()
-        return {label: self._state_of(i) for i, label in enumerate(self._labels)}
+        return StateView(self)
+
+    def reset(self, names: Any = None) -> None:
+        """Let moments, step counts and all other state begin as at construction.
+
+        Hyperparameters, options and `steps`, which schedules are functions of, go on as they are;
+        ``opt.steps = 0`` lets schedules begin anew too. Averages, slow weights and masters begin
+        with what the parameters hold at the next step.
+
+        Parameters
+        ----------
+        names : str, int, iterable of those, or None
+            Which parameters', by name or position; None: all.
+
+        Raises
+        ------
+        KeyError, TypeError
+            Where there is no such parameter; nothing has been modified then.
+        RuntimeError
+            While the averages are in the parameters' place.
+
+        Examples
+        --------
+        >>> opt = optkern.Adam({"W": np.ones(3), "b": np.ones(1)})
+        >>> opt.step({"W": np.ones(3), "b": np.ones(1)})
+        True
+        >>> opt.reset("W")
+        >>> opt.state["W"]["step"], opt.state["b"]["step"]
+        (0, 1)
+        """
+        _state.reset(self, names)
+
+    def _counts(self) -> tuple[Any, ...]:
+        return _counts(self._plan)
 
     def _state_of(self, i: int) -> dict[str, Any]:
         entry: dict[str, Any] = {"step": int(self._plan.steps[i])}
@@ -943,6 +1047,23 @@ class Optimizer:
         for name, value in group.items():
             if name == "lr" or value != self.rule.hyperparameters[name]:
                 yield f"{name}={value!r}"
+
+
+def zero(owner: str, labels: Iterable[Label], gradients: Iterable[Any]) -> None:
+    """Set gradients to zero in place, whatever library's arrays they are: all or none of them."""
+    arrays = []
+    for label, gradient in zip(labels, gradients):
+        if gradient is None:
+            continue
+        what = _arrays.named("gradient of parameter", label)
+        array = _arrays.shared(owner, what, gradient)
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{owner}: {what} must be an array, got {type(gradient).__name__}")
+        if not array.flags.writeable:
+            raise ValueError(f"{owner}: {what} is read-only")
+        arrays.append(array)
+    for array in arrays:
+        array[...] = 0
 
 
 _SWAPPED = "the averages are in the parameters' place; call swap_out first"
@@ -1282,21 +1403,22 @@ class Adagrad(Optimizer):
         ),
     }
 
-    def _initialise_state(self, own: list[dict[str, Any]]) -> None:
-        starts = []
-        for number, options in enumerate(own):
-            start = VOCABULARY["weight_decay"].check(options["initial_accumulator_value"])
-            if start is None:
-                raise ValueError(
-                    f"{self._group_owner(number)}: initial_accumulator_value must be "
-                    f"a finite number in [0, inf), got {options['initial_accumulator_value']!r}"
-                )
-            starts.append(start)
-        for array, group in zip(self._plan.state["sum"], self._structure.groups):
-            if isinstance(array, _storage.Compact):
-                array.encode(starts[group])
+    def _checked_own(self, owner: str, own: dict[str, Any]) -> dict[str, Any]:
+        (name, value), *_ = own.items()
+        start = VOCABULARY["weight_decay"].check(value)
+        if start is None:
+            raise ValueError(f"{owner}: {name} must be a finite number in [0, inf), got {value!r}")
+        return {name: start}
+
+    def _first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
+        new = self._new_state(slot, array)
+        if slot == "sum":
+            start = self._own_values[group]["initial_accumulator_value"]
+            if isinstance(new, _storage.Compact):
+                new.encode(start)
             else:
-                array[...] = starts[group]
+                new[...] = start
+        return new
 
 
 class RMSprop(Optimizer):

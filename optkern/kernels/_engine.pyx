@@ -1060,6 +1060,29 @@ cdef class Plan:
             self._busy = False
             optkern_restore_mode(mode)
 
+    def flush(self, int num_threads, bint check_finite):
+        """Take the step whose gradients wait in the accumulators, without waiting for more calls.
+
+        Arguments and result are those of `step`; False too where nothing waits.
+        """
+        cdef optkern_mode_t mode
+        cdef Py_ssize_t calls = self.accumulated
+        cdef double every = self._options.accumulate
+        cdef bint applied = False
+        self._enter()
+        mode = optkern_ieee_mode()
+        try:
+            if calls:   # the last of as many calls, with no gradient of its own
+                self.accumulated, self._options.accumulate = calls - 1, calls
+                applied = self._step((None,) * self._count, num_threads, check_finite)
+            return applied
+        finally:
+            self._options.accumulate = every
+            self.accumulated = 0 if applied else calls
+            self._gradients = None
+            self._busy = False
+            optkern_restore_mode(mode)
+
     cdef int _enter(self) except -1:
         """One call at a time: the gradients of a second one would replace those of the first."""
         if self.refusal is not None:

@@ -46,7 +46,8 @@ def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]
     alias = _ELSEWHERE.get(str(name).lower())
     if alias in known:
         return [alias]
-    return difflib.get_close_matches(str(name), known, n=2, cutoff=cutoff)
+    same = [key for key in known if key.lower() == str(name).lower()]
+    return same or difflib.get_close_matches(str(name), known, n=2, cutoff=cutoff)
 
 
 def hint(

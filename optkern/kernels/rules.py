@@ -100,6 +100,13 @@ class Count(NamedTuple):
         return (float(value),)
 
 
+class Flag(int):
+    """True or False where a bool will not do, because it is to have methods."""
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
 class Switch(NamedTuple):
     """On or off."""
 
@@ -107,7 +114,7 @@ class Switch(NamedTuple):
     allowed: str = "True or False"
 
     def check(self, value: Any) -> bool | None:
-        if isinstance(value, bool) or type(value).__name__ == "bool":
+        if isinstance(value, (bool, Flag)) or type(value).__name__ == "bool":
             return bool(value)
         return None
 

@@ -1,0 +1,227 @@
+"""What `opt.state` gives: live arrays and counts, and writes that take effect as a load would.
+
+torch's users reset moments by ``opt.state[p]["exp_avg"] = ...``, ``del opt.state[p]`` or
+``opt.state.clear()``. All of these do what they say here, or are refused; none is lost.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .kernels import _arrays, _storage
+from .kernels._names import hint
+from .kernels.rules import checked
+
+if TYPE_CHECKING:
+    from .optimizers import Optimizer
+
+Label = int | str
+
+
+class _View(dict):
+    """A dict over an optimizer's state: what is not a write or a reset of it is refused."""
+
+    def __init__(self, optimizer: Optimizer, values: Mapping[Any, Any]) -> None:
+        super().__init__(values)
+        self._optimizer = weakref.ref(optimizer)
+
+    def _owner(self) -> Optimizer:
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise ReferenceError("this state's optimizer is gone")
+        return optimizer
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.update({key: value})
+
+    def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> Any:
+        return (dict, (dict(self),))
+
+    def _refused(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            "an optimizer always has the state of all its parameters, whole: write an entry, or "
+            "let opt.reset(names) begin anew"
+        )
+
+    pop = popitem = setdefault = _refused
+
+
+class StateView(_View):
+    """The state of every parameter, by position or name; `ParameterState` has one parameter's.
+
+    ``del state[name]`` and ``state.clear()`` let it begin anew, as `Optimizer.reset` does.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        labels = optimizer._labels
+        super().__init__(optimizer, {k: ParameterState(optimizer, i) for i, k in enumerate(labels)})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        optimizer, changes = self._owner(), dict(*args, **kwargs)
+        for label, entry in changes.items():
+            _position(optimizer, "state", label)
+            if not isinstance(entry, Mapping):
+                raise TypeError(
+                    f"{optimizer._owner}: the state of {_arrays.named('parameter', label)} must be "
+                    f"a dict, got {type(entry).__name__}"
+                )
+        write(optimizer, {label: dict(entry) for label, entry in changes.items()})
+        self._renew()
+
+    def __delitem__(self, label: Label) -> None:
+        self._owner().reset([label])
+        self._renew()
+
+    def clear(self) -> None:
+        self._owner().reset()
+        self._renew()
+
+    def _renew(self) -> None:
+        for entry in self.values():
+            entry._renew()
+
+
+class ParameterState(_View):
+    """One parameter's ``step``, its state arrays, live, and what else its rule counts.
+
+    A write is checked as a load would be, copied, and takes effect at the next step.
+    """
+
+    def __init__(self, optimizer: Optimizer, i: int) -> None:
+        self._i = i
+        super().__init__(optimizer, optimizer._state_of(i))
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        optimizer = self._owner()
+        write(optimizer, {optimizer._labels[self._i]: dict(*args, **kwargs)})
+        self._renew()
+
+    def __delitem__(self, name: str) -> None:
+        self._refused()
+
+    clear = _View._refused
+
+    def _renew(self) -> None:
+        dict.clear(self)
+        dict.update(self, self._owner()._state_of(self._i))
+
+
+def _position(optimizer: Optimizer, what: str, label: Any) -> int:
+    """Where a parameter stands, by its position or name."""
+    labels = optimizer._labels
+    plain = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+    if isinstance(label, str) and label in labels:
+        return labels.index(label)
+    if plain and int(label) in labels:
+        return labels.index(int(label))
+    words = f"{optimizer._owner}.{what}: there is no parameter {label!r}"
+    names = [known for known in labels if isinstance(known, str)]
+    if names:
+        raise KeyError(f"{words}; {hint(label, names)}")
+    raise KeyError(f"{words}; there are 0 to {len(labels) - 1}")
+
+
+def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> None:
+    """Put new values into the state of some parameters: all of them, or none where one is bad.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On a name without a place, a value that a load would refuse.
+    RuntimeError
+        While the averages are in the parameters' place.
+    """
+    owner = f"{optimizer._owner}.state"
+    optimizer._refuse_swapped(owner)
+    state = {slot: list(arrays) for slot, arrays in optimizer._plan.state.items()}
+    counts = optimizer._counts()
+    steps, mu_products, started, held, _ = counts
+    for label, values in changes.items():
+        i, what = _position(optimizer, "state", label), _arrays.named("parameter", label)
+        for name, value in values.items():
+            if name == "step":
+                steps[i] = _count(f"{owner}: step of {what}", value)
+                started[i] = min(started[i], steps[i])
+                if steps[i] == 0 and "mu_product" not in values:
+                    mu_products[i] = 1.0  # of no factors
+            elif name == "mu_product" and name in optimizer.rule.hyperparameters:
+                mu_products[i] = checked(f"{owner}: {what}", name, value)
+            elif name == "accumulator" and not held[i]:
+                raise ValueError(f"{owner}: {what} has accumulated no gradients to be replaced")
+            elif state.get(name) and state[name][i] is not None:
+                state[name][i] = _copied(optimizer, owner, name, i, value)
+            else:
+                known = list(optimizer._state_of(i))
+                raise ValueError(f"{owner}: {what} has no {name!r}; {hint(name, known)}")
+    optimizer._rebuild(state, optimizer._groups, counts=counts)
+
+
+def _count(what: str, value: Any) -> int:
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not (integer and 0 <= value < 2**53):
+        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {value!r}")
+    return int(value)
+
+
+def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> Any:
+    """A copy of what is to stand in a state array, in the array's own storage."""
+    old, array = optimizer._plan.state[slot][i], optimizer._structure.arrays[i]
+    what = f"{slot} of {_arrays.named('parameter', optimizer._labels[i])}"
+    if not isinstance(old, _storage.Compact):
+        _arrays.check_state(owner, what, value, array)
+        new = optimizer._new_state(slot, array)
+        new[...] = value
+        return new
+    if isinstance(value, _storage.Compact):
+        if (value.state_dtype, value.signed) != (old.state_dtype, old.signed):
+            raise ValueError(f"{owner}: {what} must be {old!r} or float32 values, got {value!r}")
+        _arrays.check_compact_form(owner, what, value, array)
+        return value.copy()
+    _arrays.check_floating(owner, what, value)
+    if value.shape != array.shape:
+        raise ValueError(f"{owner}: {what} must have shape {array.shape}, got {value.shape}")
+    new = optimizer._new_state(slot, array)
+    new.encode(value)
+    return new
+
+
+def reset(optimizer: Optimizer, names: Any = None) -> None:
+    """Let the state of some parameters (None: of all) begin as at construction."""
+    owner = f"{optimizer._owner}.reset"
+    optimizer._refuse_swapped(owner)
+    labels = optimizer._labels
+    if names is None:
+        chosen = set(range(len(labels)))
+    else:
+        alone = isinstance(names, (str, int, np.integer))
+        try:
+            given = [names] if alone else list(names)
+        except TypeError:
+            raise TypeError(
+                f"{owner}: names must be None, or names or positions of parameters, "
+                f"got {type(names).__name__}"
+            ) from None
+        chosen = {_position(optimizer, "reset", label) for label in given}
+    counts = optimizer._counts()
+    steps, mu_products, started, held, accumulated = counts
+    for i in chosen:
+        steps[i], mu_products[i], started[i], held[i] = 0, 1.0, 0, False
+    if not any(held):
+        accumulated = 0
+    params = optimizer._structure
+    state = {
+        slot: [
+            optimizer._first_state(slot, array, group) if i in chosen and a is not None else a
+            for i, (a, array, group) in enumerate(zip(arrays, params.arrays, params.groups))
+        ]
+        for slot, arrays in optimizer._plan.state.items()
+    }
+    optimizer._rebuild(state, optimizer._groups, counts=(*counts[:-1], accumulated))
