@@ -137,6 +137,15 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """What does the work: `thread_report`, `last_grad_norm`, `averaged`.
 
         Another one once tensors or state have been replaced.
+
+        Averages (``ema_decay``) are of parameters alone. Buffers are none: BatchNorm's running
+        statistics stay those of the weights in training, and a network judged with them beside
+        averaged weights is another one than was averaged. Take them anew on either side::
+
+            with opt.optimizer.averaged():
+                torch.optim.swa_utils.update_bn(batches, model)
+                evaluate(model)
+            torch.optim.swa_utils.update_bn(batches, model)
         """
         return self._up_to_date()
 
