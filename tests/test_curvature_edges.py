@@ -1,5 +1,7 @@
 """Where curvature was, or could be, wrong: breakdown, underflow, kinks, bad products, bad luck."""
 
+import math
+
 import numpy as np
 import pytest
 from curvature_cases import product_saddle, rotated
@@ -9,6 +11,7 @@ from optkern import curvature
 from optkern.curvature._lanczos import Recurrence
 from optkern.curvature.lanczos import STREAM
 from optkern.curvature.operators import random_unit
+from optkern.curvature.verdict import at_least, at_most
 
 # --------------------------------------------------------------------------- breakdown
 
@@ -265,13 +268,12 @@ def test_no_limit_where_nothing_curves_up():
 # --------------------------------------------------------------------------- words and types
 
 
-def test_equal_signs_stand_where_the_bound_is_near():
-    verdict = curvature.classify(np.zeros(3), lambda w: np.array([-1.0, 2, 3]) * w)
-    assert verdict.kind == "saddle" and "lambda_min <= -0.9" in str(verdict)
-    tight = curvature.classify(
-        np.zeros(3), lambda w: np.array([-1.0, 2, 3]) * w, eigenvalue_tol=1e-6
-    )
-    assert "lambda_min = -1 (at least -1" in str(tight)
+def test_a_bound_is_rounded_to_its_own_side():
+    assert (at_most(-1.23456), at_least(-1.23456)) == ("-1.234", "-1.235")
+    assert (at_most(1.23451), at_least(1.23459)) == ("1.235", "1.234")
+    assert (at_most(-2 + 1e-12), at_least(0.0), at_most(math.inf)) == ("-2", "0", "inf")
+    verdict = curvature.classify(np.zeros(3), lambda w: np.array([-1.23456, 2, 3]) * w)
+    assert "saddle: lambda_min <= -1.234;" in str(verdict)
 
 
 def test_a_confidence_is_printed_as_it_is():

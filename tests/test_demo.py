@@ -106,13 +106,15 @@ def test_every_rule_learns_the_digits_and_ends_with_numpys_bits(capsys):
     assert "\x1b" not in out
     judged = verdicts(out)
     assert list(judged) == RULE_NAMES
-    assert any(row[0] == "saddle" for row in judged.values())
-    for verdict, smallest, least, largest, products, loss, *escaped in judged.values():
+    assert any(float(row[1]) < 0 and row[-1].endswith("%") for row in judged.values())
+    for verdict, smallest, least, largest, products, loss, gains, *worth in judged.values():
         assert verdict in ("saddle", "minimum", "not_stationary", "inconclusive")
         assert float(least) <= float(smallest) <= float(largest) and int(products) > 0
         if verdict == "saddle":
             assert float(smallest) < 0 < float(largest)
-            assert float(escaped[0]) < float(loss)
+            assert worth[0].endswith("%")
+        if verdict == "not_stationary":
+            assert float(gains.removesuffix("%")) >= 0.1 and float(loss) > 0
 
 
 def test_without_a_verdict(capsys):

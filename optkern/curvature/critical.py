@@ -15,11 +15,12 @@ import numpy as np
 
 from ..kernels._threads import as_num_threads
 from ._lanczos import dot
+from .escape import way_out
 from .judge import Judge
 from .lanczos import MEMORY, Run, check_callable, check_count, check_real
 from .line import Line
 from .operators import DifferenceOperator, Gradient, Operator, Point, StructuredOperator, norm
-from .stationarity import Stationarity, judged
+from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained
 
 
@@ -52,11 +53,13 @@ def classify(
     hvp : callable or None
         ``v -> H v`` at x, in x's structure; None: differences of gradients with a measured step.
     loss : callable or None
-        ``x -> float``; only for `predicted_gain`, which otherwise comes from gradients.
+        ``x -> float``. With it steps are tried: whether x is stationary, and what a way out is
+        worth. Without it both rest on gradients alone.
     grad_tol : float or None
         A gradient norm that counts as zero, besides what the stationarity test says by itself.
     curvature_tol : float or None
-        Curvature of smaller magnitude counts as flat; None: .01 of the largest eigenvalue's.
+        How much negative curvature may be left where its absence is claimed; None: .01 of the
+        largest eigenvalue's magnitude. What a product has shown counts, however small.
     eigenvalue_tol : float or None
         Go on at a saddle until the residual of the lowest eigenpair is within this share of its
         value; None: stop as soon as the sign is certain.
@@ -90,10 +93,16 @@ def classify(
     Notes
     -----
     With nu the resolution, eps = curvature_tol, [L, U] the certified bounds and rho curvatures that
-    products of their own have shown: saddle if rho_min < -(eps + nu) and rho_max > eps + nu;
-    minimum if L - nu >= -eps and rho_max > eps + nu; maximum mirrored; degenerate if
-    L - nu >= -eps and U + nu <= eps. By default eps is .01 of ||H||: of what the Ritz values reach
-    where curvature is to be absent, of the certified bounds where it is to be there.
+    products of their own have shown: saddle if rho_min < -nu and rho_max > nu, however flat
+    (`shallow` while rho_min >= -eps); minimum if L - nu >= -eps, rho_min >= -nu and
+    rho_max > eps + nu; maximum mirrored; degenerate if L - nu >= -eps and U + nu <= eps. By default
+    eps is .01 of what the Ritz values reach. Up to 200 unknowns, or where otherwise flat directions
+    would be left open and max_matvecs allows it, all n products are taken: the spectrum is resolved
+    to rounding.
+
+    Stationary: the gradient is within its rounding, or no step gains. A Newton step in the Krylov
+    space of the gradient (10 products, of n at the most) is tried with `loss`; what gains more
+    than .001 of the loss is a way on. Without `loss` its length decides, .01 of ||x||.
 
     Exact products of a network with kinks (ReLU) see the Hessian of its smooth pieces, which exists
     almost everywhere; differences of its gradients end inconclusive on a kink.
@@ -120,69 +129,71 @@ def classify(
         operator: Operator = StructuredOperator(owner, hvp, point)
     else:
         operator = DifferenceOperator(owner, gradient, step, x_scale)
+    line = Line(owner, point, loss, gradient, x_scale)
     run = Run(operator, confidence, (1, -1), memory, seed, None, threads)
     operator.prepare(run.recurrence.vector)
-    stationarity = judged(gradient, operator, grad_tol, x_scale, seed)
+    test = StationarityTest(gradient, operator, line, grad_tol, x_scale, seed, threads)
+    stationary = test.by_gradient()
     judge = Judge(run, operator, curvature_tol, eigenvalue_tol, gradient)
     kind = judge.go(max_matvecs, callback)
-    line = Line(owner, point, loss, gradient, x_scale)
-    return _verdict(judge, kind, stationarity, gradient, line, confidence, max_matvecs)
+    if stationary is None:
+        stationary = test.by_newton(run)
+    if kind is None or kind == "maximum":
+        judge.refresh(high=False)  # the way out, and what was found though nothing was decided
+    return _verdict(judge, kind, stationary, line, confidence, max_matvecs)
 
 
 def _verdict(
     judge: Judge,
     kind: str | None,
-    stationarity: Stationarity,
-    gradient: Gradient,
+    stationary: Stationarity,
     line: Line,
     confidence: float,
     max_matvecs: int,
 ) -> Verdict:
-    run = judge.run
-    if kind is None and judge.lowest is None:
-        judge.refresh(high=False)  # what was found, though nothing was decided
-    elif kind == "minimum" and run.has_basis and run.ritz_value(1) < -judge.resolution:
-        judge.refresh(high=False)  # flat to within the tolerance, but provably downhill?
-    elif kind == "maximum":
-        judge.refresh(high=False)  # the way out
-    nu = judge.resolution
-    direction, gain = None, None
-    if judge.lowest is not None and judge.lowest.value < -nu:
-        direction = _downhill(judge.lowest.vector, gradient)
-        gain = line.predicted_gain(direction, judge.lowest.value)
+    run, nu = judge.run, judge.resolution
     low = judge.lowest.value if judge.lowest else run.ritz_value(1)
     high = judge.highest.value if judge.highest else run.ritz_value(-1)
+    direction, gain = None, None
+    if judge.lowest is not None and judge.lowest.value < -nu:
+        direction = _downhill(judge.lowest.vector, judge.gradient)
+        gain = _worth(line, direction, judge.lowest.value, bool(stationary))
     bounds_min, bounds_max = (run.bound(1) - nu, low + nu), (high - nu, run.bound(-1) + nu)
     if judge.stochastic:
         bounds_min, bounds_max = (-math.inf, low + nu), (high - nu, math.inf)
-    strict = (kind == "minimum" and bounds_min[0] > 0) or (kind == "maximum" and bounds_max[1] < 0)
+    negative, exact = judge.negative
     verdict = Verdict(
-        kind="not_stationary" if not stationarity.holds else kind or "inconclusive",
+        kind=(kind or "inconclusive") if stationary else "not_stationary",
         eigenvalue_min=low,
         eigenvalue_max=high,
         bounds_min=bounds_min,
         bounds_max=bounds_max,
-        escape_direction=None if direction is None else gradient.point.unflatten(direction),
+        escape_direction=None if direction is None else line.point.unflatten(direction),
         predicted_gain=gain,
-        strict=bool(strict),
-        gradient_norm=norm(gradient.value),
+        strict=judge.strict(kind),
+        shallow=-judge.claim <= low < -nu,
+        gradient_norm=norm(judge.gradient.value),
         matvecs=judge.operator.products,
         confidence=confidence,
         explanation="",
         curvature_tol=judge.claim,
         resolution=nu,
-        negative_directions=_count_negative(run, low, nu),
-        stationary=stationarity.holds,
+        negative_directions=negative,
+        negative_exact=exact,
+        flat_directions=judge.flat if judge.resolved else None,
+        stationary=stationary,
+        loss=None if line.loss is None else line.f,
     )
-    sentence = explained(verdict, stationarity, judge.cause(max_matvecs))
+    sentence = explained(verdict, judge.cause(max_matvecs))
     object.__setattr__(verdict, "explanation", sentence)
     return verdict
 
 
-def _count_negative(run: Run, low: float, nu: float) -> int:
-    if low >= -nu:
-        return 0
-    return max(1, run.count_below(-nu)) if run.has_basis else 1
+def _worth(line: Line, direction: np.ndarray, curvature: float, follow: bool) -> float | None:
+    """What the way out gains: followed where the loss is known, or a few tries of the line."""
+    if follow and line.loss is not None:
+        return way_out(line, direction, curvature)[1] or None
+    return line.predicted_gain(direction, curvature)
 
 
 def _downhill(vector: np.ndarray, gradient: Gradient) -> np.ndarray:
@@ -191,21 +202,27 @@ def _downhill(vector: np.ndarray, gradient: Gradient) -> np.ndarray:
 
 
 def _nothing(confidence: float) -> Verdict:
+    unknown = (-math.inf, math.inf)
+    nothing = Stationarity(True, "the gradient is zero")
     return Verdict(
-        "degenerate",
-        math.nan,
-        math.nan,
-        (-math.inf, math.inf),
-        (-math.inf, math.inf),
-        None,
-        None,
-        False,
-        0.0,
-        0,
-        confidence,
-        "degenerate: x has no elements",
-        0.0,
-        0.0,
-        0,
-        True,
+        kind="degenerate",
+        eigenvalue_min=math.nan,
+        eigenvalue_max=math.nan,
+        bounds_min=unknown,
+        bounds_max=unknown,
+        escape_direction=None,
+        predicted_gain=None,
+        strict=False,
+        shallow=False,
+        gradient_norm=0.0,
+        matvecs=0,
+        confidence=confidence,
+        explanation="degenerate: x has no elements",
+        curvature_tol=0.0,
+        resolution=0.0,
+        negative_directions=0,
+        negative_exact=True,
+        flat_directions=0,
+        stationary=nothing,
+        loss=None,
     )

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..kernels import _arrays
+from .descent import Descent
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
 from .operators import Gradient, Point, norm, unit_roundoff
 from .verdict import Verdict
+
+FOLLOWED = 100  # steps down from a saddle, at the most
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ def escape(
     loss, grad : callable or None
         ``x -> float`` and ``x -> gradient``; one of them at least, for noise both.
     by : 'direction' or 'noise'
-        Along the direction of negative curvature, with the sufficient decrease |lambda| t^2 / 6; or
-        by a random step in a ball and gradient steps from there, without any product.
+        Along the direction of negative curvature, with the sufficient decrease |lambda| t^2 / 6,
+        and with both loss and grad on from there by L-BFGS until the gradient has grown and fallen
+        again: whoever goes on does not fall back. Or by a random step in a ball and gradient steps
+        from there, without any product.
     radius : float or None
         Of that ball; None: .001 of the norm of x (of 1 at the origin).
     max_steps : int
-        Gradient steps after a random one.
+        Gradient steps after a random one; of L-BFGS 100 at the most.
     seed : int
         Of the random step.
 
@@ -109,10 +114,36 @@ def escape(
         raise ValueError(f"{owner}: this verdict ({verdict.kind}) has no escape_direction")
     direction = point.flatten(verdict.escape_direction, "verdict.escape_direction")
     gradient = None if grad is None else Gradient(owner, grad, point)
-    return _by_direction(Line(owner, point, loss, gradient), direction, verdict.eigenvalue_min)
+    line = Line(owner, point, loss, gradient)
+    return _by_direction(line, direction, verdict.eigenvalue_min, min(max_steps, FOLLOWED))
 
 
-def _by_direction(line: Line, direction: np.ndarray, curvature: float) -> Escape:
+def _by_direction(line: Line, direction: np.ndarray, curvature: float, most: int) -> Escape:
+    x, gain, steps = way_out(line, direction, curvature, most)
+    if x is None:
+        return Escape(
+            False,
+            0.0,
+            0.0,
+            "not moved: no step along the direction lowers the loss by |lambda| t^2 / 6; "
+            "the negative curvature is below the loss's rounding, or not there any more",
+        )
+    moved = norm(np.ascontiguousarray(x - line.x))
+    line.point.write(x)
+    on = f" and {steps} steps down from there" if steps else ""
+    return Escape(
+        True, gain, moved, f"moved {moved:.3g} along the direction{on}: the loss fell by {gain:.4g}"
+    )
+
+
+def way_out(
+    line: Line, direction: np.ndarray, curvature: float, most: int = FOLLOWED
+) -> tuple[np.ndarray | None, float, int]:
+    """The point that a direction of negative curvature leads to, its gain, and the steps down.
+
+    With a loss and a gradient it goes on from the best point of the straight line until the saddle
+    is left for good. A gain that the loss cannot show on the line itself, it may show further on.
+    """
     ways = [direction]
     slope = line.slope(direction, 0.0)
     if slope > 0:
@@ -121,19 +152,23 @@ def _by_direction(line: Line, direction: np.ndarray, curvature: float) -> Escape
         ways = [direction, -direction]
     found = [(way, line.search(way, curvature)) for way in ways]
     good = [(change, t, way) for way, hit in found if hit for t, change in [hit]]
-    if not good:
-        return Escape(
-            False,
-            0.0,
-            0.0,
-            "not moved: no step along the direction lowers the loss by |lambda| t^2 / 6; "
-            "the negative curvature is below the loss's rounding, or not there any more",
-        )
-    change, t, way = min(good, key=lambda row: row[0])
-    line.point.write(line.at(way, t))
-    return Escape(
-        True, -change, t, f"moved {t:.3g} along the direction: the loss fell by {-change:.4g}"
-    )
+    follow = line.loss is not None and line.gradient is not None and most > 0
+    if not good and not follow:
+        return None, 0.0, 0
+    change, t, way = min(good, key=lambda row: row[0]) if good else (0.0, 1e-2 * line.size, ways[0])
+    x, steps = line.at(way, t), 0
+    if follow:
+        descent = Descent(line, x, 0.1 * t)
+        steps = descent.leave(most)
+        held = descent.x.astype(x.dtype)
+        lower = line.value(held) - line.f
+        if lower < change:
+            x, change = held, lower
+        else:
+            steps = 0
+    if not -change > 20 * unit_roundoff(line.x.dtype) * abs(line.f):
+        return None, 0.0, 0
+    return x, -change, steps
 
 
 def _by_noise(line: Line, radius: float | None, max_steps: int, seed: int) -> Escape:

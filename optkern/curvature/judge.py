@@ -11,6 +11,8 @@ from .operators import Gradient, Operator, norm, unit_roundoff
 
 # The default curvature_tol, as a share of the largest eigenvalue's magnitude.
 RELATIVE_TOL = 0.01
+# Up to so many unknowns all products are taken, whatever could be said after fewer.
+SMALL = 200
 
 
 class Judge:
@@ -35,19 +37,10 @@ class Judge:
         self.retry = 0
         self.last = False  # no product will follow
 
-    # What the verdict's conditions are made of. `claim` is the tolerance for saying that curvature
-    # is absent, `need` the one for saying that it is there: by default they are shares of a lower
-    # and of an upper bound on ||H||, so that neither depends on how far the run has got.
-
     @property
     def claim(self) -> float:
+        """eps: curvature of that magnitude may be left where its absence is claimed."""
         return RELATIVE_TOL * self.run.magnitude if self.tol is None else self.tol
-
-    @property
-    def need(self) -> float:
-        if self.tol is not None:
-            return self.tol
-        return RELATIVE_TOL * max(abs(self.run.bound(1)), abs(self.run.bound(-1)))
 
     @property
     def resolution(self) -> float:
@@ -75,43 +68,91 @@ class Judge:
         own = [] if self.highest is None else [self.highest.value]
         return max(self.run.recurrence.alpha + own)
 
-    def decide(self) -> str | None:
-        """The kind of curvature, or None while it is open."""
-        return self._present() or self._absent()
+    @property
+    def proven(self) -> bool:
+        """Whether a product has shown curvature below zero, beyond its errors."""
+        return self.seen_low < -self.resolution
 
-    def _present(self) -> str | None:
+    @property
+    def resolved(self) -> bool:
+        """Whether the whole space was spanned: T has H's eigenvalues then, to rounding."""
+        return self.run.has_basis and self.run.k >= self.run.n
+
+    @property
+    def negative(self) -> tuple[int, bool]:
+        """How many orthogonal directions curve down, at the least; and whether those are all."""
+        run, nu = self.run, self.resolution
+        if not run.has_basis:
+            return int(self.proven), False
+        below = run.count_below(-nu)
+        exact = self.resolved and below == run.count_below(nu)
+        return max(int(self.proven), below), exact
+
+    @property
+    def flat(self) -> int:
+        """Of a resolved spectrum, the eigenvalues that are zero to its errors."""
+        return self.run.count_below(self.resolution) - self.run.count_below(-self.resolution)
+
+    def decide(self) -> str | None:
+        """The kind of curvature, or None while it is open.
+
+        A shallow saddle is one at once, but what lies deeper would be the better way out: it goes
+        on until the certificate says that nothing does.
+        """
+        if self._present():
+            deep = self.seen_low < -self.claim or self.last
+            return "saddle" if deep or self._nothing_deeper() else None
+        return self._absent()
+
+    def _present(self) -> bool:
         """A saddle: both signs, each by a fresh product."""
-        run, level = self.run, self.need + self.resolution
-        if not (run.ritz_value(1) < -level and run.ritz_value(-1) > level):
-            return None
-        if run.k < self.retry or math.isinf(level):
-            return None
+        run, nu = self.run, self.resolution
+        if not (run.ritz_value(1) < -nu and run.ritz_value(-1) > nu) or math.isinf(nu):
+            return False
+        if run.k < self.retry:
+            return self._both_signs()
         if self.eigenvalue_tol is not None and not self.last and self._rough():
-            return None
-        self.retry = 2 * run.k  # if the fresh products do not agree
-        self.refresh(high=self.seen_high <= level)
-        level = self.need + self.resolution
-        lowest = self.lowest.value if self.lowest else math.inf
-        return "saddle" if lowest < -level and self.seen_high > level else None
+            return False
+        self.retry = 2 * run.k  # for a better vector, or if the fresh products do not agree
+        self.refresh(high=self.seen_high <= nu)
+        return self._both_signs()
+
+    def _both_signs(self) -> bool:
+        nu = self.resolution
+        return self.lowest is not None and self.lowest.value < -nu and self.seen_high > nu
+
+    def _nothing_deeper(self) -> bool:
+        return self._sound() and self.run.bound(1) - self.resolution >= -self.claim
 
     def _rough(self) -> bool:
         run = self.run
         return run.residual(1) > (self.eigenvalue_tol or 0.0) * abs(run.ritz_value(1))
 
     def refresh(self, high: bool) -> None:
+        """See the lowest Ritz vector's curvature, and the highest one's, by products of their own.
+
+        The lowest that was ever seen is kept.
+        """
         pairs = self.run.pairs((1, -1) if high else (1,))
-        self.lowest = pairs[0]
+        if self.lowest is None or pairs[0].value < self.lowest.value:
+            self.lowest = pairs[0]
         if high:
             self.highest = pairs[1]
 
+    def _sound(self) -> bool:
+        return not (self.stochastic or self.operator.kink) and self.run.repeatable
+
     def _absent(self) -> str | None:
         """A minimum, a maximum or nothing at all, by the certificate."""
-        if self.stochastic or self.operator.kink or not self.run.repeatable:
+        if not self._sound():
             return None
         kind = self._certified()
         if kind and self.operator.exact and self.run.examine():
             kind = self._certified()
-        return kind
+        if kind == "minimum" and self.run.ritz_value(1) < -self.resolution:
+            self.refresh(high=False)  # nothing but a look can tell whether there is a way down
+            kind = self._certified()
+        return kind if self._sound() else None
 
     def _certified(self) -> str | None:
         run, nu, eps = self.run, self.resolution, self.claim
@@ -119,11 +160,27 @@ class Judge:
         no_ascent = run.bound(-1) + nu <= eps
         if no_descent and no_ascent:
             return "degenerate"
-        if no_descent and self.seen_high > eps + nu:
+        if no_descent and not self.proven and self.seen_high > eps + nu:
             return "minimum"
-        if no_ascent and self.seen_low < -(eps + nu):
+        if no_ascent and self.seen_high <= nu and self.seen_low < -(eps + nu):
             return "maximum"
         return None
+
+    def strict(self, kind: str | None) -> bool:
+        """Whether no direction is flat."""
+        run, nu = self.run, self.resolution
+        return (kind == "minimum" and run.bound(1) - nu > 0) or (
+            kind == "maximum" and run.bound(-1) + nu < 0
+        )
+
+    def _worth_more(self, kind: str | None, max_matvecs: int) -> bool:
+        """Whether the whole space is within reach, and would say more than what is known."""
+        run = self.run
+        if not run.has_basis or run.limit <= run.n or max_matvecs < run.n:
+            return False
+        if run.n <= SMALL:
+            return True
+        return kind in ("minimum", "maximum") and not self.strict(kind)
 
     def go(self, max_matvecs: int, callback: Callable[[Run], Any] | None) -> str | None:
         """Take products until the verdict stands, the space is exhausted or the budget spent."""
@@ -132,12 +189,14 @@ class Judge:
             run.advance()
             stop = callback is not None and callback(run)
             self.checks.symmetry()
-            last = stop or run.exhausted or run.k == max_matvecs
+            last = bool(stop or run.exhausted or run.k == max_matvecs)
             if last:
                 self.retry, self.last = 0, True
+            elif run.n <= SMALL and self._worth_more(None, max_matvecs):
+                continue
             if last or self.checks.due():
                 kind = self.decide()
-                if kind or last:
+                if last or (kind and not self._worth_more(kind, max_matvecs)):
                     return kind
         return None
 

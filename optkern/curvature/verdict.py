@@ -1,4 +1,8 @@
-"""What `classify` found, and the sentence that says it."""
+"""What `classify` found, and the sentence that says it.
+
+Every number in a sentence is true as it stands: a bound is rounded to its own side, and where the
+products' errors reach further than a curvature, the bound is what is said.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from .lanczos import Interval, percent, relation
-from .stationarity import Stationarity
+from .lanczos import Interval, percent
+from .stationarity import ILL_CONDITIONED, Stationarity, share_of
 
 KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconclusive")
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What `classify` found; `print` it for the sentence.
+    """What `classify` found; `print` it for the sentence, `report()` for all figures.
 
     Attributes
     ----------
@@ -28,9 +32,11 @@ class Verdict:
     escape_direction : same structure as x, or None
         A unit direction of negative curvature that does not go uphill.
     predicted_gain : float or None
-        By how much the loss falls along it, at the step of the cubic model.
+        By how much the loss falls that way, as far as it was followed.
     strict : bool
         For a minimum or maximum: no direction is flat.
+    shallow : bool
+        The negative curvature that was shown is within `curvature_tol`.
     gradient_norm : float
     matvecs : int
         Hessian-vector products taken in all.
@@ -39,12 +45,17 @@ class Verdict:
     explanation : str
         One sentence a person can act on.
     curvature_tol : float
-        Curvature of smaller magnitude counts as flat.
+        Where the absence of negative curvature is claimed, so much of it may be left.
     resolution : float
         Curvature that the products' errors could feign.
     negative_directions : int
-        Orthogonal directions of negative curvature that were seen: no more than there are.
-    stationary : bool
+        Orthogonal directions of negative curvature that were seen: no more than there are, and all
+        of them where `negative_exact`.
+    negative_exact : bool
+    stationary : Stationarity
+        True or false, with what that rests on.
+    loss : float or None
+        At x, where it was given.
     """
 
     kind: str
@@ -55,6 +66,7 @@ class Verdict:
     escape_direction: Any = field(repr=False)
     predicted_gain: float | None
     strict: bool
+    shallow: bool
     gradient_norm: float
     matvecs: int
     confidence: float
@@ -62,53 +74,186 @@ class Verdict:
     curvature_tol: float
     resolution: float
     negative_directions: int
-    stationary: bool
+    negative_exact: bool
+    flat_directions: int | None
+    stationary: Stationarity
+    loss: float | None
+
+    @property
+    def newton_length(self) -> float:
+        """Length of the Newton step from x; `stationary.newton_length`."""
+        return self.stationary.newton_length
+
+    @property
+    def newton_decrement(self) -> float:
+        """What the quadratic model promises of it; `stationary.newton_decrement`."""
+        return self.stationary.newton_decrement
+
+    @property
+    def gain(self) -> float | None:
+        """By how much the loss fell where it was tried; `stationary.gain`."""
+        return self.stationary.gain
 
     def __str__(self) -> str:
         return self.explanation
+
+    def report(self) -> str:
+        """All figures, a line each."""
+        rows = [("verdict", self.kind), ("loss", _known(self.loss))]
+        rows += _about_gradient(self) + _about_curvature(self) + _about_way_out(self)
+        rows.append(("products", str(self.matvecs)))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _known(value: float | None) -> str:
+    return "not given" if value is None else f"{value:.6g}"
+
+
+def _about_gradient(v: Verdict) -> list[tuple[str, str]]:
+    s = v.stationary
+    tried = "not tried" if s.gain is None else f"{s.gain:.3g}, {s.tried_length:.3g} from x"
+    return [
+        ("stationary", f"{'yes' if s else 'no'}: {s.why}"),
+        ("gradient norm", f"{v.gradient_norm:.4g}"),
+        ("Newton step", f"length {s.newton_length:.3g}, decrement {s.newton_decrement:.3g}"),
+        ("its gain", tried),
+        ("condition", f"{s.condition:.2g} (of what the step has seen)"),
+    ]
+
+
+def _about_curvature(v: Verdict) -> list[tuple[str, str]]:
+    held = f"at {percent(v.confidence)}"
+    exact = "all there are" if v.negative_exact else "at least"
+    return [
+        ("lambda_min", f"{v.eigenvalue_min:.6g}, in {_interval(v.bounds_min)} {held}"),
+        ("lambda_max", f"{v.eigenvalue_max:.6g}, in {_interval(v.bounds_max)} {held}"),
+        ("negative directions", f"{v.negative_directions} ({exact})"),
+        ("resolution", f"{v.resolution:.2g} (what the products' errors could feign)"),
+        ("curvature_tol", f"{v.curvature_tol:.2g} (what may be left unseen)"),
+    ]
+
+
+def _about_way_out(v: Verdict) -> list[tuple[str, str]]:
+    if v.escape_direction is None:
+        return []
+    return [("way out", _worth(v) or "verdict.escape_direction; no step along it was seen to gain")]
+
+
+def _interval(bounds: Interval) -> str:
+    return f"[{bounds[0]:.6g}, {bounds[1]:.6g}]"
 
 
 # --------------------------------------------------------------------------- words
 
 
-def explained(v: Verdict, stationarity: Stationarity, cause: str) -> str:
-    held = f"confidence {percent(v.confidence)}"
-    low = _end("lambda_min", 1, v.eigenvalue_min, v.bounds_min[0], held)
-    high = _end("lambda_max", -1, v.eigenvalue_max, v.bounds_max[1], held)
-    way = ""
-    if v.escape_direction is not None:
-        worth = "" if v.predicted_gain is None else f" by about {v.predicted_gain:.2g}"
-        way = f"; moving along verdict.escape_direction lowers the loss{worth}"
-    taken = f"{v.matvecs} products"
-    remain = f"; flat directions (curvature within {v.curvature_tol:.2g}) remain"
-    if v.kind == "saddle":
-        return f"saddle: {low}, {taken}{way}"
-    if v.kind == "minimum":
-        flat = "" if v.strict else remain
-        if way:
-            flat += f", one of proven negative curvature {v.eigenvalue_min:.3g}{way}"
-        return f"minimum: {low}, {taken}{flat}"
-    if v.kind == "maximum":
-        flat = "" if v.strict else remain
-        return f"maximum: {high}, {taken}{flat}{way}"
-    if v.kind == "degenerate":
-        return (
-            f"degenerate: all curvature is within {v.curvature_tol:.2g} of zero "
-            f"([{v.bounds_min[0]:.2g}, {v.bounds_max[1]:.2g}], {held}), {taken}; "
-            "higher derivatives decide"
-        )
-    if v.kind == "not_stationary":
-        beside = "go on descending" + way.replace(
-            "; moving", ", or leave the saddle beside: moving"
-        )
-        return f"not stationary: {stationarity.why}; {low}, {high}, {taken}; {beside}"
-    return f"inconclusive: {cause}; {low}, {taken}{way}"
+def at_least(value: float) -> str:
+    """A lower bound in four digits: rounded down, unless the digits left out are rounding."""
+    return _towards(value, -1)
 
 
-def _end(name: str, sign: int, value: float, bound: float, held: str) -> str:
-    """One end of the spectrum in words."""
-    edge = f"at {'least' if sign > 0 else 'most'} {bound:.4g}, {held}"
+def at_most(value: float) -> str:
+    return _towards(value, 1)
+
+
+def _towards(value: float, side: int) -> str:
+    near = f"{value:.4g}"
+    if not math.isfinite(value) or value == 0 or abs(float(near) - value) <= 1e-9 * abs(value):
+        return near
+    if (float(near) - value) * side >= 0:
+        return near
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
+    return f"{float(near) + side * unit:.4g}"
+
+
+def _worth(v: Verdict) -> str:
+    if v.predicted_gain is None:
+        return ""
+    share = "" if v.loss is None else f", {share_of(v.predicted_gain, abs(v.loss))}"
+    return f"worth {v.predicted_gain:.2g}{share}"
+
+
+def explained(v: Verdict, cause: str) -> str:
+    """The sentence: the kind, what to do, the one figure."""
+    words = {
+        "saddle": _saddle,
+        "minimum": _minimum,
+        "maximum": _maximum,
+        "degenerate": _degenerate,
+        "not_stationary": _not_stationary,
+    }
+    said = words[v.kind](v) if v.kind in words else _inconclusive(v, cause)
+    return f"{said}; {v.matvecs} products"
+
+
+def _rests(v: Verdict) -> str:
+    """Where a step's gain was not tried but guessed from its length."""
+    s = v.stationary
+    return f"; {s.why}" if s.gain is None and s.newton_length else ""
+
+
+def _saddle(v: Verdict) -> str:
+    name = "shallow saddle" if v.shallow else "saddle"
+    worth = _worth(v)
+    way = f", {worth}" if worth else ""
     return (
-        f"{name} {relation(sign, value, bound)} {value:.4g} "
-        f"({edge if math.isfinite(bound) else 'not certified'})"
+        f"{name}: lambda_min <= {at_most(v.bounds_min[1])}; leave it along "
+        f"verdict.escape_direction (optkern.curvature.escape){way}{_rests(v)}"
     )
+
+
+def _minimum(v: Verdict) -> str:
+    bound = f"lambda_min >= {at_least(v.bounds_min[0])} (confidence {percent(v.confidence)})"
+    if v.strict:
+        return f"minimum: no way goes down, {bound}{_rests(v)}"
+    if v.flat_directions is not None:
+        count = (
+            f"{v.flat_directions} {'directions are' if v.flat_directions > 1 else 'direction is'}"
+        )
+        return (
+            f"minimum: no direction curves down, {count} flat to rounding "
+            f"(curvature within {at_most(v.resolution)}){_rests(v)}"
+        )
+    return (
+        f"minimum: no direction was seen to curve down, {bound}, flat ones not excluded{_rests(v)}"
+    )
+
+
+def _maximum(v: Verdict) -> str:
+    bound = f"lambda_max <= {at_most(v.bounds_max[1])} (confidence {percent(v.confidence)})"
+    flat = "" if v.strict else ", flat directions not excluded"
+    return (
+        f"maximum: every way goes down, {bound}{flat}; leave it along verdict.escape_direction "
+        f"(optkern.curvature.escape){_rests(v)}"
+    )
+
+
+def _degenerate(v: Verdict) -> str:
+    if not math.isfinite(v.bounds_min[0]):
+        return "degenerate: x has no elements"
+    return (
+        f"degenerate: all curvature lies in [{at_least(v.bounds_min[0])}, "
+        f"{at_most(v.bounds_max[1])}] (confidence {percent(v.confidence)}), within curvature_tol = "
+        f"{v.curvature_tol:.2g} of zero; higher derivatives decide"
+    )
+
+
+def _not_stationary(v: Verdict) -> str:
+    s = v.stationary
+    beside = ""
+    if v.escape_direction is not None:
+        beside = (
+            f", or leave the saddle beside along verdict.escape_direction (lambda_min <= "
+            f"{at_most(v.bounds_min[1])})"
+        )
+    scaled = ""
+    if s.condition > ILL_CONDITIONED:
+        scaled = f"; scale the features: the curvature's condition is beyond {ILL_CONDITIONED:.0e}"
+    return f"not stationary: {s.why}; go on descending{beside}{scaled}"
+
+
+def _inconclusive(v: Verdict, cause: str) -> str:
+    known = ""
+    if v.escape_direction is not None:
+        known = f"; lambda_min <= {at_most(v.bounds_min[1])} along verdict.escape_direction"
+    return f"inconclusive: {cause}{known}"

@@ -1,4 +1,8 @@
-"""Where did training stop? The verdict on the point that a rule's run has reached."""
+"""Where did training stop? The verdict on the point that a rule's run has reached.
+
+At a saddle the way out is taken, to see what it is worth; where a step still gains, it is training
+that has to go on.
+"""
 
 from __future__ import annotations
 

@@ -185,7 +185,9 @@ def conclude(console: Console, results: Sequence[Result], size: int) -> None:
 
 def judge(console: Console, results: Sequence[Result], data: Data, seed: int) -> None:
     """Judge the point where each rule stopped, leave the saddles, and print a row for each."""
-    shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    shown = Table(
+        box=None, header_style="bold", padding=(0, 1), collapse_padding=True, pad_edge=False
+    )
     shown.add_column("\nrule", no_wrap=True)
     for header in (
         "\nverdict",
@@ -194,7 +196,8 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
         "lambda\nmax",
         "pro-\nducts",
         "\nloss",
-        "after\nescape",
+        "step\ngains",
+        "way\nout",
     ):
         shown.add_column(header, justify="right", no_wrap=True)
     say(console)
@@ -212,7 +215,11 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
     say(console, "at least  no eigenvalue lies below, at 99.9 % confidence (optkern.curvature)")
     say(
         console,
-        "escape    one step along the negative curvature, where it is a saddle",
+        "step      what a Newton step still gains, as a share of the loss",
+    )
+    say(
+        console,
+        "way out   what going down along the negative curvature is worth",
     )
     say(console)
 
@@ -227,9 +234,18 @@ def _judged(result: judgement.Judgement | None) -> tuple[str, ...]:
         f"{verdict.bounds_min[0]:.2g}",
         f"{verdict.eigenvalue_max:.2g}",
         str(verdict.matvecs),
-        f"{result.loss:.6f}",
-        "" if escaped is None else f"{result.loss - escaped.gain:.6f}",
+        f"{result.loss:.3g}",
+        _share(verdict.gain, result.loss),
+        _share(verdict.predicted_gain if escaped is None else escaped.gain, result.loss),
     )
+
+
+def _share(gain: float | None, loss: float) -> str:
+    """A gain as a share of the loss, in five places at the most."""
+    if gain is None or not loss:
+        return ""
+    percent = 100 * gain / loss
+    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.1f}%" if percent >= 0.1 else "<.1%"
 
 
 @contextmanager
