@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
 
-from optkern.integrations.torch import SGD
+from optkern.integrations import torch as ours  # noqa: E402
 
 
 def test_batchnorms_statistics_are_taken_anew_as_advised():
