@@ -5,14 +5,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
 
-from optkern.integrations import torch as ours  # noqa: E402
-
 
 def test_batchnorms_statistics_are_taken_anew_as_advised():
     torch.manual_seed(0)
     batches = [torch.randn(64, 4) * 3 + 1 for _ in range(4)]
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-    opt = SGD(model.parameters(), lr=0.5, ema_decay=0.9)
+    opt = ours.SGD(model.parameters(), lr=0.5, ema_decay=0.9)
     for x in batches * 5:
         opt.zero_grad()
         (model(x) - x[:, :3].sin()).square().mean().backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import landscape
 from .critical import classify
 from .density import (
     SpectralDensity,
@@ -30,6 +31,7 @@ __all__ = [
     "escape",
     "hvp_from_grad",
     "lanczos",
+    "landscape",
     "max_stable_lr",
     "sharpness",
     "spectral_density",
