@@ -5,6 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
 
+from optkern.integrations import torch as ours  # noqa: E402
+
 
 def test_batchnorms_statistics_are_taken_anew_as_advised():
     torch.manual_seed(0)
