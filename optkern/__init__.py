@@ -14,13 +14,12 @@ from . import curvature, diagnose, integrations, schedules, solvers
 from ._capi import get_include
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
-from .diagnose import Monitor
-from .fits import compare_fits
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
 from .kernels._structures import Flat, flatten
 from .kernels._threads import set_num_threads
+from .monitor import Monitor, compare_fits
 from .optimizers import (
     LAMB,
     LARS,

@@ -9,8 +9,8 @@ from curvature_cases import linear_network, product_saddle
 from curvature_networks import Network
 
 import optkern
-from optkern._losses import FEWEST, Trend
 from optkern.diagnose import KINDS, LOOKS, Monitor, compare_fits
+from optkern.monitor.trend import FEWEST, Trend
 
 SCALES = np.geomspace(0.1, 10, 30)
 START = np.random.default_rng(0).standard_normal(30)

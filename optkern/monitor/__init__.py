@@ -1,0 +1,10 @@
+"""The record of a training run, and why it has stalled; what the losses of several fits say."""
+
+from __future__ import annotations
+
+from .diagnosis import KINDS, Diagnosis
+from .fits import FitComparison, compare_fits
+from .monitor import Monitor
+from .record import LOOKS, Look
+
+__all__ = ["KINDS", "LOOKS", "Diagnosis", "FitComparison", "Look", "Monitor", "compare_fits"]

@@ -1,0 +1,118 @@
+"""What the looks at a run's updates have seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .record import LOOKS, Look
+from .trend import Trend
+
+STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, little in a bounce
+REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
+HELD = 10  # times clip_norm that each gradient seen is long where clipping holds a run
+STRAYS = "the updates keep their direction: is grad the gradient of this loss, and its sign right?"
+
+
+class Evidence:
+    """What the looks have seen since a record.
+
+    Attributes
+    ----------
+    reversal, straightness : float
+        The median cosine between successive updates, and what is left as distance of the way gone;
+        NaN where too few looks were taken.
+    lr, peak : float
+        The learning rate of the last step, and the largest one seen.
+    gradient_norm, update_norm : float
+        The smallest of the last ones seen.
+    travelled : float
+        The distance from where the run was first looked at.
+    """
+
+    def __init__(
+        self,
+        looks: list[Look],
+        since: int,
+        lr: float,
+        travelled: float,
+        straightness: float,
+        decays: bool = False,
+        clip: float = math.inf,
+    ) -> None:
+        self.looks, self.decays, self.clip = looks, decays, clip
+        recent = [look for look in looks if look.record >= since]
+        self.reversal = median_cosine(recent)
+        self.straightness, self.travelled = straightness, travelled
+        rates = [look.lr for look in looks if math.isfinite(look.lr)]
+        self.lr = rates[-1] if rates and math.isnan(lr) else lr
+        self.peak = max([*rates, self.lr])
+        norms = [k.gradient_norm for k in recent if math.isfinite(k.gradient_norm)]
+        self.gradient_norm = min(norms[-LOOKS:], default=math.nan)
+        self.least_norm = min(norms) if len(norms) >= LOOKS else math.nan
+        moves = [k.update_norm for k in recent if math.isfinite(k.update_norm)][-LOOKS:]
+        self.update_norm = min(moves, default=math.nan)
+        # Without a gradient it is no wonder that nothing moves.
+        self.stands = bool(moves) and max(moves) == 0 and self.gradient_norm > 0
+
+    @property
+    def straight(self) -> bool:
+        """Whether the updates were seen to keep their direction."""
+        return self.straightness >= STRAIGHT or self.reversal > -REVERSED
+
+    @property
+    def bounces(self) -> bool:
+        return self.reversal < REVERSED
+
+    @property
+    def still(self) -> str:
+        """Why nothing moves any more; empty where something does."""
+        if self.lr == 0:
+            return f"lr is 0{f' (it was {self.peak:.3g})' if self.peak > 0 else ''}"
+        if self.stands and self.decays:
+            return (
+                f"the updates are 0 (lr = {self.lr:.3g}, gradient norm {self.gradient_norm:.3g}): "
+                "weight decay balances the gradient, or rounding takes them"
+            )
+        if self.stands:
+            return (
+                f"the updates are lost in the rounding of the parameters (lr = {self.lr:.3g}, "
+                f"gradient norm {self.gradient_norm:.3g})"
+            )
+        return ""
+
+    @property
+    def back(self) -> str:
+        return f"each update takes back the one before (cosine {self.reversal:.2f})"
+
+    @property
+    def held(self) -> str:
+        """That clipping sets the length of the steps; empty where it does not."""
+        if not self.least_norm > HELD * self.clip:
+            return ""
+        share = self.clip / self.least_norm
+        return (
+            f"clip_norm = {self.clip:.3g} cuts every step seen to {share:.2g} of its length or "
+            f"less (gradient norm {self.least_norm:.3g} and above): raise clip_norm, or lr"
+        )
+
+    @property
+    def onward(self) -> str:
+        return f"; it may fall faster, for {self.held}" if self.held else "; go on"
+
+    def aside(self, trend: Trend) -> str:
+        """What the looks say by themselves of a loss that does not fall."""
+        if self.still:
+            return f", and nothing moves: {self.still}"
+        if self.bounces:
+            # At rest that is no harm: a run within its limit ends so.
+            return f", and {self.back}{': try a lower lr' if trend.rises else ''}"
+        if trend.rises and self.straight:
+            return f" ({STRAYS})"
+        return f", and {self.held}" if self.held else ""
+
+
+def median_cosine(looks: list[Look]) -> float:
+    cosines = [look.reversal for look in looks if math.isfinite(look.reversal)]
+    return float(np.median(cosines)) if len(cosines) >= LOOKS else math.nan

@@ -1,0 +1,188 @@
+"""The monitor of a training run: it records, says why the run has stalled, and draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..curvature.lanczos import check_callable, check_count, check_real
+from ..optimizers import Optimizer
+from ..solvers import SAM
+from .diagnosis import Diagnosis, said
+from .evidence import Evidence
+from .record import LOOKS, Record
+from .settings import clip, decays, inner, maximizes, rate, taken
+from .stall import ByCurvature, by_record
+from .trend import FEWEST, Trend
+
+
+class Monitor(Record):
+    """Records a training run and says why it has stalled.
+
+    Parameters
+    ----------
+    every : int or None
+        Look at the updates at every so many records (three in a row); None: as often as a fifth
+        of a percent of the time between records allows, and while the run is short a bit oftener.
+    seed : int
+        Of the choice of elements that are looked at.
+
+    Examples
+    --------
+    ::
+
+        monitor = optkern.Monitor()
+        for batch in batches:
+            loss, grads = ...
+            opt.step(grads)
+            monitor.record(loss, grads, opt)
+        print(monitor.diagnose(params, grad=full_batch_gradient, loss=full_batch_loss))
+    """
+
+    # ----------------------------------------------------------------- the verdict
+
+    def diagnose(
+        self,
+        x: Any = None,
+        grad: Callable[[Any], Any] | None = None,
+        loss: Callable[[Any], float] | None = None,
+        hvp: Callable[[Any], Any] | None = None,
+        *,
+        opt: Optimizer | SAM | None = None,
+        confidence: float = 0.999,
+        max_matvecs: int = 300,
+        seed: int = 0,
+    ) -> Diagnosis:
+        """Say why the loss no longer falls, or that it does.
+
+        Parameters
+        ----------
+        x : ndarray, list, dict or groups of arrays, or None
+            Where the run is now: the parameters, in the optimizer's order. Not modified.
+        grad : callable or None
+            ``x -> gradient`` over the full data, deterministic. Without it only "exploding" and
+            "falling" can be told.
+        loss : callable or None
+            ``x -> float`` over the full data; for what leaving a saddle would gain.
+        hvp : callable or None
+            ``v -> H v`` at x; None: differences of gradients. Of a run that maximizes (all groups)
+            the negatives of all three are judged, and of one with L2 weight decay their sum with
+            the decay: what it minimises.
+        opt : Optimizer, SAM or None
+            None: the one that was recorded. Of PyTorch's and scikit-learn's the one inside counts.
+        confidence : float in (0, 1)
+            As of `curvature.classify`.
+        max_matvecs : int
+            Lanczos steps at the most, each time curvature is asked for.
+        seed : int
+
+        Returns
+        -------
+        Diagnosis
+
+        Raises
+        ------
+        TypeError, ValueError
+            On bad arguments, and what `curvature.classify` raises.
+        """
+        owner = "diagnose"
+        check_callable(owner, grad=grad, loss=loss, hvp=hvp)
+        if grad is not None and x is None:
+            raise TypeError(f"{owner}: grad needs x, the point to look at")
+        opt = self.opt if opt is None else taken(owner, opt)
+        confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
+        max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
+        seed = check_count(owner, "seed", seed, 0)
+        options = {"confidence": confidence, "max_matvecs": max_matvecs, "seed": seed}
+        sign = -1.0 if opt is not None and maximizes(inner(owner, opt)) else 1.0
+        with np.errstate(all="ignore"):  # of a run that overflows
+            trend = Trend(sign * self.losses)
+            trend.negated = sign < 0
+            if skipped := self._skipped(opt):
+                return said(trend, "inconclusive", skipped)
+            seen = self._evidence(trend, opt)
+            known = by_record(trend, seen, grad is not None)
+        if known is not None:
+            return known
+        if grad is None:
+            return said(
+                trend,
+                "inconclusive",
+                f"{trend.stalled()}{seen.aside(trend)}; give x and grad, and the curvature there "
+                "will tell why",
+            )
+        return ByCurvature(trend, seen, opt, x, grad, loss, hvp, options).verdict()
+
+    def _skipped(self, opt: Optimizer | SAM | None) -> str:
+        """That no step is applied any more, each gradient having NaN or inf; empty where any is."""
+        if opt is None or opt is not self.opt or self._stood is None:
+            return ""
+        rule, (since, steps, before) = inner("diagnose", opt), self._stood
+        count = rule.skipped_steps - before
+        if rule.steps != steps or count < FEWEST // 2:
+            return ""
+        return (
+            f"no step has been applied since record {since}: {count:,} were skipped for NaN or inf "
+            f"in a gradient, and the parameters have not moved (last loss {self._losses[-1]:.4g}); "
+            "on_nonfinite='raise' names the gradient: look for what makes it (a log or a quotient "
+            "of 0, float16 that overflows), or go back to a checkpoint with a lower lr"
+        )
+
+    def _evidence(self, trend: Trend, opt: Optimizer | SAM | None) -> Evidence:
+        """What the looks in the windows of the trend say; in half the run where those have few."""
+        since = trend.count - 2 * trend.window
+        if sum(look.record >= since for look in self.looks) < LOOKS:
+            since = trend.count // 2
+        lr = math.nan if opt is None else rate(inner("diagnose", opt))
+        decaying = opt is not None and any(decays(inner("diagnose", opt)))
+        longest = math.inf if opt is None else clip(inner("diagnose", opt))
+        way = self._straightness(since)
+        return Evidence(self.looks, since, lr, self._travelled(), way, decaying, longest)
+
+    # ----------------------------------------------------------------- the plot
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw losses, norms and learning rate against the records.
+
+        Parameters
+        ----------
+        axes : sequence of three matplotlib Axes, or None
+            None: a new figure.
+
+        Returns
+        -------
+        ndarray of matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            Where matplotlib is missing.
+        """
+        if axes is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                raise ImportError(
+                    "Monitor.plot needs matplotlib: pip install 'optkern[demo]'"
+                ) from error
+            _, axes = pyplot.subplots(3, 1, sharex=True, figsize=(7, 7), layout="constrained")
+        top, middle, bottom = axes
+        top.plot(self.losses, lw=0.8, label="loss")
+        if self._val_losses:
+            top.plot(self._val_at, self.val_losses, label="validation loss")
+        at = [look.record for look in self.looks]
+        for name in ("gradient_norm", "update_norm"):
+            values = [getattr(look, name) for look in self.looks]
+            middle.plot(at, values, ".-", lw=0.8, ms=3, label=name.replace("_", " "))
+        bottom.plot(at, [look.lr for look in self.looks], label="learning rate")
+        bottom.plot(at, [look.reversal for look in self.looks], lw=0.8, label="update cosine")
+        if np.all(self.losses > 0):
+            top.set_yscale("log")
+        middle.set_yscale("log")
+        for axis in (top, middle, bottom):
+            axis.legend(loc="best")
+        bottom.set_xlabel("record")
+        return np.array([top, middle, bottom])

@@ -1,0 +1,264 @@
+"""The record of a run: losses at every step, and now and then a look at the updates.
+
+1. Recording must cost nothing that anyone would notice: a call appends a number. Now and then
+   three calls in a row look at a few hundred of the parameters: two successive updates, and whether
+   the second takes the first one back. A call that applies no update (accumulated, skipped) is
+   none of the three. The next look is due when the time since the last has made
+   it a fifth of a percent, and at the latest when the run is a sixth longer: the second half of
+   every run has some then, however fast its steps, and a million records have seventy.
+2. What the record alone can decide (exploding, still falling, every step skipped) is decided by
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..curvature.lanczos import check_count
+from ..kernels import _arrays
+from ..kernels._storage import widened
+from ..kernels._structures import Structure
+from ..optimizers import Optimizer
+from ..solvers import SAM
+from ._recorder import Recorder, real
+from .settings import checked, inner, rate, taken
+
+LOOKS = 3  # looks at successive updates before their direction counts
+TRAIL = 512  # looks whose places are kept
+SHARE = 0.002  # of the time between records, for looking
+GROWTH = 6  # between looks the run grows by this part of itself at the most
+RUNS, LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many of each
+
+
+class Look(NamedTuple):
+    """What was seen of the optimizer's work at one record; NaN where it was not to be seen."""
+
+    record: int
+    lr: float
+    gradient_norm: float
+    update_norm: float
+    reversal: float  # the cosine between two successive updates (or else gradients)
+
+
+class Sample:
+    """A few elements out of many arrays, the same ones each time."""
+
+    def __init__(self, arrays: Sequence[Any], seed: int) -> None:
+        self.sizes = _sizes(arrays)
+        n = sum(self.sizes)
+        self.places: list[tuple[int, slice, int]] = []  # array, its elements, how many these are
+        self.factor = 1.0
+        if n <= RUNS * LENGTH:
+            self.places = [(k, slice(None), size) for k, size in enumerate(self.sizes) if size]
+            return
+        rng = np.random.default_rng([seed, 0x5EED6])
+        for k in rng.choice(len(arrays), RUNS, p=np.array(self.sizes) / n):
+            stride = max(1, self.sizes[k] // LENGTH)
+            place = slice(int(rng.integers(stride)), None, stride)
+            self.places.append((int(k), place, len(range(*place.indices(self.sizes[k])))))
+        self.factor = math.sqrt(n / sum(count for _, _, count in self.places))
+
+    def of(self, arrays: Sequence[Any]) -> np.ndarray:
+        """The elements, as float64; zeros for an array that is None."""
+        pieces: list[np.ndarray] = [
+            # A view where that is possible: `flat` takes three times as long.
+            np.zeros(count)
+            if (a := arrays[k]) is None
+            else widened(a.reshape(-1)[place] if a.flags.c_contiguous else a.flat[place])
+            for k, place, count in self.places
+        ]
+        return np.concatenate(pieces, dtype=np.float64) if pieces else np.zeros(0)
+
+    def norm(self, values: np.ndarray) -> float:
+        """The norm of all elements, as the sample has it."""
+        return self.factor * float(np.linalg.norm(values))
+
+
+def _sizes(arrays: Sequence[Any]) -> list[int]:
+    return [0 if a is None else a.size for a in arrays]
+
+
+class Record(Recorder):
+    """Losses, and looks at the updates of the optimizer that takes the steps."""
+
+    def __init__(self, every: int | None = None, seed: int = 0) -> None:
+        self.every = None if every is None else check_count("Monitor", "every", every, 1)
+        self.seed = check_count("Monitor", "seed", seed, 0)
+        self.opt: Optimizer | SAM | None = None
+        self.looks: list[Look] = []
+        self._losses = array("d")
+        self._val_losses = array("d")
+        self._val_at = array("q")
+        self._phase = 0
+        self._next = 0  # how many records there are when a look is due
+        self._last = (0, 0.0)  # how many there were when looks were last planned, and the time
+        self._sample: Sample | None = None
+        self._kept: dict[str, Any] = {}
+        self._start: np.ndarray | None = None  # the parameters looked at, at the first look
+        self._stood: tuple[int, int, int] | None = None  # records, steps, skipped: of the last step
+        # Record, steps taken and parameters of the last looks.
+        self._trail: deque[tuple[int, int, np.ndarray]] = deque(maxlen=TRAIL)
+
+    def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
+        """What a record has beyond its loss, which is noted already."""
+        validated = len(self._val_at)
+        try:
+            if val_loss is not None:
+                self._val_losses.append(real("val_loss", val_loss))
+                self._val_at.append(len(self._losses) - 1)
+            if len(self._losses) >= self._next:
+                with np.errstate(all="ignore"):  # of a run that overflows
+                    self._look(grads, opt)
+        except BaseException:
+            self._losses.pop()
+            del self._val_losses[validated:], self._val_at[validated:]
+            self._phase, self._next = 0, 0
+            raise
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """All losses recorded, a copy."""
+        return np.array(self._losses)
+
+    @property
+    def val_losses(self) -> np.ndarray:
+        """All validation losses recorded, a copy."""
+        return np.array(self._val_losses)
+
+    def __repr__(self) -> str:
+        last = f", last loss {self._losses[-1]:.6g}" if self._losses else ""
+        return f"Monitor({len(self):,} records, {len(self.looks):,} looks at updates{last})"
+
+    # ----------------------------------------------------------------- looking
+
+    def _look(self, grads: Any, opt: Optimizer | SAM | None) -> None:
+        """One of three calls in a row: two updates, their norm and the cosine between them."""
+        begin = time.perf_counter()
+        opt = taken("Monitor.record", opt)
+        if opt is not self.opt:
+            self._adopt(opt, grads)
+        steps = 0 if opt is None else opt.steps
+        if opt is not None and (self._stood is None or steps != self._stood[1]):
+            skipped = inner("Monitor.record", opt).skipped_steps
+            self._stood = len(self._losses) - 1, steps, skipped
+        if self._phase == 0:
+            self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
+        elif opt is not None and steps == self._kept["steps"]:
+            return  # accumulated or skipped: no update, rather than one of size zero
+        self._kept["steps"] = steps
+        if opt is not None:
+            self._see_step(inner("Monitor.record", opt), grads)
+        elif grads is not None:
+            self._see_gradients(grads)
+        seen = self._kept
+        self._phase = (self._phase + 1) % 3
+        if self._phase == 0:
+            self._note(seen, opt)
+        seen["cost"] += time.perf_counter() - begin
+        self._next = 0  # the next record is looked at too
+        if self._phase == 0:
+            self._next = self._due(begin, seen)
+
+    def _due(self, now: float, seen: dict[str, Any]) -> int:
+        """How many records there will be when the next look is due."""
+        count = len(self._losses)
+        if self.every is not None:
+            return int(seen["index"]) + 1 + self.every
+        before, then = self._last
+        self._last = count, now
+        longest = count / GROWTH
+        if before:  # the first looks are not timed: they take longer than any later ones
+            pace = max(now - then, 1e-9) / (count - before)
+            longest = min(longest, seen["cost"] / (SHARE * pace))
+        return count + max(1, int(longest))
+
+    def _adopt(self, opt: Optimizer | SAM | None, grads: Any) -> None:
+        """Begin anew with an optimizer, or with gradients of other shapes."""
+        if opt is not None:
+            rule = inner("Monitor.record", opt)
+            if grads is not None:
+                checked(rule, grads)
+        self.opt, self._sample, self._phase = opt, None, 0
+        self._start = self._stood = None
+        self._trail.clear()
+
+    def _see_step(self, opt: Optimizer, grads: Any) -> None:
+        seen, arrays = self._kept, opt.params
+        if self._sample is None:
+            self._sample = Sample(arrays, self.seed)
+        values = self._sample.of(arrays)
+        if "params" in seen:
+            seen.setdefault("updates", []).append(values - seen["params"])
+        seen["params"] = values
+        if self._phase == 1:
+            seen["gradient"] = self._gradient_norm(opt, grads)
+
+    def _see_gradients(self, grads: Any) -> None:
+        owner = "Monitor.record"
+        structure = Structure(owner, grads, "grads")
+        arrays = [
+            None if g is None else _arrays.as_gradient(owner, _arrays.named("gradient", k), g, g)
+            for k, g in zip(structure.labels, structure.arrays)
+        ]
+        if self._sample is not None and self._sample.sizes != _sizes(arrays):
+            self._adopt(None, None)
+            self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
+        if self._sample is None:
+            self._sample = Sample(arrays, self.seed)
+        self._kept.setdefault("gradients", []).append(self._sample.of(arrays))
+
+    def _gradient_norm(self, opt: Optimizer, grads: Any) -> float:
+        """What the step has computed already, or else what the sample has."""
+        known = opt.last_grad_norm
+        if known is not None:
+            return float(known)
+        if grads is None or self._sample is None or opt.zero_grad:
+            return math.nan
+        return self._sample.norm(self._sample.of(checked(opt, grads)))
+
+    def _note(self, seen: dict[str, Any], opt: Optimizer | SAM | None) -> None:
+        assert self._sample is not None or ("params" not in seen and "gradients" not in seen)
+        lr = update = reversal = math.nan
+        gradient = seen.get("gradient", math.nan)
+        pair = seen.get("updates", seen.get("gradients", []))
+        if self._sample is not None and len(pair) > 1:
+            reversal = _cosine(pair[-2], pair[-1])
+            if opt is None:
+                gradient = self._sample.norm(pair[-1])
+            else:
+                update = self._sample.norm(pair[-1])
+        if opt is not None:
+            lr = rate(inner("Monitor.record", opt))
+            self._start = seen["params"] if self._start is None else self._start
+            self._trail.append((seen["index"], seen["steps"], seen["params"]))
+        self.looks.append(Look(seen["index"], lr, gradient, update, reversal))
+
+    def _travelled(self) -> float:
+        """How far the run has come from where it was first looked at."""
+        if self._sample is None or self._start is None:
+            return 0.0
+        return self._sample.norm(self._trail[-1][2] - self._start)
+
+    def _straightness(self, since: int) -> float:
+        """What is left, as distance, of the way gone since a record; NaN where it was not seen."""
+        trail = [row for row in self._trail if row[0] >= since]
+        norms = [k.update_norm for k in self.looks if k.record >= since]
+        if self._sample is None or len(trail) < LOOKS or not np.isfinite(norms).all():
+            return math.nan
+        (_, first, begin), (_, last, end) = trail[0], trail[-1]
+        way = (last - first) * float(np.mean(norms))
+        return self._sample.norm(end - begin) / way if way > 0 else math.nan
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    size = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(a @ b) / size if 0 < size < math.inf else math.nan

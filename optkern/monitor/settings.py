@@ -1,0 +1,75 @@
+"""What an optimizer is set to: whose steps these are, and its hyperparameters at the last."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..kernels import _arrays
+from ..optimizers import Optimizer, no_optimizer, unwrapped
+from ..solvers import LBFGS, SAM, NewtonLanczos
+
+
+def inner(owner: str, opt: Any) -> Optimizer:
+    """The optimizer whose steps these are: SAM's, and a host's, is the one it wraps."""
+    if isinstance(opt, (LBFGS, NewtonLanczos)):
+        raise TypeError(
+            f"{owner}: opt must be an optimizer of one update a step, and a step of "
+            f"{type(opt).__name__} is many; leave opt out, and its loss is recorded alone"
+        )
+    opt = unwrapped(owner, opt)
+    if not isinstance(opt, Optimizer):
+        raise TypeError(
+            f"{owner}: opt must be one of optkern's optimizers, {no_optimizer(owner, opt)}"
+        )
+    return opt
+
+
+def taken(owner: str, opt: Any) -> Optimizer | SAM | None:
+    """What came as opt, checked; of a host's wrapper the optimizer inside."""
+    return opt if opt is None or isinstance(opt, SAM) else inner(owner, opt)
+
+
+def checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
+    """Gradients, flat; refused are those that the optimizer's step would refuse."""
+    flat = opt._structure.flatten(grads, "grads")
+    return [
+        None
+        if g is None
+        else _arrays.as_gradient(
+            "Monitor.record", _arrays.named("gradient of parameter", label), g, p
+        )
+        for label, g, p in zip(opt._structure.labels, flat, opt.params)
+    ]
+
+
+def rate(opt: Optimizer) -> float:
+    """The largest learning rate of a group at the step just taken."""
+    return max(map(float, now(opt, "lr")))
+
+
+def now(opt: Optimizer, name: str) -> list[Any]:
+    """A hyperparameter of each group at the step just taken."""
+    return [at_last(opt, group[name]) for group in opt.param_groups]
+
+
+def at_last(opt: Optimizer, value: Any) -> Any:
+    return value(max(opt.steps - 1, 0)) if callable(value) else value
+
+
+def clip(opt: Optimizer) -> float:
+    """The clip_norm that bounds a step; inf where none does: other rules divide by the gradient."""
+    if opt.rule.name != "sgd" or opt.clip_norm is None:
+        return math.inf
+    return float(at_last(opt, opt.clip_norm))
+
+
+def decays(opt: Optimizer) -> list[float]:
+    """The weight decay of each group."""
+    return [float(value) for value in now(opt, "weight_decay")]
+
+
+def maximizes(opt: Optimizer) -> bool:
+    return all(now(opt, "maximize"))

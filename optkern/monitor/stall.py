@@ -1,0 +1,345 @@
+"""Why has it stalled? The verdict on a recorded run, in one sentence.
+
+1. What the record alone can decide (exploding, still falling, every step skipped) is decided by
+   it; everything else needs the gradient at the point that was reached: its curvature tells
+   minimum, saddle, plateau and a learning rate that is too high apart.
+2. A wrong verdict is worse than none: each has a condition of its own, and where none holds the
+   answer is "inconclusive" and says what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import curvature
+from ..curvature.operators import Operator, Point, StructuredOperator, norm
+from ..optimizers import Optimizer
+from ..solvers import SAM
+from .aim import Aim
+from .diagnosis import Diagnosis, said
+from .evidence import REVERSED, STRAIGHT, STRAYS, Evidence, median_cosine
+from .settings import inner
+from .trend import FEWEST, Trend
+
+FOLLOWERS = ("rmsprop", "adam", "adamw")  # their averages shrink with the gradients of a bounce
+ADVICE = {
+    "saddle": "optkern.curvature.escape(x, diagnosis.verdict, loss=...) takes that way",
+    "minimum": "lower is only to be had elsewhere: another start, another model",
+    "maximum": "is the sign of the gradient right?",
+}
+
+
+def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
+    """Exploding, thin evidence, falling: what needs no gradient."""
+    began = trend.explosion()
+    # A loss that has risen to a bounce stays there: for its curvature to tell.
+    settled = trend.settled(began) and seen.bounces and curvature_follows
+    if began is not None and not settled:
+        looks = [look for look in seen.looks if look.record >= began]
+        norms = [look.gradient_norm for look in looks if look.gradient_norm > 0]
+        size = f", the gradient norm {norms[0]:.3g} there" if norms else ""
+        if (cosine := median_cosine(looks)) < REVERSED:
+            size += f", each update takes back the one before (cosine {cosine:.2f})"
+        before = f" from {trend.losses[began - 1]:.4g}" if began else ""
+        return said(
+            trend,
+            "exploding",
+            f"since record {began} the loss goes{before} to {trend.losses[-1]:.4g}{size}; go back "
+            "to before that record with a lower lr, or clip the gradient's norm",
+            began=began,
+            lr=seen.lr,
+        )
+    if trend.count < FEWEST:
+        return said(
+            trend,
+            "inconclusive",
+            f"{trend.count} records are too few to judge by; {FEWEST} are needed",
+        )
+    if trend.falls and seen.lr != 0:  # what falls moves, whatever the last looks have seen
+        return said(
+            trend,
+            "falling",
+            f"the loss still falls: by {trend.drop:.3g} to {trend.loss:.4g} in the last "
+            f"{trend.window} records (chance alone: {trend.noise:.2g})"
+            + (f", though {seen.back}: try a lower lr" if seen.bounces else seen.onward),
+            reversal=seen.reversal,
+            lr=seen.lr,
+        )
+    return None
+
+
+class ByCurvature:
+    """The verdict on a run that no longer falls."""
+
+    def __init__(
+        self,
+        trend: Trend,
+        seen: Evidence,
+        opt: Optimizer | SAM | None,
+        x: Any,
+        grad: Callable[[Any], Any],
+        loss: Callable[[Any], float] | None,
+        hvp: Callable[[Any], Any] | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.trend, self.seen = trend, seen
+        self.opt, self.x, self.point = opt, x, Point("diagnose", x)
+        self.aim = Aim(self.point, None if opt is None else inner("diagnose", opt))
+        self.raw, self.raw_hvp = grad, hvp  # max_stable_lr knows of signs and decay
+        self.grad = self.aim.gradient(grad, "what grad returns")
+        self.hvp = None if hvp is None else self.aim.gradient(hvp, "what hvp returns")
+        self.loss = None if loss is None else self.aim.loss(loss)
+        self.options = options
+        self.gain = math.nan  # what one gradient step would gain at least
+        self.stable = math.nan  # the largest lr that the curvature allows, certified
+        self.limit = math.nan  # the one beyond which it diverges
+        self.no_limit = ""
+
+    def verdict(self) -> Diagnosis:
+        point = self.point
+        v = curvature.classify(
+            self.x, self.grad, self.hvp, self.loss, **self.options, x_scale=self.seen.travelled
+        )
+        # A run that bounces or is noisy hovers near enough to a minimum for its curvature to hold
+        # there, and yet above it.
+        steepest = max(v.eigenvalue_max, abs(v.eigenvalue_min))
+        self.gain = 0.5 * v.gradient_norm**2 / steepest if steepest > 0 else math.inf
+        # Nor does it rest at a minimum that one update more would go past by what the loss shows.
+        passes = (
+            v.kind == "minimum" and 0.5 * steepest * self.seen.update_norm**2 > self.trend.least
+        )
+        if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
+            return self._going(point, v)
+        if v.kind == "minimum" and self.trend.rises:
+            return self._said(
+                "inconclusive",
+                f"{self.trend.stalled()}, though x is at a {v}; are x and grad those of the run?",
+                v,
+            )
+        dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
+        if v.kind in ADVICE:
+            at = str(v)
+            if self.aim.decay.any():
+                at = at.replace(v.kind, f"{v.kind} of the loss plus the weight decay", 1)
+            text = f"{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
+            return self._said(v.kind, text, v)
+        return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
+
+    def _dead(self, point: Point) -> str:
+        """A word on parameters that the loss does not feel at all."""
+        share = float(np.mean(self._gradient(point, point.vector()) == 0)) if point.n else 0.0
+        if not 0.5 < share < 1:
+            return ""
+        return (
+            f"; {share:.0%} of the gradient's elements are exactly zero (dead units, or parameters "
+            "that the loss does not use)"
+        )
+
+    def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
+        return said(
+            self.trend,
+            kind,
+            text,
+            reversal=self.seen.reversal,
+            lr=self.seen.lr,
+            max_stable_lr=self.stable,
+            verdict=verdict,
+        )
+
+    # ----------------------------------------------------------------- lr
+
+    def _ask_for_limit(self, point: Point, valley: bool) -> None:
+        """What the curvature allows: at x and, for a run that bounces, between its walls.
+
+        Walls that flatten out hold a bouncing run where the curvature alone would not: it is the
+        bottom between them that is too sharp for the step.
+        """
+        assert self.opt is not None
+        if isinstance(self.opt, SAM):
+            self.no_limit = "SAM's limit is below that of its rule, and not known"
+            return
+        if sum(p.size for p in self.opt.params) != point.n:
+            self.no_limit = "x has other elements than the optimizer"
+            return
+        places = [point.vector()]
+        if valley:
+            places.append(self._bottom(point))
+        for place in places:
+            try:
+                found = curvature.max_stable_lr(
+                    self.opt, self._operator(point, place), tol=0.02, **self.options
+                )
+            except (ValueError, FloatingPointError) as error:
+                self.no_limit = str(error)
+                return
+            if not found.estimate >= self.limit:
+                self.stable, self.limit = found.value, found.estimate
+
+    def _operator(self, point: Point, place: np.ndarray) -> Operator:
+        if self.raw_hvp is not None and np.array_equal(place, point.vector()):
+            return StructuredOperator("diagnose", self.raw_hvp, point)
+        return curvature.hvp_from_grad(self.raw, point.unflatten(place.copy()))
+
+    def _bottom(self, point: Point) -> np.ndarray:
+        """Where the slope along the gradient vanishes, between x and the other wall."""
+        x, g = point.vector(), self._gradient(point, point.vector())
+        size = norm(g)
+        if size == 0:
+            return x
+        way, low, high = g / size, 0.0, self.seen.lr * size
+        while self._slope(point, x, way, high) > 0:
+            low, high = high, 2 * high
+            if high > 1e3 * (norm(x) + 1):
+                return x
+        for _ in range(8):
+            middle = 0.5 * (low + high)
+            if self._slope(point, x, way, middle) > 0:
+                low = middle
+            else:
+                high = middle
+        return (x - high * way).astype(x.dtype)
+
+    def _gradient(self, point: Point, x: np.ndarray) -> np.ndarray:
+        return point.flatten(self.grad(point.unflatten(x.copy())), "what grad returns").astype(
+            point.dtype
+        )
+
+    def _slope(self, point: Point, x: np.ndarray, way: np.ndarray, t: float) -> float:
+        return float(self._gradient(point, (x - t * way).astype(x.dtype)) @ way)
+
+    # ----------------------------------------------------------------- not at rest
+
+    def _going(self, point: Point, v: curvature.Verdict) -> Diagnosis:
+        """The loss could fall but does not: a bounce, noise, an lr of nothing, or a plateau."""
+        trend, seen, stalled = self.trend, self.seen, self.trend.stalled()
+        nowhere = seen.bounces or seen.straightness < STRAIGHT
+        if self.opt is not None and not seen.still:
+            self._ask_for_limit(point, valley=nowhere)
+        could = f"a step could gain {self.gain:.2g}"
+        if self._balanced(point):
+            return self._said(
+                "plateau",
+                f"{stalled} though {could}: weight decay balances the gradient (norm "
+                f"{v.gradient_norm:.3g}): a rest of loss and decay, not a minimum of the loss",
+                v,
+            )
+        if seen.still:
+            return self._said("plateau", f"{stalled} though {could}: {seen.still}", v)
+        if seen.bounces and seen.lr >= 0.95 * self.limit:
+            return self._said(
+                "oscillating",
+                f"{stalled} and {seen.back}: lr = {seen.lr:.3g} is {self._edge()}",
+                v,
+            )
+        if trend.creeps and not seen.bounces:
+            return self._said(
+                "falling", f"{stalled}: it still falls{self._rate() or seen.onward}", v
+            )
+        if trend.rises and seen.straight:
+            return self._said(
+                "inconclusive",
+                f"{stalled} though {STRAYS}",
+                v,
+            )
+        if seen.lr < 1e-3 * seen.peak and not seen.lr > 0.01 * self.stable:
+            return self._said(
+                "plateau",
+                f"{stalled} though {could}: lr has come down to {seen.lr:.3g} from "
+                f"{seen.peak:.3g}, and the steps are too short to show",
+                v,
+            )
+        thin = self._thin(v, nowhere, could)
+        if thin:
+            held = f"; {seen.held}" if seen.held else ""
+            return self._said("inconclusive", f"{stalled}{thin}{held}", v)
+        if seen.held:
+            return self._said("plateau", f"{stalled} though {could}: {seen.held}", v)
+        small = f"one step could gain {self.gain:.2g}"
+        if v.kind == "not_stationary":
+            small = f"the gradient is not small relative to its curvature ({v})"
+        return self._said("plateau", f"{stalled}, but {small}{self._rate()}", v)
+
+    def _edge(self) -> str:
+        """Where lr is relative to its limit, and what ends the bounce."""
+        assert self.opt is not None
+        near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
+        where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
+        if inner("diagnose", self.opt).rule.name not in FOLLOWERS:
+            return f"{where}; at most {self.stable:.3g} is stable here"
+        return (
+            f"{where} ({self.stable:.3g} with the rule's averages as they are), and the averages "
+            "follow it: a lower one may bounce too, less far; only a schedule that brings lr down "
+            "ends it"
+        )
+
+    def _balanced(self, point: Point) -> bool:
+        """Whether decay beside the gradient's step takes a step as long, and nothing moves."""
+        decay = norm(self.aim.shrink * point.vector())
+        return self.seen.lr != 0 and decay > 0 and self.seen.update_norm < 1e-3 * decay
+
+    def _rate(self) -> str:
+        """A word on an lr that is far too low."""
+        if not self.seen.lr < 0.01 * self.stable:
+            return ""
+        if math.isinf(self.stable):
+            return f"; no curvature limits lr here, which is {self.seen.lr:.3g}"
+        return f"; lr = {self.seen.lr:.3g} is far below the {self.stable:.3g} that is stable here"
+
+    def _thin(self, v: curvature.Verdict, nowhere: bool, could: str) -> str:
+        """Why nothing can be said; empty where the run goes straight ahead and is no noise."""
+        seen = self.seen
+        if nowhere:
+            return (
+                f" and the updates lead nowhere ({self._how()}): a bounce or noise "
+                f"({self._allowed()}); try a tenth of lr, or larger batches"
+            )
+        if self._noisy(v):
+            return (
+                ", but the records are noise for the most part (gradient norm "
+                f"{seen.gradient_norm:.3g} of the batches, {v.gradient_norm:.3g} of the whole; "
+                f"losses scatter by {self.trend.scatter:.2g}); lower lr or take larger batches, "
+                "and look again"
+            )
+        if v.kind == "minimum" and not self.gain > self.trend.least:
+            return f" though x is at a {v}: the updates still go past it; lower lr"
+        if self.trend.blurred:
+            return (
+                f" though {could}: chance hides whether it still falls; record more steps, or take "
+                "larger batches"
+            )
+        if not seen.straight:
+            return (
+                f" though {could}, and the updates were not seen often enough to tell why (calls "
+                "that skip or accumulate show none): record opt too, more steps, or "
+                "Monitor(every=10)"
+            )
+        return ""
+
+    def _how(self) -> str:
+        """What was seen of updates that lead nowhere."""
+        parts = []
+        if math.isfinite(self.seen.reversal):
+            parts.append(f"successive ones have the cosine {self.seen.reversal:.2f}")
+        if math.isfinite(self.seen.straightness):
+            parts.append(f"{self.seen.straightness:.0%} of the way is left as distance")
+        return ", ".join(parts)
+
+    def _allowed(self) -> str:
+        """What is known of the largest lr."""
+        if self.no_limit:
+            return self.no_limit
+        if self.opt is None:
+            return "record opt too, and its lr can be compared with the curvature"
+        if math.isinf(self.limit):
+            return "no curvature limits lr here"
+        return f"lr is {self.seen.lr:.3g}, the curvature allows {self.limit:.3g}"
+
+    def _noisy(self, v: curvature.Verdict) -> bool:
+        """Whether what was recorded is about the batches rather than about the point."""
+        if math.isfinite(self.seen.gradient_norm):
+            return self.seen.gradient_norm > 1.5 * v.gradient_norm
+        return self.trend.scatter > 0.01 * max(abs(self.trend.loss), self.trend.span)
