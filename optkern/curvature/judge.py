@@ -80,13 +80,15 @@ class Judge:
 
     @property
     def negative(self) -> tuple[int, bool]:
-        """How many orthogonal directions curve down, at the least; and whether those are all."""
+        """How many orthogonal directions curve down, at the least; and whether those are all.
+
+        All that are told from zero: an eigenvalue within the resolution counts as flat.
+        """
         run, nu = self.run, self.resolution
         if not run.has_basis:
             return int(self.proven), False
         below = run.count_below(-nu)
-        exact = self.resolved and below == run.count_below(nu)
-        return max(int(self.proven), below), exact
+        return max(int(self.proven), below), self.resolved
 
     @property
     def flat(self) -> int:
@@ -180,7 +182,8 @@ class Judge:
             return False
         if run.n <= SMALL:
             return True
-        return kind in ("minimum", "maximum") and not self.strict(kind)
+        shallow = kind == "saddle" and self.seen_low >= -self.claim
+        return shallow or (kind in ("minimum", "maximum") and not self.strict(kind))
 
     def go(self, max_matvecs: int, callback: Callable[[Run], Any] | None) -> str | None:
         """Take products until the verdict stands, the space is exhausted or the budget spent."""

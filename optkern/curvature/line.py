@@ -65,6 +65,17 @@ class Line:
             change = t * (a + 4 * b + c) / 6
         return change if math.isfinite(change) else math.inf
 
+    def rounding(self, seed: int) -> float:
+        """How far the loss moves when every element of x is off by a rounding error."""
+        rng = np.random.default_rng([seed, 0x5EED6])
+        u = unit_roundoff(self.x.dtype)
+        most = 0.0
+        for _ in range(3):
+            signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1
+            moved = self.x + self.x * signs * self.x.dtype.type(2 * u)
+            most = max(most, abs(self.value(moved) - self.f))
+        return most if math.isfinite(most) else 0.0
+
     def slope(self, direction: np.ndarray, t: float) -> float:
         if self.gradient is None:
             return 0.0

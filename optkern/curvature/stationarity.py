@@ -250,9 +250,12 @@ class StationarityTest:
         f = abs(self.line.f)
         short = length <= EXACT_FIT * self.scale
         exact = short and gain >= 0.5 * f
-        holds = gain <= GAIN * f or exact
+        lost = 0 < gain <= 4 * self.line.rounding(self.seed)
+        holds = gain <= GAIN * f or exact or lost
         if gain == 0:
             why = "no Newton step gains anything"
+        elif lost:
+            why = f"what a Newton step gains ({gain:.2g}) is within the loss's rounding"
         elif exact:
             why = f"what is left of the loss ends within {length / self.scale:.1g} of ||x||"
         else:

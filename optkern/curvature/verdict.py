@@ -50,8 +50,11 @@ class Verdict:
         Curvature that the products' errors could feign.
     negative_directions : int
         Orthogonal directions of negative curvature that were seen: no more than there are, and all
-        of them where `negative_exact`.
+        of them (to `resolution`) where `negative_exact`.
     negative_exact : bool
+        The whole spectrum was resolved.
+    flat_directions : int or None
+        Eigenvalues within `resolution` of zero, where it was.
     stationary : Stationarity
         True or false, with what that rests on.
     loss : float or None
@@ -207,16 +210,13 @@ def _minimum(v: Verdict) -> str:
     if v.strict:
         return f"minimum: no way goes down, {bound}{_rests(v)}"
     if v.flat_directions is not None:
-        count = (
-            f"{v.flat_directions} {'directions are' if v.flat_directions > 1 else 'direction is'}"
-        )
+        flat = v.flat_directions
+        many = f"{flat} direction{'s are' if flat > 1 else ' is'}"
         return (
-            f"minimum: no direction curves down, {count} flat to rounding "
-            f"(curvature within {at_most(v.resolution)}){_rests(v)}"
+            f"minimum: no direction curves down, {many} flat (curvature within "
+            f"{at_most(v.resolution)}): there higher derivatives decide{_rests(v)}"
         )
-    return (
-        f"minimum: no direction was seen to curve down, {bound}, flat ones not excluded{_rests(v)}"
-    )
+    return f"minimum: no curvature below zero seen, {bound}, flat ways not excluded{_rests(v)}"
 
 
 def _maximum(v: Verdict) -> str:
