@@ -31,6 +31,8 @@ class SpectralDensity:
         was exhausted early the rest has weight 0.
     width : float
     matvecs : int
+    resolution : float
+        Curvature that the products' errors could feign; of nearer to 0 no sign is told.
     """
 
     grid: np.ndarray = field(repr=False)
@@ -39,15 +41,16 @@ class SpectralDensity:
     weights: np.ndarray = field(repr=False)
     width: float
     matvecs: int
+    resolution: float = 0.0
 
     def __str__(self) -> str:
         vectors, steps = self.nodes.shape
         seen = self.nodes[self.weights > 0]
-        below, error = self.mean(lambda x: x < 0)
+        below, error = self.mean(lambda x: x < -self.resolution)
         return (
             f"spectral density on [{seen.min():.4g}, {seen.max():.4g}], "
-            f"{below:.3g} +- {error:.1g} of it below 0; {vectors} start vectors of {steps} steps, "
-            f"{self.matvecs} products"
+            f"{below:.3g} +- {error:.1g} of it below {-self.resolution:.2g} (the products' errors "
+            f"reach so far); {vectors} start vectors of {steps} steps, {self.matvecs} products"
         )
 
     def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
@@ -115,6 +118,7 @@ def spectral_density(
     op.examine(seed)  # an asymmetric operator has no such density
     steps = min(steps, op.n)
     nodes, weights = np.zeros((vectors, steps)), np.zeros((vectors, steps))
+    noise = op.noise
     rng = np.random.default_rng([seed, 0x5EED3])
     limit = memory // max(op.n * op.dtype.itemsize, 1)
     for row in range(vectors):
@@ -122,6 +126,7 @@ def spectral_density(
         theta, weight = _quadrature(
             op, Recurrence(start, limit if limit > 2 else 0, threads), steps
         )
+        noise = max(noise, op.noise)
         nodes[row, : len(theta)], weights[row, : len(theta)] = theta, weight
     seen = nodes[weights > 0]
     spread = float(seen.max() - seen.min())
@@ -133,7 +138,10 @@ def spectral_density(
         if weight > 0:
             density += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
     density /= width * math.sqrt(2 * math.pi)
-    return SpectralDensity(grid, density, nodes, weights, float(width), op.products - before)
+    rounding = 4 * unit_roundoff(op.dtype) * math.sqrt(op.n) * float(np.abs(seen).max())
+    return SpectralDensity(
+        grid, density, nodes, weights, float(width), op.products - before, max(noise, rounding)
+    )
 
 
 def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, np.ndarray]:

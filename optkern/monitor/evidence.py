@@ -10,6 +10,8 @@ from .record import LOOKS, Look
 from .trend import Trend
 
 STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, little in a bounce
+SPENT = 1e-3  # of its peak: an lr that has come to nothing
+ONWARD = 0.9  # cosine of successive updates that go straight on
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
 HELD = 10  # times clip_norm that each gradient seen is long where clipping holds a run
 STRAYS = "the updates keep their direction: is grad the gradient of this loss, and its sign right?"
@@ -33,6 +35,7 @@ class Evidence:
 
     def __init__(
         self,
+        losses: np.ndarray,
         looks: list[Look],
         since: int,
         lr: float,
@@ -41,6 +44,7 @@ class Evidence:
         decays: bool = False,
         clip: float = math.inf,
     ) -> None:
+        self.losses = losses
         self.looks, self.decays, self.clip = looks, decays, clip
         recent = [look for look in looks if look.record >= since]
         self.reversal = median_cosine(recent)
@@ -57,6 +61,20 @@ class Evidence:
         self.stands = bool(moves) and max(moves) == 0 and self.gradient_norm > 0
 
     @property
+    def spent(self) -> str:
+        """That lr has come to nothing; empty where it has not, or the loss has fallen since."""
+        if not self.lr < SPENT * self.peak:
+            return ""
+        before = [look.record for look in self.looks if look.lr >= SPENT * self.peak]
+        after = [look.record for look in self.looks if not before or look.record > before[-1]]
+        rest = Trend(self.losses[after[0] :]) if after else None
+        if rest is not None and rest.falls:
+            return ""
+        if self.lr == 0:
+            return f"lr is 0 (it was {self.peak:.3g})"
+        return f"lr has come down to {self.lr:.3g} from {self.peak:.3g}"
+
+    @property
     def straight(self) -> bool:
         """Whether the updates were seen to keep their direction."""
         return self.straightness >= STRAIGHT or self.reversal > -REVERSED
@@ -69,7 +87,7 @@ class Evidence:
     def still(self) -> str:
         """Why nothing moves any more; empty where something does."""
         if self.lr == 0:
-            return f"lr is 0{f' (it was {self.peak:.3g})' if self.peak > 0 else ''}"
+            return self.spent or "lr is 0"
         if self.stands and self.decays:
             return (
                 f"the updates are 0 (lr = {self.lr:.3g}, gradient norm {self.gradient_norm:.3g}): "
@@ -103,6 +121,8 @@ class Evidence:
 
     def aside(self, trend: Trend) -> str:
         """What the looks say by themselves of a loss that does not fall."""
+        if self.spent:
+            return f", and {self.spent}"
         if self.still:
             return f", and nothing moves: {self.still}"
         if self.bounces:

@@ -108,7 +108,8 @@ def compare_fits(
     for the larger one could do what the smaller does, unless the target is met. A held-out loss far
     below the training loss compares with nothing. A training loss above the target means bias,
     provided that a smaller model has done worse: size helps. A low training loss with a high one on
-    held-out samples means overfitting; the same with only the test loss high a mismatch. Low is
+    held-out samples means overfitting; the same with only the test loss high a mismatch, and where
+    validation meets the target a mismatch whatever lies between it and the training loss. Low is
     what meets the target or, without one, what is below half of a held-out loss. Only a target can
     say that losses without a gap between them are good: at chance level there is none either.
 
@@ -169,6 +170,18 @@ class _Fits(NamedTuple):
         both = {"validation": self.held_out, "test": self.tested}
         return {name: fit for name, fit in both.items() if fit is not None}
 
+    @property
+    def listed(self) -> str:
+        return ", ".join(f"{fit.loss:.4g} on the {name} set" for name, fit in self.given.items())
+
+    @property
+    def other_kind(self) -> bool:
+        """Whether validation meets the target and the test set, beyond chance, does not."""
+        if self.held_out is None or self.tested is None or self.target is None:
+            return False
+        met = not self.above_target(self.held_out) and self.above_target(self.tested)
+        return met and self.above(self.tested, self.held_out)
+
     def verdict(self) -> tuple[str, str]:
         """The kind and the sentence."""
         met = self.target is not None and not self.above_target(self.fit)
@@ -176,6 +189,11 @@ class _Fits(NamedTuple):
             return (
                 "optimization",
                 f"{self.trained}, a smaller model reaches {self.smaller.loss:.4g}",
+            )
+        if self.other_kind:
+            return "mismatch", (
+                f"{self.trained}, {self.listed}: validation meets the target "
+                f"{self.target:.4g}, the test set does not"
             )
         for name, other in self.given.items():
             if self.above(self.fit, other, FAR):
@@ -211,8 +229,7 @@ class _Fits(NamedTuple):
 
     def _gap(self) -> tuple[str, str]:
         """The training loss is low, or may be: what do the held-out data say?"""
-        said = ", ".join(f"{fit.loss:.4g} on the {name} set" for name, fit in self.given.items())
-        said = f"{self.trained}, {said}"
+        said = f"{self.trained}, {self.listed}"
         if self.target is not None and not any(map(self.above_target, self.given.values())):
             return (
                 "good",

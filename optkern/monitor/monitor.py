@@ -140,7 +140,8 @@ class Monitor(Record):
         decaying = opt is not None and any(decays(inner("diagnose", opt)))
         longest = math.inf if opt is None else clip(inner("diagnose", opt))
         way = self._straightness(since)
-        return Evidence(self.looks, since, lr, self._travelled(), way, decaying, longest)
+        travelled = self._travelled()
+        return Evidence(trend.losses, self.looks, since, lr, travelled, way, decaying, longest)
 
     # ----------------------------------------------------------------- the plot
 

@@ -21,7 +21,7 @@ from ..optimizers import Optimizer
 from ..solvers import SAM
 from .aim import Aim
 from .diagnosis import Diagnosis, said
-from .evidence import REVERSED, STRAIGHT, STRAYS, Evidence, median_cosine
+from .evidence import ONWARD, REVERSED, STRAIGHT, STRAYS, Evidence, median_cosine
 from .settings import inner
 from .trend import FEWEST, Trend
 
@@ -45,11 +45,17 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
         if (cosine := median_cosine(looks)) < REVERSED:
             size += f", each update takes back the one before (cosine {cosine:.2f})"
         before = f" from {trend.losses[began - 1]:.4g}" if began else ""
+        remedy = "go back to before that record with a lower lr, or clip the gradient's norm"
+        if cosine > ONWARD:
+            size += f", each update goes on as the one before (cosine {cosine:.2f})"
+            remedy = (
+                "steps that are too long turn back, these climb: is the gradient's sign wrong "
+                "(-grad, or maximize), or is it of another loss? If so, no lr mends it"
+            )
         return said(
             trend,
             "exploding",
-            f"since record {began} the loss goes{before} to {trend.losses[-1]:.4g}{size}; go back "
-            "to before that record with a lower lr, or clip the gradient's norm",
+            f"since record {began} the loss goes{before} to {trend.losses[-1]:.4g}{size}; {remedy}",
             began=began,
             lr=seen.lr,
         )
@@ -59,7 +65,8 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
             "inconclusive",
             f"{trend.count} records are too few to judge by; {FEWEST} are needed",
         )
-    if trend.falls and seen.lr != 0:  # what falls moves, whatever the last looks have seen
+    # What falls moves, whatever the last looks have seen; unless it fell before lr came to nothing.
+    if trend.falls and seen.lr != 0 and not seen.spent:
         return said(
             trend,
             "falling",
@@ -112,6 +119,8 @@ class ByCurvature:
         passes = (
             v.kind == "minimum" and 0.5 * steepest * self.seen.update_norm**2 > self.trend.least
         )
+        if self.seen.spent and v.kind != "minimum":
+            return self._spent(v)
         if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
             return self._going(point, v)
         if v.kind == "minimum" and self.trend.rises:
@@ -125,9 +134,26 @@ class ByCurvature:
             at = str(v)
             if self.aim.decay.any():
                 at = at.replace(v.kind, f"{v.kind} of the loss plus the weight decay", 1)
-            text = f"{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
+            first = f"{self.seen.spent}, though a higher one gains nothing here: " * bool(
+                self.seen.spent
+            )
+            text = f"{first}{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
             return self._said(v.kind, text, v)
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
+
+    def _spent(self, v: curvature.Verdict) -> Diagnosis:
+        """An lr of nothing: asked before the point is judged, for that is not why it stalled."""
+        could = f"a step could gain {self.gain:.2g}"
+        if v.gain is not None and v.gain > 0:
+            could = f"a Newton step gains {v.gain:.2g}"
+        elif v.escape_direction is not None and v.predicted_gain is not None:
+            could = f"the way out of the saddle is worth {v.predicted_gain:.2g}"
+        return self._said(
+            "plateau",
+            f"{self.seen.spent}, and the steps are too short to show: {self.trend.stalled()} "
+            f"though {could}; raise lr before anything else",
+            v,
+        )
 
     def _dead(self, point: Point) -> str:
         """A word on parameters that the loss does not feel at all."""
@@ -243,13 +269,6 @@ class ByCurvature:
             return self._said(
                 "inconclusive",
                 f"{stalled} though {STRAYS}",
-                v,
-            )
-        if seen.lr < 1e-3 * seen.peak and not seen.lr > 0.01 * self.stable:
-            return self._said(
-                "plateau",
-                f"{stalled} though {could}: lr has come down to {seen.lr:.3g} from "
-                f"{seen.peak:.3g}, and the steps are too short to show",
                 v,
             )
         thin = self._thin(v, nowhere, could)

@@ -19,6 +19,8 @@ class Trend:
     ----------
     falls, creeps, rises : bool
         Beyond chance and worth the name; creeps: far beyond chance, but by little.
+    over : bool
+        A fall from one window to the other has ended: the last one holds nothing of it.
     """
 
     def __init__(self, losses: np.ndarray) -> None:
@@ -26,7 +28,7 @@ class Trend:
         self.count = n = len(losses)
         self.window = w = min(max(n // 4, FEWEST // 2), 500)
         self.loss = self.drop = self.noise = self.scatter = math.nan
-        self.falls = self.creeps = self.rises = self.negated = False
+        self.falls = self.creeps = self.rises = self.negated = self.over = False
         if n < FEWEST or not np.isfinite(losses).all():
             return
         before, last = losses[-2 * w : -w], losses[-w:]
@@ -39,9 +41,18 @@ class Trend:
         self.whole = max(float(np.median(losses[:3])) - self.loss, self.span)
         lower = np.quantile(before, 0.2) - np.quantile(last, 0.2)
         self.falls = bool(lower > 0 and self.drop > max(self.noise, self.material))
+        self.over = self.falls and self._over(last)
+        self.falls = self.falls and not self.over
         little = max(3 * self.noise, self.least)
-        self.creeps = bool(lower > 0 and self.drop > little) and not self.falls
+        self.creeps = bool(lower > 0 and self.drop > little) and not (self.falls or self.over)
         self.rises = bool(lower < 0 and -self.drop > min(max(self.noise, self.material), little))
+
+    def _over(self, last: np.ndarray) -> bool:
+        """Whether what the last window falls by within itself is nothing beside the drop to it."""
+        half = len(last) // 2
+        within = level(last[:half]) - level(last[half:])
+        noise = 3 * 1.25 * scatter(last) * math.sqrt(2 / half)
+        return within + noise < min(0.05 * self.drop, max(self.least, 0.01 * abs(self.loss)))
 
     @property
     def material(self) -> float:
@@ -103,6 +114,11 @@ class Trend:
         by_chance = f"chance alone: {self.noise:.2g}"
         if self.rises:
             by_chance += f", the best was {self.losses.min():.4g} in record {self.losses.argmin()}"
+        if self.over:
+            return (
+                f"the loss stands at {self.loss:.4g}: the fall to it (by {self.drop:.2g}) has ended"
+                f", the last {self.window // 2} records show none of it"
+            )
         if self.falls or self.creeps or self.rises:
             only = "only " if self.creeps else ""
             return (
