@@ -170,6 +170,7 @@ extensions = [
     extension("kernels._choice", "optkern/kernels/_choice.pyx", []),
     extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
+    extension("kernels._containers", "optkern/kernels/_containers.pyx", []),
     extension("kernels._dlpack", "optkern/kernels/_dlpack.pyx", []),
     extension("kernels._rows", "optkern/kernels/_rows.pyx", []),
     extension("_capi", "optkern/_capi.pyx", []),

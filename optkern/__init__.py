@@ -17,7 +17,7 @@ from .checkpoint import load, save
 from .kernels import RULES, reference
 from .kernels._engine import get_thread_limit as get_num_threads
 from .kernels._engine import isa
-from .kernels._structures import Flat, flatten
+from .kernels._flat import Flat, flatten
 from .kernels._threads import set_num_threads
 from .monitor import Monitor, compare_fits
 from .optimizers import (

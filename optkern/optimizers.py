@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from . import _state
+from ._bound import Bound, renewed
 from ._state import StateView
 from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan
 from .kernels._names import bound_arguments, hint
 from .kernels._rows import step_rows
-from .kernels._structures import Label, Params, Structure
+from .kernels._structures import Label, Structure
 from .kernels._threads import ThreadReport, as_num_threads
 from .kernels.rules import (
     NONNEGATIVE,
@@ -171,7 +172,7 @@ class _ZeroGrad(_Option):
         return value
 
 
-class Optimizer:
+class Optimizer(Bound):
     """What all optimizers share; `optkern.Adam` and the other classes say which rule.
 
     The options around the rule (`clip_norm` and those that follow it) are attributes too. A name
@@ -227,11 +228,17 @@ class Optimizer:
             self._owner, {name: options.pop(name) for name in OPTIONS}
         )
         self._structure = Structure(self._owner, params)
+        self.follow, self.strict_grads = options.pop("follow"), options.pop("strict_grads")
         self._set_storage(*(options.pop(k) for k in ("state_dtype", "master_weights", "seed")))
+        self._defaults = options
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with the groups of the structure."""
         self._groups: list[ParamGroup] = []
         own = []
         for number, override in enumerate(self._structure.overrides):
-            values = {**options, **override}
+            values = {**self._defaults, **override}
             owner = self._group_owner(number)
             own.append(self._checked_own(owner, {name: values.pop(name) for name in self._own}))
             group = self._checked(owner, self._translated(owner, values, own[-1]))
@@ -271,7 +278,16 @@ class Optimizer:
         return type(self).__name__
 
     def _group_owner(self, number: int) -> str:
-        return f"{self._owner}: group {number}" if self._structure.grouped else self._owner
+        structure = self._structure
+        return (
+            f"{self._owner}: group {structure.first + number}" if structure.grouped else self._owner
+        )
+
+    def _new_group(self, number: int, values: Mapping[str, Any]) -> ParamGroup:
+        return ParamGroup(self, number, values)
+
+    def _plan_counts(self) -> tuple[Any, ...]:
+        return _counts(self._plan)
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -510,7 +526,7 @@ class Optimizer:
         self,
         state: dict[str, list[Any]],
         groups: Sequence[Mapping[str, Any]],
-        arrays: list[Any] | None = None,
+        structure: Structure | None = None,
         counts: Sequence[Any] | None = None,
     ) -> None:
         """Bind parameters, state and hyperparameters anew; state that is needed and absent starts.
@@ -519,8 +535,8 @@ class Optimizer:
         and whether something has been accumulated, per parameter; then how many calls have.
         Nothing is changed where one of them is refused.
         """
-        structure, old = self._structure, getattr(self, "_plan", None)
-        arrays = structure.arrays if arrays is None else arrays
+        structure, old = structure or self._structure, getattr(self, "_plan", None)
+        arrays = structure.arrays
         for label, array in zip(structure.labels, arrays):
             self._refuse_parameter(label, array)
         if counts is None and old is not None:
@@ -547,7 +563,7 @@ class Optimizer:
         if old is not None:
             plan.refusal = old.refusal
         self._plan = plan
-        structure.arrays = list(arrays)
+        self._structure = structure
         # The parameters without a step whose averages and masters begin with their first one.
         kept = any(slot in plan.state for slot in OF_WEIGHTS)
         self._fresh = np.flatnonzero(plan.steps == 0).tolist() if kept else []
@@ -654,7 +670,8 @@ class Optimizer:
         ----------
         grads : same structure as the parameters (for groups: a list with one entry per group)
             Arrays of the parameters' shapes; another real floating dtype is cast first. None in
-            the place of an array leaves that parameter, its state and its step count alone.
+            the place of an array, or of a container of them, leaves these parameters, their state
+            and their step counts alone; ``strict_grads=False``: what a dict does not name, too.
 
         Returns
         -------
@@ -671,8 +688,12 @@ class Optimizer:
             While the averages are in the parameters' place, or another step is under way.
         """
         # One array needs no flattening, and two calls less are a third of a small step.
-        single = self._structure.single
-        gradients = (grads,) if single else self._structure.flatten(grads, "grads")
+        structure = self._structure
+        gradients = (
+            (grads,)
+            if structure.single
+            else structure.contents.gather(grads) or self._gathered(grads)
+        )
         if self._schedules:
             self._run_schedules()
         if self._fresh:
@@ -762,8 +783,7 @@ class Optimizer:
                 f"{self._owner}: state_dtype={self._state_dtype!r} has no row-wise form; "
                 "step_rows takes state in the parameters' own dtype"
             )
-        indices = self._structure.flatten(rows, "rows")
-        gradients = self._structure.flatten(grads, "grads")
+        indices, gradients = self._gathered(rows, "rows"), self._gathered(grads)
         if self._schedules:
             self._run_schedules()
         if step_rows(self._plan, indices, gradients, self._num_threads, self._check_finite):
@@ -816,6 +836,7 @@ class Optimizer:
         if not self._needs("ema"):
             raise RuntimeError(f"{self._owner}.swap_in: there are no averages; set ema_decay")
         self._refuse_swapped(f"{self._owner}.swap_in")
+        self._find_parameters()
         self._begin()
         self._exchange_averages()
         self._plan.refusal = _SWAPPED
@@ -974,41 +995,6 @@ class Optimizer:
         self.skipped_steps = loaded.skipped_steps
         for group, values in zip(self._groups, loaded.groups):
             dict.update(group, values)
-
-    def rebind(self, params: Params) -> None:
-        """Go on with new arrays in the parameters' places; state is kept by position or name.
-
-        A float32 master is kept where it rounds to the new array's element, and starts from that
-        element elsewhere: weights written by hand count from here on.
-
-        Parameters
-        ----------
-        params : same structure, shapes and dtypes as at construction
-
-        Raises
-        ------
-        RuntimeError
-            While the averages are in the parameters' place.
-        """
-        self._refuse_swapped(f"{self._owner}.rebind")
-        if self._structure.grouped and isinstance(params, (list, tuple)):
-            params = [e.get("params") if isinstance(e, Mapping) else e for e in params]
-        arrays = self._structure.arrays_of(params)
-        for label, new, (shape, dtype) in zip(self._labels, arrays, self._forms):
-            what = _arrays.named("parameter", label)
-            _arrays.check_parameter(self._owner, what, new)
-            if new.shape != shape or new.dtype != dtype:
-                raise ValueError(
-                    f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
-                    f"got {new.shape} and {new.dtype}"
-                )
-        state = dict(self._plan.state)
-        if self._master_weights:
-            state["master"] = [
-                None if master is None else renewed(master, np.asarray(new))
-                for master, new in zip(state["master"], arrays)
-            ]
-        self._rebuild(state, self._groups, list(arrays))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
@@ -1268,14 +1254,6 @@ def _checked_seed(owner: str, seed: Any) -> int:
     return int(seed)
 
 
-def renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """The master of ``array``, element by element from ``master`` where that rounds to it."""
-    rounded = np.empty_like(array)
-    _storage.write_rounded(rounded, master)
-    new = _storage.widened(array)
-    return np.where(_storage.widened(rounded) == new, master, new)
-
-
 # --------------------------------------------------------------------------- documentation
 
 
@@ -1292,6 +1270,8 @@ def _class_options(cls: type[Optimizer]) -> dict[str, Any]:
         "state_dtype": None,
         "master_weights": False,
         "seed": 0,
+        "follow": False,
+        "strict_grads": True,
     }
     return options | {name: default for name, (default, _) in OPTIONS.items()}
 
@@ -1312,10 +1292,12 @@ def _class_document(cls: type[Optimizer]) -> str:
         "",
         "Parameters",
         "----------",
-        "params : ndarray, list of ndarray, dict of str to ndarray, or list of group dicts",
+        "params : ndarray; dict, list, tuple, dataclass or iterator of params; list of group dicts",
         "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of",
         "    another library's, what shares writable memory: the buffer protocol,",
-        "    __array_interface__, DLPack on CPU.",
+        "    __array_interface__, DLPack on CPU. Names are paths: layer1.W, 0.W. A list of dicts is",
+        "    one of groups where a dict has the key 'params', and of layers where none has. None",
+        "    in a layer, a named tuple or a dataclass is no parameter.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:
@@ -1340,6 +1322,11 @@ def _class_document(cls: type[Optimizer]) -> str:
         "    Keep float32 masters of float16 and bfloat16 parameters; they are written as rounded.",
         "seed : int in [0, 2**64)",
         "    Of the random bits that round the state; the bits depend on nothing else.",
+        "follow : True or False",
+        "    Whether an array that is put in a parameter's place in its dict, list or dataclass is",
+        "    trained from then on, as by rebind; False: the next call says so in a ValueError.",
+        "strict_grads : True or False",
+        "    Whether gradients of dicts must name all parameters; False: those not named rest.",
     ]
     for name, (default, domain) in OPTIONS.items():
         schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""

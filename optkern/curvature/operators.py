@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import _arrays
-from ..kernels._structures import Structure, arranged
+from ..kernels._flat import arranged
+from ..kernels._structures import Structure
 from ._lanczos import dot, project, subtract
 
 GradFunction = Callable[[Any], Any]
@@ -67,6 +68,7 @@ class Point:
             if not isinstance(array, np.ndarray):
                 raise TypeError(
                     f"{owner}: {name} must be a NumPy array, got {type(array).__name__}"
+                    f"{_arrays.advice(array)}"
                 )
             if array.dtype not in _arrays.DTYPES:
                 raise TypeError(f"{owner}: {name} must be float32 or float64, got {array.dtype}")
@@ -111,7 +113,7 @@ class Point:
             piece = vector[first : first + array.size].reshape(array.shape)
             arrays.append(np.asarray(piece, dtype or array.dtype))
             first += array.size
-        return arranged(iter(arrays), self.original)
+        return arranged(iter(arrays), self.structure)
 
     def write(self, vector: np.ndarray) -> None:
         """Put a flat vector into the user's arrays."""

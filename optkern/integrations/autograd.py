@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..curvature.lanczos import check_callable, check_count
-from ..kernels._structures import flatten
+from ..kernels._flat import flatten
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
 from ._host import AMOUNT, DECAY, FINITE, SHARE, Objective, checked, host
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,26 @@ def _has_buffer(value: Any) -> bool:
     return True
 
 
+def is_array_like(value: Any) -> bool:
+    """Whether an object is an array, or another library's with memory of its own."""
+    return (
+        isinstance(value, (np.ndarray, np.generic))
+        or _has_buffer(value)
+        or (hasattr(value, "__dlpack__"))
+    )
+
+
+def advice(value: Any) -> str:
+    """What makes an array of what is none, as the end of a message."""
+    if hasattr(value, "to_numpy"):
+        return "; np.array(x.to_numpy()) makes an array of its values"
+    if isinstance(value, (list, tuple)):
+        return "; np.array makes an array of numbers, optkern.flatten one vector of many arrays"
+    if isinstance(value, Mapping):
+        return "; optkern.flatten makes one vector of all arrays in a dict"
+    return ""
+
+
 def _whose(array: np.ndarray) -> str:
     """Whose memory an array looks at, where that is another library's: `` memory of Array``."""
     base: Any = array.base
@@ -89,6 +109,7 @@ def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array of {allowed}, got {type(array).__name__}"
+            f"{advice(array)}"
         )
     if array.dtype not in DTYPES:
         order = "" if array.dtype.isnative else " in native byte order"
@@ -174,6 +195,7 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
     if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"
+            f"{advice(gradient)}"
         )
     kind = _storage.kind_of(gradient.dtype)
     if not (np.issubdtype(gradient.dtype, np.floating) or kind):

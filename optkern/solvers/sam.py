@@ -146,7 +146,7 @@ class SAM:
     def _flat(self, grads: Any) -> list[np.ndarray | None]:
         """The gradients in the parameters' order, checked."""
         optimizer = self.optimizer
-        return optimizer._plan.check(optimizer._structure.flatten(grads, "grads"))
+        return optimizer._plan.check(optimizer._gathered(grads))
 
     def _length(self, flat: list[np.ndarray | None]) -> float:
         """||g||, or ||p * g||: summed in float64, the same for every thread count."""

@@ -1,0 +1,161 @@
+"""What binds an optimizer to its parameters: the arrays, others in their places, more of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .kernels import _arrays, _storage
+from .kernels._structures import Label, Params, Structure
+
+WAY_OUT = (
+    "write into the array (p[...] = ...), call rebind with the new arrays, or construct with "
+    "follow=True"
+)
+
+
+class Switch:
+    """An attribute that is True or False, checked when it is written."""
+
+    def __init__(self, meaning: str) -> None:
+        self.__doc__ = meaning
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        return self if optimizer is None else vars(optimizer)[f"_{self.name}"]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        if not isinstance(value, (bool, np.bool_)):
+            who = type(optimizer).__name__
+            raise ValueError(f"{who}: {self.name} must be True or False, got {value!r}")
+        vars(optimizer)[f"_{self.name}"] = bool(value)
+
+
+class Bound:
+    """The part of an optimizer that knows where its parameters are."""
+
+    if TYPE_CHECKING:
+        _structure: Structure
+        _forms: list[tuple[tuple[int, ...], np.dtype]]
+        _groups: Any
+        _plan: Any
+        _labels: list[Label]
+        _master_weights: bool
+        _owner: str
+        _refuse_swapped: Any
+        _rebuild: Any
+        _start: Any
+        _new_group: Any
+        _own_values: list[dict[str, Any]]
+        _plan_counts: Any
+
+    follow = Switch(
+        "Whether a step goes on with an array that was put in a parameter's place, as `rebind` does"
+    )
+    strict_grads = Switch("Whether gradients of dicts must name all parameters")
+
+    def _gathered(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
+        """Gradients, flat, where the parameters still are where they were."""
+        structure = self._structure
+        if structure.single:
+            return (values,)
+        if flat := structure.contents.gather(values):
+            return flat
+        self._find_parameters()
+        return self._structure.flatten(values, what, self.strict_grads)
+
+    def _find_parameters(self) -> None:
+        """Refuse what was replaced in the containers that the parameters came in, or follow it."""
+        structure = self._structure
+        if structure.contents.same():
+            return
+        if moved := structure.replaced():
+            if not self.follow:
+                raise ValueError(f"{self._owner}: {structure.said_replaced(moved)}; {WAY_OUT}")
+            self.rebind(structure.given)
+
+    def rebind(self, params: Params) -> None:
+        """Go on with new arrays in the parameters' places; state is kept by position or name.
+
+        A float32 master is kept where it rounds to the new array's element, and starts from that
+        element elsewhere: weights written by hand count from here on.
+
+        Parameters
+        ----------
+        params : same structure, shapes and dtypes as at construction
+
+        Raises
+        ------
+        RuntimeError
+            While the averages are in the parameters' place.
+        """
+        self._refuse_swapped(f"{self._owner}.rebind")
+        structure = self._structure.rebound(params)
+        for label, new, (shape, dtype) in zip(self._labels, structure.arrays, self._forms):
+            what = _arrays.named("parameter", label)
+            _arrays.check_parameter(self._owner, what, new)
+            if new.shape != shape or new.dtype != dtype:
+                raise ValueError(
+                    f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
+                    f"got {new.shape} and {new.dtype}"
+                )
+        state = dict(self._plan.state)
+        if self._master_weights:
+            state["master"] = [
+                None if master is None else renewed(master, np.asarray(new))
+                for master, new in zip(state["master"], structure.arrays)
+            ]
+        self._rebuild(state, self._groups, structure)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Train more parameters from now on, in a group of their own.
+
+        Their state starts; that of the others is not touched. From now on ``grads`` is a list with
+        one entry per group, also where there was one structure without groups before.
+
+        Parameters
+        ----------
+        group : dict
+            ``"params"``, of any structure, and hyperparameters; those not given are the
+            constructor's. Names must not be those of other groups; a list's positions go on.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On anything that the constructor would refuse, parameters that are trained already
+            among it. Nothing has been modified then.
+        RuntimeError
+            While the averages are in the parameters' place.
+        """
+        self._refuse_swapped(f"{self._owner}.add_param_group")
+        self._find_parameters()
+        structure = self._structure.extended(group)
+        part = object.__new__(type(self))
+        vars(part).update({k: v for k, v in vars(self).items() if k != "_plan"})
+        part._structure = structure.last_group()
+        part._start()
+        absent = [None] * len(part._structure.labels)
+        state = {
+            slot: [*arrays, *part._plan.state.get(slot, absent)]
+            for slot, arrays in self._plan.state.items()
+        }
+        mine, theirs = self._plan_counts(), part._plan_counts()
+        counts = [np.concatenate(pair) for pair in zip(mine[:-1], theirs[:-1])]
+        groups = [*self._groups, self._new_group(len(self._groups), part._groups[0])]
+        forms = [*self._forms, *part._forms]
+        own = [*self._own_values, *part._own_values]
+        self._rebuild(state, groups, structure, counts=(*counts, mine[-1]))
+        self._groups, self._forms = groups, forms
+        self._own_values = own
+
+
+def renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """The master of ``array``, element by element from ``master`` where that rounds to it."""
+    rounded = np.empty_like(array)
+    _storage.write_rounded(rounded, master)
+    new = _storage.widened(array)
+    return np.where(_storage.widened(rounded) == new, master, new)

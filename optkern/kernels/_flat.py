@@ -1,0 +1,106 @@
+"""Parameters as one vector and views of it; flat arrays as a user arranges them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _arrays
+from ._structures import Node, Params, Structure
+
+
+def arranged(arrays: Iterator[Any], structure: Structure) -> Any:
+    """Flat arrays as a user arranges them; of groups, a list with each one's part.
+
+    Lists, tuples and dataclasses are of the user's types, mappings dicts.
+    """
+    if not structure.grouped:
+        return _arranged(arrays, structure.parts[0], structure.given)
+    return [
+        _arranged(arrays, part, entry["params"])
+        for part, entry in zip(structure.parts, structure.given)
+    ]
+
+
+def _arranged(arrays: Iterator[Any], node: Node, like: Any) -> Any:
+    if node.kind == "array":
+        return next(arrays)
+    if node.kind == "none":
+        return None
+    entries = [
+        _arranged(arrays, child, entry) for child, entry in zip(node.children, node.read(like))
+    ]
+    if node.kind == "dict":
+        return dict(zip(node.keys, entries))
+    if node.kind == "list":
+        if hasattr(like, "_fields"):
+            return type(like)(*entries)
+        return tuple(entries) if isinstance(like, tuple) else entries
+    new = copy.copy(like)  # without __init__, which may take other arguments
+    for key, entry in zip(node.keys, entries):
+        object.__setattr__(new, key, entry)  # a frozen one too
+    return new
+
+
+class Flat(NamedTuple):
+    """One vector and the parameters as views of it: ``vector, views = optkern.flatten(params)``.
+
+    Attributes
+    ----------
+    vector : ndarray, shape (n,)
+        All elements, each array's in C order, one array after the other.
+    views : same structure as the parameters
+        Arrays of the parameters' shapes in the vector's memory: what is written to one is in the
+        other. Of groups, group dicts with all their other entries.
+    """
+
+    vector: np.ndarray
+    views: Any
+
+
+def flatten(params: Params) -> Flat:
+    """Copy parameters, or gradients, into one vector and give views of it in their places.
+
+    For codes that think in one flat vector (evolution strategies, MPI, SciPy), and for fewer,
+    longer arrays: an optimizer over `vector` trains `views`.
+
+    Parameters
+    ----------
+    params : ndarray, any nesting of containers of them, or list of group dicts
+        float32 or float64 arrays of any shape; not modified. Of both dtypes, the vector is float64.
+
+    Returns
+    -------
+    Flat
+        A named tuple ``(vector, views)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On anything else, with its name and what came.
+
+    Examples
+    --------
+    >>> vector, views = optkern.flatten({"W": np.ones((2, 3)), "b": np.zeros(3)})
+    >>> views["b"][...] = 5
+    >>> vector
+    array([1., 1., 1., 1., 1., 1., 5., 5., 5.])
+    """
+    structure = Structure("flatten", params)
+    for label, array in zip(structure.labels, structure.arrays):
+        _arrays.check_floating("flatten", _arrays.named("parameter", label), array)
+    arrays = structure.arrays
+    dtype = np.result_type(*(array.dtype for array in arrays))
+    vector = np.empty(sum(array.size for array in arrays), dtype)
+    views, first = [], 0
+    for array in arrays:
+        views.append(vector[first : first + array.size].reshape(array.shape))
+        views[-1][...] = array
+        first += array.size
+    parts = arranged(iter(views), structure)
+    if structure.grouped:
+        parts = [{**entry, "params": part} for entry, part in zip(structure.given, parts)]
+    return Flat(vector, parts)
