@@ -153,6 +153,18 @@ class Bound:
         self._own_values = own
 
 
+def not_trained(opt: Bound, x: Any) -> str:
+    """That the parameters in x, a container that they were given in, are no longer trained."""
+    structure = opt._structure
+    if not structure.holds(x) or opt.follow:
+        return ""
+    try:
+        moved = structure.replaced()
+    except ValueError as error:
+        return str(error)
+    return f"{structure.said_replaced(moved)}; {WAY_OUT}" if moved else ""
+
+
 def renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
     """The master of ``array``, element by element from ``master`` where that rounds to it."""
     rounded = np.empty_like(array)

@@ -1295,9 +1295,9 @@ def _class_document(cls: type[Optimizer]) -> str:
         "params : ndarray; dict, list, tuple, dataclass or iterator of params; list of group dicts",
         "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of",
         "    another library's, what shares writable memory: the buffer protocol,",
-        "    __array_interface__, DLPack on CPU. Names are paths: layer1.W, 0.W. A list of dicts is",
-        "    one of groups where a dict has the key 'params', and of layers where none has. None",
-        "    in a layer, a named tuple or a dataclass is no parameter.",
+        "    __array_interface__, DLPack on CPU. Names are paths: layer1.W, 0.W. A list of dicts",
+        "    is one of groups where a dict has the key 'params', of layers where none has. None in",
+        "    a layer, a named tuple or a dataclass is no parameter.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:

@@ -1,10 +1,11 @@
 # Written by tests/stubs.py from the rule table.
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import Signature
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from _typeshed import DataclassInstance
 from numpy.typing import NDArray
 
 from .kernels._threads import ThreadReport
@@ -13,12 +14,20 @@ from .kernels.rules import Rule
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
 Group: TypeAlias = Mapping[str, Any]
-Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
+Params: TypeAlias = (
+    Array
+    | Sequence[Params | None]
+    | Mapping[str, Params | None]
+    | Iterator[Params]
+    | DataclassInstance
+    | Sequence[Group]
+)
 Gradients: TypeAlias = (
     Gradient
-    | Sequence[Gradient]
-    | Mapping[str, Gradient]
-    | Sequence[Gradient | Sequence[Gradient] | Mapping[str, Gradient]]
+    | Sequence[Gradients]
+    | Mapping[str, Gradients]
+    | Iterator[Gradients]
+    | DataclassInstance
 )
 Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | None
 Rows: TypeAlias = (
@@ -47,6 +56,8 @@ class Optimizer:
     skipped_steps: int
     _plan: Any
     _structure: Any
+    follow: bool
+    strict_grads: bool
     def _members(self, number: int) -> list[int | str]: ...
     def _refuse_swapped(self, owner: str) -> None: ...
     def _saved_forms(
@@ -86,6 +97,9 @@ class Optimizer:
     def reset(self, names: str | int | Iterable[str | int] | None = None) -> None: ...
     def flush(self) -> bool: ...
     def rebind(self, params: Params) -> None: ...
+    def add_param_group(self, group: Group) -> None: ...
+    def _gathered(self, values: Any, what: str = "grads") -> tuple[Any, ...]: ...
+    def _find_parameters(self) -> None: ...
     def thread_report(self) -> ThreadReport: ...
     @property
     def last_grad_norm(self) -> float | None: ...
@@ -129,6 +143,8 @@ class SGD(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -157,6 +173,8 @@ class Adagrad(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -186,6 +204,8 @@ class RMSprop(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -213,6 +233,8 @@ class Adadelta(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -243,6 +265,8 @@ class Adam(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -272,6 +296,8 @@ class AdamW(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -299,6 +325,8 @@ class Adamax(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -328,6 +356,8 @@ class NAdam(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -356,6 +386,8 @@ class RAdam(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -382,6 +414,8 @@ class Lion(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -414,6 +448,8 @@ class LARS(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,
@@ -442,6 +478,8 @@ class LAMB(Optimizer):
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
         seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
         clip_norm: Number | None = ...,
         clip_norm_per_tensor: Number | None = ...,
         clip_value: Number | None = ...,

@@ -17,12 +17,13 @@ PACKAGE = Path(__file__).parent.parent / "optkern"
 
 OPTIMIZERS_HEAD = """\
 # Written by tests/stubs.py from the rule table.
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import Signature
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from _typeshed import DataclassInstance
 from numpy.typing import NDArray
 
 from .kernels._threads import ThreadReport
@@ -31,12 +32,20 @@ from .kernels.rules import Rule
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
 Group: TypeAlias = Mapping[str, Any]
-Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
+Params: TypeAlias = (
+    Array
+    | Sequence[Params | None]
+    | Mapping[str, Params | None]
+    | Iterator[Params]
+    | DataclassInstance
+    | Sequence[Group]
+)
 Gradients: TypeAlias = (
     Gradient
-    | Sequence[Gradient]
-    | Mapping[str, Gradient]
-    | Sequence[Gradient | Sequence[Gradient] | Mapping[str, Gradient]]
+    | Sequence[Gradients]
+    | Mapping[str, Gradients]
+    | Iterator[Gradients]
+    | DataclassInstance
 )
 Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | None
 Rows: TypeAlias = (
@@ -65,6 +74,8 @@ class Optimizer:
     skipped_steps: int
     _plan: Any
     _structure: Any
+    follow: bool
+    strict_grads: bool
     def _members(self, number: int) -> list[int | str]: ...
     def _refuse_swapped(self, owner: str) -> None: ...
     def _saved_forms(
@@ -104,6 +115,9 @@ class Optimizer:
     def reset(self, names: str | int | Iterable[str | int] | None = None) -> None: ...
     def flush(self) -> bool: ...
     def rebind(self, params: Params) -> None: ...
+    def add_param_group(self, group: Group) -> None: ...
+    def _gathered(self, values: Any, what: str = "grads") -> tuple[Any, ...]: ...
+    def _find_parameters(self) -> None: ...
     def thread_report(self) -> ThreadReport: ...
     @property
     def last_grad_norm(self) -> float | None: ...
@@ -175,7 +189,7 @@ def annotation(name: str, schedules: bool) -> str:
         return option(domain) + (" | None" if default is None else "")
     if name == "state_dtype":
         return 'Literal["bfloat16", "int8"] | None'
-    if name in ("master_weights", "decoupled_weight_decay"):
+    if name in ("master_weights", "decoupled_weight_decay", "follow", "strict_grads"):
         return "bool"
     if name == "seed":
         return "int"

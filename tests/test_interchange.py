@@ -289,7 +289,7 @@ def test_flatten_of_an_empty_array():
         (3.0, TypeError, "flatten: params must be an array"),
         ([np.ones(2), np.ones(2, int)], TypeError, "flatten: parameter 1 must be float32"),
         ({"W": [1.0]}, TypeError, "flatten: parameter 'W' must be a NumPy array"),
-        ([[np.ones(2)]], TypeError, "flatten: parameter 0 must be a NumPy array"),
+        ([[1.0, 2.0]], TypeError, "flatten: parameter 0 must be a NumPy array"),
     ],
 )
 def test_flatten_refuses(params, error, words):

@@ -97,7 +97,8 @@ def test_signature_is_the_table(rule):
     shared = {"params", "num_threads", "on_nonfinite", "state_dtype", "master_weights", "seed"}
     assert own | shared <= set(parameters)
     extra = set(parameters) - own - shared - set(OPTIONS)
-    assert extra <= {"decoupled_weight_decay", "initial_accumulator_value"}
+    bound = {"follow", "strict_grads"}
+    assert bound <= extra <= bound | {"decoupled_weight_decay", "initial_accumulator_value"}
     assert not {"step", "mu_product"} & set(parameters)
 
 

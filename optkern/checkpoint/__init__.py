@@ -63,6 +63,8 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     sam, inner = parts(opt)
     if not params and isinstance(inner, Optimizer):  # the averages would not go along
         inner._refuse_swapped("optkern.save")
+    if params:
+        inner._find_parameters()
     content = {
         "optimizer": inner.state_dict(),
         "plateaus": {key: schedule.state_dict() for key, schedule in plateaus_of(opt)},
@@ -116,6 +118,8 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     sam, inner = parts(opt)
     if isinstance(inner, Optimizer):
         inner._refuse_swapped("optkern.load")
+    if params:
+        inner._find_parameters()
     content = format.read("optkern.load", name)
     try:
         _refuse_another(opt, content)

@@ -60,7 +60,6 @@ class Point:
 
     def __init__(self, owner: str, x: Any, what: str = "x") -> None:
         self.owner = owner
-        self.original = x
         self.structure = Structure(owner, x, what)
         self.arrays: list[np.ndarray] = self.structure.arrays
         names = [_arrays.named("array", label) + f" of {what}" for label in self.structure.labels]

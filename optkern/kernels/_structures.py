@@ -32,7 +32,7 @@ class Node(NamedTuple):
     kind: str  # "array", "none", or the containers "list", "dict" and "fields"
     keys: tuple[str, ...] = ()
     children: tuple[Node, ...] = ()
-    count: int = 1  # arrays in it
+    size: int = 1  # arrays in it
 
     def read(self, container: Any) -> list[Any]:
         """The entries of a container of this form."""
@@ -98,7 +98,7 @@ class Structure:
         objects = [value for _, value in found]
         flat = root.kind == "list" and all(x.kind == "array" for x in root.children)
         if flat or root.kind == "array":
-            labels: list[Label] = [self._next + k for k in range(root.count)]
+            labels: list[Label] = [self._next + k for k in range(root.size)]
         else:
             labels = [".".join(path) for path, _ in found]
             self._refuse_twice(labels)
@@ -109,10 +109,10 @@ class Structure:
                     f"{self.owner}: {where} must be an array, a list or a dict of arrays, or a "
                     f"list of group dicts, got {type(params).__name__}{_arrays.advice(params)}"
                 )
-        self._next += len(root.children) if root.kind == "list" else root.count
+        self._next += len(root.children) if root.kind == "list" else root.size
         self.labels += labels
         self.parts.append(root)
-        self.groups += [number] * root.count
+        self.groups += [number] * root.size
         self.overrides.append({k: v for k, v in entry.items() if k != "params"})
         self._refuse_layers_meant_as_groups(params, found)
         return objects
@@ -132,21 +132,29 @@ class Structure:
             if not isinstance(key, str):
                 raise TypeError(f"{self.owner}: {place} has the key {key!r}, not a name")
         if kind == "list" and entries and all(isinstance(x, numbers.Real) for x in entries):
-            raise TypeError(
-                f"{self.owner}: {place} must hold NumPy arrays, got a list of numbers"
-                f"{_arrays.advice(value)}"
-            )
+            self._refuse_numbers(path, value)
         names = keys
         if kind == "list" and not path:
             names = tuple(str(self._next + k) for k in range(len(entries)))
         optional = bool(path) or kind == "fields" or hasattr(value, "_fields")
         children = tuple(
-            Node("none", count=0)
+            Node("none", size=0)
             if entry is None and optional
             else self._walk(entry, (*path, name), where, found)
             for name, entry in zip(names, entries)
         )
-        return Node(kind, keys, children, sum(child.count for child in children))
+        return Node(kind, keys, children, sum(child.size for child in children))
+
+    def _refuse_numbers(self, path: tuple[str, ...], value: Any) -> None:
+        """Refuse a list of numbers in an array's place."""
+        name: Label = ".".join(path) if path else 0
+        if len(path) == 1 and path[0].isdigit():
+            name = int(path[0])
+        came = type(value if path else value[0]).__name__
+        raise TypeError(
+            f"{self.owner}: {_arrays.named('parameter', name)} must be a NumPy array, got {came}"
+            f"{_arrays.advice(value)}"
+        )
 
     def _refuse_twice(self, labels: list[Label]) -> None:
         known = set(self.labels)
@@ -200,7 +208,7 @@ class Structure:
 
     def last_group(self) -> Structure:
         """The last group alone, under its own number."""
-        count = self.parts[-1].count
+        count = self.parts[-1].size
         names = ("parts", "overrides")
         rows = ("labels", "arrays", "_objects")
         return self._with(
@@ -243,9 +251,9 @@ class Structure:
         like: Any = None
         root = self.parts[0]
         if not self.grouped and all(child.kind == "array" for child in root.children):
-            like = {"list": root.count, "dict": root.keys}.get(root.kind)
-        columns = tuple(zip(*rows)) if rows else ((), (), ())
-        return Contents(*columns, like)
+            like = {"list": root.size, "dict": root.keys}.get(root.kind)
+        containers, keys, entries = zip(*rows) if rows else ((), (), ())
+        return Contents(containers, keys, entries, like)
 
     def holds(self, container: Any) -> bool:
         """Whether this very container is one of those that the parameters came in."""
@@ -262,7 +270,7 @@ class Structure:
         if self.contents.same():
             return []
         try:
-            now = self._flat(self._roots(), self.what, True)
+            now = self._flat(self._roots(), self.what, None)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             detail = str(error).removeprefix(f"{self.owner}: ")
             raise ValueError(
@@ -294,13 +302,16 @@ class Structure:
 
     def rebound(self, params: Params) -> Structure:
         """The same structure over other parameters."""
-        params = parts = _settled(params)
-        if self.grouped and isinstance(params, (list, tuple)):
+        params = parts = params if params is self.given else _settled(params)
+        if params is self.given and self.grouped:
+            parts = self._roots()
+        elif self.grouped and isinstance(params, (list, tuple)):
             params = [
                 e if isinstance(e, Mapping) and "params" in e else {"params": e} for e in params
             ]
             parts = [entry["params"] for entry in params]
-        objects = list(self.flatten(parts, "params"))
+        # Beside the parameters the user's own dict may hold what has come since.
+        objects = list(self.flatten(parts, "params", None if params is self.given else True))
         new = self._with(given=params, _objects=objects)
         new.arrays = new._shared(new.labels, objects)
         new.contents = new._kept()
@@ -315,11 +326,11 @@ class Structure:
 
     # ----------------------------------------------------------------- gradients, flat
 
-    def flatten(self, values: Any, what: str, strict: bool = True) -> tuple[Any, ...]:
+    def flatten(self, values: Any, what: str, strict: bool | None = True) -> tuple[Any, ...]:
         """``values`` of the same structure as the parameters, as a flat tuple.
 
         None in the place of a container is None for each array in it; so is, if not strict, a name
-        that a dict lacks.
+        that a dict lacks. ``strict=None``: names left over are ignored.
 
         Raises
         ------
@@ -338,7 +349,7 @@ class Structure:
             )
         return tuple(self._flat(values, what, strict))
 
-    def _flat(self, roots: Iterable[Any], what: str, strict: bool) -> list[Any]:
+    def _flat(self, roots: Iterable[Any], what: str, strict: bool | None) -> list[Any]:
         out: list[Any] = []
         for number, (part, values) in enumerate(zip(self.parts, roots)):
             where = f"{what} of group {number}" if self.grouped else what
@@ -351,7 +362,7 @@ class Structure:
         self,
         node: Node,
         values: Any,
-        how: tuple[str, bool],
+        how: tuple[str, bool | None],
         path: tuple[str, ...],
         out: list[Any],
     ) -> None:
@@ -359,7 +370,7 @@ class Structure:
             out.append(values)
             return
         if values is None:
-            out += [None] * node.count
+            out += [None] * node.size
             return
         what, strict = how
         where = f"{what} of {'.'.join(path)!r}" if path else what
@@ -372,7 +383,7 @@ class Structure:
         for key, child, entry in zip(node.keys, node.children, entries):
             self._gather(child, entry, how, (*path, key), out)
 
-    def _entries(self, node: Node, values: Any, where: str, strict: bool) -> list[Any]:
+    def _entries(self, node: Node, values: Any, where: str, strict: bool | None) -> list[Any]:
         """What stands in a container in the order of the parameters'; None for what may lack."""
         if node.kind == "list":
             if isinstance(values, (Iterator, ValuesView)):
@@ -402,14 +413,16 @@ class Structure:
             f"got {type(values).__name__}{_arrays.advice(values)}"
         )
 
-    def _refuse_names(self, node: Node, names: Iterable[Any], where: str, strict: bool) -> None:
+    def _refuse_names(
+        self, node: Node, names: Iterable[Any], where: str, strict: bool | None
+    ) -> None:
         missing = [
             key
             for key, child in zip(node.keys, node.children)
             if child.kind != "none" and key not in names
         ]
         extra = [name for name in names if name not in node.keys]
-        if extra or (missing and strict):
+        if (extra and strict is not None) or (missing and strict is not False):
             raise ValueError(
                 f"{self.owner}: {where} must have the parameters' names; "
                 f"missing {missing}, left over {extra}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._bound import not_trained
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..optimizers import Optimizer
 from ..solvers import SAM
@@ -101,6 +102,8 @@ class Monitor(Record):
         with np.errstate(all="ignore"):  # of a run that overflows
             trend = Trend(sign * self.losses)
             trend.negated = sign < 0
+            if opt is not None and (replaced := not_trained(inner(owner, opt), x)):
+                return said(trend, "inconclusive", replaced)
             if skipped := self._skipped(opt):
                 return said(trend, "inconclusive", skipped)
             seen = self._evidence(trend, opt)

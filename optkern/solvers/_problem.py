@@ -85,6 +85,28 @@ class Parameters(Point):
         for label, array in zip(self.structure.labels, self.arrays):
             _arrays.check_writable(owner, _arrays.named("parameter", label), array)
 
+    def find(self) -> None:
+        """Refuse what was replaced in the containers that the parameters came in."""
+        if not self.structure.contents.same():
+            self.structure.refuse_replaced(
+                "write into the array (p[...] = ...), or call rebind with the new arrays"
+            )
+
+    def rebind(self, params: Any) -> None:
+        """Take other arrays of the same structure, shapes and dtypes."""
+        structure = self.structure.rebound(params)
+        for label, new, old in zip(structure.labels, structure.arrays, self.arrays):
+            what = _arrays.named("parameter", label)
+            _arrays.check_writable(self.owner, what, new)
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ValueError(
+                    f"{self.owner}: {what} must have shape {old.shape} and dtype {old.dtype}, "
+                    f"got {new.shape} and {new.dtype}"
+                )
+        named = [_arrays.named("parameter", label) for label in structure.labels]
+        _arrays.refuse_overlap(self.owner, zip(named, structure.arrays))
+        self.structure, self.arrays = structure, structure.arrays
+
     def gather(self, grads: Any) -> np.ndarray:
         """Gradients as one vector, a copy; None in an array's place is zero."""
         out = np.zeros(self.n, self.dtype)
@@ -187,6 +209,23 @@ class Solver(ABC):
         """The parameters, flat, in their order."""
         return list(self._point.arrays)
 
+    def rebind(self, params: Any) -> None:
+        """Go on with new arrays in the parameters' places.
+
+        Parameters
+        ----------
+        params : same structure, shapes and dtypes as at construction
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where they are of another form; nothing has been modified then.
+        """
+        self._point.rebind(params)
+
+    def _find_parameters(self) -> None:
+        self._point.find()
+
     def _option(self, name: str) -> Any:
         """An option as a state dict has it: of a callable what it gives now."""
         value = getattr(self, name)
@@ -252,6 +291,7 @@ class Call(ABC):
         self.objective = objective
         self.callback = callback
         self.point: Parameters = solver._point
+        self.point.find()
         self.x = self.point.vector()
         self.iterations = self.products = 0
 
