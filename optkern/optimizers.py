@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from . import _state
-from ._bound import Bound, renewed
+from ._bound import Bound
+from ._bound import not_trained as not_trained
+from ._bound import renewed as renewed
 from ._state import StateView
 from .kernels import RULES, _arrays, _storage
 from .kernels._engine import Plan

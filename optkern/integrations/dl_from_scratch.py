@@ -53,8 +53,10 @@ class _Updater:
         if isinstance(params, Mapping):
             grads = self._of_names(params, grads)
             arrays = list(params.values())
+            params = dict(params)  # a later call may bring another dict, and this one change
         else:
             arrays = list(params) if isinstance(params, (list, tuple)) else [params]
+            params = tuple(params) if isinstance(params, list) else params
         optimizer = self.optimizer
         if optimizer is None:
             optimizer = self._cls(params, lr=self.lr, **self._options)

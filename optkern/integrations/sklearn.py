@@ -142,7 +142,7 @@ class MLPOptimizer:
         elif len(params) != len(self._bound) or any(
             new is not old for new, old in zip(params, self._bound)
         ):
-            self._optimizer.rebind(params)
+            self._optimizer.rebind(list(params))
             self._bound = tuple(params)
         return self._optimizer
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._bound import not_trained
 from ..curvature.lanczos import check_callable, check_count, check_real
-from ..optimizers import Optimizer
+from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
