@@ -1,18 +1,25 @@
-"""The bytes of a checkpoint on the disk: arrays beside JSON, in an npz or a safetensors file."""
+"""The bytes of a checkpoint on the disk: arrays beside JSON, in an npz or a safetensors file.
+
+A file's SHA-256 shows that it is whole, not that `write` made it. So nothing that it says of itself
+is believed: whatever is not as `write` would have written it ends in a ValueError, and reading it
+takes no more memory than a file of that size can fill. Archive members are stored, not compressed;
+an array's header is of one form; what JSON holds is nested to a bounded depth.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import stat
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -23,6 +30,9 @@ Arrays = dict[str, np.ndarray]
 
 FORMAT = 1
 _DIGITS = 64
+# How deeply what is stored may be nested: far below what recursion, here and in those who read the
+# content after, can take.
+_DEPTH = 100
 
 
 def write(owner: str, name: str, content: Mapping[str, Any]) -> None:
@@ -39,8 +49,8 @@ def write(owner: str, name: str, content: Mapping[str, Any]) -> None:
             key: _packed("" if key == "optimizer" else key, x, arrays) for key, x in content.items()
         }
         text = json.dumps({"format": FORMAT, "optkern": __version__, **tree})
-    except RecursionError:
-        raise ValueError(f"{owner}: extra is nested too deeply, or holds itself") from None
+    except (RecursionError, ValueError) as error:  # of Python: an integer of too many digits
+        raise ValueError(f"{owner}: {error}") from None
     write_bytes = _write_safetensors if name.endswith(".safetensors") else _write_npz
     try:
         _replace(name, lambda file: write_bytes(file, arrays, text))
@@ -65,13 +75,25 @@ def read(owner: str, name: str) -> dict[str, Any]:
         tree = json.loads(text)
         if tree["format"] != FORMAT:
             raise ValueError(
-                f"{owner}: has format {tree['format']!r}, written by optkern {tree['optkern']}; "
+                f"has format {_told(tree['format'])}, written by optkern {_told(tree['optkern'])}; "
                 f"this is optkern {__version__}, which reads format {FORMAT}"
             )
-        keys = ["optimizer", "plateaus", "extra", *(k for k in ("params", "sam") if k in tree)]
-        return {key: _unpacked(tree[key], arrays) for key in keys}
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{owner}: is no optkern checkpoint ({error!r})") from None
+        keys = [key for key in _PARTS if key in tree or key not in ("params", "sam")]
+        content = {key: _unpacked(tree[key], arrays) for key in keys}
+        for key, value in content.items():
+            if not isinstance(value, _PARTS[key]):
+                raise ValueError(f"is no optkern checkpoint: {key} is {_told(value)}")
+    except (KeyError, RecursionError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
+    except ValueError as error:  # of ours, or an integer of too many digits
+        raise ValueError(f"{owner}: {error}") from None
+    return content
+
+
+def _said(error: BaseException) -> str:
+    """What reading a file met, in a line: some classes show the whole file."""
+    text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _replace(name: str, write: Callable[[IO[bytes]], None]) -> None:
@@ -115,8 +137,17 @@ def _sync_folder(folder: str) -> None:
 
 # --------------------------------------------------------------------------- arrays and JSON
 
+# What a file holds, and as what; params and sam may be absent.
+_PARTS = {
+    "optimizer": dict,
+    "plateaus": dict,
+    "extra": object,
+    "params": dict,
+    "sam": dict,
+}
 
-def _packed(name: str, value: Any, arrays: Arrays) -> Any:
+
+def _packed(name: str, value: Any, arrays: Arrays, depth: int = 0) -> Any:
     """``value`` as JSON; its arrays go into ``arrays``, under names a person recognises."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -128,14 +159,18 @@ def _packed(name: str, value: Any, arrays: Arrays) -> Any:
         dtype = str(value.dtype)
         arrays[name] = _storable(name, value)
         return {"array": name, "dtype": dtype}
+    if depth == _DEPTH:
+        where = name.split("/")[0]
+        raise ValueError(f"{where} is nested too deeply (beyond {_DEPTH} levels), or holds itself")
     if isinstance(value, (list, tuple)):
-        parts = [_packed(_under(name, k), part, arrays) for k, part in enumerate(value)]
+        parts = [_packed(_under(name, k), part, arrays, depth + 1) for k, part in enumerate(value)]
         return {"tuple": parts} if isinstance(value, tuple) else parts
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, (int, str)) or isinstance(key, bool):
                 raise TypeError(f"optkern.save: a key of {name} must be a name, got {key!r}")
-        return {"dict": [[k, _packed(_under(name, k), x, arrays)] for k, x in value.items()]}
+        parts = [[k, _packed(_under(name, k), x, arrays, depth + 1)] for k, x in value.items()]
+        return {"dict": parts}
     raise TypeError(
         f"optkern.save: {name} must be made of arrays, numbers, strings, lists, tuples and dicts, "
         f"got {type(value).__name__}"
@@ -157,24 +192,85 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
     raise TypeError(f"optkern.save: {name} must hold numbers, got dtype {dtype}")
 
 
-def _unpacked(tree: Any, arrays: Arrays) -> Any:
-    if isinstance(tree, list):
-        return [_unpacked(part, arrays) for part in tree]
-    if not isinstance(tree, dict):
+def _unpacked(tree: Any, arrays: Arrays, depth: int = 0) -> Any:
+    """What `_packed` was given.
+
+    Raises
+    ------
+    ValueError
+        Where ``tree`` is not what that makes.
+    """
+    if not isinstance(tree, (list, dict)):
         return tree
-    if "array" in tree:
-        return arrays[tree["array"]].view(np.dtype(tree["dtype"]))
-    if "tuple" in tree:
-        return tuple(_unpacked(part, arrays) for part in tree["tuple"])
-    return {key: _unpacked(part, arrays) for key, part in tree["dict"]}
+    if depth > _DEPTH:
+        raise ValueError(f"is no optkern checkpoint: nested beyond {_DEPTH} levels")
+    if isinstance(tree, list):
+        return [_unpacked(part, arrays, depth + 1) for part in tree]
+    match tree:
+        case {"array": str(name), "dtype": str(dtype), **more} if not more:
+            return _stored(name, dtype, arrays)
+        case {"tuple": list(parts), **more} if not more:
+            return tuple(_unpacked(part, arrays, depth + 1) for part in parts)
+        case {"dict": list(parts), **more} if not more:
+            return _entries(parts, arrays, depth)
+    raise ValueError(f"is no optkern checkpoint: holds {_told(tree)}")
+
+
+def _entries(parts: list[Any], arrays: Arrays, depth: int) -> dict[int | str, Any]:
+    found: dict[int | str, Any] = {}
+    for part in parts:
+        match part:
+            case [str(key) | int(key), value] if key not in found and not isinstance(key, bool):
+                found[key] = _unpacked(value, arrays, depth + 1)
+            case _:
+                raise ValueError(f"is no optkern checkpoint: a dict holds {_told(part)}")
+    return found
+
+
+def _stored(name: str, text: str, arrays: Arrays) -> np.ndarray:
+    """An array of the file, as its own dtype."""
+    if name not in arrays:
+        raise ValueError(f"is no optkern checkpoint: has no array {_told(name)}")
+    array = arrays[name]
+    # NumPy would take far more for a dtype: structures, subarrays, objects.
+    try:
+        dtype = np.dtype(text) if _DTYPE.fullmatch(text) else None
+    except TypeError:
+        dtype = None
+    if dtype is None:
+        raise ValueError(f"holds an array of dtype {_told(text)}, which no imported package knows")
+    if dtype == array.dtype:
+        return array
+    if dtype.isbuiltin == 2 and array.dtype == np.dtype(f"u{dtype.itemsize}"):
+        return array.view(dtype)
+    if dtype == array.dtype.newbyteorder():  # safetensors knows one byte order
+        return array.astype(dtype)
+    raise ValueError(f"is no optkern checkpoint: {_told(name)} is {array.dtype}, not {_told(text)}")
+
+
+_DTYPE = re.compile(r"[<>]?[A-Za-z][A-Za-z0-9_]{0,40}")
+
+
+def _told(value: Any) -> str:
+    """A value of a file, short enough for a message."""
+    if isinstance(value, (dict, list, tuple)):
+        return f"{type(value).__name__} of {len(value)}"
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # --------------------------------------------------------------------------- npz
 
 _COMMENT = b"optkern checkpoint; the SHA-256 of all bytes before it: "
 _INDEX = "optkern.json"
-# What damaged archives and arrays raise.
-_UNREADABLE = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_ENCRYPTED = 0x2041  # bits 0, 6 and 13 of a member's flags
+_BLOCK = 1 << 20
+# What `numpy.lib.format.write_array` puts before the numbers that checkpoints hold.
+_HEADER_LENGTH = 4096
+_HEADER = re.compile(
+    rb"\{'descr': '(?P<descr>[<>|][biufc]\d{1,2})', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>(\d{1,18}(, \d{1,18})*,?)?)\), \} *\n"
+)
 
 
 def _write_npz(file: IO[bytes], arrays: Arrays, text: str) -> None:
@@ -204,14 +300,62 @@ def _read_npz(owner: str, file: IO[bytes]) -> tuple[str, Arrays]:
         raise ValueError(f"{owner}: is damaged: its content does not have its SHA-256")
     try:
         with zipfile.ZipFile(file) as archive:
-            arrays = {}
-            for name in archive.namelist()[1:]:
-                with archive.open(name) as member:
-                    array = np.lib.format.read_array(member, allow_pickle=False)
-                arrays[name.removesuffix(".npy")] = array
-            return archive.read(_INDEX).decode(), arrays
-    except _UNREADABLE as error:
-        raise ValueError(f"{owner}: is no optkern checkpoint: {error}") from None
+            index, *members = _checked_members(archive, size)
+            arrays = {
+                member.filename.removesuffix(".npy"): _read_array(archive, member)
+                for member in members
+            }
+            return archive.read(index).decode(), arrays
+    except Exception as error:  # zipfile raises what its parts do: struct.error, OverflowError ...
+        _refuse(owner, error)
+
+
+def _checked_members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """The members of an archive, index first, of which none takes more room than the file has."""
+    members = archive.infolist()
+    names = [member.filename for member in members]
+    if names[:1] != [_INDEX] or len(set(names)) < len(names):
+        raise ValueError(f"its members are not {_INDEX} and others, once each")
+    for member in members:
+        plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
+        if not plain or member.file_size != member.compress_size:
+            raise ValueError(f"{_told(member.filename)} is not stored as it is")
+        if member is not members[0] and not member.filename.endswith(".npy"):
+            raise ValueError(f"{_told(member.filename)} is no array")
+    # Also a thousand members which are all the same bytes of the file.
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("its members are larger than the file")
+    return members
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Read an array as `numpy.lib.format` writes it, and no other."""
+    name, what = _told(member.filename), "is no array as optkern writes it"
+    with archive.open(member) as file:
+        start = file.read(10)
+        length = int.from_bytes(start[8:], "little")
+        header = _HEADER.fullmatch(file.read(min(length, _HEADER_LENGTH)))
+        if start[:8] != b"\x93NUMPY\x01\x00" or not header:
+            raise ValueError(f"{name} {what}")
+        dtype = np.dtype(header["descr"].decode())
+        shape = tuple(int(n) for n in re.findall(rb"\d+", header["shape"]))
+        if math.prod(shape) * dtype.itemsize != member.file_size - 10 - length:
+            raise ValueError(f"{name} has {shape} {dtype} in its header, and other room for it")
+        data = np.empty(member.file_size - 10 - length, np.uint8)
+        left = memoryview(data)
+        while left and (count := file.readinto(left[:_BLOCK])):
+            left = left[count:]
+        if left or file.read(1):
+            raise ValueError(f"{name} {what}")
+    return data.view(dtype).reshape(shape, order="F" if header["fortran"] == b"True" else "C")
+
+
+def _refuse(owner: str, error: Exception) -> NoReturn:
+    """Raise what was met in a file that says something else of itself than what it holds."""
+    # EINVAL: the archive names a place before its beginning. Others are of the disk, the machine.
+    if isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", 0) != errno.EINVAL:
+        raise error
+    raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
 
 
 def _digest(file: IO[bytes], length: int) -> bytes:
@@ -236,7 +380,8 @@ def _write_safetensors(file: IO[bytes], arrays: Arrays, text: str) -> None:
     metadata = {"optkern": text, "sha256": "0" * _DIGITS}
     try:
         data = bytearray(library.save(contiguous, metadata))
-    except Exception as error:  # its own class, or KeyError for a dtype it does not know
+    except BaseException as error:  # its own class, or KeyError for a dtype it does not know
+        _raise_unless_refused(error)
         raise TypeError(f"optkern.save: safetensors cannot hold this: {error!r}") from None
     start = data.index(_FIELD) + len(_FIELD)
     data[start : start + _DIGITS] = hashlib.sha256(data).hexdigest().encode()
@@ -257,8 +402,18 @@ def _read_safetensors(owner: str, file: IO[bytes]) -> tuple[str, Arrays]:
     try:
         text = json.loads(data[8 : 8 + length])["__metadata__"]["optkern"]
         return text, library.load(bytes(data))
-    except Exception as error:
-        raise ValueError(f"{owner}: is no optkern checkpoint: {error!r}") from None
+    except BaseException as error:
+        _raise_unless_refused(error)
+        raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
+
+
+def _raise_unless_refused(error: BaseException) -> None:
+    """Raise an interrupt or the machine's own limits again; return where safetensors says no."""
+    if isinstance(error, MemoryError):
+        raise error
+    # What Rust panics with is no Exception, and its class is found in no module.
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def _library(owner: str) -> Any:

@@ -115,7 +115,9 @@ class Fit:
             default = OPTIONS[name][0]
             here = slot in self.opt._plan.state
             there = saved.get(name, default) != default
-            there |= slot == "accumulator" and bool(self.theirs.get("accumulated"))
+            if slot == "accumulator":  # whose room is kept after the option is off
+                here = getattr(self.opt, name) != default or bool(self.opt._plan.accumulated)
+                there |= bool(self.theirs.get("accumulated"))
             if here != there:
                 yield slot, name, there
 
