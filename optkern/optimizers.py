@@ -1100,7 +1100,8 @@ class _Loaded:
         self.groups = self._check_groups(state_dict["param_groups"])
         self._check_state(state_dict["state"], on)
         self.averages_are_in = state_dict.get("averages_are_in", False)
-        if self.averages_are_in not in ((True, False) if "ema" in self.state else (False,)):
+        has_averages = any(average is not None for average in self.state.get("ema", ()))
+        if self.averages_are_in not in ((True, False) if has_averages else (False,)):
             raise ValueError(
                 f"{self.owner}: averages_are_in must be False, or True where there are averages, "
                 f"got {self.averages_are_in!r}"
