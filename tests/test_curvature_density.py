@@ -166,6 +166,40 @@ def test_adaptive_rules_are_stable_below_and_diverge_above(cls, options, slot):
     assert final[0] < 1e-9 and peak[0] < 1e-7 and peak[1] > 1e-4
 
 
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda w, b: [w, b],
+        lambda w, b: {"W": w, "b": b},
+        lambda w, b: {"layer": {"W": w, "b": b}},
+        lambda w, b: [{"params": [w]}, {"params": {"b": b}}],
+    ],
+)
+def test_max_stable_lr_takes_products_in_the_parameters_structure(arrange):
+    """As `classify` does, and as README calls it."""
+    w, b = np.zeros((2, 2)), np.zeros(1)
+    opt = optkern.SGD(arrange(w, b), lr=0.1)
+
+    def scaled(v, factor):
+        if isinstance(v, dict):
+            return {name: scaled(part, 8.0 if name == "b" else factor) for name, part in v.items()}
+        if isinstance(v, list):
+            return [scaled(part, 2.0 if k == 0 else 8.0) for k, part in enumerate(v)]
+        return factor * v
+
+    found = curvature.max_stable_lr(opt, lambda v: scaled(v, 2.0), tol=1e-8)
+    assert found.estimate == pytest.approx(2 / 8.0)
+    h = np.diag([2.0] * 4 + [8.0])
+    for flat in (h, lambda v: h @ v):
+        assert curvature.max_stable_lr(opt, flat, tol=1e-8).estimate == pytest.approx(2 / 8.0)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        curvature.max_stable_lr(opt, broken)
+
+
+def broken(v):
+    raise ZeroDivisionError("mine")
+
+
 def test_max_stable_lr_refuses_what_it_does_not_know():
     h = np.eye(3)
     with pytest.raises(ValueError, match="'lion'"):

@@ -13,7 +13,16 @@ from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
 from ._lanczos import Recurrence
 from .lanczos import MEMORY, LanczosResult, check_count, check_real, lanczos, percent
-from .operators import Measured, Operator, as_operator, norm, random_unit, unit_roundoff
+from .operators import (
+    Measured,
+    Operator,
+    Point,
+    StructuredOperator,
+    as_operator,
+    norm,
+    random_unit,
+    unit_roundoff,
+)
 
 # --------------------------------------------------------------------------- spectral density
 
@@ -340,8 +349,9 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     optimizer : SGD, RMSprop, Adagrad, Adam or AdamW
         An adaptive one must have taken steps. Its groups must have the same hyperparameters.
     operator : callable ``v -> H v``, 2-D array, or object with ``shape`` and ``matvec``/``@``
-        On flat vectors in the order of the optimizer's parameters, each in C order;
-        `hvp_from_grad` gives one.
+        A callable takes and returns the optimizer's parameter structure, as `hvp` does in
+        `classify`; or else flat vectors, as the others do, `hvp_from_grad`'s among them: in the
+        order of the optimizer's parameters, each in C order.
     **options
         As of `lanczos` (``tol``, ``confidence``, ``max_matvecs``, ...).
 
@@ -371,6 +381,8 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
             f"{owner}: no stability limit is known for {rule!r}, only for {', '.join(_LIMITS)}"
         )
     hyper = _common(owner, optimizer)
+    if callable(operator) and not hasattr(operator, "shape"):
+        operator = _structured(owner, operator, optimizer)
     size = sum(p.size for p in optimizer.params)
     op = as_operator(owner, operator, size, options.pop("dtype", None))
     limit = _LIMITS[rule](hyper)
@@ -397,6 +409,23 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
         f"beyond {estimate:.4g} one does{adapted}"
     )
     return StableLR(value, estimate, limit, found, said)
+
+
+def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> Any:
+    """Tell by a product whether hvp takes the parameters' structure, or flat vectors."""
+    point = Point(owner, optimizer._structure.given, "the optimizer's parameters")
+    structured = StructuredOperator(owner, hvp, point)
+    try:
+        structured(np.ones(point.n, point.dtype))
+    except Exception as error:
+        try:
+            taken = np.shape(hvp(np.ones(point.n, point.dtype))) == (point.n,)
+        except Exception:
+            taken = False
+        if not taken:
+            raise error from None
+        return hvp
+    return structured
 
 
 class _Preconditioned(Operator):
