@@ -23,16 +23,17 @@ class Switch:
         self.__doc__ = meaning
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        self.name, self.place = name, f"_{name}"
 
+    # Not by `vars`: an object whose __dict__ was asked for gives its attributes .1 us later a step.
     def __get__(self, optimizer: Any, owner: type) -> Any:
-        return self if optimizer is None else vars(optimizer)[f"_{self.name}"]
+        return self if optimizer is None else getattr(optimizer, self.place)
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         if not isinstance(value, (bool, np.bool_)):
             who = type(optimizer).__name__
             raise ValueError(f"{who}: {self.name} must be True or False, got {value!r}")
-        vars(optimizer)[f"_{self.name}"] = bool(value)
+        setattr(optimizer, self.place, bool(value))
 
 
 class Bound:
@@ -66,6 +67,10 @@ class Bound:
         if flat := structure.contents.gather(values):
             return flat
         self._find_parameters()
+        return self._flat(values, what)
+
+    def _flat(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
+        """Gradients, flat, wherever the parameters are."""
         return self._structure.flatten(values, what, self.strict_grads)
 
     def _find_parameters(self) -> None:

@@ -157,7 +157,7 @@ class _Zeroing(Flag):
         optimizer = self._optimizer
         owner = f"{optimizer._owner}.zero_grad"
         if grads is not None:
-            zero(owner, optimizer._labels, optimizer._structure.flatten(grads, "grads"))
+            zero(owner, optimizer._labels, optimizer._flat(grads))
         elif not self:
             raise TypeError(
                 f"{owner}: gradients are not kept between steps, give them: opt.zero_grad(grads); "

@@ -154,6 +154,14 @@ def test_gradients_may_name_a_part():
         opt.step({"a": {"w": ones(2)}})
     with pytest.raises(ValueError, match="strict_grads must be True or False, got 1"):
         optkern.SGD(ones(1), strict_grads=1)
+    monitor = optkern.Monitor(every=1)
+    for _ in range(4):
+        opt.step({"a": {"W": ones(2)}})
+        monitor.record(loss=1.0, grads={"a": {"W": ones(2)}}, opt=opt)
+    assert monitor.looks[-1].gradient_norm == pytest.approx(2**0.5)
+    grads = {"a": {"W": ones(2)}}
+    opt.zero_grad(grads)
+    assert (grads["a"]["W"] == 0).all()
     rows = optkern.SGD({"E": ones(3, 2), "F": ones(2, 2)}, lr=1.0, strict_grads=False)
     rows.step_rows({"E": [1]}, {"E": ones(1, 2)})
     assert rows.params[0].sum() == 4 and rows.params[1].sum() == 4

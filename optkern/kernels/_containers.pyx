@@ -1,18 +1,23 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The containers that parameters came in, compared with what was in them, at every step.
 
-1. An array that is put in a parameter's place would never be trained, in silence. To compare the
-   entries of a thousand by identity takes about 1 us here (25 in Python), and is done where the
-   gradients are taken out of their list or dict, which saves more than that.
+1. An array that is put in a parameter's place would never be trained, in silence. To compare a
+   thousand entries by identity takes .3 us in a list and 10 in a dict (25 in Python), and is done
+   where gradients are taken out of theirs, which saves 50 us of a dict's.
 2. A dict is walked in its own order, without a look-up; by name where that order is another.
 3. The entries are kept, so that no address can come back as another object's.
 """
 from collections.abc import Mapping
 
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_Size
-from cpython.list cimport PyList_AsTuple, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.list cimport PyList_AsTuple, PyList_GET_SIZE
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from libc.string cimport memcmp
+
+
+cdef extern from "Python.h":
+    PyObject** PySequence_Fast_ITEMS(object)
 
 
 cdef class Contents:
@@ -81,13 +86,16 @@ cdef bint _holds(object container, tuple keys, tuple entries) except -1:
     cdef Py_ssize_t i, place = 0, count = PyTuple_GET_SIZE(entries)
     cdef PyObject* key
     cdef PyObject* value
+    if count == 0:
+        return not isinstance(container, list) or PyList_GET_SIZE(container) == 0
     if isinstance(container, list):
         if PyList_GET_SIZE(container) != count:
             return False
-        for i in range(count):
-            if PyList_GET_ITEM(container, i) != PyTuple_GET_ITEM(entries, i):
-                return False
-        return True
+        return memcmp(
+            PySequence_Fast_ITEMS(container),
+            PySequence_Fast_ITEMS(entries),
+            count * sizeof(PyObject*),
+        ) == 0
     if type(container) is dict:
         for i in range(count):
             if not PyDict_Next(container, &place, &key, &value):

@@ -34,7 +34,7 @@ def taken(owner: str, opt: Any) -> Optimizer | SAM | None:
 
 def checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
     """Gradients, flat; refused are those that the optimizer's step would refuse."""
-    flat = opt._structure.flatten(grads, "grads")
+    flat = opt._flat(grads)
     return [
         None
         if g is None
