@@ -1,5 +1,6 @@
 """Parameters as people arrange them: nested containers, replaced arrays, groups that come later."""
 
+import collections
 import copy
 import dataclasses
 import pickle
@@ -309,6 +310,29 @@ def test_what_is_in_place_is_no_replacement():
     params["v"], params["w"] = params["w"][:1], ones(2)
     with pytest.raises(ValueError, match=r"parameter 'w' \(and 1 more\) has been replaced"):
         opt.step(grads)
+
+
+def test_looking_changes_nothing():
+    params = collections.defaultdict(lambda: ones(2), a=ones(2))
+    opt = optkern.SGD(params)
+    del params["a"]
+    with pytest.raises(ValueError, match=r"container of the parameters.*missing \['a'\]"):
+        opt.step({"a": ones(2)})
+    assert not params
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_none_in_the_place_of_a_container(follow):
+    params = {"a": {"W": ones(2)}}
+    opt = optkern.SGD(params, follow=follow)
+    params["a"] = None
+    with pytest.raises((TypeError, ValueError), match=r"SGD: parameter 'a.W'"):
+        opt.step({"a": {"W": ones(2)}})
+    with pytest.raises(TypeError, match=r"SGD: parameter 'a.W' must be a NumPy array, got None"):
+        opt.rebind(params)
+    params["a"] = {"W": ones(2)}
+    opt.rebind(params)
+    assert opt.step({"a": {"W": ones(2)}})
 
 
 class Windows(dict):

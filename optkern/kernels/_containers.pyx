@@ -112,7 +112,8 @@ cdef bint _holds(object container, tuple keys, tuple entries) except -1:
     named = isinstance(container, Mapping)
     for i in range(count):
         try:
-            now = container[keys[i]] if named else getattr(container, keys[i])
+            # Not by [], which would put a default into a defaultdict.
+            now = container.get(keys[i]) if named else getattr(container, keys[i])
         except (AttributeError, LookupError):
             return False
         if now is not entries[i]:

@@ -312,6 +312,12 @@ class Structure:
             parts = [entry["params"] for entry in params]
         # Beside the parameters the user's own dict may hold what has come since.
         objects = list(self.flatten(parts, "params", None if params is self.given else True))
+        for label, value in zip(self.labels, objects):
+            if value is None:
+                raise TypeError(
+                    f"{self.owner}: {_arrays.named('parameter', label)} must be a NumPy array, "
+                    "got None"
+                )
         new = self._with(given=params, _objects=objects)
         new.arrays = new._shared(new.labels, objects)
         new.contents = new._kept()
