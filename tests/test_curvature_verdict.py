@@ -36,6 +36,21 @@ def test_a_valley_is_no_minimum(x):
     assert at.kind == "minimum" and at.stationary and at.strict
 
 
+@pytest.mark.parametrize("steep", [1e4, 1e6, 1e8])
+def test_a_narrow_bent_valley_is_followed(steep):
+    """Each straight step leaves the valley soon: the gain is less than .001 of the loss."""
+
+    def loss(v):
+        return float(steep * (v[1] - v[0] ** 2) ** 2 + (1 - v[0]) ** 2)
+
+    def grad(v):
+        rest = steep * (v[1] - v[0] ** 2)
+        return np.array([-4 * v[0] * rest - 2 * (1 - v[0]), 2 * rest])
+
+    v = curvature.classify(np.array([-1.2, 1.44]), grad, loss=loss)
+    assert v.kind == "not_stationary", str(v)
+
+
 def test_the_valley_of_beales_function():
     loss, grad = beale()
     assert curvature.classify(np.array([2.9, 0.48]), grad, loss=loss).kind == "not_stationary"

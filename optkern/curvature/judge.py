@@ -96,30 +96,26 @@ class Judge:
         return self.run.count_below(self.resolution) - self.run.count_below(-self.resolution)
 
     def decide(self) -> str | None:
-        """The kind of curvature, or None while it is open.
-
-        A shallow saddle is one at once, but what lies deeper would be the better way out: it goes
-        on until the certificate says that nothing does.
-        """
-        if self._present():
-            deep = self.seen_low < -self.claim or self.last
-            return "saddle" if deep or self._nothing_deeper() else None
-        return self._absent()
+        """The kind of curvature, or None while it is open."""
+        return "saddle" if self._present() else self._absent()
 
     def _present(self) -> bool:
-        """A saddle: both signs, each by a fresh product."""
+        """A saddle: both signs, each by a fresh product.
+
+        A shallow saddle is one at once, but what lies deeper would be the better way out: the run
+        goes on until the certificate says that nothing does.
+        """
         run, nu = self.run, self.resolution
         if not (run.ritz_value(1) < -nu and run.ritz_value(-1) > nu) or math.isinf(nu):
             return False
+        if not (run.ritz_value(1) < -self.claim or self.last or self._nothing_deeper()):
+            return False
         if run.k < self.retry:
-            return self._both_signs()
+            return False
         if self.eigenvalue_tol is not None and not self.last and self._rough():
             return False
-        self.retry = 2 * run.k  # for a better vector, or if the fresh products do not agree
+        self.retry = 2 * run.k  # if the fresh products do not agree
         self.refresh(high=self.seen_high <= nu)
-        return self._both_signs()
-
-    def _both_signs(self) -> bool:
         nu = self.resolution
         return self.lowest is not None and self.lowest.value < -nu and self.seen_high > nu
 

@@ -9,11 +9,12 @@ it is tried.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ._lanczos import project
+from .descent import Descent
 from .lanczos import Run
 from .line import Line
 from .operators import Gradient, Operator, norm, unit_roundoff
@@ -25,6 +26,10 @@ LENGTH = 0.01  # of ||x||: what a Newton step must reach for it where there is n
 # Of ||x||: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
+# Of |loss|: a gain between this and GAIN is followed by so many steps of L-BFGS.
+WORTH_FOLLOWING = 1e-6
+FOLLOWED = 30
+FOLLOWED_GAIN = 1e-2
 HALVINGS = 30
 DOUBLINGS = 40
 
@@ -226,8 +231,29 @@ class StationarityTest:
             won, share = tried(self.line, each.step)
             if won > gain:
                 gain, length = won, share * norm(each.step)
-        condition = max(each.condition for each in steps)
-        return self._by_gain(gain, length, figures, condition, products)
+        # Of the space of g alone: what H does to directions that g does not know, symmetries among
+        # them, no scaling mends.
+        verdict = self._by_gain(gain, length, figures, newton.condition, products)
+        return self._followed(verdict, steps) or verdict
+
+    def _followed(self, verdict: Stationarity, steps: list[Newton]) -> Stationarity | None:
+        """In a bent valley each straight step gains little: go on by L-BFGS where one gained.
+
+        What that must gain is more, `FOLLOWED_GAIN`: many steps gain a little anywhere.
+        """
+        f, gain = abs(self.line.f), verdict.gain or 0.0
+        if not (verdict.holds and f * WORTH_FOLLOWING < gain <= f * GAIN):
+            return None
+        descent = Descent(self.line, self.line.x, verdict.newton_length * 1e-3)
+        for _ in range(FOLLOWED):
+            if not descent.step():
+                break
+        won = self.line.f - descent.f
+        if won <= FOLLOWED_GAIN * f:
+            return None
+        moved = float(np.linalg.norm(descent.x - self.line.x))
+        why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({share_of(won, f)})"
+        return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
 
     def _by_length(
         self, newton: Newton, figures: tuple[float, float], products: int

@@ -186,6 +186,8 @@ def explained(v: Verdict, cause: str) -> str:
         "not_stationary": _not_stationary,
     }
     said = words[v.kind](v) if v.kind in words else _inconclusive(v, cause)
+    if v.stationary.condition > ILL_CONDITIONED:
+        said += f"; scale the features: the curvature's condition is beyond {ILL_CONDITIONED:.0e}"
     return f"{said}; {v.matvecs} products"
 
 
@@ -213,8 +215,8 @@ def _minimum(v: Verdict) -> str:
         flat = v.flat_directions
         many = f"{flat} direction{'s are' if flat > 1 else ' is'}"
         return (
-            f"minimum: no direction curves down, {many} flat (curvature within "
-            f"{at_most(v.resolution)}): there higher derivatives decide{_rests(v)}"
+            f"minimum: no direction was seen to curve down, {many} flat to within "
+            f"{at_most(v.resolution)}{_rests(v)}"
         )
     return f"minimum: no curvature below zero seen, {bound}, flat ways not excluded{_rests(v)}"
 
@@ -246,10 +248,7 @@ def _not_stationary(v: Verdict) -> str:
             f", or leave the saddle beside along verdict.escape_direction (lambda_min <= "
             f"{at_most(v.bounds_min[1])})"
         )
-    scaled = ""
-    if s.condition > ILL_CONDITIONED:
-        scaled = f"; scale the features: the curvature's condition is beyond {ILL_CONDITIONED:.0e}"
-    return f"not stationary: {s.why}; go on descending{beside}{scaled}"
+    return f"not stationary: {s.why}; go on descending{beside}"
 
 
 def _inconclusive(v: Verdict, cause: str) -> str:
