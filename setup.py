@@ -5,10 +5,38 @@ from __future__ import annotations
 import os
 import platform
 import runpy
+import shlex
+import shutil
 import sys
 import sysconfig
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+
+
+def missing() -> list[str]:
+    """What a build takes and this machine has not; asked before anything else is imported."""
+    found = []
+    if sys.platform != "win32":
+        compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+        if not shutil.which(shlex.split(compiler)[0]):
+            found.append("a C compiler")
+        if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+            found.append("Python's headers (Python.h)")
+    if not (find_spec("venv") and find_spec("ensurepip")) and sys.argv[1:] == ["needs"]:
+        found.append("venv with ensurepip")
+    return found
+
+
+if absent := missing():
+    sys.exit(
+        f"optkern: to build it, {' and '.join(absent)} must be there: "
+        "on Debian and Ubuntu `apt install python3-dev python3-venv gcc make`, "
+        "on Fedora `dnf install python3-devel gcc make`, "
+        "on macOS `xcode-select --install` and a Python from python.org or Homebrew"
+    )
+if sys.argv[1:] == ["needs"]:  # what the Makefile asks first, of a Python that has nothing yet
+    sys.exit()
 
 import numpy
 from Cython import Tempita
@@ -112,6 +140,10 @@ class BuildExt(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
+        if getattr(self, "editable_mode", False):  # setuptools builds that in a folder for once
+            place = f"{self.plat_name}-{sys.implementation.cache_tag}"
+            self.build_lib = str(ROOT / "build" / f"lib.{place}")
+            self.build_temp = str(ROOT / "build" / f"temp.{place}")
 
     def build_extensions(self) -> None:
         openmp = self.openmp_flags()
