@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Workers inherit it: their matrix products would fight over the cores.
+for _blas in ("OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM"):
+    os.environ.setdefault(f"{_blas}_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
