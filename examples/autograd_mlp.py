@@ -1,6 +1,6 @@
 """HIPS autograd: one import changed, and the exact verdict on where training has stopped.
 
-pip install 'optkern[autograd]' && python examples/autograd_mlp.py
+pip install '.[autograd]' && python examples/autograd_mlp.py
 """
 
 import autograd.numpy as np

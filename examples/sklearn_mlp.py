@@ -1,6 +1,6 @@
 """scikit-learn's MLPClassifier: the same model faster, another rule, and where it has stopped.
 
-pip install 'optkern[sklearn]' && python examples/sklearn_mlp.py
+pip install '.[sklearn]' && python examples/sklearn_mlp.py
 """
 
 import time

@@ -1,6 +1,6 @@
 """thinc: one import changed, another rule, and where a tagger's training has stopped.
 
-pip install 'optkern[thinc]' && python examples/thinc_tagger.py
+pip install '.[thinc]' && python examples/thinc_tagger.py
 """
 
 import time

@@ -1,6 +1,6 @@
 """PyTorch on a CPU: one import changed, clipping in the same pass, and where training has stopped.
 
-pip install 'optkern[torch]' && python examples/torch_cpu.py
+pip install '.[torch]' && python examples/torch_cpu.py
 """
 
 import torch

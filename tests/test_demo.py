@@ -656,7 +656,7 @@ def test_a_network_beyond_the_memory(capsys, monkeypatch):
 def test_a_missing_extra_is_one_line(capsys, monkeypatch, module, package):
     monkeypatch.setitem(sys.modules, module, None)
     line = refused(demo(capsys))
-    assert line == f"optkern demo: error: needs {package}: pip install 'optkern[demo]'\n"
+    assert line == f"optkern demo: error: needs {package}: pip install {package}\n"
 
 
 def test_only_what_is_used_must_be_installed(capsys, monkeypatch):

@@ -492,7 +492,7 @@ def test_another_models_optimizer_is_refused():
 
 def test_a_host_that_is_missing_or_too_old(monkeypatch):
     monkeypatch.setattr("sklearn.__version__", "1.6.1")
-    words = r"needs sklearn 1.7 or newer, found 1.6.1: pip install 'optkern\[sklearn\]'"
+    words = r"needs sklearn 1.7 or newer, found 1.6.1: pip install 'scikit-learn>=1.7'"
     with pytest.raises(ImportError, match=words), accelerate():
         pass
     assert mlp.AdamOptimizer is AdamOptimizer

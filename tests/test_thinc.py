@@ -638,7 +638,7 @@ except ImportError as error:
     assert "needs thinc 8.3 or newer, which is not installed: pip install" in result.stdout
     old = "import types; m = types.ModuleType('thinc'); m.__version__ = '8.2.5'\n"
     result = run_python(code.format(change=old + "sys.modules['thinc'] = m"))
-    assert "needs thinc 8.3 or newer, found 8.2.5: pip install 'optkern[thinc]'" in result.stdout
+    assert "needs thinc 8.3 or newer, found 8.2.5: pip install 'thinc>=8.3'" in result.stdout
 
 
 # --------------------------------------------------------------------------- configurations

@@ -421,6 +421,6 @@ def _library(owner: str) -> Any:
         import safetensors.numpy
     except ImportError:
         raise ImportError(
-            f"{owner}: a file of this name needs safetensors: pip install 'optkern[safetensors]'"
+            f"{owner}: a file of this name needs safetensors: pip install safetensors"
         ) from None
     return safetensors.numpy

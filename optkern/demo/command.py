@@ -188,7 +188,7 @@ def _check_extras(args: argparse.Namespace) -> None:
     if missing:
         *some, last = missing
         names = f"{', '.join(some)} and {last}" if some else last
-        raise DemoError(f"needs {names}: pip install 'optkern[demo]'")
+        raise DemoError(f"needs {names}: pip install {' '.join(missing)}")
 
 
 def _check_plot(args: argparse.Namespace) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 from ..kernels.rules import Domain, Real
 
+# What pip calls a package that is imported by another name.
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+
 
 def host(module: str, extra: str, minimum: str) -> ModuleType:
     """Import a module of a host whose top-level package has at least this version.
@@ -32,7 +35,8 @@ def host(module: str, extra: str, minimum: str) -> ModuleType:
         Where the host is missing or too old; names the minimum and the command that installs it.
     """
     package = module.partition(".")[0]
-    remedy = f"pip install 'optkern[{extra}]'"
+    # The host itself: true however optkern came here, be it from an index or a clone.
+    remedy = f"pip install '{_DISTRIBUTIONS.get(package, package)}>={minimum}'"
     try:
         top = importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -612,7 +612,7 @@ def _memory(what: str, tensor: Any) -> np.ndarray:
         import ml_dtypes
     except ImportError:
         raise ImportError(
-            f"{what} is bfloat16, for which NumPy needs ml_dtypes: pip install 'optkern[bfloat16]'"
+            f"{what} is bfloat16, for which NumPy needs ml_dtypes: pip install ml_dtypes"
         ) from None
     return words.view(ml_dtypes.bfloat16)
 

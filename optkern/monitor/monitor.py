@@ -169,7 +169,7 @@ class Monitor(Record):
                 from matplotlib import pyplot
             except ImportError as error:
                 raise ImportError(
-                    "Monitor.plot needs matplotlib: pip install 'optkern[demo]'"
+                    "Monitor.plot needs matplotlib: pip install matplotlib"
                 ) from error
             _, axes = pyplot.subplots(3, 1, sharex=True, figsize=(7, 7), layout="constrained")
         top, middle, bottom = axes
