@@ -52,7 +52,7 @@ class Point:
     ----------
     owner : str
         Who speaks in error messages.
-    x : ndarray, sequence of ndarray, mapping of str to ndarray, or sequence of group dicts
+    x : ndarray, any nesting of containers of them, or sequence of group dicts
         float32 or float64 arrays of any shape.
     what : str
         What x is called in them.

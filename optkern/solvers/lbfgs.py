@@ -30,7 +30,7 @@ class LBFGS(Solver):
 
     Parameters
     ----------
-    params : ndarray, list of ndarray, dict of str to ndarray
+    params : ndarray, or any nesting of dicts, lists, tuples and dataclasses of them
         float32 or float64 arrays of any shape, updated in place.
     lr : a number in [0, inf), or a callable step -> value
         The first step length that is tried, or with no line search the one taken.

@@ -124,7 +124,7 @@ class NewtonLanczos(Solver):
 
     Parameters
     ----------
-    params : ndarray, list of ndarray, dict of str to ndarray
+    params : ndarray, or any nesting of dicts, lists, tuples and dataclasses of them
         float32 or float64 arrays of any shape, updated in place.
     max_iter : int
         Iterations in a call of `step`.
