@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_is_kept_out():
     x = np.array([0.001, 4.0])
     report = LBFGS(x, lr=10.0, line_search_fn="strong_wolfe", max_iter=200).step(closure)
     np.testing.assert_allclose(x, 1, atol=1e-3)
-    assert report.converged
+    assert np.isfinite(report.value)
     x = np.array([4.0, 5.0])
     report = LBFGS(x, lr=100.0).step(closure)
     assert "not finite" in report.status and not report.converged
@@ -280,7 +280,29 @@ def test_each_of_three_tolerances_ends_lbfgs(scale, lr, said):
     report = LBFGS(x, lr=lr, tolerance_change=1e-3).step(
         lambda: (scale * float(x @ x) / 2, scale * x)
     )
-    assert report.converged and said in report.status
+    assert not report.converged and said in report.status
+    assert report.status.startswith("stopped: ") and "above tolerance_grad" in report.status
+
+
+def test_lbfgs_far_from_the_minimum_has_not_converged():
+    """Raw years: torch's tolerance_change ends it at .69 where .32 can be had."""
+    rng = np.random.default_rng(0)
+    years = rng.integers(1990, 2020, 200).astype(float)
+    label = (years + rng.normal(0, 5, 200) > 2005) * 1.0
+    a, w = np.column_stack([years, np.ones(200)]), np.zeros(2)
+
+    def closure():
+        z = a @ w
+        loss = np.mean(np.logaddexp(0, z) - label * z)
+        return float(loss), a.T @ (1 / (1 + np.exp(-z)) - label) / 200
+
+    report = LBFGS(w, max_iter=1000, **WOLFE).step(closure)
+    assert not report.converged and "tolerance_change = 1e-09" in report.status
+    report = LBFGS(w, max_iter=1000, tolerance_change=1e-16, tolerance_grad=1e-5, **WOLFE).step(
+        closure
+    )
+    assert report.converged and report.value < 0.3176
+    assert "tolerance_grad" in report.status
 
 
 @pytest.mark.parametrize("make", [LBFGS, NewtonLanczos])
@@ -308,7 +330,7 @@ def test_an_error_in_the_closure_leaves_a_point_that_was_reached(make):
             raise RuntimeError("mine")
         return TEN.loss(x), TEN.grad(x)
 
-    options = WOLFE if make is LBFGS else {}
+    options = WOLFE | {"tolerance_change": 0} if make is LBFGS else {}
     solver = make(x, max_iter=100, **options)
     with pytest.raises(RuntimeError, match="mine"):
         solver.step(closure, callback=lambda r: reached.append(r.value))

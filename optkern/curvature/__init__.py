@@ -13,9 +13,10 @@ from .density import (
     spectral_density,
     trace,
 )
+from .differences import DifferenceOperator, hvp_from_grad
 from .escape import Escape, escape
 from .lanczos import LanczosResult, lanczos
-from .operators import DifferenceOperator, NotSymmetricError, hvp_from_grad
+from .operators import NotSymmetricError
 from .verdict import Verdict
 
 __all__ = [

@@ -15,11 +15,12 @@ import numpy as np
 
 from ..kernels._threads import as_num_threads
 from ._lanczos import dot
+from .differences import DifferenceOperator, Gradient, as_scale
 from .escape import way_out
 from .judge import Judge
 from .lanczos import MEMORY, Run, check_callable, check_count, check_real
 from .line import Line
-from .operators import DifferenceOperator, Gradient, Operator, Point, StructuredOperator, norm
+from .operators import Operator, Point, StructuredOperator, norm
 from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained
 
@@ -33,7 +34,7 @@ def classify(
     grad_tol: float | None = None,
     curvature_tol: float | None = None,
     eigenvalue_tol: float | None = None,
-    x_scale: float = 0.0,
+    x_scale: Any = None,
     confidence: float = 0.999,
     max_matvecs: int = 1000,
     memory: int = MEMORY,
@@ -63,8 +64,10 @@ def classify(
     eigenvalue_tol : float or None
         Go on at a saddle until the residual of the lowest eigenpair is within this share of its
         value; None: stop as soon as the sign is certain.
-    x_scale : float
-        The least size of x to measure distances by, where x itself is near the origin.
+    x_scale : float, x's structure of numbers or arrays, or None
+        How far x, or each of its coordinates, goes for the function to change (R's `parscale`):
+        where difference steps are sought, and the least size of x to measure distances by. None:
+        the norm of x, and where no step settles then, the size of each coordinate.
     confidence : float in (0, 1)
         That the bounds, and with them "minimum" and "maximum", are right, over the draw of the
         start vector.
@@ -115,7 +118,8 @@ def classify(
         curvature_tol = check_real(owner, "curvature_tol", curvature_tol, 0.0)
     if eigenvalue_tol is not None:
         eigenvalue_tol = check_real(owner, "eigenvalue_tol", eigenvalue_tol, 0.0)
-    x_scale = check_real(owner, "x_scale", x_scale, 0.0)
+    scale = as_scale(owner, x_scale, point)
+    least = norm(scale) if isinstance(scale, np.ndarray) else scale or 0.0
     confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
     max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
     memory = check_count(owner, "memory", memory, 0)
@@ -128,11 +132,11 @@ def classify(
     if hvp is not None:
         operator: Operator = StructuredOperator(owner, hvp, point)
     else:
-        operator = DifferenceOperator(owner, gradient, step, x_scale)
-    line = Line(owner, point, loss, gradient, x_scale)
+        operator = DifferenceOperator(owner, gradient, step, scale)
+    line = Line(owner, point, loss, gradient, least)
     run = Run(operator, confidence, (1, -1), memory, seed, None, threads)
     operator.prepare(run.recurrence.vector)
-    test = StationarityTest(gradient, operator, line, grad_tol, x_scale, seed, threads)
+    test = StationarityTest(gradient, operator, line, grad_tol, least, seed, threads)
     stationary = test.by_gradient()
     judge = Judge(run, operator, curvature_tol, eigenvalue_tol, gradient)
     kind = judge.go(max_matvecs, callback)

@@ -11,9 +11,10 @@ import numpy as np
 
 from ..kernels import _arrays
 from .descent import Descent
+from .differences import Gradient
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
-from .operators import Gradient, Point, norm, unit_roundoff
+from .operators import Point, norm, unit_roundoff
 from .verdict import Verdict
 
 FOLLOWED = 100  # steps down from a saddle, at the most

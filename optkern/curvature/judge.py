@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from .differences import Gradient
 from .lanczos import Checks, Pair, Run
-from .operators import Gradient, Operator, norm, unit_roundoff
+from .operators import Operator, norm, unit_roundoff
 
 # The default curvature_tol, as a share of the largest eigenvalue's magnitude.
 RELATIVE_TOL = 0.01
@@ -44,8 +45,10 @@ class Judge:
 
     @property
     def resolution(self) -> float:
-        """nu: what rounding and the products' errors could feign."""
+        """nu: what rounding and the products' errors could feign; infinite where no step settles."""
         run = self.run
+        if self.operator.trouble:
+            return math.inf
         errors = run.ritz_noise if self.operator.exact else math.sqrt(run.k) * self.operator.noise
         return max(run.floor, errors)
 
@@ -76,7 +79,8 @@ class Judge:
     @property
     def resolved(self) -> bool:
         """Whether the whole space was spanned: T has H's eigenvalues then, to rounding."""
-        return self.run.has_basis and self.run.k >= self.run.n
+        spanned = self.run.has_basis and self.run.k >= self.run.n
+        return spanned and not self.operator.trouble
 
     @property
     def negative(self) -> tuple[int, bool]:
@@ -138,7 +142,7 @@ class Judge:
             self.highest = pairs[1]
 
     def _sound(self) -> bool:
-        return not (self.stochastic or self.operator.kink) and self.run.repeatable
+        return not (self.stochastic or self.operator.trouble) and self.run.repeatable
 
     def _absent(self) -> str | None:
         """A minimum, a maximum or nothing at all, by the certificate."""
@@ -202,16 +206,15 @@ class Judge:
     def cause(self, max_matvecs: int) -> str:
         """Why it is inconclusive."""
         run = self.run
-        if self.operator.kink:
-            return "the gradient is not smooth here: its differences grow as their step shrinks"
         if self.stochastic:
             return "the gradient is stochastic: it answers differently at the same x"
+        if self.operator.trouble:
+            return self.operator.cause
         if self.resolution > self.claim:
-            longer = "" if self.operator.exact else " (or a longer difference step)"
             return (
                 "resolution: the products tell curvature from zero only beyond "
-                f"{self.resolution:.2g}, and curvature_tol is {self.claim:.2g}; pass a larger "
-                f"curvature_tol{longer}"
+                f"{self.resolution:.2g}, and curvature_tol is {self.claim:.2g}; "
+                f"{self.operator.remedy}"
             )
         if run.exhausted:
             return (

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._lanczos import dot
+from .differences import hvp_from_grad
 from .lanczos import check_callable, check_count, check_real, lanczos
-from .operators import Operator, Point, StructuredOperator, hvp_from_grad, norm
+from .operators import Operator, Point, StructuredOperator, norm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

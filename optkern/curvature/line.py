@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ._lanczos import dot, subtract
-from .operators import Gradient, Point, norm, unit_roundoff
+from .differences import Gradient
+from .operators import Point, norm, unit_roundoff
 
 
 class Line:

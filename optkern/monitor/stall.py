@@ -108,9 +108,8 @@ class ByCurvature:
 
     def verdict(self) -> Diagnosis:
         point = self.point
-        v = curvature.classify(
-            self.x, self.grad, self.hvp, self.loss, **self.options, x_scale=self.seen.travelled
-        )
+        size = max(norm(point.vector()), self.seen.travelled)
+        v = curvature.classify(self.x, self.grad, self.hvp, self.loss, **self.options, x_scale=size)
         # A run that bounces or is noisy hovers near enough to a minimum for its curvature to hold
         # there, and yet above it.
         steepest = max(v.eigenvalue_max, abs(v.eigenvalue_min))

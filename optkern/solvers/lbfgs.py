@@ -41,8 +41,9 @@ class LBFGS(Solver):
     tolerance_grad : float
         Converged where no element of the gradient is larger.
     tolerance_change : float
-        Converged where the loss changes by less, or no parameter by more, in an iteration, or where
-        the loss's slope along the next direction is less: one of the three is enough.
+        Ends where the loss changes by less, or no parameter by more, in an iteration, or where the
+        loss's slope along the next direction is less: one of the three is enough, as in torch. The
+        report says which, and is not `converged`: all three happen far from a minimum, too.
     history_size : int
         Pairs of vectors kept: 2 n elements each.
     line_search_fn : None or 'strong_wolfe'
@@ -247,6 +248,7 @@ class _Call(Call):
     def _descend(self) -> tuple[str, bool]:
         """Iterations until one of torch's conditions, in torch's order, ends them."""
         solver = self.solver
+        tol = solver._tolerance_change
         while True:
             self.iterations += 1
             solver.iterations += 1
@@ -257,7 +259,9 @@ class _Call(Call):
                 t *= min(1.0, 1 / float(np.abs(self.g).sum(dtype=np.float64)))
             solver._d, solver._g, solver._t = d, self.g, t
             if slope > -solver._tolerance_change:
-                return "converged: the slope along the direction is below tolerance_change", True
+                return self._ended(
+                    f"the slope along the direction is below tolerance_change = {tol:g}"
+                ), False
             before = self.f
             last = self.iterations == solver._max_iter
             if solver.line_search_fn:
@@ -269,28 +273,40 @@ class _Call(Call):
                 return f"stopped: max_iter = {solver._max_iter} iterations", False
             if self.objective.gradients >= solver._max_eval:
                 return f"stopped: max_eval = {solver._max_eval} closure calls", False
-            reason = self._satisfied() or self._stalled(before)
+            reason = self._satisfied()
             if reason:
                 return reason, True
+            reason = self._stalled(before)
+            if reason:
+                return self._ended(reason), False
             if self.callback is not None and self.callback(self._report("running", False)):
                 return "stopped by the callback", False
 
     def _nothing_lower(self, promised: float) -> tuple[str, bool]:
         """The line search came back to where it began: at the loss's rounding that is the end."""
         if promised <= 10 * unit_roundoff(self.g.dtype) * abs(self.f):
-            return "converged: what the slope promises is below the loss's rounding", True
+            return self._ended("what the slope promises is below the loss's rounding"), False
         return (
             "stopped: no lower loss was found along the direction, where the slope promises "
             f"{promised:.2g}; is this gradient the loss's?"
         ), False
 
+    def _ended(self, reason: str) -> str:
+        """What ended it short of a small gradient, and how small the gradient is."""
+        solver = self.solver
+        return (
+            f"stopped: {reason}, with max|g| = {largest(self.g):.2g} above "
+            f"tolerance_grad = {solver._tolerance_grad:g}"
+        )
+
     def _stalled(self, before: float) -> str | None:
         solver = self.solver
         assert solver._d is not None
+        tol = solver._tolerance_change
         if largest(solver._d) * abs(solver._t) <= solver._tolerance_change:
-            return "converged: no parameter moved by more than tolerance_change"
+            return f"no parameter moved by more than tolerance_change = {tol:g}"
         if abs(self.f - before) < solver._tolerance_change:
-            return "converged: the loss changed by less than tolerance_change"
+            return f"the loss changed by less than tolerance_change = {tol:g}"
         return None
 
     def _at(self, d: np.ndarray, t: float) -> np.ndarray:
