@@ -45,7 +45,7 @@ class Judge:
 
     @property
     def resolution(self) -> float:
-        """nu: what rounding and the products' errors could feign; infinite where no step settles."""
+        """nu: what rounding and the products' errors could feign; infinite if no step settles."""
         run = self.run
         if self.operator.trouble:
             return math.inf
@@ -91,7 +91,7 @@ class Judge:
         run, nu = self.run, self.resolution
         if not run.has_basis:
             return int(self.proven), False
-        below = run.count_below(-nu)
+        below = run.count_below(-nu) if run.ritz_value(1) < -nu else 0
         return max(int(self.proven), below), self.resolved
 
     @property

@@ -82,7 +82,7 @@ class Line:
             return 0.0
         g = self.gradient.value
         if t:
-            g = self.gradient(self.at(direction, t).astype(self.gradient.dtype, copy=False))
+            g = self.gradient.probe(self.at(direction, t).astype(self.gradient.dtype, copy=False))
         return dot(np.ascontiguousarray(g, direction.dtype), direction)
 
     def least_step(self, curvature: float) -> float:

@@ -149,8 +149,6 @@ class Operator:
 
     exact = True
     trouble = ""  # why nothing at all is known of H, where that is so
-    cause = ""  # the same in words
-    remedy = "pass a larger curvature_tol"
 
     def __init__(
         self, owner: str, function: Callable[[np.ndarray], Any], n: int, dtype: Any
@@ -174,6 +172,16 @@ class Operator:
         if not np.issubdtype(product.dtype, np.floating) and product.dtype.kind not in "iu":
             raise TypeError(f"{self.owner}: the operator must return reals, got {product.dtype}")
         return np.ascontiguousarray(product, self.dtype)
+
+    @property
+    def cause(self) -> str:
+        """The trouble in words."""
+        return ""
+
+    @property
+    def remedy(self) -> str:
+        """What helps where the products' errors hide what is asked for."""
+        return "pass a larger curvature_tol"
 
     # scipy's `aslinearoperator` and others know operators by `shape` and `matvec`.
     @property

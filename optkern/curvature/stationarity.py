@@ -119,7 +119,8 @@ def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
     step = np.zeros(run.n)
     for row, weight in zip(rows, weights):
         step += weight * row
-    smallest = max(float(size.min()), floor)
+    # An estimate: what differences leave open below their noise is not bounded by it.
+    smallest = max(float(size.min()), run.floor)
     return Newton(
         step,
         -0.5 * float(parts @ coefficients),

@@ -238,7 +238,10 @@ class Ladder:
             rounding = 0.0  # the gradient does not change at all
         # Above the best step the truncation shows, below it the rounding.
         self.rough = max(rounding, min(0.25 * below, self._change(best)))
-        self.error = max(self._change(best), 0.5 * below, rounding / _RATIO)
+        error = self._change(best)
+        if best + 2 in self.rungs and self._change(best + 1) > 8 * error:
+            error /= _RATIO  # it falls with the square of the step: by 15 more, to be sure by 4
+        self.error = max(error, 0.5 * below, rounding / _RATIO)
 
     def _step(self, i: int) -> float:
         return self.h * _RATIO**i
