@@ -115,6 +115,7 @@ def stamp(isa: str) -> str:
     text = template.substitute(
         isa=isa,
         LOOPS=list(loops.values()),
+        ROWS=table["rows_hash"](),
         TABLE=[(index, rule.formula) for index, rule in enumerate(rules)],
     )
     path = STAMPED / "optkern" / "kernels" / f"_span_{isa}.pyx"
@@ -201,6 +202,7 @@ extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
     extension("kernels._choice", "optkern/kernels/_choice.pyx", []),
     extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
+    extension("kernels._atomic", "optkern/kernels/_atomic.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
     extension("kernels._containers", "optkern/kernels/_containers.pyx", []),
     extension("kernels._dlpack", "optkern/kernels/_dlpack.pyx", []),

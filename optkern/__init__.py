@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import _command
+import sys
+
+from . import _command, _once
 
 try:
     from . import kernels
@@ -36,6 +38,8 @@ from .optimizers import (
     RMSprop,
 )
 from .solvers import LBFGS, SAM, NewtonLanczos
+
+_once.keep(sys.modules[__name__])
 
 __all__ = [
     "LAMB",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._change import exclusive
 from .kernels import _arrays, _storage
 from .kernels._structures import Label, Params, Structure
 
@@ -83,6 +84,7 @@ class Bound:
                 raise ValueError(f"{self._owner}: {structure.said_replaced(moved)}; {WAY_OUT}")
             self.rebind(structure.given)
 
+    @exclusive
     def rebind(self, params: Params) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
 
@@ -116,6 +118,7 @@ class Bound:
             ]
         self._rebuild(state, self._groups, structure)
 
+    @exclusive
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Train more parameters from now on, in a group of their own.
 
@@ -149,13 +152,13 @@ class Bound:
             for slot, arrays in self._plan.state.items()
         }
         mine, theirs = self._plan_counts(), part._plan_counts()
-        counts = [np.concatenate(pair) for pair in zip(mine[:-1], theirs[:-1])]
+        counts = [np.concatenate(pair) for pair in zip(mine[:4], theirs[:4])]
+        counts = type(mine)(*counts, *mine[4:])
         groups = [*self._groups, self._new_group(len(self._groups), part._groups[0])]
         forms = [*self._forms, *part._forms]
         own = [*self._own_values, *part._own_values]
-        self._rebuild(state, groups, structure, counts=(*counts, mine[-1]))
-        self._groups, self._forms = groups, forms
-        self._own_values = own
+        also = {"_groups": groups, "_forms": forms, "_own_values": own}
+        self._rebuild(state, groups, structure, counts, **also)
 
 
 def not_trained(opt: Bound, x: Any) -> str:

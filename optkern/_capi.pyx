@@ -207,7 +207,8 @@ cdef int update_by_norms(
     cdef constants_t h = step.constants
     cdef options_t none
     cdef double size, length
-    cdef double* squares = <double*> malloc(count_blocks(n) * sizeof(double))
+    # The blocks' sums, and a block: a thread's stack may be too small for it.
+    cdef double* squares = <double*> malloc((count_blocks(n) + BLOCK) * sizeof(double))
     cdef optkern_mode_t mode
     if squares == NULL:
         with gil:
@@ -237,8 +238,8 @@ cdef int update_by_norms(
 cdef double sum_squares(
     const char* x, int is_double, Py_ssize_t n, double factor, double* squares
 ) noexcept nogil:
-    """Of numbers times a factor, in the order of every reduction."""
-    cdef char scaled[BLOCK * 8]
+    """Of numbers times a factor, in the order of every reduction; squares: room for the sums."""
+    cdef char* scaled = <char*> (squares + count_blocks(n))
     cdef const char* block
     cdef Py_ssize_t width = 8 if is_double else 4, first = 0, k = 0, size
     while first < n:
@@ -258,7 +259,7 @@ cdef double move_averages(
     double* squares,
 ) noexcept nogil:
     """LAMB's first half: the state moves on; the sum of squares of the direction it gives."""
-    cdef char direction[BLOCK * 8]
+    cdef char* direction = <char*> (squares + count_blocks(n))
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t width = 8 if is_double else 4, first = 0, k = 0, size
     cdef int j

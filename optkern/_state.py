@@ -143,7 +143,7 @@ def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> N
     optimizer._refuse_swapped(owner)
     state = {slot: list(arrays) for slot, arrays in optimizer._plan.state.items()}
     counts = optimizer._counts()
-    steps, mu_products, started, held, _ = counts
+    steps, mu_products, started, held, *_ = counts
     for label, values in changes.items():
         i, what = _position(optimizer, "state", label), _arrays.named("parameter", label)
         for name, value in values.items():
@@ -211,7 +211,7 @@ def reset(optimizer: Optimizer, names: Any = None) -> None:
             ) from None
         chosen = {_position(optimizer, "reset", label) for label in given}
     counts = optimizer._counts()
-    steps, mu_products, started, held, accumulated = counts
+    steps, mu_products, started, held, accumulated, *_ = counts
     for i in chosen:
         steps[i], mu_products[i], started[i], held[i] = 0, 1.0, 0, False
     if not any(held):
@@ -224,4 +224,4 @@ def reset(optimizer: Optimizer, names: Any = None) -> None:
         ]
         for slot, arrays in optimizer._plan.state.items()
     }
-    optimizer._rebuild(state, optimizer._groups, counts=(*counts[:-1], accumulated))
+    optimizer._rebuild(state, optimizer._groups, counts=counts._replace(accumulated=accumulated))

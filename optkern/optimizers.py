@@ -6,7 +6,6 @@ arithmetic is the kernels'.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 import weakref
@@ -20,8 +19,10 @@ from . import _state
 from ._bound import Bound
 from ._bound import not_trained as not_trained
 from ._bound import renewed as renewed
+from ._change import Change, Counts, exclusive
 from ._state import StateView
 from .kernels import RULES, _arrays, _storage
+from .kernels._atomic import Averaged, Setting, commit, exchange_averages
 from .kernels._engine import Plan
 from .kernels._names import bound_arguments, hint
 from .kernels._rows import step_rows
@@ -29,6 +30,7 @@ from .kernels._structures import Label, Structure
 from .kernels._threads import ThreadReport, as_num_threads
 from .kernels.rules import (
     NONNEGATIVE,
+    ON_NONFINITE,
     OPTION_SLOTS,
     OPTIONS,
     ROW_RULES,
@@ -46,7 +48,6 @@ _COUNTED = ("step", "mu_product")
 OF_WEIGHTS = ("master", "slow", "ema")
 # What the arrays of a compact state are called in a state dict, after its own name.
 _PARTS = ("", "_scales")
-_ON_NONFINITE = ("propagate", "skip", "raise")
 
 
 class ParamGroup(dict):
@@ -180,16 +181,10 @@ class Optimizer(Bound):
     The options around the rule (`clip_norm` and those that follow it) are attributes too. A name
     that none of the library's classes has cannot be set on one: it would be misspelt in vain. A
     class of your own, derived from one of these, may have any attributes.
-
-    Attributes
-    ----------
-    skipped_steps : int
-        The calls skipped because a gradient was not finite.
     """
 
-    skipped_steps = 0
-
     rule: Rule
+    _plan: Any = None
     _signature: inspect.Signature
     # Keywords a class has beyond its rule's hyperparameters: name -> (default, allowed, meaning,
     # the hyperparameter it stands before, as in torch.optim).
@@ -199,12 +194,12 @@ class Optimizer(Bound):
         locals()[_name] = (_ZeroGrad if _name == "zero_grad" else _Option)(_name)
     del _name
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, rule: str | None = None, **kwargs: Any) -> None:
+        """Bind a class to a rule where it names one; a class of your own keeps its base's."""
         super().__init_subclass__(**kwargs)
-        for rule in RULES:
-            if rule.name == cls.__name__.lower():
-                cls.rule = rule
-                CLASSES.setdefault(rule.name, cls)
+        if rule is not None:
+            (cls.rule,) = (row for row in RULES if row.name == rule)
+            CLASSES.setdefault(rule, cls)
         if not hasattr(cls, "rule"):
             raise TypeError(
                 f"{cls.__name__}: derive from the class of a rule, such as optkern.Adam"
@@ -225,7 +220,6 @@ class Optimizer(Bound):
         params = options.pop("params")
         self.num_threads = options.pop("num_threads")
         self.on_nonfinite = options.pop("on_nonfinite")
-        self._taken = [0]  # in a list: `step` counts there without `__setattr__`, .2 us a call
         self._options = self._checked_options(
             self._owner, {name: options.pop(name) for name in OPTIONS}
         )
@@ -269,11 +263,20 @@ class Optimizer(Bound):
     @property
     def steps(self) -> int:
         """The calls applied so far; callable hyperparameters get it."""
-        return self._taken[0]
+        return self._plan.applied if self._plan is not None else 0
 
     @steps.setter
     def steps(self, value: int) -> None:
-        self._taken[0] = _count(f"{self._owner}: steps", value)
+        self._plan.applied = _count(f"{self._owner}: steps", value)
+
+    @property
+    def skipped_steps(self) -> int:
+        """The calls skipped because a gradient was not finite."""
+        return self._plan.skipped
+
+    @skipped_steps.setter
+    def skipped_steps(self, value: int) -> None:
+        self._plan.skipped = _count(f"{self._owner}: skipped_steps", value)
 
     @property
     def _owner(self) -> str:
@@ -288,8 +291,8 @@ class Optimizer(Bound):
     def _new_group(self, number: int, values: Mapping[str, Any]) -> ParamGroup:
         return ParamGroup(self, number, values)
 
-    def _plan_counts(self) -> tuple[Any, ...]:
-        return _counts(self._plan)
+    def _plan_counts(self) -> Counts:
+        return Counts.of(self._plan)
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -399,17 +402,16 @@ class Optimizer(Bound):
     @property
     def on_nonfinite(self) -> str:
         """What a step does about NaN or inf in a gradient."""
-        return self._on_nonfinite
+        return ON_NONFINITE[self._on_nonfinite]
 
     @on_nonfinite.setter
     def on_nonfinite(self, value: str) -> None:
-        if value not in _ON_NONFINITE:
+        if value not in ON_NONFINITE:
             raise ValueError(
-                f"{self._owner}: on_nonfinite must be one of {', '.join(_ON_NONFINITE)}, "
+                f"{self._owner}: on_nonfinite must be one of {', '.join(ON_NONFINITE)}, "
                 f"got {value!r}"
             )
-        self._on_nonfinite = value
-        self._check_finite = value != "propagate"
+        self._on_nonfinite = ON_NONFINITE.index(value)
 
     def thread_report(self) -> ThreadReport:
         """How many threads a step uses, and why: what was measured, when it is measured again.
@@ -524,27 +526,29 @@ class Optimizer(Bound):
 
     # ----------------------------------------------------------------- plan and state
 
-    def _rebuild(
+    def _rebuilt(
         self,
-        state: dict[str, list[Any]],
+        state: Mapping[str, list[Any]],
         groups: Sequence[Mapping[str, Any]],
         structure: Structure | None = None,
-        counts: Sequence[Any] | None = None,
-    ) -> None:
-        """Bind parameters, state and hyperparameters anew; state that is needed and absent starts.
+        counts: Counts | None = None,
+        options: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Change:
+        """Prepare a plan over parameters, state and hyperparameters as given; what is not, stays.
 
-        ``counts``, if they are new too: steps, NAdam's products, the steps at which momentum began,
-        and whether something has been accumulated, per parameter; then how many calls have.
-        Nothing is changed where one of them is refused.
+        State that is needed and absent starts.
         """
-        structure, old = structure or self._structure, getattr(self, "_plan", None)
+        structure, old = structure or self._structure, self._plan
         arrays = structure.arrays
+        options = self._options if options is None else options
+        seed = self._seed if seed is None else seed
         for label, array in zip(structure.labels, arrays):
             self._refuse_parameter(label, array)
         if counts is None and old is not None:
-            counts = _counts(old)
-        slots = [slot for slot in OPTION_SLOTS if self._needs(slot)]
-        if counts is not None and counts[-1] and "accumulator" not in slots:
+            counts = Counts.of(old)
+        slots = [slot for slot in OPTION_SLOTS if self._needs(slot, options)]
+        if counts is not None and counts.accumulated and "accumulator" not in slots:
             slots.append("accumulator")  # it still holds what calls before have added
         absent = [None] * len(arrays)
         state = {
@@ -556,19 +560,55 @@ class Optimizer(Bound):
             ]
             for slot in (*self._slots, *slots)
         }
-        plan = Plan(self.rule, self._owner, structure.labels, arrays, state, self._seed)
+        plan = Plan(self.rule, self._owner, structure.labels, arrays, state, seed)
         plan.set_groups(structure.groups, len(groups))
         if counts is not None:
-            plan.steps[:], plan.mu_products[:], plan.started[:], plan.held[:] = counts[:-1]
-            plan.accumulated = counts[-1]
-        self._send(plan, [dict(group) for group in groups])
-        if old is not None:
-            plan.refusal = old.refusal
-        self._plan = plan
-        self._structure = structure
+            counts.put_into(plan)
+        entries, setting = self._encoded(plan, groups, options)
+        commit(None, [], [], setting)
         # The parameters without a step whose averages and masters begin with their first one.
         kept = any(slot in plan.state for slot in OF_WEIGHTS)
-        self._fresh = np.flatnonzero(plan.steps == 0).tolist() if kept else []
+        fresh = np.flatnonzero(plan.steps == 0).tolist() if kept else []
+        entries += [
+            (vars(self), {"_plan": plan, "_structure": structure, "_seed": seed, "_fresh": fresh}),
+        ]
+        return Change(self, entries, plan)
+
+    def _rebuild(
+        self,
+        state: Mapping[str, list[Any]],
+        groups: Sequence[Mapping[str, Any]],
+        structure: Structure | None = None,
+        counts: Counts | None = None,
+        **also: Any,
+    ) -> None:
+        """Go on with what `_rebuilt` prepares, and with attributes that change with it."""
+        change = self._rebuilt(state, groups, structure, counts)
+        change.entries.append((vars(self), also))
+        change.commit()
+
+    def _rewritten(self, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> Change:
+        """Prepare hyperparameters and options that go with the state there is."""
+        entries, setting = self._encoded(self._plan, groups, options)
+        return Change(self, entries, None, setting)
+
+    def _encoded(
+        self, plan: Plan, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]
+    ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], Setting]:
+        """What to bind for hyperparameters and options, and how a plan takes their values."""
+
+        def now(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: self._value(self._owner, k, v, plan.applied) for k, v in values.items()}
+
+        setting = Setting(plan, [now(group) for group in groups], now(options))
+        schedules = [
+            (number, scheduled)
+            for number, group in [*enumerate(groups), (None, options)]
+            if (scheduled := {name: v for name, v in group.items() if callable(v)})
+        ]
+        entries = [(own, dict(group)) for own, group in zip(self._groups, groups)]
+        entries.append((vars(self), {"_options": options, "_schedules": schedules}))
+        return entries, setting
 
     def _begin(self, gradients: Sequence[Any] | None = None) -> None:
         """Let averages and masters begin with what the parameters hold now, up to the first step.
@@ -594,43 +634,23 @@ class Optimizer(Bound):
                 if slot in plan.state and plan.state[slot][i] is not None:
                     plan.state[slot][i][...] = weights
 
-    def _needs(self, slot: str) -> bool:
+    def _needs(self, slot: str, options: Mapping[str, Any] | None = None) -> bool:
         """Whether an option around the rule needs its slot."""
         name = OPTION_SLOTS[slot]
-        return self._options[name] != OPTIONS[name][0]
+        return (self._options if options is None else options)[name] != OPTIONS[name][0]
 
-    def _send(self, plan: Plan, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Give a plan the groups' hyperparameters, all of them or none; note the schedules."""
-        values = [
-            (number, name, self._value(self._owner, name, value))
-            for number, group in enumerate(groups)
-            for name, value in group.items()
-        ]
-        options = {k: self._value(self._owner, k, v) for k, v in self._options.items()}
-        for row in values:
-            plan.set_hyperparameter(*row)
-        for name, value in options.items():
-            plan.set_option(name, value)
-        self._schedules = [
-            (number, scheduled)
-            for number, group in [*enumerate(groups), (None, self._options)]
-            if (scheduled := {name: v for name, v in group.items() if callable(v)})
-        ]
-
+    @exclusive
     def _write_options(self, changes: dict[str, Any]) -> None:
-        before = self._options
-        self._options = {**before, **self._checked_options(self._owner, changes)}
-        try:
-            if all(self._needs(slot) == (slot in self._plan.state) for slot in OPTION_SLOTS):
-                self._send(self._plan, self._groups)
-            elif self.averages_are_in:
-                raise RuntimeError(f"{self._owner}: {', '.join(changes)}: {_SWAPPED}")
-            else:
-                self._rebuild(self._plan.state, self._groups)
-        except BaseException:
-            self._options = before
-            raise
+        options = {**self._options, **self._checked_options(self._owner, changes)}
+        if all(self._needs(slot, options) == (slot in self._plan.state) for slot in OPTION_SLOTS):
+            change = self._rewritten(self._groups, options)
+        elif self.averages_are_in:
+            raise RuntimeError(f"{self._owner}: {', '.join(changes)}: {_SWAPPED}")
+        else:
+            change = self._rebuilt(self._plan.state, self._groups, options=options)
+        change.commit()
 
+    @exclusive
     def _write_group(self, number: int, changes: dict[str, Any]) -> None:
         group = self._groups[number]
         good = self._checked(self._group_owner(number), {**group, **changes})
@@ -642,10 +662,10 @@ class Optimizer(Bound):
             if owning == number
         )
         if missing:
-            self._rebuild(self._plan.state, groups)
+            change = self._rebuilt(self._plan.state, groups)
         else:
-            self._send(self._plan, groups)
-        dict.update(group, good)
+            change = self._rewritten(groups, self._options)
+        change.commit()
 
     def _run_schedules(self) -> None:
         values = []
@@ -699,11 +719,10 @@ class Optimizer(Bound):
         if self._schedules:
             self._run_schedules()
         if self._fresh:
-            self._begin(gradients)
-        if self._plan.step(gradients, self._num_threads, self._check_finite):
-            self._taken[0] += 1
+            self._plan.alone("a step", self._begin, gradients)
+        if self._plan.step(gradients, self._num_threads, self._on_nonfinite):
             return True
-        return self._not_applied(gradients)
+        return self._not_applied()
 
     def flush(self) -> bool:
         """Take the update that `accumulate` still waits with, of the calls there were.
@@ -734,11 +753,8 @@ class Optimizer(Bound):
         if self._schedules:
             self._run_schedules()
         if self._fresh:
-            self._begin((None,) * len(self._labels))
-        if self._plan.flush(self._num_threads, self._check_finite):
-            self._taken[0] += 1
-            return True
-        return self._not_applied(())
+            self._plan.alone("a step", self._begin, (None,) * len(self._labels))
+        return self._plan.flush(self._num_threads, self._on_nonfinite) or self._not_applied()
 
     def step_rows(self, rows: Any, grads: Any) -> bool:
         """Update some rows of the parameters in place; the cost is that of these rows.
@@ -788,20 +804,15 @@ class Optimizer(Bound):
         indices, gradients = self._gathered(rows, "rows"), self._gathered(grads)
         if self._schedules:
             self._run_schedules()
-        if step_rows(self._plan, indices, gradients, self._num_threads, self._check_finite):
-            self._taken[0] += 1
+        if step_rows(self._plan, indices, gradients, self._num_threads, self._on_nonfinite):
             return True
-        return self._not_applied(gradients)
+        return self._not_applied()
 
-    def _not_applied(self, gradients: tuple[Any, ...]) -> bool:
-        if self._plan.nonfinite is None:
-            return False  # accumulated
-        what = _arrays.named("gradient of parameter", self._plan.nonfinite)
-        if self._on_nonfinite == "raise":
+    def _not_applied(self) -> bool:
+        """Raise where a gradient that is not finite is an error; else it was skipped or added."""
+        if self._plan.nonfinite is not None and self.on_nonfinite == "raise":
+            what = _arrays.named("gradient of parameter", self._plan.nonfinite)
             raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
-        self.skipped_steps += 1
-        if self.zero_grad:
-            zero(self._owner, self._labels, gradients)
         return False
 
     @property
@@ -825,6 +836,7 @@ class Optimizer(Bound):
         if self.averages_are_in:
             raise RuntimeError(f"{owner}: {_SWAPPED}")
 
+    @exclusive
     def swap_in(self) -> None:
         """Exchange parameters and their averages in place; no step can be taken until `swap_out`.
 
@@ -840,9 +852,9 @@ class Optimizer(Bound):
         self._refuse_swapped(f"{self._owner}.swap_in")
         self._find_parameters()
         self._begin()
-        self._exchange_averages()
-        self._plan.refusal = _SWAPPED
+        self._exchange_averages(_SWAPPED)
 
+    @exclusive
     def swap_out(self) -> None:
         """Exchange them back.
 
@@ -853,24 +865,13 @@ class Optimizer(Bound):
         """
         if not self.averages_are_in:
             raise RuntimeError(f"{self._owner}.swap_out: the averages are not swapped in")
-        self._exchange_averages()
-        self._plan.refusal = None
+        self._exchange_averages(None)
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> Averaged:
         """Context: the averages are in the parameters' place."""
-        self.swap_in()
-        try:
-            yield
-        finally:
-            self.swap_out()
+        return Averaged(self)
 
-    def _exchange_averages(self) -> None:
-        arrays = self._structure.arrays
-        for label, p in zip(self._labels, arrays):
-            _arrays.check_writable(self._owner, _arrays.named("parameter", label), p)
-        for p, average in zip(arrays, self._plan.state["ema"]):
-            p[...], average[...] = average.copy(), p.copy()
+    _exchange_averages = exchange_averages  # compiled: no interrupt comes between
 
     @property
     def params(self) -> list[np.ndarray]:
@@ -890,7 +891,8 @@ class Optimizer(Bound):
 
         With a ``state_dtype`` they are `Compact`: ``np.asarray`` gives their values.
         """
-        self._begin()
+        if self._fresh:
+            self._plan.alone("state", self._begin)
         return StateView(self)
 
     def reset(self, names: Any = None) -> None:
@@ -923,8 +925,8 @@ class Optimizer(Bound):
         """
         _state.reset(self, names)
 
-    def _counts(self) -> tuple[Any, ...]:
-        return _counts(self._plan)
+    def _counts(self) -> Counts:
+        return Counts.of(self._plan)
 
     def _state_of(self, i: int) -> dict[str, Any]:
         entry: dict[str, Any] = {"step": int(self._plan.steps[i])}
@@ -935,6 +937,7 @@ class Optimizer(Bound):
                 entry[slot] = arrays[i]
         return entry
 
+    @exclusive
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that `load_state_dict` needs: arrays, numbers and strings.
 
@@ -966,6 +969,7 @@ class Optimizer(Bound):
         started = int(self._plan.started[i])
         return {**entry, "started": started} if started else entry
 
+    @exclusive
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, hyperparameters included, from copies.
 
@@ -983,36 +987,32 @@ class Optimizer(Bound):
 
         Nothing has been modified then.
         """
+        self._loaded(state_dict).commit()
+
+    def _loaded(self, state_dict: Mapping[str, Any]) -> Change:
+        """Prepare what `load_state_dict` does."""
         self._refuse_swapped(f"{self._owner}.load_state_dict")
         loaded = _Loaded(self, state_dict)
-        counts = (loaded.counts, loaded.mu_products, loaded.started, loaded.held)
-        before = self.steps, self._seed, self._options
-        self.steps, self._seed, self._options = loaded.steps, loaded.seed, loaded.options
-        try:
-            self._rebuild(loaded.state, loaded.groups, counts=(*counts, loaded.accumulated))
-        except BaseException:
-            self.steps, self._seed, self._options = before
-            raise
-        self._plan.refusal = _SWAPPED if loaded.averages_are_in else None
-        self.skipped_steps = loaded.skipped_steps
-        for group, values in zip(self._groups, loaded.groups):
-            dict.update(group, values)
+        counts = Counts(
+            *(loaded.counts, loaded.mu_products, loaded.started, loaded.held),
+            *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
+            _SWAPPED if loaded.averages_are_in else None,
+        )
+        return self._rebuilt(loaded.state, loaded.groups, None, counts, loaded.options, loaded.seed)
 
+    @exclusive
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
         kept["_groups"] = [dict(group) for group in self._groups]
-        kept["_taken"] = self._taken[:]
-        plan = self._plan
-        kept["_bound"] = (plan.state, _counts(plan), plan.refusal)
+        kept["_bound"] = (self._plan.state, Counts.of(self._plan))
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        state, counts, refusal = kept.pop("_bound")
+        state, counts = kept.pop("_bound")
         self.__dict__.update(kept)
         self._groups = [ParamGroup(self, k, group) for k, group in enumerate(kept["_groups"])]
         self._structure = copy(self._structure)  # whose arrays `rebind` replaces
-        self._rebuild(state, self._groups, counts=counts)
-        self._plan.refusal = refusal
+        self._rebuilt(state, self._groups, counts=counts).commit()
 
     def __repr__(self) -> str:
         count = len(self._labels)
@@ -1062,12 +1062,6 @@ def _as_saved(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, _storage.Compact):
         return {name + part: a.copy() for part, a in zip(_PARTS, value.arrays)}
     return {name: value.copy() if isinstance(value, np.ndarray) else value}
-
-
-def _counts(plan: Plan) -> tuple[Any, ...]:
-    """What a plan has counted: arrays over the parameters, then the calls accumulated."""
-    arrays = (plan.steps, plan.mu_products, plan.started, plan.held)
-    return (*(array.copy() for array in arrays), plan.accumulated)
 
 
 class _Loaded:
@@ -1365,7 +1359,7 @@ _DECOUPLED = {
 # --------------------------------------------------------------------------- the classes
 
 
-class SGD(Optimizer):
+class SGD(Optimizer, rule="sgd"):
     """Gradient descent, with momentum or Nesterov's.
 
     ``buf = momentum * buf + (1 - dampening) * g; p -= lr * buf`` (``momentum_form="torch"``).
@@ -1375,7 +1369,7 @@ class SGD(Optimizer):
     """
 
 
-class Adagrad(Optimizer):
+class Adagrad(Optimizer, rule="adagrad"):
     """Per-coordinate learning rates from the sum of squared gradients.
 
     ``sum += g**2; p -= lr * g / (sqrt(sum) + eps)``.
@@ -1411,7 +1405,7 @@ class Adagrad(Optimizer):
         return new
 
 
-class RMSprop(Optimizer):
+class RMSprop(Optimizer, rule="rmsprop"):
     """Gradients divided by a running average of their magnitude.
 
     ``v = alpha * v + (1 - alpha) * g**2; p -= lr * g / (sqrt(v) + eps)``.
@@ -1421,7 +1415,7 @@ class RMSprop(Optimizer):
     """
 
 
-class Adadelta(Optimizer):
+class Adadelta(Optimizer, rule="adadelta"):
     """Step sizes from a running average of past steps.
 
     ``d = sqrt(u + eps) / sqrt(v + eps) * g; p -= lr * d``, with ``v`` and ``u`` the running
@@ -1431,7 +1425,7 @@ class Adadelta(Optimizer):
     """
 
 
-class Adam(Optimizer):
+class Adam(Optimizer, rule="adam"):
     """Adaptive moment estimation.
 
     ``p -= lr * m_hat / (sqrt(v_hat) + eps)``, with ``m_hat`` and ``v_hat`` the bias-corrected
@@ -1444,7 +1438,7 @@ class Adam(Optimizer):
     _own = _DECOUPLED
 
 
-class AdamW(Optimizer):
+class AdamW(Optimizer, rule="adamw"):
     """Adam with decoupled weight decay.
 
     ``p *= 1 - lr * weight_decay``, then Adam's step; with ``decay_form="independent"``
@@ -1454,7 +1448,7 @@ class AdamW(Optimizer):
     """
 
 
-class Adamax(Optimizer):
+class Adamax(Optimizer, rule="adamax"):
     """Adam with the infinity norm in the place of the second moment.
 
     ``u = max(beta2 * u, abs(g) + eps); p -= lr / (1 - beta1**t) * m / u``.
@@ -1463,7 +1457,7 @@ class Adamax(Optimizer):
     """
 
 
-class NAdam(Optimizer):
+class NAdam(Optimizer, rule="nadam"):
     """Adam with Nesterov momentum.
 
     Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2, with its momentum
@@ -1473,7 +1467,7 @@ class NAdam(Optimizer):
     _own = _DECOUPLED
 
 
-class RAdam(Optimizer):
+class RAdam(Optimizer, rule="radam"):
     """Adam whose adaptive rate waits until its variance is tractable.
 
     Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, algorithm 2.
@@ -1482,7 +1476,7 @@ class RAdam(Optimizer):
     _own = _DECOUPLED
 
 
-class Lion(Optimizer):
+class Lion(Optimizer, rule="lion"):
     """The sign of an interpolated momentum.
 
     ``p -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * p)``, then
@@ -1492,7 +1486,7 @@ class Lion(Optimizer):
     """
 
 
-class LARS(Optimizer):
+class LARS(Optimizer, rule="lars"):
     """Momentum whose steps are scaled, tensor by tensor, to the size of the parameters.
 
     ``g = g + weight_decay * p; trust = trust_coefficient * ||p|| / (||g|| + weight_decay * ||p|| +
@@ -1504,7 +1498,7 @@ class LARS(Optimizer):
     """
 
 
-class LAMB(Optimizer):
+class LAMB(Optimizer, rule="lamb"):
     """Adam whose steps are scaled, tensor by tensor, to the size of the parameters.
 
     ``d = m_hat / (sqrt(v_hat) + eps) + weight_decay * p; p -= lr * ||p|| / ||d|| * d`` (the ratio

@@ -60,6 +60,14 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     """
     opt = opt if isinstance(opt, SAM) else unwrapped("optkern.save", opt)
     name = _checked("optkern.save", path, opt, params=params)
+    _, inner = parts(opt)
+    if isinstance(inner, Optimizer):  # whose arrays no step may write while they are read
+        inner._plan.alone("optkern.save", _save, name, opt, params, extra)
+    else:
+        _save(name, opt, params, extra)
+
+
+def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
     sam, inner = parts(opt)
     if not params and isinstance(inner, Optimizer):  # the averages would not go along
         inner._refuse_swapped("optkern.save")
@@ -115,6 +123,17 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     """
     host, opt = opt, opt if isinstance(opt, SAM) else unwrapped("optkern.load", opt)
     name = _checked("optkern.load", path, opt, params=params, strict=strict)
+    _, inner = parts(opt)
+    if isinstance(inner, Optimizer):
+        fit = inner._plan.alone("optkern.load", _load, name, opt, params, strict)
+    else:
+        fit = _load(name, opt, params, strict)
+    unwrapped("optkern.load", host)  # which shows what has been loaded
+    return fit.report()
+
+
+def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
+    """Restore what fits, as a whole: an interrupt leaves what was, or what is to be."""
     sam, inner = parts(opt)
     if isinstance(inner, Optimizer):
         inner._refuse_swapped("optkern.load")
@@ -130,11 +149,8 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
         fit.load_state(strict)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"optkern.load: {name}: {error}") from error
-    fit.write_rest()
-    if sam is not None:
-        vars(sam).update(around)
-    unwrapped("optkern.load", host)  # which shows what has been loaded
-    return fit.report()
+    fit.write_rest([] if sam is None else [(vars(sam), around)])
+    return fit
 
 
 def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:

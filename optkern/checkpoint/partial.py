@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._change import Change
 from ..kernels import _arrays, _storage
+from ..kernels._atomic import commit
+from ..kernels._engine import Plan
 from ..kernels._structures import Label
 from ..kernels.rules import OPTION_SLOTS, OPTIONS
 from ..optimizers import OF_WEIGHTS, Optimizer, renewed
@@ -79,6 +82,7 @@ class Fit:
     def __init__(self, opt: Saved, content: dict[str, Any], params: bool) -> None:
         self.opt: Any = parts(opt)[1]
         self.theirs, self.extra = content["optimizer"], content["extra"]
+        self.change: Change | None = None  # of the optimizer, prepared
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[str] = []
@@ -190,7 +194,7 @@ class Fit:
     def load_state(self, strict: bool) -> None:
         """Load the optimizer's state: as a whole; where it is refused and not strict, in parts."""
         if strict:  # what belongs to a state is for the optimizer to say
-            self.opt.load_state_dict(self.theirs)
+            self._prepare(self.theirs)
         else:
             self._keep_own_options()
             if not self._loads(self.theirs):
@@ -198,28 +202,47 @@ class Fit:
                 return
         self.restored = self.theirs["state"]
 
+    def _prepare(self, state: Mapping[str, Any]) -> None:
+        """Prepare the change that loading this state is."""
+        if type(self.opt).load_state_dict is Optimizer.load_state_dict:
+            self.change = self.opt._loaded(state)
+        else:  # a class of the user's, which has its own way
+            self.opt.load_state_dict(state)
+
     def _loads(self, state: Mapping[str, Any]) -> bool:
         try:
-            self.opt.load_state_dict(state)
+            self._prepare(state)
         except (TypeError, ValueError):
             return False
         return True
 
-    def write_rest(self) -> None:
-        """Restore parameters and plateaus; begin with the parameters what the file has not."""
-        for schedule, memory in self.plateaus:
-            schedule.load_state_dict(memory)
-        for key, value in self.params.items():
-            np.copyto(self.arrays[key], value)
-        for key, entry in self.opt.state.items():
+    def write_rest(self, entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        """Restore state, parameters, plateaus and ``entries``, all in one.
+
+        What the file has not begins with the parameters.
+        """
+        entries += [(vars(schedule), memory) for schedule, memory in self.plateaus]
+        copies = [(self.arrays[key], value) for key, value in self.params.items()]
+        plan = self.opt._plan
+        if self.change is not None:  # its plan's state is nobody's yet
+            plan, entries = self.change.plan, [*self.change.entries, *entries]
+        copies += self._beginnings(plan)
+        commit(self.opt._plan, entries, copies, None, plan)
+
+    def _beginnings(self, plan: Plan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What the file has not begins with the parameters; note what that is."""
+        for i, (key, array) in enumerate(self.arrays.items()):
+            entry = {slot: arrays[i] for slot, arrays in plan.state.items()}
+            entry = {slot: a for slot, a in entry.items() if a is not None}
+            array = self.params.get(key, array)
             absent = [name for name in entry if name not in self.restored.get(key, ())]
             if key in self.params:
                 for name in set(absent) & set(OF_WEIGHTS):
-                    entry[name][...] = _storage.widened(self.arrays[key])
+                    yield entry[name], _storage.widened(array)
             if key in self.restored:
                 self.missing += [f"state/{key}/{x}" for x in absent if x != "accumulator"]
             if key in self.masters:
-                entry["master"][...] = renewed(entry["master"], self.arrays[key])
+                yield entry["master"], renewed(entry["master"], array)
 
     # ----------------------------------------------------------------- in parts
 
@@ -353,19 +376,20 @@ class Fit:
 class SolverFit(Fit):
     """The same of a solver, whose state is restored as a whole or not at all."""
 
+    attributes: dict[str, Any] = {}
+
     def load_state(self, strict: bool) -> None:
         try:
-            self.opt.load_state_dict(self.theirs)
+            self.attributes = self.opt._loaded(self.theirs)
         except (TypeError, ValueError):
             if strict:
                 raise
             self.mismatched.append("optimizer")
 
-    def write_rest(self) -> None:
-        for schedule, memory in self.plateaus:
-            schedule.load_state_dict(memory)
-        for key, value in self.params.items():
-            np.copyto(self.arrays[key], value)
+    def write_rest(self, entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        entries += [(vars(schedule), memory) for schedule, memory in self.plateaus]
+        entries.append((vars(self.opt), self.attributes))
+        commit(None, entries, [(self.arrays[key], value) for key, value in self.params.items()])
 
 
 def _form(value: Any) -> str:

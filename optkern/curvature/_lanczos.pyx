@@ -67,11 +67,19 @@ cdef class Pass:
     def __dealloc__(self):
         free(self.rows)
         free(self.v.partial)
+        free(self.v.wide)
 
     cdef int reserve(self, Py_ssize_t k) except -1:
-        """Make room for k rows."""
+        """Make room for k rows, and for all threads that may be used now."""
         cdef void* rows
         cdef void* partial
+        cdef void* wide
+        cdef int threads = vector_threads(self.v.n, self.wanted)
+        if threads > self.v.rooms:
+            wide = realloc(self.v.wide, threads * BLOCK * sizeof(double))
+            if not wide:
+                raise MemoryError
+            self.v.wide, self.v.rooms = <double*> wide, threads
         if k <= self.room:
             return 0
         k = max(k, 2 * self.room)
@@ -251,6 +259,7 @@ cdef class Recurrence:
     cdef Py_ssize_t _limit
     cdef Pass _pass
     cdef double* _c
+    cdef Py_ssize_t _room
     cdef double _u, _largest   # unit roundoff; the largest element of T
 
     def __cinit__(self, start, Py_ssize_t basis_limit, int num_threads=0, bint copy=True):
@@ -330,12 +339,13 @@ cdef class Recurrence:
         cdef Py_ssize_t j, k = len(self.basis)
         cdef double before = square
         cdef int turn
-        if k > p.room or not self._c:
-            p.reserve(k)
-            free(self._c)
-            self._c = <double*> malloc(p.room * sizeof(double))
-            if not self._c:
+        cdef void* c
+        p.reserve(k)
+        if p.room > self._room:
+            c = realloc(self._c, p.room * sizeof(double))
+            if not c:
                 raise MemoryError
+            self._c, self._room = <double*> c, p.room
         for j in range(k):
             p.rows[j] = address(self.basis[j], p.v.dtype, p.v.n)
         with nogil:

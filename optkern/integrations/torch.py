@@ -29,6 +29,7 @@ import numpy as np
 
 from .. import optimizers
 from ..kernels._arrays import named
+from ..kernels._atomic import exchange, exchange_averages
 from ..kernels._dlpack import Exchange
 from ..kernels._names import bound_arguments
 from ..kernels.rules import OPTION_SLOTS, OPTIONS, checked
@@ -478,10 +479,10 @@ class _Averages:
     def __init__(self, inner: Any, params: list[Any]) -> None:
         self.inner, self.params = inner, params
 
-    def __call__(self) -> None:
+    def __call__(self, refusal: str | None) -> None:
         inner, averages = self.inner, self.inner._plan.state["ema"]
         if _exchange.are(self.params, inner.params):
-            type(inner)._exchange_averages(inner)
+            exchange_averages(inner, refusal)
             return
         what = [f"{inner._owner}: {named('parameter', i)}" for i in range(len(self.params))]
         arrays = list(map(_memory, what, self.params))
@@ -491,8 +492,7 @@ class _Averages:
                     f"{name} has had its shape {average.shape} changed to {array.shape} since the "
                     "averages were bound"
                 )
-        for array, average in zip(arrays, averages):
-            array[...], average[...] = average.copy(), array.copy()
+        exchange(inner._plan, list(zip(arrays, averages)), refusal)
 
     def __reduce__(self) -> Any:
         """A copy is an optimizer over arrays, of which no tensor knows."""

@@ -3,11 +3,13 @@ from cpython.ref cimport PyObject
 
 from optkern.kernels._choice cimport Choice
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t, options_t
-from optkern.kernels._span cimport MAX_STREAMS, spans_t
+from optkern.kernels._span cimport BLOCK, MAX_STREAMS, spans_t
 
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
     ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
+    PIECE = 1024    # elements staged at a time
+    WORK = 2048     # elements worked on at a time: they stay in cache between rule and options
     UNFIT = 1 << 30   # in `lacks`, beside the flags of constants_t: whatever they are
     KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
     RESCUE = 600    # squares that overflow are taken of numbers times 2**-RESCUE
@@ -20,6 +22,12 @@ cdef enum:
     EMA
     EXTRA
 
+# What a step does about NaN or inf in a gradient, in the order of ON_NONFINITE.
+cdef enum:
+    PROPAGATE
+    SKIP
+    RAISE
+
 cdef spans_t* SPANS   # of the instruction set in use
 
 
@@ -28,6 +36,26 @@ cdef struct layout_t:
     int ndim
     Py_ssize_t shape[MAX_DIMS]
     Py_ssize_t strides[MAX_DIMS]
+
+
+cdef struct order_t:
+    # How to walk a gapless array, that lies in another order, in C order. strides: in elements;
+    # axis: each axis' position from the slowest to the fastest.
+    int ndim
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t strides[MAX_DIMS]
+    int axis[MAX_DIMS]
+
+
+cdef struct scratch_t:
+    # What one thread works in, on the plan's heap: a thread's stack may be as small as 64 kB.
+    char streams[MAX_STREAMS][PIECE * 8]
+    char sum[WORK * 8]            # of a gradient and what has been accumulated
+    char block[2][BLOCK * 8]      # what squares are summed of
+    char raw[PIECE * 2]           # codes
+    char zeros[PIECE * 8]         # never written
+    unsigned int random[PIECE]
+    layout_t walk                 # of the stream in hand, in C order
 
 
 cdef struct tensor_t:
@@ -52,6 +80,7 @@ cdef struct tensor_t:
     unsigned char* scales[MAX_STREAMS]
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
+    order_t* c_order                   # NULL: the plan's order is C order
     char* zeroable                     # where the last gradient known to be zeroable began
 
 
@@ -80,6 +109,8 @@ cdef struct vectors_t:
     const double* c
     double a
     double* partial                    # a slot for each block, for PROJECT k times as many
+    double* wide                       # for PROJECT: BLOCK doubles for each thread
+    int rooms                          # and of how many threads
 
 
 cdef Py_ssize_t count_blocks(Py_ssize_t n) noexcept nogil
@@ -89,6 +120,10 @@ cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil
 
 
 cdef double now() noexcept nogil
+cdef void transfer(
+    const layout_t* a, char* base, char* scratch, Py_ssize_t first, Py_ssize_t n,
+    Py_ssize_t itemsize, bint store,
+) noexcept nogil
 
 ctypedef void (*job_t)(void* context, Py_ssize_t k) noexcept nogil
 
@@ -105,6 +140,8 @@ cdef class Plan:
     cdef readonly object steps, started, mu_products, held, nonfinite
     cdef public object refusal           # why no step may be taken now, or None
     cdef public Py_ssize_t accumulated   # calls whose gradients wait in the accumulators
+    cdef public long long applied        # calls that have updated something
+    cdef public long long skipped        # calls left out, as a gradient was not finite
     cdef readonly double grad_norm
     cdef readonly bint norm_taken        # by the last step that was not an accumulation
     cdef list _orders, _views
@@ -131,6 +168,9 @@ cdef class Plan:
     cdef bint _directing        # the pass under way takes norms of directions, not gradients
     cdef Py_ssize_t _bad        # the tensor whose gradient is not finite, or -1
     cdef Py_ssize_t* _blocks    # the first block of each tensor, and their number
+    cdef char* _rooms           # the scratch of each thread
+    cdef int _room_count
+    cdef bint _staging          # a stream has been found that needs scratch
     cdef double* _partial[2]    # sums of squares of each block: gradients, directions; parameters
     cdef double* _sums[2]       # the same of each tensor
     cdef double* _norms         # of each gradient
@@ -144,11 +184,17 @@ cdef class Plan:
     cdef Choice _row_choice              # the same of steps of rows
     cdef int _row_tried
     cdef Py_ssize_t _row_work            # elements of the call that it began with
-    cdef bint _busy, _has_velocity
+    cdef public bint retired             # another plan has taken over
+    cdef bint _busy                      # a call is under way
+    cdef str _doing                      # which
+    cdef unsigned long _holder           # in which thread
+    cdef int _forks                      # and in which process: so many forks after the first
+    cdef bint _has_velocity, _keeps
     cdef unsigned long long _seed
     cdef unsigned int _flags[MAX_STREAMS]   # without which a stream is not touched; 0: always
 
     cdef int _bind_tensor(self, Py_ssize_t i) except -1
+    cdef int _note_c_order(self, tensor_t* t, object p, list order) except -1
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1
     cdef int _plan_chunks(self) except -1
     cdef int _map_memory(self) except -1
@@ -162,8 +208,15 @@ cdef class Plan:
     ) except -1
     cdef void _restage(self, Py_ssize_t i) noexcept
     cdef int _enter(self) except -1
+    cdef bint _occupy(self, str what) except -1
+    cdef bint _is_busy(self) noexcept
+    cdef int _refuse_others(self, str what) except -1
+    cdef bint _takes_gradient_norms(self, const options_t* o) noexcept nogil
+    cdef int _reserve_norms(self, const options_t* o) except -1
+    cdef void _note_options(self) noexcept
     cdef int _refuse_missing_state(self) except -1
-    cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1
+    cdef bint _step(self, tuple gradients, int num_threads, int on_nonfinite) except -1
+    cdef void _skip(self) noexcept nogil
     cdef Py_ssize_t _first_nonfinite(self) noexcept nogil
     cdef void _derive_constants(self) noexcept nogil
     cdef void _adjust_constants(self) noexcept nogil
@@ -171,7 +224,7 @@ cdef class Plan:
     cdef int _check_zeroable(self, tuple gradients) except -1
     cdef bint _finite(self, const tensor_t* t) noexcept nogil
     cdef char* _gradient(
-        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* a, char* b
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s, bint in_c_order
     ) noexcept nogil
     cdef char* _with_held(
         self, const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
@@ -179,25 +232,36 @@ cdef class Plan:
     cdef int _map_blocks(self) except -1
     cdef void _measure(self, int threads) noexcept nogil
     cdef void _sum_squares(self, bint directing, int threads) noexcept nogil
-    cdef void _square_blocks(self, Py_ssize_t job) noexcept nogil
-    cdef void _square_block(self, Py_ssize_t i, Py_ssize_t block, double factor) noexcept nogil
+    cdef void _square_blocks(self, Py_ssize_t job, scratch_t* s) noexcept nogil
+    cdef void _square_block(
+        self, Py_ssize_t i, Py_ssize_t block, double factor, scratch_t* s
+    ) noexcept nogil
     cdef double _gradient_norm(self) noexcept nogil
     cdef double _rescued(self, Py_ssize_t i) noexcept nogil
     cdef int _run_somehow(self, int num_threads) except -1
     cdef void _count_call(self) noexcept nogil
     cdef void _run_pieces(
-        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction, scratch_t* s
     ) noexcept nogil
     cdef void _put_state(
-        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s,
+        bint in_c_order,
     ) noexcept nogil
     cdef void _finish_piece(
-        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
     ) noexcept nogil
-    cdef void _accumulate(self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
+    cdef void _accumulate(
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+    ) noexcept nogil
+    cdef int _reserve_scratch(self, int threads) except -1
+    cdef scratch_t* _room(self, int thread) noexcept nogil
     cdef void _run(self, int threads) noexcept nogil
-    cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil
-    cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
-    cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil
+    cdef void _run_chunk(self, Py_ssize_t k, scratch_t* s) noexcept nogil
+    cdef void _run_span(
+        self, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+    ) noexcept nogil
+    cdef bint _run_compact(
+        self, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+    ) noexcept nogil
     cdef int _thread_limit(self, int num_threads) noexcept
     cdef int _run_measured(self, int limit) except -1

@@ -11,7 +11,7 @@
 3. A call checks everything it was given before it writes one element.
 4. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
 5. Arrays that are not dense, not aligned or stored in fewer bits (_storage.py) are staged piece by
-   piece through stack scratch, unless the rule has a loop over compact state. A piece ends at a
+   piece through scratch, unless the rule has a loop over compact state. A piece ends at a
    multiple of its size, so that it begins at a block of int8 and lies in one segment of the
    random bits.
 6. The number of threads never shows in the bits, so the engine may choose it by what it measured.
@@ -26,8 +26,9 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport PyObject
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.math cimport isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -45,7 +46,7 @@ from optkern.kernels._scalar cimport (
 from optkern.kernels._span cimport (
     BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, SEGMENT, compact_t, spans_t,
 )
-from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES
+from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES, rows_hash
 
 cnp.import_array()
 
@@ -109,10 +110,8 @@ cdef extern from *:
 cdef enum:
     CHUNK = 16384      # elements handed to a thread at a time
     EDGE = 256         # chunk edges within a tensor
-    PIECE = 1024       # elements staged at a time
     LINE = 64          # bytes of a cache line and of the longest vector
     LONG = 512         # elements above which the start of a cache line is worth a call more
-    WORK = 2048        # elements worked on at a time: they stay in cache between rule and options
     JOB = 16           # blocks whose squares a thread sums at a time
 
 # --------------------------------------------------------------------------- instruction set
@@ -127,7 +126,16 @@ def use_isa(str name):
     global SPANS, ISA
     if name not in AVAILABLE_ISAS:
         raise ValueError(f"instruction set {name!r} is not one of {AVAILABLE_ISAS}")
-    SPANS = <spans_t*> PyCapsule_GetPointer(_isa.table(name), "optkern.spans")
+    cdef spans_t* spans = <spans_t*> PyCapsule_GetPointer(_isa.table(name), "optkern.spans")
+    if spans.rows != <unsigned long long> rows_hash() or (
+        spans.sizes != sizeof(spans_t) * 4096 + sizeof(constants_t)
+    ):
+        raise ImportError(
+            f"optkern: the loops of kernels/_span_{name} were built from another table of rules "
+            "than kernels/rules.py has now, and would compute other rules; build again: "
+            "python setup.py build_ext --inplace in its folder, or pip install --force-reinstall"
+        )
+    SPANS = spans
     ISA = name
 
 
@@ -148,6 +156,8 @@ cdef bint limit_explicit = False
 cdef bint forked = False           # serial until the user says otherwise
 cdef bint region_entered = False
 cdef bint hangs = False            # forked after a region: another one would never end
+cdef int forks = 0                 # between this process and the one that loaded optkern
+cdef str STEP = "a step"
 
 
 def set_thread_limit(int n, bint explicit):
@@ -179,8 +189,9 @@ cdef int current_limit() noexcept nogil:
 
 
 def _after_fork():
-    global forked, hangs
+    global forked, hangs, forks
     forked = True
+    forks += 1
     hangs = hangs or region_entered
 
 
@@ -198,151 +209,7 @@ class ieee_mode:
         optkern_restore_mode(self.old)
 
 
-# --------------------------------------------------------------------------- staging
-
-
-cdef void transfer(
-    const layout_t* a, char* base, char* scratch, Py_ssize_t first, Py_ssize_t n,
-    Py_ssize_t itemsize, bint store,
-) noexcept nogil:
-    """Copy `n` elements of a strided array from flat index `first` to scratch, or back."""
-    cdef Py_ssize_t index[MAX_DIMS]
-    cdef Py_ssize_t run, rest = first
-    cdef char* at = base
-    cdef int k, last = a.ndim - 1
-    for k in range(a.ndim - 1, -1, -1):
-        index[k] = rest % a.shape[k]
-        rest = rest // a.shape[k]
-        at += index[k] * a.strides[k]
-    if a.ndim == 0:
-        copy_run(scratch, at, 0, 1, itemsize, store)
-        return
-    while n > 0:   # a run along the fastest axis at a time
-        run = min(n, a.shape[last] - index[last])
-        copy_run(scratch, at, a.strides[last], run, itemsize, store)
-        scratch += run * itemsize
-        n -= run
-        at += run * a.strides[last]
-        index[last] += run
-        k = last
-        while k > 0 and index[k] == a.shape[k]:
-            at += a.strides[k - 1] - a.shape[k] * a.strides[k]
-            index[k] = 0
-            k -= 1
-            index[k] += 1
-
-
-cdef inline void copy_run(
-    char* dense, char* strided, Py_ssize_t stride, Py_ssize_t n,
-    Py_ssize_t itemsize, bint store,
-) noexcept nogil:
-    """Copy n elements; the size is a constant in each loop, or memcpy would be a call."""
-    cdef Py_ssize_t i
-    if itemsize == 2:
-        for i in range(n):
-            if store:
-                memcpy(strided + i * stride, dense + i * 2, 2)
-            else:
-                memcpy(dense + i * 2, strided + i * stride, 2)
-    elif itemsize == 4:
-        for i in range(n):
-            if store:
-                memcpy(strided + i * stride, dense + i * 4, 4)
-            else:
-                memcpy(dense + i * 4, strided + i * stride, 4)
-    else:
-        for i in range(n):
-            if store:
-                memcpy(strided + i * stride, dense + i * 8, 8)
-            else:
-                memcpy(dense + i * 8, strided + i * stride, 8)
-
-
-cdef inline Py_ssize_t width(const tensor_t* t) noexcept nogil:
-    """Bytes of an element as the arithmetic takes it."""
-    return 8 if t.dtype else 4
-
-
-cdef char* fetch(
-    const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* scratch
-) noexcept nogil:
-    """Where `n` elements of a stream lie as the arithmetic takes them: in place or in scratch.
-
-    At most PIECE of them, but any number of a stream that needs no scratch.
-    """
-    cdef char raw[PIECE * 2]
-    cdef char* codes = raw
-    if t.data[j] == NULL:
-        return NULL
-    if t.layout[j] == NULL:
-        codes = t.data[j] + first * t.itemsize[j]
-        if t.storage[j] == PLAIN:
-            return codes
-    elif t.storage[j] == PLAIN:
-        transfer(t.layout[j], t.data[j], scratch, first, n, t.itemsize[j], False)
-        return scratch
-    else:
-        transfer(t.layout[j], t.data[j], raw, first, n, t.itemsize[j], False)
-    SPANS.load[t.storage[j]](<float*> scratch, codes, t.scales[j] + first // SCALED, n)
-    return scratch
-
-
-cdef void put(
-    const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* x,
-    const unsigned int* random,
-) noexcept nogil:
-    """Bring `n` elements, that `fetch` has found a place for, back to their stream."""
-    cdef char raw[PIECE * 2]
-    cdef char* codes = raw
-    if t.storage[j] == PLAIN:
-        if t.layout[j] != NULL:
-            transfer(t.layout[j], t.data[j], x, first, n, t.itemsize[j], True)
-        return
-    if t.layout[j] == NULL:
-        codes = t.data[j] + first * t.itemsize[j]
-    SPANS.store[t.storage[j]](<float*> x, codes, t.scales[j] + first // SCALED, random, n)
-    if t.layout[j] != NULL:
-        transfer(t.layout[j], t.data[j], raw, first, n, t.itemsize[j], True)
-
-
-cdef char* gather(
-    const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* scratch
-) noexcept nogil:
-    """As `fetch`, for any number of elements that the scratch holds."""
-    cdef Py_ssize_t piece, done = 0
-    if t.data[j] == NULL or t.layout[j] == NULL and t.storage[j] == PLAIN:
-        return fetch(t, j, first, n, scratch)
-    while done < n:
-        piece = min(<Py_ssize_t> PIECE, n - done)
-        fetch(t, j, first + done, piece, scratch + done * width(t))
-        done += piece
-    return scratch
-
-
-cdef void zero(const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
-    """Set elements of a stream to zero; n <= PIECE where it is not dense."""
-    cdef char zeros[PIECE * 8]
-    if t.data[j] == NULL:
-        return
-    if t.layout[j] == NULL:
-        memset(t.data[j] + first * t.itemsize[j], 0, n * t.itemsize[j])
-    else:
-        memset(zeros, 0, n * t.itemsize[j])
-        transfer(t.layout[j], t.data[j], zeros, first, n, t.itemsize[j], True)
-
-
-cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
-    """64 bits in, 64 bits out; the twin is in _storage.py."""
-    x = x + <unsigned long long> 0x9E3779B97F4A7C15
-    x = (x ^ (x >> 30)) * <unsigned long long> 0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * <unsigned long long> 0x94D049BB133111EB
-    return x ^ (x >> 31)
-
-
-cdef inline unsigned long long random_key(const tensor_t* t, Py_ssize_t position) noexcept nogil:
-    """The key of the random bits of the segment that a position is in."""
-    return mixed(t.key ^ <unsigned long long> (position // SEGMENT))
-
+include "_staging.pxi"
 
 # --------------------------------------------------------------------------- the plan
 
@@ -382,6 +249,8 @@ cdef class Plan:
         self._count = len(params)
         self._choice = Choice()
         self._has_velocity = rule.formula == "sgd"
+        self._trusts, self._directs = rule.trust is not None, rule.trust == "direction"
+        self._keeps = any(state.get(slot) for slot in OPTION_SLOTS)
         for k, switch in enumerate(rule.slots.values()):
             self._flags[2 + k] = FLAGS[switch.upper()] if switch else 0
         self._check()
@@ -422,15 +291,13 @@ cdef class Plan:
             for i in range(self._count):
                 for j in range(MAX_STREAMS):
                     free(self._tensors[i].layout[j])
+                free(self._tensors[i].c_order)
         free(self._tensors)
         free(self._hypers)
         free(self._constants)
         free(self._blocks)
-        for j in range(2):
-            free(self._partial[j])
-            free(self._sums[j])
-        free(self._norms)
-        free(self._tree)
+        free(self._partial[0])   # and with it sums, norms and tree
+        free(self._rooms)
         free(self._chunk_tensor)
         free(self._chunk_first)
         free(self._occupied)
@@ -467,6 +334,8 @@ cdef class Plan:
             order, dense = _arrays.memory_order(p)
         self._orders.append(order)
         t.dense = dense
+        if dense and not p.flags.c_contiguous:
+            self._note_c_order(t, p, order)
         if master is not None:
             t.home = ROUNDED
             self._bind(i, 0, master)
@@ -478,45 +347,59 @@ cdef class Plan:
                 t.lacks |= self._flags[2 + k] or UNFIT
         return 0
 
+    cdef int _note_c_order(self, tensor_t* t, object p, list order) except -1:
+        """How to walk a gapless array, that lies in another order, in C order: norms take that.
+
+        Their bits would depend on the memory order otherwise, which a copy (a checkpoint, a pickle)
+        need not keep.
+        """
+        cdef int k
+        t.c_order = <order_t*> malloc(sizeof(order_t))
+        if t.c_order == NULL:
+            raise MemoryError
+        t.c_order.ndim = p.ndim
+        for k in range(p.ndim):
+            t.c_order.shape[k] = p.shape[k]
+            t.c_order.strides[k] = p.strides[k] // p.itemsize
+            t.c_order.axis[k] = order.index(k)
+        return 0
+
     cdef int _bind(self, Py_ssize_t i, int stream, object array) except -1:
         """Point one stream of a tensor at an array, checked before."""
         cdef tensor_t* t = &self._tensors[i]
         cdef cnp.ndarray a
         cdef list order = self._orders[i]
-        cdef layout_t* layout
+        cdef layout_t* layout = NULL
         cdef const unsigned char[::1] scales
         cdef int k
-        if isinstance(array, _storage.Compact):
-            t.storage[stream] = array.kind
+        cdef bint compact = isinstance(array, _storage.Compact)
+        storage = array.kind if compact else _storage.kind_of(array.dtype)
+        if compact:
             if array.scales is not None and array.scales.size:
                 scales = array.scales
                 self._views.append(scales)
                 t.scales[stream] = <unsigned char*> &scales[0]
             array = array.codes
-        else:
-            t.storage[stream] = _storage.kind_of(array.dtype)
-            if t.storage[stream]:
-                array = array.view(np.uint16)   # bfloat16 gives no buffer
+        elif storage:
+            array = array.view(np.uint16)   # bfloat16 gives no buffer
         a = array
-        t.size = cnp.PyArray_SIZE(a)
-        t.itemsize[stream] = cnp.PyArray_ITEMSIZE(a)
-        t.data[stream] = <char*> cnp.PyArray_DATA(a)
         flat = array.transpose(order)
         if flat.flags.c_contiguous and flat.flags.aligned:
-            free(t.layout[stream])
-            t.layout[stream] = NULL
             self._views.append(dense_view(flat.reshape(-1)))
         else:
-            layout = t.layout[stream]
+            layout = <layout_t*> malloc(sizeof(layout_t))
             if layout == NULL:
-                layout = <layout_t*> malloc(sizeof(layout_t))
-                if layout == NULL:
-                    raise MemoryError
-            layout.ndim = a.ndim
-            for k in range(a.ndim):
-                layout.shape[k] = a.shape[order[k]]
-                layout.strides[k] = a.strides[order[k]]
-            t.layout[stream] = layout
+                raise MemoryError
+            layout.ndim = cnp.PyArray_NDIM(flat)
+            for k in range(layout.ndim):
+                layout.shape[k] = cnp.PyArray_DIMS(flat)[k]
+                layout.strides[k] = cnp.PyArray_STRIDES(flat)[k]
+        free(t.layout[stream])   # from here on nothing can fail
+        t.layout[stream] = layout
+        t.storage[stream] = <unsigned char> storage
+        t.size = cnp.PyArray_SIZE(a)
+        t.itemsize[stream] = <unsigned char> cnp.PyArray_ITEMSIZE(a)
+        t.data[stream] = <char*> cnp.PyArray_DATA(a)
         self._restage(i)
         return 0
 
@@ -527,6 +410,7 @@ cdef class Plan:
         t.staged = t.home != 0
         for k in range(self._streams + EXTRA):
             t.staged = t.staged or t.layout[k] != NULL or t.storage[k] != PLAIN
+        self._staging = self._staging or t.staged
         t.compact = (
             t.home == 0 and t.layout[0] == NULL and t.layout[1] == NULL
             and t.storage[0] == t.storage[1] and t.storage[0] != FLOAT16
@@ -585,11 +469,11 @@ cdef class Plan:
         cdef Py_ssize_t i
         if len(groups) != self._count or not all(0 <= group < count for group in groups):
             raise ValueError(f"{self.owner}: groups must be {self._count} numbers below {count}")
-        self._groups = count
-        free(self._hypers)
-        self._hypers = <hyper_t*> calloc(self._groups, sizeof(hyper_t))
-        if not self._hypers:
+        cdef hyper_t* hypers = <hyper_t*> calloc(count, sizeof(hyper_t))
+        if not hypers:
             raise MemoryError
+        free(self._hypers)
+        self._hypers, self._groups = hypers, count
         for i in range(self._count):
             self._tensors[i].group = groups[i]
 
@@ -597,22 +481,34 @@ cdef class Plan:
         """Set one checked hyperparameter of a group."""
         if not 0 <= group < self._groups:
             raise IndexError(f"{self.owner}: there is no group {group}")
+        self._refuse_others("a change of hyperparameters")
         encode(&self._hypers[group], name, value)
 
     def set_option(self, str name, value):
         """Set one checked option of those around the rule (OPTIONS in rules.py)."""
-        cdef options_t* o = &self._options
-        encode_option(o, name, value)
-        self._trusts = self.rule.trust is not None
-        self._directs = self.rule.trust == "direction"
-        self._measures_gradients = (
-            o.clip_norm != 0 or o.clip_norm_per_tensor != 0 or self.rule.trust == "gradient"
-        )
+        cdef options_t options = self._options
+        self._refuse_others("a change of options")
+        encode_option(&options, name, value)
+        self._reserve_norms(&options)
+        self._options = options
+        self._note_options()
+
+    cdef bint _takes_gradient_norms(self, const options_t* o) noexcept nogil:
+        return o.clip_norm != 0 or o.clip_norm_per_tensor != 0 or self._trusts and not self._directs
+
+    cdef int _reserve_norms(self, const options_t* o) except -1:
+        """Make room for the norms that these options take, before they are in force."""
+        if (self._takes_gradient_norms(o) or self._trusts) and self._blocks == NULL:
+            self._map_blocks()
+        return 0
+
+    cdef void _note_options(self) noexcept:
+        """Keep what follows from the options in force."""
+        cdef const options_t* o = &self._options
+        self._measures_gradients = self._takes_gradient_norms(o)
         self._measures = self._measures_gradients or self._trusts
         self._adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
-        self._pieces = o.zero_grad != 0 or any(self.state.get(slot) for slot in OPTION_SLOTS)
-        if self._measures and self._blocks == NULL:
-            self._map_blocks()
+        self._pieces = o.zero_grad != 0 or self._keeps
 
     cdef void _derive_constants(self) noexcept nogil:
         """The constants of this step, once for each run of tensors that share them."""
@@ -865,23 +761,25 @@ cdef class Plan:
 
     cdef bint _finite(self, const tensor_t* t) noexcept nogil:
         """Whether a gradient, and its sum with what has been accumulated, is finite."""
-        cdef char scratch[2][BLOCK * 8]
+        cdef scratch_t* s = self._room(0)
         cdef Py_ssize_t n, first = 0
         if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.held:
             return SPANS.finite[t.dtype](t.data[1], t.size)
         while first < t.size:
             n = min(<Py_ssize_t> BLOCK, t.size - first)
-            if not SPANS.finite[t.dtype](self._gradient(t, first, n, scratch[0], scratch[1]), n):
+            if not SPANS.finite[t.dtype](self._gradient(t, first, n, s, False), n):
                 return False
             first += n
         return True
 
     cdef char* _gradient(
-        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* a, char* b
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s, bint in_c_order
     ) noexcept nogil:
-        """Elements of a gradient, what has been accumulated included: in place, or in a or b."""
-        cdef char* g = gather(t, 1, first, n, a)
-        return self._with_held(t, g, gather(t, self._streams + ACCUMULATOR, first, n, b), n, b)
+        """A block of a gradient, what has been accumulated included: in place or in scratch."""
+        cdef int to = self._streams + ACCUMULATOR
+        cdef char* g = gather(t, 1, first, n, s.block[0], s, in_c_order)
+        cdef char* held = gather(t, to, first, n, s.block[1], s, in_c_order)
+        return self._with_held(t, g, held, n, s.block[1])
 
     cdef char* _with_held(
         self, const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
@@ -900,21 +798,24 @@ cdef class Plan:
 
     cdef int _map_blocks(self) except -1:
         """Number the blocks of all tensors, and make room for their sums."""
-        cdef Py_ssize_t i
-        cdef int j
-        self._blocks = <Py_ssize_t*> malloc((self._count + 1) * sizeof(Py_ssize_t))
-        self._norms = <double*> calloc(self._count or 1, sizeof(double))
-        self._tree = <double*> calloc(self._count or 1, sizeof(double))
-        if not self._blocks or not self._norms or not self._tree:
-            raise MemoryError
-        self._blocks[0] = 0
+        cdef Py_ssize_t i, total = 0
+        cdef double* room
+        cdef Py_ssize_t* blocks
         for i in range(self._count):
-            self._blocks[i + 1] = self._blocks[i] + count_blocks(self._tensors[i].size)
-        for j in range(2):
-            self._partial[j] = <double*> calloc(self._blocks[self._count] or 1, sizeof(double))
-            self._sums[j] = <double*> calloc(self._count or 1, sizeof(double))
-            if not self._partial[j] or not self._sums[j]:
-                raise MemoryError
+            total += count_blocks(self._tensors[i].size)
+        blocks = <Py_ssize_t*> malloc((self._count + 1) * sizeof(Py_ssize_t))
+        room = <double*> calloc(2 * total + 4 * self._count + 1, sizeof(double))
+        if blocks == NULL or room == NULL:
+            free(blocks)
+            free(room)
+            raise MemoryError
+        blocks[0] = 0
+        for i in range(self._count):
+            blocks[i + 1] = blocks[i] + count_blocks(self._tensors[i].size)
+        self._blocks, self._partial[0], self._partial[1] = blocks, room, room + total
+        self._sums[0] = room + 2 * total
+        self._sums[1], self._norms = self._sums[0] + self._count, self._sums[0] + 2 * self._count
+        self._tree = self._sums[0] + 3 * self._count
         return 0
 
     cdef void _measure(self, int threads) noexcept nogil:
@@ -945,17 +846,17 @@ cdef class Plan:
         self._directing = directing
         if threads == 1:
             for k in range(jobs):
-                self._square_blocks(k)
+                self._square_blocks(k, self._room(0))
         else:
             region_entered = True
             for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
-                self._square_blocks(k)
+                self._square_blocks(k, self._room(threadid()))
         for i in range(self._count):
             k = self._blocks[i + 1] - self._blocks[i]
             self._sums[0][i] = add_blocks(self._partial[0] + self._blocks[i], k)
             self._sums[1][i] = add_blocks(self._partial[1] + self._blocks[i], k)
 
-    cdef void _square_blocks(self, Py_ssize_t job) noexcept nogil:
+    cdef void _square_blocks(self, Py_ssize_t job, scratch_t* s) noexcept nogil:
         cdef Py_ssize_t block = job * JOB, stop = min(block + JOB, self._blocks[self._count])
         cdef Py_ssize_t i = 0, after = self._count, middle
         cdef optkern_mode_t mode = optkern_ieee_mode()
@@ -968,14 +869,15 @@ cdef class Plan:
         while block < stop:
             while self._blocks[i + 1] <= block:
                 i += 1
-            self._square_block(i, block, 1)
+            self._square_block(i, block, 1, s)
             block += 1
         optkern_restore_mode(mode)
 
-    cdef void _square_block(self, Py_ssize_t i, Py_ssize_t block, double factor) noexcept nogil:
-        """Sum the squares of one block of a tensor, of its numbers times a factor."""
+    cdef void _square_block(
+        self, Py_ssize_t i, Py_ssize_t block, double factor, scratch_t* s
+    ) noexcept nogil:
+        """Sum the squares of one block of a tensor, in C order, of its numbers times a factor."""
         cdef const tensor_t* t = &self._tensors[i]
-        cdef char scratch[2][BLOCK * 8]
         cdef Py_ssize_t first = (block - self._blocks[i]) * BLOCK
         cdef Py_ssize_t n = min(<Py_ssize_t> BLOCK, t.size - first)
         cdef char* x
@@ -983,16 +885,16 @@ cdef class Plan:
         if not t.active or self._directing and not t.h.flags & DIRECTION:
             return
         if self._directing:
-            x = scratch[0]
-            self._run_pieces(t, first, n, x)
+            x = s.block[0]
+            self._run_pieces(t, first, n, x, s)
         else:
-            x = self._gradient(t, first, n, scratch[0], scratch[1])
+            x = self._gradient(t, first, n, s, True)
         if factor != 1:
-            SPANS.scale[t.dtype](scratch[0], x, factor, n)
-            x = scratch[0]
+            SPANS.scale[t.dtype](s.block[0], x, factor, n)
+            x = s.block[0]
         self._partial[0][block] = SPANS.dot[t.dtype](x, x, n)
         if self._trusts:
-            x = gather(t, 0, first, n, scratch[1])
+            x = gather(t, 0, first, n, s.block[1], s, True)
             self._partial[1][block] = SPANS.dot[t.dtype](x, x, n)
 
     cdef double _gradient_norm(self) noexcept nogil:
@@ -1017,7 +919,7 @@ cdef class Plan:
         """The squares of a gradient times 2**-RESCUE."""
         cdef Py_ssize_t block
         for block in range(self._blocks[i], self._blocks[i + 1]):
-            self._square_block(i, block, ldexp(1, -RESCUE))
+            self._square_block(i, block, ldexp(1, -RESCUE), self._room(0))
         return add_blocks(self._partial[0] + self._blocks[i], self._blocks[i + 1] - self._blocks[i])
 
     # ----------------------------------------------------------------- the step
@@ -1033,7 +935,24 @@ cdef class Plan:
             self._gradients = None
             self._busy = False
 
-    def step(self, tuple gradients, int num_threads=0, bint check_finite=False):
+    def alone(self, str what, function, *args, **kwargs):
+        """Call a function while no step, and nothing else that comes here, is under way.
+
+        It may come here again itself. ``what`` it does is for the message of those refused.
+
+        Raises
+        ------
+        RuntimeError
+            While a step or another such call is under way, in another thread or around this one.
+        """
+        cdef bint outermost = self._occupy(what)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if outermost:
+                self._busy = False
+
+    def step(self, tuple gradients, int num_threads=0, int on_nonfinite=PROPAGATE):
         """Apply the rule to every parameter that has a gradient.
 
         Parameters
@@ -1041,26 +960,27 @@ cdef class Plan:
         gradients : tuple of (ndarray or None)
         num_threads : int
             0: the engine's own choice.
-        check_finite : bool
-            Do nothing where a gradient holds NaN or inf.
+        on_nonfinite : int
+            The position in ON_NONFINITE (rules.py) of what to do about NaN or inf in a gradient.
 
         Returns
         -------
         bool
             False if nothing was done because a gradient is not finite (`nonfinite` is then the
-            label of its parameter), or if the gradients were accumulated (it is None).
+            label of its parameter), or if the gradients were accumulated (it is None). All that
+            counts calls has counted this one by then: an interrupt comes before or after.
         """
         cdef optkern_mode_t mode
         self._enter()
         mode = optkern_ieee_mode()   # casts and constants count too
         try:
-            return self._step(gradients, num_threads, check_finite)
+            return self._step(gradients, num_threads, on_nonfinite)
         finally:
             self._gradients = None
             self._busy = False
             optkern_restore_mode(mode)
 
-    def flush(self, int num_threads, bint check_finite):
+    def flush(self, int num_threads, int on_nonfinite):
         """Take the step whose gradients wait in the accumulators, without waiting for more calls.
 
         Arguments and result are those of `step`; False too where nothing waits.
@@ -1072,9 +992,10 @@ cdef class Plan:
         self._enter()
         mode = optkern_ieee_mode()
         try:
+            self.nonfinite = None
             if calls:   # the last of as many calls, with no gradient of its own
                 self.accumulated, self._options.accumulate = calls - 1, calls
-                applied = self._step((None,) * self._count, num_threads, check_finite)
+                applied = self._step((None,) * self._count, num_threads, on_nonfinite)
             return applied
         finally:
             self._options.accumulate = every
@@ -1087,16 +1008,43 @@ cdef class Plan:
         """One call at a time: the gradients of a second one would replace those of the first."""
         if self.refusal is not None:
             raise RuntimeError(f"{self.owner}: {self.refusal}")
-        if self._busy:
-            raise RuntimeError(
-                f"{self.owner}: a step is under way already, in another thread or in a callback; "
-                "an optimizer takes one step at a time"
-            )
-        self._busy = True
+        self._occupy(STEP)
         return 0
 
-    cdef bint _step(self, tuple gradients, int num_threads, bint check_finite) except -1:
+    cdef bint _occupy(self, str what) except -1:
+        """Begin a call that is alone; False where it is a part of one already."""
+        cdef bint outermost = not self._is_busy()
+        self._refuse_others(what)
+        self._busy, self._forks, self._holder = True, forks, PyThread_get_thread_ident()
+        self._doing = what if outermost else self._doing
+        return outermost
+
+    cdef bint _is_busy(self) noexcept:
+        """Whether a call is under way: in this process, that is; a fork takes no threads along."""
+        return self._busy and self._forks == forks
+
+    cdef int _refuse_others(self, str what) except -1:
+        """Raise where a call is under way that this one is no part of, or this plan is retired."""
+        cdef bint inner = what is not STEP and self._doing is not STEP
+        if self._is_busy() and not (inner and self._holder == PyThread_get_thread_ident()):
+            end = "an optimizer takes one step at a time"
+            if inner or what is not self._doing:
+                end = f"{what} has to wait for its end"
+            raise RuntimeError(
+                f"{self.owner}: {self._doing} is under way already, in another thread or in a "
+                f"callback; {end}"
+            )
+        if self.retired:
+            raise RuntimeError(
+                f"{self.owner}: its parameters or state have been bound anew in another thread "
+                f"just now; {what} has to be repeated"
+            )
+        return 0
+
+    cdef bint _step(self, tuple gradients, int num_threads, int on_nonfinite) except -1:
+        cdef bint check_finite = on_nonfinite != PROPAGATE
         self._take_gradients(gradients)
+        self._reserve_scratch(self._thread_limit(num_threads))
         self._bad = -1
         self._check_finite = check_finite
         self._adding = self.accumulated + 1 < self._options.accumulate
@@ -1112,7 +1060,21 @@ cdef class Plan:
         self.nonfinite = self.labels[self._bad] if self._bad >= 0 else None
         if self._bad < 0:
             self._count_call()
+        elif on_nonfinite == SKIP:
+            self._skip()
         return self._bad < 0 and not self._adding
+
+    cdef void _skip(self) noexcept nogil:
+        """Count a call whose gradients are left out; with `zero_grad` they are zeroed still."""
+        cdef Py_ssize_t i, first
+        cdef tensor_t* t
+        for i in range(self._count if self._options.zero_grad else 0):
+            t = &self._tensors[i]
+            first = 0
+            while t.data[1] != NULL and first < t.size:
+                zero(t, 1, first, min(<Py_ssize_t> PIECE, t.size - first), self._room(0))
+                first += PIECE
+        self.skipped += 1
 
     cdef int _run_somehow(self, int num_threads) except -1:
         """Run with the threads asked for, or with the engine's own choice."""
@@ -1137,6 +1099,7 @@ cdef class Plan:
                 self._held[i] = self._held[i] or self._tensors[i].data[1] != NULL
             return
         self.accumulated = 0
+        self.applied += 1
         for i in range(self._count):
             if self._tensors[i].active:
                 self._held[i] = False
@@ -1196,8 +1159,28 @@ cdef class Plan:
         choice = self._choice if measured and limit == self._tried else Choice()
         return _threads.ThreadReport(reason, limit, measured, choice)
 
+    cdef int _reserve_scratch(self, int threads) except -1:
+        """Make room for what so many threads stage, where anything is staged."""
+        cdef char* rooms
+        if not (self._staging or self._pieces or self._measures) or threads <= self._room_count:
+            return 0
+        rooms = <char*> calloc(threads * ROOM + LINE, 1)
+        if rooms == NULL:
+            raise MemoryError
+        free(self._rooms)
+        self._rooms, self._room_count = rooms, threads
+        return 0
+
+    cdef inline scratch_t* _room(self, int thread) noexcept nogil:
+        """A thread's scratch; it begins with a cache line. NULL where none is reserved."""
+        cdef size_t start = <size_t> self._rooms
+        if start == 0:
+            return NULL
+        return <scratch_t*> (start + (-start % LINE) + <size_t> thread * ROOM)
+
     cdef void _run(self, int threads) noexcept nogil:
         global region_entered
+        cdef scratch_t* s = self._room(0)
         cdef Py_ssize_t k
         if self._measures and not self._adding:
             self._measure(threads)
@@ -1208,30 +1191,32 @@ cdef class Plan:
         if threads == 1:   # no chunks: their dispatch costs 2 % in cache
             for k in range(self._count):
                 if self._tensors[k].active:
-                    self._run_span(&self._tensors[k], 0, self._tensors[k].size)
+                    self._run_span(&self._tensors[k], 0, self._tensors[k].size, s)
             return
         region_entered = True
         for k in prange(self._chunks, schedule="dynamic", chunksize=1, num_threads=threads):
-            self._run_chunk(k)
+            self._run_chunk(k, self._room(threadid()))
 
-    cdef void _run_chunk(self, Py_ssize_t k) noexcept nogil:
+    cdef void _run_chunk(self, Py_ssize_t k, scratch_t* s) noexcept nogil:
         cdef Py_ssize_t i = self._chunk_tensor[k], first = self._chunk_first[k], end
         cdef Py_ssize_t last = self._chunk_tensor[k + 1], stop = self._chunk_first[k + 1]
         cdef optkern_mode_t mode = optkern_ieee_mode()
         while i < last or (i == last and first < stop):
             end = stop if i == last else self._tensors[i].size
             if self._tensors[i].active and end > first:
-                self._run_span(&self._tensors[i], first, end - first)
+                self._run_span(&self._tensors[i], first, end - first, s)
             i += 1
             first = 0
         optkern_restore_mode(mode)
 
-    cdef void _run_span(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    cdef void _run_span(
+        self, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+    ) noexcept nogil:
         cdef char* at[MAX_STREAMS]
         cdef Py_ssize_t head
         cdef int j
         if self._adding:
-            self._accumulate(t, first, n)
+            self._accumulate(t, first, n, s)
         elif not t.staged and not self._pieces:
             for j in range(self._streams):
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
@@ -1244,55 +1229,56 @@ cdef class Plan:
                 n -= head
                 first += head
             SPANS.update[self._index][t.dtype](t.h, at, n, first)
-        elif self._pieces or not t.compact or not self._run_compact(t, first, n):
-            self._run_pieces(t, first, n, NULL)
+        elif self._pieces or not t.compact or not self._run_compact(t, first, n, s):
+            self._run_pieces(t, first, n, NULL, s)
 
     cdef void _run_pieces(
-        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction, scratch_t* s
     ) noexcept nogil:
         """Run the rule and what is around it piece by piece.
 
-        The direction, where it is asked for, is written instead of the parameter.
+        The direction, where it is asked for, is written instead of the parameter; its elements,
+        of which the norm is taken, are counted in C order then.
         """
-        cdef char scratch[MAX_STREAMS][PIECE * 8]
-        cdef char sum[WORK * 8]
+        cdef bint in_c_order = direction != NULL
+        cdef bint staged = t.staged or in_c_order and t.c_order != NULL
         cdef char* at[MAX_STREAMS]
         cdef Py_ssize_t here = first, piece, end = first + n
         cdef int j
         while here < end:
-            piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
+            piece = min(PIECE - here % PIECE if staged else <Py_ssize_t> WORK, end - here)
             for j in range(self._streams + EXTRA):
-                at[j] = fetch(t, j, here, piece, scratch[j])
-            at[1] = self._with_held(t, at[1], at[self._streams + ACCUMULATOR], piece, sum)
+                at[j] = fetch(t, j, here, piece, s.streams[j], s, in_c_order)
+            at[1] = self._with_held(t, at[1], at[self._streams + ACCUMULATOR], piece, s.sum)
             if direction != NULL:
                 memcpy(direction + (here - first) * width(t), at[0], piece * width(t))
                 at[0] = direction + (here - first) * width(t)
             SPANS.update[self._index][t.dtype](t.h, at, piece, here)
             if direction == NULL:
-                self._finish_piece(t, at, here, piece)
-                put(t, 0, here, piece, at[0], NULL)
+                self._finish_piece(t, at, here, piece, s)
+                put(t, 0, here, piece, at[0], NULL, s)
                 if t.home != 0:
-                    put(t, t.home, here, piece, at[0], NULL)
-            self._put_state(t, at, here, piece)
+                    put(t, t.home, here, piece, at[0], NULL, s)
+            self._put_state(t, at, here, piece, s, in_c_order)
             here += piece
 
     cdef void _put_state(
-        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s,
+        bint in_c_order,
     ) noexcept nogil:
         """Bring a piece of the state back to where it is stored."""
-        cdef unsigned int random[PIECE]
         cdef bint drawn = False
         cdef int j
         for j in range(2, self._streams + EXTRA):
             if at[j] == NULL:
                 continue
             if t.storage[j] >= BFLOAT16_STATE and not drawn:
-                SPANS.random(random, <unsigned int> first, random_key(t, first), n)
+                SPANS.random(s.random, <unsigned int> first, random_key(t, first), n)
                 drawn = True
-            put(t, j, first, n, at[j], random)
+            put(t, j, first, n, at[j], s.random, s, in_c_order)
 
     cdef void _finish_piece(
-        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n
+        self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
     ) noexcept nogil:
         """What follows the rule: Lookahead, the average, zeros for the gradient."""
         cdef char* slow = at[self._streams + SLOW]
@@ -1303,29 +1289,32 @@ cdef class Plan:
         if ema != NULL:
             SPANS.approach[t.dtype](ema, at[0], 1 - self._options.ema_decay, n)
         if self._options.zero_grad:
-            zero(t, 1, first, n)
+            zero(t, 1, first, n, s)
 
-    cdef void _accumulate(self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    cdef void _accumulate(
+        self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+    ) noexcept nogil:
         """Add the gradient to its accumulator, or begin with it."""
-        cdef char scratch[2][PIECE * 8]
         cdef int to = self._streams + ACCUMULATOR
         cdef Py_ssize_t here = first, piece, end = first + n
         cdef char* g
         cdef char* held
         while here < end and t.data[1] != NULL:
             piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
-            g = fetch(t, 1, here, piece, scratch[0])
-            held = fetch(t, to, here, piece, scratch[1])
+            g = fetch(t, 1, here, piece, s.streams[1], s)
+            held = fetch(t, to, here, piece, s.streams[to], s)
             if t.held:
                 SPANS.add[t.dtype](held, g, piece)
             else:
                 memcpy(held, g, piece * width(t))
-            put(t, to, here, piece, held, NULL)
+            put(t, to, here, piece, held, NULL, s)
             if self._options.zero_grad:
-                zero(t, 1, here, piece)
+                zero(t, 1, here, piece, s)
             here += piece
 
-    cdef bint _run_compact(self, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    cdef bint _run_compact(
+        self, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+    ) noexcept nogil:
         """Run the rule's loop over compact state; False where it has none for these options."""
         cdef bint bytes = t.storage[2] != BFLOAT16_STATE
         cdef compact_t span = SPANS.compact[self._index][bytes][t.storage[0]]
@@ -1348,7 +1337,7 @@ cdef class Plan:
                 return False
             first += run
         if rest:
-            self._run_pieces(t, first, rest, NULL)
+            self._run_pieces(t, first, rest, NULL, s)
         return True
 
 
@@ -1432,66 +1421,4 @@ cdef inline bint plain(cnp.ndarray g, cnp.ndarray p) noexcept:
     return True
 
 
-# --------------------------------------------------------------------------- vectors
-#
-# What the Lanczos recurrence needs. A vector is one dense array; every sum is taken block by block
-# and the blocks' sums in a fixed tree, so that its bits depend on neither threads nor instructions.
-
-
-cdef Py_ssize_t count_blocks(Py_ssize_t n) noexcept nogil:
-    return (n + BLOCK - 1) // BLOCK
-
-
-cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil:
-    """The number of threads for vectors of n elements; 0: the engine's own choice."""
-    if forked or not OPTKERN_OPENMP or n <= BLOCK:
-        return 1
-    if wanted == 0:
-        wanted = current_limit() if n >= SERIAL else 1
-    return <int> min(<Py_ssize_t> wanted, count_blocks(n))
-
-
-cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil:
-    """Make one pass; the sum over the blocks (PROJECT leaves k sums in partial[j * blocks])."""
-    global region_entered
-    cdef Py_ssize_t b, blocks = count_blocks(v.n)
-    if threads == 1:
-        for b in range(blocks):
-            run_block(v, b)
-    else:
-        region_entered = True
-        for b in prange(blocks, schedule="dynamic", chunksize=1, num_threads=threads):
-            run_block(v, b)
-    if v.work == PROJECT:
-        for b in range(v.k):
-            add_blocks(v.partial + b * blocks, blocks)
-        return 0
-    return 0 if v.work == SCALE else add_blocks(v.partial, blocks)
-
-
-cdef void run_block(const vectors_t* v, Py_ssize_t b) noexcept nogil:
-    cdef Py_ssize_t first = b * BLOCK, blocks = count_blocks(v.n)
-    cdef Py_ssize_t n = min(<Py_ssize_t> BLOCK, v.n - first), at = first * (8 if v.dtype else 4)
-    cdef optkern_mode_t mode = optkern_ieee_mode()
-    if v.work == DOT:
-        v.partial[b] = SPANS.dot[v.dtype](v.x + at, v.y + at, n)
-    elif v.work == PROJECT:
-        SPANS.project[v.dtype](v.x, v.rows, v.k, first, n, v.partial + b, blocks)
-    elif v.work == SUBTRACT:
-        v.partial[b] = SPANS.subtract[v.dtype](v.out, v.x, v.rows, v.c, v.k, v.y, first, n)
-    else:
-        SPANS.scale[v.dtype](v.out + at, v.x + at, v.a, n)
-    optkern_restore_mode(mode)
-
-
-cdef double add_blocks(double* partial, Py_ssize_t n) noexcept nogil:
-    """The sum of n numbers, the upper half onto the lower until one is left."""
-    cdef Py_ssize_t i, half
-    if n == 0:
-        return 0
-    while n > 1:
-        half = (n + 1) // 2
-        for i in range(n - half):
-            partial[i] += partial[half + i]
-        n = half
-    return partial[0]
+include "_vectors.pxi"

@@ -30,5 +30,5 @@ def step_rows(
     rows: tuple[Any, ...],
     gradients: tuple[Any, ...],
     num_threads: int,
-    check_finite: bool,
+    on_nonfinite: int,
 ) -> bool: ...

@@ -13,6 +13,7 @@
 """
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -20,7 +21,9 @@ from libc.string cimport memset
 from optkern.kernels import _arrays
 from optkern.kernels._choice cimport Choice
 from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
-from optkern.kernels._engine cimport SPANS, Plan, now, run_jobs, vector_threads
+from optkern.kernels._engine cimport (
+    PROPAGATE, SKIP, SPANS, Plan, layout_t, now, run_jobs, transfer, vector_threads,
+)
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
@@ -183,6 +186,33 @@ cdef void sum_gradients(
 cdef dict INDEX = {rule.name: k for k, rule in enumerate(RULES)}
 
 
+@cython.final
+cdef class Copied:
+    """A copy of the rows of an array that has gaps, and the way back."""
+
+    cdef cnp.ndarray array, rows
+    cdef layout_t row   # how to walk one
+
+    def __cinit__(self, cnp.ndarray array, cnp.ndarray rows):
+        cdef int k
+        self.array, self.rows = array, rows
+        self.row.ndim = cnp.PyArray_NDIM(array) - 1
+        for k in range(self.row.ndim):
+            self.row.shape[k] = cnp.PyArray_DIMS(array)[k + 1]
+            self.row.strides[k] = cnp.PyArray_STRIDES(array)[k + 1]
+
+    cdef void put_back(self, const rows_t* r) noexcept:
+        cdef Py_ssize_t k, itemsize = cnp.PyArray_ITEMSIZE(self.array)
+        cdef char* to = <char*> cnp.PyArray_DATA(self.array)
+        cdef char* rows = <char*> cnp.PyArray_DATA(self.rows)
+        cdef Py_ssize_t stride = cnp.PyArray_STRIDES(self.array)[0]
+        for k in range(r.count if r.width else 0):
+            transfer(
+                &self.row, to + r.row[k] * stride, rows + k * r.width * itemsize, 0, r.width,
+                itemsize, True,
+            )
+
+
 cdef class Rows:
     """The rows of one parameter that a call updates: checked, and nothing written yet.
 
@@ -208,7 +238,7 @@ cdef class Rows:
     cdef readonly object p, rows, gradient
     cdef readonly list state
     cdef object owner, label
-    cdef list copies                # of streams whose rows have gaps: the array and its rows
+    cdef list copies                # of streams whose rows have gaps: `Copied`
 
     def __cinit__(self, rule, str owner, label, p, rows, gradient, list state):
         cdef int j
@@ -327,7 +357,7 @@ cdef class Rows:
         self.r.stride[stream] = cnp.PyArray_STRIDES(array)[0] if dense else expected
         if not dense:
             rows = np.ascontiguousarray(array[self._distinct()])
-            self.copies.append((array, rows))
+            self.copies.append(Copied(array, rows))
             array = rows
         self.r.data[stream] = <char*> cnp.PyArray_DATA(array)
         return 0
@@ -339,11 +369,12 @@ cdef class Rows:
         return SPANS.finite[self.r.dtype](self.r.data[1], self.given * self.r.width)
 
     cdef int run(self, const constants_t* h, int threads) except -1:
+        cdef Copied copied
         self.r.h = h
         with nogil:
             run_rows(&self.r, threads)
-        for array, rows in self.copies:
-            array[self._distinct()] = rows
+        for copied in self.copies:   # nothing can fail, and no interrupt comes, before the end
+            copied.put_back(&self.r)
         return 0
 
 
@@ -411,7 +442,7 @@ def run_taken(rule, list taken, dict hyperparameters, int num_threads):
         rows.run(&h, num_threads or 1)
 
 
-def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, bint check_finite):
+def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_nonfinite):
     """Apply a plan's rule to some rows of its parameters, and count the step.
 
     Parameters
@@ -421,8 +452,8 @@ def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, bint chec
         One for each parameter; None in both leaves it alone.
     num_threads : int
         0: the engine's own choice.
-    check_finite : bool
-        Do nothing where a gradient holds NaN or inf.
+    on_nonfinite : int
+        The position in ON_NONFINITE (rules.py) of what to do about NaN or inf in a gradient.
 
     Returns
     -------
@@ -434,14 +465,14 @@ def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, bint chec
     plan._enter()
     mode = optkern_ieee_mode()
     try:
-        return step_in_ieee_mode(plan, rows, gradients, num_threads, check_finite)
+        return step_in_ieee_mode(plan, rows, gradients, num_threads, on_nonfinite)
     finally:
         plan._busy = False
         optkern_restore_mode(mode)
 
 
 cdef bint step_in_ieee_mode(
-    Plan plan, tuple rows, tuple gradients, int num_threads, bint check_finite
+    Plan plan, tuple rows, tuple gradients, int num_threads, int on_nonfinite
 ) except -1:
     cdef Py_ssize_t i
     cdef Rows one
@@ -454,11 +485,12 @@ cdef bint step_in_ieee_mode(
                 [plan.state[slot][i] for slot in plan.rule.state],
             )
             refuse_overlap(plan, i, one)
-    if check_finite:
+    if on_nonfinite != PROPAGATE:
         for i in range(plan._count):
             one = taken[i]
             if one is not None and not one.finite():
                 plan.nonfinite = plan.labels[i]
+                plan.skipped += on_nonfinite == SKIP
                 return False
     plan._derive_constants()
     plan._refuse_missing_state()

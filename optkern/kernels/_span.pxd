@@ -65,10 +65,10 @@ ctypedef void (*random_t)(
 # x'y, in LANES running sums and a fixed tree over them.
 ctypedef double (*dot_t)(const char* x, const char* y, Py_ssize_t n) noexcept nogil
 
-# to[j * stride] = rows[j]'x from element `first` on
+# to[j * stride] = rows[j]'x from element `first` on; wide: room for BLOCK doubles
 ctypedef void (*project_t)(
     const char* x, const char* const* rows, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n,
-    double* to, Py_ssize_t stride
+    double* to, Py_ssize_t stride, double* wide
 ) noexcept nogil
 
 # out = x - sum_j c[j] rows[j] from element `first` on, and out'y (0 without a y). `out` may be x,
@@ -89,6 +89,10 @@ ctypedef void (*approach_t)(char* to, const char* x, double weight, Py_ssize_t n
 
 
 cdef struct spans_t:
+    # What the loops were stamped from, to be compared at import: `rows_hash` of rules.py, and the
+    # sizes of the structs that they share with the engine.
+    unsigned long long rows
+    unsigned long long sizes
     span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table
     # [bfloat16 or int8 state][p and g are float32 or bfloat16]; NULL: by pieces alone
     compact_t compact[MAX_RULES][2][2]

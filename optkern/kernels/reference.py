@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from . import _storage
-from ._arrays import memory_order
 from ._constants import FLAGS, adjusted, derive, trusted
 from ._engine import Plan
 from ._rows import Rows
@@ -127,7 +126,7 @@ def update(
     decoded = [a.decode() if isinstance(a, _storage.Compact) else a for a in state]
     h = Constants(rule, hyperparameters, wide.dtype)
     compact = any(a is not values for a, values in zip(state, decoded))
-    x = wide.copy(order="C") if compact else wide  # then norms too are summed in C order
+    x = wide.copy(order="C") if compact else wide  # blocks and random bits count in C order
     with np.errstate(all="ignore"):
         getattr(_module, rule.name).formula(x, _storage.widened(g), *decoded, h)
     if compact:
@@ -297,7 +296,7 @@ for _rule in ROW_RULES:
 def lars(p, g, buf, h):
     if h.flags & TRUST:
         _, (norm,) = gradient_norms([p], [g])
-        h = h.trusted(np.sqrt(sum_of_squares(p, p)), h.exact["scale"] * norm)
+        h = h.trusted(np.sqrt(sum_of_squares(p)), h.exact["scale"] * norm)
     sgd.formula(p, g, buf, h)
 
 
@@ -310,30 +309,29 @@ def lamb(p, g, m, v, h):
     if h.flags & DECAY:
         d = d + h.decay * p
     if h.flags & DIRECTION:
-        h = h.trusted(np.sqrt(sum_of_squares(p, p)), np.sqrt(sum_of_squares(d, p)))
+        h = h.trusted(np.sqrt(sum_of_squares(p)), np.sqrt(sum_of_squares(d)))
     p[...] = shrunk(p, h) - h.trust * d
 
 
 # --------------------------------------------------------------------------- around the rule
 
 
-def sum_of_squares(x: np.ndarray, like: np.ndarray, factor: float = 1.0) -> float:
+def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
     """The sum of the squares of an array, in float64 and in a fixed order.
 
-    The elements are taken in the memory order of the parameter ``like``, in blocks of 4096; in each
-    block 16 running sums take every sixteenth element. Their sum, and that of the blocks, adds
-    the upper half onto the lower until one number is left.
+    The elements are taken in C order, however they lie in memory, in blocks of 4096; in each block
+    16 running sums take every sixteenth element. Their sum, and that of the blocks, adds the upper
+    half onto the lower until one number is left.
 
     Parameters
     ----------
-    x, like : ndarray
-        Of one shape.
+    x : ndarray
     factor : float
         The squares are those of the elements times this, rounded to their dtype.
     """
     if factor != 1:
         x = (np.float64(factor) * x.astype(np.float64)).astype(x.dtype)
-    flat = x.transpose(memory_order(like)[0]).reshape(-1).astype(np.float64)
+    flat = x.reshape(-1).astype(np.float64)
     padded = np.zeros(-(-flat.size // BLOCK) * BLOCK)
     padded[: flat.size] = flat
     terms = (padded * padded).reshape(-1, BLOCK // LANES, LANES)
@@ -357,22 +355,20 @@ def gradient_norms(
 ) -> tuple[float, list[float]]:
     """The norm of all gradients together, and of each (0 where there is none).
 
-    Where squares overflow, they are taken of the gradient times 2**-600. An optimizer with compact
-    state sums in C order whatever the parameter's, as if ``np.empty(p.shape)`` were in its place.
+    Where squares overflow, they are taken of the gradient times 2**-600.
     """
     with np.errstate(all="ignore"):
-        pairs = list(zip(params, grads))
-        sums = [0.0 if g is None else sum_of_squares(g, p) for p, g in pairs]
+        sums = [0.0 if g is None else sum_of_squares(g) for _, g in zip(params, grads)]
         total = add_halves(np.array(sums))
         if np.isfinite(total):
             return float(np.sqrt(total)), [float(np.sqrt(s)) for s in sums]
         norms = []
-        for i, (p, g) in enumerate(pairs):
+        for i, (_, g) in enumerate(zip(params, grads)):
             if g is None or np.isfinite(sums[i]):
                 norms.append(float(np.sqrt(sums[i])))
                 sums[i] = np.ldexp(sums[i], -2 * RESCUE)
             else:
-                sums[i] = sum_of_squares(g, p, 2.0**-RESCUE)
+                sums[i] = sum_of_squares(g, 2.0**-RESCUE)
                 norms.append(float(np.ldexp(np.sqrt(sums[i]), RESCUE)))
         return float(np.ldexp(np.sqrt(add_halves(np.array(sums))), RESCUE)), norms
 

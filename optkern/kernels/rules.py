@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -219,6 +220,9 @@ OPTIONS: dict[str, tuple[Any, Domain]] = {
         Real("decay rate of the parameters' running average", 0.0, 1.0, open_high=True),
     ),
 }
+
+# What a step may do about NaN or inf in a gradient.
+ON_NONFINITE = ("propagate", "skip", "raise")
 
 # The state arrays of these, each with the option that needs it, in the order of the streams.
 OPTION_SLOTS = {"accumulator": "accumulate", "slow": "lookahead", "ema": "ema_decay"}
@@ -480,3 +484,16 @@ ROW_RULES: tuple[Rule, ...] = tuple(
 LIMITS: tuple[Rule, ...] = tuple(
     Rule(f"limit{k}", {f"state{j}": None for j in range(k)}, {"step": 1}) for k in range(4)
 )
+
+
+def rows_hash() -> int:
+    """A hash of what the build stamps from this table: each row's position, slots and loops.
+
+    The engine finds a rule by its position, so loops of another table would run other rules.
+    """
+    rows = [
+        (rule.name, rule.formula, list(rule.slots.items()), rule.variants, rule.trust)
+        for rule in (*RULES, *LIMITS)
+    ]
+    text = repr((rows, sorted(NONNEGATIVE), list(VOCABULARY), list(OPTIONS)))
+    return zlib.crc32(text.encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
 from ..kernels import _arrays
+from ..kernels._atomic import commit
 from ..kernels._names import hint
 
 Closure = Callable[[], tuple[Any, Any]]
@@ -248,6 +250,10 @@ class Solver(ABC):
         TypeError, ValueError
             Where the dict is of another solver or other parameters; nothing is modified then.
         """
+        commit(None, [(vars(self), self._loaded(state_dict))])
+
+    def _loaded(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes that `load_state_dict` binds."""
         owner = f"{type(self).__name__}.load_state_dict"
         check_loaded(owner, type(self).__name__, state_dict, set(self.state_dict()))
         options = state_dict["options"]
@@ -256,15 +262,10 @@ class Solver(ABC):
         memory = self._checked_memory(owner, state_dict)
         new = {name: check_count(owner, name, state_dict[name], 0) for name in self._counts}
         new |= {k: v for k, v in options.items() if not callable(getattr(self, k))}
-        before = {name: getattr(self, name) for name in new}
-        try:
-            vars(self).update(new)
-            self._read_options(owner)
-        except BaseException:
-            vars(self).update(before)
-            self._read_options(owner)
-            raise
-        vars(self).update(memory)
+        trial = copy(self)
+        vars(trial).update(new)
+        trial._read_options(owner)
+        return vars(trial) | memory
 
     @abstractmethod
     def _memory(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from .. import kernels
 from ..curvature._lanczos import dot
 from ..curvature.lanczos import check_callable, check_count, check_real
+from ..kernels._atomic import restoring
 from ..kernels._storage import widened
 from ..optimizers import Optimizer
 from ._problem import (
@@ -163,7 +164,6 @@ class SAM:
     ) -> Any:
         """The gradient at p + e; p is put back from a copy, exactly."""
         params = self.optimizer.params
-        kept = [p.copy() for p in params]
         e = flat
         if self.adaptive:
             e = [None if g is None else widened(p) ** 2 * widened(g) for p, g in zip(params, flat)]
@@ -173,12 +173,12 @@ class SAM:
             -x if x is not None and groups[number]["maximize"] else x
             for x, number in zip(e, owning)
         ]
-        try:
+
+        def gradient() -> Any:
             kernels.sgd(params, e, lr=factor, maximize=True)
             return self._call(closure)[1]
-        finally:
-            for p, value in zip(params, kept):
-                p[...] = value
+
+        return restoring(params, gradient)
 
     def _own_state(self) -> dict[str, Any]:
         rho = self.rho(self.steps) if callable(self.rho) else self.rho
@@ -209,9 +209,9 @@ class SAM:
         """
         owner = "SAM.load_state_dict"
         check_loaded(owner, "SAM", state_dict, {"optimizer", *self._own_state()})
-        own = self._checked_own(owner, state_dict)
-        self.optimizer.load_state_dict(state_dict["optimizer"])
-        vars(self).update(own)
+        change = self.optimizer._loaded(state_dict["optimizer"])
+        change.entries.append((vars(self), self._checked_own(owner, state_dict)))
+        self.optimizer._plan.alone(owner, change.commit)
 
     def __repr__(self) -> str:
         return f"SAM({self.optimizer!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"
