@@ -1,0 +1,71 @@
+"""A failed allocation, whichever it is, leaves an optimizer before or after, and able to step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHIM = r"""
+#define _GNU_SOURCE
+#include <stddef.h>
+static long left=0;
+void arm(long k){left=k;}
+long remaining(void){return left;}
+static int fail(void){ if(left>0 && --left==0) return 1; return 0; }
+extern void* __libc_malloc(size_t); extern void* __libc_calloc(size_t,size_t); extern void* __libc_realloc(void*,size_t);
+void* malloc(size_t n){ return fail()?NULL:__libc_malloc(n);}
+void* calloc(size_t a,size_t b){ return fail()?NULL:__libc_calloc(a,b);}
+void* realloc(void*p,size_t n){ return fail()?NULL:__libc_realloc(p,n);}
+"""
+
+SWEEP = """
+import ctypes, sys
+from pathlib import Path
+import test_atomic as t
+shim, tmp, stride = ctypes.CDLL(None), Path(sys.argv[1]), int(sys.argv[2])
+shim.arm.argtypes, shim.remaining.restype = [ctypes.c_long], ctypes.c_long
+state = t.saved(tmp)
+for name, operation in t.OPERATIONS.items():
+    opt, more = t.prepared(tmp, name)
+    old = t.picture(opt)
+    operation(opt, {**more, "state": state})
+    done, k, left = t.picture(opt), 1, 0
+    while left == 0:
+        opt, more = t.prepared(tmp, name)
+        given = {**more, "state": state}
+        shim.arm(k)
+        try:
+            operation(opt, given)
+        except Exception:
+            pass
+        left = shim.remaining()
+        shim.arm(0)
+        assert t.picture(opt) in (old, done), (name, k)
+        if opt.averages_are_in:
+            opt.swap_out()
+        assert opt.step(t.gradients(5)), (name, k)
+        k += stride
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads over glibc")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_kth_allocation_fails(tmp_path, stride):
+    source, library = tmp_path / "shim.c", tmp_path / "shim.so"
+    source.write_text(SHIM)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    run = subprocess.run(
+        [sys.executable, "-c", SWEEP, str(tmp_path), str(stride)],
+        env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
