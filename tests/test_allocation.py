@@ -17,7 +17,9 @@ static long left=0;
 void arm(long k){left=k;}
 long remaining(void){return left;}
 static int fail(void){ if(left>0 && --left==0) return 1; return 0; }
-extern void* __libc_malloc(size_t); extern void* __libc_calloc(size_t,size_t); extern void* __libc_realloc(void*,size_t);
+extern void* __libc_malloc(size_t);
+extern void* __libc_calloc(size_t, size_t);
+extern void* __libc_realloc(void*,size_t);
 void* malloc(size_t n){ return fail()?NULL:__libc_malloc(n);}
 void* calloc(size_t a,size_t b){ return fail()?NULL:__libc_calloc(a,b);}
 void* realloc(void*p,size_t n){ return fail()?NULL:__libc_realloc(p,n);}
