@@ -225,7 +225,8 @@ class Optimizer(Bound):
         )
         self._structure = Structure(self._owner, params)
         self.follow, self.strict_grads = options.pop("follow"), options.pop("strict_grads")
-        self._set_storage(*(options.pop(k) for k in ("state_dtype", "master_weights", "seed")))
+        stored = ("state_dtype", "master_weights", "weight_rounding", "seed")
+        self._set_storage(*(options.pop(k) for k in stored))
         self._defaults = options
         self._start()
 
@@ -426,7 +427,9 @@ class Optimizer(Bound):
 
     # ----------------------------------------------------------------- storage
 
-    def _set_storage(self, state_dtype: Any, master_weights: Any, seed: Any) -> None:
+    def _set_storage(
+        self, state_dtype: Any, master_weights: Any, weight_rounding: Any, seed: Any
+    ) -> None:
         owner = self._owner
         known = isinstance(state_dtype, str) and state_dtype in _storage.STATE_DTYPES
         if state_dtype is not None and not known:
@@ -438,6 +441,7 @@ class Optimizer(Bound):
             )
         self._state_dtype: str | None = state_dtype
         self._master_weights = bool(master_weights)
+        self._weight_rounding = _storage.checked_rounding(owner, weight_rounding, master_weights)
         self._seed = _checked_seed(owner, seed)
 
     @property
@@ -451,8 +455,21 @@ class Optimizer(Bound):
         return self._master_weights
 
     @property
+    def weight_rounding(self) -> str:
+        """How float16 and bfloat16 parameters are rounded: "stochastic" or "nearest"."""
+        return self._weight_rounding
+
+    @property
+    def _draws(self) -> bool:
+        """Whether steps round something at random."""
+        weights = self._weight_rounding == "stochastic"
+        return bool(self._state_dtype) or any(
+            weights and _storage.kind_of(p.dtype) for p in self._plan.params
+        )
+
+    @property
     def seed(self) -> int:
-        """Of the random bits that round the state."""
+        """Of the random bits that round state and weights."""
         return self._seed
 
     @property
@@ -560,7 +577,15 @@ class Optimizer(Bound):
             ]
             for slot in (*self._slots, *slots)
         }
-        plan = Plan(self.rule, self._owner, structure.labels, arrays, state, seed)
+        plan = Plan(
+            self.rule,
+            self._owner,
+            structure.labels,
+            arrays,
+            state,
+            seed,
+            self._weight_rounding,
+        )
         plan.set_groups(structure.groups, len(groups))
         if counts is not None:
             counts.put_into(plan)
@@ -957,7 +982,8 @@ class Optimizer(Bound):
             "averages_are_in": self.averages_are_in,
             "options": {k: v for k, v in options.items() if v != OPTIONS[k][0]},
             "param_groups": groups,
-            **({"state_dtype": self._state_dtype, "seed": self._seed} if self._state_dtype else {}),
+            **({"state_dtype": self._state_dtype} if self._state_dtype else {}),
+            **({"seed": self._seed} if self._draws else {}),
             "state": {label: self._saved_state_of(i) for i, label in enumerate(self._labels)},
         }
 
@@ -1266,6 +1292,7 @@ def _class_options(cls: type[Optimizer]) -> dict[str, Any]:
         "on_nonfinite": "propagate",
         "state_dtype": None,
         "master_weights": False,
+        "weight_rounding": None,
         "seed": 0,
         "follow": False,
         "strict_grads": True,
@@ -1317,8 +1344,12 @@ def _class_document(cls: type[Optimizer]) -> str:
         "    float32, float16 and bfloat16 parameters; not with LAMB or centered=True.",
         "master_weights : True or False",
         "    Keep float32 masters of float16 and bfloat16 parameters; they are written as rounded.",
+        "weight_rounding : None, 'stochastic' or 'nearest'",
+        "    Of float16 and bfloat16 parameters. To nearest, steps below half of a weight's last",
+        "    digit are lost; at random, kept on average. None: stochastic without masters.",
         "seed : int in [0, 2**64)",
-        "    Of the random bits that round the state; the bits depend on nothing else.",
+        "    Of the random bits that round state and weights; beside it they depend on the step, a",
+        "    parameter's name (its position where it has none) and the element's position alone.",
         "follow : True or False",
         "    Whether an array that is put in a parameter's place in its dict, list or dataclass is",
         "    trained from then on, as by rebind; False: the next call says so in a ValueError.",

@@ -85,6 +85,8 @@ class Optimizer:
     @property
     def master_weights(self) -> bool: ...
     @property
+    def weight_rounding(self) -> Literal["stochastic", "nearest"]: ...
+    @property
     def seed(self) -> int: ...
     @property
     def params(self) -> list[Array]: ...
@@ -144,6 +146,7 @@ class SGD(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -174,6 +177,7 @@ class Adagrad(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -205,6 +209,7 @@ class RMSprop(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -234,6 +239,7 @@ class Adadelta(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -266,6 +272,7 @@ class Adam(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -297,6 +304,7 @@ class AdamW(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -326,6 +334,7 @@ class Adamax(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -357,6 +366,7 @@ class NAdam(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -387,6 +397,7 @@ class RAdam(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -415,6 +426,7 @@ class Lion(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -449,6 +461,7 @@ class LARS(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,
@@ -479,6 +492,7 @@ class LAMB(Optimizer):
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,
         master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
         seed: int = ...,
         follow: bool = ...,
         strict_grads: bool = ...,

@@ -103,6 +103,8 @@ class Optimizer:
     @property
     def master_weights(self) -> bool: ...
     @property
+    def weight_rounding(self) -> Literal["stochastic", "nearest"]: ...
+    @property
     def seed(self) -> int: ...
     @property
     def params(self) -> list[Array]: ...
@@ -193,6 +195,8 @@ def annotation(name: str, schedules: bool) -> str:
         return 'Literal["bfloat16", "int8"] | None'
     if name in ("master_weights", "decoupled_weight_decay", "follow", "strict_grads"):
         return "bool"
+    if name == "weight_rounding":
+        return 'Literal["stochastic", "nearest"] | None'
     if name == "seed":
         return "int"
     if isinstance(domain, rules.Choice):

@@ -81,7 +81,12 @@ def test_norm_and_zeros_of_float16_gradients():
     norm, _ = reference.gradient_norms(wide, wide)
     for master in (False, True):
         opt = optkern.SGD(
-            [p.copy() for p in params], lr=0.5, clip_norm=1.0, zero_grad=True, master_weights=master
+            [p.copy() for p in params],
+            lr=0.5,
+            clip_norm=1.0,
+            zero_grad=True,
+            master_weights=master,
+            weight_rounding="nearest",
         )
         opt.step(mine := [g.copy() for g in grads])
         assert opt.last_grad_norm == norm
@@ -140,7 +145,7 @@ def test_lookahead_of_half_precision_parameters(master):
         for threads in (1, 3):
             opt = optkern.SGD(
                 [p.copy() for p in params], lr=0.125, lookahead=(2, 0.4), master_weights=master,
-                num_threads=threads,
+                num_threads=threads, weight_rounding="nearest",
             )  # fmt: skip
             for grads in calls:
                 opt.step(grads)
@@ -238,7 +243,7 @@ def accumulate_alike(name, dtype, beside, threads, sizes):
     hyper = {"lr": 0.25, **HYPER[name]}
     opt = optkern.optimizers.CLASSES[name](
         [p.copy() for p in start], master_weights=master, on_nonfinite=nonfinite,
-        num_threads=threads, **hyper, **options,
+        num_threads=threads, weight_rounding="nearest", **hyper, **options,
     )  # fmt: skip
     twin = Halved(opt.rule, start, master, hyper, options)
     for grads in accumulating_calls(dtype, nonfinite == "skip", sizes):

@@ -94,7 +94,15 @@ def test_signature_is_the_table(rule):
     own = set(rule.hyperparameters) - {"step", "mu_product"}
     for name in own:
         assert parameters[name].default == rule.hyperparameters[name]
-    shared = {"params", "num_threads", "on_nonfinite", "state_dtype", "master_weights", "seed"}
+    shared = {
+        "params",
+        "num_threads",
+        "on_nonfinite",
+        "state_dtype",
+        "master_weights",
+        "weight_rounding",
+        "seed",
+    }
     assert own | shared <= set(parameters)
     extra = set(parameters) - own - shared - set(OPTIONS)
     bound = {"follow", "strict_grads"}

@@ -451,16 +451,25 @@ class _Preconditioned(Operator):
     def _scaled(self, product: np.ndarray, v: np.ndarray) -> np.ndarray:
         return self.sign * self.inverse_root * product + self.shift * v
 
+    def _length(self, w: np.ndarray) -> float:
+        length = norm(w)
+        if not 0 < length < math.inf:
+            raise ValueError(
+                f"{self.owner}: scaled by the second moments a unit vector has the length {length} "
+                f"in {w.dtype}; give the operator a wider dtype"
+            )
+        return length
+
     def prepare(self, v: np.ndarray) -> None:
         w = self._argument(v)
         before = self.op.products
-        self.op.prepare(w * w.dtype.type(1 / norm(w)))
+        self.op.prepare(w * w.dtype.type(1 / self._length(w)))
         self.products += self.op.products - before
 
     def measure(self, v: np.ndarray) -> Measured:
         """The product for a unit vector at the best step for it, with its error."""
         w = self._argument(v)
-        length = norm(w)
+        length = self._length(w)
         before = self.op.products
         found = self.op.measure(w * w.dtype.type(1 / length))
         self.products += self.op.products - before
@@ -530,6 +539,11 @@ def _inverse_root(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.nda
             )
         pieces.append(_preconditioner(optimizer.rule.name, entry, h).ravel())
     p = np.concatenate(pieces)
+    if not np.isfinite(p).all():
+        raise ValueError(
+            f"{owner}: the second moment of {np.sum(~np.isfinite(p))} elements is not finite, "
+            "a gradient's square has overflowed: they take no steps any more, no lr limits them"
+        )
     if not (p > 0).all():
         raise ValueError(
             f"{owner}: the second moment of {np.sum(p <= 0)} elements is zero with eps=0"

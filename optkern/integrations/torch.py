@@ -42,7 +42,8 @@ torch: Any = host("torch", "torch", MINIMUM)
 # Not here: p.grad accumulates by itself, compact state is no tensor, and float32 masters would undo
 # what torch writes into the weights.
 _WITHOUT = {"accumulate", "accumulate_form", "state_dtype", "seed", "master_weights"}
-_WITHOUT |= {"follow", "strict_grads"}  # torch's containers are modules, its gradients attributes
+# Its containers are modules, its gradients attributes; there is no seed to round weights with.
+_WITHOUT |= {"follow", "strict_grads", "weight_rounding"}
 # Of the whole optimizer, not of a group.
 _OPTIONS = {"num_threads", "on_nonfinite", *OPTIONS} - _WITHOUT
 # What torch.optim can do and NumPy's memory cannot.

@@ -79,6 +79,7 @@ cdef struct constants_t:
     double mu_product    # NAdam: the product with this step's factor in it
     double scale         # multiplies the gradient: unscaling and clipping by norms
     double limit         # clips the gradient's elements
+    double horizon       # centered RMSprop: how many gradients its averages are of
     double trust         # LARS: multiplies the gradient; LAMB: the direction
     unsigned int flags
 

@@ -92,6 +92,7 @@ cdef void rmsprop(const hyper_t* o, constants_t* h) noexcept nogil:
     h.gain2 = 1 - o.alpha
     if o.centered:
         h.flags |= CENTERED
+        h.horizon = 1 / h.gain2 if h.gain2 > 0 else 0
     if o.momentum:
         h.flags |= MOMENTUM
         h.momentum = o.momentum
@@ -257,10 +258,15 @@ cdef int encode_option(options_t* o, str name, object value) except -1:
     return 0
 
 
-cdef double clip_factor(double limit, double norm) noexcept nogil:
-    """What brings a norm under its limit, as torch.nn.utils.clip_grad_norm_ has it."""
-    cdef double factor = 1 if limit == INFINITY else limit / (norm + 1e-6)
-    return 1 if factor > 1 else factor
+cdef double clipped(double limit, double scale, double norm) noexcept nogil:
+    """The scale that brings a norm under its limit, as torch.nn.utils.clip_grad_norm_ has it."""
+    cdef double scaled = scale * norm, factor
+    if limit == INFINITY:
+        return scale
+    if scaled == INFINITY and norm < INFINITY:
+        return limit / norm   # of which 1e-6 is nothing
+    factor = limit / (scaled + 1e-6)
+    return scale * (1 if factor > 1 else factor)
 
 
 cdef double gradient_share(const options_t* o, double calls) noexcept nogil:
@@ -274,9 +280,9 @@ cdef void adjust(
     """Put unscaling and clipping into a tensor's constants; norms of the gradients as they came."""
     h.scale = gradient_share(o, calls)
     if o.clip_norm:
-        h.scale *= clip_factor(o.clip_norm, h.scale * norm)
+        h.scale = clipped(o.clip_norm, h.scale, norm)
     if o.clip_norm_per_tensor:
-        h.scale *= clip_factor(o.clip_norm_per_tensor, h.scale * tensor_norm)
+        h.scale = clipped(o.clip_norm_per_tensor, h.scale, tensor_norm)
     h.limit = o.clip_value if o.clip_value else INFINITY
     h.flags &= ~(<unsigned int> (SCALE | CLAMP))
     if h.scale != 1:

@@ -78,6 +78,7 @@ cdef struct tensor_t:
     bint compact                       # state is, and all else is dense and of one dtype
     int home                           # the parameter's own stream: 0, or ROUNDED
     unsigned char* scales[MAX_STREAMS]
+    unsigned long long name            # what of the tensor goes into its random bits
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     order_t* c_order                   # NULL: the plan's order is C order
@@ -190,6 +191,7 @@ cdef class Plan:
     cdef unsigned long _holder           # in which thread
     cdef int _forks                      # and in which process: so many forks after the first
     cdef bint _has_velocity, _keeps
+    cdef bint _at_random        # parameters of 16 bits are rounded stochastically
     cdef unsigned long long _seed
     cdef unsigned int _flags[MAX_STREAMS]   # without which a stream is not touched; 0: always
 
@@ -222,7 +224,8 @@ cdef class Plan:
     cdef void _adjust_constants(self) noexcept nogil
     cdef void _apply_directions(self) noexcept nogil
     cdef int _check_zeroable(self, tuple gradients) except -1
-    cdef bint _finite(self, const tensor_t* t) noexcept nogil
+    cdef bint _finite(self, const tensor_t* t, double scale) noexcept nogil
+    cdef double _unbounded_scale(self) noexcept nogil
     cdef char* _gradient(
         self, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s, bint in_c_order
     ) noexcept nogil
@@ -238,6 +241,7 @@ cdef class Plan:
     ) noexcept nogil
     cdef double _gradient_norm(self) noexcept nogil
     cdef double _rescued(self, Py_ssize_t i) noexcept nogil
+    cdef double _parameter_norm(self, Py_ssize_t i) noexcept nogil
     cdef int _run_somehow(self, int num_threads) except -1
     cdef void _count_call(self) noexcept nogil
     cdef void _run_pieces(

@@ -29,7 +29,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport PyObject
 from cython.parallel cimport prange, threadid
-from libc.math cimport isfinite, ldexp, sqrt
+from libc.math cimport INFINITY, isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -44,7 +44,8 @@ from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
 from optkern.kernels._span cimport (
-    BFLOAT16_STATE, BLOCK, FLOAT16, PLAIN, SCALED, SEGMENT, compact_t, spans_t,
+    BFLOAT16, BFLOAT16_STATE, BLOCK, FLOAT16, FLOAT16_RANDOM, PLAIN, SCALED, SEGMENT, compact_t,
+    spans_t,
 )
 from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES, rows_hash
 
@@ -232,12 +233,17 @@ cdef class Plan:
         ``master``, if that is there, float32 arrays (or None) that are updated in the parameters'
         place; the parameters are written as their rounding.
     seed : int
-        Of the random bits that round `Compact` state.
+        Of the random bits that round `Compact` state and parameters.
+    weight_rounding : {"nearest", "stochastic"}
+        Of float16 and bfloat16 parameters without masters.
     """
 
-    def __cinit__(self, rule, str owner, labels, list params, dict state, seed=0):
+    def __cinit__(
+        self, rule, str owner, labels, list params, dict state, seed=0, weight_rounding="nearest"
+    ):
         cdef Py_ssize_t i
         self._seed = seed
+        self._at_random = weight_rounding == "stochastic"
         self.rule = rule
         self.owner = owner
         self.labels = tuple(labels)
@@ -327,7 +333,9 @@ cdef class Plan:
         master = self.state["master"][i] if "master" in self.state else None
         arrays = [self.state[slot][i] for slot in self.rule.slots]
         t.dtype = p.dtype == np.float64
-        if any(isinstance(a, _storage.Compact) for a in arrays):
+        t.name = _storage.tensor_key(self.labels[i])
+        draws = self._at_random and master is None and _storage.kind_of(p.dtype)
+        if draws or any(isinstance(a, _storage.Compact) for a in arrays):
             # Positions and blocks count in C order, whatever the parameter's own.
             order, dense = list(range(p.ndim)), p.flags.c_contiguous
         else:
@@ -340,6 +348,8 @@ cdef class Plan:
             t.home = ROUNDED
             self._bind(i, 0, master)
         self._bind(i, t.home, p)
+        if draws:
+            t.storage[0] = BFLOAT16_STATE if t.storage[0] == BFLOAT16 else FLOAT16_RANDOM
         for k, a in enumerate(arrays):
             if a is not None:
                 self._bind(i, 2 + k, a)
@@ -413,7 +423,7 @@ cdef class Plan:
         self._staging = self._staging or t.staged
         t.compact = (
             t.home == 0 and t.layout[0] == NULL and t.layout[1] == NULL
-            and t.storage[0] == t.storage[1] and t.storage[0] != FLOAT16
+            and t.storage[0] in (PLAIN, BFLOAT16_STATE) and t.storage[1] == nearest(t.storage[0])
             and t.storage[2] >= BFLOAT16_STATE
         )
 
@@ -520,7 +530,9 @@ cdef class Plan:
             if not self._tensors[i].active:
                 continue
             if self._tensors[i].staged:
-                self._tensors[i].key = mixed(mixed(mixed(self._seed) ^ (self._steps[i] + 1)) ^ i)
+                self._tensors[i].key = mixed(
+                    mixed(mixed(self._seed) ^ (self._steps[i] + 1)) ^ self._tensors[i].name
+                )
             if (
                 last < 0
                 or self._tensors[i].group != self._tensors[last].group
@@ -554,7 +566,7 @@ cdef class Plan:
             norm = self._norms[i] if self._measures_gradients else 0
             adjust(&self._options, h, <double> (self.accumulated + 1), self._norm, norm)
             if h.flags & TRUST:
-                apply_trust(h, sqrt(self._sums[1][i]), h.scale * norm)
+                apply_trust(h, self._parameter_norm(i), h.scale * norm)
 
     cdef void _apply_directions(self) noexcept nogil:
         """Put the trust ratios of directions into the constants; the next pass applies these."""
@@ -562,7 +574,7 @@ cdef class Plan:
         for i in range(self._count):
             if self._tensors[i].active and self._constants[i].flags & DIRECTION:
                 apply_trust(
-                    &self._constants[i], sqrt(self._sums[1][i]), sqrt(self._sums[0][i])
+                    &self._constants[i], self._parameter_norm(i), sqrt(self._sums[0][i])
                 )
                 self._constants[i].flags ^= DIRECTION | APPLY
 
@@ -670,7 +682,7 @@ cdef class Plan:
         cdef cnp.ndarray p = <cnp.ndarray> self.params[i]
         cdef cnp.ndarray g
         cdef char* data
-        cdef int storage = t.storage[t.home]
+        cdef int storage = nearest(t.storage[t.home])
         t.held = self._held[i]
         t.active = t.held or gradient is not None
         if gradient is None:
@@ -752,22 +764,40 @@ cdef class Plan:
         return 0
 
     cdef Py_ssize_t _first_nonfinite(self) noexcept nogil:
-        """The first tensor whose gradient holds NaN or inf, or -1."""
+        """The first tensor whose gradient holds NaN or inf, or does once unscaled, or -1."""
         cdef Py_ssize_t i
+        cdef double scale = self._unbounded_scale()
         for i in range(self._count):
-            if self._tensors[i].active and not self._finite(&self._tensors[i]):
+            if self._tensors[i].active and not self._finite(&self._tensors[i], scale):
                 return i
         return -1
 
-    cdef bint _finite(self, const tensor_t* t) noexcept nogil:
-        """Whether a gradient, and its sum with what has been accumulated, is finite."""
+    cdef double _unbounded_scale(self) noexcept nogil:
+        """What unscaling multiplies the gradients by, where they may overflow by it; 1: not."""
+        cdef options_t* o = &self._options
+        cdef double scale = gradient_share(o, <double> (self.accumulated + 1))
+        if self._adding or o.clip_value or scale <= 1:
+            return 1
+        if 0 < o.clip_norm < INFINITY or 0 < o.clip_norm_per_tensor < INFINITY:
+            return 1
+        return scale
+
+    cdef bint _finite(self, const tensor_t* t, double scale) noexcept nogil:
+        """Whether a gradient, its sum with what has been accumulated and that scaled is finite."""
         cdef scratch_t* s = self._room(0)
+        cdef char* g
         cdef Py_ssize_t n, first = 0
-        if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.held:
+        if t.dtype == 0:
+            scale = <double> <float> scale   # a product of two floats is exact: rounded once
+        if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.held and scale == 1:
             return SPANS.finite[t.dtype](t.data[1], t.size)
         while first < t.size:
             n = min(<Py_ssize_t> BLOCK, t.size - first)
-            if not SPANS.finite[t.dtype](self._gradient(t, first, n, s, False), n):
+            g = self._gradient(t, first, n, s, False)
+            if scale != 1:
+                SPANS.scale[t.dtype](s.block[0], g, scale, n)
+                g = s.block[0]
+            if not SPANS.finite[t.dtype](g, n):
                 return False
             first += n
         return True
@@ -922,6 +952,24 @@ cdef class Plan:
             self._square_block(i, block, ldexp(1, -RESCUE), self._room(0))
         return add_blocks(self._partial[0] + self._blocks[i], self._blocks[i + 1] - self._blocks[i])
 
+    cdef double _parameter_norm(self, Py_ssize_t i) noexcept nogil:
+        """The norm of a parameter; where squares overflow, of its numbers times 2**-RESCUE."""
+        cdef const tensor_t* t = &self._tensors[i]
+        cdef scratch_t* s = self._room(0)
+        cdef Py_ssize_t block, n, first = 0
+        cdef char* x
+        if isfinite(self._sums[1][i]):
+            return sqrt(self._sums[1][i])
+        for block in range(self._blocks[i], self._blocks[i + 1]):
+            n = min(<Py_ssize_t> BLOCK, t.size - first)
+            x = gather(t, 0, first, n, s.block[0], s, True)
+            SPANS.scale[t.dtype](s.block[1], x, ldexp(1, -RESCUE), n)
+            self._partial[1][block] = SPANS.dot[t.dtype](s.block[1], s.block[1], n)
+            first += n
+        return ldexp(
+            sqrt(add_blocks(self._partial[1] + self._blocks[i], count_blocks(t.size))), RESCUE
+        )
+
     # ----------------------------------------------------------------- the step
 
     def check(self, tuple gradients):
@@ -1049,7 +1097,9 @@ cdef class Plan:
         self._check_finite = check_finite
         self._adding = self.accumulated + 1 < self._options.accumulate
         # Norms of the gradients find what is not finite on their own.
-        if check_finite and (self._adding or not self._measures_gradients):
+        if check_finite and (
+            self._adding or not self._measures_gradients or self._unbounded_scale() != 1
+        ):
             self._bad = self._first_nonfinite()
         if self._bad < 0:
             if not self._adding:
@@ -1161,8 +1211,10 @@ cdef class Plan:
 
     cdef int _reserve_scratch(self, int threads) except -1:
         """Make room for what so many threads stage, where anything is staged."""
+        cdef bint wanted
         cdef char* rooms
-        if not (self._staging or self._pieces or self._measures) or threads <= self._room_count:
+        wanted = self._staging or self._pieces or self._measures or self._adjusts
+        if not wanted or threads <= self._room_count:
             return 0
         rooms = <char*> calloc(threads * ROOM + LINE, 1)
         if rooms == NULL:
@@ -1256,7 +1308,6 @@ cdef class Plan:
             SPANS.update[self._index][t.dtype](t.h, at, piece, here)
             if direction == NULL:
                 self._finish_piece(t, at, here, piece, s)
-                put(t, 0, here, piece, at[0], NULL, s)
                 if t.home != 0:
                     put(t, t.home, here, piece, at[0], NULL, s)
             self._put_state(t, at, here, piece, s, in_c_order)
@@ -1266,11 +1317,11 @@ cdef class Plan:
         self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s,
         bint in_c_order,
     ) noexcept nogil:
-        """Bring a piece of the state back to where it is stored."""
+        """Bring a piece of the parameter (not of a direction, in C order) and its state back."""
         cdef bint drawn = False
         cdef int j
-        for j in range(2, self._streams + EXTRA):
-            if at[j] == NULL:
+        for j in range(self._streams + EXTRA):
+            if at[j] == NULL or j == 1 or j == 0 and in_c_order:
                 continue
             if t.storage[j] >= BFLOAT16_STATE and not drawn:
                 SPANS.random(s.random, <unsigned int> first, random_key(t, first), n)
@@ -1317,7 +1368,7 @@ cdef class Plan:
     ) noexcept nogil:
         """Run the rule's loop over compact state; False where it has none for these options."""
         cdef bint bytes = t.storage[2] != BFLOAT16_STATE
-        cdef compact_t span = SPANS.compact[self._index][bytes][t.storage[0]]
+        cdef compact_t span = SPANS.compact[self._index][bytes][t.storage[0] != PLAIN]
         cdef unsigned char* scales[MAX_STREAMS]
         cdef char* at[MAX_STREAMS]
         cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one

@@ -14,7 +14,7 @@ from optkern.kernels._constants cimport (
     AMSGRAD, APPLY, CENTERED, CLAMP, DECAY, DIRECTION, L2, MAXIMIZE, MOMENTUM, NESTEROV,
     RECTIFIED, SCALE, SHRINK, TRUST, constants_t,
 )
-from optkern.kernels._scalar cimport floating, flush, magnitude, square_root
+from optkern.kernels._scalar cimport epsilon, floating, flush, magnitude, square_root
 
 
 cdef inline floating ascended(floating p, floating g, constants_t h) noexcept nogil:
@@ -56,14 +56,17 @@ cdef inline floating adagrad(floating p, floating g, floating* s, constants_t h)
 cdef inline floating rmsprop(
     floating p, floating g, floating* v, floating* m, floating* buf, constants_t h
 ) noexcept nogil:
-    cdef floating alpha = <floating> h.beta2, gain = <floating> h.gain2, d
+    cdef floating alpha = <floating> h.beta2, gain = <floating> h.gain2, d, least
+    cdef floating share = epsilon(p) * <floating> h.horizon
     g = ascended(p, g, h)
     v[0] = flush(alpha * v[0] + gain * g * g)
     d = v[0]
     if h.flags & CENTERED:
         m[0] = flush(alpha * m[0] + gain * g)
+        share = <floating> 1 if share > 1 else share
+        least = share * d   # the averages' rounding
         d = d - m[0] * m[0]
-        d = 0 if d < 0 else d
+        d = least if d < least else d
     d = square_root(d) + <floating> h.eps
     if h.flags & MOMENTUM:
         buf[0] = flush(<floating> h.momentum * buf[0] + g / d)

@@ -181,6 +181,22 @@ cdef void sum_gradients(
         to[i] = <floating> sum[i]
 
 
+cdef bint finite_sum(const rows_t* r, Py_ssize_t k) noexcept nogil:
+    """Whether the sum of the gradients of one row is finite, in the dtype it is rounded to."""
+    cdef char sum[PIECE * 8]
+    cdef Py_ssize_t n, first = 0
+    while first < r.width:
+        n = min(<Py_ssize_t> PIECE, r.width - first)
+        if r.dtype:
+            sum_gradients[double](r, k, first, n, <double*> sum)
+        else:
+            sum_gradients[float](r, k, first, n, <float*> sum)
+        if not SPANS.finite[r.dtype](sum, n):
+            return False
+        first += n
+    return True
+
+
 # --------------------------------------------------------------------------- checked arrays
 
 cdef dict INDEX = {rule.name: k for k, rule in enumerate(RULES)}
@@ -366,7 +382,14 @@ cdef class Rows:
         return np.asarray(<Py_ssize_t[:self.r.count]> self.r.row) if self.r.count else []
 
     cdef bint finite(self) noexcept nogil:
-        return SPANS.finite[self.r.dtype](self.r.data[1], self.given * self.r.width)
+        """Whether all gradients are, and the sums of those that share a row."""
+        cdef Py_ssize_t k
+        if not SPANS.finite[self.r.dtype](self.r.data[1], self.given * self.r.width):
+            return False
+        for k in range(self.r.count if self.given > self.r.count else 0):
+            if self.r.next[self.r.first[k]] >= 0 and not finite_sum(&self.r, self.r.first[k]):
+                return False
+        return True
 
     cdef int run(self, const constants_t* h, int threads) except -1:
         cdef Copied copied

@@ -1,6 +1,6 @@
 # cython: cdivision=True
 """Scalar helpers of the formulas, and the processor's floating-point mode."""
-from libc.float cimport DBL_MIN, FLT_MIN
+from libc.float cimport DBL_EPSILON, DBL_MIN, FLT_EPSILON, FLT_MIN
 from libc.math cimport fabs, fabsf, sqrt, sqrtf
 
 ctypedef fused floating:
@@ -28,6 +28,14 @@ cdef inline floating flush(floating x) noexcept nogil:
         return 0 if fabsf(x) < FLT_MIN else x
     else:
         return 0 if fabs(x) < DBL_MIN else x
+
+
+cdef inline floating epsilon(floating x) noexcept nogil:
+    """The distance from 1 to the next number of the dtype of `x`."""
+    if floating is float:
+        return FLT_EPSILON
+    else:
+        return DBL_EPSILON
 
 
 cdef extern from *:
@@ -96,6 +104,20 @@ cdef inline unsigned int to_float16(float x) noexcept nogil:
     return sign | (large if size >= 0x47800000 else (least if size < 0x38800000 else normal))
 
 
+cdef inline unsigned int to_float16_at_random(float x, unsigned int random) noexcept nogil:
+    """Rounded up where 13 of 16 random bits carry; what nearest takes to infinity goes there."""
+    cdef unsigned int u = bits_of(x), sign = (u >> 16) & 0x8000, size = u & 0x7FFFFFFF
+    cdef unsigned int carry = random >> 3, most = 0x7BFF
+    cdef unsigned int normal = (size - 0x38000000 + carry) >> 13
+    # Adding 2**-14 leaves a denormal's digits, and 13 more, at the end.
+    cdef unsigned int least = bits_of(float_of(size) + float_of(0x38800000)) - 0x38800000
+    cdef unsigned int infinity = 0x7C00, nan = 0x7E00
+    cdef unsigned int large = nan if size > 0x7F800000 else infinity
+    least = (least + carry) >> 13
+    normal = most if normal > most else normal
+    return sign | (large if size >= 0x477FF000 else (least if size < 0x38800000 else normal))
+
+
 cdef inline unsigned int int8_offset(unsigned int exponent) noexcept nogil:
     """What the codes of a block with this biased exponent count from; 255: all codes are NaN."""
     exponent = max(<unsigned int> 31, exponent)
@@ -107,26 +129,37 @@ cdef inline unsigned int uint8_offset(unsigned int exponent) noexcept nogil:
     return ((exponent - 30) << 23) - (1 << 20) if exponent < 255 else 0x6FD00000
 
 
+# The uppermost code is infinity; in a block of NaN, whose offset is the largest, it is NaN.
+
+
 cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nogil:
     cdef float size = float_of(((code & 0x7F) << 20) + offset) - float_of(offset)
-    return float_of(bits_of(size) | ((code & 0x80) << 24))
+    cdef unsigned int far = 0x7FC00000 if offset == 0x77D00000 else 0x7F800000
+    cdef unsigned int u = far if code & 0x7F == 0x7F else bits_of(size)
+    return float_of(u | ((code & 0x80) << 24))
 
 
 # `carry`: 20 random bits, as many as are cut off.
 cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset
-    return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)
+    cdef unsigned int infinity = 0x7F, none = 0, u = bits_of(x)
+    size = none if size < 0x10000 else size
+    size = infinity if u & 0x7FFFFFFF == 0x7F800000 else (size + carry) >> 20
+    return size | ((u >> 24) & 0x80)
 
 
 cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
     cdef unsigned int none = 0, u = (code << 20) + offset
+    cdef unsigned int far = 0x7FC00000 if offset == 0x6FD00000 else 0x7F800000
+    u = far if code == 0xFF else u
     return float_of(none if code == 0 else u)
 
 
 cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
-    cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
+    cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1, infinity = 0xFF
     cdef int code = (<int> (<unsigned int> size - offset + carry)) >> 20
     cdef int least = size if size < one else one   # 0 for 0, else 1
+    code = infinity if size == 0x7F800000 else code
     return <unsigned int> (least if code < least else code)
 
 

@@ -22,6 +22,7 @@ cdef enum:
     BFLOAT16_STATE    # rounded stochastically, like the two below
     INT8
     UINT8
+    FLOAT16_RANDOM    # a float16 parameter, rounded stochastically; a bfloat16 one: BFLOAT16_STATE
     STORAGES
 
 
@@ -94,7 +95,8 @@ cdef struct spans_t:
     unsigned long long rows
     unsigned long long sizes
     span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table
-    # [bfloat16 or int8 state][p and g are float32 or bfloat16]; NULL: by pieces alone
+    # [bfloat16 or int8 state][p and g are float32, or bfloat16 and p is rounded stochastically];
+    # NULL: by pieces alone
     compact_t compact[MAX_RULES][2][2]
     finite_t finite[DTYPES]
     load_t load[STORAGES]

@@ -67,6 +67,13 @@ cdef inline Py_ssize_t width(const tensor_t* t) noexcept nogil:
     return 8 if t.dtype else 4
 
 
+cdef inline int nearest(int storage) noexcept nogil:
+    """How a gradient of a parameter's dtype is stored, whichever way the parameter is rounded."""
+    if storage == BFLOAT16_STATE:
+        return BFLOAT16
+    return FLOAT16 if storage == FLOAT16_RANDOM else storage
+
+
 cdef const layout_t* way_through(
     const tensor_t* t, int j, bint in_c_order, scratch_t* s
 ) noexcept nogil:

@@ -1,26 +1,32 @@
 """How numbers are stored in fewer bits: the NumPy twins of the codecs in _span.pyx.tp.
 
 1. Arithmetic is float32. A stream with a storage is decoded piece by piece, the ordinary span runs,
-   the stream is encoded back. Parameters and gradients are float16 or bfloat16, rounded to nearest
-   even; state is bfloat16 or int8, rounded stochastically.
-2. State is rounded up or down at random, in proportion to the distances: with beta2 = 0.999 an
-   average moves by less than half a bfloat16 step and would stand still for ever, rounded to
-   nearest. (Gupta et al., "Deep learning with limited numerical precision", 2015, section 3.)
-3. The random bits are a hash of seed, step, tensor and the element's position in C order, so that
+   the stream is encoded back. Parameters and gradients are float16 or bfloat16; state is bfloat16
+   or int8.
+2. State, and a parameter without a master, is rounded up or down at random, in proportion to the
+   distances: with beta2 = 0.999 an average moves by less than half a bfloat16 step and would stand
+   still for ever, rounded to nearest. (Gupta et al., "Deep learning with limited numerical
+   precision", 2015, section 3.)
+3. The random bits are a hash of seed, step, the tensor's name (its position, where it has none)
+   and the element's position in C order, so that
    they depend on neither threads, chunks, instruction set nor memory layout. All state arrays of an
    element share them: each is rounded without bias all the same, and one hash instead of two is a
    tenth of a step.
 4. An int8 code is the top of a float32's own bits: a block of 256 elements notes the exponent of
    its largest one, and a code counts steps of an eighth of a binade below that. To decode is a
    shift and an addition, no table. A signed code has 7 bits: 14 binades, then evenly down to
-   zero. An unsigned one has 8: 31 binades, and what is not zero never becomes zero, because a
-   moment is divided by. (Blocks: Dettmers et al., "8-bit optimizers via block-wise
-   quantization", 2022, section 2.)
-5. A block that holds NaN or infinity is NaN as a whole.
+   zero; what is below a sixteenth of the last step is zero, because by chance it would become more
+   than sixteen times itself, beside a second moment that does not. An unsigned one has 8: 31
+   binades, and what is not zero never becomes zero, because a moment is divided by. (Blocks:
+   Dettmers et al., "8-bit optimizers via block-wise quantization", 2022, section 2.)
+   In blocks that hold an infinity (a square that has overflowed) it has the code after the last
+   regular one, and the other elements keep a scale of their own.
+5. A block that holds NaN is NaN as a whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -31,9 +37,11 @@ SEGMENT = 1 << 20  # elements whose random bits share a key
 STATE_DTYPES = ("bfloat16", "int8")
 
 # What a stream is stored as; the order of the enum in _span.pxd.
-KINDS = ("plain", "bfloat16", "float16", "bfloat16 state", "int8", "uint8")
+KINDS = ("plain", "bfloat16", "float16", "bfloat16 state", "int8", "uint8", "float16 at random")
 
 _LOW_EXPONENT = 31  # of a block's scale: no code then stands for a denormal
+_INFINITY = 0x7F800000  # the bits of a float32
+_LOST = 1 << 16  # a sixteenth of the last step above zero
 _NAN = 255  # a block's scale, and all of its codes
 
 
@@ -54,6 +62,22 @@ def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if kind_of(dtype) else dtype
 
 
+def checked_rounding(owner: str, value: Any, master: bool) -> str:
+    """How float16 and bfloat16 parameters are rounded, from the option `weight_rounding`."""
+    if value is None:
+        return "nearest" if master else "stochastic"
+    if not isinstance(value, str) or value not in ("stochastic", "nearest"):
+        raise ValueError(
+            f"{owner}: weight_rounding must be None, 'stochastic' or 'nearest', got {value!r}"
+        )
+    if master and value == "stochastic":
+        raise ValueError(
+            f"{owner}: weight_rounding='stochastic' is not possible with master_weights=True: "
+            "what is trained are the masters, and they are written as their nearest"
+        )
+    return str(value)
+
+
 # --------------------------------------------------------------------------- bfloat16, float16
 
 
@@ -64,13 +88,20 @@ def widened(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def write_rounded(array: np.ndarray, values: np.ndarray) -> None:
-    """Store float32 ``values`` in a float16 or bfloat16 array, rounded to nearest even."""
+def write_rounded(array: np.ndarray, values: np.ndarray, random: np.ndarray | None = None) -> None:
+    """Store ``values`` in an array of any dtype, rounded to nearest even (16 bits: by float32).
+
+    With 32 ``random`` bits for each element, float16 and bfloat16 are rounded stochastically.
+    """
+    if random is not None:
+        random = random.reshape(array.shape)
     if is_bfloat16(array.dtype):
-        array.view(np.uint16)[...] = encode_bfloat16(values)
+        array.view(np.uint16)[...] = encode_bfloat16(values.astype(np.float32), random)
+    elif random is not None and array.dtype == np.float16:
+        array.view(np.uint16)[...] = encode_float16(values.astype(np.float32), random)
     else:
         with np.errstate(all="ignore"):
-            array[...] = values.astype(np.float16)
+            array[...] = values.astype(np.float32) if kind_of(array.dtype) else values
 
 
 def decode_bfloat16(codes: np.ndarray) -> np.ndarray:
@@ -89,6 +120,19 @@ def encode_bfloat16(x: np.ndarray, random: np.ndarray | int | None = None) -> np
     return ((bits + carry.astype(np.uint32)) >> 16).astype(np.uint16)
 
 
+def encode_float16(x: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """float32 -> uint16, up or down at random; to infinity what nearest would take there."""
+    bits = np.ascontiguousarray(x).view(np.int32).reshape(np.shape(x))
+    size = (bits & 0x7FFFFFFF).astype(np.int64)
+    carry = (np.asarray(random, np.uint32) >> 19).astype(np.int64)
+    normal = np.minimum((size - 0x38000000 + carry) >> 13, 0x7BFF)
+    # A denormal's digits, and 13 more: multiples of 2**-37.
+    digits = np.rint(np.where(size < 0x38800000, np.abs(x), 0).astype(np.float64) * 2.0**37)
+    code = np.where(size < 0x38800000, (digits.astype(np.int64) + carry) >> 13, normal)
+    code = np.where(size >= 0x477FF000, np.where(np.isnan(x), 0x7E00, 0x7C00), code)
+    return (code | (bits >> 16 & 0x8000)).astype(np.uint16)
+
+
 # --------------------------------------------------------------------------- int8
 
 
@@ -96,11 +140,15 @@ def decode_int8(codes: np.ndarray, scales: np.ndarray, signed: bool) -> np.ndarr
     """uint8 codes and a uint8 exponent for each block of 256 -> float32, of the codes' shape."""
     k = codes.reshape(-1).astype(np.int32)
     offset = _spread(_offset(scales, signed), k.size)
+    far = np.where(_spread(scales, k.size) == _NAN, np.int32(0x7FC00000), np.int32(_INFINITY))
     if signed:
-        size = (((k & 0x7F) << 20) + offset).view(np.float32) - offset.view(np.float32)
-        x = (size.view(np.uint32) | ((k.view(np.uint32) & 0x80) << 24)).view(np.float32)
+        with np.errstate(invalid="ignore"):
+            size = (((k & 0x7F) << 20) + offset).view(np.float32) - offset.view(np.float32)
+        u = np.where(k & 0x7F == 0x7F, far, size.view(np.int32)).view(np.uint32)
+        x = (u | ((k.view(np.uint32) & 0x80) << 24)).view(np.float32)
     else:
-        x = np.where(k == 0, 0, (k << 20) + offset).astype(np.int32).view(np.float32)
+        u = np.where(k == 0xFF, far, (k << 20) + offset)
+        x = np.where(k == 0, 0, u).astype(np.int32).view(np.float32)
     return x.reshape(codes.shape)
 
 
@@ -111,16 +159,20 @@ def encode_int8(
     bits = np.ascontiguousarray(x, np.float32).reshape(-1).view(np.int32)
     size = bits & 0x7FFFFFFF
     starts = np.arange(0, bits.size, BLOCK)
-    largest = np.maximum.reduceat(size, starts) if bits.size else size
+    counted = np.where(size == _INFINITY, 0, size)
+    largest = np.maximum.reduceat(counted, starts) if bits.size else size
     scales = np.maximum(largest >> 23, _LOW_EXPONENT)
     offset = _spread(_offset(scales, signed), bits.size)
     carry = (np.ravel(np.asarray(random, np.uint32)) >> 12).astype(np.int32)
     if signed:
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
-        k = (shifted - offset + carry) >> 20 | (bits.view(np.uint32) >> 24 & 0x80)
+        shifted = np.where(shifted - offset < _LOST, offset, shifted)
+        k = np.where(size == _INFINITY, 0x7F, (shifted - offset + carry) >> 20)
+        k = k | (bits.view(np.uint32) >> 24 & 0x80)
     else:
-        k = np.where(size == 0, 0, np.maximum((size - offset + carry) >> 20, 1))
+        k = np.where(size == _INFINITY, 0xFF, np.maximum((size - offset + carry) >> 20, 1))
+        k = np.where(size == 0, 0, k)
     k = np.where(_spread(scales, bits.size) == _NAN, _NAN, k)
     return k.astype(np.uint8).reshape(np.shape(x)), scales.astype(np.uint8)
 
@@ -151,7 +203,18 @@ def mixed(x: int) -> int:
     return x ^ x >> 31
 
 
-def random_bits(seed: int, step: int, tensor: int, n: int, first: int = 0) -> np.ndarray:
+def tensor_key(label: int | str) -> int:
+    """What of a parameter goes into its random bits: its name, or its position where it has none.
+
+    64 bits of the name's BLAKE2b, the uppermost set: no position is as large.
+    """
+    if isinstance(label, str):
+        digest = hashlib.blake2b(label.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little") | 1 << 63
+    return int(label)
+
+
+def random_bits(seed: int, step: int, tensor: int | str, n: int, first: int = 0) -> np.ndarray:
     """A uint32 for each of ``n`` elements; its upper 20 bits are random.
 
     Parameters
@@ -159,12 +222,12 @@ def random_bits(seed: int, step: int, tensor: int, n: int, first: int = 0) -> np
     seed : int
     step : int
         The step being taken, from 1.
-    tensor : int
-        The parameter's position.
+    tensor : int or str
+        The parameter's position, or its name where it has one.
     n, first : int
         How many elements, and the position of the first one.
     """
-    key = mixed(mixed(mixed(seed) ^ step) ^ tensor)
+    key = mixed(mixed(mixed(seed) ^ step) ^ tensor_key(tensor))
     position = np.arange(first, first + n, dtype=np.uint64)
     segment = position // np.uint64(SEGMENT)
     words = np.empty(n, np.uint32)

@@ -88,7 +88,7 @@ def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:
             for i, (p, g) in enumerate(zip(plan.params, gradients)):
                 if g is not None:
                     state = [plan.state[slot][i] for slot in rule.state]
-                    update(rule, p, g, state, hyperparameters)
+                    update(rule, p, g, state, hyperparameters, weight_rounding="nearest")
 
     function = twin(rule, "reference", run)
     function.formula = formula
@@ -102,8 +102,9 @@ def update(
     state: Sequence[Any],
     hyperparameters: dict[str, Any],
     seed: int = 0,
-    tensor: int = 0,
+    tensor: int | str = 0,
     master: Any = None,
+    weight_rounding: str = "stochastic",
 ) -> None:
     """One step of a rule on arrays in any storage, in place: decoded, updated, encoded.
 
@@ -117,27 +118,31 @@ def update(
     hyperparameters : dict
         All of the rule's, checked; ``step`` among them.
     seed, tensor : int
-        What the random bits of compact state come from beside the step: the optimizer's seed and
-        the parameter's position.
+        What the random bits come from beside the step: the optimizer's seed and the parameter's
+        name, or its position where it has none.
     master : ndarray of float32, optional
         Updated in the place of a float16 or bfloat16 ``p``, which is written as its rounding.
+    weight_rounding : {"stochastic", "nearest"}
+        Of a float16 or bfloat16 ``p`` without a master.
     """
     wide = _storage.widened(p) if master is None else master
     decoded = [a.decode() if isinstance(a, _storage.Compact) else a for a in state]
     h = Constants(rule, hyperparameters, wide.dtype)
     compact = any(a is not values for a, values in zip(state, decoded))
-    x = wide.copy(order="C") if compact else wide  # blocks and random bits count in C order
+    at_random = wide is not p and master is None and weight_rounding == "stochastic"
+    draws = compact or at_random
+    x = wide.copy(order="C") if draws else wide  # blocks and random bits count in C order
     with np.errstate(all="ignore"):
         getattr(_module, rule.name).formula(x, _storage.widened(g), *decoded, h)
-    if compact:
-        wide[...] = x
-    if wide is not p:
-        _storage.write_rounded(p, wide)
-    if compact:
+    wide[...] = x
+    random = None
+    if draws:
         random = _storage.random_bits(seed, hyperparameters["step"], tensor, x.size)
-        for a, values in zip(state, decoded):
-            if a is not values:
-                a.encode(values, random)
+    if wide is not p:
+        _storage.write_rounded(p, wide, random if at_random else None)
+    for a, values in zip(state, decoded):
+        if a is not values:
+            a.encode(values, random)
 
 
 def flush(x):
@@ -188,8 +193,10 @@ def rmsprop(p, g, v, m, buf, h):
     d = v
     if h.flags & CENTERED:
         m[...] = flush(h.beta2 * m + h.gain2 * g)
+        share = np.finfo(d.dtype).eps * h.horizon
+        least = np.where(share > 1, d.dtype.type(1), share) * d  # the averages' rounding
         d = d - m * m
-        d = np.where(d < 0, d.dtype.type(0), d)
+        d = np.where(d < least, least, d)
     d = np.sqrt(d) + h.eps
     if h.flags & MOMENTUM:
         buf[...] = flush(h.momentum * buf + g / d)
@@ -296,7 +303,7 @@ for _rule in ROW_RULES:
 def lars(p, g, buf, h):
     if h.flags & TRUST:
         _, (norm,) = gradient_norms([p], [g])
-        h = h.trusted(np.sqrt(sum_of_squares(p)), h.exact["scale"] * norm)
+        h = h.trusted(parameter_norm(p), h.exact["scale"] * norm)
     sgd.formula(p, g, buf, h)
 
 
@@ -309,7 +316,7 @@ def lamb(p, g, m, v, h):
     if h.flags & DECAY:
         d = d + h.decay * p
     if h.flags & DIRECTION:
-        h = h.trusted(np.sqrt(sum_of_squares(p)), np.sqrt(sum_of_squares(d)))
+        h = h.trusted(parameter_norm(p), np.sqrt(sum_of_squares(d)))
     p[...] = shrunk(p, h) - h.trust * d
 
 
@@ -348,6 +355,14 @@ def add_halves(x: np.ndarray) -> np.ndarray:
         upper, x = x[..., half:], x[..., :half].copy()
         x[..., : upper.shape[-1]] += upper
     return x[..., 0]
+
+
+def parameter_norm(p: np.ndarray) -> float:
+    """The norm of a parameter; where squares overflow, they are taken of it times 2**-600."""
+    total = sum_of_squares(p)
+    if np.isfinite(total):
+        return float(np.sqrt(total))
+    return float(np.ldexp(np.sqrt(sum_of_squares(p, 2.0**-RESCUE)), RESCUE))
 
 
 def gradient_norms(

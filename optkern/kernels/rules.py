@@ -204,7 +204,11 @@ OPTIONS: dict[str, tuple[Any, Domain]] = {
     ),
     "clip_norm_per_tensor": (None, _LIMIT._replace(meaning="largest norm of each gradient")),
     "clip_value": (None, Real("largest magnitude of a gradient's element", 0.0, open_low=True)),
-    "grad_scale": (1.0, Real("what the gradients come multiplied by", 0.0, open_low=True)),
+    "grad_scale": (
+        1.0,
+        # Its inverse is a number of float32 too.
+        Real("what the gradients come multiplied by", 2.0**-126, 2.0**126),
+    ),
     "accumulate": (1, Count("calls of step whose gradients make one update")),
     "accumulate_form": (
         "mean",

@@ -30,11 +30,13 @@ class Trial(NamedTuple):
 def cubic_minimum(a: Trial, b: Trial, low: float, high: float) -> float:
     """The minimum of the cubic through both values and slopes, kept within [low, high].
 
-    Nocedal, Wright, equation 3.59. The middle where the cubic has no minimum, and where a
-    loss is infinite.
+    Nocedal, Wright, equation 3.59. The middle where the cubic has no minimum, where a loss is
+    infinite, and where both points are one.
     """
     if a.t > b.t:
         a, b = b, a
+    if a.t == b.t:
+        return 0.5 * (low + high)
     d1 = a.slope + b.slope - 3 * (a.f - b.f) / (a.t - b.t)
     square = d1 * d1 - a.slope * b.slope
     if not 0 <= square < math.inf:
@@ -75,7 +77,8 @@ def strong_wolfe(
     low = 0 if ends[0].f <= ends[-1].f else 1
     stuck = False
     while not found and taken < max_trials:
-        if abs(ends[1].t - ends[0].t) * longest < tolerance_change:
+        width = abs(ends[1].t - ends[0].t)
+        if width == 0 or width * longest < tolerance_change:
             break
         t, stuck = _between(ends, stuck)
         trial = trial_at(t)

@@ -12,7 +12,7 @@ from .. import kernels
 from ..curvature._lanczos import dot
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._atomic import restoring
-from ..kernels._storage import widened
+from ..kernels._storage import widened, write_rounded
 from ..optimizers import Optimizer
 from ._problem import (
     Closure,
@@ -23,6 +23,40 @@ from ._problem import (
     real_loss,
     refuse_unknown,
 )
+
+_LARGE = 1e12  # numbers up to it, and down to its inverse: cubes of them are float32's too
+
+
+def move_exactly(
+    params: list[np.ndarray], grads: list[np.ndarray | None], rho: float, adaptive: bool
+) -> bool:
+    """Add ``rho * g / ||g||``, or ``rho * p**2 * g / ||p * g||``, whatever the magnitudes.
+
+    In float64, with mantissas and exponents kept apart until the largest exponent of all is known:
+    neither a product nor a square leaves the range. False, and nothing moved, where the norm is 0.
+    """
+    split = []
+    for p, g in zip(params, grads):
+        if g is None:
+            continue
+        mantissa, exponent = np.frexp(np.ravel(widened(g)).astype(np.float64))
+        if adaptive:
+            factor, shift = np.frexp(np.ravel(widened(p)).astype(np.float64))
+            mantissa, exponent = mantissa * factor, exponent + shift
+        split.append((p, mantissa, exponent))
+    tops = [exponent[mantissa != 0] for _, mantissa, exponent in split]
+    if not any(exponent.size for exponent in tops):
+        return False
+    top = max(int(exponent.max()) for exponent in tops if exponent.size)
+    scaled = [np.ldexp(mantissa, exponent - top) for _, mantissa, exponent in split]
+    length = math.sqrt(sum(dot(x, x) for x in scaled))
+    with np.errstate(over="ignore", under="ignore"):
+        for (p, _, _), x in zip(split, scaled):
+            e = (x / length).reshape(p.shape)
+            if adaptive:
+                e = e * widened(p)
+            write_rounded(p, np.asarray(widened(p) + rho * e))
+    return True
 
 
 class SAM:
@@ -113,9 +147,8 @@ class SAM:
         loss, grads = self._call(closure)
         flat = self._flat(grads)
         gmax = max((largest(widened(g)) for g in flat if g is not None), default=0.0)
-        length = self._length(flat)
-        if 0 < length < math.inf and rho > 0:
-            grads = self._gradient_nearby(closure, flat, rho / length)
+        if 0 < gmax < math.inf and rho > 0:
+            grads = self._gradient_nearby(closure, flat, rho, grads)
         skipped = self.optimizer.skipped_steps
         applied = self.optimizer.step(grads)
         status = "one step"
@@ -149,36 +182,49 @@ class SAM:
         optimizer = self.optimizer
         return optimizer._plan.check(optimizer._gathered(grads))
 
-    def _length(self, flat: list[np.ndarray | None]) -> float:
-        """||g||, or ||p * g||: summed in float64, the same for every thread count."""
-        square = 0.0
-        for p, g in zip(self.optimizer.params, flat):
-            if g is not None:
-                x = widened(p) * widened(g) if self.adaptive else widened(g)
-                x = np.ascontiguousarray(np.ravel(x))
-                square += dot(x, x)
-        return math.sqrt(square) if square < math.inf else math.inf
-
     def _gradient_nearby(
-        self, closure: Closure, flat: list[np.ndarray | None], factor: float
+        self, closure: Closure, flat: list[np.ndarray | None], rho: float, grads: Any
     ) -> Any:
-        """The gradient at p + e; p is put back from a copy, exactly."""
+        """The gradient at p + e, or `grads` where e is 0; p is put back from a copy, exactly."""
         params = self.optimizer.params
-        e = flat
-        if self.adaptive:
-            e = [None if g is None else widened(p) ** 2 * widened(g) for p, g in zip(params, flat)]
         # The worst neighbour: up where the rule descends, down where it maximises.
         groups, owning = self.optimizer.param_groups, self.optimizer._structure.groups
-        e = [
-            -x if x is not None and groups[number]["maximize"] else x
-            for x, number in zip(e, owning)
+        signed = [
+            -g if g is not None and groups[number]["maximize"] else g
+            for g, number in zip(flat, owning)
         ]
 
         def gradient() -> Any:
-            kernels.sgd(params, e, lr=factor, maximize=True)
+            plain = self._move_plainly(params, signed, rho)
+            if not plain and not move_exactly(params, signed, rho, self.adaptive):
+                return grads
             return self._call(closure)[1]
 
         return restoring(params, gradient)
+
+    def _move_plainly(
+        self, params: list[np.ndarray], grads: list[np.ndarray | None], rho: float
+    ) -> bool:
+        """Go to p + e in the parameters' own arithmetic; False where some product may leave it."""
+        sizes = [
+            largest(widened(x)) for p, g in zip(params, grads) if g is not None for x in (p, g)
+        ]
+        if max(sizes) > _LARGE:
+            return False
+        square, e = 0.0, list(grads)
+        for i, (p, g) in enumerate(zip(params, grads)):
+            if g is None:
+                continue
+            x = widened(g)
+            if self.adaptive:
+                x, e[i] = widened(p) * x, widened(p) ** 2 * x
+            x = np.ascontiguousarray(np.ravel(x))
+            square += dot(x, x)
+        length = math.sqrt(square)
+        if not (length > 1 / _LARGE and 1 / _LARGE < rho < _LARGE):
+            return False
+        kernels.sgd(params, e, lr=rho / length, maximize=True)
+        return True
 
     def _own_state(self) -> dict[str, Any]:
         rho = self.rho(self.steps) if callable(self.rho) else self.rho

@@ -1,0 +1,183 @@
+"""Numbers at the edge of their dtypes: no intermediate leaves the range where no result does."""
+
+import numpy as np
+import pytest
+from conftest import assert_same_bits
+
+import optkern
+from optkern import curvature
+from optkern.kernels import _engine, _storage, reference
+from optkern.optimizers import CLASSES
+from optkern.solvers import SAM
+from optkern.solvers.line_search import Trial, cubic_minimum
+
+MAGNITUDES = {
+    np.float32: (1e-45, 1e-38, 1e-20, 1e-10, 1.0, 1e10, 1e18),
+    np.float64: (1e-320, 1e-300, 1e-162, 1e-100, 1.0, 1e100, 1e150),
+}
+
+
+@pytest.mark.parametrize("dtype", MAGNITUDES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_no_rule_makes_nan_of_finite_gradients(name, dtype):
+    for g_size in MAGNITUDES[dtype]:
+        for p_size in MAGNITUDES[dtype]:
+            p = np.array([p_size, -p_size, 0, 1], dtype)
+            opt = CLASSES[name](p, clip_norm=1.0, on_nonfinite="raise")
+            for sign in (1, -1, 1):
+                opt.step(np.array([g_size, 0, sign * g_size, -g_size / 3], dtype))
+            assert np.isfinite(p).all(), (g_size, p_size)
+
+
+@pytest.mark.parametrize("adaptive", (False, True))
+@pytest.mark.parametrize("dtype", MAGNITUDES)
+def test_sam_goes_its_radius_whatever_the_magnitude(dtype, adaptive):
+    top = 1e38 if dtype is np.float32 else 1e300
+    for g in (*MAGNITUDES[dtype], top):
+        for size in (1.0, 1e-10, 1e5):
+            p, seen = np.array([size, 0], dtype), []
+
+            def closure(p=p, g=g, seen=seen):
+                seen.append(p.copy())
+                return 0.0, np.array([g, 0], dtype)
+
+            SAM(optkern.SGD(p, lr=0.0), rho=0.05, adaptive=adaptive).step(closure)
+            e = 0.05 * size if adaptive else 0.05
+            np.testing.assert_allclose(seen[1], [size + e, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("slot", ("int8", "bfloat16", None))
+def test_one_huge_gradient_stops_its_own_weight_alone(slot):
+    p = np.zeros(600, np.float32)
+    opt = optkern.Adam(p, lr=1e-3, state_dtype=slot)
+    for k in range(1000):
+        g = np.full(600, 1e-2, np.float32)
+        g[300] = 1e21 if k == 10 else 1e-2
+        opt.step(g)
+    assert np.isfinite(p).all()
+    assert p[300] > -0.02
+    moved = -np.delete(p, 300)
+    assert moved.min() > 0.5 and moved.max() < 1.5
+
+
+def test_rows_whose_sum_overflows_are_skipped():
+    for width in (2, 1500):
+        p = np.ones((3, width), np.float32)
+        opt = optkern.SGD(p, lr=1.0, on_nonfinite="skip")
+        assert opt.step_rows([1, 0, 1], np.full((3, width), 3e38, np.float32)) is False
+        assert (p == 1).all() and opt.skipped_steps == 1
+        assert opt.step_rows([1, 0, 1], np.full((3, width), 1e38, np.float32)) is True
+
+
+@pytest.mark.parametrize("held", (False, True), ids=("", "accumulated"))
+def test_unscaling_that_overflows_is_found(held):
+    p = np.ones(5000, np.float32)
+    opt = optkern.SGD(p, lr=1.0, grad_scale=1e-30, on_nonfinite="skip", accumulate=1 + held)
+    g = np.zeros(5000, np.float32)
+    g[4999] = 1e10
+    for _ in range(1 + held):
+        assert opt.step(g) is False
+    assert (p == 1).all() and opt.skipped_steps == 1
+    bounded = optkern.SGD(p, lr=1.0, grad_scale=1e-30, on_nonfinite="skip", clip_norm=1.0)
+    assert bounded.step(g) is True
+    np.testing.assert_allclose(p[-1], 0, atol=1e-6)
+    with pytest.raises(ValueError, match="grad_scale must be a finite number in"):
+        optkern.SGD(p, grad_scale=1e-310)
+
+
+def test_trust_ratios_of_parameters_beyond_1e154():
+    for cls in (optkern.LARS, optkern.LAMB):
+        p, q = np.full(9000, 1e200), np.full(9000, 1e200)
+        g = np.full(9000, 1e10)
+        cls(p, lr=0.1, weight_decay=0.0).step(g)
+        group = cls(q.copy(), lr=0.1, weight_decay=0.0).param_groups[0]
+        hyper = {k: group[k] for k in cls.rule.hyperparameters if k in group}
+        state = [np.zeros(9000) for _ in cls.rule.state]
+        getattr(reference, cls.rule.name)(q, g, *state, step=1, **hyper)
+        assert_same_bits(p, q)
+        assert (p < 1e200).all()
+
+
+def test_a_second_moment_that_has_overflowed_is_named():
+    p = np.ones(5, np.float32)
+    opt = optkern.Adam(p)
+    opt.step(np.array([1, 1, 1e21, 1, 1], np.float32))
+    with pytest.raises(ValueError, match="second moment of 1 elements is not finite"):
+        curvature.max_stable_lr(opt, np.eye(5))
+
+
+def test_the_cubic_through_one_point_twice():
+    a = Trial(0.5, 1.0, np.zeros(1), -1.0)
+    assert cubic_minimum(a, a, 0.25, 0.75) == 0.5
+
+
+def test_centered_rmsprop_under_a_constant_gradient():
+    """A constant has no variance to divide by: torch moves by 13,226, a clamp at 0 by 1.8e8."""
+    p = np.zeros(1, np.float32)
+    opt = optkern.RMSprop(p, lr=0.01, centered=True)
+    for _ in range(3000):
+        opt.step(np.full(1, 0.1, np.float32))
+    assert -7e3 < p[0] < -5e3
+
+
+# --------------------------------------------------------------------------- weights of 16 bits
+
+
+@pytest.mark.parametrize("name", ("float16", "bfloat16"))
+def test_steps_below_a_weights_last_digit_are_kept_on_average(name):
+    dtype = np.float16 if name == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    p, q = np.ones(4000, dtype), np.ones(4000, dtype)
+    opt, nearest = optkern.SGD(p, lr=1e-4), optkern.SGD(q, lr=1e-4, weight_rounding="nearest")
+    assert (opt.weight_rounding, nearest.weight_rounding) == ("stochastic", "nearest")
+    for _ in range(100):
+        opt.step(np.ones(4000, dtype))
+        nearest.step(np.ones(4000, dtype))
+    assert abs(p.astype(np.float32).mean() - 0.99) < 1e-3
+    assert (q.astype(np.float32) == 1).all()
+
+
+def test_float16_rounded_at_random():
+    """Exact numbers stay, others go to a neighbour, large ones to 65504 before infinity; no NaN."""
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    exact = codes.view(np.float16)
+    kept = exact[~np.isnan(exact)].astype(np.float32)
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, kept.size, dtype=np.uint32)
+    assert_same_bits(_storage.encode_float16(kept, bits).view(np.float16).astype(np.float32), kept)
+    for isa in _engine.AVAILABLE_ISAS:
+        _engine.use_isa(isa)
+        x = rng.integers(0, 2**32, 100_000, dtype=np.uint32).view(np.float32)
+        p, q = np.zeros(x.size, np.float16), np.zeros(x.size, np.float16)
+        optkern.SGD(p, lr=1.0, seed=3).step(-x)
+        random = _storage.random_bits(3, 1, 0, x.size)
+        with np.errstate(invalid="ignore"):
+            moved = np.float32(0) - np.float32(1) * -x
+        q.view(np.uint16)[...] = _storage.encode_float16(moved, random)
+        assert_same_bits(p.astype(np.float32), q.astype(np.float32))
+        assert (np.isnan(p) == np.isnan(x)).all()
+        assert (np.isinf(p) == (np.abs(x) >= 65520)).all()
+    _engine.use_isa(_engine.AVAILABLE_ISAS[-1])
+    small = np.full(100_000, 0.3 * 2.0**-24, np.float32)
+    mean = _storage.encode_float16(small, rng.integers(0, 2**32, small.size, dtype=np.uint32))
+    assert abs(mean.mean() - 0.3) < 0.01
+
+
+@pytest.mark.parametrize("state_dtype", ("int8", "bfloat16"))
+def test_a_dict_of_another_order_goes_on_bit_for_bit(state_dtype):
+    rng = np.random.default_rng(0)
+    a = {"w": np.ones(700, np.float32), "b": np.ones(300, np.float16)}
+    opt = optkern.Adam(a, state_dtype=state_dtype, seed=5)
+
+    def grads():
+        return {k: rng.standard_normal(v.size).astype(v.dtype) for k, v in a.items()}
+
+    opt.step(grads())
+    b = {k: a[k].copy() for k in ("b", "w")}
+    other = optkern.Adam(b, state_dtype=state_dtype)
+    other.load_state_dict(opt.state_dict())
+    for _ in range(20):
+        g = grads()
+        opt.step(g)
+        other.step({k: g[k] for k in b})
+    for k in a:
+        assert a[k].tobytes() == b[k].tobytes()
