@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import _noise
 from ._versions import __version__
 from .kernels import RULES, _engine, reference
 from .kernels._threads import as_num_threads
@@ -534,7 +535,8 @@ def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict
     dict
         ``case, shape, tensors, elements, dtype, bytes_per_param, rounds``; ``ns_per_param`` by
         side; ``ratio`` (side / optkern) by side; ``gb_per_s``, ``limit_gb_per_s``,
-        ``share_of_limit`` of optkern. Ready for JSON.
+        ``share_of_limit`` of optkern; ``spread``, the middle half of the samples of optkern or of
+        the limit, of their median. Ready for JSON.
 
     Raises
     ------
@@ -550,7 +552,9 @@ def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict
     samples = interleaved({**sides, **limits}, seconds, min_rounds)
     per_param = {k: s / problem.shape.elements * 1e9 for k, s in medians(samples).items()}
     limit = min(per_param.pop(name) for name in limits)
-    return _row(problem, per_param, limit, len(samples["optkern"]))
+    row = _row(problem, per_param, limit, len(samples["optkern"]))
+    timed = (samples["optkern"], min((samples[name] for name in limits), key=statistics.median))
+    return {**row, "spread": max(map(_noise.spread, timed))}
 
 
 def _row(
@@ -778,9 +782,16 @@ def _run(options: argparse.Namespace) -> None:
             rows.append(measure(problem, seconds, rounds))
             show(_cells(rows[-1]))
     print(f"\n{LEGEND}")
+    if said := _noise.verdict(rows, longer(options)):
+        print(f"\n{said}")
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
         print(f"written to {options.json}")
+
+
+def longer(options: argparse.Namespace) -> str:
+    """The options that give a row more time."""
+    return "without --quick" if options.quick else f"--seconds {5 * options.seconds:g}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """The benchmark: what it prints, what it refuses, and that it times nothing that is wrong."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -55,6 +56,33 @@ def test_json_holds_the_rows(tmp_path, capsys):
     assert row["gb_per_s"] == pytest.approx(40 / own)
     assert row["share_of_limit"] == pytest.approx(row["gb_per_s"] / row["limit_gb_per_s"])
     assert str(path) in capsys.readouterr().out
+
+
+SAMPLES = {
+    "quiet": ("", [1.0, 1.01, 0.99, 1.0], [0.9, 0.91, 0.9, 0.89]),
+    "a little past the limit": ("", [0.99, 0.98, 1.0, 0.97], [1.0, 1.0, 1.0, 1.0]),
+    "past the limit within the noise": ("", [0.9, 1.1, 0.8, 1.0], [1.0, 1.0, 1.2, 1.0]),
+    "past the limit": (r"adam 100 \(200% of the limit\)", [1.0] * 4, [2.0] * 4),
+    "spread": (r"adam 100 \(rounds spread by \d\d+%\)", [1.0, 2.0, 1.0, 2.0], [0.9] * 4),
+    "the limit's spread": (r"adam 100 \(rounds spread by \d\d+%\)", [3.0] * 4, [1.0, 2.0] * 2),
+    "one round": ("", [1.0], [0.9]),
+}
+
+
+@pytest.mark.parametrize("what", SAMPLES)
+def test_a_noisy_machine_is_told(what, monkeypatch, capsys):
+    expected, own, limit = SAMPLES[what]
+
+    def timed(calls, *_):
+        return {name: limit if name.startswith(("passes", "loop")) else own for name in calls}
+
+    monkeypatch.setattr(_bench, "interleaved", timed)
+    assert _bench.main(["--rules", "adam", "--sizes", "100", "--threads", "1"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "too noisy" in line]
+    assert bool(said) == bool(expected)
+    if expected:
+        assert "too noisy to believe 1 of 1 rows" in said[0] and said[0].endswith("(--seconds 5).")
+        assert re.search(expected, said[0])
 
 
 def test_defaults_are_every_rule_and_the_sizes_promised():
