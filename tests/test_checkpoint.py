@@ -941,6 +941,24 @@ def test_an_accumulation_that_is_to_end_early(tmp_path):
     assert_same_state(opt, other)
 
 
+def test_an_accumulation_that_has_ended(tmp_path):
+    """Its room is kept, and is no option: the file goes back into the optimizer it is from."""
+    opt = optkern.SGD(new_params(), lr=1.0, accumulate=2)
+    opt.step(gradients(new_params(), 0))
+    opt.accumulate = 1
+    opt.step(gradients(new_params(), 1))
+    optkern.save(tmp_path / "x", opt)
+    assert optkern.load(tmp_path / "x", opt) == ((), (), (), None)
+
+
+@every_format
+def test_arrays_of_the_other_byte_order(kind, target):
+    opt, there = new_adam(1), np.arange(3, dtype=">f4")
+    optkern.save(target(kind), opt, extra=there)
+    back = optkern.load(target(kind), opt).extra
+    assert back.dtype == there.dtype and np.array_equal(back, there)
+
+
 @pytest.mark.parametrize("key", ["skipped_steps", "accumulated", "averages_are_in", "options"])
 def test_a_state_without_one_of_its_parts(key, tmp_path):
     path = tmp_path / "x"
