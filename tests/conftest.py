@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Workers inherit it: their matrix products would fight over the cores.
-for _blas in ("OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM"):
+# Workers inherit it: their matrix products would fight over the cores. (Not MKL's: torch would
+# make it OpenMP's limit, which is optkern's too.)
+for _blas in ("OPENBLAS", "BLIS", "VECLIB_MAXIMUM"):
     os.environ.setdefault(f"{_blas}_NUM_THREADS", "1")
 
 import numpy as np

@@ -313,7 +313,7 @@ class _Surface:
         filter_axis: int,
         seed: int,
     ) -> None:
-        self.owner = owner
+        self.owner, self.given = owner, x
         self.point = Point(owner, x)
         if not callable(loss):
             raise TypeError(f"{owner}: loss must be callable, got {type(loss).__name__}")
@@ -421,7 +421,7 @@ class _Surface:
         if hvp is not None:
             operator = StructuredOperator(self.owner, hvp, self.point)
         elif grad is not None:
-            operator = hvp_from_grad(grad, self.point.original)
+            operator = hvp_from_grad(grad, self.given)
         else:
             raise TypeError(f"{self.owner}: eigenvectors need grad or hvp, both are None")
         which = "largest" if count == 1 else "both"
