@@ -678,6 +678,21 @@ def test_a_tanh_network_in_float32():
     np.testing.assert_allclose(report.value, network.loss(q), rtol=0.05)
 
 
+def test_a_difference_step_that_overflows_is_shortened():
+    """Beyond 1 the first difference step, 1.5e-8 (1 + |x|), leaves the function's domain."""
+    x = np.array([1.0, 1e8])
+
+    def closure():
+        with np.errstate(all="ignore"):
+            room = 1 + 1e-2 - x[0]
+            g = np.array([1 / room if room > 0 else np.nan, 1e-8 * (x[1] - 1e8)]) - [90, 0]
+            loss = -np.log(room) - 90 * x[0] if room > 0 else np.inf
+            return float(loss), g
+
+    report = NewtonLanczos(x, tolerance_grad=1e-3).step(closure)
+    assert np.isfinite(report.value) and report.value < report.initial_value
+
+
 def test_products_that_are_not_finite_are_refused():
     x = TEN.start.copy()
     before = Snapshot(x)

@@ -311,9 +311,15 @@ class _Call(Call):
         # Steps where the rounding of the gradients and the curvature's change weigh the same.
         forward = self.point.dtype == np.float64
         h = kind(self.u ** (1 / 2 if forward else 1 / 3) * (1 + norm(self.x)))
-        ahead = self.objective(self.x + h * v)[1]
-        behind = self.g if forward else self.objective(self.x - h * v)[1]
-        return (ahead - behind) * kind(1 / ((1 if forward else 2) * h))
+        least = kind(self.u * (1 + norm(self.x)))
+        with np.errstate(all="ignore"):  # the step is ours, and what overflows there too
+            while True:
+                ahead = self.objective(self.x + h * v)[1]
+                behind = self.g if forward else self.objective(self.x - h * v)[1]
+                product = (ahead - behind) * kind(1 / ((1 if forward else 2) * h))
+                if np.isfinite(product).all() or h < least:
+                    return product
+                h /= kind(16)
 
     def _exact(self, v: np.ndarray) -> np.ndarray:
         assert self.hvp is not None
