@@ -12,7 +12,9 @@ RULES = {
     "RMSprop": lambda p, **o: optkern.RMSprop(p, **{"lr": 0.005, **o}),
 }
 every_rule = pytest.mark.parametrize("rule", RULES)
-every_seed = pytest.mark.parametrize("seed", range(3))
+every_seed = pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))]
+)
 
 
 class Net:
@@ -129,6 +131,168 @@ def test_a_gradient_of_the_wrong_sign_is_said_to_be(rule, seed):
     )
     for d in (monitor.diagnose(), monitor.diagnose(p, net.grad, net.loss)):
         assert "sign" in str(d) and "lower lr" not in str(d), str(d)
+
+
+# --------------------------------------------------------------------------- what holds it
+
+
+@every_seed
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optkern.SGD(p, lr=0.2, weight_decay=0.1),
+        lambda p: optkern.SGD(p, lr=0.02, momentum=0.9, weight_decay=0.1),
+        lambda p: optkern.Adam(p, lr=0.01, weight_decay=0.1),
+        lambda p: optkern.AdamW(p, lr=0.01, weight_decay=3.0),
+        lambda p: optkern.SGD(p, lr=0.2, weight_decay=0.1, decay_form="decoupled"),
+    ],
+    ids=["SGD", "momentum", "Adam", "AdamW", "SGD decoupled"],
+)
+def test_decay_that_holds_the_loss_up_is_named(make, seed):
+    net = Net(seed)
+    p = net.params()
+    opt = make(p)
+    d = trained(net, opt, p, 800).diagnose(p, net.grad, net.loss)
+    assert "weight decay holds the loss up" in str(d), str(d)
+    held = net.loss(p)  # the advice, followed
+    opt.param_groups[0]["weight_decay"] *= 0.1
+    trained(net, opt, p, 200)
+    assert net.loss(p) < 0.9 * held
+
+
+@every_seed
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optkern.SGD(p, lr=0.2, clip_value=1e-6),
+        lambda p: optkern.SGD(p, lr=0.02, momentum=0.9, clip_value=1e-6),
+        lambda p: optkern.Adam(p, lr=1e-3, clip_value=1e-12),
+    ],
+    ids=["SGD", "momentum", "Adam below eps"],
+)
+def test_a_clip_value_that_holds_the_run_is_named(make, seed):
+    net = Net(seed)
+    p = net.params()
+    opt = make(p)
+    monitor = trained(net, opt, p, 150)
+    for d in (monitor.diagnose(), monitor.diagnose(p, net.grad, net.loss)):
+        assert "clip_value = 1e-" in str(d) and "raise clip_value" in str(d), str(d)
+    before = net.loss(p)
+    opt.clip_value = 1.0
+    trained(net, opt, p, 50)
+    assert net.loss(p) < 0.95 * before
+
+
+@every_seed
+def test_a_clip_value_that_does_not_hold_is_not_named(seed):
+    net = Net(seed)
+    for make in (
+        lambda p: optkern.SGD(p, lr=1e-6, clip_value=0.5),
+        lambda p: optkern.Adam(p, lr=1e-8, clip_value=1e-6),
+    ):
+        p = net.params()
+        d = trained(net, make(p), p, 100).diagnose(p, net.grad, net.loss)
+        assert "clip_value" not in str(d), str(d)
+
+
+@every_rule
+@every_seed
+@pytest.mark.parametrize("gone", [None, 0.0])
+def test_a_layer_that_never_got_a_gradient_is_named(rule, seed, gone):
+    net = Net(seed)
+    p = net.params()
+
+    def detached(k, grads):
+        return grads | {"w": gone if gone is None else gone * grads["w"]}
+
+    monitor = trained(net, RULES[rule](p), p, 600, before=detached)
+    d = monitor.diagnose(p, net.grad, net.loss)
+    assert "parameter 'w'" in str(d) and "no gradient but None or zeros" in str(d), str(d)
+    assert "'v'" not in str(d) and d.kind in ("plateau", "falling")
+
+
+@every_rule
+@every_seed
+def test_a_validation_loss_that_turned_is_overfitting(rule, seed):
+    rng = np.random.default_rng(seed)
+    net, other = Net(seed, n=30, units=8), Net(seed, n=300, units=8)
+    other.x = other.x + 2 * rng.standard_normal(other.x.shape)
+    net.x = net.x + 2 * rng.standard_normal(net.x.shape)
+    p = net.params()
+    monitor = trained(net, RULES[rule](p), p, 600, val=other.loss)
+    d = monitor.diagnose(p, net.grad, net.loss)
+    turned = int(monitor.val_losses.argmin())
+    assert d.kind == "overfitting", str(d)
+    assert abs(d.began - turned) <= 60 and f"record {d.began}" in str(d)
+
+
+@every_rule
+@every_seed
+def test_a_validation_loss_that_falls_along_is_none(rule, seed):
+    net, other = Net(seed), Net(seed, n=300)
+    p = net.params()
+    other.x, other.kinds = net.x + 0.01, net.kinds
+    monitor = trained(net, RULES[rule](p), p, 200, batch=30, val=other.loss)
+    assert monitor.diagnose().kind != "overfitting", str(monitor.diagnose())
+
+
+@every_rule
+@every_seed
+@pytest.mark.parametrize("how", ["labels", "scale"])
+def test_data_that_changed_are_asked_about(rule, seed, how):
+    net = Net(seed)
+    p = net.params()
+
+    def change(k, opt):
+        if k == 120:
+            if how == "labels":
+                net.kinds = np.roll(net.kinds, 1, axis=1)
+            else:
+                net.x = -3 * net.x
+
+    monitor = trained(net, RULES[rule](p), p, 220, change)
+    for d in (monitor.diagnose(), monitor.diagnose(p, net.grad, net.loss)):
+        assert "at record 120 the loss goes from" in str(d), str(d)
+
+
+@every_rule
+@every_seed
+@pytest.mark.parametrize("batch", [None, 30])
+def test_data_that_did_not_change_are_not_asked_about(rule, seed, batch):
+    net = Net(seed)
+    p = net.params()
+    monitor = trained(net, RULES[rule](p), p, 300, batch=batch, seed=seed)
+    assert "the data" not in str(monitor.diagnose(p, net.grad, net.loss))
+
+
+@every_seed
+@pytest.mark.parametrize("rule, lr", [("SGD", 2e-7), ("Adam", 1e-4), ("RMSprop", 1e-4)])
+def test_unscaled_features_are_named(rule, lr, seed):
+    rng = np.random.default_rng(seed)
+    year = rng.integers(1990, 2020, 200).astype(float)
+    x = np.column_stack([year, np.ones(200)])
+    y = 0.1 * (year - 2005) + rng.standard_normal(200)
+    w = np.zeros(2)
+    opt, monitor = RULES[rule](w, lr=lr), Monitor()
+    for _ in range(600):
+        loss, g = 0.5 * float(np.mean((x @ w - y) ** 2)), x.T @ (x @ w - y) / 200
+        opt.step(g)
+        monitor.record(loss, g, opt)
+    d = monitor.diagnose(
+        w, lambda w: x.T @ (x @ w - y) / 200, lambda w: 0.5 * float(np.mean((x @ w - y) ** 2))
+    )
+    assert d.kind != "minimum" and "scale the features" in str(d), str(d)
+
+
+@every_rule
+@every_seed
+def test_a_symmetric_start_is_named(rule, seed):
+    net = Net(seed)
+    net.start["w"][:] = net.start["w"][:, :1]
+    net.start["v"][:] = net.start["v"][:1]
+    p = net.params()
+    d = trained(net, RULES[rule](p), p, 800).diagnose(p, net.grad, net.loss)
+    assert "symmetric start" in str(d) and "all columns of parameter 'w'" in str(d), str(d)
 
 
 # --------------------------------------------------------------------------- fits, density

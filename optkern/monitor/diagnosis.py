@@ -17,6 +17,7 @@ KINDS = (
     "maximum",
     "plateau",
     "exploding",
+    "overfitting",
     "inconclusive",
 )
 
@@ -30,8 +31,8 @@ class Diagnosis:
     Attributes
     ----------
     kind : str
-        "falling", "oscillating", "saddle", "minimum", "maximum", "plateau", "exploding" or
-        "inconclusive".
+        "falling", "oscillating", "saddle", "minimum", "maximum", "plateau", "exploding",
+        "overfitting" or "inconclusive".
     explanation : str
         One sentence with the figures it rests on.
     records : int
@@ -44,7 +45,7 @@ class Diagnosis:
     window : int
         Records in a window.
     began : int or None
-        The record where an explosion began.
+        The record where an explosion, or overfitting, began.
     reversal : float
         The median cosine between successive updates in both windows; NaN where too few were seen.
     lr : float
@@ -73,12 +74,13 @@ class Diagnosis:
 
 
 def said(trend: Trend, kind: str, explanation: str, **figures: Any) -> Diagnosis:
+    explanation = trend.remark + explanation
     if trend.negated:
         explanation = f"(maximize=True: said of the negative loss) {explanation}"
     return Diagnosis(
         kind,
         explanation,
-        trend.count,
+        trend.first + trend.count,
         trend.loss,
         trend.drop,
         trend.noise,

@@ -36,6 +36,7 @@ class Evidence:
     def __init__(
         self,
         losses: np.ndarray,
+        first: int,
         looks: list[Look],
         since: int,
         lr: float,
@@ -43,9 +44,11 @@ class Evidence:
         straightness: float,
         decays: bool = False,
         clip: float = math.inf,
+        value_clip: float = math.inf,
     ) -> None:
-        self.losses = losses
-        self.looks, self.decays, self.clip = looks, decays, clip
+        self.losses, self.first = losses, first
+        self.turning, self.turned = -1, ""  # the record where validation turned, and in words
+        self.looks, self.decays, self.clip, self.value_clip = looks, decays, clip, value_clip
         recent = [look for look in looks if look.record >= since]
         self.reversal = median_cosine(recent)
         self.straightness, self.travelled = straightness, travelled
@@ -55,6 +58,7 @@ class Evidence:
         norms = [k.gradient_norm for k in recent if math.isfinite(k.gradient_norm)]
         self.gradient_norm = min(norms[-LOOKS:], default=math.nan)
         self.least_norm = min(norms) if len(norms) >= LOOKS else math.nan
+        self.kept = [k.kept for k in recent if math.isfinite(k.kept)]
         moves = [k.update_norm for k in recent if math.isfinite(k.update_norm)][-LOOKS:]
         self.update_norm = min(moves, default=math.nan)
         # Without a gradient it is no wonder that nothing moves.
@@ -67,7 +71,7 @@ class Evidence:
             return ""
         before = [look.record for look in self.looks if look.lr >= SPENT * self.peak]
         after = [look.record for look in self.looks if not before or look.record > before[-1]]
-        rest = Trend(self.losses[after[0] :]) if after else None
+        rest = Trend(self.losses[max(after[0] - self.first, 0) :]) if after else None
         if rest is not None and rest.falls:
             return ""
         if self.lr == 0:
@@ -107,6 +111,11 @@ class Evidence:
     @property
     def held(self) -> str:
         """That clipping sets the length of the steps; empty where it does not."""
+        if len(self.kept) >= LOOKS and max(self.kept) < 1 / HELD:
+            return (
+                f"clip_value = {self.value_clip:.3g} cuts every gradient seen to "
+                f"{max(self.kept):.2g} of its length or less: raise clip_value, or lr"
+            )
         if not self.least_norm > HELD * self.clip:
             return ""
         share = self.clip / self.least_norm

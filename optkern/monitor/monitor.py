@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..curvature.lanczos import check_callable, check_count, check_real
+from ..curvature.operators import Point
 from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
+from .faults import jumped, turned, unfed
 from .record import LOOKS, Record
-from .settings import clip, decays, inner, maximizes, rate, taken
+from .settings import clip, decays, inner, maximizes, rate, taken, value_clip
 from .stall import ByCurvature, by_record
 from .trend import FEWEST, Trend
 
@@ -99,15 +102,15 @@ class Monitor(Record):
         options = {"confidence": confidence, "max_matvecs": max_matvecs, "seed": seed}
         sign = -1.0 if opt is not None and maximizes(inner(owner, opt)) else 1.0
         with np.errstate(all="ignore"):  # of a run that overflows
-            trend = Trend(sign * self.losses)
-            trend.negated = sign < 0
+            trend = self._trend(sign)
             if opt is not None and (replaced := not_trained(inner(owner, opt), x)):
                 return said(trend, "inconclusive", replaced)
             if skipped := self._skipped(opt):
                 return said(trend, "inconclusive", skipped)
             seen = self._evidence(trend, opt)
             known = by_record(trend, seen, grad is not None)
-        if known is not None:
+        missing = "" if grad is None else self._unfed(x, grad, opt)
+        if known is not None and (grad is None or known.kind != "falling"):
             return known
         if grad is None:
             return said(
@@ -116,7 +119,44 @@ class Monitor(Record):
                 f"{trend.stalled()}{seen.aside(trend)}; give x and grad, and the curvature there "
                 "will tell why",
             )
-        return ByCurvature(trend, seen, opt, x, grad, loss, hvp, options).verdict()
+        at = ByCurvature(trend, seen, opt, x, grad, loss, hvp, options, missing)
+        if known is not None:
+            return replace(known, explanation=known.explanation + at.beside())
+        return at.verdict()
+
+    def _trend(self, sign: float) -> Trend:
+        """What the losses say; those since a change of the data, where one is seen."""
+        losses = sign * self.losses
+        at = jumped(losses)
+        if at >= 0 and not self._rates_change(at):
+            trend = Trend(losses[at:], at)
+            trend.remark = (
+                f"at record {at} the loss goes from {losses[at - 1]:.4g} to {losses[at]:.4g} in "
+                "one record, with lr as it was: did the data (or what is measured) change there? "
+                "Since then: "
+            )
+        else:
+            trend = Trend(losses)
+        trend.negated = sign < 0
+        return trend
+
+    def _rates_change(self, record: int) -> bool:
+        """Whether lr differs between the looks before and after a record, or is not known."""
+        before = [k.lr for k in self.looks if k.record < record and math.isfinite(k.lr)]
+        after = [k.lr for k in self.looks if k.record >= record and math.isfinite(k.lr)]
+        return not before or not after or abs(after[0] - before[-1]) > 0.5 * abs(before[-1])
+
+    def _unfed(self, x: Any, grad: Callable[[Any], Any], opt: Optimizer | SAM | None) -> str:
+        """That a parameter never got a gradient, though the full gradient is large there."""
+        if opt is None or opt is not self.opt or self._feedings < LOOKS:
+            return ""
+        if self._fed is None or all(self._fed):
+            return ""
+        point = Point("diagnose", x)
+        full = point.flatten(grad(point.unflatten(point.vector())), "what grad returns")
+        sizes = [a.size for a in point.arrays]
+        parts = np.split(full, np.cumsum(sizes)[:-1])
+        return unfed(inner("diagnose", opt)._structure.labels, self._fed, parts, self._feedings)
 
     def _skipped(self, opt: Optimizer | SAM | None) -> str:
         """That no step is applied any more, each gradient having NaN or inf; empty where any is."""
@@ -135,15 +175,25 @@ class Monitor(Record):
 
     def _evidence(self, trend: Trend, opt: Optimizer | SAM | None) -> Evidence:
         """What the looks in the windows of the trend say; in half the run where those have few."""
-        since = trend.count - 2 * trend.window
+        since = trend.first + trend.count - 2 * trend.window
         if sum(look.record >= since for look in self.looks) < LOOKS:
-            since = trend.count // 2
+            since = trend.first + trend.count // 2
         lr = math.nan if opt is None else rate(inner("diagnose", opt))
         decaying = opt is not None and any(decays(inner("diagnose", opt)))
         longest = math.inf if opt is None else clip(inner("diagnose", opt))
         way = self._straightness(since)
         travelled = self._travelled()
-        return Evidence(trend.losses, self.looks, since, lr, travelled, way, decaying, longest)
+        cut = math.inf if opt is None else value_clip(inner("diagnose", opt))
+        seen = Evidence(
+            trend.losses, trend.first, self.looks, since, lr, travelled, way, decaying, longest, cut
+        )
+        sign = -1.0 if trend.negated else 1.0
+        at = np.array(self._val_at)
+        since_change = at >= trend.first
+        seen.turning, seen.turned = turned(
+            sign * self.losses, at[since_change], sign * self.val_losses[since_change]
+        )
+        return seen
 
     # ----------------------------------------------------------------- the plot
 

@@ -27,7 +27,7 @@ from ..kernels._structures import Structure
 from ..optimizers import Optimizer
 from ..solvers import SAM
 from ._recorder import Recorder, real
-from .settings import checked, inner, rate, taken
+from .settings import checked, inner, rate, taken, value_clip
 
 LOOKS = 3  # looks at successive updates before their direction counts
 TRAIL = 512  # looks whose places are kept
@@ -44,6 +44,7 @@ class Look(NamedTuple):
     gradient_norm: float
     update_norm: float
     reversal: float  # the cosine between two successive updates (or else gradients)
+    kept: float = math.nan  # of the gradient's length, after clip_value
 
 
 class Sample:
@@ -101,6 +102,8 @@ class Record(Recorder):
         self._sample: Sample | None = None
         self._kept: dict[str, Any] = {}
         self._start: np.ndarray | None = None  # the parameters looked at, at the first look
+        self._fed: list[bool] | None = None  # parameters that had a gradient at a look
+        self._feedings = 0
         self._stood: tuple[int, int, int] | None = None  # records, steps, skipped: of the last step
         # Record, steps taken and parameters of the last looks.
         self._trail: deque[tuple[int, int, np.ndarray]] = deque(maxlen=TRAIL)
@@ -188,7 +191,8 @@ class Record(Recorder):
             if grads is not None:
                 checked(rule, grads)
         self.opt, self._sample, self._phase = opt, None, 0
-        self._start = self._stood = None
+        self._start = self._stood = self._fed = None
+        self._feedings = 0
         self._trail.clear()
 
     def _see_step(self, opt: Optimizer, grads: Any) -> None:
@@ -201,6 +205,27 @@ class Record(Recorder):
         seen["params"] = values
         if self._phase == 1:
             seen["gradient"] = self._gradient_norm(opt, grads)
+            if grads is not None:
+                self._see_fed(opt, checked(opt, grads))
+
+    def _see_fed(self, opt: Optimizer, arrays: Sequence[Any]) -> None:
+        """Which parameters have ever had a gradient, and what clip_value leaves of it."""
+        assert self._sample is not None
+        if self._fed is None:
+            self._fed = [False] * len(arrays)
+        # Those that the step has zeroed may have been anything.
+        self._fed = [
+            known or (g is not None and (g.size == 0 or bool(opt.zero_grad) or bool(g.any())))
+            for known, g in zip(self._fed, arrays)
+        ]
+        self._feedings += 1
+        bound = value_clip(opt)
+        if math.isfinite(bound) and not opt.zero_grad:
+            values = self._sample.of(arrays)
+            size = float(np.linalg.norm(values))
+            if size > 0:
+                cut = float(np.linalg.norm(np.clip(values, -bound, bound)))
+                self._kept["kept"] = cut / size
 
     def _see_gradients(self, grads: Any) -> None:
         owner = "Monitor.record"
@@ -240,7 +265,9 @@ class Record(Recorder):
             lr = rate(inner("Monitor.record", opt))
             self._start = seen["params"] if self._start is None else self._start
             self._trail.append((seen["index"], seen["steps"], seen["params"]))
-        self.looks.append(Look(seen["index"], lr, gradient, update, reversal))
+        self.looks.append(
+            Look(seen["index"], lr, gradient, update, reversal, seen.get("kept", math.nan))
+        )
 
     def _travelled(self) -> float:
         """How far the run has come from where it was first looked at."""

@@ -73,3 +73,17 @@ def decays(opt: Optimizer) -> list[float]:
 
 def maximizes(opt: Optimizer) -> bool:
     return all(now(opt, "maximize"))
+
+
+def value_clip(opt: Optimizer) -> float:
+    """The clip_value that shortens a step; inf where none does.
+
+    Rules that divide by the gradient take steps as long, unless eps is longer than it.
+    """
+    if opt.clip_value is None:
+        return math.inf
+    bound = float(at_last(opt, opt.clip_value))
+    if opt.rule.name == "sgd":
+        return bound
+    eps = [float(at_last(opt, group.get("eps", 0.0))) for group in opt.param_groups]
+    return bound if bound < 0.1 * min(eps) else math.inf

@@ -22,9 +22,17 @@ from ..solvers import SAM
 from .aim import Aim
 from .diagnosis import Diagnosis, said
 from .evidence import ONWARD, REVERSED, STRAIGHT, STRAYS, Evidence, median_cosine
+from .faults import alike
 from .settings import inner
 from .trend import FEWEST, Trend
 
+UNLIKE = 1e5  # curvatures' ratio from which the scales are what is wrong
+STALLS = (
+    "plateau",
+    "oscillating",
+    "inconclusive",
+    "falling",
+)  # kinds that a way on is missing from
 FOLLOWERS = ("rmsprop", "adam", "adamw")  # their averages shrink with the gradients of a bounce
 ADVICE = {
     "saddle": "optkern.curvature.escape(x, diagnosis.verdict, loss=...) takes that way",
@@ -39,12 +47,13 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
     # A loss that has risen to a bounce stays there: for its curvature to tell.
     settled = trend.settled(began) and seen.bounces and curvature_follows
     if began is not None and not settled:
+        onset, began = began, trend.first + began
         looks = [look for look in seen.looks if look.record >= began]
         norms = [look.gradient_norm for look in looks if look.gradient_norm > 0]
         size = f", the gradient norm {norms[0]:.3g} there" if norms else ""
         if (cosine := median_cosine(looks)) < REVERSED:
             size += f", each update takes back the one before (cosine {cosine:.2f})"
-        before = f" from {trend.losses[began - 1]:.4g}" if began else ""
+        before = f" from {trend.losses[onset - 1]:.4g}" if onset else ""
         remedy = "go back to before that record with a lower lr, or clip the gradient's norm"
         if cosine > ONWARD:
             size += f", each update goes on as the one before (cosine {cosine:.2f})"
@@ -65,6 +74,8 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
             "inconclusive",
             f"{trend.count} records are too few to judge by; {FEWEST} are needed",
         )
+    if seen.turned:
+        return said(trend, "overfitting", seen.turned, began=seen.turning, lr=seen.lr)
     # What falls moves, whatever the last looks have seen; unless it fell before lr came to nothing.
     if trend.falls and seen.lr != 0 and not seen.spent:
         return said(
@@ -92,15 +103,21 @@ class ByCurvature:
         loss: Callable[[Any], float] | None,
         hvp: Callable[[Any], Any] | None,
         options: dict[str, Any],
+        unfed: str = "",
     ) -> None:
         self.trend, self.seen = trend, seen
         self.opt, self.x, self.point = opt, x, Point("diagnose", x)
         self.aim = Aim(self.point, None if opt is None else inner("diagnose", opt))
-        self.raw, self.raw_hvp = grad, hvp  # max_stable_lr knows of signs and decay
+        self.raw, self.raw_hvp, self.raw_loss = (
+            grad,
+            hvp,
+            loss,
+        )  # max_stable_lr knows of signs and decay
         self.grad = self.aim.gradient(grad, "what grad returns")
         self.hvp = None if hvp is None else self.aim.gradient(hvp, "what hvp returns")
         self.loss = None if loss is None else self.aim.loss(loss)
         self.options = options
+        self.unfed = unfed  # a parameter that never got a gradient, in words
         self.gain = math.nan  # what one gradient step would gain at least
         self.stable = math.nan  # the largest lr that the curvature allows, certified
         self.limit = math.nan  # the one beyond which it diverges
@@ -120,6 +137,8 @@ class ByCurvature:
         )
         if self.seen.spent and v.kind != "minimum":
             return self._spent(v)
+        if self.unfed:
+            return self._said("plateau", f"{self.trend.stalled()}: {self.unfed}", v)
         if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
             return self._going(point, v)
         if v.kind == "minimum" and self.trend.rises:
@@ -136,6 +155,7 @@ class ByCurvature:
             first = f"{self.seen.spent}, though a higher one gains nothing here: " * bool(
                 self.seen.spent
             )
+            dead += self._cost() if self.aim.decay.any() else ""
             text = f"{first}{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
             return self._said(v.kind, text, v)
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
@@ -154,6 +174,21 @@ class ByCurvature:
             v,
         )
 
+    def beside(self) -> str:
+        """What is to be said of a run that falls, yet could fall farther."""
+        text = f"; yet {self.unfed}" if self.unfed else ""
+        text += alike(self.point.structure.labels, self.point.arrays)
+        return text + (self._cost() if self._decay_balances() else "")
+
+    def _decay_balances(self) -> bool:
+        """Whether most of the gradient is taken up by weight decay."""
+        x = self.point.vector()
+        aim = self._gradient(self.point, x)
+        if self.aim.decay.any():
+            return norm(aim) < 0.3 * norm(aim - self.aim.decay * x)
+        pull = self.aim.shrink * x
+        return float(pull @ aim) < 0 and self.seen.update_norm < 0.3 * norm(pull)
+
     def _dead(self, point: Point) -> str:
         """A word on parameters that the loss does not feel at all."""
         share = float(np.mean(self._gradient(point, point.vector()) == 0)) if point.n else 0.0
@@ -165,6 +200,13 @@ class ByCurvature:
         )
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
+        text += alike(self.point.structure.labels, self.point.arrays)
+        condition = 1.0 if verdict is None else verdict.stationary.condition
+        if kind in STALLS and condition > UNLIKE and "scale the features" not in text:
+            text += (
+                f"; the curvature seen along the gradient spans a factor {condition:.1g}: scale "
+                "the features (mean 0, deviation 1), or take a rule that scales by itself"
+            )
         return said(
             self.trend,
             kind,
@@ -249,7 +291,8 @@ class ByCurvature:
             return self._said(
                 "plateau",
                 f"{stalled} though {could}: weight decay balances the gradient (norm "
-                f"{v.gradient_norm:.3g}): a rest of loss and decay, not a minimum of the loss",
+                f"{v.gradient_norm:.3g}): a rest of loss and decay, not a minimum of the loss"
+                + self._cost(),
                 v,
             )
         if seen.still:
@@ -287,7 +330,8 @@ class ByCurvature:
         near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
         where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
         if inner("diagnose", self.opt).rule.name not in FOLLOWERS:
-            return f"{where}; at most {self.stable:.3g} is stable here"
+            lower = f"; lower it to {0.8 * self.stable:.2g}" if self.stable > 0 else ""
+            return f"{where}; at most {self.stable:.3g} is stable here{lower}"
         return (
             f"{where} ({self.stable:.3g} with the rule's averages as they are), and the averages "
             "follow it: a lower one may bounce too, less far; only a schedule that brings lr down "
@@ -296,8 +340,35 @@ class ByCurvature:
 
     def _balanced(self, point: Point) -> bool:
         """Whether decay beside the gradient's step takes a step as long, and nothing moves."""
-        decay = norm(self.aim.shrink * point.vector())
-        return self.seen.lr != 0 and decay > 0 and self.seen.update_norm < 1e-3 * decay
+        x = point.vector()
+        pull = self.aim.shrink * x
+        decay = norm(pull)
+        against = float(pull @ self._gradient(point, x)) < 0
+        return self.seen.lr != 0 and decay > 0 and self.seen.update_norm < 0.05 * decay and against
+
+    def _cost(self) -> str:
+        """What weight decay holds the loss up by: steps along its own gradient, tried."""
+        point, x = self.point, self.point.vector().astype(np.float64)
+        g = self.aim.sign * point.flatten(self.raw(self.x), "what grad returns").astype(np.float64)
+        size = norm(g)
+        if self.raw_loss is None or size == 0:
+            return (
+                f" (the loss's own gradient has norm {size:.3g}; give loss to see what that costs)"
+            )
+        here = self.aim.sign * float(self.raw_loss(self.x))
+        best, step = 0.0, 1e-3 * max(norm(x), 1.0) / size
+        for _ in range(20):
+            moved = point.unflatten((x - step * g).astype(point.dtype))
+            gain = here - self.aim.sign * float(self.raw_loss(moved))
+            if not gain > best:
+                break
+            best, step = gain, 2 * step
+        if not best > max(self.trend.least, 1e-3 * abs(here)):
+            return ""
+        return (
+            f"; weight decay holds the loss up: one step along its own gradient (norm {size:.3g}) "
+            f"gains {best:.2g} of {here:.4g}; less weight_decay lets it fall"
+        )
 
     def _rate(self) -> str:
         """A word on an lr that is far too low."""

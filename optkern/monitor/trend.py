@@ -23,7 +23,9 @@ class Trend:
         A fall from one window to the other has ended: the last one holds nothing of it.
     """
 
-    def __init__(self, losses: np.ndarray) -> None:
+    def __init__(self, losses: np.ndarray, first: int = 0) -> None:
+        self.first = first  # the record of the first loss
+        self.remark = ""  # what is said before all else
         self.losses = losses = bridged(losses)
         self.count = n = len(losses)
         self.window = w = min(max(n // 4, FEWEST // 2), 500)
@@ -113,7 +115,8 @@ class Trend:
         change = f"{'fell' if self.drop >= 0 else 'rose'} by {abs(self.drop):.2g}"
         by_chance = f"chance alone: {self.noise:.2g}"
         if self.rises:
-            by_chance += f", the best was {self.losses.min():.4g} in record {self.losses.argmin()}"
+            lowest = self.first + int(self.losses.argmin())
+            by_chance += f", the best was {self.losses.min():.4g} in record {lowest}"
         if self.over:
             return (
                 f"the loss stands at {self.loss:.4g}: the fall to it (by {self.drop:.2g}) has ended"

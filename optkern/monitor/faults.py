@@ -1,0 +1,113 @@
+"""Faults of a run that its losses, gradients and parameters show without any curvature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .trend import FEWEST, level, scatter
+
+BEFORE, AFTER = 8, 4  # records beside a jump: what the loss scattered by, and that it stays
+ALIKE = 1e-4  # of the largest element: units that differ by less are the same ones
+LARGE = 0.1  # of the whole gradient's norm
+
+
+def turned(losses: np.ndarray, at: np.ndarray, validated: np.ndarray) -> tuple[int, str]:
+    """Where a validation loss turned while the training loss falls on; (-1, "") where it did not.
+
+    Levels of a tenth of the validations each are compared: a lowest one by chance does not count.
+    """
+    count = len(validated)
+    if count < FEWEST // 2 or not np.isfinite(validated).all():
+        return -1, ""
+    width = max(3, count // 10)
+    windows = np.median(np.lib.stride_tricks.sliding_window_view(validated, width), axis=1)
+    lowest = int(windows.argmin())
+    noise = 3 * 1.25 * scatter(validated[-max(2 * width, FEWEST // 2) :]) * math.sqrt(2 / width)
+    best, now = float(windows[lowest]), float(windows[-1])
+    if lowest + width > count - width or not now - best > max(noise, 0.01 * abs(best)):
+        return -1, ""
+    record = int(at[lowest + int(validated[lowest : lowest + width].argmin())])
+    span = min(max(5, (len(losses) - record) // 4), 500)
+    then, last = losses[max(0, record - span // 2) : record + span // 2 + 1], losses[-span:]
+    if len(then) < 3 or len(last) < 3 or not (np.isfinite(then).all() and np.isfinite(last).all()):
+        return -1, ""
+    chance = 3 * 1.25 * max(scatter(then), scatter(last)) * math.sqrt(2 / len(last))
+    if not level(then) - level(last) > max(chance, 1e-3 * abs(level(then))):
+        return -1, ""
+    return record, (
+        f"since record {record} the validation loss has risen from {best:.4g} to {now:.4g} while "
+        f"the training loss fell from {level(then):.4g} to {level(last):.4g}; take the parameters "
+        "of that record (early stopping), or more data, weight decay, a smaller model"
+    )
+
+
+def jumped(losses: np.ndarray) -> int:
+    """The last record at which the loss goes to another level in one record; -1 for none.
+
+    Neither a spike (it does not stay) nor an explosion (it goes on rising) nor a fast fall (the
+    records before show it).
+    """
+    n = len(losses)
+    if n < FEWEST + BEFORE or not np.isfinite(losses).all():
+        return -1
+    view = np.lib.stride_tricks.sliding_window_view
+    before, after = view(losses[:-AFTER], BEFORE), view(losses[BEFORE:], AFTER)
+    count = min(len(before), len(after))
+    before, after = before[:count], after[:count]
+    low, high = before.min(1), before.max(1)
+    middle, spread = np.median(before, axis=1), high - low
+    jump = after[:, 0] - middle
+    size = np.abs(jump)
+    whole = float(np.median(losses[:3])) - float(losses.min())
+    least = np.maximum(0.05 * np.abs(middle), 1e-3 * whole)
+    up = (jump > 4 * spread) & (after.min(1) > high + 0.25 * size)
+    up &= after.max(1) < after[:, 0] + 0.5 * size
+    down = (-jump > 8 * spread) & (after.max(1) - after.min(1) < 0.25 * size)
+    for place in np.flatnonzero((up | down) & (size > least))[::-1]:
+        record = int(place) + BEFORE
+        # Where losses go by steps (updates of accumulated gradients), one more step is no change.
+        if size[place] > 3 * float(np.abs(np.diff(losses[record // 2 : record])).max()):
+            return record
+    return -1
+
+
+def unfed(
+    labels: Sequence[Any], fed: Sequence[bool] | None, full: Sequence[np.ndarray], looks: int
+) -> str:
+    """That a parameter never got a gradient where the full gradient is large; else empty."""
+    if fed is None or all(fed) or len(fed) != len(full):
+        return ""
+    norms = [float(np.linalg.norm(np.asarray(g, np.float64))) for g in full]
+    whole = math.hypot(*norms)
+    found = [
+        f"{label!r} (norm {norm:.3g} of {whole:.3g})"
+        for label, given, norm in zip(labels, fed, norms)
+        if not given and norm > LARGE * whole
+    ]
+    if not found:
+        return ""
+    return (
+        f"in {looks} looks no gradient but None or zeros came for parameter {', '.join(found[:3])}"
+        f"{f' and {len(found) - 3} more' if len(found) > 3 else ''}, where the full gradient is "
+        "large: is it detached, frozen, or left out of the gradients passed to step?"
+    )
+
+
+def alike(labels: Sequence[Any], arrays: Sequence[np.ndarray]) -> str:
+    """That all units of a layer are the same ones; else empty."""
+    for label, a in zip(labels, arrays):
+        if a.ndim != 2 or min(a.shape) < 2 or not np.isfinite(a).all():
+            continue
+        near = ALIKE * float(np.abs(a).max())
+        columns = float(np.ptp(a, axis=1).max()) <= near
+        if columns or float(np.ptp(a, axis=0).max()) <= near:
+            which = "columns" if columns else "rows"
+            return (
+                f"; all {which} of parameter {label!r} are alike: units of a symmetric start get "
+                "the same gradients for ever; start from random weights"
+            )
+    return ""
