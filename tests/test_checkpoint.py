@@ -844,7 +844,7 @@ def test_masters_here_or_there(tmp_path):
     opt = halves()
     refused_strictly(tmp_path / "master", opt, "the state of parameter 'W' also has 'master'")
     report = optkern.load(tmp_path / "master", opt, strict=False)
-    assert report == ((), ("state/W/master", "state/b/master"), (), None)
+    assert report == (("seed",), ("state/W/master", "state/b/master"), (), None)
     assert_same_bits(opt.state["W"]["exp_avg"], master.state["W"]["exp_avg"])
 
 
