@@ -364,7 +364,10 @@ def test_options_may_be_callables_of_the_step():
     assert_same_bits(opt.state[0]["ema"], plain.state[0]["ema"])
     opt.grad_scale = lambda step: 4.5 - step
     opt.step(arrays())
-    with pytest.raises(ValueError, match=r"SGD: at step 5: grad_scale must be .*\[1.17549e-38, 8.50706e\+37\], got -0.5"):
+    with pytest.raises(
+        ValueError,
+        match=r"SGD: at step 5: grad_scale must be .*\[1.17549e-38, 8.50706e\+37\], got -0.5",
+    ):
         opt.step(arrays())
 
 

@@ -118,7 +118,9 @@ def test_flat_names_are_what_they_were():
     assert list(optkern.SGD(groups).state) == ["W", "b", 2, 3]
 
 
-@pytest.mark.parametrize("make", [iter, lambda p: {"a": p[0], "b": p[1]}.values()], ids=("iter", "values"))
+@pytest.mark.parametrize(
+    "make", [iter, lambda p: {"a": p[0], "b": p[1]}.values()], ids=("iter", "values")
+)
 def test_iterators(make):
     params = [ones(2), ones(3)]
     opt = optkern.SGD(make(params), lr=1.0)

@@ -170,7 +170,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         seen = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
         inner = self._class(
             [{"params": part, **values} for part, values in zip(parts, seen)],
-            weight_rounding="nearest",  # as torch does; where its state has no step, nor bits for it
+            weight_rounding="nearest",  # as torch; its state may have no step to draw bits by
             **(self._options if old is None else _options(old)),
         )
         for i, p in enumerate(params):
