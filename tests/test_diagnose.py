@@ -778,7 +778,7 @@ def test_the_plot():
     top, middle, bottom = monitor.plot()
     assert len(top.lines) == 2 and len(middle.lines) == 2 and len(bottom.lines) == 2
     np.testing.assert_array_equal(top.lines[0].get_ydata(), monitor.losses)
-    assert top.lines[1].get_xdata() == [200]
+    assert list(top.lines[1].get_xdata()) == [200]
     matplotlib.pyplot.close("all")
 
 

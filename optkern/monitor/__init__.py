@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from .diagnosis import KINDS, Diagnosis
+from .edge import Edge
 from .fits import FitComparison, compare_fits
 from .monitor import Monitor
 from .record import LOOKS, Look
 
-__all__ = ["KINDS", "LOOKS", "Diagnosis", "FitComparison", "Look", "Monitor", "compare_fits"]
+__all__ = [
+    "KINDS",
+    "LOOKS",
+    "Diagnosis",
+    "Edge",
+    "FitComparison",
+    "Look",
+    "Monitor",
+    "compare_fits",
+]

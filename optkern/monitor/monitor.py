@@ -32,6 +32,19 @@ class Monitor(Record):
         of a percent of the time between records allows, and while the run is short a bit oftener.
     seed : int
         Of the choice of elements that are looked at.
+    curvature_every : int or None
+        Measure the Hessian's largest eigenvalue at every so many records, plain and preconditioned
+        by the rule's second moments, each time from the last eigenvector: `edges` holds them, with
+        what lr allows (edge of stability), and `plot` draws them. It takes some 10 to 20 products.
+    hvp : callable or None
+        ``v -> H v`` of the full loss where the parameters are at that time; v is arranged as the
+        gradients are.
+
+    Attributes
+    ----------
+    looks : list of Look
+    edges : list of Edge
+        record, lr, sharpness, preconditioned, limit, products.
 
     Examples
     --------
@@ -198,11 +211,11 @@ class Monitor(Record):
     # ----------------------------------------------------------------- the plot
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw losses, norms and learning rate against the records.
+        """Draw losses, norms and learning rate against the records, and sharpness if recorded.
 
         Parameters
         ----------
-        axes : sequence of three matplotlib Axes, or None
+        axes : sequence of three matplotlib Axes (four where curvature was recorded), or None
             None: a new figure.
 
         Returns
@@ -214,28 +227,6 @@ class Monitor(Record):
         ImportError
             Where matplotlib is missing.
         """
-        if axes is None:
-            try:
-                from matplotlib import pyplot
-            except ImportError as error:
-                raise ImportError(
-                    "Monitor.plot needs matplotlib: pip install matplotlib"
-                ) from error
-            _, axes = pyplot.subplots(3, 1, sharex=True, figsize=(7, 7), layout="constrained")
-        top, middle, bottom = axes
-        top.plot(self.losses, lw=0.8, label="loss")
-        if self._val_losses:
-            top.plot(self._val_at, self.val_losses, label="validation loss")
-        at = [look.record for look in self.looks]
-        for name in ("gradient_norm", "update_norm"):
-            values = [getattr(look, name) for look in self.looks]
-            middle.plot(at, values, ".-", lw=0.8, ms=3, label=name.replace("_", " "))
-        bottom.plot(at, [look.lr for look in self.looks], label="learning rate")
-        bottom.plot(at, [look.reversal for look in self.looks], lw=0.8, label="update cosine")
-        if np.all(self.losses > 0):
-            top.set_yscale("log")
-        middle.set_yscale("log")
-        for axis in (top, middle, bottom):
-            axis.legend(loc="best")
-        bottom.set_xlabel("record")
-        return np.array([top, middle, bottom])
+        from .drawing import draw
+
+        return draw(self, axes)

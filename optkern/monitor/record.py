@@ -15,18 +15,19 @@ import math
 import time
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..curvature.lanczos import check_count
+from .._recorder import Recorder, real
+from ..curvature.lanczos import check_callable, check_count
 from ..kernels import _arrays
 from ..kernels._storage import widened
 from ..kernels._structures import Structure
 from ..optimizers import Optimizer
 from ..solvers import SAM
-from ._recorder import Recorder, real
+from .edge import Edge, Tracker
 from .settings import checked, inner, rate, taken, value_clip
 
 LOOKS = 3  # looks at successive updates before their direction counts
@@ -88,7 +89,24 @@ def _sizes(arrays: Sequence[Any]) -> list[int]:
 class Record(Recorder):
     """Losses, and looks at the updates of the optimizer that takes the steps."""
 
-    def __init__(self, every: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        every: int | None = None,
+        seed: int = 0,
+        *,
+        curvature_every: int | None = None,
+        hvp: Callable[[Any], Any] | None = None,
+    ) -> None:
+        check_callable("Monitor", hvp=hvp)
+        if (curvature_every is None) != (hvp is None):
+            raise TypeError(
+                "Monitor: curvature_every and hvp (v -> H v where the parameters are) go together"
+            )
+        self._tracker: Tracker | None = None
+        if curvature_every is not None and hvp is not None:
+            between = check_count("Monitor", "curvature_every", curvature_every, 1)
+            self._tracker = Tracker(between, hvp)
+        self.edges: list[Edge] = []
         self.every = None if every is None else check_count("Monitor", "every", every, 1)
         self.seed = check_count("Monitor", "seed", seed, 0)
         self.opt: Optimizer | SAM | None = None
@@ -97,7 +115,8 @@ class Record(Recorder):
         self._val_losses = array("d")
         self._val_at = array("q")
         self._phase = 0
-        self._next = 0  # how many records there are when a look is due
+        self._next = 0  # how many records there are when a look, or a product, is due
+        self._look_at = 0  # the same of a look
         self._last = (0, 0.0)  # how many there were when looks were last planned, and the time
         self._sample: Sample | None = None
         self._kept: dict[str, Any] = {}
@@ -115,14 +134,28 @@ class Record(Recorder):
             if val_loss is not None:
                 self._val_losses.append(real("val_loss", val_loss))
                 self._val_at.append(len(self._losses) - 1)
-            if len(self._losses) >= self._next:
+            if len(self._losses) >= self._look_at:
                 with np.errstate(all="ignore"):  # of a run that overflows
                     self._look(grads, opt)
+            if self._tracker is not None and len(self._losses) >= self._tracker.due:
+                self._track(self._tracker, grads, opt)
         except BaseException:
             self._losses.pop()
             del self._val_losses[validated:], self._val_at[validated:]
-            self._phase, self._next = 0, 0
+            self._phase, self._look_at, self._next = 0, 0, 0
             raise
+        self._next = self._look_at
+        if self._tracker is not None:
+            self._next = min(self._next, self._tracker.due)
+
+    def _track(self, tracker: Tracker, grads: Any, opt: Optimizer | SAM | None) -> None:
+        """Measure the sharpness where the parameters are."""
+        if opt is None:
+            raise TypeError("Monitor.record: curvature_every needs opt, whose lr is compared")
+        record = len(self._losses) - 1
+        with np.errstate(all="ignore"):
+            self.edges.append(tracker.measure(record, inner("Monitor.record", opt), grads))
+        tracker.due = record + 1 + tracker.every
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -136,6 +169,11 @@ class Record(Recorder):
     def val_losses(self) -> np.ndarray:
         """All validation losses recorded, a copy."""
         return np.array(self._val_losses)
+
+    @property
+    def val_records(self) -> list[int]:
+        """The records that the validation losses belong to, a copy."""
+        return list(self._val_at)
 
     def __repr__(self) -> str:
         last = f", last loss {self._losses[-1]:.6g}" if self._losses else ""
@@ -167,9 +205,9 @@ class Record(Recorder):
         if self._phase == 0:
             self._note(seen, opt)
         seen["cost"] += time.perf_counter() - begin
-        self._next = 0  # the next record is looked at too
+        self._look_at = 0  # the next record is looked at too
         if self._phase == 0:
-            self._next = self._due(begin, seen)
+            self._look_at = self._due(begin, seen)
 
     def _due(self, now: float, seen: dict[str, Any]) -> int:
         """How many records there will be when the next look is due."""
