@@ -123,14 +123,29 @@ def test_a_lower_lr_that_still_falls_is_a_fall(rule, seed):
 
 @every_rule
 @every_seed
-def test_a_gradient_of_the_wrong_sign_is_said_to_be(rule, seed):
+@pytest.mark.parametrize("batch", [None, 30])
+def test_a_gradient_of_the_wrong_sign_is_said_to_be(rule, seed, batch):
     net = Net(seed)
     p = net.params()
+    opt = RULES[rule](p)
     monitor = trained(
-        net, RULES[rule](p), p, 200, before=lambda k, grads: {n: -g for n, g in grads.items()}
+        net, opt, p, 200, None, batch, seed, lambda k, grads: {n: -g for n, g in grads.items()}
     )
     for d in (monitor.diagnose(), monitor.diagnose(p, net.grad, net.loss)):
         assert "sign" in str(d) and "lower lr" not in str(d), str(d)
+
+
+@pytest.mark.parametrize("momentum, limit", [(0.0, 2.0), (0.9, 3.8)])
+@pytest.mark.parametrize("times", [1.05, 1.5, 5])
+def test_steps_that_are_too_long_are_no_wrong_sign(momentum, limit, times):
+    h, x = np.array([1, 0.3, 0.01]), np.ones(3)
+    opt, monitor = optkern.SGD(x, lr=limit * times, momentum=momentum), Monitor()
+    for _ in range(200):
+        g = h * x
+        opt.step(g)
+        monitor.record(0.5 * float(x @ g), g, opt)
+    d = monitor.diagnose()
+    assert d.kind == "exploding" and "lower lr" in str(d) and "sign" not in str(d), str(d)
 
 
 # --------------------------------------------------------------------------- what holds it

@@ -11,7 +11,7 @@ from .trend import Trend
 
 STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, little in a bounce
 SPENT = 1e-3  # of its peak: an lr that has come to nothing
-ONWARD = 0.9  # cosine of successive updates that go straight on
+ONWARD = 0.5  # cosine of successive updates that go on, noise of batches included
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
 HELD = 10  # times clip_norm that each gradient seen is long where clipping holds a run
 STRAYS = "the updates keep their direction: is grad the gradient of this loss, and its sign right?"
