@@ -142,8 +142,9 @@ def test_steps_that_are_too_long_are_no_wrong_sign(momentum, limit, times):
     opt, monitor = optkern.SGD(x, lr=limit * times, momentum=momentum), Monitor()
     for _ in range(200):
         g = h * x
+        loss = 0.5 * float(x @ g)
         opt.step(g)
-        monitor.record(0.5 * float(x @ g), g, opt)
+        monitor.record(loss, g, opt)
     d = monitor.diagnose()
     assert d.kind == "exploding" and "lower lr" in str(d) and "sign" not in str(d), str(d)
 

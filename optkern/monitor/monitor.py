@@ -35,7 +35,8 @@ class Monitor(Record):
     curvature_every : int or None
         Measure the Hessian's largest eigenvalue at every so many records, plain and preconditioned
         by the rule's second moments, each time from the last eigenvector: `edges` holds them, with
-        what lr allows (edge of stability), and `plot` draws them. After the first that takes some ten products.
+        what lr allows (edge of stability), and `plot` draws them. After the first that takes some
+        ten products.
     hvp : callable or None
         ``v -> H v`` of the full loss where the parameters are at that time; v is arranged as the
         gradients are.
