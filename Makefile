@@ -11,8 +11,8 @@ SOURCES := setup.py pyproject.toml README.md $(shell find optkern -name '*.py' -
 comma := ,
 # A CPU build: without the pin pip would fetch one with CUDA.
 TORCH := $(if $(findstring peers,$(EXTRAS))$(findstring torch,$(EXTRAS)),torch==2.13.0)
-# The requirements of extras, or of the build, as pyproject.toml names them.
-REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), []) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
+# The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
+REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
 .PHONY: demo test bench lint clean
 

@@ -208,6 +208,7 @@ extensions = [
     extension("kernels._dlpack", "optkern/kernels/_dlpack.pyx", []),
     extension("kernels._rows", "optkern/kernels/_rows.pyx", []),
     extension("_capi", "optkern/_capi.pyx", []),
+    extension("_kept", "optkern/_kept.pyx", []),
     extension("_recorder", "optkern/_recorder.pyx", []),
     extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
     extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),

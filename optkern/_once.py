@@ -10,17 +10,17 @@ import sys
 from types import ModuleType
 
 # A compiled module is the same object whenever it is imported: what it holds outlives sys.modules.
-from . import _recorder
+from ._kept import modules
 
-for _name, _module in getattr(_recorder, "modules", {}).items():
+for _name, _module in modules.items():
     sys.modules.setdefault(_name, _module)
 
 
 def keep(package: ModuleType) -> None:
     """Keep the modules imported by now; all that lie in the package are its attributes."""
     own = f"{package.__name__}."
-    modules = {name: module for name, module in sys.modules.items() if name.startswith(own)}
-    for name, module in modules.items():
+    kept = {name: module for name, module in sys.modules.items() if name.startswith(own)}
+    for name, module in kept.items():
         if "." not in name.removeprefix(own):
             setattr(package, name.removeprefix(own), module)
-    _recorder.modules = modules  # type: ignore[attr-defined]
+    modules.update(kept)
