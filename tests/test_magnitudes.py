@@ -181,3 +181,97 @@ def test_a_dict_of_another_order_goes_on_bit_for_bit(state_dtype):
         other.step({k: g[k] for k in b})
     for k in a:
         assert a[k].tobytes() == b[k].tobytes()
+
+
+def test_a_checkpoint_without_a_seed_goes_on():
+    """What was saved before weights were rounded at random."""
+    p, q = np.ones(50, np.float16), np.ones(50, np.float16)
+    opt, other = optkern.Adam(p, seed=5), optkern.Adam(q, seed=7)
+    opt.step(np.ones(50, np.float16))
+    saved = opt.state_dict()
+    assert saved.pop("seed") == 5
+    other.load_state_dict(saved)
+    assert other.seed == 7 and other.step(np.ones(50, np.float16)) is True
+
+
+@pytest.mark.parametrize("order", ("C", "F"))
+@pytest.mark.parametrize("rule", ("adam", "lars"))
+def test_weights_rounded_at_random_are_the_twins_bit_for_bit(rule, order):
+    start = np.random.default_rng(1).standard_normal((300, 70)).astype(np.float16)
+    for isa in _engine.AVAILABLE_ISAS:
+        _engine.use_isa(isa)
+        for threads in (1, 3):
+            p, q = np.array(start, order=order), np.array(start, order=order)
+            opt = CLASSES[rule]({"w": p}, lr=1e-3, seed=9, num_threads=threads)
+            names = CLASSES[rule].rule.hyperparameters
+            hyper = {k: v for k, v in opt.param_groups[0].items() if k in names}
+            needed = CLASSES[rule].rule
+            state = [
+                np.zeros((300, 70), np.float32) if needed.needs(slot, hyper) else None
+                for slot in needed.state
+            ]
+            for step in (1, 2):
+                g = np.random.default_rng(step).standard_normal((300, 70)).astype(np.float16)
+                opt.step({"w": g})
+                reference.update(needed, q, g, state, {**hyper, "step": step}, 9, "w")
+            assert p.tobytes() == q.tobytes()
+    _engine.use_isa(_engine.AVAILABLE_ISAS[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", MAGNITUDES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_walk_over_magnitudes(name, dtype):
+    """Random magnitudes from the smallest to the largest: finite weights, and the twins' bits.
+
+    Weights and gradients stay where the formula's own result is a number of the dtype.
+    """
+    low, high = (-45, 36) if dtype is np.float32 else (-320, 300)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        p = (rng.choice([-1, 0, 1], 40) * 10.0 ** rng.uniform(low, high / 3, 40)).astype(dtype)
+        options = {"clip_norm": 10.0 ** rng.uniform(-30, 30)} if rng.random() < 0.5 else {}
+        if dtype is np.float32 and name != "lamb" and rng.random() < 0.5:
+            options["state_dtype"] = rng.choice(["int8", "bfloat16"]).item()
+        opt = CLASSES[name](p, lr=1e-3, on_nonfinite="raise", **options)
+        for _ in range(4):
+            top = high if name not in ("sgd", "lars") else high / 2
+            g = (rng.choice([-1, 0, 1], 40) * 10.0 ** rng.uniform(low, top, 40)).astype(dtype)
+            opt.step(g)
+            assert np.isfinite(p).all(), (name, options)
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float16))
+@pytest.mark.parametrize("name", ("adam", "adagrad", "sgd", "radam"))
+def test_blocks_with_infinities_are_the_twins_bit_for_bit(name, dtype):
+    """By pieces and in the rules' own loops; beside NaN, small and large neighbours, and signed."""
+    rule = CLASSES[name].rule
+    n = 2000
+    for isa in _engine.AVAILABLE_ISAS:
+        _engine.use_isa(isa)
+        p, q = np.ones(n, dtype), np.ones(n, dtype)
+        options = {"momentum": 0.9} if name == "sgd" else {}
+        opt = CLASSES[name](p, lr=1e-3, state_dtype="int8", num_threads=2, **options)
+        hyper = {k: v for k, v in opt.param_groups[0].items() if k in rule.hyperparameters}
+        state = [
+            _storage.Compact.zeros("int8", (n,), slot == "exp_avg" or name == "sgd")
+            if rule.needs(slot, hyper)
+            else None
+            for slot in rule.state
+        ]
+        for step in range(1, 7):
+            g = np.random.default_rng(step).standard_normal(n).astype(np.float32)
+            g[256:512] *= 1e-18
+            g[512:768] *= 1e18
+            if step == 2:
+                g[[5, 300, 600, 1999]] = [1e21, -1e21, 1e21, np.inf]
+                g[900] = np.nan
+            with np.errstate(over="ignore"):
+                g = g.astype(dtype)
+            opt.step(g)
+            reference.update(rule, q, g, state, {**hyper, "step": step}, 0, 0)
+            assert_same_bits(_storage.widened(p), _storage.widened(q))
+            for slot, a in zip(rule.state, state, strict=True):
+                if a is not None:
+                    assert_same_bits(np.asarray(opt.state[0][slot]), a.decode())
+    _engine.use_isa(_engine.AVAILABLE_ISAS[-1])

@@ -1372,7 +1372,7 @@ cdef class Plan:
         cdef unsigned char* scales[MAX_STREAMS]
         cdef char* at[MAX_STREAMS]
         cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one
-        cdef Py_ssize_t run, head, rest = n % unit, end = first + n - rest
+        cdef Py_ssize_t run, head, done, rest = n % unit, end = first + n - rest
         cdef int j
         if span == NULL or rest == n:
             return False
@@ -1380,13 +1380,17 @@ cdef class Plan:
             run = min(SEGMENT - first % SEGMENT, end - first)
             for j in range(self._streams):
                 at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
-                scales[j] = t.scales[j] + first // SCALED
+                scales[j] = t.scales[j] + first // SCALED if t.scales[j] else NULL
             if run >= LONG and not bytes:   # as for dense state, but whole units
                 head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // unit * unit
                 run = head if head else run
-            if not span(t.h, at, scales, run, <unsigned int> first, random_key(t, first)):
+            done = span(t.h, at, scales, run, <unsigned int> first, random_key(t, first))
+            if done < 0:
                 return False
-            first += run
+            first += done
+            if done < run - run % unit:
+                self._run_pieces(t, first, SCALED, NULL, s)
+                first += SCALED
         if rest:
             self._run_pieces(t, first, rest, NULL, s)
         return True

@@ -118,48 +118,44 @@ cdef inline unsigned int to_float16_at_random(float x, unsigned int random) noex
     return sign | (large if size >= 0x477FF000 else (least if size < 0x38800000 else normal))
 
 
-cdef inline unsigned int int8_offset(unsigned int exponent) noexcept nogil:
-    """What the codes of a block with this biased exponent count from; 255: all codes are NaN."""
-    exponent = max(<unsigned int> 31, exponent)
+cdef inline unsigned int exponent_of(unsigned int scale) noexcept nogil:
+    """The biased exponent that a block counts from; scales below 31 mark one with infinities."""
+    cdef unsigned int least = 31, most = 254, marked = min(most, 23 + 8 * scale)
+    return marked if scale - 1 < 30 else max(least, scale)
+
+
+cdef inline unsigned int int8_offset(unsigned int scale) noexcept nogil:
+    """What the codes of a block with this scale count from; 255: all codes are NaN."""
+    cdef unsigned int exponent = exponent_of(scale)
     return (exponent - 14) << 23 if exponent < 255 else 0x77D00000
 
 
-cdef inline unsigned int uint8_offset(unsigned int exponent) noexcept nogil:
-    exponent = max(<unsigned int> 31, exponent)
+cdef inline unsigned int uint8_offset(unsigned int scale) noexcept nogil:
+    cdef unsigned int exponent = exponent_of(scale)
     return ((exponent - 30) << 23) - (1 << 20) if exponent < 255 else 0x6FD00000
-
-
-# The uppermost code is infinity; in a block of NaN, whose offset is the largest, it is NaN.
 
 
 cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nogil:
     cdef float size = float_of(((code & 0x7F) << 20) + offset) - float_of(offset)
-    cdef unsigned int far = 0x7FC00000 if offset == 0x77D00000 else 0x7F800000
-    cdef unsigned int u = far if code & 0x7F == 0x7F else bits_of(size)
-    return float_of(u | ((code & 0x80) << 24))
+    return float_of(bits_of(size) | ((code & 0x80) << 24))
 
 
 # `carry`: 20 random bits, as many as are cut off.
 cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
-    cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset
-    cdef unsigned int infinity = 0x7F, none = 0, u = bits_of(x)
+    cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset, none = 0
     size = none if size < 0x10000 else size
-    size = infinity if u & 0x7FFFFFFF == 0x7F800000 else (size + carry) >> 20
-    return size | ((u >> 24) & 0x80)
+    return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)
 
 
 cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
     cdef unsigned int none = 0, u = (code << 20) + offset
-    cdef unsigned int far = 0x7FC00000 if offset == 0x6FD00000 else 0x7F800000
-    u = far if code == 0xFF else u
     return float_of(none if code == 0 else u)
 
 
 cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
-    cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1, infinity = 0xFF
+    cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
     cdef int code = (<int> (<unsigned int> size - offset + carry)) >> 20
     cdef int least = size if size < one else one   # 0 for 0, else 1
-    code = infinity if size == 0x7F800000 else code
     return <unsigned int> (least if code < least else code)
 
 

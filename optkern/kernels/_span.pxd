@@ -47,9 +47,9 @@ ctypedef void (*store_t)(
 # Updates `n` elements of a segment, whose state is compact; the streams are dense. scales: of the
 # state, each from the first element's block on. position: the low half of the first element's.
 # key: of the segment's random bits. What is left over from blocks of SCALED (int8) or from pairs (p
-# and g of 16 bits) stays as it is. False, and nothing is done, where there is no loop for these
-# flags.
-ctypedef bint (*compact_t)(
+# and g of 16 bits) stays as it is. Returns how many elements are done: up to a block that holds
+# infinities, which goes by pieces; -1, and nothing is done, where there is no loop for these flags.
+ctypedef Py_ssize_t (*compact_t)(
     const constants_t* h, char* const* streams, unsigned char* const* scales, Py_ssize_t n,
     unsigned int position, unsigned long long key
 ) noexcept nogil

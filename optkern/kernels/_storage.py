@@ -19,8 +19,8 @@
    than sixteen times itself, beside a second moment that does not. An unsigned one has 8: 31
    binades, and what is not zero never becomes zero, because a moment is divided by. (Blocks:
    Dettmers et al., "8-bit optimizers via block-wise quantization", 2022, section 2.)
-   In blocks that hold an infinity (a square that has overflowed) it has the code after the last
-   regular one, and the other elements keep a scale of their own.
+   An infinity (a square that has overflowed) has the uppermost code, and the others keep a scale
+   of their own, in steps of 8 binades: scales below 31 mark such blocks, 1 for 31 and so on.
 5. A block that holds NaN is NaN as a whole.
 """
 
@@ -41,6 +41,7 @@ KINDS = ("plain", "bfloat16", "float16", "bfloat16 state", "int8", "uint8", "flo
 
 _LOW_EXPONENT = 31  # of a block's scale: no code then stands for a denormal
 _INFINITY = 0x7F800000  # the bits of a float32
+_FAR = (0xFF, 0x7F)  # its code, unsigned and signed, beside the sign's bit
 _LOST = 1 << 16  # a sixteenth of the last step above zero
 _NAN = 255  # a block's scale, and all of its codes
 
@@ -140,15 +141,14 @@ def decode_int8(codes: np.ndarray, scales: np.ndarray, signed: bool) -> np.ndarr
     """uint8 codes and a uint8 exponent for each block of 256 -> float32, of the codes' shape."""
     k = codes.reshape(-1).astype(np.int32)
     offset = _spread(_offset(scales, signed), k.size)
-    far = np.where(_spread(scales, k.size) == _NAN, np.int32(0x7FC00000), np.int32(_INFINITY))
+    infinite = _spread(_marked(scales), k.size) & (k & _FAR[signed] == _FAR[signed])
     if signed:
-        with np.errstate(invalid="ignore"):
-            size = (((k & 0x7F) << 20) + offset).view(np.float32) - offset.view(np.float32)
-        u = np.where(k & 0x7F == 0x7F, far, size.view(np.int32)).view(np.uint32)
+        size = (((k & 0x7F) << 20) + offset).view(np.float32) - offset.view(np.float32)
+        u = np.where(infinite, np.int32(_INFINITY), size.view(np.int32)).view(np.uint32)
         x = (u | ((k.view(np.uint32) & 0x80) << 24)).view(np.float32)
     else:
-        u = np.where(k == 0xFF, far, (k << 20) + offset)
-        x = np.where(k == 0, 0, u).astype(np.int32).view(np.float32)
+        x = np.where(k == 0, 0, (k << 20) + offset)
+        x = np.where(infinite, _INFINITY, x).astype(np.int32).view(np.float32)
     return x.reshape(codes.shape)
 
 
@@ -159,19 +159,25 @@ def encode_int8(
     bits = np.ascontiguousarray(x, np.float32).reshape(-1).view(np.int32)
     size = bits & 0x7FFFFFFF
     starts = np.arange(0, bits.size, BLOCK)
-    counted = np.where(size == _INFINITY, 0, size)
-    largest = np.maximum.reduceat(counted, starts) if bits.size else size
+    infinite = size == _INFINITY
+    if bits.size:
+        largest = np.maximum.reduceat(size, starts)
+        others = np.maximum.reduceat(np.where(infinite, 0, size), starts)
+    else:
+        largest = others = size
     scales = np.maximum(largest >> 23, _LOW_EXPONENT)
+    beside = (np.maximum(others >> 23, _LOW_EXPONENT) - _LOW_EXPONENT + 7) // 8 + 1
+    scales = np.where(largest == _INFINITY, beside, scales)
     offset = _spread(_offset(scales, signed), bits.size)
     carry = (np.ravel(np.asarray(random, np.uint32)) >> 12).astype(np.int32)
     if signed:
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
         shifted = np.where(shifted - offset < _LOST, offset, shifted)
-        k = np.where(size == _INFINITY, 0x7F, (shifted - offset + carry) >> 20)
+        k = np.where(infinite, _FAR[signed], (shifted - offset + carry) >> 20)
         k = k | (bits.view(np.uint32) >> 24 & 0x80)
     else:
-        k = np.where(size == _INFINITY, 0xFF, np.maximum((size - offset + carry) >> 20, 1))
+        k = np.where(infinite, _FAR[signed], np.maximum((size - offset + carry) >> 20, 1))
         k = np.where(size == 0, 0, k)
     k = np.where(_spread(scales, bits.size) == _NAN, _NAN, k)
     return k.astype(np.uint8).reshape(np.shape(x)), scales.astype(np.uint8)
@@ -179,10 +185,16 @@ def encode_int8(
 
 def _offset(scales: np.ndarray, signed: bool) -> np.ndarray:
     """What the codes of each block count from, as a float32's bits."""
-    exponent = np.maximum(scales, _LOW_EXPONENT).astype(np.int32)
+    beside = np.minimum(_NAN - 1, _LOW_EXPONENT - 8 + 8 * scales.astype(np.int32))
+    exponent = np.where(_marked(scales), beside, np.maximum(scales, _LOW_EXPONENT)).astype(np.int32)
     if signed:
         return np.where(exponent < _NAN, (exponent - 14) << 23, 0x77D00000)
     return np.where(exponent < _NAN, ((exponent - 30) << 23) - (1 << 20), 0x6FD00000)
+
+
+def _marked(scales: np.ndarray) -> np.ndarray:
+    """Which blocks hold infinities."""
+    return (scales > 0) & (scales < _LOW_EXPONENT)
 
 
 def _spread(per_block: np.ndarray, n: int) -> np.ndarray:
