@@ -33,8 +33,9 @@ class Counts(NamedTuple):
     def of(cls, plan: Plan) -> Counts:
         """Copy a plan's."""
         arrays = (plan.steps, plan.mu_products, plan.started, plan.held)
+        steps, mu_products, started, held = (array.copy() for array in arrays)
         calls = (plan.accumulated, plan.applied, plan.skipped)
-        return cls(*(array.copy() for array in arrays), *calls, plan.refusal)
+        return cls(steps, mu_products, started, held, *calls, plan.refusal)
 
     def put_into(self, plan: Plan) -> None:
         """Let a new plan go on from here."""

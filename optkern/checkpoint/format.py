@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -331,7 +332,8 @@ def _checked_members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInf
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """Read an array as `numpy.lib.format` writes it, and no other."""
     name, what = _told(member.filename), "is no array as optkern writes it"
-    with archive.open(member) as file:
+    # typeshed knows its `read` alone.
+    with cast(io.BufferedIOBase, archive.open(member)) as file:
         start = file.read(10)
         length = int.from_bytes(start[8:], "little")
         header = _HEADER.fullmatch(file.read(min(length, _HEADER_LENGTH)))
@@ -341,13 +343,14 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
         shape = tuple(int(n) for n in re.findall(rb"\d+", header["shape"]))
         if math.prod(shape) * dtype.itemsize != member.file_size - 10 - length:
             raise ValueError(f"{name} has {shape} {dtype} in its header, and other room for it")
-        data = np.empty(member.file_size - 10 - length, np.uint8)
+        data = bytearray(member.file_size - 10 - length)
         left = memoryview(data)
         while left and (count := file.readinto(left[:_BLOCK])):
             left = left[count:]
         if left or file.read(1):
             raise ValueError(f"{name} {what}")
-    return data.view(dtype).reshape(shape, order="F" if header["fortran"] == b"True" else "C")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape, order="F" if header["fortran"] == b"True" else "C")
 
 
 def _refuse(owner: str, error: Exception) -> NoReturn:

@@ -53,17 +53,17 @@ class _Updater:
         if isinstance(params, Mapping):
             grads = self._of_names(params, grads)
             arrays = list(params.values())
-            params = dict(params)  # a later call may bring another dict, and this one change
+            own: Any = dict(params)  # a later call may bring another dict, and this one change
         else:
             arrays = list(params) if isinstance(params, (list, tuple)) else [params]
-            params = tuple(params) if isinstance(params, list) else params
+            own = tuple(params) if isinstance(params, list) else params
         optimizer = self.optimizer
         if optimizer is None:
-            optimizer = self._cls(params, lr=self.lr, **self._options)
+            optimizer = self._cls(own, lr=self.lr, **self._options)
         elif len(arrays) != len(self._bound) or any(
             new is not old for new, old in zip(arrays, self._bound)
         ):
-            optimizer.rebind(params)
+            optimizer.rebind(own)
         group = optimizer.param_groups[0]
         if group["lr"] != self.lr:
             group["lr"] = self.lr

@@ -68,7 +68,7 @@ def hint(
 
 
 def bound_arguments(
-    owner: str, signature: inspect.Signature, args: tuple, kwargs: Mapping[str, Any]
+    owner: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> inspect.BoundArguments:
     """Bind a call's arguments to their names.
 
