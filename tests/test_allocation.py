@@ -66,6 +66,7 @@ def test_the_kth_allocation_fails(tmp_path, stride):
     run = subprocess.run(
         [sys.executable, "-c", SWEEP, str(tmp_path), str(stride)],
         env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=tmp_path,  # a checkout would hide what is installed
         capture_output=True,
         text=True,
         timeout=300,

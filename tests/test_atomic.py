@@ -326,15 +326,9 @@ print(len(done))
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.skipif(sys.platform == "win32", reason="stacks are larger there")
-def test_a_thread_of_64_kb_is_enough(threads):
-    environment = {**os.environ, "OMP_STACKSIZE": "64k"}
-    run = subprocess.run(
-        [sys.executable, "-c", SMALL_STACK, str(threads)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_a_thread_of_64_kb_is_enough(threads, run_python):
+    code = f"import sys\nsys.argv.append({str(threads)!r})\n{SMALL_STACK}"
+    run = run_python(code, timeout=300, OMP_STACKSIZE="64k")
     assert run.returncode == 0, run.stderr[-2000:]
 
 
@@ -389,7 +383,7 @@ def test_a_stale_build_is_refused(tmp_path):
     assert "ImportError" in stale.stderr and "build again" in stale.stderr
 
 
-def test_optkern_is_imported_again_after_it_left_sys_modules():
+def test_optkern_is_imported_again_after_it_left_sys_modules(run_python):
     code = """
 import sys, numpy as np, optkern
 for own in (False, True):
@@ -404,5 +398,5 @@ for own in (False, True):
     optkern.kernels.sgd(p, p.copy(), lr=.5)
     assert optkern.checkpoint.save is optkern.save and c is optkern.curvature
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = run_python(code, timeout=120)
     assert run.returncode == 0, run.stderr
