@@ -294,7 +294,8 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
     Parameters
     ----------
     operator : Operator, 2-D array, object with ``shape`` and ``matvec`` or ``@``, or callable
-        A callable ``v -> H v`` needs ``n``.
+        A callable ``v -> H v`` needs ``n``. Also an object with a point ``x`` and ``hvp``, the
+        products there, or else ``grad``, as `objective` of the integrations gives.
     n : int or None
     dtype : dtype or None
         What the vectors are stored in; None: the operator's own, or float64.
@@ -319,13 +320,27 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
             return Operator(owner, operator.matvec, int(shape[0]), chosen)
         return Operator(owner, lambda v: operator @ v, int(shape[0]), chosen)
     if not callable(operator):
+        made = _of_objective(owner, operator)
+        if made is not None:
+            return as_operator(owner, made, n, dtype)
         raise TypeError(
-            f"{owner}: the operator must be a callable, a 2-D array or have shape and matvec, "
-            f"got {type(operator).__name__}"
+            f"{owner}: the operator must be a callable, a 2-D array, have shape and matvec, or x "
+            f"with hvp or grad; got {type(operator).__name__}"
         )
     if n is None:
         raise TypeError(f"{owner}: n is needed with a callable operator")
     return Operator(owner, operator, _count(owner, n), dtype or np.float64)
+
+
+def _of_objective(owner: str, at: Any) -> Operator | None:
+    """The products at an objective's point: exact where it has them, else differences."""
+    if hasattr(at, "x") and callable(getattr(at, "hvp", None)):
+        return StructuredOperator(owner, at.hvp, Point(owner, at.x))
+    if hasattr(at, "x") and callable(getattr(at, "grad", None)):
+        from .differences import DifferenceOperator, Gradient  # which is built on this module
+
+        return DifferenceOperator(owner, Gradient(owner, at.grad, Point(owner, at.x)))
+    return None
 
 
 def _from_array(owner: str, a: np.ndarray, n: int | None, dtype: Any) -> Operator:

@@ -17,11 +17,10 @@ is the whole change.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -33,9 +32,9 @@ from ..kernels._atomic import exchange, exchange_averages
 from ..kernels._dlpack import Exchange
 from ..kernels._names import bound_arguments
 from ..kernels.rules import OPTION_SLOTS, OPTIONS, checked
-from ._host import Objective, host
-
-MINIMUM = "2.6"  # from its documentation; what the tests have run with is 2.13.0
+from ._host import host
+from ._torch_objective import MINIMUM
+from ._torch_objective import objective as objective
 
 torch: Any = host("torch", "torch", MINIMUM)
 
@@ -677,191 +676,3 @@ class LARS(_Optimizer):
 
 class LAMB(_Optimizer):
     """`optkern.LAMB` on tensors."""
-
-
-# --------------------------------------------------------------------------- curvature
-
-
-def objective(
-    model: Any,
-    X: Any,
-    y: Any,
-    loss_fn: Callable[[Any, Any], Any],
-    batch_size: int | None = None,
-) -> Objective:
-    """What a model minimises over all of the data, in float64, for `optkern.curvature`.
-
-    ``at = objective(model, X, y, torch.nn.functional.cross_entropy)``, then
-    ``curvature.classify(at.x, at.grad, at.hvp, at.loss)``; or ``x, loss, grad = objective(...)``,
-    which leaves the products to differences of gradients.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Not modified: a float64 copy on the CPU is evaluated, in evaluation mode (dropout off,
-        running statistics in normalisation layers).
-    X : tensor or array, shape (n_samples, ...)
-        Floating values become float64, integers stay.
-    y : tensor or array, shape (n_samples, ...)
-    loss_fn : callable
-        ``(model(X), y) -> tensor`` with one number: the mean over the rows, or their sum where its
-        ``reduction`` is ``"sum"``.
-    batch_size : int or None
-        Rows that go through the model at a time; None: all of them. That the loss is put together
-        from batches is tried on some rows.
-
-    Returns
-    -------
-    Objective
-        x is a dict of name -> float64 array, copies of the parameters that require gradients; loss
-        and grad take such dicts, and `hvp` is exact, by differentiating twice, at the x given here.
-        A point that `curvature.escape` has moved goes back by
-        ``model.load_state_dict({k: torch.tensor(a) for k, a in at.x.items()}, strict=False)``;
-        into a compiled model by ``model._orig_mod.load_state_dict``, whose names these are.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where the model is no module or has no real parameters to train, X and y do not match, or
-        the loss is not one number or is no sum over batches.
-    """
-    total = _Total(model, _rows("X", X), _rows("y", y), loss_fn, batch_size)
-    point = {name: p.detach().numpy().copy() for name, p in total.params.items()}
-    x = {name: a.copy() for name, a in point.items()}
-    return Objective(x, total.loss, total.grad, lambda v: total.hvp(point, v))
-
-
-def _rows(name: str, data: Any) -> Any:
-    """Data as a tensor of its own, of float64 where they are floating."""
-    tensor = data.detach().cpu() if isinstance(data, torch.Tensor) else torch.tensor(data)
-    if tensor.ndim == 0:
-        raise ValueError(f"objective: {name} must have a row for each sample, got one number")
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-class _Total:
-    """The loss of a copy of a model, summed over all rows, a batch at a time."""
-
-    def __init__(self, model: Any, X: Any, y: Any, loss_fn: Any, batch_size: Any) -> None:
-        if not isinstance(model, torch.nn.Module):
-            raise TypeError(
-                f"objective: model must be a torch.nn.Module, got {type(model).__name__}"
-            )
-        if len(X) != len(y) or len(X) == 0:
-            raise ValueError(f"objective: X and y must have rows, got {len(X)} and {len(y)}")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise ValueError(
-                f"objective: batch_size must be a positive integer or None, got {batch_size!r}"
-            )
-        # Of a compiled model the one inside: its graphs cannot be differentiated twice.
-        model = getattr(model, "_orig_mod", model)
-        for name, p in model.named_parameters():
-            if p.is_complex():
-                raise TypeError(f"objective: parameter {name!r} must be real, got {p.dtype}")
-        self.model = _doubled(model).eval()
-        self.loss_fn = _doubled(loss_fn) if isinstance(loss_fn, torch.nn.Module) else loss_fn
-        self.params = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
-        if not self.params:
-            raise ValueError("objective: model has no parameter that requires gradients")
-        self.X, self.y, self.batch = X, y, batch_size or len(X)
-        if self.batch < len(X):
-            self._refuse_uneven()
-
-    def _refuse_uneven(self) -> None:
-        """Refuse losses whose mean over the rows is not a mean of the batches' means."""
-        fn, functions = self.loss_fn, torch.nn.functional
-        plain = fn in (functions.cross_entropy, functions.nll_loss)  # with their defaults
-        uneven = getattr(fn, "weight", None) is not None and isinstance(
-            fn, (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss)
-        )
-        ignored = -100 if plain else getattr(fn, "ignore_index", None)
-        if (plain or getattr(fn, "reduction", "") == "mean") and (
-            uneven or (ignored is not None and bool((self.y == ignored).any()))
-        ):
-            raise ValueError(
-                "objective: a mean weighted by class or without some rows is no sum over batches; "
-                "leave batch_size=None or use reduction='sum'"
-            )
-        # Of other functions only values tell, on rows from everywhere: the first may be ignored.
-        n = min(len(self.X), max(3, 2 * self.batch))
-        rows, cut = torch.arange(n) * len(self.X) // n, max(1, n // 3)
-        with torch.no_grad():
-            parts = [float(self._part(some, n)) for some in (rows, rows[:cut], rows[cut:])]
-        whole, added = parts[0], parts[1] + parts[2]
-        scale = max(map(abs, parts))  # float32 may be inside, which leaves 1e-5 of it
-        if not np.isclose(added, whole, 0, 1e-5 * scale, equal_nan=True):
-            raise ValueError(
-                f"objective: for {n} rows loss_fn gives {whole:.6g}, put together from batches "
-                f"{added:.6g}; it must be a mean over the rows, or have reduction='sum', or leave "
-                "batch_size=None"
-            )
-
-    def _put(self, x: Mapping[str, np.ndarray]) -> None:
-        with torch.no_grad():
-            for name, p in self.params.items():
-                p.copy_(torch.tensor(x[name]))
-
-    def _parts(self) -> Iterator[Any]:
-        """What each batch adds to the loss."""
-        n = len(self.X)
-        for first in range(0, n, self.batch):
-            yield self._part(slice(first, first + self.batch), n)
-
-    def _part(self, rows: Any, n: int) -> Any:
-        """What some rows add to the loss of n."""
-        sums = getattr(self.loss_fn, "reduction", "mean") == "sum"
-        X, y = self.X[rows].clone(), self.y[rows].clone()  # a layer may write into its input
-        # The attention kernels that are not plain formulas cannot be differentiated twice.
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            part = self.loss_fn(self.model(X), y)
-        if not isinstance(part, torch.Tensor) or part.numel() != 1:
-            came = getattr(part, "shape", type(part).__name__)
-            raise ValueError(f"objective: loss_fn must give a tensor with one number, got {came}")
-        return part.reshape(()) * (1.0 if sums else len(X) / n)
-
-    def loss(self, x: Mapping[str, np.ndarray]) -> float:
-        self._put(x)
-        with torch.no_grad():
-            return sum(float(part) for part in self._parts())
-
-    def grad(self, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._put(x)
-        with torch.enable_grad():
-            return self._added(_derivatives(part, self._leaves()) for part in self._parts())
-
-    def hvp(
-        self, point: Mapping[str, np.ndarray], v: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """The derivative, at a point, of the gradient's product with v."""
-        self._put(point)
-        direction = [torch.tensor(v[name]).double() for name in self.params]
-
-        def product(part: Any) -> Any:
-            gradients = _derivatives(part, self._leaves(), create_graph=True)
-            slope = sum((g * d).sum() for g, d in zip(gradients, direction))
-            return _derivatives(slope, self._leaves())
-
-        with torch.enable_grad():
-            return self._added(map(product, self._parts()))
-
-    def _leaves(self) -> list[Any]:
-        return list(self.params.values())
-
-    def _added(self, pieces: Iterable[Any]) -> dict[str, np.ndarray]:
-        totals = {name: np.zeros(tuple(p.shape)) for name, p in self.params.items()}
-        for piece in pieces:
-            for total, tensor in zip(totals.values(), piece):
-                total += tensor.detach().numpy()
-        return totals
-
-
-def _doubled(module: Any) -> Any:
-    """A copy of a module that computes in float64 on the CPU."""
-    return copy.deepcopy(module).to("cpu", torch.float64)
-
-
-def _derivatives(value: Any, leaves: list[Any], create_graph: bool = False) -> Any:
-    """The derivatives of a number; zeros where it does not depend on a leaf."""
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
