@@ -132,13 +132,19 @@ def _position(optimizer: Optimizer, what: str, label: Any) -> int:
 def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> None:
     """Put new values into the state of some parameters: all of them, or none where one is bad.
 
+    No step comes between what is read and what is written.
+
     Raises
     ------
     TypeError, ValueError
         On a name without a place, a value that a load would refuse.
     RuntimeError
-        While the averages are in the parameters' place.
+        While the averages are in the parameters' place, or a step is under way.
     """
+    optimizer._plan.alone("a write of state", _write, optimizer, changes)
+
+
+def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> None:
     owner = f"{optimizer._owner}.state"
     optimizer._refuse_swapped(owner)
     state = {slot: list(arrays) for slot, arrays in optimizer._plan.state.items()}

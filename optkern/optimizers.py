@@ -920,6 +920,7 @@ class Optimizer(Bound):
             self._plan.alone("state", self._begin)
         return StateView(self)
 
+    @exclusive
     def reset(self, names: Any = None) -> None:
         """Let moments, step counts and all other state begin as at construction.
 

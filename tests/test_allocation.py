@@ -50,7 +50,7 @@ for name, operation in t.OPERATIONS.items():
         assert t.picture(opt) in (old, done), (name, k)
         if opt.averages_are_in:
             opt.swap_out()
-        assert opt.step(t.gradients(5)), (name, k)
+        assert t.goes_on(opt) and t.whole(tmp), (name, k)
         k += stride
 """
 

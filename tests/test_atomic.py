@@ -92,7 +92,15 @@ def saved(tmp_path):
 
 
 OPERATIONS = {
+    "construct": lambda opt, more: optkern.Adam(more["params"], lr=falling, clip_norm=1.0),
     "step": lambda opt, more: opt.step(gradients(9)),
+    "step_rows": lambda opt, more: opt.step_rows({"W": [4, 1], "b": None}, ROWS),
+    "flush": lambda opt, more: opt.flush(),
+    "reset": lambda opt, more: opt.reset("W"),
+    "save": lambda opt, more: optkern.save(more["path"].with_name("b.npz"), opt),
+    "add_param_group": lambda opt, more: opt.add_param_group({"params": [np.ones(3)], "lr": 0.2}),
+    "write_state": lambda opt, more: opt.state["W"].update(exp_avg=np.ones((6, 5)), step=9),
+    "clear_state": lambda opt, more: opt.state.clear(),
     "swap_in": lambda opt, more: opt.swap_in(),
     "averaged": lambda opt, more: enter_and_leave(opt),
     "load_state_dict": lambda opt, more: opt.load_state_dict(more["state"]),
@@ -109,15 +117,36 @@ OPERATIONS = {
 }
 
 
+ROWS = {"W": np.ones((2, 5)), "b": None}
+NEEDED = {"step_rows": {"ema_decay": None}, "flush": {"accumulate": 3}}
+
+
 def prepared(tmp_path, name):
-    opt = new(lr=falling)
+    opt = new(lr=falling, **NEEDED.get(name, {}))
     for k in range(2):
         opt.step(gradients(k))
     path = tmp_path / "a.npz"
     return opt, {"state": None, "path": path, "params": dict(zip("Wb", opt.params, strict=True))}
 
 
-LONG = {"load_state_dict", "load", "load_in_parts", "rebind", "write_amsgrad", "write_ema"}
+def goes_on(opt):
+    """Whether the next update is taken."""
+    grads = gradients(5)
+    grads = grads if len(opt.param_groups) == 1 else [grads, [np.ones(3)]]
+    return opt.step(grads) or opt.flush()
+
+
+def whole(tmp_path):
+    """Whether what has been saved is a checkpoint, where anything has, and nothing is left over."""
+    if (path := tmp_path / "b.npz").exists():
+        optkern.load(path, new(lr=falling))
+    return {p.name for p in tmp_path.iterdir()} <= {"a.npz", "b.npz", "shim.c", "shim.so"}
+
+
+LONG = {
+    *("load_state_dict", "load", "load_in_parts", "rebind", "write_amsgrad", "write_ema"),
+    *("construct", "add_param_group", "save", "reset", "write_state", "clear_state"),
+}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +170,7 @@ def test_an_exception_at_any_line_leaves_old_or_new(tmp_path, name, stride):
         seen.add(now)
         if opt.averages_are_in:
             opt.swap_out()
-        assert opt.step(gradients(5)) is True
+        assert goes_on(opt) and whole(tmp_path)
         if not reached:
             break
     assert seen == {old, done}
@@ -207,9 +236,10 @@ class Waiting:
 
 
 @pytest.fixture
-def stepping():
+def stepping(request):
     """An optimizer, and a thread in the middle of its step."""
-    opt = new()
+    rows = request.node.name.endswith("[step_rows]")
+    opt = new(ema_decay=None if rows else 0.9)
     opt.step(gradients(0))
     g = gradients(1)
     waiting = g["b"] = Waiting(g["b"])
@@ -222,7 +252,7 @@ def stepping():
     assert opt.steps == 2
 
 
-@pytest.mark.parametrize("name", sorted({*OPERATIONS} - {"steps", "on_nonfinite"}))
+@pytest.mark.parametrize("name", sorted({*OPERATIONS} - {"steps", "on_nonfinite", "construct"}))
 def test_beside_another_threads_step_everything_is_refused(tmp_path, stepping, name):
     state = saved(tmp_path)
     more = {"state": state, "path": tmp_path / "a.npz", "params": dict(zip("Wb", stepping.params))}

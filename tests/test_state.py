@@ -3,6 +3,7 @@
 import array
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -272,3 +273,38 @@ def test_a_skipped_gradient_of_another_library_is_zeroed(bad):
     opt = optkern.SGD(np.zeros(3), zero_grad=True, on_nonfinite="skip")
     assert not opt.step(g) and opt.skipped_steps == 1
     assert list(g) == [0, 0, 0]
+
+
+def elsewhere(act):
+    """What an action raises in another thread, or None."""
+    raised = []
+
+    def run():
+        try:
+            act()
+            raised.append(None)
+        except RuntimeError as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised[0]
+
+
+def test_no_step_is_lost_between_a_states_reading_and_its_writing():
+    said = []
+
+    class Adam(optkern.Adam):
+        def _new_state(self, slot, array):
+            if getattr(self, "watched", False):
+                said.append(elsewhere(lambda: self.step(np.ones(3))))
+            return super()._new_state(slot, array)
+
+    opt = Adam(np.zeros(3), lr=1.0)
+    opt.step(np.ones(3))
+    opt.watched = True
+    opt.state[0]["exp_avg"] = np.zeros(3)
+    opt.reset()
+    assert said and all("is under way already" in str(words) for words in said)
+    assert opt.steps == 1

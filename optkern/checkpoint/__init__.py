@@ -64,7 +64,7 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     if isinstance(inner, Optimizer):  # whose arrays no step may write while they are read
         inner._plan.alone("optkern.save", _save, name, opt, params, extra)
     else:
-        _save(name, opt, params, extra)
+        inner._turn.reading("optkern.save", _save, name, opt, params, extra)
 
 
 def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
@@ -127,7 +127,7 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     if isinstance(inner, Optimizer):
         fit = inner._plan.alone("optkern.load", _load, name, opt, params, strict)
     else:
-        fit = _load(name, opt, params, strict)
+        fit = inner._turn.alone("optkern.load", _load, name, opt, params, strict)
     unwrapped("optkern.load", host)  # which shows what has been loaded
     return fit.report()
 

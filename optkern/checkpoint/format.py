@@ -275,12 +275,21 @@ _HEADER = re.compile(
 
 
 def _write_npz(file: IO[bytes], arrays: Arrays, text: str) -> None:
-    with zipfile.ZipFile(file, "w") as archive:
+    archive = None
+    try:
+        archive = zipfile.ZipFile(file, "w")
         archive.comment = _COMMENT + b"0" * _DIGITS
         archive.writestr(zipfile.ZipInfo(_INDEX), text)
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+        archive.close()
+    except BaseException:
+        # There is nothing to finish in a file that is thrown away, and zipfile would raise its own
+        # complaint about a member that an interrupt has left open in the interrupt's place.
+        if archive is not None:
+            archive.fp = None
+        raise
     digest = _digest(file, file.seek(0, os.SEEK_END) - _DIGITS)
     file.seek(-_DIGITS, os.SEEK_END)
     file.write(digest)

@@ -7,6 +7,9 @@
 2. Whatever can fail comes first: addresses, layouts and room are taken and checked, then elements
    are copied and names bound, which can not.
 """
+import os
+from threading import get_ident
+
 import numpy as np
 
 cimport cython
@@ -215,6 +218,68 @@ def restoring(list arrays, function, *args):
         return function(*args)
     finally:
         write_copies(places)
+
+
+@cython.final
+cdef class Turn:
+    """One call at a time for what has no plan, as `Plan.alone` is for what has one.
+
+    Parameters
+    ----------
+    owner : str
+        Who speaks in error messages.
+    """
+
+    cdef str owner
+    cdef str doing      # None: nothing
+    cdef object thread, process
+    cdef bint stepping, at_rest
+
+    def __init__(self, str owner):
+        self.owner = owner
+
+    def __reduce__(self):
+        return Turn, (self.owner,)
+
+    def step(self, function, *args):
+        """Call a function that takes a step: nothing else may come before it has ended."""
+        return self.take("a step", True, False, function, args)
+
+    def alone(self, str what, function, *args):
+        """Call a function that writes what steps write; it may come here again itself."""
+        return self.take(what, False, False, function, args)
+
+    def reading(self, str what, function, *args):
+        """Call a function that only reads: a step's own callback may do that."""
+        return self.take(what, False, True, function, args)
+
+    def rest(self, function, *args):
+        """Call a step's callback: parameters and memory belong together now."""
+        self.at_rest = True
+        try:
+            return function(*args)
+        finally:
+            self.at_rest = False
+
+    cdef object take(self, str what, bint stepping, bint reading, function, tuple args):
+        # Compiled, so that no interrupt comes between taking the turn and the way to give it back.
+        # A fork takes no threads along: the turn of another process has ended.
+        cdef bint outermost = self.doing is None or self.process != os.getpid()
+        cdef bint welcome = reading and self.at_rest or not (self.stepping or stepping)
+        if not outermost and not (welcome and self.thread == get_ident()):
+            raise RuntimeError(
+                f"{self.owner}: {self.doing} is under way already, in another thread or in a "
+                f"callback; {what} has to wait for its end"
+            )
+        if not outermost:
+            return function(*args)
+        self.stepping, self.at_rest = stepping, False
+        self.thread, self.process = get_ident(), os.getpid()
+        self.doing = what
+        try:
+            return function(*args)
+        finally:
+            self.doing = None
 
 
 cdef class Averaged:

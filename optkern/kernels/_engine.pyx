@@ -986,14 +986,15 @@ cdef class Plan:
     def alone(self, str what, function, *args, **kwargs):
         """Call a function while no step, and nothing else that comes here, is under way.
 
-        It may come here again itself. ``what`` it does is for the message of those refused.
+        It may come here again itself. ``what`` it does is for the message of those refused; None:
+        it is a part of a step, and nothing else may come here from it.
 
         Raises
         ------
         RuntimeError
             While a step or another such call is under way, in another thread or around this one.
         """
-        cdef bint outermost = self._occupy(what)
+        cdef bint outermost = self._occupy(STEP if what is None else what)
         try:
             return function(*args, **kwargs)
         finally:

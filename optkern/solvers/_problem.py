@@ -14,7 +14,7 @@ import numpy as np
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
 from ..kernels import _arrays
-from ..kernels._atomic import commit
+from ..kernels._atomic import Turn, commit
 from ..kernels._names import hint
 
 Closure = Callable[[], tuple[Any, Any]]
@@ -196,6 +196,7 @@ class Solver(ABC):
     _options: tuple[str, ...]
     _counts: tuple[str, ...] = ("steps", "iterations", "gradients")
     _point: Parameters
+    _turn: Turn
     steps: int
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -223,7 +224,7 @@ class Solver(ABC):
         TypeError, ValueError
             Where they are of another form; nothing has been modified then.
         """
-        self._point.rebind(params)
+        self._turn.alone("rebind", self._point.rebind, params)
 
     def _find_parameters(self) -> None:
         self._point.find()
@@ -234,7 +235,16 @@ class Solver(ABC):
         return value(self.steps) if callable(value) else value
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings."""
+        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings.
+
+        Raises
+        ------
+        RuntimeError
+            While a step is under way, but from its own callback.
+        """
+        return self._turn.reading("state_dict", self._saved)
+
+    def _saved(self) -> dict[str, Any]:
         return {
             "solver": type(self).__name__,
             "options": {name: self._option(name) for name in self._options},
@@ -250,12 +260,18 @@ class Solver(ABC):
         TypeError, ValueError
             Where the dict is of another solver or other parameters; nothing is modified then.
         """
+        self._turn.alone("load_state_dict", self._load, state_dict)
+
+    def _load(self, state_dict: Mapping[str, Any]) -> None:
         commit(None, [(vars(self), self._loaded(state_dict))])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._turn.reading("a copy", dict, vars(self))
 
     def _loaded(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes that `load_state_dict` binds."""
         owner = f"{type(self).__name__}.load_state_dict"
-        check_loaded(owner, type(self).__name__, state_dict, set(self.state_dict()))
+        check_loaded(owner, type(self).__name__, state_dict, set(self._saved()))
         options = state_dict["options"]
         if not isinstance(options, Mapping) or set(options) != set(self._options):
             raise ValueError(f"{owner}: options must have the keys {', '.join(self._options)}")
@@ -313,6 +329,12 @@ class Call(ABC):
     @abstractmethod
     def _iterate(self) -> tuple[str, bool]:
         """Until something ends it: what, and whether it has converged."""
+
+    def _told(self) -> bool:
+        """Whether the callback, where there is one, wants to stop here."""
+        if self.callback is None:
+            return False
+        return bool(self.solver._turn.rest(self.callback, self._report("running", False)))
 
     def _report(self, reason: str, converged: bool) -> Report:
         return Report(

@@ -17,6 +17,7 @@ import numpy as np
 from ..curvature._lanczos import dot, scale, subtract
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import unit_roundoff
+from ..kernels._atomic import Turn, commit
 from ..kernels._threads import as_num_threads
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 from ._two_loop import two_loop
@@ -93,7 +94,7 @@ class LBFGS(Solver):
         self.num_threads = num_threads
         self.steps = self.iterations = self.gradients = 0
         self._read_options()
-        self._point = Parameters("LBFGS", params)
+        self._point, self._turn = Parameters("LBFGS", params), Turn("LBFGS")
         self._s: list[np.ndarray] = []
         self._y: list[np.ndarray] = []
         self._rho: list[float] = []
@@ -146,6 +147,9 @@ class LBFGS(Solver):
         """
         self._read_options()
         check_callable("LBFGS", callback=callback)
+        return self._turn.step(self._step, closure, callback)
+
+    def _step(self, closure: Closure, callback: Callback | None) -> Report:
         return _Call(self, Objective(self._point, closure), callback).run()
 
     def _direction(self, g: np.ndarray) -> tuple[np.ndarray, float]:
@@ -159,10 +163,13 @@ class LBFGS(Solver):
             s = np.empty_like(g)
             scale(s, self._d, self._t, self._threads)
             drop = max(0, len(self._s) + 1 - self._history)
-            self._s = [*self._s[drop:], s]
-            self._y = [*self._y[drop:], y]
-            self._rho = [*self._rho[drop:], 1 / ys]
-            self._gamma = ys / dot(y, y, self._threads)
+            pairs = {
+                "_s": [*self._s[drop:], s],
+                "_y": [*self._y[drop:], y],
+                "_rho": [*self._rho[drop:], 1 / ys],
+                "_gamma": ys / dot(y, y, self._threads),
+            }
+            commit(None, [(vars(self), pairs)])
         return d, two_loop(d, g, self._s, self._y, self._rho, self._gamma, self._threads)
 
     # ----------------------------------------------------------------- state
@@ -257,7 +264,7 @@ class _Call(Call):
             t = solver._lr
             if first:
                 t *= min(1.0, 1 / float(np.abs(self.g).sum(dtype=np.float64)))
-            solver._d, solver._g, solver._t = d, self.g, t
+            commit(None, [(vars(solver), {"_d": d, "_g": self.g, "_t": t})])
             if slope > -solver._tolerance_change:
                 return self._ended(
                     f"the slope along the direction is below tolerance_change = {tol:g}"
@@ -279,7 +286,7 @@ class _Call(Call):
             reason = self._stalled(before)
             if reason:
                 return self._ended(reason), False
-            if self.callback is not None and self.callback(self._report("running", False)):
+            if self._told():
                 return "stopped by the callback", False
 
     def _nothing_lower(self, promised: float) -> tuple[str, bool]:
@@ -336,7 +343,8 @@ class _Call(Call):
             best = Trial(0.0, self.f, self.g, slope)
         x = self._at(d, best.t)
         self.point.write(x)
-        self.x, self.f, self.g, solver._t = x, best.f, best.g, best.t
+        reached = {"x": x, "f": best.f, "g": best.g}
+        commit(None, [(vars(self), reached), (vars(solver), {"_t": best.t})])
         return best.t > 0
 
     def _fixed(self, d: np.ndarray, t: float, last: bool) -> bool:

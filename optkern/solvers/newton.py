@@ -28,6 +28,7 @@ from ..curvature._lanczos import Recurrence, dot, project, subtract
 from ..curvature.lanczos import Pair, Run, check_callable, check_count, check_real
 from ..curvature.line import Line
 from ..curvature.operators import Operator, norm, unit_roundoff
+from ..kernels._atomic import Turn
 from ..kernels._threads import as_num_threads
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 
@@ -190,7 +191,7 @@ class NewtonLanczos(Solver):
         self.steps = self.iterations = self.gradients = self.products = 0
         self._checks = 0
         self._read_options()
-        self._point = Parameters("NewtonLanczos", params)
+        self._point, self._turn = Parameters("NewtonLanczos", params), Turn("NewtonLanczos")
 
     def _read_options(self, owner: str = "NewtonLanczos") -> None:
         self._max_iter = check_count(owner, "max_iter", self.max_iter, 1)
@@ -233,6 +234,11 @@ class NewtonLanczos(Solver):
         """
         self._read_options()
         check_callable("NewtonLanczos", hvp=hvp, callback=callback)
+        return self._turn.step(self._step, closure, hvp, callback)
+
+    def _step(
+        self, closure: Closure, hvp: Callable[[Any], Any] | None, callback: Callback | None
+    ) -> Report:
         call = _Call(self, Objective(self._point, closure), callback, hvp)
         try:
             return call.run()
@@ -288,7 +294,7 @@ class _Call(Call):
                 self.moved = largest(self.x - before)
             self.iterations += 1
             solver.iterations += 1
-            if self.callback is not None and self.callback(self._report("running", False)):
+            if self._told():
                 return "stopped by the callback", False
 
     def _at_rest(self) -> str:

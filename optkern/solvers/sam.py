@@ -200,7 +200,8 @@ class SAM:
                 return grads
             return self._call(closure)[1]
 
-        return restoring(params, gradient)
+        # Nobody may step from there, or save what is there.
+        return self.optimizer._plan.alone(None, restoring, params, gradient)
 
     def _move_plainly(
         self, params: list[np.ndarray], grads: list[np.ndarray | None], rho: float
