@@ -764,7 +764,8 @@ class Optimizer(Bound):
         Raises
         ------
         ValueError
-            With ``on_nonfinite="raise"``, on NaN or inf. Nothing has been modified then.
+            With ``on_nonfinite="raise"``, on NaN or inf; where a parameter was replaced in its
+            container. Nothing has been modified then.
         RuntimeError
             While the averages are in the parameters' place, or another step is under way.
 
@@ -775,6 +776,7 @@ class Optimizer(Bound):
         >>> opt.step(np.array([1.0])), opt.step(np.array([3.0])), opt.flush(), p
         (False, False, True, array([-2.]))
         """
+        self._find_parameters()
         if self._schedules:
             self._run_schedules()
         if self._fresh:

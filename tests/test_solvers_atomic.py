@@ -171,3 +171,17 @@ def test_a_closure_may_not_save_what_sam_perturbs(tmp_path):
         sam.step(problem(p, save))
     assert np.array_equal(vector(p), before) and not (tmp_path / "a.npz").exists()
     assert sam.step(problem(p)).iterations == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "meant"),
+    [
+        (lambda **k: SAM(optkern.SGD(np.ones(2)), **k), "roh", "rho"),
+        (lambda **k: LBFGS(np.ones(2), **k), "maxiter", "max_iter"),
+        (lambda **k: LBFGS(np.ones(2), **k), "learning_rate", "lr"),
+        (lambda **k: NewtonLanczos(np.ones(2), **k), "tolerance_gard", "tolerance_grad"),
+    ],
+)
+def test_a_misspelt_keyword_of_a_solver_says_which_was_meant(make, name, meant):
+    with pytest.raises(TypeError, match=rf"'{name}'; did you mean {meant}( or \w+)?\?"):
+        make(**{name: 1})

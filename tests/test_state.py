@@ -308,3 +308,24 @@ def test_no_step_is_lost_between_a_states_reading_and_its_writing():
     opt.reset()
     assert said and all("is under way already" in str(words) for words in said)
     assert opt.steps == 1
+
+
+def test_a_flush_finds_a_replaced_array_or_follows_it():
+    for follow in (False, True):
+        params = {"w": np.zeros(2)}
+        opt = optkern.SGD(params, lr=1.0, accumulate=2, follow=follow)
+        opt.step({"w": np.ones(2)})
+        trained, params["w"] = params["w"], np.full(2, 5.0)
+        if follow:
+            assert opt.flush() and np.array_equal(params["w"], [4.0, 4.0])
+        else:
+            with pytest.raises(ValueError, match=r"'w' has been replaced.*rebind"):
+                opt.flush()
+        assert not trained.any()
+
+
+def test_a_frozen_branch_may_become_none():
+    params = {"w": np.ones(2), "frozen": {"x": None}}
+    opt = optkern.SGD(params, lr=1.0)
+    params["frozen"] = None
+    assert opt.step({"w": np.ones(2), "frozen": None}) and not params["w"].any()

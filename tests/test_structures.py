@@ -276,6 +276,12 @@ def test_a_replaced_array_is_an_error_or_followed(place, tmp_path):
     assert all(entry["step"] == 2 for entry in opt.state.values())
 
 
+@pytest.mark.parametrize("value", [[1.0, 2.0], (1.0, 2.0), 1.0, {"a": np.ones(2)}], ids=repr)
+def test_what_is_no_array_is_told_how_to_become_one_in_rows_too(value):
+    with pytest.raises(TypeError, match=r"np\.array makes|optkern\.flatten makes"):
+        optkern.SGD(np.ones(2)).step_rows([0, 1], value)
+
+
 def test_rows_of_a_replaced_array():
     params = {"E": ones(3, 2)}
     opt = optkern.SGD(params)

@@ -69,7 +69,7 @@ def advice(value: Any) -> str:
     """What makes an array of what is none, as the end of a message."""
     if hasattr(value, "to_numpy"):
         return "; np.array(x.to_numpy()) makes an array of its values"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, float, int)):
         return "; np.array makes an array of numbers, optkern.flatten one vector of many arrays"
     if isinstance(value, Mapping):
         return "; optkern.flatten makes one vector of all arrays in a dict"

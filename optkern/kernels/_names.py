@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
 
 # What other libraries call these: too unlike for a comparison of letters.
 _ELSEWHERE = {
@@ -88,3 +91,20 @@ def bound_arguments(
     except TypeError as error:
         known = ", ".join(signature.parameters)
         raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
+
+
+def spelled(init: _Init) -> _Init:
+    """Let a constructor say which keyword was meant where one is misspelt."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in signature.parameters:
+                known = list(signature.parameters)[1:]
+                what = hint(name, known, "the arguments are")
+                owner = type(self).__name__
+                raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
+        init(self, *args, **kwargs)
+
+    return checked  # type: ignore[return-value]

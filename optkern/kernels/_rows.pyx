@@ -313,7 +313,7 @@ cdef class Rows:
         if not isinstance(rows, np.ndarray) or isinstance(rows, np.ma.MaskedArray):
             raise TypeError(
                 f"{self.owner}: {what} must be an array or list of integers, "
-                f"got {type(rows).__name__}"
+                f"got {type(rows).__name__}{_arrays.advice(rows)}"
             )
         if rows.dtype.kind not in "iu":
             raise TypeError(f"{self.owner}: {what} must be integers, got {rows.dtype}")
@@ -328,6 +328,7 @@ cdef class Rows:
         if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
             raise TypeError(
                 f"{self.owner}: {what} must be a NumPy array, got {type(gradient).__name__}"
+                f"{_arrays.advice(gradient)}"
             )
         if gradient.dtype != self.p.dtype and not np.issubdtype(gradient.dtype, np.floating):
             raise TypeError(

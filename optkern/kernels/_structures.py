@@ -235,7 +235,7 @@ class Structure:
         rows: list[tuple[Any, tuple[str, ...], tuple[Any, ...]]] = []
 
         def note(node: Node, container: Any) -> None:
-            if node.kind in ("array", "none"):
+            if node.kind in ("array", "none") or container is None:  # None: of frozen ones alone
                 return
             entries = node.read(container)
             if not isinstance(container, tuple):

@@ -18,6 +18,7 @@ from ..curvature._lanczos import dot, scale, subtract
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import unit_roundoff
 from ..kernels._atomic import Turn, commit
+from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 from ._two_loop import two_loop
@@ -71,6 +72,7 @@ class LBFGS(Solver):
         "line_search_fn",
     )
 
+    @spelled
     def __init__(
         self,
         params: Any,

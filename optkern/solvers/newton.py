@@ -29,6 +29,7 @@ from ..curvature.lanczos import Pair, Run, check_callable, check_count, check_re
 from ..curvature.line import Line
 from ..curvature.operators import Operator, norm, unit_roundoff
 from ..kernels._atomic import Turn
+from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 
@@ -167,6 +168,7 @@ class NewtonLanczos(Solver):
     )
     _counts = (*Solver._counts, "products")
 
+    @spelled
     def __init__(
         self,
         params: Any,

@@ -12,6 +12,7 @@ from .. import kernels
 from ..curvature._lanczos import dot
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._atomic import restoring
+from ..kernels._names import spelled
 from ..kernels._storage import widened, write_rounded
 from ..optimizers import Optimizer
 from ._problem import (
@@ -82,6 +83,7 @@ class SAM:
     algorithm 1.
     """
 
+    @spelled
     def __init__(
         self,
         optimizer: Optimizer,
