@@ -8,8 +8,8 @@ from curvature_cases import dropping, rotated
 
 from optkern import curvature
 from optkern.curvature._lanczos import Tridiagonal
-from optkern.curvature.lanczos import Run
 from optkern.curvature.operators import Operator
+from optkern.curvature.run import Run
 
 N = 400
 SPECTRA = {

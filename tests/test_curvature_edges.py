@@ -9,8 +9,8 @@ from curvature_cases import product_saddle, rotated
 import optkern
 from optkern import curvature
 from optkern.curvature._lanczos import Recurrence
-from optkern.curvature.lanczos import STREAM
 from optkern.curvature.operators import random_unit
+from optkern.curvature.run import STREAM
 from optkern.curvature.verdict import at_least, at_most
 
 # --------------------------------------------------------------------------- breakdown

@@ -18,9 +18,10 @@ from ._lanczos import dot
 from .differences import DifferenceOperator, Gradient, as_scale
 from .escape import way_out
 from .judge import Judge
-from .lanczos import MEMORY, Run, check_callable, check_count, check_real
+from .lanczos import check_callable, check_count, check_real
 from .line import Line
 from .operators import Operator, Point, StructuredOperator, norm
+from .run import MEMORY, Run
 from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
 from ._lanczos import Recurrence
-from .lanczos import MEMORY, LanczosResult, check_count, check_real, lanczos, percent
+from .lanczos import LanczosResult, check_count, check_real, lanczos, percent
 from .operators import (
     Measured,
     Operator,
@@ -23,6 +23,7 @@ from .operators import (
     random_unit,
     unit_roundoff,
 )
+from .run import MEMORY
 
 # --------------------------------------------------------------------------- spectral density
 

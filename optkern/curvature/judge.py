@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .differences import Gradient
-from .lanczos import Checks, Pair, Run
+from .lanczos import Checks
 from .operators import Operator, norm, unit_roundoff
+from .run import Pair, Run
 
 # The default curvature_tol, as a share of the largest eigenvalue's magnitude.
 RELATIVE_TOL = 0.01

@@ -16,9 +16,9 @@ import numpy as np
 from ._lanczos import project
 from .descent import Descent
 from .differences import Gradient
-from .lanczos import Run
 from .line import Line
 from .operators import Operator, norm, unit_roundoff
+from .run import Run
 
 # Products for the Newton step: ten found all that forty did (34 of 74 points of small real models).
 PRODUCTS = 10

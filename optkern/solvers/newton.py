@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from ..curvature._lanczos import Recurrence, dot, project, subtract
-from ..curvature.lanczos import Pair, Run, check_callable, check_count, check_real
+from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.line import Line
 from ..curvature.operators import Operator, norm, unit_roundoff
+from ..curvature.run import Pair, Run
 from ..kernels._atomic import Turn
 from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
