@@ -311,7 +311,7 @@ cdef class Recurrence:
             square = self._orthogonalize(out, square, &alpha)
         beta = sqrt(square)
         self._largest = max(self._largest, fabs(alpha), beta)
-        if keep and beta < self._u * self._largest and len(self.basis) < p.v.n:
+        if keep and beta <= self._u * self._largest and len(self.basis) < p.v.n:
             beta = self._u * self._largest
             new[:] = fresh_direction(self.basis, self.k, p.wanted)
         else:

@@ -12,6 +12,7 @@ import numpy as np
 from ..kernels._threads import as_num_threads
 from ..kernels.rules import as_number
 from .operators import Operator, as_operator, norm
+from .pairs import Settling, Stack, checked_pairs, steps_within
 from .run import MEMORY, Pair, Run
 
 WHICH = {"smallest": (1,), "largest": (-1,), "both": (1, -1)}
@@ -39,9 +40,10 @@ class LanczosResult:
         (lower, upper) for the true extreme eigenvalue at `confidence`.
     converged : bool
         Residuals and widths of the bounds are within ``tol`` times the largest magnitude, or as
-        small as the arithmetic allows.
+        small as the arithmetic allows. With ``k > 1`` or without a certificate also: what was found
+        stayed while the run went on.
     confidence : float
-        That all bounds hold.
+        That all bounds hold; 0 where nothing is certified.
     matvecs, iterations : int
         Products in all; steps of the recurrence.
     reorthogonalized : bool
@@ -50,6 +52,13 @@ class LanczosResult:
         T's diagonal and, with beta_k as the last, what stands beside it.
     status : str
         The same in a sentence.
+    eigenvalues_min, eigenvalues_max : ndarray or None
+        The k smallest ascending, the k largest descending: float64, shape (k,), or fewer where the
+        run took fewer steps. The first is ``eigenvalue_min`` or ``eigenvalue_max``.
+    eigenvectors_min, eigenvectors_max : ndarray or None
+        Their unit vectors as columns, shape (n, k).
+    residuals_min, residuals_max : ndarray or None
+        Shape (k,), each from a fresh product.
     """
 
     eigenvalue_min: float | None
@@ -68,6 +77,12 @@ class LanczosResult:
     alpha: np.ndarray
     beta: np.ndarray
     status: str
+    eigenvalues_min: np.ndarray | None = None
+    eigenvalues_max: np.ndarray | None = None
+    eigenvectors_min: np.ndarray | None = None
+    eigenvectors_max: np.ndarray | None = None
+    residuals_min: np.ndarray | None = None
+    residuals_max: np.ndarray | None = None
 
     def __str__(self) -> str:
         return self.status
@@ -78,6 +93,8 @@ def lanczos(
     n: int | None = None,
     which: str = "smallest",
     *,
+    k: int = 1,
+    certify: bool = True,
     tol: float = 1e-3,
     confidence: float = 0.999,
     max_matvecs: int = 1000,
@@ -88,7 +105,7 @@ def lanczos(
     num_threads: int | None = None,
     callback: Callable[[Run], Any] | None = None,
 ) -> LanczosResult:
-    """Smallest and/or largest eigenvalue of a symmetric operator, with certified bounds.
+    """Smallest and/or largest eigenvalues of a symmetric operator, with certified bounds.
 
     Parameters
     ----------
@@ -98,6 +115,16 @@ def lanczos(
     n : int or None
         Rows; needed with a callable.
     which : 'smallest', 'largest' or 'both'
+    k : int
+        Eigenpairs at each end asked for, at most n, all from one run. The bounds are for the
+        outermost alone. The others are what has stayed for half as many steps again: an eigenvalue
+        very near another may be missed, and of one that is exactly multiple a single start vector
+        sees one copy. ``k > 1`` needs the basis, and ends where ``memory`` does.
+    certify : bool
+        False: the numbers alone, for fewer products. Bounds are infinite; the run ends once the
+        residuals are within ``tol`` and the values have stayed. A small residual says nothing of
+        the smallest eigenvalue: there the certificate's polynomial, at odds of nine in ten, first
+        has to leave no room beyond ``tol`` for another.
     tol : float
         Relative to the largest eigenvalue's magnitude: both the residual and the distance from
         the certified bound.
@@ -107,7 +134,7 @@ def lanczos(
         Products of the recurrence at the most. What is not converged then is returned and flagged.
     memory : int
         Bytes for the basis (default 1 GiB). Past it the basis is dropped: more products, a second
-        pass for the vectors, O(n) memory.
+        pass for the vectors, O(n) memory. With ``k > 1`` the run ends there.
     start : ndarray or None
         A start vector of your own; then nothing is certified.
     seed : int
@@ -130,14 +157,31 @@ def lanczos(
     FloatingPointError
         Where a product holds NaN or inf.
 
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern import curvature
+    >>> d = np.r_[-2.0, np.linspace(0, 1, 97), 8.0, 9.0]
+    >>> found = curvature.lanczos(lambda v: d * v, 100, "largest", k=2)
+    >>> found.eigenvalues_max.round(3)
+    array([9., 8.])
+    >>> quick = curvature.lanczos(lambda v: d * v, 100, "smallest", certify=False)
+    >>> round(quick.eigenvalue_min, 3), quick.bounds_min
+    (-2.0, (-inf, inf))
+
     References
     ----------
+    Lanczos, "An iteration method for the solution of the eigenvalue problem of linear differential
+    and integral operators", 1950.
     van Dorsselaer, Hochstenbach, van der Vorst, "Computing probabilistic bounds for extreme
     eigenvalues of symmetric matrices with the Lanczos method", 2000.
     """
     owner = "lanczos"
     if which not in WHICH:
         raise ValueError(f"{owner}: which must be one of {', '.join(WHICH)}, got {which!r}")
+    k = check_count(owner, "k", k, 1)
+    if not isinstance(certify, (bool, np.bool_)):
+        raise TypeError(f"{owner}: certify must be True or False, got {certify!r}")
     tol = check_real(owner, "tol", tol, 0.0)
     confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
     max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
@@ -146,24 +190,60 @@ def lanczos(
     threads = as_num_threads(owner, num_threads)
     check_callable(owner, callback=callback)
     op = as_operator(owner, operator, n, dtype)
+    if k > max(op.n, 1):
+        raise ValueError(f"{owner}: k must be at most n={op.n}, got {k}")
     if op.n == 0:
         return _empty(confidence)
     signs = WHICH[which]
     before = op.products
     run = Run(op, confidence, signs, memory, seed, _start(owner, start, op), threads)
+    if k > 1:
+        max_matvecs = min(max_matvecs, steps_within(owner, run, k, memory))
     op.prepare(run.recurrence.vector)
-    checks = Checks(run)
-    stopped = False
-    while run.k < max_matvecs and not stopped:
-        run.advance()
-        stopped = bool(callback(run)) if callback is not None else False
-        checks.symmetry()
-        if run.exhausted or (checks.due() and _near_enough(run, signs, tol)):
-            break
-    if run.start is None:
+    search = Search(run, signs, k, tol, bool(certify))
+    search.go(max_matvecs, callback)
+    if run.start is None and certify:
         run.examine()
-    pairs = dict(zip(signs, run.pairs(signs)))
-    return _result(run, pairs, tol, confidence, op.products - before)
+    pairs = checked_pairs(run, signs, k)
+    return _result(search, pairs, confidence, op.products - before)
+
+
+class Search:
+    """Which pairs a run is for, and when it has them."""
+
+    def __init__(self, run: Run, signs: tuple[int, ...], k: int, tol: float, certify: bool) -> None:
+        self.run = run
+        self.signs = signs
+        self.k = k
+        self.tol = tol
+        self.certify = certify
+        self.shown = False
+        self.bare = k == 1 and certify  # the certificate says all
+        self.settling = Settling(run, signs, k, tol, certify)
+
+    def go(self, max_matvecs: int, callback: Callable[[Run], Any] | None) -> None:
+        """Take products until the pairs are there, or no more are allowed."""
+        run, checks = self.run, Checks(self.run)
+        stopped = False
+        while run.k < max_matvecs and not stopped:
+            run.advance()
+            stopped = bool(callback(run)) if callback is not None else False
+            checks.symmetry()
+            if (run.exhausted and run.k >= self.k) or (checks.due() and self._done()):
+                break
+
+    def _done(self) -> bool:
+        settled = self.bare or self.settling.look()
+        if self.certify:
+            return settled and _near_enough(self.run, self.signs, self.tol)
+        # The guard is never longer than the way to the certificate.
+        self.shown = self.k == 1 and _held(self.run, self.signs, self.tol)
+        return settled or self.shown
+
+    @property
+    def settled(self) -> bool:
+        """Whether what no certificate covers has stayed, or the whole space was seen."""
+        return self.bare or self.shown or self.settling.stayed or self.run.exhausted
 
 
 def _start(owner: str, start: Any, op: Operator) -> np.ndarray | None:
@@ -202,40 +282,50 @@ class Checks:
 
 
 def _near_enough(run: Run, signs: tuple[int, ...], tol: float) -> bool:
-    if not all(run.residual(sign) <= tol * run.magnitude + run.floor for sign in signs):
-        return False
     if run.start is not None:
-        return True
+        return _small_residuals(run, signs, tol)
+    return _held(run, signs, tol) and (not run.examine() or _held(run, signs, tol))
 
-    def certified() -> bool:
-        level = tol * run.magnitude + 4 * run.sharpest
-        return all(abs(run.ritz_value(sign) - run.bound(sign)) <= level for sign in signs)
 
-    return certified() and (not run.examine() or certified())
+def _small_residuals(run: Run, signs: tuple[int, ...], tol: float) -> bool:
+    return all(run.residual(sign) <= tol * run.magnitude + run.floor for sign in signs)
+
+
+def _held(run: Run, signs: tuple[int, ...], tol: float) -> bool:
+    """Whether residuals are small and bounds near, as far as the products are known."""
+    level = tol * run.magnitude + 4 * run.sharpest
+    return _small_residuals(run, signs, tol) and all(
+        abs(run.ritz_value(sign) - run.bound(sign)) <= level for sign in signs
+    )
 
 
 def _result(
-    run: Run, pairs: dict[int, Pair], tol: float, confidence: float, matvecs: int
+    search: Search, pairs: dict[int, list[Pair]], confidence: float, matvecs: int
 ) -> LanczosResult:
-    level = tol * run.magnitude
+    run = search.run
+    level = search.tol * run.magnitude
     bounds = {1: (-math.inf, math.inf), -1: (-math.inf, math.inf)}
-    converged = True
-    for sign, pair in pairs.items():
-        edge = run.bound(sign) - sign * run.floor
-        width = pair.noise + run.floor + (run.relative_error or 0.0) * run.magnitude
-        bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
-        near = run.start is not None or abs(edge - pair.value) <= level + 4 * run.sharpest
-        small = pair.residual <= level + 2 * run.floor + pair.noise
-        converged = converged and near and small and run.repeatable
-    lowest, highest = pairs.get(1), pairs.get(-1)
-    certified = all(math.isfinite(run.bound(sign)) for sign in pairs)
+    converged = search.settled and run.repeatable
+    for sign, found in pairs.items():
+        pair = found[0]
+        near = True
+        if search.certify:
+            edge = run.bound(sign) - sign * run.floor
+            width = pair.noise + run.floor + (run.relative_error or 0.0) * run.magnitude
+            bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
+            near = run.start is not None or abs(edge - pair.value) <= level + 4 * run.sharpest
+        small = all(pair.residual <= level + 2 * run.floor + pair.noise for pair in found)
+        converged = converged and near and small and len(found) == search.k
+    stacks = {sign: Stack.of(found) for sign, found in pairs.items()}
+    lowest, highest = stacks.get(1), stacks.get(-1)
+    certified = search.certify and all(math.isfinite(run.bound(sign)) for sign in pairs)
     return LanczosResult(
-        eigenvalue_min=lowest.value if lowest else None,
-        eigenvalue_max=highest.value if highest else None,
-        eigenvector_min=lowest.vector if lowest else None,
-        eigenvector_max=highest.vector if highest else None,
-        residual_min=lowest.residual if lowest else math.inf,
-        residual_max=highest.residual if highest else math.inf,
+        eigenvalue_min=float(lowest.values[0]) if lowest else None,
+        eigenvalue_max=float(highest.values[0]) if highest else None,
+        eigenvector_min=lowest.vectors[:, 0] if lowest else None,
+        eigenvector_max=highest.vectors[:, 0] if highest else None,
+        residual_min=float(lowest.residuals[0]) if lowest else math.inf,
+        residual_max=float(highest.residuals[0]) if highest else math.inf,
         bounds_min=bounds[1],
         bounds_max=bounds[-1],
         converged=converged,
@@ -245,26 +335,35 @@ def _result(
         reorthogonalized=run.has_basis,
         alpha=np.array(run.recurrence.alpha),
         beta=np.array(run.recurrence.beta),
-        status=_sentence(run, pairs, bounds, converged, confidence, matvecs),
+        status=_sentence(search, pairs, bounds, converged, confidence, matvecs),
+        eigenvalues_min=lowest.values if lowest else None,
+        eigenvalues_max=highest.values if highest else None,
+        eigenvectors_min=lowest.vectors if lowest else None,
+        eigenvectors_max=highest.vectors if highest else None,
+        residuals_min=lowest.residuals if lowest else None,
+        residuals_max=highest.residuals if highest else None,
     )
 
 
 def _sentence(
-    run: Run,
-    pairs: dict[int, Pair],
+    search: Search,
+    pairs: dict[int, list[Pair]],
     bounds: dict[int, Interval],
     converged: bool,
     confidence: float,
     matvecs: int,
 ) -> str:
-    said = []
-    for sign, pair in pairs.items():
+    run, said = search.run, []
+    for sign, found in pairs.items():
+        pair = found[0]
         name, edge = ("lambda_min", bounds[1][0]) if sign > 0 else ("lambda_max", bounds[-1][1])
         held = "not certified"
         if math.isfinite(edge):
             held = f"at {'least' if sign > 0 else 'most'} {edge:.6g}"
         sign_of = relation(sign, pair.value, edge)
         said.append(f"{name} {sign_of} {pair.value:.6g} ({held}, residual {pair.residual:.1e})")
+        if search.k > 1:
+            said.append(_others(sign, found))
     if converged:
         state = "converged"
     elif not run.repeatable:
@@ -273,12 +372,22 @@ def _sentence(
         state = "not converged: the start vector's Krylov space is exhausted"
     else:
         state = f"not converged after {run.k} steps"
-    if run.start is not None:
+    if not search.certify:
+        state += "; not certified"
+    elif run.start is not None:
         state += "; a start vector of your own certifies nothing"
     else:
         state += f"; confidence {percent(confidence)}"
     how = "basis kept" if run.has_basis else "two passes, no basis"
     return f"{', '.join(said)}; {state}; {matvecs} products, {how}"
+
+
+def _others(sign: int, found: list[Pair]) -> str:
+    """What is said of several pairs: that none lies between them was not proved."""
+    values = ", ".join(f"{pair.value:.6g}" for pair in found[:6]) + ", ..." * (len(found) > 6)
+    end = "smallest" if sign > 0 else "largest"
+    worst = max(pair.residual for pair in found)
+    return f"the {len(found)} {end} seen {values} (residuals up to {worst:.1e})"
 
 
 def _empty(confidence: float) -> LanczosResult:

@@ -240,8 +240,12 @@ class Run:
         """
         if self.start is not None or not self.repeatable:
             return -sign * math.inf
+        return self.edge(sign, self.gamma)
+
+    def edge(self, sign: int, gamma: float) -> float:
+        """What `bound` is for a start with at least gamma of its length along the eigenvector."""
         small, lowest = self._end(sign)
-        bound = small.lower_bound(self.gamma, self.floor, self.remainder)
+        bound = small.lower_bound(gamma, self.floor, self.remainder)
         if self.has_basis and self.k >= self.n:
             bound = max(bound, lowest - self.floor - math.sqrt(self.n) * self.remainder)
         return sign * bound

@@ -1,0 +1,182 @@
+"""Several eigenpairs at an end of the spectrum from one Lanczos run, and when it may stop.
+
+A residual proves that some eigenvalue is near, not that none was passed over: of a near pair the
+run sees a mixture first, and a smallest eigenvalue beside a large spectrum passes as zero after two
+products. So the run goes on until what it found has stayed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._lanczos import scale, subtract
+from .operators import norm
+from .run import Pair, Run, smallest_part
+
+ODDS = 0.9  # that an uncertified end lies within the tolerance, before the guard's steps
+Ritz = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def ritz_pairs(run: Run, sign: int, k: int) -> Ritz:
+    """The k outermost Ritz values of an end, outermost first, and how far each is to be trusted.
+
+    Parameters
+    ----------
+    run : Run
+        With a basis; without one T has copies of what has converged.
+    sign : int
+        1 the smallest, -1 the largest.
+    k : int
+
+    Returns
+    -------
+    values, weights, residuals : ndarray
+        float64; min(k, run.k) values, the eigenvectors of T as columns, and |beta s| of each.
+    """
+    alpha, beta = run.recurrence.alpha, run.recurrence.beta
+    small = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+    values, weights = np.linalg.eigh(sign * small)
+    weights = weights[:, :k]
+    return sign * values[:k], weights, abs(beta[-1] * weights[-1])
+
+
+def checked_pairs(run: Run, signs: tuple[int, ...], k: int) -> dict[int, list[Pair]]:
+    """The k outermost pairs of each end, every one from a fresh product, outermost first.
+
+    Fewer than k where the run took fewer steps.
+    """
+    if k == 1:
+        return {sign: [pair] for sign, pair in zip(signs, run.pairs(signs))}
+    return {sign: _from_basis(run, sign, k) for sign in signs}
+
+
+def _from_basis(run: Run, sign: int, k: int) -> list[Pair]:
+    basis = run.recurrence.basis
+    assert basis is not None  # `steps_within` saw to it
+    weights = ritz_pairs(run, sign, k)[1]
+    pairs = []
+    for s in weights.T:
+        x = np.zeros(run.n, run.operator.dtype)
+        subtract(x, x, basis[: run.k], -s, None, run.num_threads)
+        scale(x, x, 1 / norm(x), run.num_threads)
+        pairs.append(run.fresh(x))
+    return sorted(pairs, key=lambda pair: sign * pair.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Pairs as arrays, outermost first.
+
+    Attributes
+    ----------
+    values, residuals : ndarray
+        float64, shape (m,).
+    vectors : ndarray
+        Unit vectors as columns, shape (n, m), each contiguous.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: list[Pair]) -> Stack:
+        vectors = [pair.vector for pair in pairs]
+        return cls(
+            np.array([pair.value for pair in pairs]),
+            vectors[0][:, None] if len(pairs) == 1 else np.stack(vectors).T,
+            np.array([pair.residual for pair in pairs]),
+        )
+
+
+def steps_within(owner: str, run: Run, k: int, memory: int) -> int:
+    """How many steps ``memory`` keeps a basis for, which k pairs need.
+
+    Raises
+    ------
+    ValueError
+        Where it holds none long enough for k pairs and one step more.
+    """
+    steps = run.limit - 1  # v_{k+1} is kept too
+    if steps < min(k + 1, run.n):
+        each = run.n * run.operator.dtype.itemsize
+        raise ValueError(
+            f"{owner}: k={k} pairs need a basis, which memory={memory} does not hold; give at "
+            f"least {each * max(k + 2, 3)} bytes and {each} for each step more, or take k=1"
+        )
+    return steps
+
+
+class Settling:
+    """Whether what the ends show has stayed while the run went on.
+
+    All residuals must have passed, and from then on the values may move by no more than the
+    tolerance for some steps more, the guard: half as many as it took and six at least for several
+    pairs, a quarter and two for one.
+
+    At the smallest end, and at a largest one that is small beside it, residuals pass long before
+    the eigenvalue is seen. Where no certificate will come, the guard begins there once the
+    certificate's own polynomial, at odds of nine in ten and with products taken for exact, leaves
+    no room for another.
+
+    Parameters
+    ----------
+    run : Run
+    signs : tuple of int
+    k : int
+    tol : float
+    certify : bool
+        A certificate will come for the outermost.
+    """
+
+    def __init__(self, run: Run, signs: tuple[int, ...], k: int, tol: float, certify: bool) -> None:
+        self.run = run
+        self.signs = signs
+        self.k = k
+        self.tol = tol
+        self.certify = certify
+        self.stayed = False
+        self._since = 0
+        self._then: list[np.ndarray] = []
+
+    def look(self) -> bool:
+        """Take note of where the run is; True once everything has stayed."""
+        now = [self._passing(sign) for sign in self.signs]
+        found = [values for values in now if values is not None]
+        self.stayed = False
+        if len(found) < len(now):
+            self._then = []
+        elif not self._then or self._moved(found):
+            self._since, self._then = self.run.k, found
+        else:
+            self.stayed = self.run.k >= self._since + self._guard()
+        return self.stayed
+
+    def _passing(self, sign: int) -> np.ndarray | None:
+        """The end's Ritz values if all residuals are small enough."""
+        run = self.run
+        level = self.tol * run.magnitude + run.floor
+        if run.k < self.k or run.residual(sign) > level or self._hidden(sign):
+            return None
+        if self.k == 1:
+            return np.array([run.ritz_value(sign)])
+        values, _, residuals = ritz_pairs(run, sign, self.k)
+        return values if bool((residuals <= level).all()) else None
+
+    def _hidden(self, sign: int) -> bool:
+        """Whether there is room for an eigenvalue further out that has not shown itself."""
+        run, value = self.run, self.run.ritz_value(sign)
+        if self.certify or (sign < 0 and value >= 0.5 * run.magnitude):
+            return False
+        gamma = smallest_part(1 - ODDS, run.n)
+        level = self.tol * run.magnitude + 4 * run.sharpest
+        return not abs(value - run.edge(sign, gamma)) <= level
+
+    def _guard(self) -> int:
+        return max(2, self._since // 4) if self.k == 1 else max(6, self._since // 2)
+
+    def _moved(self, now: list[np.ndarray]) -> bool:
+        level = self.tol * self.run.magnitude + self.run.floor
+        return any(bool((abs(a - b) > level).any()) for a, b in zip(self._then, now))
