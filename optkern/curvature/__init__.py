@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from . import landscape
+from .blocks import Block, Blocks, blocks
 from .critical import classify
 from .density import (
     SpectralDensity,
     StableLR,
-    Trace,
     max_stable_lr,
     sharpness,
     spectral_density,
-    trace,
 )
 from .differences import DifferenceOperator, hvp_from_grad
 from .escape import Escape, escape
 from .lanczos import LanczosResult, lanczos
 from .operators import NotSymmetricError
+from .trace import Trace, trace
 from .verdict import Verdict
 
 __all__ = [
+    "Block",
+    "Blocks",
     "DifferenceOperator",
     "Escape",
     "LanczosResult",
@@ -28,6 +30,7 @@ __all__ = [
     "StableLR",
     "Trace",
     "Verdict",
+    "blocks",
     "classify",
     "escape",
     "hvp_from_grad",

@@ -1,4 +1,4 @@
-"""The spectrum as a whole: density, trace, sharpness, and the learning rate it allows."""
+"""The spectrum as a whole: density, sharpness, and the learning rate it allows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from .operators import (
     unit_roundoff,
 )
 from .run import MEMORY
+from .trace import standard_error
+from .views import viewed
 
 # --------------------------------------------------------------------------- spectral density
 
@@ -66,7 +68,7 @@ class SpectralDensity:
     def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
         """The mean of a function over the eigenvalues, tr f(H) / n, and its standard error."""
         samples = np.sum(self.weights * function(self.nodes), axis=1)
-        return float(np.mean(samples)), _standard_error(samples)
+        return float(np.mean(samples)), standard_error(samples)
 
 
 def spectral_density(
@@ -78,6 +80,8 @@ def spectral_density(
     points: int = 1000,
     width: float | None = None,
     memory: int = MEMORY,
+    block: str | int | None = None,
+    x: Any = None,
     seed: int = 0,
     dtype: Any = None,
     num_threads: int | None = None,
@@ -101,6 +105,11 @@ def spectral_density(
     memory : int
         Bytes for a basis; without one, eigenvalues that have converged come several times, which
         changes no weight.
+    block : str, int or None
+        The name of an array or a layer (``"layer1"``, ``"layer1.W"``): of that diagonal block.
+    x : params structure or None
+        What a callable takes and returns, and where the blocks' names come from; None: the
+        operator's own.
     seed : int
     dtype : float32, float64 or None
     num_threads : int or None
@@ -123,7 +132,7 @@ def spectral_density(
     threads = as_num_threads(owner, num_threads)
     if width is not None and check_real(owner, "width", width, 0.0) == 0:
         raise ValueError(f"{owner}: width must be > 0, got {width!r}")
-    op = _filled(owner, as_operator(owner, operator, n, dtype))
+    op = _filled(owner, viewed(owner, operator, n, dtype, block, x))
     before = op.products
     op.examine(seed)  # an asymmetric operator has no such density
     steps = min(steps, op.n)
@@ -175,119 +184,28 @@ def _filled(owner: str, op: Operator) -> Operator:
     return op
 
 
-def _standard_error(samples: np.ndarray) -> float:
-    if len(samples) < 2:
-        return math.inf
-    return float(np.std(samples, ddof=1) / math.sqrt(len(samples)))
-
-
-# --------------------------------------------------------------------------- trace
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A trace with its error bar; ``float(...)`` gives the value.
-
-    Attributes
-    ----------
-    value : float
-    standard_error : float
-        Of the random part, from the spread of its samples.
-    matvecs : int
-    """
-
-    value: float
-    standard_error: float
-    matvecs: int
-
-    def __float__(self) -> float:
-        return self.value
-
-    def __str__(self) -> str:
-        return f"{self.value:.6g} +- {self.standard_error:.2g} ({self.matvecs} products)"
-
-
-def trace(
-    operator: Any,
-    n: int | None = None,
-    *,
-    method: str = "hutch++",
-    matvecs: int = 60,
-    seed: int = 0,
-    dtype: Any = None,
-) -> Trace:
-    """The trace of an operator from random products, with its standard error.
-
-    Parameters
-    ----------
-    operator : callable ``v -> H v`` (with n), 2-D array, or object with ``shape`` and ``matvec``
-        or ``@``
-    n : int or None
-    method : 'hutch++' or 'hutchinson'
-        Hutch++ takes out a third of the products' worth of the largest eigenvalues exactly: far
-        better where few of them dominate. It keeps ``matvecs / 3`` vectors.
-    matvecs : int
-        Products to spend, 6 at least for Hutch++ and 2 for Hutchinson. An operator with no more
-        rows than that is traced exactly.
-    seed : int
-    dtype : float32, float64 or None
-
-    Returns
-    -------
-    Trace
-
-    References
-    ----------
-    Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
-    splines", 1990; Meyer, Musco, Musco, Woodruff, "Hutch++: optimal stochastic trace estimation",
-    2021, algorithm 1.
-    """
-    owner = "trace"
-    if method not in ("hutch++", "hutchinson"):
-        raise ValueError(f"{owner}: method must be 'hutch++' or 'hutchinson', got {method!r}")
-    matvecs = check_count(owner, "matvecs", matvecs, 6 if method == "hutch++" else 2)
-    seed = check_count(owner, "seed", seed, 0)
-    op = as_operator(owner, operator, n, dtype)
-    before = op.products
-    rng = np.random.default_rng([seed, 0x5EED4])
-    if op.n <= matvecs:
-        exact = sum(float(op(column)[i]) for i, column in enumerate(np.eye(op.n, dtype=op.dtype)))
-        return Trace(float(exact), 0.0, op.products - before)
-    basis = np.zeros((op.n, 0))
-    known = 0.0
-    if method == "hutch++":
-        third = matvecs // 3
-        sketch = [op(_signs(rng, op.n, op.dtype)).astype(np.float64) for _ in range(third)]
-        basis = np.linalg.qr(np.stack(sketch, axis=1))[0]
-        known = sum(float(q @ op(_column(q, op.dtype)).astype(np.float64)) for q in basis.T)
-        matvecs -= 2 * third
-    samples = []
-    for _ in range(matvecs):
-        z = _signs(rng, op.n, op.dtype).astype(np.float64)
-        z -= basis @ (basis.T @ z)
-        samples.append(float(z @ op(_column(z, op.dtype)).astype(np.float64)))
-    value = known + float(np.mean(samples))
-    return Trace(value, _standard_error(np.array(samples)), op.products - before)
-
-
-def _signs(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
-    return rng.choice(np.array([-1, 1], dtype), n)
-
-
-def _column(x: np.ndarray, dtype: Any) -> np.ndarray:
-    return np.ascontiguousarray(x, dtype)
-
-
 # --------------------------------------------------------------------------- sharpness
 
 
-def sharpness(operator: Any, n: int | None = None, **options: Any) -> LanczosResult:
+def sharpness(
+    operator: Any,
+    n: int | None = None,
+    *,
+    block: str | int | None = None,
+    x: Any = None,
+    **options: Any,
+) -> LanczosResult:
     """The largest eigenvalue: how sharp a minimum is.
 
     Parameters
     ----------
     operator, n, **options
         As of `lanczos`.
+    block : str, int or None
+        The name of an array or a layer (``"layer1"``, ``"layer1.W"``): of that diagonal block.
+    x : params structure or None
+        What a callable takes and returns, and where the blocks' names come from; None: the
+        operator's own.
 
     Returns
     -------
@@ -301,6 +219,9 @@ def sharpness(operator: Any, n: int | None = None, **options: Any) -> LanczosRes
     """
     if "which" in options:
         raise TypeError("sharpness: which is 'largest' here; use lanczos for another")
+    if block is not None or x is not None:
+        operator = viewed("sharpness", operator, n, options.pop("dtype", None), block, x)
+        n = None
     return lanczos(operator, n, "largest", **options)
 
 

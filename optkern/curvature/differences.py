@@ -372,6 +372,7 @@ class DifferenceOperator(Operator):
     ) -> None:
         self.gradient = gradient
         super().__init__(owner, self._difference, gradient.point.n, gradient.dtype)
+        self.point = gradient.point
         self.fixed = step is not None
         if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
             raise ValueError(f"{owner}: step must be a finite number > 0, got {step!r}")
@@ -611,6 +612,5 @@ def hvp_from_grad(
     True
     """
     owner = "hvp_from_grad"
-    point = Point(owner, x)
-    gradient = Gradient(owner, grad, point)
-    return DifferenceOperator(owner, gradient, step, as_scale(owner, x_scale, point))
+    gradient = Gradient(owner, grad, Point(owner, x))
+    return DifferenceOperator(owner, gradient, step, as_scale(owner, x_scale, gradient.point))

@@ -149,6 +149,7 @@ class Operator:
 
     exact = True
     trouble = ""  # why nothing at all is known of H, where that is so
+    point: Point | None = None  # whose structure its rows have, where it has one
 
     def __init__(
         self, owner: str, function: Callable[[np.ndarray], Any], n: int, dtype: Any
@@ -381,3 +382,4 @@ class StructuredOperator(Operator):
             return point.flatten(hvp(point.unflatten(v)), "what hvp returns")
 
         super().__init__(owner, function, point.n, point.dtype)
+        self.point = point

@@ -1,0 +1,329 @@
+"""The trace of a Hessian from random products, by the estimator that its spectrum favours.
+
+1. Hutchinson: the mean of z'Hz over random signs z. Its error goes with the norm of what H has
+   beside its diagonal, and falls as the root of the products.
+2. Where a few eigenvalues hold most of that norm they are better taken out: with Q a basis of
+   H Omega, tr(Q'HQ) is exact and only the rest is sampled. XTrace leaves each sketch vector out in
+   turn and samples with it, so that none is spent on one purpose alone.
+3. Which is better shows in the standard errors. The sketch's own z'Hz are samples for Hutchinson,
+   and half a sketch is within the whole one, so that both are known, and how fast they fall,
+   before the choice is made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .lanczos import check_count, check_real
+from .operators import Operator, unit_roundoff
+from .views import viewed
+
+METHODS = ("auto", "hutchinson", "hutch++", "xtrace")
+_LEAST = {"auto": 2, "hutchinson": 2, "hutch++": 6, "xtrace": 6}
+_PILOT = 8  # sketch vectors, or samples, before a standard error is believed
+_CHUNK = 10  # products between two looks
+_STREAM = 0x5EED4
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace with its error bar; ``float(...)`` gives the value.
+
+    Attributes
+    ----------
+    value : float
+    standard_error : float
+        Of the random part, from the spread of its samples.
+    matvecs : int
+    method : str
+        What gave it: 'hutchinson', 'hutch++', 'xtrace' or 'exact'.
+    converged : bool
+        False where `rtol` was given and the standard error did not come within it.
+    """
+
+    value: float
+    standard_error: float
+    matvecs: int
+    method: str = "exact"
+    converged: bool = True
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        missed = "" if self.converged else ", not within rtol"
+        return f"{self.value:.6g} +- {self.standard_error:.2g} ({self.matvecs} products{missed})"
+
+
+def trace(
+    operator: Any,
+    n: int | None = None,
+    *,
+    method: str = "auto",
+    matvecs: int | None = None,
+    rtol: float | None = None,
+    block: str | int | None = None,
+    x: Any = None,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Trace:
+    """Estimate the trace of a symmetric operator from random products, with its standard error.
+
+    Parameters
+    ----------
+    operator : callable ``v -> H v`` (with n, or x), 2-D array, object with ``shape`` and ``matvec``
+        or ``@``, or with ``x`` and ``hvp`` or ``grad``
+    n : int or None
+    method : 'auto', 'hutchinson', 'hutch++' or 'xtrace'
+        'auto' starts with a sketch of 8 vectors and goes on with Hutchinson's samples or XTrace,
+        whichever promises the smaller standard error. Hutch++ and XTrace take out the largest
+        eigenvalues: far better where few of them dominate. They keep ``matvecs / 3`` and
+        ``matvecs / 2`` vectors.
+    matvecs : int or None
+        Products to spend, with `rtol` the most; None: 60, with `rtol` 1000. 6 at least for Hutch++
+        and XTrace and 2 for the others. Without `rtol` an operator with no more rows than that is
+        traced exactly.
+    rtol : float or None
+        Stop as soon as the standard error is within this share of the trace's magnitude.
+    block : str, int or None
+        The name of an array or a layer (``"layer1"``, ``"layer1.W"``): of that diagonal block.
+    x : params structure or None
+        What a callable takes and returns, and where the blocks' names come from; None: the
+        operator's own.
+    seed : int
+    dtype : float32, float64 or None
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    TypeError, ValueError
+        On bad arguments.
+    FloatingPointError
+        Where a product holds NaN or inf.
+
+    References
+    ----------
+    Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
+    splines", 1990; Meyer, Musco, Musco, Woodruff, "Hutch++: optimal stochastic trace estimation",
+    2021, algorithm 1; Epperly, Tropp, Webber, "XTrace: making the most of every sample in
+    stochastic trace estimation", 2024, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern import curvature
+    >>> float(curvature.trace(np.diag([1.0, 2.0, 4.0])))
+    7.0
+    """
+    owner = "trace"
+    if method not in METHODS:
+        raise ValueError(f"{owner}: method must be one of {', '.join(METHODS)}, got {method!r}")
+    if rtol is not None and check_real(owner, "rtol", rtol, 0.0) == 0:
+        raise ValueError(f"{owner}: rtol must be > 0, got {rtol!r}")
+    if matvecs is None:
+        matvecs = 60 if rtol is None else 1000
+    matvecs = check_count(owner, "matvecs", matvecs, _LEAST[method])
+    seed = check_count(owner, "seed", seed, 0)
+    op = viewed(owner, operator, n, dtype, block, x)
+    if op.n <= (matvecs if rtol is None else min(matvecs, 2 * _PILOT)):
+        return _exact(op, op.products)
+    return _Estimate(op, method, matvecs, rtol, seed).result()
+
+
+def _exact(op: Operator, before: int) -> Trace:
+    total, e = 0.0, np.zeros(op.n, op.dtype)
+    for i in range(op.n):
+        e[i] = 1
+        total += float(_finite(op, op(e))[i])
+        e[i] = 0
+    return Trace(total, 0.0, op.products - before)
+
+
+def _finite(op: Operator, product: np.ndarray) -> np.ndarray:
+    """The product in float64."""
+    if not np.isfinite(product).all():
+        raise FloatingPointError(f"{op.owner}: a product holds NaN or inf, or overflows")
+    return product.astype(np.float64)
+
+
+def signs(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Random signs, int8."""
+    return 2 * rng.integers(0, 2, n, dtype=np.int8) - np.int8(1)
+
+
+def standard_error(samples: Any) -> float:
+    """Of the mean of independent samples; infinite for one."""
+    if len(samples) < 2:
+        return math.inf
+    return float(np.std(samples, ddof=1) / math.sqrt(len(samples)))
+
+
+# --------------------------------------------------------------------------- XTrace
+
+
+class _Sketch:
+    """A basis Q of H Omega that grows, and what XTrace needs of H in it.
+
+    As H is symmetric, (H Q)' Omega is Q'(H Omega) = R, and of H Q no vector has to be kept.
+    """
+
+    def __init__(self, op: Operator) -> None:
+        self.op = op
+        self.basis = np.zeros((op.n, 0), order="F")
+        self.omega = np.zeros((op.n, 0), np.int8, order="F")
+        self.r = np.zeros((0, 0))  # Q'H Omega, upper triangular
+        self.w = np.zeros((0, 0))  # Q'Omega
+        self.h = np.zeros((0, 0))  # Q'HQ
+
+    @property
+    def k(self) -> int:
+        return len(self.r)
+
+    def grow(self, rng: np.random.Generator, count: int) -> list[float]:
+        """Take in some vectors more, for two products each; their z'Hz."""
+        op, old = self.op, self.k
+        omega = np.stack([signs(rng, op.n) for _ in range(count)], axis=1)
+        y = np.stack([_finite(op, op(z.astype(op.dtype))) for z in omega.T], axis=1)
+        samples = [float(z @ column) for z, column in zip(omega.T.astype(np.float64), y.T)]
+        above = self.basis.T @ y
+        y -= self.basis @ above
+        again = self.basis.T @ y  # one pass is not enough where y lies almost in the span
+        y -= self.basis @ again
+        q, corner = np.linalg.qr(y)
+        q -= self.basis @ (self.basis.T @ q)
+        self.r = np.block([[self.r, above + again], [np.zeros((count, old)), corner]])
+        self.basis = np.asfortranarray(np.hstack([self.basis, q]))
+        self.omega = np.asfortranarray(np.hstack([self.omega, omega]))
+        self.w = self._seen_by(self.omega)
+        columns = [self.basis.T @ _finite(op, op(np.ascontiguousarray(v, op.dtype))) for v in q.T]
+        new = np.stack(columns, axis=1)
+        self.h = np.block([[self.h, new[:old]], [new[:old].T, new[old:]]])
+        return samples
+
+    def _seen_by(self, omega: np.ndarray) -> np.ndarray:
+        """Q'Omega, a column at a time: as float64 Omega would be as large as Q."""
+        return np.stack([self.basis.T @ z.astype(np.float64) for z in omega.T], axis=1)
+
+    def estimates(self, k: int | None = None) -> np.ndarray:
+        """The trace with each of the first k vectors left out of Q and sampled with instead.
+
+        With s the unit vector such that Q s is orthogonal to all but the i-th column of H Omega,
+        and u = Q'omega - s s'Q'omega, what is left of omega is omega - Q u, and of Q Q - Q s s'.
+        """
+        k = self.k if k is None else k
+        r, w, h = self.r[:k, :k], self.w[:k, :k], self.h[:k, :k]
+        size = np.abs(np.diag(r))
+        if size.min() > 100 * unit_roundoff(self.op.dtype) * size.max():
+            s = np.linalg.solve(r.T, np.eye(k))
+            s /= np.sqrt(np.sum(s**2, axis=0))
+        else:  # the others span H's range without it
+            s = np.zeros((k, k))
+        along = np.sum(s * w, axis=0)
+        u = w - s * along
+        left = along * np.sum(s * r, axis=0) - np.sum(r * u, axis=0) + np.sum(u * (h @ u), axis=0)
+        return np.trace(h) - np.sum(s * (h @ s), axis=0) + left
+
+
+# --------------------------------------------------------------------------- the choice
+
+
+class _Estimate:
+    """Samples and a sketch, and which of them to go on with."""
+
+    def __init__(
+        self, op: Operator, method: str, matvecs: int, rtol: float | None, seed: int
+    ) -> None:
+        self.op, self.method, self.matvecs, self.rtol = op, method, matvecs, rtol
+        self.before = op.products
+        self.rng = np.random.default_rng([seed, _STREAM])
+        self.sketch = _Sketch(op)
+        self.samples: list[float] = []
+        self.taken = 0  # products as the budget counts them: of differences each may be several
+
+    def result(self) -> Trace:
+        """Spend products until the budget or the standard error ends it."""
+        if self.method == "hutch++":
+            return self._hutch_plus_plus()
+        if self.method == "xtrace" or (self.method == "auto" and self.matvecs >= 3 * _PILOT):
+            self._grow(min(_PILOT, self.matvecs // 2))
+        while True:
+            found = self._best()
+            enough = len(self.samples) >= _PILOT and self._within(found)
+            if enough or self.taken >= self.matvecs - (self.method == "xtrace"):
+                return self._said(*found)
+            if self.rtol is not None and self.op.n <= min(self.taken, self.matvecs - self.taken):
+                return _exact(self.op, self.before)
+            count = min(_CHUNK, self.matvecs - self.taken)
+            if count > 1 and self._sketch_is_better():
+                self._grow(count // 2)
+            else:
+                self._sample(count)
+
+    def _grow(self, count: int) -> None:
+        self.samples += self.sketch.grow(self.rng, count)
+        self.taken += 2 * count
+
+    def _sample(self, count: int) -> None:
+        for _ in range(count):
+            z = signs(self.rng, self.op.n).astype(self.op.dtype)
+            self.samples.append(float(z.astype(np.float64) @ _finite(self.op, self.op(z))))
+        self.taken += count
+
+    def _best(self) -> tuple[float, float, str]:
+        """Value, standard error and method of the better estimate."""
+        found = []
+        if self.sketch.k > 1:
+            estimates = self.sketch.estimates()
+            found.append((float(np.mean(estimates)), standard_error(estimates), "xtrace"))
+        if self.method != "xtrace" and len(self.samples) > 1:
+            mean = float(np.mean(self.samples))
+            found.append((mean, standard_error(self.samples), "hutchinson"))
+        return min(found, key=lambda one: one[1]) if found else (0.0, math.inf, "hutchinson")
+
+    def _sketch_is_better(self) -> bool:
+        """Whether XTrace promises the smaller error, at the end or at twice the products."""
+        if self.method != "auto" or not self.sketch.k:
+            return self.method == "xtrace"
+        left = self.matvecs - self.taken
+        ahead = left if self.rtol is None else min(left, self.taken)
+        count, k = len(self.samples), self.sketch.k
+        plain = standard_error(self.samples) * math.sqrt(count / (count + ahead))
+        now = standard_error(self.sketch.estimates())
+        half = standard_error(self.sketch.estimates(k // 2))
+        fall = min(now / half if half > 0 else 1.0, 1.0)
+        return now * fall ** math.log2(1 + 0.5 * ahead / k) < plain
+
+    def _within(self, found: tuple[float, float, str]) -> bool:
+        return self.rtol is not None and found[1] <= self.rtol * abs(found[0])
+
+    def _said(self, value: float, error: float, method: str) -> Trace:
+        converged = self.rtol is None or self._within((value, error, method))
+        return Trace(value, error, self.op.products - self.before, method, converged)
+
+    def _hutch_plus_plus(self) -> Trace:
+        """A third of the products for a basis, a third in it, the rest outside of it."""
+        op, rng = self.op, self.rng
+        third = (self.matvecs if self.rtol is None else min(self.matvecs, 60)) // 3
+        sketch = [_finite(op, op(signs(rng, op.n).astype(op.dtype))) for _ in range(third)]
+        basis = np.linalg.qr(np.stack(sketch, axis=1))[0]
+        del sketch
+        known = sum(float(q @ self._applied(q)) for q in basis.T)
+        samples: list[float] = []
+        for _ in range(self.matvecs - 2 * third):
+            z = signs(rng, op.n).astype(np.float64)
+            z -= basis @ (basis.T @ z)
+            samples.append(float(z @ self._applied(z)))
+            found = known + float(np.mean(samples)), standard_error(samples), "hutch++"
+            if len(samples) >= _PILOT and self._within(found):
+                break
+        return self._said(*found)
+
+    def _applied(self, v: np.ndarray) -> np.ndarray:
+        return _finite(self.op, self.op(np.ascontiguousarray(v, self.op.dtype)))
