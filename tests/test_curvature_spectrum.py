@@ -43,7 +43,7 @@ def grad(x):
     return structured(WHOLE @ flat(x) + flat(x) ** 3)
 
 
-@pytest.mark.parametrize("module", ["blocks"])
+@pytest.mark.parametrize("module", ["blocks", "null", "trace"])
 def test_examples(module):
     found = importlib.import_module(f"optkern.curvature.{module}")
     result = doctest.testmod(found)
@@ -259,3 +259,173 @@ def test_bad_arguments_of_trace():
     for method in ("auto", "hutchinson", "hutch++"):
         with pytest.raises(FloatingPointError, match="a product holds NaN or inf"):
             curvature.trace(lambda v: np.nan * v, 100, method=method)
+
+
+# --------------------------------------------------------------------------- null modes
+
+
+def springs(pairs, rest):
+    """Energy, gradient and products of points on springs: no force at the rest lengths."""
+    pairs = np.array(pairs)
+
+    def parts(x):
+        d = x[pairs[:, 0]] - x[pairs[:, 1]]
+        return d, np.linalg.norm(d, axis=1)
+
+    def loss(x):
+        return 0.5 * float(np.sum((parts(x)[1] - rest) ** 2))
+
+    def gradient(x):
+        d, length = parts(x)
+        force = (1 - rest / length)[:, None] * d
+        g = np.zeros_like(x)
+        np.add.at(g, pairs[:, 0], force)
+        np.add.at(g, pairs[:, 1], -force)
+        return g
+
+    return loss, gradient
+
+
+TETRAHEDRON = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(8)
+EDGES = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+
+
+def test_a_molecule_without_translations_and_rotations():
+    """Four atoms, unit springs of unit length: curvatures 4 (once), 2 (three times), 1 (twice)."""
+    gradient = springs(EDGES, np.ones(6))[1]
+    x = TETRAHEDRON
+    exact = [1, 1, 2, 2, 2, 4]
+    modes = curvature.null(x, ["translations", "rotations"])
+    assert modes.k == 6 and np.allclose(modes.modes @ modes.modes.T, np.eye(6))
+    op = modes.project(curvature.hvp_from_grad(gradient, x))
+    assert op.n == 6 and op.leak < 1e-6
+    matrix = np.stack([op(e) for e in np.eye(6)])
+    assert np.allclose(np.linalg.eigvalsh(matrix), exact, atol=1e-6)
+    found = curvature.lanczos(op, which="both", tol=1e-7)
+    assert found.eigenvalue_min == pytest.approx(1, rel=1e-6) and found.bounds_min[0] > 0.99
+    assert found.eigenvalue_max == pytest.approx(4, rel=1e-6)
+    breathing = modes.lift(found.eigenvector_max)
+    assert np.allclose(np.abs(np.sum(breathing * x)), np.linalg.norm(x), atol=1e-5)
+    assert curvature.sharpness(op).eigenvalue_max == pytest.approx(4, rel=1e-3)
+    assert curvature.spectral_density(op).nodes.min() == pytest.approx(1, rel=1e-5)
+    assert float(curvature.trace(op)) == pytest.approx(12, rel=1e-6)
+
+
+def test_classify_sees_a_strict_minimum_where_only_symmetries_are_flat():
+    loss, gradient = springs(EDGES, np.ones(6))
+    x = TETRAHEDRON
+    plain = curvature.classify(x, gradient, loss=loss)
+    assert plain.kind == "minimum" and not plain.strict and plain.flat_directions == 6
+    op = curvature.null(x, ["translations", "rotations"]).project(
+        curvature.hvp_from_grad(gradient, x)
+    )
+    verdict = curvature.classify(x, gradient, op, loss)
+    assert verdict.kind == "minimum" and verdict.strict and verdict.flat_directions == 0
+    assert verdict.eigenvalue_min == pytest.approx(1, rel=1e-5)
+    assert verdict.eigenvalue_max == pytest.approx(4, rel=1e-5)
+
+
+@pytest.mark.parametrize("sign, kind", [(1, "minimum"), (-1, "maximum")])
+def test_the_modes_own_curvature_makes_no_sign(sign, kind):
+    """At a maximum, and at a saddle, whose index stays what it is."""
+    d = np.r_[np.zeros(3), np.linspace(1, 5, 17)]
+
+    def product(v):
+        return sign * d * v
+
+    op = curvature.null(np.ones(20), np.eye(20)[:3]).project(product)
+    verdict = curvature.classify(np.ones(20), lambda x: 0 * x, op)
+    assert verdict.kind == kind and verdict.strict
+    saddle = np.r_[np.zeros(3), -2, -1, np.linspace(1, 5, 15)]
+    op = curvature.null(np.ones(20), np.eye(20)[:3]).project(lambda v: saddle * v)
+    verdict = curvature.classify(np.ones(20), lambda x: 0 * x, op)
+    assert verdict.kind == "saddle" and verdict.negative_directions == 2
+    assert np.allclose(np.abs(verdict.escape_direction), np.eye(20)[3], atol=1e-4)
+    assert verdict.eigenvalue_max == pytest.approx(5, rel=1e-3)
+
+
+def test_atoms_in_a_line_have_one_rotation_fewer():
+    line = np.array([[0.0, 0, 0], [1, 1, 1], [2.5, 2.5, 2.5]])
+    assert curvature.null(line, "rotations").k == 2
+    assert curvature.null(line, ["translations", "rotations"]).k == 5
+    assert curvature.null(line.astype(np.float32), ["rotations", "translations"]).k == 5
+    assert curvature.null({"a": line[:, :2], "b": line[:, 1:] + 0}, "rotations").k == 1
+    assert curvature.null(np.arange(3.0)[:, None], "translations").k == 1
+
+
+def test_scale_symmetries_of_a_network():
+    """relu(x W1 + b1) W2: what W1 and b1 gain W2 may lose, for the whole layer."""
+    rng = np.random.default_rng(0)
+    features, target = rng.standard_normal((30, 2)), rng.standard_normal((30, 1))
+    p = {
+        "layer1": {"W": rng.standard_normal((2, 3)), "b": rng.standard_normal(3)},
+        "layer2": {"W": rng.standard_normal((3, 1))},
+    }
+
+    def gradient(p):
+        z = features @ p["layer1"]["W"] + p["layer1"]["b"]
+        a = np.maximum(z, 0)
+        r = (a @ p["layer2"]["W"] - target) / len(target)
+        back = (r @ p["layer2"]["W"].T) * (z > 0)
+        return {
+            "layer1": {"W": features.T @ back, "b": back.sum(axis=0)},
+            "layer2": {"W": a.T @ r},
+        }
+
+    modes = curvature.null(p, {"layer1": 1, "layer2.W": -1})
+    grown = p["layer1"]["W"].ravel()
+    q = modes.modes[0] * np.sign(modes.modes[0][0] * grown[0])
+    assert np.allclose(q[:6] / q[6:9].repeat(2) * p["layer1"]["b"].repeat(2), grown)
+    assert modes.k == 1 and abs(q @ np.concatenate(
+        [g.ravel() for layer in gradient(p).values() for g in layer.values()])) < 1e-12  # fmt: skip
+    operator = curvature.hvp_from_grad(gradient, p)
+    with pytest.raises(ValueError, match=r"a mode q has curvature: \|\|H q\|\| is"):
+        modes.project(operator)  # no stationary point: H q = -D g, not 0
+    assert modes.project(operator, tol=None).n == 11
+
+
+def test_directions_in_all_forms():
+    x = [np.zeros(2), np.zeros((1, 2))]
+    e = np.eye(4)
+    one = [np.array([1.0, 0]), np.zeros((1, 2))]
+    for directions in (one, [one], e[:1], [e[:1]]):
+        modes = curvature.null(x, directions)
+        assert np.allclose(np.abs(modes.modes), e[:1])
+    both = curvature.null(x, [one, e[1:2], one])  # the same twice is one
+    assert both.k == 2 and repr(both) == "Null(2 modes of 4 unknowns)"
+    h = np.diag([0.0, 0.0, 3.0, 4.0])
+    assert np.allclose(
+        np.linalg.eigvalsh(np.stack([both.project(h)(v) for v in np.eye(2)])), [3, 4]
+    )
+    many = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 60)))[0]
+    d = np.r_[np.zeros(40), np.linspace(1, 2, 20)]
+    op = curvature.null(np.zeros(60), many[:, :40].T).project((many * d) @ many.T)
+    assert np.allclose(np.linalg.eigvalsh(np.stack([op(v) for v in np.eye(20)])), d[40:])
+    with pytest.raises(ValueError, match="a mode q has curvature"):
+        curvature.null(np.zeros(60), many[:, :41].T).project((many * d) @ many.T)
+
+
+def test_bad_null_modes_are_named():
+    x = np.arange(6.0).reshape(3, 2)
+    for directions, said in (
+        ("rotation", r"'rotation' is not known; did you mean rotations\?"),
+        (np.zeros((3, 2)), "directions are all zero"),
+        (np.full((3, 2), np.nan), "directions hold NaN or inf"),
+        (np.eye(6), "6 independent directions leave nothing of x's 6 elements"),
+        (np.zeros((2, 5)), "array 0 must have shape"),
+        ({"W": 1}, "block 'W' is not in x"),
+        ({0: np.inf}, "the exponent of 0 is inf"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            curvature.null(x, directions)
+    with pytest.raises(ValueError, match=r"'translations' needs arrays of shape \(points, d\)"):
+        curvature.null(np.zeros(6), "translations")
+    modes = curvature.null(x, "translations")
+    with pytest.raises(ValueError, match="a mode q has curvature"):
+        modes.project(np.eye(6))
+    with pytest.raises(ValueError, match="x has 6 elements, but the operator has 3 rows"):
+        modes.project(np.eye(3))
+    with pytest.raises(ValueError, match=r"lift: v must have shape \(4,\)"):
+        modes.lift(np.zeros(6))
+    with pytest.raises(ValueError, match="tol must be"):
+        modes.project(np.zeros((6, 6)), tol=-1)

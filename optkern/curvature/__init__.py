@@ -15,6 +15,7 @@ from .density import (
 from .differences import DifferenceOperator, hvp_from_grad
 from .escape import Escape, escape
 from .lanczos import LanczosResult, lanczos
+from .null import Null, null
 from .operators import NotSymmetricError
 from .trace import Trace, trace
 from .verdict import Verdict
@@ -26,6 +27,7 @@ __all__ = [
     "Escape",
     "LanczosResult",
     "NotSymmetricError",
+    "Null",
     "SpectralDensity",
     "StableLR",
     "Trace",
@@ -37,6 +39,7 @@ __all__ = [
     "lanczos",
     "landscape",
     "max_stable_lr",
+    "null",
     "sharpness",
     "spectral_density",
     "trace",

@@ -20,10 +20,11 @@ from .escape import way_out
 from .judge import Judge
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
-from .operators import Operator, Point, StructuredOperator, norm
+from .operators import Operator, Point, norm
 from .run import MEMORY, Run
 from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained
+from .views import hessian
 
 
 def classify(
@@ -54,6 +55,7 @@ def classify(
         ``x -> gradient``, in x's structure; deterministic (full batch). It gets fresh arrays.
     hvp : callable or None
         ``v -> H v`` at x, in x's structure; None: differences of gradients with a measured step.
+        Also what `null(x, ...).project(...)` gives: H without its null modes.
     loss : callable or None
         ``x -> float``. With it steps are tried: whether x is stationary, and what a way out is
         worth. Without it both rest on gradients alone.
@@ -131,7 +133,7 @@ def classify(
     if point.n == 0:
         return _nothing(confidence)
     if hvp is not None:
-        operator: Operator = StructuredOperator(owner, hvp, point)
+        operator: Operator = hessian(owner, hvp, point)
     else:
         operator = DifferenceOperator(owner, gradient, step, scale)
     line = Line(owner, point, loss, gradient, least)

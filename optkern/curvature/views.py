@@ -101,6 +101,17 @@ def at_point(
     return (op if dtype is None else as_operator(owner, op, None, dtype)), point
 
 
+def hessian(owner: str, hvp: Any, point: Point) -> Operator:
+    """A user's ``hvp`` at a point, its products counted from 0.
+
+    What is an operator already keeps what it knows of its errors.
+    """
+    op = getattr(hvp, "whole", hvp)
+    if isinstance(op, Operator) and op.n == point.n:
+        return Compression(op, op.n, np.array, np.array)
+    return StructuredOperator(owner, hvp, point)
+
+
 def chosen(owner: str, block: Any, point: Point) -> list[slice]:
     """Where the arrays of a block lie in a flat vector.
 
