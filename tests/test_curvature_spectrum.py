@@ -43,7 +43,7 @@ def grad(x):
     return structured(WHOLE @ flat(x) + flat(x) ** 3)
 
 
-@pytest.mark.parametrize("module", ["blocks", "null", "trace"])
+@pytest.mark.parametrize("module", ["blocks", "diagonal", "null", "trace"])
 def test_examples(module):
     found = importlib.import_module(f"optkern.curvature.{module}")
     result = doctest.testmod(found)
@@ -429,3 +429,71 @@ def test_bad_null_modes_are_named():
         modes.lift(np.zeros(6))
     with pytest.raises(ValueError, match="tol must be"):
         modes.project(np.zeros((6, 6)), tol=-1)
+
+
+# --------------------------------------------------------------------------- diagonal
+
+
+def test_diagonal_is_as_far_off_as_it_says():
+    """Each entry's variance for signs is the squares beside it in its row, over the vectors."""
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((400, 400))
+    h = h + h.T + np.diag(np.linspace(0, 40, 400))
+    h[7] = h[:, 7] = 0.0  # an entry with nothing beside it is exact
+    h[7, 7] = 5.0
+    found = curvature.diagonal(h, vectors=200)
+    assert found.matvecs == found.vectors == 200 and found.converged
+    assert found.value[7] == 5 and found.standard_error[7] == 0
+    beside = np.sqrt(np.sum(h**2, axis=1) - np.diag(h) ** 2)
+    rest = np.arange(400) != 7
+    ratio = found.standard_error[rest] / (beside[rest] / np.sqrt(200))
+    assert ratio.min() > 0.8 and ratio.max() < 1.2 and ratio.mean() == pytest.approx(1, abs=0.02)
+    z = (found.value - np.diag(h))[rest] / found.standard_error[rest]
+    assert np.mean(np.abs(z) < 2) > 0.93 and 0.9 < z.std() < 1.1
+
+
+def test_diagonal_of_few_rows_and_of_a_diagonal_matrix_is_exact():
+    found = curvature.diagonal(WHOLE)
+    assert np.array_equal(found.value, np.diag(WHOLE)) and not found.standard_error.any()
+    assert found.matvecs == 20 and found.vectors == 0
+    assert np.array_equal(np.asarray(found, np.float32), np.diag(WHOLE).astype(np.float32))
+    d = np.arange(300.0)
+    found = curvature.diagonal(lambda v: d * v, 300, rtol=1e-3)
+    assert np.array_equal(found.value, d) and found.matvecs == 8
+    assert str(found).startswith("diagonal of 300 entries in [0, 299], each +- 0 in")
+    assert curvature.diagonal(np.zeros((0, 0))).value.shape == (0,)
+
+
+def test_diagonal_stops_by_its_error():
+    rng = np.random.default_rng(1)
+    h = 0.02 * rng.standard_normal((600, 600))
+    h = h + h.T + np.diag(np.linspace(1, 3, 600))
+    found = curvature.diagonal(h, rtol=0.05)
+    assert found.converged and found.matvecs < 100
+    off = np.linalg.norm(found.value - np.diag(h)) / np.linalg.norm(np.diag(h))
+    assert 0.03 < off < 0.06
+    short = curvature.diagonal(h, rtol=1e-4, vectors=50)
+    assert not short.converged and short.matvecs == 50 and "not within rtol" in str(short)
+    whole = curvature.diagonal(h, rtol=1e-4, vectors=5000)
+    assert np.allclose(whole.value, np.diag(h)) and whole.matvecs <= 1200
+    assert np.isinf(curvature.diagonal(h, vectors=1).standard_error).all()
+
+
+def test_diagonal_of_blocks_and_of_differences():
+    for way in WAYS.values():
+        operator, options = way()
+        for block, rows in ROWS.items():
+            found = curvature.diagonal(operator, block=block, **options)
+            assert np.allclose(found.value, np.diag(WHOLE)[rows], atol=1e-6)
+
+
+def test_bad_arguments_of_diagonal():
+    for vectors in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="vectors must be an integer >= 1"):
+            curvature.diagonal(np.eye(3), vectors=vectors)
+    with pytest.raises(ValueError, match="rtol must be"):
+        curvature.diagonal(np.eye(3), rtol=0)
+    with pytest.raises(TypeError, match="n is needed"):
+        curvature.diagonal(lambda v: v)
+    with pytest.raises(FloatingPointError, match="diagonal: a product holds NaN or inf"):
+        curvature.diagonal(lambda v: np.inf * v, 200)

@@ -12,6 +12,7 @@ from .density import (
     sharpness,
     spectral_density,
 )
+from .diagonal import Diagonal, diagonal
 from .differences import DifferenceOperator, hvp_from_grad
 from .escape import Escape, escape
 from .lanczos import LanczosResult, lanczos
@@ -23,6 +24,7 @@ from .verdict import Verdict
 __all__ = [
     "Block",
     "Blocks",
+    "Diagonal",
     "DifferenceOperator",
     "Escape",
     "LanczosResult",
@@ -34,6 +36,7 @@ __all__ = [
     "Verdict",
     "blocks",
     "classify",
+    "diagonal",
     "escape",
     "hvp_from_grad",
     "lanczos",

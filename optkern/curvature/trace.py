@@ -141,12 +141,12 @@ def _exact(op: Operator, before: int) -> Trace:
     total, e = 0.0, np.zeros(op.n, op.dtype)
     for i in range(op.n):
         e[i] = 1
-        total += float(_finite(op, op(e))[i])
+        total += float(finite_product(op, op(e))[i])
         e[i] = 0
     return Trace(total, 0.0, op.products - before)
 
 
-def _finite(op: Operator, product: np.ndarray) -> np.ndarray:
+def finite_product(op: Operator, product: np.ndarray) -> np.ndarray:
     """The product in float64."""
     if not np.isfinite(product).all():
         raise FloatingPointError(f"{op.owner}: a product holds NaN or inf, or overflows")
@@ -190,7 +190,7 @@ class _Sketch:
         """Take in some vectors more, for two products each; their z'Hz."""
         op, old = self.op, self.k
         omega = np.stack([signs(rng, op.n) for _ in range(count)], axis=1)
-        y = np.stack([_finite(op, op(z.astype(op.dtype))) for z in omega.T], axis=1)
+        y = np.stack([finite_product(op, op(z.astype(op.dtype))) for z in omega.T], axis=1)
         samples = [float(z @ column) for z, column in zip(omega.T.astype(np.float64), y.T)]
         above = self.basis.T @ y
         y -= self.basis @ above
@@ -202,7 +202,9 @@ class _Sketch:
         self.basis = np.asfortranarray(np.hstack([self.basis, q]))
         self.omega = np.asfortranarray(np.hstack([self.omega, omega]))
         self.w = self._seen_by(self.omega)
-        columns = [self.basis.T @ _finite(op, op(np.ascontiguousarray(v, op.dtype))) for v in q.T]
+        columns = [
+            self.basis.T @ finite_product(op, op(np.ascontiguousarray(v, op.dtype))) for v in q.T
+        ]
         new = np.stack(columns, axis=1)
         self.h = np.block([[self.h, new[:old]], [new[:old].T, new[old:]]])
         return samples
@@ -273,7 +275,7 @@ class _Estimate:
     def _sample(self, count: int) -> None:
         for _ in range(count):
             z = signs(self.rng, self.op.n).astype(self.op.dtype)
-            self.samples.append(float(z.astype(np.float64) @ _finite(self.op, self.op(z))))
+            self.samples.append(float(z.astype(np.float64) @ finite_product(self.op, self.op(z))))
         self.taken += count
 
     def _best(self) -> tuple[float, float, str]:
@@ -311,7 +313,7 @@ class _Estimate:
         """A third of the products for a basis, a third in it, the rest outside of it."""
         op, rng = self.op, self.rng
         third = (self.matvecs if self.rtol is None else min(self.matvecs, 60)) // 3
-        sketch = [_finite(op, op(signs(rng, op.n).astype(op.dtype))) for _ in range(third)]
+        sketch = [finite_product(op, op(signs(rng, op.n).astype(op.dtype))) for _ in range(third)]
         basis = np.linalg.qr(np.stack(sketch, axis=1))[0]
         del sketch
         known = sum(float(q @ self._applied(q)) for q in basis.T)
@@ -326,4 +328,4 @@ class _Estimate:
         return self._said(*found)
 
     def _applied(self, v: np.ndarray) -> np.ndarray:
-        return _finite(self.op, self.op(np.ascontiguousarray(v, self.op.dtype)))
+        return finite_product(self.op, self.op(np.ascontiguousarray(v, self.op.dtype)))
