@@ -497,3 +497,98 @@ def test_bad_arguments_of_diagonal():
         curvature.diagonal(lambda v: v)
     with pytest.raises(FloatingPointError, match="diagonal: a product holds NaN or inf"):
         curvature.diagonal(lambda v: np.inf * v, 200)
+
+
+# --------------------------------------------------------------------------- density
+
+
+def reflected(d, dtype=np.float64):
+    """Q diag(d) Q with one Householder reflection, as a function of flat vectors."""
+    u = np.random.default_rng(5).standard_normal(len(d))
+    u = (u / np.linalg.norm(u)).astype(dtype)
+    d = np.asarray(d, dtype)
+
+    def product(v):
+        w = d * (v - 2 * u * (u @ v))
+        return w - 2 * u * (u @ w)
+
+    return product
+
+
+def distance(result, d):
+    """Between the drawn density and the eigenvalues: the earth mover's, on the grid."""
+    steps = np.diff(result.grid)
+    drawn = np.r_[0, np.cumsum(0.5 * (result.density[1:] + result.density[:-1]) * steps)]
+    exact = np.searchsorted(np.sort(d), result.grid, "right") / len(d)
+    return np.trapezoid(np.abs(drawn - exact), result.grid)
+
+
+OUTLIERS = {50.0: 1, 20.0: 2, 8.0: 3, -5.0: 1}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_converged_outliers_have_their_multiplicity_over_n(dtype):
+    bulk = np.random.default_rng(0).uniform(0, 1, 993)
+    d = np.r_[bulk, np.repeat(list(OUTLIERS), list(OUTLIERS.values()))]
+    result = curvature.spectral_density(
+        reflected(d, dtype), 1000, steps=40, vectors=6, dtype=dtype, seed=3
+    )
+    assert np.allclose(result.weights.sum(axis=1), 1)
+    for value, times in OUTLIERS.items():
+        at = np.isclose(result.nodes, value, rtol=1e-4) & (result.weights > 1e-12)
+        assert at.sum() == 6 and np.allclose(result.weights[at], times / 1000, rtol=1e-12)
+    share, error = result.mean(lambda t: t > 1.5)
+    assert share == pytest.approx(0.006) and error < 1e-12
+    assert np.trapezoid(result.density, result.grid) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_pair_too_near_for_the_steps_is_two():
+    d = np.r_[np.linspace(0, 1, 298), 5, 5 + 1e-7]
+    result = curvature.spectral_density(reflected(d), 300, steps=8, vectors=5)
+    at = np.isclose(result.nodes, 5, rtol=1e-4) & (result.weights > 1e-12)
+    assert at.sum() == 5 and np.allclose(result.weights[at], 2 / 300)
+
+
+def test_the_whole_spectrum_of_few_rows_is_exact():
+    d = np.sort(np.random.default_rng(2).standard_normal(30))
+    result = curvature.spectral_density(rotated(d), vectors=3)
+    assert np.allclose(np.sort(result.nodes, axis=1), d) and np.allclose(result.weights, 1 / 30)
+    value, error = result.mean(np.exp)
+    assert value == pytest.approx(np.exp(d).mean()) and error < 1e-12
+    one = curvature.spectral_density(rotated(d), vectors=1)  # what a space is no second start shows
+    assert not np.allclose(one.weights, 1 / 30)
+
+
+def test_weights_stay_random_where_nothing_has_converged():
+    """No basis, or no eigenvalue apart: the bulk's samples are as they were, and unbiased."""
+    d = np.r_[np.random.default_rng(1).uniform(0, 1, 498), 4, 9]
+    h = reflected(d)
+    bare = curvature.spectral_density(h, 500, memory=0, vectors=4)
+    assert not np.allclose(bare.weights[np.isclose(bare.nodes, 9)], 1 / 500)
+    z = []
+    for seed in range(40):
+        result = curvature.spectral_density(h, 500, steps=25, vectors=10, seed=seed)
+        value, error = result.mean(lambda t: t**2)
+        z.append((value - np.mean(d**2)) / error)
+    assert np.mean(np.abs(z) < 2) > 0.85 and 0.7 < np.std(z) < 1.4
+
+
+@pytest.mark.parametrize("steps, nearer", [(30, 10), (80, 5)])
+def test_the_drawn_density_is_nearer_than_with_one_width(steps, nearer):
+    """Beside Gaussians as wide as the spectrum over the steps, with the same products."""
+    rng = np.random.default_rng(0)
+    d = np.r_[rng.uniform(0, 1, 1990), np.linspace(2, 10, 10)]
+    for seed in range(3):
+        found = curvature.spectral_density(reflected(d), 2000, steps=steps, seed=seed)
+        wide = curvature.spectral_density(
+            reflected(d), 2000, steps=steps, seed=seed, width=10 / steps
+        )
+        assert found.matvecs == wide.matvecs and nearer * distance(found, d) < distance(wide, d)
+
+
+@pytest.mark.parametrize("steps, points", [(1, 200), (2, 100), (5, 40), (300, 200), (80, 5000)])
+def test_density_integrates_to_one_at_any_size(steps, points):
+    d = np.r_[np.linspace(0, 1, 397), 30, 30, -7]
+    found = curvature.spectral_density(reflected(d), 400, steps=steps, points=points, vectors=3)
+    assert len(found.grid) == points
+    assert np.trapezoid(found.density, found.grid) == pytest.approx(1, abs=1e-5)

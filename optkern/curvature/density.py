@@ -23,9 +23,12 @@ from .operators import (
     random_unit,
     unit_roundoff,
 )
+from .outliers import NOTHING, Outliers
 from .run import MEMORY
 from .trace import standard_error
 from .views import viewed
+
+_SPACING = 0.6  # a Gaussian's width over the distance of nodes: with less a smooth bulk is bumpy
 
 # --------------------------------------------------------------------------- spectral density
 
@@ -37,11 +40,13 @@ class SpectralDensity:
     Attributes
     ----------
     grid, density : ndarray
-        Points, and the density there: Gaussians of width `width` at the nodes; it integrates to 1.
+        Points, and the density there: Gaussians at the nodes; it integrates to 1.
     nodes, weights : ndarray of shape (vectors, steps)
-        Each row is the quadrature of one start vector; its weights sum to 1. Where a Krylov space
-        was exhausted early the rest has weight 0.
+        Each row is the quadrature of one start vector; its weights sum to 1. An eigenvalue that
+        has converged apart from others has its multiplicity over n in every row. Where a Krylov
+        space was exhausted early the rest has weight 0.
     width : float
+        Standard deviation of the widest Gaussian.
     matvecs : int
     resolution : float
         Curvature that the products' errors could feign; of nearer to 0 no sign is told.
@@ -100,8 +105,9 @@ def spectral_density(
     points : int
         Of the grid.
     width : float or None
-        Standard deviation of the Gaussians, in eigenvalues; None: what
-        `steps` can resolve, the spectrum's width divided by them.
+        Standard deviation of all Gaussians, in eigenvalues; None: for each what `steps` resolve
+        there, .6 of the distance to the next node and at the most the spectrum's width divided by
+        `steps`; of eigenvalues that have converged what the grid can show.
     memory : int
         Bytes for a basis; without one, eigenvalues that have converged come several times, which
         changes no weight.
@@ -140,31 +146,62 @@ def spectral_density(
     noise = op.noise
     rng = np.random.default_rng([seed, 0x5EED3])
     limit = memory // max(op.n * op.dtype.itemsize, 1)
+    outliers = Outliers(op.n, limit // 4, threads)
     for row in range(vectors):
-        start = random_unit(rng, op.n, op.dtype)
-        theta, weight = _quadrature(
-            op, Recurrence(start, limit if limit > 2 else 0, threads), steps
+        run = Recurrence(
+            random_unit(rng, op.n, op.dtype), limit if limit > 2 else 0, threads, copy=False
         )
+        theta, s = _quadrature(op, run, steps)
         noise = max(noise, op.noise)
-        nodes[row, : len(theta)], weights[row, : len(theta)] = theta, weight
+        nodes[row, : len(theta)], weights[row, : len(theta)] = theta, s[0] ** 2
+        rounding = 10 * unit_roundoff(op.dtype) * float(np.abs(theta).max())
+        outliers.take(run, theta, s, max(noise, rounding))
+    outliers.settle(weights)
     seen = nodes[weights > 0]
-    spread = float(seen.max() - seen.min())
+    widths = np.full(nodes.shape, width)
     if width is None:
-        width = (spread or 0.01 * float(np.abs(seen).max())) / steps or 1.0
+        widths = _widths(nodes, weights, outliers.settled(), points)
+    width = float(widths[weights > 0].max())
     grid = np.linspace(seen.min() - 5 * width, seen.max() + 5 * width, points)
     density = np.zeros(points)
-    for node, weight in zip(nodes.ravel(), weights.ravel() / vectors):
+    for node, weight, wide in zip(nodes.ravel(), weights.ravel() / vectors, widths.ravel()):
         if weight > 0:
-            density += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
-    density /= width * math.sqrt(2 * math.pi)
+            density += weight / wide * np.exp(-0.5 * ((grid - node) / wide) ** 2)
+    density /= math.sqrt(2 * math.pi)
     rounding = 4 * unit_roundoff(op.dtype) * math.sqrt(op.n) * float(np.abs(seen).max())
     return SpectralDensity(
-        grid, density, nodes, weights, float(width), op.products - before, max(noise, rounding)
+        grid, density, nodes, weights, width, op.products - before, max(noise, rounding)
     )
 
 
+def _widths(
+    nodes: np.ndarray, weights: np.ndarray, settled: list[list[int]], points: int
+) -> np.ndarray:
+    """How wide the nodes' Gaussians have to be.
+
+    No wider than the spectrum over the steps, or what lies between a node and its neighbour: where
+    eigenvalues lie dense, there nodes do. Eigenvalues known for good, only to be seen on the grid.
+    """
+    seen = nodes[weights > 0]
+    spread = float(seen.max() - seen.min()) or 0.01 * float(np.abs(seen).max()) or 1.0
+    widths = np.full(nodes.shape, spread / nodes.shape[1])
+    for row, line in enumerate(nodes):
+        there = np.flatnonzero(weights[row] > NOTHING)
+        gaps = np.diff(line[there], prepend=-math.inf, append=math.inf)
+        near = _SPACING * np.minimum(gaps[:-1], gaps[1:])
+        near[np.isin(there, settled[row])] = 0.0
+        widths[row, there] = np.minimum(near, widths[row, there])
+    # Below the spacing of the grid, which reaches five widths beyond, it would not integrate to 1.
+    spacing = max((1 + 10 / nodes.shape[1]) / (points - 1), 1 / max(points - 11, 1))
+    return np.maximum(widths, spacing * spread)
+
+
 def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss quadrature of v_1's spectral measure: T's eigenvalues, first components squared."""
+    """T's eigenvalues and eigenvectors.
+
+    The squares of the vectors' first components are the weights of Gauss quadrature for the
+    spectral measure of the start.
+    """
     largest = 0.0
     for _ in range(steps):
         run.advance(op(run.vector))
@@ -174,8 +211,7 @@ def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, 
         if run.beta[-1] <= 10 * unit_roundoff(op.dtype) * largest:
             break
     beta = run.beta[:-1]
-    theta, s = np.linalg.eigh(np.diag(run.alpha) + np.diag(beta, 1) + np.diag(beta, -1))
-    return theta, s[0] ** 2
+    return np.linalg.eigh(np.diag(run.alpha) + np.diag(beta, 1) + np.diag(beta, -1))
 
 
 def _filled(owner: str, op: Operator) -> Operator:
