@@ -300,7 +300,7 @@ def _family(owner: str, one: Any, point: Point) -> np.ndarray:
         return _translations(points) if one == "translations" else _rotations(points)
     if isinstance(one, Mapping) and one and all(map(_is_number, one.values())):
         return _scaling(owner, one, point)[None]
-    shape = getattr(one, "shape", ())
+    shape: tuple[int, ...] = getattr(one, "shape", ())
     own = point.structure.single and shape == point.arrays[0].shape
     if isinstance(one, np.ndarray) and not own and len(shape) == 2 and shape[1] == point.n:
         return _finite(owner, one)
