@@ -6,7 +6,7 @@ from curvature_cases import rotated
 from curvature_networks import Network, flat
 
 from optkern import curvature
-from optkern.curvature.differences import Gradient
+from optkern.curvature.gradients import Gradient
 from optkern.curvature.operators import Point, as_operator
 
 DTYPES = [np.float32, np.float64]

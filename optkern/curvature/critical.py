@@ -15,8 +15,9 @@ import numpy as np
 
 from ..kernels._threads import as_num_threads
 from ._lanczos import dot
-from .differences import DifferenceOperator, Gradient, as_scale
+from .differences import DifferenceOperator, as_scale
 from .escape import way_out
+from .gradients import Gradient
 from .judge import Judge
 from .lanczos import check_callable, check_count, check_real
 from .line import Line

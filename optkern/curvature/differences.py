@@ -21,95 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from .gradients import GradFunction, Gradient
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
-from .steps import At, Ladder, Rung, Survey, change
-
-GradFunction = Callable[[Any], Any]
+from .part import NothingFiniteError, Part
 
 CHECKED = 200  # elements up to which every product is taken with two steps
-_BESIDE = 4.0  # the second step over the first
-_BELOW = 256.0  # how far below its step a product must still be the same
 _UNLIKE = 100.0  # a gap of sizes that sets groups of coordinates apart
 _GROUPS = 8
-
-
-class Gradient:
-    """A user's gradient as a function of flat vectors, in the widest dtype it answers in.
-
-    It is asked with float64 arrays first; where it answers in float64, differences are taken
-    there, whatever x is stored in.
-    """
-
-    def __init__(self, owner: str, grad: GradFunction, point: Point) -> None:
-        if not callable(grad):
-            raise TypeError(f"{owner}: grad must be callable, got {type(grad).__name__}")
-        self.owner = owner
-        self.grad = grad
-        self.point = point
-        self.calls = 0
-        self.dtype = point.dtype
-        self._argument: Any = None
-        self.x = point.vector()
-        self.value = self._first()
-        self.noise = self._repeat()
-
-    def _first(self) -> np.ndarray:
-        if self.dtype != np.float64:
-            try:
-                self._argument = np.float64
-                value = self(self.x)
-                if value.dtype == np.float64:
-                    self.dtype = value.dtype
-                    self.x = self.x.astype(np.float64)
-                    return value
-            except (TypeError, ValueError):
-                pass  # it takes only its own dtype; if it takes nothing, the next call says so
-            self._argument = None
-        value = self(self.x)
-        if not np.isfinite(value).all():
-            raise ValueError(f"{self.owner}: grad(x) holds NaN or inf")
-        return value.astype(self.dtype, copy=False)
-
-    def _repeat(self) -> float:
-        """Call it again at x: a gradient that answers differently is stochastic."""
-        again = self(self.x).astype(self.dtype, copy=False)
-        return norm(np.ascontiguousarray(again - self.value))
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The gradient at a vector, which is given away: the user's function may write to it.
-
-        What it returns is copied: it may be the same buffer each time, and then two gradients would
-        not differ.
-        """
-        self.calls += 1
-        if x is self.x:
-            x = x.copy()
-        answer = self.grad(self.point.unflatten(x, self._argument))
-        return np.array(self.point.flatten(answer, "what grad returns"))
-
-    def probe(self, x: np.ndarray) -> np.ndarray:
-        """The gradient at a trial step, NaN where the step left the function's domain.
-
-        At x itself the function has answered, so that what it raises here is the step's doing.
-        """
-        self.calls += 1
-        argument = self.point.unflatten(x, self._argument)
-        with np.errstate(all="ignore"):
-            try:
-                answer = self.grad(argument)
-            except (ArithmeticError, ValueError):
-                return np.full(self.point.n, math.nan, self.dtype)
-            g = self.point.flatten(answer, "what grad returns")
-            return np.array(g, self.dtype)
-
-    def rounding(self, seed: int) -> float:
-        """How far the gradient moves when every element of x is off by a rounding error."""
-        rng = np.random.default_rng([seed, 0x5EED2])
-        u = unit_roundoff(self.point.dtype)
-        signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1
-        moved = self.x + self.x * signs * self.x.dtype.type(u)
-        g = self(moved).astype(self.dtype, copy=False)
-        return max(norm(np.ascontiguousarray(g - self.value)), unit_roundoff(g.dtype) * norm(g))
 
 
 # --------------------------------------------------------------------------- scales
@@ -167,176 +85,6 @@ def groups_of_like(sizes: np.ndarray) -> list[np.ndarray]:
 # --------------------------------------------------------------------------- the operator
 
 
-class _NothingFiniteError(FloatingPointError):
-    """No step gave a finite product."""
-
-
-def _lost(moved: np.ndarray, v: np.ndarray) -> float:
-    """How much of a step the rounding of x swallows: each coordinate counts alike, 1 at most.
-
-    But for those in which v has next to nothing.
-    """
-    size = np.abs(v)
-    there = size > 1e-3 * size.max(initial=0)
-    share = np.abs(moved[there] / v[there] - 1)
-    np.minimum(share, 1, out=share)
-    return norm(np.ascontiguousarray(share)) / math.sqrt(max(share.size, 1))
-
-
-class _Part:
-    """Products for some coordinates, or all: their step, and how good a product with it is.
-
-    Parameters
-    ----------
-    gradient : Gradient
-    index : ndarray of int or None
-        The coordinates; None: all.
-    scale : float or ndarray
-        Sizes of x, of all or of each coordinate.
-    """
-
-    def __init__(
-        self, gradient: Gradient, index: np.ndarray | None, scale: float | np.ndarray
-    ) -> None:
-        self.gradient = gradient
-        self.index = index
-        self.scale = scale
-        self.u = unit_roundoff(gradient.dtype)
-        self.reach = 0.0  # the step over the size of x
-        self.step = 0.0  # the last one
-        self.noise = 0.0
-        self.rough = 0.0  # what of it is rounding
-        self.bend = 0.0  # the largest second difference over h^2
-        self.rounding = math.inf  # the gradient's, where it was surveyed
-        self.magnitude = 0.0  # what products reach
-        self.settled = True
-        self.kink = False
-        self.taken = 0
-
-    def of(self, v: np.ndarray) -> np.ndarray:
-        """v where this part is, 0 elsewhere."""
-        if self.index is None:
-            return v
-        w = np.zeros_like(v)
-        w[self.index] = v[self.index]
-        return w
-
-    def size(self, v: np.ndarray) -> float:
-        """The length of a step along a unit vector that changes x by its size."""
-        if isinstance(self.scale, float):
-            return self.scale
-        return 1 / norm(np.ascontiguousarray(v / self.scale, np.float64))
-
-    def rung(self, v: np.ndarray, h: float, look: bool = True) -> Rung:
-        """The difference with step h along v."""
-        gradient, kind = self.gradient, v.dtype.type
-        x, g = gradient.x, gradient.value
-        forward, backward = x + kind(h) * v, x - kind(h) * v
-        with np.errstate(all="ignore"):
-            scale = kind(1 / (2 * h))
-            lost = 0.0
-            if look:
-                lost = _lost((forward - backward) * scale, v)
-            high, low = gradient.probe(forward), gradient.probe(backward)
-            size = norm(high) + norm(low)
-            second = norm(np.ascontiguousarray((high - g) - (g - low)))
-            high -= low
-            high *= scale
-            length = norm(high)
-        self.taken += 1
-        if not (math.isfinite(length) and math.isfinite(second)):
-            length = math.inf
-        return Rung(h, high, length, second, self.u * size / (2 * h), lost)
-
-    def product(self, v: np.ndarray, check: bool) -> np.ndarray:
-        """H v for a unit vector; measured anew where it is not of the kind that was measured."""
-        if v.size <= FEW:
-            return self.measure(v).product
-        h = self.reach * self.size(v)
-        rung = self.rung(v, h, look=False)
-        usual = max(10 * self.noise, 1.5 * self.bend * h)
-        good = math.isfinite(rung.size) and rung.second <= 2 * h * usual
-        if good and check:
-            beside = self.rung(v, _BESIDE * h, look=False)
-            good = not change(rung, beside) > 3 * max(self.noise, rung.rounding)
-        if good or self.kink:
-            return rung.product
-        return self.measure(v).product
-
-    def measure(self, v: np.ndarray, survey: bool = False) -> Measured:
-        """The product for a unit vector at the best step for it, with its error."""
-
-        def at(h: float) -> Rung:
-            return self.rung(v, h)
-
-        size = self.size(v)
-        first = self.u ** (1 / 3) * size
-        bottom = self._bottom(v, max(0.1 * self.u * size, 1e-290))
-        if not (survey or not self.reach):
-            last = self.step if v.size <= FEW else self.reach * size
-            ladder = self._ladder(at, last, bottom, size)
-            if self._holds(ladder, at, bottom):
-                return self._noted(ladder, size, v.size)
-        factor = 64.0 if self.u < 1e-10 else 8.0
-        ulp = self.u * norm(self.gradient.x)
-        found = Survey(at, first, bottom, factor, ulp, self.magnitude)
-        if not found.settled and not found.kink:
-            found = Survey(at, first, bottom, math.sqrt(factor), ulp, self.magnitude)
-        if not found.start:
-            raise _NothingFiniteError(
-                f"{self.gradient.owner}: the gradient holds NaN or inf beside x, at steps from "
-                f"{first:.1g} down to {bottom:.1g}; is x at the edge of its domain?"
-            )
-        self.rounding = min(self.rounding, found.noise)
-        self.kink = self.kink or found.kink
-        self.settled = self.settled and found.settled
-        ladder = self._ladder(at, found.start, bottom, min(size, factor**2 * found.start))
-        return self._noted(ladder, size, v.size)
-
-    def _bottom(self, v: np.ndarray, bottom: float) -> float:
-        """Below it no element of x moves any more."""
-        x = np.abs(self.gradient.x)
-        moved = (v != 0) & (x > 0)
-        if not moved.any():
-            return bottom
-        return max(min(bottom, self.u * float(np.min(x[moved]))), 1e-290)
-
-    def _ladder(self, at: At, h: float, bottom: float, size: float) -> Ladder:
-        return Ladder(at, h, bottom, size, 0.1 * self.u ** (2 / 3), self.rounding)
-
-    def _holds(self, ladder: Ladder, at: At, bottom: float) -> bool:
-        """Whether far below the step the product is the same but for rounding."""
-        best = ladder.best
-        if not math.isfinite(ladder.error):
-            return False
-        h = best.h / _BELOW
-        if h < bottom:
-            return True
-        below = at(h)
-        rounding = max(below.rounding, below.second / (2 * h))
-        allowed = 10 * rounding + 3 * below.lost * best.size + 4 * ladder.error
-        return change(best, below) <= allowed
-
-    def _noted(self, ladder: Ladder, size: float, n: int) -> Measured:
-        # One measurement of n elements; widened where they are few.
-        widened = 1 + 2 / math.sqrt(n)
-        noise, rough = ladder.error * widened, ladder.rough * widened
-        best = ladder.best
-        self.step = best.h
-        self.magnitude = max(self.magnitude, best.size)
-        self.bend = max(self.bend, best.second / best.h**2)
-        reach = best.h / size
-        ours = min(self.reach or reach, reach)
-        if n <= FEW:  # each product has its own step
-            self.reach, self.noise = ours, max(self.noise, noise)
-            return Measured(best.product, noise, self.kink)
-        # With a shorter step rounding grows, and nothing else does.
-        self.rough = max(self.rough * self.reach, rough * reach) / ours
-        self.noise = max(self.noise, noise, self.rough)
-        self.reach = ours
-        return Measured(best.product, noise, self.kink)
-
-
 class DifferenceOperator(Operator):
     """H v = (grad(x + h v) - grad(x - h v)) / 2h.
 
@@ -377,7 +125,7 @@ class DifferenceOperator(Operator):
         if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
             raise ValueError(f"{owner}: step must be a finite number > 0, got {step!r}")
         self.given = step or 0.0
-        self.parts = [_Part(gradient, None, self._size(x_scale))]
+        self.parts = [Part(gradient, None, self._size(x_scale))]
         self.scaled = x_scale is not None
         if isinstance(x_scale, np.ndarray):
             self.parts = self._apart(x_scale)
@@ -391,11 +139,11 @@ class DifferenceOperator(Operator):
         size = norm(self.gradient.x)
         return size if size >= math.sqrt(unit_roundoff(self.gradient.dtype)) else 1.0
 
-    def _apart(self, sizes: np.ndarray) -> list[_Part]:
+    def _apart(self, sizes: np.ndarray) -> list[Part]:
         groups = groups_of_like(sizes)
         if len(groups) == 1:
-            return [_Part(self.gradient, None, sizes)]
-        return [_Part(self.gradient, index, np.asarray(sizes)) for index in groups]
+            return [Part(self.gradient, None, sizes)]
+        return [Part(self.gradient, index, np.asarray(sizes)) for index in groups]
 
     # ----------------------------------------------------------------- what is known
 
@@ -457,7 +205,7 @@ class DifferenceOperator(Operator):
         product = self._sum(unit, lambda part, w: part.product(w, self.n <= CHECKED))
         return product * v.dtype.type(length)
 
-    def _sum(self, v: np.ndarray, product: Callable[[_Part, np.ndarray], np.ndarray]) -> np.ndarray:
+    def _sum(self, v: np.ndarray, product: Callable[[Part, np.ndarray], np.ndarray]) -> np.ndarray:
         """The parts' products for what v has in each."""
         taken = sum(part.taken for part in self.parts)
         total = None
@@ -517,7 +265,7 @@ class DifferenceOperator(Operator):
         self.ready = True
         try:
             measured = self._measured(v)
-        except _NothingFiniteError:
+        except NothingFiniteError:
             measured = None
         if measured is None or self.trouble == "unsettled":
             return self._by_coordinates(v, measured)
@@ -526,7 +274,7 @@ class DifferenceOperator(Operator):
     def _measured(self, v: np.ndarray) -> Measured:
         square = 0.0
 
-        def product(part: _Part, w: np.ndarray) -> np.ndarray:
+        def product(part: Part, w: np.ndarray) -> np.ndarray:
             nonlocal square
             found = part.measure(w, survey=self.n <= FEW)
             square += found.noise**2
@@ -544,7 +292,7 @@ class DifferenceOperator(Operator):
         self.parts = self._apart(sizes)
         try:
             new = self._measured(v)
-        except _NothingFiniteError:
+        except NothingFiniteError:
             if measured is None:
                 raise
             new = measured

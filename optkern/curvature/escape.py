@@ -11,7 +11,7 @@ import numpy as np
 
 from ..kernels import _arrays
 from .descent import Descent
-from .differences import Gradient
+from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
 from .operators import Point, norm, unit_roundoff

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .differences import Gradient
+from .gradients import Gradient
 from .lanczos import Checks
 from .operators import Operator, norm, unit_roundoff
 from .run import Pair, Run

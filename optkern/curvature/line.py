@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._lanczos import dot, subtract
-from .differences import Gradient
+from .gradients import Gradient
 from .operators import Point, norm, unit_roundoff
 
 

@@ -338,7 +338,8 @@ def _of_objective(owner: str, at: Any) -> Operator | None:
     if hasattr(at, "x") and callable(getattr(at, "hvp", None)):
         return StructuredOperator(owner, at.hvp, Point(owner, at.x))
     if hasattr(at, "x") and callable(getattr(at, "grad", None)):
-        from .differences import DifferenceOperator, Gradient  # which is built on this module
+        from .differences import DifferenceOperator  # which is built on this module
+        from .gradients import Gradient
 
         return DifferenceOperator(owner, Gradient(owner, at.grad, Point(owner, at.x)))
     return None

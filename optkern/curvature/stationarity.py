@@ -15,7 +15,7 @@ import numpy as np
 
 from ._lanczos import project
 from .descent import Descent
-from .differences import Gradient
+from .gradients import Gradient
 from .line import Line
 from .operators import Operator, norm, unit_roundoff
 from .run import Run

@@ -1,0 +1,92 @@
+"""A user's gradient as a function of flat vectors, asked at x and beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .operators import Point, norm, unit_roundoff
+
+GradFunction = Callable[[Any], Any]
+
+
+class Gradient:
+    """A user's gradient as a function of flat vectors, in the widest dtype it answers in.
+
+    It is asked with float64 arrays first; where it answers in float64, differences are taken
+    there, whatever x is stored in.
+    """
+
+    def __init__(self, owner: str, grad: GradFunction, point: Point) -> None:
+        if not callable(grad):
+            raise TypeError(f"{owner}: grad must be callable, got {type(grad).__name__}")
+        self.owner = owner
+        self.grad = grad
+        self.point = point
+        self.calls = 0
+        self.dtype = point.dtype
+        self._argument: Any = None
+        self.x = point.vector()
+        self.value = self._first()
+        self.noise = self._repeat()
+
+    def _first(self) -> np.ndarray:
+        if self.dtype != np.float64:
+            try:
+                self._argument = np.float64
+                value = self(self.x)
+                if value.dtype == np.float64:
+                    self.dtype = value.dtype
+                    self.x = self.x.astype(np.float64)
+                    return value
+            except (TypeError, ValueError):
+                pass  # it takes only its own dtype; if it takes nothing, the next call says so
+            self._argument = None
+        value = self(self.x)
+        if not np.isfinite(value).all():
+            raise ValueError(f"{self.owner}: grad(x) holds NaN or inf")
+        return value.astype(self.dtype, copy=False)
+
+    def _repeat(self) -> float:
+        """Call it again at x: a gradient that answers differently is stochastic."""
+        again = self(self.x).astype(self.dtype, copy=False)
+        return norm(np.ascontiguousarray(again - self.value))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The gradient at a vector, which is given away: the user's function may write to it.
+
+        What it returns is copied: it may be the same buffer each time, and then two gradients would
+        not differ.
+        """
+        self.calls += 1
+        if x is self.x:
+            x = x.copy()
+        answer = self.grad(self.point.unflatten(x, self._argument))
+        return np.array(self.point.flatten(answer, "what grad returns"))
+
+    def probe(self, x: np.ndarray) -> np.ndarray:
+        """The gradient at a trial step, NaN where the step left the function's domain.
+
+        At x itself the function has answered, so that what it raises here is the step's doing.
+        """
+        self.calls += 1
+        argument = self.point.unflatten(x, self._argument)
+        with np.errstate(all="ignore"):
+            try:
+                answer = self.grad(argument)
+            except (ArithmeticError, ValueError):
+                return np.full(self.point.n, math.nan, self.dtype)
+            g = self.point.flatten(answer, "what grad returns")
+            return np.array(g, self.dtype)
+
+    def rounding(self, seed: int) -> float:
+        """How far the gradient moves when every element of x is off by a rounding error."""
+        rng = np.random.default_rng([seed, 0x5EED2])
+        u = unit_roundoff(self.point.dtype)
+        signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1
+        moved = self.x + self.x * signs * self.x.dtype.type(u)
+        g = self(moved).astype(self.dtype, copy=False)
+        return max(norm(np.ascontiguousarray(g - self.value)), unit_roundoff(g.dtype) * norm(g))

@@ -1,0 +1,184 @@
+"""Products for some coordinates, or all, with the step of a difference that suits them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .gradients import Gradient
+from .operators import FEW, Measured, norm, unit_roundoff
+from .steps import At, Ladder, Rung, Survey, change
+
+_BESIDE = 4.0  # the second step over the first
+_BELOW = 256.0  # how far below its step a product must still be the same
+
+
+class NothingFiniteError(FloatingPointError):
+    """No step gave a finite product."""
+
+
+def _lost(moved: np.ndarray, v: np.ndarray) -> float:
+    """How much of a step the rounding of x swallows: each coordinate counts alike, 1 at most.
+
+    But for those in which v has next to nothing.
+    """
+    size = np.abs(v)
+    there = size > 1e-3 * size.max(initial=0)
+    share = np.abs(moved[there] / v[there] - 1)
+    np.minimum(share, 1, out=share)
+    return norm(np.ascontiguousarray(share)) / math.sqrt(max(share.size, 1))
+
+
+class Part:
+    """Products for some coordinates, or all: their step, and how good a product with it is.
+
+    Parameters
+    ----------
+    gradient : Gradient
+    index : ndarray of int or None
+        The coordinates; None: all.
+    scale : float or ndarray
+        Sizes of x, of all or of each coordinate.
+    """
+
+    def __init__(
+        self, gradient: Gradient, index: np.ndarray | None, scale: float | np.ndarray
+    ) -> None:
+        self.gradient = gradient
+        self.index = index
+        self.scale = scale
+        self.u = unit_roundoff(gradient.dtype)
+        self.reach = 0.0  # the step over the size of x
+        self.step = 0.0  # the last one
+        self.noise = 0.0
+        self.rough = 0.0  # what of it is rounding
+        self.bend = 0.0  # the largest second difference over h^2
+        self.rounding = math.inf  # the gradient's, where it was surveyed
+        self.magnitude = 0.0  # what products reach
+        self.settled = True
+        self.kink = False
+        self.taken = 0
+
+    def of(self, v: np.ndarray) -> np.ndarray:
+        """v where this part is, 0 elsewhere."""
+        if self.index is None:
+            return v
+        w = np.zeros_like(v)
+        w[self.index] = v[self.index]
+        return w
+
+    def size(self, v: np.ndarray) -> float:
+        """The length of a step along a unit vector that changes x by its size."""
+        if isinstance(self.scale, float):
+            return self.scale
+        return 1 / norm(np.ascontiguousarray(v / self.scale, np.float64))
+
+    def rung(self, v: np.ndarray, h: float, look: bool = True) -> Rung:
+        """The difference with step h along v."""
+        gradient, kind = self.gradient, v.dtype.type
+        x, g = gradient.x, gradient.value
+        forward, backward = x + kind(h) * v, x - kind(h) * v
+        with np.errstate(all="ignore"):
+            scale = kind(1 / (2 * h))
+            lost = 0.0
+            if look:
+                lost = _lost((forward - backward) * scale, v)
+            high, low = gradient.probe(forward), gradient.probe(backward)
+            size = norm(high) + norm(low)
+            second = norm(np.ascontiguousarray((high - g) - (g - low)))
+            high -= low
+            high *= scale
+            length = norm(high)
+        self.taken += 1
+        if not (math.isfinite(length) and math.isfinite(second)):
+            length = math.inf
+        return Rung(h, high, length, second, self.u * size / (2 * h), lost)
+
+    def product(self, v: np.ndarray, check: bool) -> np.ndarray:
+        """H v for a unit vector; measured anew where it is not of the kind that was measured."""
+        if v.size <= FEW:
+            return self.measure(v).product
+        h = self.reach * self.size(v)
+        rung = self.rung(v, h, look=False)
+        usual = max(10 * self.noise, 1.5 * self.bend * h)
+        good = math.isfinite(rung.size) and rung.second <= 2 * h * usual
+        if good and check:
+            beside = self.rung(v, _BESIDE * h, look=False)
+            good = not change(rung, beside) > 3 * max(self.noise, rung.rounding)
+        if good or self.kink:
+            return rung.product
+        return self.measure(v).product
+
+    def measure(self, v: np.ndarray, survey: bool = False) -> Measured:
+        """The product for a unit vector at the best step for it, with its error."""
+
+        def at(h: float) -> Rung:
+            return self.rung(v, h)
+
+        size = self.size(v)
+        first = self.u ** (1 / 3) * size
+        bottom = self._bottom(v, max(0.1 * self.u * size, 1e-290))
+        if not (survey or not self.reach):
+            last = self.step if v.size <= FEW else self.reach * size
+            ladder = self._ladder(at, last, bottom, size)
+            if self._holds(ladder, at, bottom):
+                return self._noted(ladder, size, v.size)
+        factor = 64.0 if self.u < 1e-10 else 8.0
+        ulp = self.u * norm(self.gradient.x)
+        found = Survey(at, first, bottom, factor, ulp, self.magnitude)
+        if not found.settled and not found.kink:
+            found = Survey(at, first, bottom, math.sqrt(factor), ulp, self.magnitude)
+        if not found.start:
+            raise NothingFiniteError(
+                f"{self.gradient.owner}: the gradient holds NaN or inf beside x, at steps from "
+                f"{first:.1g} down to {bottom:.1g}; is x at the edge of its domain?"
+            )
+        self.rounding = min(self.rounding, found.noise)
+        self.kink = self.kink or found.kink
+        self.settled = self.settled and found.settled
+        ladder = self._ladder(at, found.start, bottom, min(size, factor**2 * found.start))
+        return self._noted(ladder, size, v.size)
+
+    def _bottom(self, v: np.ndarray, bottom: float) -> float:
+        """Below it no element of x moves any more."""
+        x = np.abs(self.gradient.x)
+        moved = (v != 0) & (x > 0)
+        if not moved.any():
+            return bottom
+        return max(min(bottom, self.u * float(np.min(x[moved]))), 1e-290)
+
+    def _ladder(self, at: At, h: float, bottom: float, size: float) -> Ladder:
+        return Ladder(at, h, bottom, size, 0.1 * self.u ** (2 / 3), self.rounding)
+
+    def _holds(self, ladder: Ladder, at: At, bottom: float) -> bool:
+        """Whether far below the step the product is the same but for rounding."""
+        best = ladder.best
+        if not math.isfinite(ladder.error):
+            return False
+        h = best.h / _BELOW
+        if h < bottom:
+            return True
+        below = at(h)
+        rounding = max(below.rounding, below.second / (2 * h))
+        allowed = 10 * rounding + 3 * below.lost * best.size + 4 * ladder.error
+        return change(best, below) <= allowed
+
+    def _noted(self, ladder: Ladder, size: float, n: int) -> Measured:
+        # One measurement of n elements; widened where they are few.
+        widened = 1 + 2 / math.sqrt(n)
+        noise, rough = ladder.error * widened, ladder.rough * widened
+        best = ladder.best
+        self.step = best.h
+        self.magnitude = max(self.magnitude, best.size)
+        self.bend = max(self.bend, best.second / best.h**2)
+        reach = best.h / size
+        ours = min(self.reach or reach, reach)
+        if n <= FEW:  # each product has its own step
+            self.reach, self.noise = ours, max(self.noise, noise)
+            return Measured(best.product, noise, self.kink)
+        # With a shorter step rounding grows, and nothing else does.
+        self.rough = max(self.rough * self.reach, rough * reach) / ours
+        self.noise = max(self.noise, noise, self.rough)
+        self.reach = ours
+        return Measured(best.product, noise, self.kink)
