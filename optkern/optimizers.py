@@ -1156,10 +1156,10 @@ class _Loaded:
                 raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
             values = {k: v for k, v in theirs.items() if k != "params"}
             members = self.optimizer._members(number)
-            if sorted(map(repr, theirs.get("params", members))) != sorted(map(repr, members)):
-                raise ValueError(
-                    f"{owner} is of other params: {theirs['params']!r}, not {members!r}"
-                )
+            came = theirs.get("params", members)
+            alike = isinstance(came, (list, tuple))
+            if not alike or sorted(map(repr, came)) != sorted(map(repr, members)):
+                raise ValueError(f"{owner} is of other params: {came!r}, not {members!r}")
             missing = [name for name in mine if name not in values]
             if missing:
                 raise ValueError(f"{owner} has no {missing[0]!r}")

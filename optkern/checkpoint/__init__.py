@@ -20,6 +20,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from .._interrupts import handlers_pass
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
@@ -30,6 +31,7 @@ __all__ = ["Report", "load", "save"]
 Path = str | os.PathLike[str]
 
 
+@handlers_pass
 def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None:
     """Write an optimizer's state, and its parameters, to a file.
 
@@ -85,6 +87,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
     format.write("optkern.save", name, content)
 
 
+@handlers_pass
 def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Report:
     """Restore what `save` wrote, in place.
 
@@ -147,7 +150,7 @@ def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
         if strict:
             fit.refuse_differences()
         fit.load_state(strict)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"optkern.load: {name}: {error}") from error
     fit.write_rest([] if sam is None else [(vars(sam), around)])
     return fit

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from .._interrupts import pass_on
 from .._versions import __version__
 
 Arrays = dict[str, np.ndarray]
@@ -74,17 +75,22 @@ def read(owner: str, name: str) -> dict[str, Any]:
         text, arrays = read_bytes(owner, file)
     try:
         tree = json.loads(text)
-        if tree["format"] != FORMAT:
+        found = tree if isinstance(tree, dict) else {}
+        if found.get("format", FORMAT) != FORMAT:
             raise ValueError(
-                f"has format {_told(tree['format'])}, written by optkern {_told(tree['optkern'])}; "
+                f"has format {_told(tree['format'])}, written by optkern "
+                f"{_told(tree.get('optkern'))}; "
                 f"this is optkern {__version__}, which reads format {FORMAT}"
             )
-        keys = [key for key in _PARTS if key in tree or key not in ("params", "sam")]
+        for key in ("format", *(key for key in _PARTS if key not in _OPTIONAL)):
+            if key not in found:
+                raise ValueError(f"is no optkern checkpoint: its index has no {key!r}")
+        keys = [key for key in _PARTS if key in tree]
         content = {key: _unpacked(tree[key], arrays) for key in keys}
         for key, value in content.items():
             if not isinstance(value, _PARTS[key]):
                 raise ValueError(f"is no optkern checkpoint: {key} is {_told(value)}")
-    except (KeyError, RecursionError, TypeError, json.JSONDecodeError) as error:
+    except (RecursionError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
     except ValueError as error:  # of ours, or an integer of too many digits
         raise ValueError(f"{owner}: {error}") from None
@@ -138,7 +144,7 @@ def _sync_folder(folder: str) -> None:
 
 # --------------------------------------------------------------------------- arrays and JSON
 
-# What a file holds, and as what; params and sam may be absent.
+# What a file holds, and as what.
 _PARTS = {
     "optimizer": dict,
     "plateaus": dict,
@@ -146,6 +152,7 @@ _PARTS = {
     "params": dict,
     "sam": dict,
 }
+_OPTIONAL = ("params", "sam")
 
 
 def _packed(name: str, value: Any, arrays: Arrays, depth: int = 0) -> Any:
@@ -236,7 +243,8 @@ def _stored(name: str, text: str, arrays: Arrays) -> np.ndarray:
     # NumPy would take far more for a dtype: structures, subarrays, objects.
     try:
         dtype = np.dtype(text) if _DTYPE.fullmatch(text) else None
-    except TypeError:
+    except TypeError as error:
+        pass_on(error)
         dtype = None
     if dtype is None:
         raise ValueError(f"holds an array of dtype {_told(text)}, which no imported package knows")

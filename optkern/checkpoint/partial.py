@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._change import Change
+from .._interrupts import pass_on
 from ..kernels import _arrays, _storage
 from ..kernels._atomic import commit
 from ..kernels._engine import Plan
@@ -82,6 +83,8 @@ class Fit:
     def __init__(self, opt: Saved, content: dict[str, Any], params: bool) -> None:
         self.opt: Any = parts(opt)[1]
         self.theirs, self.extra = content["optimizer"], content["extra"]
+        if isinstance(self.opt, Optimizer):
+            refuse_formless(self.theirs)
         self.change: Change | None = None  # of the optimizer, prepared
         self.missing: list[str] = []
         self.unexpected: list[str] = []
@@ -132,7 +135,7 @@ class Fit:
         self.missing += sorted(_KEYS - set(self.theirs))
         more = set(self.theirs) - _KEYS - _COMPACT_KEYS
         if more:  # a class of the user's may have it; a state dict is a copy, so not without need
-            self.unexpected += sorted(more - set(self.opt.state_dict()))
+            self.unexpected += sorted(map(str, more - set(self.opt.state_dict())))
         for slot, name, there in self._other_options():
             names = [f"state/{key}/{slot}" for key in self.theirs["state"] if key in self.arrays]
             if slot == "accumulator":  # which arrays there are depends on the call
@@ -212,7 +215,8 @@ class Fit:
     def _loads(self, state: Mapping[str, Any]) -> bool:
         try:
             self._prepare(state)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError) as error:
+            pass_on(error)
             return False
         return True
 
@@ -266,8 +270,16 @@ class Fit:
         """Exchange the file's averages and parameters, as the optimizer it is from would."""
         self.theirs["averages_are_in"] = False
         for key, entry in self.theirs["state"].items():
-            if key in self.params:
-                self.params[key], entry["ema"] = entry["ema"], self.params[key]
+            if key not in self.params:
+                continue
+            average, array = entry.get("ema"), self.params[key]
+            if _form(average) != _form(array):
+                came = "is not there" if average is None else f"is {_form(average)}"
+                raise ValueError(
+                    "says that the averages are in the parameters' place; the weights should then "
+                    f"be in state/{key}/ema, as {_form(array)}, which {came}"
+                )
+            self.params[key], entry["ema"] = average, array
 
     def _loads_filled(self, state: dict[str, Any]) -> bool:
         """Load a state whose hyperparameters may need arrays that it does not have: these begin."""
@@ -277,7 +289,8 @@ class Fit:
                 for key in opt._members(number):
                     entry, array = state["state"][key], self.arrays[key]
                     entries[key] = opt._completed(entry, array, group, state["options"])
-        except ValueError:  # half precision has no averages
+        except ValueError as error:  # half precision has no averages
+            pass_on(error)
             return False
         return self._loads({**state, "state": entries})
 
@@ -381,7 +394,8 @@ class SolverFit(Fit):
     def load_state(self, strict: bool) -> None:
         try:
             self.attributes = self.opt._loaded(self.theirs)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError) as error:
+            pass_on(error)
             if strict:
                 raise
             self.mismatched.append("optimizer")
@@ -390,6 +404,32 @@ class SolverFit(Fit):
         entries += [(vars(schedule), memory) for schedule, memory in self.plateaus]
         entries.append((vars(self.opt), self.attributes))
         commit(None, entries, [(self.arrays[key], value) for key, value in self.params.items()])
+
+
+def refuse_formless(state: Mapping[str, Any]) -> None:
+    """Raise ValueError where an optimizer's state is not built as every state dict is."""
+    for key in ("rule", "state"):
+        if key not in state:
+            raise ValueError(f"is no checkpoint of an optimizer: its state dict has no {key!r}")
+    entries = state["state"]
+    groups, options = state.get("param_groups", []), state.get("options")
+    kinds = [
+        ("rule", state["rule"], str),
+        ("state", entries, dict),
+        *((f"state/{key}", x, dict) for key, x in _items(entries)),
+        ("param_groups", groups, (list, tuple)),
+        *((f"param_groups/{key}", x, dict) for key, x in _items(groups)),
+        ("options", {} if options is None else options, dict),
+    ]
+    for name, value, kind in kinds:
+        if not isinstance(value, kind):
+            raise ValueError(f"is no checkpoint of an optimizer: {name} is {_form(value)}")
+
+
+def _items(container: Any) -> list[tuple[Any, Any]]:
+    if isinstance(container, dict):
+        return list(container.items())
+    return list(enumerate(container)) if isinstance(container, (list, tuple)) else []
 
 
 def _form(value: Any) -> str:

@@ -235,6 +235,9 @@ class SAM:
 
     def _checked_own(self, owner: str, loaded: Mapping[str, Any]) -> dict[str, Any]:
         """The same out of a state dict, as attributes; a callable rho stays."""
+        missing = sorted(set(self._own_state()) - set(loaded))
+        if missing:
+            raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
         rho = check_real(owner, "rho", loaded["rho"], 0.0)
         if not isinstance(loaded["adaptive"], (bool, np.bool_)):
             raise ValueError(f"{owner}: adaptive must be True or False, got {loaded['adaptive']!r}")
