@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import landscape
+from .ball import BallSharpness, ball_sharpness
 from .blocks import Block, Blocks, blocks
 from .critical import classify
 from .density import (
@@ -22,6 +23,7 @@ from .trace import Trace, trace
 from .verdict import Verdict
 
 __all__ = [
+    "BallSharpness",
     "Block",
     "Blocks",
     "Diagonal",
@@ -34,6 +36,7 @@ __all__ = [
     "StableLR",
     "Trace",
     "Verdict",
+    "ball_sharpness",
     "blocks",
     "classify",
     "diagonal",
