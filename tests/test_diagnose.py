@@ -228,7 +228,9 @@ def test_the_verdict_is_the_fault_that_was_built_in(name):
     np.testing.assert_array_equal(x, before)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(k, marks=[pytest.mark.slow] * (k >= 3)) for k in range(15)]
+)
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
 def test_no_claim_is_made_on_noise(seed, noise):
     """A run at its noise floor is at no minimum, on no plateau, and bounces for no lr's sake."""

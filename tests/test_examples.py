@@ -18,7 +18,12 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+LONG = ("embedding_rows", "sklearn_mlp", "thinc_tagger", "torch_cpu")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in EXAMPLES]
+)
 def test_example(name, run_python):
     extra, words = EXAMPLES[name]
     if extra:

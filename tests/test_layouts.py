@@ -157,12 +157,27 @@ def expected_outcome(rule, streams, **options):
 @every_dtype
 @BOTH
 @pytest.mark.parametrize("of_p", WRITABLE, **named)
+def test_every_two_layouts_of_parameter_gradient_and_state_meet(rule, dtype, place, of_p):
+    first = WRITABLE.index(of_p)
+    rounds = itertools.chain(*itertools.repeat(WRITABLE, 3))
+    try_layouts(rule, dtype, place, of_p, zip(GRADIENT, itertools.islice(rounds, first, None)))
+
+
+@pytest.mark.slow
+@every_rule
+@every_dtype
+@BOTH
+@pytest.mark.parametrize("of_p", WRITABLE, **named)
 def test_every_layout_of_parameter_gradient_and_state(rule, dtype, place, of_p):
+    try_layouts(rule, dtype, place, of_p, itertools.product(GRADIENT, WRITABLE))
+
+
+def try_layouts(rule, dtype, place, of_p, others):
     options = {"step": 6, **busiest_options(rule)[1]}
     streams = tiled_streams(dtype, 2 + len(rule.state), int(np.prod(SHAPE)))
     streams = [x.reshape(SHAPE) for x in streams]
     expected = expected_outcome(rule, streams, **options)
-    for of_g, of_state in itertools.product(GRADIENT, WRITABLE):
+    for of_g, of_state in others:
         p, g = of_p(streams[0]), of_g(streams[1])
         state = [of_state(x) for x in streams[2:]]
         before = Snapshot(g)
