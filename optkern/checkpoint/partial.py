@@ -413,7 +413,7 @@ def refuse_formless(state: Mapping[str, Any]) -> None:
             raise ValueError(f"is no checkpoint of an optimizer: its state dict has no {key!r}")
     entries = state["state"]
     groups, options = state.get("param_groups", []), state.get("options")
-    kinds = [
+    kinds: list[tuple[str, Any, Any]] = [
         ("rule", state["rule"], str),
         ("state", entries, dict),
         *((f"state/{key}", x, dict) for key, x in _items(entries)),
