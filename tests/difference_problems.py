@@ -283,3 +283,34 @@ MADE = {
         )
     },
 }
+
+
+# --------------------------------------------------------------------------- narrow beside large
+
+NARROW = {  # a function of a coordinate over its width, and its derivative
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(np.clip(z, -300, 300)) ** 2),
+    "sine": (np.sin, np.cos),
+    "root": (lambda z: z / np.sqrt(1 + z * z), lambda z: (1 + z * z) ** -1.5),
+}
+
+
+def narrow(name, n, width, large, seed):
+    """A gradient that turns over `width` in a third of the coordinates; the others are `large`.
+
+    Returns the gradient, x and the Hessian there.
+    """
+    f, df = NARROW[name]
+    rng = np.random.default_rng(seed)
+    k = max(1, n // 3)
+    turn = np.linalg.qr(rng.standard_normal((k, k)))[0]
+    x = np.concatenate(
+        [width * rng.uniform(-1, 1, k) * (seed % 2), large * rng.uniform(0.5, 2, n - k)]
+    )
+    at, curvatures = x[k:].copy(), 10 ** rng.uniform(-2, 2, n - k)
+
+    def grad(y):
+        return np.concatenate([turn.T @ f(turn @ y[:k] / width), curvatures * (y[k:] - at)])
+
+    h = np.diag(np.concatenate([np.zeros(k), curvatures]))
+    h[:k, :k] = (turn.T * (df(turn @ x[:k] / width) / width)) @ turn
+    return grad, x, h

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from difference_problems import MADE, decay, hessian, normal
+from difference_problems import MADE, NARROW, decay, hessian, narrow, normal
 
 from optkern import curvature
 
@@ -53,6 +53,75 @@ def test_a_pressure_and_its_deviation():
         assert verdict.kind == "minimum" and verdict.strict
         np.testing.assert_allclose(verdict.eigenvalue_min, true[0], rtol=1e-3)
         np.testing.assert_allclose(verdict.eigenvalue_max, true[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("n", [2, 5, 20, 60])
+@pytest.mark.parametrize(
+    "width, large", [(1e-9, 1e5), (1e-3, 1e8), (1e-6, 1e2), (1e-6, 1e8), (1e-12, 1e3), (0.04, 1e8)]
+)
+def test_a_narrow_bend_beside_a_large_coordinate_is_seen(name, n, width, large):
+    """What turns over 1e-9 beside a coordinate at 1e5 is smooth, and so is the rest."""
+    for seed in range(2):
+        grad, x, h = narrow(name, n, width, large, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            verdict = curvature.classify(x, grad, grad_tol=1e300, seed=seed)
+        assert not wrong_claims(verdict, h), (seed, str(verdict), np.linalg.eigvalsh(h))
+        assert "not smooth" not in str(verdict)
+        assert verdict.kind == "minimum" or n > 2
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("n", [2, 60])
+def test_a_jump_beside_a_large_coordinate_is_one(n, size):
+    x = 1e5 * np.random.default_rng(n).uniform(0.5, 2, n)
+    x[0] = 0
+
+    def grad(y):
+        g = y - x
+        g[0] += size * np.sign(y[0])
+        return g
+
+    verdict = curvature.classify(x, grad)
+    assert verdict.kind == "inconclusive" and "not smooth" in str(verdict)
+
+
+FLAT = {
+    "x^4": (0.0, lambda x: 4 * x**3),
+    "x^6": (0.0, lambda x: 6 * x**5),
+    "-x^4": (0.0, lambda x: -4 * x**3),
+    "1e20 ||x||^4": (0.0, lambda x: 4e20 * (x @ x) * x),
+    "(x - 1)^4": (1.0, lambda x: 4 * (x - 1) ** 3),
+    "relu(x)^4": (0.0, lambda x: 4 * np.maximum(x, 0) ** 3),
+    "|x|^3": (0.0, lambda x: 3 * x * np.abs(x)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 3, 60, 300])
+@pytest.mark.parametrize("name", FLAT)
+def test_where_differences_vanish_the_hessian_is_zero(name, n, dtype):
+    """What is left of the products falls with their step: it is no curvature, nor noise."""
+    at, grad = FLAT[name]
+    x = np.full(n, at, dtype)
+    verdict = curvature.classify(x, grad)
+    assert verdict.kind == "degenerate" and verdict.stationary, str(verdict)
+    assert verdict.bounds_min[0] <= 0 <= verdict.bounds_max[1]
+    if name == "x^4":
+        for c in (0.0, -1.0):
+            v = curvature.classify(x, grad, loss=lambda x, c=c: float(np.sum(x**4)) + c)
+            assert v.kind == "degenerate"
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("n", [1, 3, 60])
+def test_noise_is_not_taken_for_a_vanishing_hessian(n, noise):
+    def grad(x):
+        seed = np.frombuffer(x.astype(np.float64).tobytes(), np.uint32)
+        return x + noise * np.random.default_rng(seed).standard_normal(x.size)
+
+    assert curvature.classify(np.ones(n), grad, grad_tol=1e9).kind == "inconclusive"
 
 
 def test_steps_of_each_coordinates_own():

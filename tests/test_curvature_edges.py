@@ -81,9 +81,38 @@ def test_squares_that_vanish_are_refused(scale):
         curvature.lanczos(np.diag([1.0, -3.0, 5.0]) * scale)
 
 
+@pytest.mark.parametrize("at", [0.0, 1.0])
+@pytest.mark.parametrize("n", [2, 60])
+@pytest.mark.parametrize("scale", [1e141, 1e150, 1e160, 1e300])
+def test_squares_that_overflow_are_refused(scale, n, at):
+    d = np.linspace(-1, 2, n) * scale
+    x = np.full(n, at)
+    for options in ({}, {"hvp": lambda v: d * v}):
+        with pytest.raises(FloatingPointError, match="scale the function down"):
+            curvature.classify(x, lambda x: d * x, **options)
+    # The advice: the same function in other units.
+    assert curvature.classify(0 * x, lambda x: (d / scale) * x).kind == "saddle"
+
+
+def test_a_product_with_nan_is_not_called_large():
+    with pytest.raises(FloatingPointError, match="product 1 holds NaN or inf"):
+        curvature.lanczos(lambda v: np.nan * v, 3)
+
+
+def test_what_a_bottomless_way_out_is_worth_is_a_number():
+    d = np.array([1.0, -1.0]) * 1e-3
+    verdict = curvature.classify(
+        np.zeros(2), lambda x: d * x, loss=lambda x: 0.5 * float(d @ (x * x))
+    )
+    assert verdict.kind == "saddle" and 0 < verdict.predicted_gain < math.inf
+
+
 def test_float32_products_that_lose_digits_are_refused():
     with pytest.raises(FloatingPointError, match="float32 loses digits"):
         curvature.lanczos((np.diag([1.0, -3.0, 5.0]) * 1e-40).astype(np.float32))
+    d = np.array([1, 2, -1, 3], np.float32) * np.float32(1e-40)
+    with pytest.raises(FloatingPointError, match="float32 loses digits"):
+        curvature.classify(np.zeros(4, np.float32), lambda x: d * x.astype(np.float32))
 
 
 def test_small_but_sound_scales_work():

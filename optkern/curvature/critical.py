@@ -95,7 +95,8 @@ def classify(
     TypeError, ValueError
         On bad arguments; `NotSymmetricError` where H is not symmetric (grad is not a gradient).
     FloatingPointError
-        Where a product holds NaN or inf.
+        Where a product holds NaN or inf, or is so large or small that squares of it leave the range
+        of float64 (curvature beyond 1e140 or below 1e-138): scale the function.
 
     Notes
     -----
@@ -103,9 +104,10 @@ def classify(
     products of their own have shown: saddle if rho_min < -nu and rho_max > nu, however flat
     (`shallow` while rho_min >= -eps); minimum if L - nu >= -eps, rho_min >= -nu and
     rho_max > eps + nu; maximum mirrored; degenerate if L - nu >= -eps and U + nu <= eps. By default
-    eps is .01 of what the Ritz values reach. Up to 200 unknowns, or where otherwise flat directions
-    would be left open and max_matvecs allows it, all n products are taken: the spectrum is resolved
-    to rounding.
+    eps is .01 of what the Ritz values reach; where differences show nothing beyond their errors
+    (x^4 at 0) 1e-6 of how fast the gradient changes over ||x|| instead. Up to 200 unknowns, or
+    where otherwise flat directions would be left open and max_matvecs allows it, all n products are
+    taken: the spectrum is resolved to rounding.
 
     Stationary: the gradient is within its rounding, or no step gains. A Newton step in the Krylov
     space of the gradient (10 products, of n at the most) is tried with `loss`; what gains more

@@ -87,7 +87,7 @@ class Descent:
         for _ in range(TRIALS):
             x = self.x + t * d
             f = self.line.value(self._held(x))
-            if not f <= self.f + 1e-4 * t * slope:  # NaN too
+            if not -math.inf < f <= self.f + 1e-4 * t * slope:  # NaN too
                 high = t
             else:
                 g = self._gradient(x)

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +24,12 @@ import numpy as np
 
 from .gradients import GradFunction, Gradient
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
-from .part import NothingFiniteError, Part
+from .part import SWALLOWED, NothingFiniteError, Part
 
 CHECKED = 200  # elements up to which every product is taken with two steps
 _UNLIKE = 100.0  # a gap of sizes that sets groups of coordinates apart
 _GROUPS = 8
+_SHORTENED = 30  # times at the most, until the gradient is finite
 
 
 # --------------------------------------------------------------------------- scales
@@ -181,6 +183,26 @@ class DifferenceOperator(Operator):
             return "leave step out to have it measured, or give exact products (hvp=)"
         return "give exact products (hvp=) or a larger curvature_tol"
 
+    @functools.cached_property
+    def secant(self) -> float:
+        """How fast the gradient changes over a step as long as x: a curvature, whatever H is.
+
+        Where the products show nothing but their errors, it says what those are to be small beside.
+        """
+        v = self._drawn(0, 2)
+        h = max(part.size(v) for part in self.parts)
+        g = self.gradient.value
+        for _ in range(_SHORTENED):
+            self.products += 1
+            beside = [
+                self.gradient.probe(self.gradient.x + v.dtype.type(s * h) * v) for s in (1, -1)
+            ]
+            change = max(norm(np.ascontiguousarray(other - g)) for other in beside)
+            if math.isfinite(change):
+                return change / h
+            h /= 8
+        return 0.0
+
     # ----------------------------------------------------------------- products
 
     def __call__(self, v: Any) -> Any:
@@ -244,7 +266,7 @@ class DifferenceOperator(Operator):
             length = norm(v)
             if not 0 < length < math.inf:
                 return
-            v = v * v.dtype.type(1 / length)
+            v = v / v.dtype.type(length)
 
     def measure(self, v: np.ndarray) -> Measured:
         """The product for a unit vector at the best step for it, with its error.
@@ -263,13 +285,46 @@ class DifferenceOperator(Operator):
             self.ready = True
             return self._measured(v)
         self.ready = True
-        try:
-            measured = self._measured(v)
-        except NothingFiniteError:
-            measured = None
-        if measured is None or self.trouble == "unsettled":
+        return self._first(v)
+
+    def _first(self, v: np.ndarray) -> Measured:
+        """Find out whether one step does for all coordinates, or what else."""
+        one, apart = self.parts, self._by_size()
+        unlike = len(apart) > 1
+        if unlike and self.n <= FEW:
+            found = self._tried(apart, v)
+            if found is not None and not self.trouble:
+                return found
+        measured = self._tried(one, v)
+        if measured is None or self.trouble or self._swallowed:
             return self._by_coordinates(v, measured)
+        if unlike and self.n > FEW:
+            # A step as long as the large ones ask for may see nothing of what the small ones do.
+            found = self._tried(apart, v)
+            if found is not None and not self.trouble:
+                off = norm(np.ascontiguousarray(found.product - measured.product))
+                if off > 3 * (found.noise + measured.noise):
+                    return found
+            self._keep(one)
         return measured
+
+    def _tried(self, parts: list[Part], v: np.ndarray) -> Measured | None:
+        """The product with these parts, which may bring trouble; None where none is finite."""
+        self.parts, self.trouble = parts, ""
+        try:
+            return self._measured(v)
+        except NothingFiniteError:
+            return None
+
+    def _keep(self, parts: list[Part]) -> None:
+        """Go back to parts, with what they know."""
+        self.parts, self.trouble = parts, ""
+        self._look()
+
+    @property
+    def _swallowed(self) -> bool:
+        """Whether the one step that settles is lost in the rounding of x's large coordinates."""
+        return any(part.swallowed > SWALLOWED for part in self.parts)
 
     def _measured(self, v: np.ndarray) -> Measured:
         square = 0.0
@@ -285,22 +340,44 @@ class DifferenceOperator(Operator):
 
     def _by_coordinates(self, v: np.ndarray, measured: Measured | None) -> Measured:
         """Try steps of each coordinate's own, by the size of x; keep what settles."""
-        sizes = np.abs(self.gradient.x).astype(np.float64)
-        some = sizes[sizes > 0]
-        sizes[sizes == 0] = np.median(some) if len(some) else 1.0
-        before, self.trouble = self.parts, ""
-        self.parts = self._apart(sizes)
-        try:
-            new = self._measured(v)
-        except NothingFiniteError:
+        before, said = self.parts, self.trouble
+        apart = self._by_size(zeros_apart=True)
+        if said == "kink" and measured is not None and len(apart) == 1:
+            return measured
+        new = self._tried(apart, v)
+        if new is None:
             if measured is None:
-                raise
-            new = measured
+                self._measured(v)  # says what was wrong
             self.trouble = "unsettled"
-        if self.trouble and measured is not None:
-            self.parts, new = before, measured
-            self._look()
-        return new
+        if measured is None or (new is not None and not self.trouble):
+            return new
+        now = self.trouble
+        self._keep(before)
+        # What jumps by one step may settle by none: then no more than that is known.
+        self.trouble = self.trouble and now
+        return measured
+
+    def _by_size(self, zeros_apart: bool = False) -> list[Part]:
+        """Parts of coordinates of like size of x; 0 tells of no size, and may be apart.
+
+        The search for a step begins far above a coordinate's size where that is small: at a minimum
+        it may have come near to 0 by chance.
+        """
+        sizes = np.abs(self.gradient.x).astype(np.float64)
+        there = sizes > 0
+        if not there.any():
+            return [Part(self.gradient, None, np.ones_like(sizes))]
+        usual = min(float(np.median(sizes[there])), 1.0)
+        groups = []
+        if zeros_apart and not there.all():
+            groups.append(np.flatnonzero(~there))
+        else:
+            sizes[~there], there[:] = usual, True
+        groups += [np.flatnonzero(there)[g] for g in groups_of_like(sizes[there])]
+        sizes = np.maximum(sizes, usual)
+        if len(groups) == 1:
+            return [Part(self.gradient, None, sizes)]
+        return [Part(self.gradient, index, sizes) for index in groups]
 
     # ----------------------------------------------------------------- a step of the user's
 

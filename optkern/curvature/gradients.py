@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .operators import Point, norm, unit_roundoff
+from .operators import Point, norm, out_of_range, unit_roundoff
 
 GradFunction = Callable[[Any], Any]
 
@@ -27,6 +27,7 @@ class Gradient:
         self.grad = grad
         self.point = point
         self.calls = 0
+        self.overflow = 0.0  # finite elements that were too large to be squared
         self.dtype = point.dtype
         self._argument: Any = None
         self.x = point.vector()
@@ -41,14 +42,19 @@ class Gradient:
                 if value.dtype == np.float64:
                     self.dtype = value.dtype
                     self.x = self.x.astype(np.float64)
-                    return value
+                    return self._sound(value)
             except (TypeError, ValueError):
                 pass  # it takes only its own dtype; if it takes nothing, the next call says so
             self._argument = None
-        value = self(self.x)
+        return self._sound(self(self.x)).astype(self.dtype, copy=False)
+
+    def _sound(self, value: np.ndarray) -> np.ndarray:
+        """Refuse a gradient at x that no norm can be taken of."""
         if not np.isfinite(value).all():
             raise ValueError(f"{self.owner}: grad(x) holds NaN or inf")
-        return value.astype(self.dtype, copy=False)
+        if not math.isfinite(norm(value)):
+            raise out_of_range(self.owner, "elements of grad(x)", float(np.abs(value).max()))
+        return value
 
     def _repeat(self) -> float:
         """Call it again at x: a gradient that answers differently is stochastic."""

@@ -13,6 +13,9 @@ from .run import Pair, Run
 
 # The default curvature_tol, as a share of the largest eigenvalue's magnitude.
 RELATIVE_TOL = 0.01
+# The same of how the gradient changes over ||x||, where the products show but their own errors: a
+# flat point's differences vanish with their step, those of noise do not.
+FLAT = 1e-6
 # Up to so many unknowns all products are taken, whatever could be said after fewer.
 SMALL = 200
 
@@ -42,7 +45,12 @@ class Judge:
     @property
     def claim(self) -> float:
         """eps: curvature of that magnitude may be left where its absence is claimed."""
-        return RELATIVE_TOL * self.run.magnitude if self.tol is None else self.tol
+        if self.tol is not None:
+            return self.tol
+        eps = RELATIVE_TOL * self.run.magnitude
+        if not self.operator.exact and self.run.magnitude <= self.resolution < math.inf:
+            eps = max(eps, FLAT * self.operator.secant)
+        return eps
 
     @property
     def resolution(self) -> float:

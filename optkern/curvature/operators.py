@@ -37,6 +37,14 @@ def norm(x: np.ndarray) -> float:
     return math.sqrt(dot(x, x))
 
 
+def out_of_range(owner: str, what: str, size: float) -> FloatingPointError:
+    """What to say of numbers that are finite, and too large for their squares to be summed."""
+    return FloatingPointError(
+        f"{owner}: {what} reach {size:.1g}, and sums of their squares leave the range of float64; "
+        "scale the function down"
+    )
+
+
 # --------------------------------------------------------------------------- structures
 
 
@@ -149,6 +157,7 @@ class Operator:
 
     exact = True
     trouble = ""  # why nothing at all is known of H, where that is so
+    secant = 0.0  # how fast the gradient changes over a step as long as x, where that is known
     point: Point | None = None  # whose structure its rows have, where it has one
 
     def __init__(

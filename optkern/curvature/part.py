@@ -7,27 +7,34 @@ import math
 import numpy as np
 
 from .gradients import Gradient
-from .operators import FEW, Measured, norm, unit_roundoff
+from .operators import FEW, Measured, norm, out_of_range, unit_roundoff
 from .steps import At, Ladder, Rung, Survey, change
 
 _BESIDE = 4.0  # the second step over the first
 _BELOW = 256.0  # how far below its step a product must still be the same
+# Of a coordinate's step, lost in the rounding of x: more of it is an error of its own.
+SWALLOWED = 0.05
+_UNLIKE = 1e3  # of the steps of two products: beyond it they are of unlike kinds
 
 
 class NothingFiniteError(FloatingPointError):
     """No step gave a finite product."""
 
 
-def _lost(moved: np.ndarray, v: np.ndarray) -> float:
+def _lost(moved: np.ndarray, v: np.ndarray) -> tuple[float, float, float]:
     """How much of a step the rounding of x swallows: each coordinate counts alike, 1 at most.
 
-    But for those in which v has next to nothing.
+    But for those in which v has next to nothing. Then the most that it swallows of one, against
+    v's usual element, and the norm of it all.
     """
     size = np.abs(v)
     there = size > 1e-3 * size.max(initial=0)
-    share = np.abs(moved[there] / v[there] - 1)
+    off = np.ascontiguousarray(np.abs(moved - v))
+    share = off[there] / size[there]
     np.minimum(share, 1, out=share)
-    return norm(np.ascontiguousarray(share)) / math.sqrt(max(share.size, 1))
+    count = math.sqrt(max(share.size, 1))
+    worst = float(off.max(initial=0)) * math.sqrt(v.size) / norm(v)
+    return norm(np.ascontiguousarray(share)) / count, worst, norm(off)
 
 
 class Part:
@@ -51,11 +58,13 @@ class Part:
         self.u = unit_roundoff(gradient.dtype)
         self.reach = 0.0  # the step over the size of x
         self.step = 0.0  # the last one
+        self.shortest, self.longest = math.inf, 0.0
         self.noise = 0.0
         self.rough = 0.0  # what of it is rounding
         self.bend = 0.0  # the largest second difference over h^2
         self.rounding = math.inf  # the gradient's, where it was surveyed
         self.magnitude = 0.0  # what products reach
+        self.swallowed = 0.0  # of a step by the rounding of x, in one coordinate
         self.settled = True
         self.kink = False
         self.taken = 0
@@ -81,7 +90,7 @@ class Part:
         forward, backward = x + kind(h) * v, x - kind(h) * v
         with np.errstate(all="ignore"):
             scale = kind(1 / (2 * h))
-            lost = 0.0
+            lost = (0.0, 0.0, 0.0)
             if look:
                 lost = _lost((forward - backward) * scale, v)
             high, low = gradient.probe(forward), gradient.probe(backward)
@@ -93,7 +102,10 @@ class Part:
         self.taken += 1
         if not (math.isfinite(length) and math.isfinite(second)):
             length = math.inf
-        return Rung(h, high, length, second, self.u * size / (2 * h), lost)
+            top = float(np.abs(high).max())
+            if math.isfinite(top):
+                gradient.overflow = max(gradient.overflow, top)
+        return Rung(h, high, length, second, self.u * size / (2 * h), *lost)
 
     def product(self, v: np.ndarray, check: bool) -> np.ndarray:
         """H v for a unit vector; measured anew where it is not of the kind that was measured."""
@@ -111,24 +123,52 @@ class Part:
         return self.measure(v).product
 
     def measure(self, v: np.ndarray, survey: bool = False) -> Measured:
-        """The product for a unit vector at the best step for it, with its error."""
+        """The product for a unit vector at the best step for it, with its error.
 
+        Of few coordinates what the rounding of x swallowed of the step is made up for by a product
+        of its own: where one of them asks for short steps, another may hardly move by them.
+        """
+        found, ladder = self._measured(v, survey)
+        best = ladder.best
+        if v.size > FEW or best.worst <= math.sqrt(self.u):
+            return found
+        rest = v - self._moved(v, best.h)
+        length = norm(rest)
+        try:
+            more = self._measured(rest * v.dtype.type(1 / length), survey)[0]
+        except NothingFiniteError:
+            return found._replace(noise=math.hypot(found.noise, best.off * self.magnitude))
+        noise = math.hypot(found.noise, length * more.noise)
+        return Measured(found.product + v.dtype.type(length) * more.product, noise, self.kink)
+
+    def _moved(self, v: np.ndarray, h: float) -> np.ndarray:
+        """The direction in which a step along v moves x, once that is rounded."""
+        x, kind = self.gradient.x, v.dtype.type
+        return ((x + kind(h) * v) - (x - kind(h) * v)) * kind(1 / (2 * h))
+
+    def _measured(self, v: np.ndarray, survey: bool) -> tuple[Measured, Ladder]:
         def at(h: float) -> Rung:
             return self.rung(v, h)
 
         size = self.size(v)
         first = self.u ** (1 / 3) * size
         bottom = self._bottom(v, max(0.1 * self.u * size, 1e-290))
-        if not (survey or not self.reach):
+        # Where directions ask for unlike steps, the last one's may be of another kind.
+        unlike = v.size <= FEW and self.longest > _UNLIKE * self.shortest
+        if self.reach and not (survey or unlike):
             last = self.step if v.size <= FEW else self.reach * size
             ladder = self._ladder(at, last, bottom, size)
             if self._holds(ladder, at, bottom):
-                return self._noted(ladder, size, v.size)
+                return self._noted(ladder, size, v.size), ladder
         factor = 64.0 if self.u < 1e-10 else 8.0
         ulp = self.u * norm(self.gradient.x)
         found = Survey(at, first, bottom, factor, ulp, self.magnitude)
         if not found.settled and not found.kink:
             found = Survey(at, first, bottom, math.sqrt(factor), ulp, self.magnitude)
+        if self.gradient.overflow and not found.settled:
+            raise out_of_range(
+                self.gradient.owner, "differences of gradients", self.gradient.overflow
+            )
         if not found.start:
             raise NothingFiniteError(
                 f"{self.gradient.owner}: the gradient holds NaN or inf beside x, at steps from "
@@ -138,7 +178,7 @@ class Part:
         self.kink = self.kink or found.kink
         self.settled = self.settled and found.settled
         ladder = self._ladder(at, found.start, bottom, min(size, factor**2 * found.start))
-        return self._noted(ladder, size, v.size)
+        return self._noted(ladder, size, v.size), ladder
 
     def _bottom(self, v: np.ndarray, bottom: float) -> float:
         """Below it no element of x moves any more."""
@@ -169,7 +209,14 @@ class Part:
         widened = 1 + 2 / math.sqrt(n)
         noise, rough = ladder.error * widened, ladder.rough * widened
         best = ladder.best
+        self.swallowed = max(self.swallowed, best.worst)
+        if n <= FEW:
+            noise = math.hypot(noise, min(best.off, math.sqrt(self.u)) * best.size)
+        elif best.worst > SWALLOWED:
+            # What H has along the coordinates that stood still is not in the product.
+            noise = math.hypot(noise, best.lost * max(self.magnitude, best.size))
         self.step = best.h
+        self.shortest, self.longest = min(self.shortest, best.h), max(self.longest, best.h)
         self.magnitude = max(self.magnitude, best.size)
         self.bend = max(self.bend, best.second / best.h**2)
         reach = best.h / size

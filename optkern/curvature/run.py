@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from ._lanczos import Recurrence, Tridiagonal, dot, scale, subtract
-from .operators import PIECE, Measured, Operator, norm, random_unit, unit_roundoff
+from .operators import (
+    PIECE,
+    Measured,
+    Operator,
+    norm,
+    out_of_range,
+    random_unit,
+    unit_roundoff,
+)
 
 MEMORY = 2**30  # bytes for the basis where the user says nothing
 LARGEST = 1e140  # of T's elements: their squares are summed
@@ -128,10 +136,15 @@ class Run:
         alpha, beta = self.recurrence.alpha[-1], self.recurrence.beta[-1]
         self.largest = max(self.largest, abs(alpha), beta)
         if not (math.isfinite(beta) and self.largest < LARGEST):
+            size = float(np.abs(product).max())
+            if math.isfinite(size):
+                raise out_of_range(self.operator.owner, f"elements of product {self.k}", size)
             raise FloatingPointError(
                 f"{self.operator.owner}: product {self.k} holds NaN or inf, or overflows"
             )
-        if self.largest < smallest_norm(self.operator.dtype) and product.any():
+        # What is within its own errors, the vanishing differences of a flat function's, may vanish.
+        known = self.largest > self.operator.noise
+        if self.largest < smallest_norm(self.operator.dtype) and known and product.any():
             raise FloatingPointError(
                 f"{self.operator.owner}: products have a norm of about {self.largest:.1g}, where "
                 f"{self.operator.dtype} loses digits or squares vanish; scale the function up"

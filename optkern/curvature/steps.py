@@ -38,6 +38,8 @@ class Rung(NamedTuple):
     second: float  # ||g(x + hv) - 2 g(x) + g(x - hv)||: rounding, where h is small
     rounding: float  # what one rounding of both gradients makes of the product
     lost: float  # the share of hv that the rounding of x swallows
+    worst: float = 0.0  # of one coordinate, against hv's usual one
+    off: float = 0.0  # the norm of all that it swallows, over h
 
 
 At = Callable[[float], Rung]

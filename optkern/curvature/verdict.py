@@ -211,8 +211,8 @@ def _minimum(v: Verdict) -> str:
     bound = f"lambda_min >= {at_least(v.bounds_min[0])} (confidence {percent(v.confidence)})"
     if v.strict:
         return f"minimum: no way goes down, {bound}{_rests(v)}"
-    if v.flat_directions is not None:
-        flat = v.flat_directions
+    flat = v.flat_directions
+    if flat:
         many = f"{flat} direction{'s are' if flat > 1 else ' is'}"
         return (
             f"minimum: no direction was seen to curve down, {many} flat to within "
