@@ -87,6 +87,19 @@ def test_a_jump_beside_a_large_coordinate_is_one(n, size):
     assert verdict.kind == "inconclusive" and "not smooth" in str(verdict)
 
 
+@pytest.mark.parametrize("tiny", [0.0, 1e-33, 1e-12])
+def test_coordinates_near_0_by_chance_have_no_tiny_steps(tiny):
+    """Converged coordinates beside others that bounce: steps of 1e-38 would be noise alone."""
+    rng = np.random.default_rng(0)
+    x = np.r_[tiny * rng.uniform(0.5, 2, 18), 0.02 * rng.uniform(0.5, 2, 12)]
+    scales = np.geomspace(0.1, 10, 30)
+    hvp = curvature.hvp_from_grad(lambda x: scales * np.tanh(scales * x), x)
+    v = rng.standard_normal(30)
+    right = scales**2 / np.cosh(scales * x) ** 2 * v
+    assert np.linalg.norm(hvp(v) - right) <= 1e-6 * np.linalg.norm(right)
+    assert hvp.noise < 1e-4
+
+
 FLAT = {
     "x^4": (0.0, lambda x: 4 * x**3),
     "x^6": (0.0, lambda x: 6 * x**5),

@@ -367,7 +367,7 @@ class DifferenceOperator(Operator):
         there = sizes > 0
         if not there.any():
             return [Part(self.gradient, None, np.ones_like(sizes))]
-        usual = min(float(np.median(sizes[there])), 1.0)
+        usual = min(float(sizes.max()), 1.0)
         groups = []
         if zeros_apart and not there.all():
             groups.append(np.flatnonzero(~there))
