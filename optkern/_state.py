@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._loading import checked_count, refuse_impossible, refuse_nonfinite
 from .kernels import _arrays, _storage
 from .kernels._names import hint
 from .kernels.rules import checked
@@ -92,7 +93,8 @@ class StateView(_View):
 class ParameterState(_View):
     """One parameter's ``step``, its state arrays, live, and what else its rule counts.
 
-    A write is checked as a load would be, copied, and takes effect at the next step.
+    A write is checked as a load would be, and must be finite; it is copied, and takes effect at the
+    next step.
     """
 
     def __init__(self, optimizer: Optimizer, i: int) -> None:
@@ -137,7 +139,7 @@ def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> N
     Raises
     ------
     TypeError, ValueError
-        On a name without a place, a value that a load would refuse.
+        On a name without a place, a value that a load would refuse, NaN and infinities.
     RuntimeError
         While the averages are in the parameters' place, or a step is under way.
     """
@@ -154,7 +156,7 @@ def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> 
         i, what = _position(optimizer, "state", label), _arrays.named("parameter", label)
         for name, value in values.items():
             if name == "step":
-                steps[i] = _count(f"{owner}: step of {what}", value)
+                steps[i] = checked_count(f"{owner}: step of {what}", value)
                 started[i] = min(started[i], steps[i])
                 if steps[i] == 0 and "mu_product" not in values:
                     mu_products[i] = 1.0  # of no factors
@@ -164,17 +166,13 @@ def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> 
                 raise ValueError(f"{owner}: {what} has accumulated no gradients to be replaced")
             elif state.get(name) and state[name][i] is not None:
                 state[name][i] = _copied(optimizer, owner, name, i, value)
+                refuse_nonfinite(owner, name, what, state[name][i])
             else:
                 known = list(optimizer._state_of(i))
                 raise ValueError(f"{owner}: {what} has no {name!r}; {hint(name, known)}")
+        written = {slot: state[slot][i] for slot in optimizer.rule.state if slot in values}
+        refuse_impossible(owner, what, written)
     optimizer._rebuild(state, optimizer._groups, counts=counts)
-
-
-def _count(what: str, value: Any) -> int:
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not (integer and 0 <= value < 2**53):
-        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {value!r}")
-    return int(value)
 
 
 def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> Any:

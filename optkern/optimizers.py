@@ -20,6 +20,7 @@ from ._bound import Bound
 from ._bound import not_trained as not_trained
 from ._bound import renewed as renewed
 from ._change import Change, Counts, exclusive
+from ._loading import PARTS, Loaded, as_saved, checked_count, checked_seed, copy_beside
 from ._state import StateView
 from .kernels import RULES, _arrays, _storage
 from .kernels._atomic import Averaged, Setting, commit, exchange_averages
@@ -46,8 +47,6 @@ from .kernels.rules import (
 _COUNTED = ("step", "mu_product")
 # The state that begins with the parameters' values.
 OF_WEIGHTS = ("master", "slow", "ema")
-# What the arrays of a compact state are called in a state dict, after its own name.
-_PARTS = ("", "_scales")
 
 
 class ParamGroup(dict):
@@ -268,7 +267,7 @@ class Optimizer(Bound):
 
     @steps.setter
     def steps(self, value: int) -> None:
-        self._plan.applied = _count(f"{self._owner}: steps", value)
+        self._plan.applied = checked_count(f"{self._owner}: steps", value)
 
     @property
     def skipped_steps(self) -> int:
@@ -277,7 +276,7 @@ class Optimizer(Bound):
 
     @skipped_steps.setter
     def skipped_steps(self, value: int) -> None:
-        self._plan.skipped = _count(f"{self._owner}: skipped_steps", value)
+        self._plan.skipped = checked_count(f"{self._owner}: skipped_steps", value)
 
     @property
     def _owner(self) -> str:
@@ -442,7 +441,7 @@ class Optimizer(Bound):
         self._state_dtype: str | None = state_dtype
         self._master_weights = bool(master_weights)
         self._weight_rounding = _storage.checked_rounding(owner, weight_rounding, master_weights)
-        self._seed = _checked_seed(owner, seed)
+        self._seed = checked_seed(owner, seed)
 
     @property
     def state_dtype(self) -> str | None:
@@ -493,7 +492,7 @@ class Optimizer(Bound):
                 f"lose digits in their place), got {array.dtype}"
             )
         if slot in OF_WEIGHTS:
-            return _copy_beside(_storage.widened(np.asarray(array)), array)
+            return copy_beside(_storage.widened(np.asarray(array)), array)
         if self._state_dtype and slot != "accumulator":
             signed = slot not in NONNEGATIVE
             state = _storage.Compact.zeros(self._state_dtype, array.shape, signed)
@@ -513,7 +512,7 @@ class Optimizer(Bound):
             forms[slot] = wide
             if self._state_dtype:
                 new = self._new_state(slot, array)
-                forms |= {slot + part: (a.shape, a.dtype) for part, a in zip(_PARTS, new.arrays)}
+                forms |= {slot + part: (a.shape, a.dtype) for part, a in zip(PARTS, new.arrays)}
         return forms
 
     def _completed(
@@ -529,7 +528,7 @@ class Optimizer(Bound):
         entry = dict(entry)
         for slot in needed:
             if slot not in entry:
-                entry |= _as_saved(slot, self._new_state(slot, array))
+                entry |= as_saved(slot, self._new_state(slot, array))
         return entry
 
     def _refuse_parameter(self, label: Label, array: Any) -> None:
@@ -994,7 +993,7 @@ class Optimizer(Bound):
         entry: dict[str, Any] = {}
         for name, value in self._state_of(i).items():
             if name != "accumulator" or self._plan.held[i]:
-                entry |= _as_saved(name, value)
+                entry |= as_saved(name, value)
         started = int(self._plan.started[i])
         return {**entry, "started": started} if started else entry
 
@@ -1021,7 +1020,7 @@ class Optimizer(Bound):
     def _loaded(self, state_dict: Mapping[str, Any]) -> Change:
         """Prepare what `load_state_dict` does."""
         self._refuse_swapped(f"{self._owner}.load_state_dict")
-        loaded = _Loaded(self, state_dict)
+        loaded = Loaded(self, state_dict)
         counts = Counts(
             *(loaded.counts, loaded.mu_products, loaded.started, loaded.held),
             *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
@@ -1084,200 +1083,6 @@ def zero(owner: str, labels: Iterable[Label], gradients: Iterable[Any]) -> None:
 
 
 _SWAPPED = "the averages are in the parameters' place; call swap_out first"
-
-
-def _as_saved(name: str, value: Any) -> dict[str, Any]:
-    """An entry of a parameter's state as a state dict has it: copies of its arrays, by name."""
-    if isinstance(value, _storage.Compact):
-        return {name + part: a.copy() for part, a in zip(_PARTS, value.arrays)}
-    return {name: value.copy() if isinstance(value, np.ndarray) else value}
-
-
-class _Loaded:
-    """A state dict, checked against an optimizer before anything is changed."""
-
-    def __init__(self, optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
-        self.optimizer = optimizer
-        self.owner = f"{type(optimizer).__name__}.load_state_dict"
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"{self.owner}: expected a dict, got {type(state_dict).__name__}")
-        for key in ("rule", "steps", "skipped_steps", "param_groups", "state"):
-            if key not in state_dict:
-                raise ValueError(f"{self.owner}: the dict has no {key!r}")
-        if state_dict["rule"] != optimizer.rule.name:
-            raise ValueError(
-                f"{self.owner}: this is the state of {state_dict['rule']!r}, "
-                f"not of {optimizer.rule.name!r}"
-            )
-        self.steps = self._count("steps", state_dict["steps"])
-        self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
-        self.accumulated = self._count("accumulated", state_dict.get("accumulated", 0))
-        self.options, on = self._check_options(state_dict.get("options"))
-        own, saved = optimizer.state_dtype, state_dict.get("state_dtype")
-        if saved != own:
-            raise ValueError(
-                f"{self.owner}: the state was saved with state_dtype={saved!r}, "
-                f"this optimizer has state_dtype={own!r}"
-            )
-        self.seed = _checked_seed(self.owner, state_dict.get("seed", optimizer.seed))
-        self.groups = self._check_groups(state_dict["param_groups"])
-        self._check_state(state_dict["state"], on)
-        self.averages_are_in = state_dict.get("averages_are_in", False)
-        has_averages = any(average is not None for average in self.state.get("ema", ()))
-        if self.averages_are_in not in ((True, False) if has_averages else (False,)):
-            raise ValueError(
-                f"{self.owner}: averages_are_in must be False, or True where there are averages, "
-                f"got {self.averages_are_in!r}"
-            )
-
-    def _check_options(self, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The options to go on with, and those the state was saved with."""
-        own = self.optimizer._options
-        if options is None:  # saved before there were any
-            return own, {}
-        if not isinstance(options, Mapping):
-            raise TypeError(f"{self.owner}: options must be a dict, got {type(options).__name__}")
-        defaults = {name: default for name, (default, _) in OPTIONS.items()}
-        saved = self.optimizer._checked_options(self.owner, {**defaults, **options})
-        return {**saved, **{k: v for k, v in own.items() if callable(v)}}, saved
-
-    def _count(self, name: str, value: Any) -> int:
-        return _count(f"{self.owner}: {name}", value)
-
-    def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
-        own = self.optimizer.param_groups
-        if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
-            raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {groups!r}")
-        result = []
-        self.saved: list[dict[str, Any]] = []
-        for number, (mine, theirs) in enumerate(zip(own, groups)):
-            owner = f"{self.owner}: group {number}"
-            if not isinstance(theirs, Mapping):
-                raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
-            values = {k: v for k, v in theirs.items() if k != "params"}
-            members = self.optimizer._members(number)
-            came = theirs.get("params", members)
-            alike = isinstance(came, (list, tuple))
-            if not alike or sorted(map(repr, came)) != sorted(map(repr, members)):
-                raise ValueError(f"{owner} is of other params: {came!r}, not {members!r}")
-            missing = [name for name in mine if name not in values]
-            if missing:
-                raise ValueError(f"{owner} has no {missing[0]!r}")
-            kept = {k: v for k, v in mine.items() if callable(v)}
-            self.saved.append(self.optimizer._checked(owner, {**mine, **values}, self.steps))
-            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
-        return result
-
-    def _check_state(self, state: Any, options: Mapping[str, Any]) -> None:
-        structure, rule = self.optimizer._structure, self.optimizer.rule
-        if not isinstance(state, Mapping) or set(state) != set(structure.labels):
-            came = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(
-                f"{self.owner}: the state is of other parameters: "
-                f"expected {sorted(map(str, structure.labels))}, got {came}"
-            )
-        slots = (*self.optimizer._slots, *OPTION_SLOTS)
-        self.state: dict[str, list[Any]] = {slot: [] for slot in slots}
-        self.counts: list[int] = []
-        self.mu_products: list[float] = []
-        self.started: list[int] = []
-        self.held: list[bool] = []
-        known, required = {"step", "started"}, {"step"}
-        for slot in ("slow", "ema"):
-            required |= {slot} if options.get(OPTION_SLOTS[slot]) is not None else set()
-        if "mu_product" in rule.hyperparameters:
-            known |= {"mu_product"}
-            required |= {"mu_product"}
-        for i, label in enumerate(structure.labels):
-            entry, what = state[label], _arrays.named("parameter", label)
-            # By the options it was saved with: a schedule that is kept may need more.
-            hyper = self.saved[structure.groups[i]]
-            array = structure.arrays[i]
-            needed = required | {
-                slot
-                for slot in self.optimizer._slots
-                if self.optimizer._has_slot(slot, array, hyper)
-            }
-            if not isinstance(entry, Mapping):
-                raise ValueError(
-                    f"{self.owner}: the state of {what} must be a dict, got {type(entry).__name__}"
-                )
-            places = known | set(self.optimizer._saved_forms(array))
-            unknown = sorted(name for name in map(str, entry) if name not in places)
-            if unknown:
-                raise ValueError(
-                    f"{self.owner}: the state of {what} also has {unknown[0]!r}, for which "
-                    f"{rule.name!r} with these options has no place"
-                )
-            missing = sorted(name for name in needed if entry.get(name) is None)
-            if missing:
-                raise ValueError(f"{self.owner}: the state of {what} has no {missing[0]!r}")
-            self.counts.append(self._count(f"step of {what}", entry["step"]))
-            self.started.append(self._count(f"started of {what}", entry.get("started", 0)))
-            if self.started[-1] > self.counts[-1]:
-                raise ValueError(
-                    f"{self.owner}: started of {what} must not exceed its step "
-                    f"{self.counts[-1]}, got {self.started[-1]}"
-                )
-            product = entry.get("mu_product", 1.0)
-            self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
-            self.held.append(entry.get("accumulator") is not None)
-            for slot in slots:
-                copied = self._copied_compact if self._is_compact(slot) else self._copied
-                self.state[slot].append(copied(slot, what, entry, array))
-        if any(self.held) and not self.accumulated:
-            raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
-
-    def _is_compact(self, slot: str) -> bool:
-        return self.optimizer.state_dtype is not None and slot in self.optimizer.rule.state
-
-    def _copied_compact(
-        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
-    ) -> _storage.Compact | None:
-        if entry.get(slot) is None:
-            return None
-        new = self.optimizer._new_state(slot, array)
-        parts = [entry.get(slot + part) for part, _ in zip(_PARTS, new.arrays)]
-        loaded = _storage.Compact(*parts, *([None] * (2 - len(parts))), new.signed)
-        if loaded.state_dtype != new.state_dtype:
-            raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{_PARTS[1]}'")
-        _arrays.check_compact_form(self.owner, f"{slot} of {what}", loaded, array)
-        for to, values in zip(new.arrays, loaded.arrays):
-            to[...] = values
-        return new
-
-    def _copied(
-        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
-    ) -> np.ndarray | None:
-        loaded = entry.get(slot)
-        if loaded is None:
-            return None
-        copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
-        _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
-        return _copy_beside(copy, array)
-
-
-def _copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
-    """A copy that lies in memory as a parameter does."""
-    copy = _arrays.zeros_beside(array, values.dtype)
-    copy[...] = values
-    return copy
-
-
-def _count(what: str, value: Any) -> int:
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not (integer and 0 <= value < 2**53):
-        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {value!r}")
-    return int(value)
-
-
-def _checked_seed(owner: str, seed: Any) -> int:
-    integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if not (integer and 0 <= seed < 2**64):
-        raise (ValueError if integer else TypeError)(
-            f"{owner}: seed must be an integer in [0, 2**64), got {seed!r}"
-        )
-    return int(seed)
 
 
 # --------------------------------------------------------------------------- documentation

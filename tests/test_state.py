@@ -10,6 +10,7 @@ import pytest
 from conftest import Snapshot, assert_same_bits
 
 import optkern
+from optkern.kernels import rules
 from optkern.optimizers import CLASSES
 
 every_class = pytest.mark.parametrize("cls", CLASSES.values(), ids=lambda cls: cls.__name__)
@@ -329,3 +330,102 @@ def test_a_frozen_branch_may_become_none():
     opt = optkern.SGD(params, lr=1.0)
     params["frozen"] = None
     assert opt.step({"w": np.ones(2), "frozen": None}) and not params["w"].any()
+
+
+# --------------------------------------------------------------------------- what no steps leave
+
+UNSIGNED = [
+    (cls, slot) for cls in CLASSES.values() for slot in cls.rule.state if slot in rules.NONNEGATIVE
+]
+every_unsigned = pytest.mark.parametrize(
+    "cls, slot", UNSIGNED, ids=lambda x: getattr(x, "__name__", x)
+)
+ON = {"max_exp_avg_sq": {"amsgrad": True}}
+
+
+def moment(value, dtype=np.float64):
+    """A state array in which one element is wrong."""
+    array = np.full((2, 3), 0.25, dtype)
+    array[1, 2] = value
+    return array
+
+
+@pytest.mark.parametrize("value", (-1.0, -5e-324, -np.inf), ids=str)
+@every_unsigned
+def test_a_negative_square_is_neither_written_nor_loaded(cls, slot, value):
+    params, opt = trained(cls, **ON.get(slot, {}))
+    before = Snapshot(*params.values()), opt.state_dict()
+    saved = opt.state_dict()
+    saved["state"]["W"][slot] = moment(value)
+    said = f"{slot} of parameter 'W' must (not be negative|be finite), got {value} at"
+    with pytest.raises(ValueError, match=f"{cls.__name__}.state: {said}"):
+        opt.state["W"][slot] = moment(value)
+    with pytest.raises(ValueError, match=rf"load_state_dict: {slot} .*negative.* at \[1, 2\]"):
+        opt.load_state_dict(saved)
+    before[0].assert_untouched()
+    np.testing.assert_equal(opt.state_dict(), before[1])
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf, -np.inf), ids=str)
+@every_class
+def test_only_finite_state_is_written(cls, value):
+    _, opt = trained(cls, **({"momentum": 0.9} if cls.rule.name == "sgd" else {}))
+    before = opt.state_dict()
+    for slot in set(cls.rule.state) & set(opt.state["W"]):
+        with pytest.raises(
+            ValueError, match=f"{slot} of parameter 'W' must be finite, got {value}"
+        ):
+            opt.state["W"].update({slot: moment(value), "step": 1})
+    np.testing.assert_equal(opt.state_dict(), before)
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "int8"))
+def test_a_compact_state_is_looked_at_too(dtype):
+    p = np.ones((2, 300), np.float32)
+    opt = optkern.Adam(p, state_dtype=dtype)
+    opt.step(p.copy())
+    wrong = np.full(p.shape, 0.25, np.float32)
+    wrong[1, 2] = np.nan
+    with pytest.raises(ValueError, match="exp_avg_sq of parameter 0 must be finite"):
+        opt.state[0]["exp_avg_sq"] = wrong
+    if dtype == "bfloat16":  # the codes of int8 have no sign here
+        saved = opt.state_dict()
+        saved["state"][0]["exp_avg_sq"] |= 0x8000
+        with pytest.raises(ValueError, match="exp_avg_sq of parameter 0 must not be negative"):
+            opt.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("cls", (optkern.Adam, optkern.Adamax, optkern.NAdam, optkern.LAMB))
+def test_a_second_moment_alone_is_not_nan(cls):
+    _, opt = trained(cls)
+    (slot,) = set(cls.rule.state) & {"exp_avg_sq", "exp_inf"}
+    saved = opt.state_dict()
+    saved["state"]["W"][slot] = moment(np.nan)
+    with pytest.raises(ValueError, match=rf"{slot} of parameter 'W' must be a number, got nan"):
+        opt.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("g", (np.nan, np.inf, 1e200), ids=str)
+@every_class
+def test_what_a_run_left_is_loaded_whatever_it_is(cls, g, tmp_path):
+    """Gradients that are not finite, or whose squares are not, are propagated by default."""
+    options = {"momentum": 0.9} if cls.rule.name == "sgd" else {}
+    params, opt = trained(cls, **options)
+    for sign in (1, -1, 1):
+        opt.step({name: np.full(p.shape, sign * g) for name, p in params.items()})
+        optkern.save(tmp_path / "run.npz", opt)
+        _, other = trained(cls, **options)
+        optkern.load(tmp_path / "run.npz", other)
+        np.testing.assert_equal(other.state_dict(), opt.state_dict())
+
+
+@pytest.mark.parametrize("value", (-1, 2.5, np.nan, True, "3", 2**53), ids=repr)
+def test_a_step_count_is_a_whole_number(value):
+    _, opt = trained(optkern.Adam)
+    saved = opt.state_dict()
+    saved["state"]["W"]["step"] = value
+    with pytest.raises(ValueError, match="step of parameter 'W' must be an integer >= 0"):
+        opt.load_state_dict(saved)
+    with pytest.raises(ValueError, match="step of parameter 'W' must be an integer >= 0"):
+        opt.state["W"]["step"] = value
+    assert opt.state["W"]["step"] == 3

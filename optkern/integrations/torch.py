@@ -20,19 +20,29 @@ from __future__ import annotations
 import inspect
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import optimizers
+from .._loading import refuse_impossible
 from ..kernels._arrays import named
 from ..kernels._atomic import exchange, exchange_averages
-from ..kernels._dlpack import Exchange
 from ..kernels._names import bound_arguments
 from ..kernels.rules import OPTION_SLOTS, OPTIONS, checked
 from ._host import host
+from ._torch_groups import Sealed, constant, parted, refuse_misspelt, same, sealed
+from ._torch_memory import PlainExchange as _PlainExchange  # noqa: F401
+from ._torch_memory import (
+    check_counts,
+    copy_into,
+    made_exchange,
+    memory,
+    note_changes,
+    plain,
+    whole,
+)
 from ._torch_objective import MINIMUM
 from ._torch_objective import objective as objective
 
@@ -165,7 +175,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         old = self._settled()
         params = [p for group in groups for p in group["params"]]
         arrays = [self._array(i, p) for i, p in enumerate(params)]
-        parts = _parted(arrays, groups)
+        parts = parted(arrays, groups)
         seen = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
         inner = self._class(
             [{"params": part, **values} for part, values in zip(parts, seen)],
@@ -180,6 +190,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         inner._exchange_averages = _Averages(inner, params)
         self._inner, self._params, self._arrays, self._seen = inner, params, arrays, seen
         self._read: list[Any] = [None] * len(groups)  # as written, where that says all
+        self._sizes = [*map(len, groups)]
 
     def _settled(self) -> Any:
         """The optimizer, where there is one: with the weights in their place, not the averages."""
@@ -199,11 +210,11 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 f"{what} must be a dense tensor of float32, float64, float16 or bfloat16, "
                 f"got {p.dtype}, {p.layout}"
             )
-        return _memory(what, p)
+        return memory(what, p)
 
     def _hyperparameters(self, number: int, group: Mapping[str, Any]) -> dict[str, Any]:
         """What a group says now, as the rule takes it."""
-        values = {name: _plain(group[name]) for name in self._names}
+        values = {name: plain(group[name]) for name in self._names}
         for name in _IMPOSSIBLE:
             if group.get(name):
                 owner = f"{self._owner}: group {number}"
@@ -226,16 +237,18 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             if arrays[i] is None:
                 continue
             if entry.get(slot) is not None:
-                _copy(f"{owner}: {slot}", entry[slot], arrays[i])
+                copy_into(f"{owner}: {slot}", entry[slot], arrays[i])
                 begun = begun or slot == "momentum_buffer"
             elif not velocity and slot not in OPTION_SLOTS:
                 raise ValueError(f"{owner} has no {slot!r}: it is of another rule or option")
+        arrays = {slot: plan.state[slot][i] for slot in inner.rule.state}
+        refuse_impossible(self._owner, named("parameter", i), arrays)
         # torch's SGD counts nothing: that there is a velocity says that there have been steps.
         step = entry.get("step", int(begun) if velocity else None)
-        plan.steps[i] = _count(f"{owner}: step", _plain(step))
+        plan.steps[i] = whole(f"{owner}: step", plain(step))
         plan.started[i] = 0 if begun or not velocity else plan.steps[i]
         if "mu_product" in inner.rule.hyperparameters:
-            product = _plain(entry.get("mu_product"))
+            product = plain(entry.get("mu_product"))
             plan.mu_products[i] = checked(owner, "mu_product", product)
 
     # Tensors made in inference mode could never be written in place outside it.
@@ -250,6 +263,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._counts["step"] = (plan.steps, plan.steps.astype(np.float64))
         if "mu_product" in rule.hyperparameters:
             self._counts["mu_product"] = (plan.mu_products, plan.mu_products.copy())
+        self._tell_counts()
         counts = {k: torch.from_numpy(shown).unbind() for k, (_, shown) in self._counts.items()}
         self._laid: tuple[list[Any], list[np.ndarray]] = ([], [])  # tensors, and what they lie on
         for i, p in enumerate(self._params):
@@ -294,8 +308,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._show_anew()
         params = [p for group in self.param_groups for p in group["params"]]
         if (
-            _same(params, self._params)
-            and _same(self.state.values(), self._entries)
+            same(params, self._params)
+            and same(self.state.values(), self._entries)
             and self._shows_its_own()
             and _exchange.are(params, self._arrays)
             and _exchange.are(*self._laid)
@@ -314,14 +328,14 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             for name, value in self._translated(number, self._seen[number]).items():
                 if own[name] != value:
                     group[name] = own[name]
-        _note_changes(self._params)
+        note_changes(self._params)
         self._show()
 
     def _shows_its_own(self) -> bool:
         """Whether every tensor in `state` is the one that was put there."""
         try:
             return all(
-                _same([*map(operator.itemgetter(name), entries)], tensors)
+                same([*map(operator.itemgetter(name), entries)], tensors)
                 for name, (entries, tensors) in self._shown.items()
             )
         except KeyError:
@@ -331,14 +345,18 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """Take the hyperparameters that have been written since the last step."""
         inner = self._inner
         for number, group in enumerate(self.param_groups):
+            if len(group) != self._sizes[number]:
+                owner = f"{self._owner}: group {number}"
+                refuse_misspelt(owner, group, self.defaults, self._names, _OPTIONS)
+                self._sizes[number] = len(group)
             written = self._written(group)
-            if self._read[number] and _same(written, self._read[number]):
+            if self._read[number] and same(written, self._read[number]):
                 continue
             values = self._hyperparameters(number, group)
             if values != self._seen[number]:
                 inner.param_groups[number].update(self._translated(number, values))
                 self._seen[number] = values
-            self._read[number] = written if _constant(written) else None
+            self._read[number] = written if constant(written) else None
         if inner._plan is not self._plan:  # an option has been switched on that needs state
             self._show()
 
@@ -369,16 +387,26 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 loss = closure()
         inner = self._up_to_date()
         gradients = self._gradients()
-        for counted, shown in self._counts.values():  # a user may have written them
-            counted[:] = shown
-        applied = inner.step(_parted(gradients, self.param_groups))
-        for counted, shown in self._counts.values():
-            shown[:] = counted
+        self._take_counts()
+        applied = inner.step(parted(gradients, self.param_groups))
+        self._tell_counts()
         if applied:
-            _note_changes([p for p, g in zip(self._params, gradients) if g is not None])
+            note_changes([p for p, g in zip(self._params, gradients) if g is not None])
         if self._begun != self._count_begun():
             self._show()
         return loss
+
+    def _take_counts(self) -> None:
+        """Take the counts that a user has written where they are shown."""
+        for name, (counted, shown) in self._counts.items():
+            if shown.tobytes() != self._told[name]:
+                check_counts(self._owner, name, shown)
+                counted[:] = shown
+
+    def _tell_counts(self) -> None:
+        for counted, shown in self._counts.values():
+            shown[:] = counted
+        self._told = {name: shown.tobytes() for name, (_, shown) in self._counts.items()}
 
     def _gradients(self) -> list[np.ndarray | None]:
         gradients = [p.grad for p in self._params]
@@ -397,7 +425,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 "or use torch.optim.SparseAdam"
             )
         # What autograd knows to be zeros is nowhere until it is copied.
-        return _memory(what, g.clone() if g._is_zerotensor() else g.resolve_neg())
+        return memory(what, g.clone() if g._is_zerotensor() else g.resolve_neg())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of its own.
@@ -405,8 +433,16 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Parameters
         ----------
         param_group : dict
-            ``"params"``, and any hyperparameters.
+            ``"params"``, and any hyperparameters. Keys that others use are kept, as torch does.
+
+        Raises
+        ------
+        TypeError
+            On a key that is nearly a hyperparameter's, or an option's of the whole optimizer.
         """
+        if isinstance(param_group, Mapping):  # else torch says so
+            owner = f"{self._owner}: group {len(self.param_groups)}"
+            refuse_misspelt(owner, param_group, self.defaults, self._names, _OPTIONS)
         super().add_param_group(param_group)
         if self._inner is None:  # the constructor binds all groups at once
             return
@@ -444,7 +480,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if not isinstance(state_dict, Mapping):
             came = type(state_dict).__name__
             raise TypeError(f"{self._owner}.load_state_dict: expected a dict, got {came}")
-        seal = self.register_load_state_dict_pre_hook(_sealed)  # the last of them
+        seal = self.register_load_state_dict_pre_hook(sealed)  # the last of them
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -468,7 +504,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for group in kept["param_groups"]:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
-        state = {k: v.entry if isinstance(v, _Sealed) else v for k, v in kept["state"].items()}
+        state = {k: v.entry if isinstance(v, Sealed) else v for k, v in kept["state"].items()}
         self._take(kept["param_groups"], state)
         super().__setstate__({**kept, "state": defaultdict(dict, state)})
         self._show()
@@ -486,7 +522,7 @@ class _Averages:
             exchange_averages(inner, refusal)
             return
         what = [f"{inner._owner}: {named('parameter', i)}" for i in range(len(self.params))]
-        arrays = list(map(_memory, what, self.params))
+        arrays = list(map(memory, what, self.params))
         for name, array, average in zip(what, arrays, averages):
             if array.shape != average.shape:
                 raise RuntimeError(
@@ -500,52 +536,7 @@ class _Averages:
         return getattr, (self.inner, "_exchange_averages")
 
 
-class _PlainExchange:
-    """What `Exchange` does, for a torch without DLPack's C functions."""
-
-    def over(self, tensors: list[Any], likes: list[np.ndarray]) -> list[Any]:
-        return list(tensors)
-
-    def are(self, tensors: list[Any], arrays: list[np.ndarray]) -> bool:
-        def form(array: np.ndarray) -> tuple[Any, ...]:
-            return array.ctypes.data, array.dtype, array.shape, array.strides
-
-        pairs = [(t, a) for t, a in zip(tensors, arrays) if a.size]
-        return all(form(_memory("", t)) == form(a) for t, a in pairs)
-
-
-def _made_exchange() -> Any:
-    try:
-        return Exchange(torch.Tensor.__dlpack_c_exchange_api__)
-    except (AttributeError, ValueError):
-        return _PlainExchange()
-
-
-_exchange = _made_exchange()
-
-
-def _note_changes(tensors: list[Any]) -> None:
-    """Count a change of each tensor."""
-    try:
-        torch.autograd.graph.increment_version(tensors)
-    except TypeError:  # an older torch takes one at a time
-        for tensor in tensors:
-            torch.autograd.graph.increment_version(tensor)
-
-
-class _Sealed:
-    """An entry of a state dict that torch hands on as it is: it would round state to float16."""
-
-    def __init__(self, entry: Any) -> None:
-        self.entry = dict(entry) if isinstance(entry, Mapping) else entry
-
-
-def _sealed(optimizer: _Optimizer, state_dict: Any) -> dict[str, Any]:
-    owner = f"{optimizer._owner}.load_state_dict"
-    for key in ("param_groups", "state"):
-        if key not in state_dict:
-            raise ValueError(f"{owner}: the dict has no {key!r}")
-    return {**state_dict, "state": {k: _Sealed(v) for k, v in state_dict["state"].items()}}
+_exchange = made_exchange()
 
 
 def _signature(cls: type[_Optimizer]) -> inspect.Signature:
@@ -564,67 +555,6 @@ def _signature(cls: type[_Optimizer]) -> inspect.Signature:
 def _options(inner: optimizers.Optimizer) -> dict[str, Any]:
     """An optimizer's options of the whole, as they are now."""
     return {name: getattr(inner, name) for name in _OPTIONS}
-
-
-def _parted(values: Iterable[Any], groups: list[dict[str, Any]]) -> list[list[Any]]:
-    """One value for each parameter, as lists by group."""
-    rest = iter(values)
-    return [list(islice(rest, len(group["params"]))) for group in groups]
-
-
-def _same(some: Any, others: Any) -> bool:
-    """Whether two collections hold the same objects."""
-    return len(some) == len(others) and all(map(operator.is_, some, others))
-
-
-def _constant(values: Iterable[Any]) -> bool:
-    """Whether nothing can be written into these: no tensor, no list."""
-    kinds = (float, int, bool, str, type(None))
-    return all(type(v) in kinds or (type(v) is tuple and _constant(v)) for v in values)
-
-
-def _plain(value: Any) -> Any:
-    """A number for a tensor that holds one."""
-    if type(value) is float or type(value) is bool:
-        return value
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_plain, value))
-    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-
-
-def _count(what: str, value: Any) -> int:
-    if not (isinstance(value, (int, float)) and 0 <= value < 2**53):
-        raise ValueError(f"{what} must be a number of steps, got {value!r}")
-    return int(value)
-
-
-def _memory(what: str, tensor: Any) -> np.ndarray:
-    """The array over a dense tensor's memory."""
-    tensor = tensor.detach()
-    if tensor.numel() and not tensor.data_ptr():  # NumPy would take memory of its own for it
-        raise TypeError(f"{what} has no memory: its storage has been freed")
-    try:
-        if tensor.dtype != torch.bfloat16:
-            return tensor.numpy()
-        words = tensor.view(torch.int16).numpy()
-    except (TypeError, RuntimeError) as error:
-        raise TypeError(f"{what} does not share its memory: {error}") from error
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError(
-            f"{what} is bfloat16, for which NumPy needs ml_dtypes: pip install ml_dtypes"
-        ) from None
-    return words.view(ml_dtypes.bfloat16)
-
-
-def _copy(what: str, tensor: Any, array: np.ndarray) -> None:
-    """Copy a tensor of any dtype and device into an array of its shape."""
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{what} must be a tensor, got {type(tensor).__name__}")
-    if tuple(tensor.shape) != array.shape:
-        raise ValueError(f"{what} must have shape {array.shape}, got {tuple(tensor.shape)}")
-    torch.from_numpy(array).copy_(tensor.detach())
 
 
 # --------------------------------------------------------------------------- the classes

@@ -70,6 +70,18 @@ def hint(
     return f"{there} {', '.join(map(said, known))}"
 
 
+def misspelt(name: object, known: Iterable[str]) -> str:
+    """Say what was meant by a key among which others have keys of their own; '' where it is one.
+
+    ``initial_lr``, ``max_momentum`` and ``weight_decay_scale`` hold a known name whole: they say
+    what they are.
+    """
+    known = list(known)
+    whole = any(f"_{other}_" in f"_{name}_" for other in known)
+    near = [] if whole else meant(name, known, cutoff=0.8)
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
 def bound_arguments(
     owner: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> inspect.BoundArguments:

@@ -1,0 +1,246 @@
+"""A state dict, checked against an optimizer before anything is changed, and what goes into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .kernels import _arrays, _storage
+from .kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked
+
+# What the arrays of a compact state are called in a state dict, after its own name.
+PARTS = ("", "_scales")
+
+
+class Loaded:
+    """A state dict, checked against an optimizer before anything is changed."""
+
+    def __init__(self, optimizer: Any, state_dict: Mapping[str, Any]) -> None:
+        self.optimizer = optimizer
+        self.owner = f"{type(optimizer).__name__}.load_state_dict"
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{self.owner}: expected a dict, got {type(state_dict).__name__}")
+        for key in ("rule", "steps", "skipped_steps", "param_groups", "state"):
+            if key not in state_dict:
+                raise ValueError(f"{self.owner}: the dict has no {key!r}")
+        if state_dict["rule"] != optimizer.rule.name:
+            raise ValueError(
+                f"{self.owner}: this is the state of {state_dict['rule']!r}, "
+                f"not of {optimizer.rule.name!r}"
+            )
+        self.steps = self._count("steps", state_dict["steps"])
+        self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
+        self.accumulated = self._count("accumulated", state_dict.get("accumulated", 0))
+        self.options, on = self._check_options(state_dict.get("options"))
+        own, saved = optimizer.state_dtype, state_dict.get("state_dtype")
+        if saved != own:
+            raise ValueError(
+                f"{self.owner}: the state was saved with state_dtype={saved!r}, "
+                f"this optimizer has state_dtype={own!r}"
+            )
+        self.seed = checked_seed(self.owner, state_dict.get("seed", optimizer.seed))
+        self.groups = self._check_groups(state_dict["param_groups"])
+        self._check_state(state_dict["state"], on)
+        self.averages_are_in = state_dict.get("averages_are_in", False)
+        has_averages = any(average is not None for average in self.state.get("ema", ()))
+        if self.averages_are_in not in ((True, False) if has_averages else (False,)):
+            raise ValueError(
+                f"{self.owner}: averages_are_in must be False, or True where there are averages, "
+                f"got {self.averages_are_in!r}"
+            )
+
+    def _check_options(self, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options to go on with, and those the state was saved with."""
+        own = self.optimizer._options
+        if options is None:  # saved before there were any
+            return own, {}
+        if not isinstance(options, Mapping):
+            raise TypeError(f"{self.owner}: options must be a dict, got {type(options).__name__}")
+        defaults = {name: default for name, (default, _) in OPTIONS.items()}
+        saved = self.optimizer._checked_options(self.owner, {**defaults, **options})
+        return {**saved, **{k: v for k, v in own.items() if callable(v)}}, saved
+
+    def _count(self, name: str, value: Any) -> int:
+        return checked_count(f"{self.owner}: {name}", value)
+
+    def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
+        own = self.optimizer.param_groups
+        if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
+            raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {groups!r}")
+        result = []
+        self.saved: list[dict[str, Any]] = []
+        for number, (mine, theirs) in enumerate(zip(own, groups)):
+            owner = f"{self.owner}: group {number}"
+            if not isinstance(theirs, Mapping):
+                raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
+            values = {k: v for k, v in theirs.items() if k != "params"}
+            members = self.optimizer._members(number)
+            came = theirs.get("params", members)
+            alike = isinstance(came, (list, tuple))
+            if not alike or sorted(map(repr, came)) != sorted(map(repr, members)):
+                raise ValueError(f"{owner} is of other params: {came!r}, not {members!r}")
+            missing = [name for name in mine if name not in values]
+            if missing:
+                raise ValueError(f"{owner} has no {missing[0]!r}")
+            kept = {k: v for k, v in mine.items() if callable(v)}
+            self.saved.append(self.optimizer._checked(owner, {**mine, **values}, self.steps))
+            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
+        return result
+
+    def _check_state(self, state: Any, options: Mapping[str, Any]) -> None:
+        structure, rule = self.optimizer._structure, self.optimizer.rule
+        if not isinstance(state, Mapping) or set(state) != set(structure.labels):
+            came = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(
+                f"{self.owner}: the state is of other parameters: "
+                f"expected {sorted(map(str, structure.labels))}, got {came}"
+            )
+        slots = (*self.optimizer._slots, *OPTION_SLOTS)
+        self.state: dict[str, list[Any]] = {slot: [] for slot in slots}
+        self.counts: list[int] = []
+        self.mu_products: list[float] = []
+        self.started: list[int] = []
+        self.held: list[bool] = []
+        known, required = {"step", "started"}, {"step"}
+        for slot in ("slow", "ema"):
+            required |= {slot} if options.get(OPTION_SLOTS[slot]) is not None else set()
+        if "mu_product" in rule.hyperparameters:
+            known |= {"mu_product"}
+            required |= {"mu_product"}
+        for i, label in enumerate(structure.labels):
+            entry, what = state[label], _arrays.named("parameter", label)
+            # By the options it was saved with: a schedule that is kept may need more.
+            hyper = self.saved[structure.groups[i]]
+            array = structure.arrays[i]
+            needed = required | {
+                slot
+                for slot in self.optimizer._slots
+                if self.optimizer._has_slot(slot, array, hyper)
+            }
+            if not isinstance(entry, Mapping):
+                raise ValueError(
+                    f"{self.owner}: the state of {what} must be a dict, got {type(entry).__name__}"
+                )
+            places = known | set(self.optimizer._saved_forms(array))
+            unknown = sorted(name for name in map(str, entry) if name not in places)
+            if unknown:
+                raise ValueError(
+                    f"{self.owner}: the state of {what} also has {unknown[0]!r}, for which "
+                    f"{rule.name!r} with these options has no place"
+                )
+            missing = sorted(name for name in needed if entry.get(name) is None)
+            if missing:
+                raise ValueError(f"{self.owner}: the state of {what} has no {missing[0]!r}")
+            self.counts.append(self._count(f"step of {what}", entry["step"]))
+            self.started.append(self._count(f"started of {what}", entry.get("started", 0)))
+            if self.started[-1] > self.counts[-1]:
+                raise ValueError(
+                    f"{self.owner}: started of {what} must not exceed its step "
+                    f"{self.counts[-1]}, got {self.started[-1]}"
+                )
+            product = entry.get("mu_product", 1.0)
+            self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
+            self.held.append(entry.get("accumulator") is not None)
+            for slot in slots:
+                copied = self._copied_compact if self._is_compact(slot) else self._copied
+                self.state[slot].append(copied(slot, what, entry, array))
+            arrays = {slot: self.state[slot][i] for slot in rule.state}
+            refuse_impossible(self.owner, what, arrays)
+        if any(self.held) and not self.accumulated:
+            raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
+
+    def _is_compact(self, slot: str) -> bool:
+        return self.optimizer.state_dtype is not None and slot in self.optimizer.rule.state
+
+    def _copied_compact(
+        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
+    ) -> _storage.Compact | None:
+        if entry.get(slot) is None:
+            return None
+        new = self.optimizer._new_state(slot, array)
+        parts: list[Any] = [entry.get(slot + part) for part, _ in zip(PARTS, new.arrays)]
+        codes, scales = [*parts, None][:2]
+        loaded = _storage.Compact(codes, scales, new.signed)
+        if loaded.state_dtype != new.state_dtype:
+            raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{PARTS[1]}'")
+        _arrays.check_compact_form(self.owner, f"{slot} of {what}", loaded, array)
+        for to, values in zip(new.arrays, loaded.arrays):
+            to[...] = values
+        return new
+
+    def _copied(
+        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
+    ) -> np.ndarray | None:
+        loaded = entry.get(slot)
+        if loaded is None:
+            return None
+        copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
+        _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
+        return copy_beside(copy, array)
+
+
+def refuse_impossible(owner: str, what: str, arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError on moments, by slot, that no steps leave.
+
+    NaN and infinity are left by gradients that hold them, infinity in a second moment by one whose
+    square overflows; a first moment that is finite has seen no NaN.
+    """
+    for slot in NONNEGATIVE & set(arrays):
+        if arrays[slot] is not None:
+            values = np.asarray(arrays[slot])
+            _refuse_where(values < 0, owner, f"{slot} of {what} must not be negative", values)
+    first = arrays.get("exp_avg")
+    if not isinstance(first, np.ndarray):  # of a compact state a block is NaN as a whole
+        return
+    for slot in ("exp_avg_sq", "exp_inf"):
+        if arrays.get(slot) is not None:
+            values = arrays[slot]
+            wrong = np.isnan(values) & np.isfinite(first)
+            _refuse_where(wrong, owner, f"{slot} of {what} must be a number", values)
+
+
+def refuse_nonfinite(owner: str, slot: str, what: str, array: Any) -> None:
+    """Raise ValueError where a state array that a user writes is not finite."""
+    values = np.asarray(array)
+    _refuse_where(~np.isfinite(values), owner, f"{slot} of {what} must be finite", values)
+
+
+def _refuse_where(wrong: Any, owner: str, rule: str, values: np.ndarray) -> None:
+    if np.any(wrong):
+        at = tuple(map(int, np.unravel_index(np.argmax(wrong), values.shape)))
+        place = f" at {list(at)}" if at else ""
+        raise ValueError(f"{owner}: {rule}, got {float(values[at])!r}{place}")
+
+
+def as_saved(name: str, value: Any) -> dict[str, Any]:
+    """An entry of a parameter's state as a state dict has it: copies of its arrays, by name."""
+    if isinstance(value, _storage.Compact):
+        return {name + part: a.copy() for part, a in zip(PARTS, value.arrays)}
+    return {name: value.copy() if isinstance(value, np.ndarray) else value}
+
+
+def copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
+    """A copy that lies in memory as a parameter does."""
+    copy = _arrays.zeros_beside(array, values.dtype)
+    copy[...] = values
+    return copy
+
+
+def checked_count(what: str, value: Any) -> int:
+    """A number of steps."""
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not (integer and 0 <= value < 2**53):
+        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {value!r}")
+    return int(value)
+
+
+def checked_seed(owner: str, seed: Any) -> int:
+    """A seed of random bits."""
+    integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not (integer and 0 <= seed < 2**64):
+        raise (ValueError if integer else TypeError)(
+            f"{owner}: seed must be an integer in [0, 2**64), got {seed!r}"
+        )
+    return int(seed)

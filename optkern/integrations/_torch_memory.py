@@ -1,0 +1,102 @@
+"""What a tensor is to NumPy: its memory, numbers for tensors that hold one, changes counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..kernels._arrays import named
+from ..kernels._dlpack import Exchange
+from ..kernels.rules import checked
+from ._host import host
+from ._torch_objective import MINIMUM
+
+torch: Any = host("torch", "torch", MINIMUM)
+
+
+def memory(what: str, tensor: Any) -> np.ndarray:
+    """The array over a dense tensor's memory."""
+    tensor = tensor.detach()
+    if tensor.numel() and not tensor.data_ptr():  # NumPy would take memory of its own for it
+        raise TypeError(f"{what} has no memory: its storage has been freed")
+    try:
+        if tensor.dtype != torch.bfloat16:
+            return tensor.numpy()
+        words = tensor.view(torch.int16).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{what} does not share its memory: {error}") from error
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            f"{what} is bfloat16, for which NumPy needs ml_dtypes: pip install ml_dtypes"
+        ) from None
+    return words.view(ml_dtypes.bfloat16)
+
+
+def copy_into(what: str, tensor: Any, array: np.ndarray) -> None:
+    """Copy a tensor of any dtype and device into an array of its shape."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{what} must be a tensor, got {type(tensor).__name__}")
+    if tuple(tensor.shape) != array.shape:
+        raise ValueError(f"{what} must have shape {array.shape}, got {tuple(tensor.shape)}")
+    torch.from_numpy(array).copy_(tensor.detach())
+
+
+class PlainExchange:
+    """What `Exchange` does, for a torch without DLPack's C functions."""
+
+    def over(self, tensors: list[Any], likes: list[np.ndarray]) -> list[Any]:
+        return list(tensors)
+
+    def are(self, tensors: list[Any], arrays: list[np.ndarray]) -> bool:
+        def form(array: np.ndarray) -> tuple[Any, ...]:
+            return array.ctypes.data, array.dtype, array.shape, array.strides
+
+        pairs = [(t, a) for t, a in zip(tensors, arrays) if a.size]
+        return all(form(memory("", t)) == form(a) for t, a in pairs)
+
+
+def made_exchange() -> Any:
+    """By DLPack's C functions where this torch has them."""
+    try:
+        return Exchange(torch.Tensor.__dlpack_c_exchange_api__)
+    except (AttributeError, ValueError):
+        return PlainExchange()
+
+
+def note_changes(tensors: list[Any]) -> None:
+    """Count a change of each tensor."""
+    try:
+        torch.autograd.graph.increment_version(tensors)
+    except TypeError:  # an older torch takes one at a time
+        for tensor in tensors:
+            torch.autograd.graph.increment_version(tensor)
+
+
+def plain(value: Any) -> Any:
+    """A number for a tensor that holds one."""
+    if type(value) is float or type(value) is bool:
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(plain, value))
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+
+
+def whole(what: str, value: Any) -> int:
+    """A number of steps, as torch holds it or as an integer."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and 0 <= value < 2**53 and value == int(value)):
+        raise ValueError(f"{what} must be a whole number of steps, got {value!r}")
+    return int(value)
+
+
+def check_counts(owner: str, name: str, counts: np.ndarray) -> None:
+    """Refuse what is no count: steps taken, or NAdam's product, of each parameter."""
+    for i, value in enumerate(counts.tolist()):
+        what = f"{owner}: the state of {named('parameter', i)}"
+        if name == "step":
+            whole(f"{what}: step", value)
+        else:
+            checked(what, name, value)

@@ -1,0 +1,155 @@
+"""A torch user's slips in groups and state are said; what schedulers and users add is theirs."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="extra `torch`")
+
+from optkern.integrations import torch as ours  # noqa: E402
+
+CLASSES = (
+    *("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
+    *("Lion", "LARS", "LAMB"),
+)
+every_class = pytest.mark.parametrize("cls", [getattr(ours, name) for name in CLASSES])
+MISSPELT = {
+    "weigth_decay": "weight_decay",
+    "weightdecay": "weight_decay",
+    "Weight_Decay": "weight_decay",
+    "learning_rate": "lr",
+    "LR": "lr",
+    "maximise": "maximize",
+}
+
+
+def ones(n=2):
+    return [torch.ones(3, requires_grad=True) for _ in range(n)]
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+@every_class
+def test_a_misspelt_key_of_a_group_is_an_error(cls, name):
+    first, second = ones()
+    said = rf"{cls.__name__}: group 1: unknown hyperparameter '{name}'; did you mean"
+    if MISSPELT[name] not in cls._names:
+        pytest.skip("of a hyperparameter that it does not have")
+    with pytest.raises(TypeError, match=f"{said} {MISSPELT[name]}"):
+        cls([{"params": [first]}, {"params": [second], name: 0.1}])
+    opt = cls([first])
+    with pytest.raises(TypeError, match=said):
+        opt.add_param_group({"params": [second], name: 0.1})
+    assert len(opt.param_groups) == 1
+    opt.param_groups[0][name] = 0.1  # torch's own dict
+    first.grad = torch.ones(3)
+    with pytest.raises(TypeError, match=said.replace("group 1", "group 0")):
+        opt.step()
+    assert torch.equal(first, torch.ones(3))
+    del opt.param_groups[0][name]
+    opt.step()
+    assert not torch.equal(first, torch.ones(3))
+
+
+def test_an_option_of_the_whole_optimizer_is_none_of_a_group():
+    with pytest.raises(TypeError, match="group 0: clip_norm is an option of the whole optimizer"):
+        ours.Adam([{"params": ones(), "clip_norm": 1.0}])
+
+
+FOREIGN = {
+    **{"initial_lr": 0.1, "max_lr": 0.2, "min_lr": 1e-4, "swa_lr": 0.1, "lr_scale": 0.5},
+    **{"base_momentum": 0.8, "max_momentum": 0.9, "initial_weight_decay": 0.0, "wd_mult": 1.0},
+    **{"name": "head", "layer_id": 3, "param_group_name": "x", "tag": None, "rank": 4},
+    **{"is_bias": False, "update_proj_gap": 200, "no_decay": True, "param_names": ["a", "b"]},
+}
+
+
+@every_class
+def test_keys_of_others_stay(cls):
+    params = ones()
+    opt = cls([{"params": params, **FOREIGN}])
+    params[0].grad = torch.ones(3)
+    opt.step()
+    opt.param_groups[0]["another"] = 1
+    opt.step()
+    saved = opt.state_dict()
+    other = cls(ones())
+    other.load_state_dict(saved)
+    assert opt.param_groups[0].items() >= FOREIGN.items()
+    assert other.param_groups[0]["layer_id"] == 3
+
+
+def test_torchs_schedulers_and_averages_pass():
+    schedulers = torch.optim.lr_scheduler
+    for make in (
+        lambda opt: schedulers.StepLR(opt, 1),
+        lambda opt: schedulers.OneCycleLR(opt, 0.1, total_steps=9),
+        lambda opt: schedulers.CyclicLR(opt, 0.01, 0.1, cycle_momentum=True),
+        lambda opt: torch.optim.swa_utils.SWALR(opt, 0.05),
+        lambda opt: schedulers.CosineAnnealingWarmRestarts(opt, 3),
+    ):
+        params = ones()
+        opt = ours.SGD(params, lr=0.1, momentum=0.9)
+        schedule = make(opt)
+        for _ in range(3):
+            params[0].grad = torch.ones(3)
+            opt.step()
+            schedule.step()
+
+
+# --------------------------------------------------------------------------- state
+
+
+def trained(cls=None):
+    params = ones(1)
+    opt = (cls or ours.Adam)(params, lr=0.1)
+    params[0].grad = torch.ones(3)
+    opt.step()
+    return params[0], opt
+
+
+@pytest.mark.parametrize("value", (-1.0, float("nan"), float("inf"), 2.5))
+@pytest.mark.parametrize("how", ("filled", "replaced", "loaded"))
+def test_a_count_that_is_none_is_refused(how, value):
+    p, opt = trained()
+    before = p.detach().clone(), opt.state[p]["exp_avg"].clone()
+    said = r"the state of parameter 0: step must be a whole number of steps, got"
+    saved = opt.state_dict()
+    saved["state"][0]["step"].fill_(value)
+    if how == "filled":
+        opt.state[p]["step"].fill_(value)
+    elif how == "replaced":
+        opt.state[p]["step"] = torch.tensor(value)
+    with pytest.raises(ValueError, match=said):
+        opt.load_state_dict(saved) if how == "loaded" else opt.step()
+    assert torch.equal(p, before[0]) and torch.equal(opt.state[p]["exp_avg"], before[1])
+    opt.state[p]["step"] = torch.tensor(1.0)
+    opt.step()
+    assert opt.state[p]["step"] == 2
+
+
+def test_a_count_that_is_written_counts():
+    p, opt = trained()
+    opt.state[p]["step"].fill_(7)
+    opt.step()
+    assert opt.state[p]["step"] == 8 and opt.optimizer.state[0]["step"] == 8
+
+
+def test_nadams_product_is_checked():
+    p, opt = trained(ours.NAdam)
+    opt.state[p]["mu_product"].fill_(-1)
+    with pytest.raises(ValueError, match="parameter 0: mu_product must be"):
+        opt.step()
+
+
+@pytest.mark.parametrize("how", ("replaced", "loaded"))
+@pytest.mark.parametrize("value, rule", ((-1.0, "must not be negative"), (np.nan, "be a number")))
+def test_moments_that_no_steps_leave_are_refused(how, value, rule):
+    p, opt = trained()
+    saved = opt.state_dict()
+    saved["state"][0]["exp_avg_sq"][1] = value
+    said = rf"exp_avg_sq of parameter 0 must {rule.removeprefix('must ')}, got {value} at"
+    with pytest.raises(ValueError, match=said):
+        if how == "replaced":
+            opt.state[p]["exp_avg_sq"] = torch.full((3,), value)
+            opt.step()
+        else:
+            opt.load_state_dict(saved)
