@@ -146,6 +146,11 @@ class Objective:
         loss, grads = answer
         return real_loss(self.point.owner, loss), self.point.gather(grads)
 
+    def trial(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """The same at a step that may be too long: what overflows there is no one's fault."""
+        with np.errstate(all="ignore"):
+            return self(x)
+
     def start(self) -> tuple[float, np.ndarray]:
         """Loss and gradient where the parameters are."""
         loss, g = self()
