@@ -10,6 +10,7 @@ step.
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
@@ -60,6 +61,7 @@ def seconds(steps, loss_and_grads, opt, monitor):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     print(
         f"{'network':24} {'us a step':>10} {'us with record':>15} {'us in record':>13} {'share':>8}"
     )

@@ -9,6 +9,7 @@ ways, and that difference is not the options'. In parentheses: the plain loop ag
 is what the machine's noise makes of no difference at all. Needs a C compiler (`CC`, or `cc`).
 """
 
+import argparse
 import ctypes
 import os
 import shlex
@@ -157,6 +158,7 @@ def costs(library: ctypes.CDLL, case: str, shape: str) -> tuple[float, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     print(f"kernels: {_engine.COMPILER}, {_engine.isa()}; cost of options that are off, by size")
     print(f"{'rule':<9}" + "".join(f"{shape:>18}" for shape in SHAPES))
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ kernel for huge pages (its default) and not: its temporaries cost page faults, w
 on it.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -86,6 +87,7 @@ def natural_ratio(huge_pages: bool) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     times = _bench.medians(_bench.interleaved(calls(), SECONDS))
     print("us per call, one thread")
     for name, seconds in times.items():

@@ -1,7 +1,11 @@
 """The benchmark: what it prints, what it refuses, and that it times nothing that is wrong."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,47 @@ FAST = ["--quick", "--seconds", "0.01", "--threads", "1"]
 
 def problem(case, shape="1000", dtype="float32"):
     return _bench.Problem(_bench.CASES[case], _bench.Shape.parse(shape), dtype, 1)
+
+
+SCRIPTS = [
+    path
+    for path in sorted((Path(__file__).parent.parent / "bench").glob("*.py"))
+    if "__main__" in path.read_text()
+]
+
+# --------------------------------------------------------------------------- the scripts
+
+
+def answer(script, *options):
+    """What a script says to options that make it do nothing; a table would take minutes."""
+    return subprocess.run(
+        [sys.executable, script, *options],
+        env={**os.environ, "PYTHONPATH": str(Path(optkern.__file__).parent.parent)},
+        timeout=60, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+# By its source what would be slow to ask: half of the scripts import another library first.
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_takes_options_by_argparse(script):
+    source = script.read_text()
+    assert "ArgumentParser(" in source and ".parse_args(" in source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_answers_help(script):
+    done = answer(script, "--help")
+    if "No module named" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {script.name}")
+
+
+@pytest.mark.parametrize("name", ["bench_monitor", "bench_overhead"])
+def test_a_script_refuses_what_it_does_not_know(name):
+    (script,) = [path for path in SCRIPTS if path.stem == name]
+    done = answer(script, "--sizes", "7")
+    assert done.returncode == 2 and "unrecognized arguments" in done.stderr
 
 
 # --------------------------------------------------------------------------- the command

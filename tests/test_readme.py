@@ -76,6 +76,14 @@ def test_the_saddle_says_what_readme_shows(capsys):
     assert names["loss"](names["w"]) < 0.01
 
 
+def test_the_monitor_says_what_readme_shows(capsys):
+    (block,) = [block for block in BLOCKS if "Monitor()" in block]
+    exec(block, {})
+    cause, fit = capsys.readouterr().out.splitlines()
+    assert cause.startswith("oscillating: ") and cause.endswith("; lower it to 0.08")
+    assert fit.startswith("overfitting: ") and "; try: " in fit
+
+
 @pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rule.name)
 def test_table_has_the_rule(rule):
     name = CLASSES[rule.name].__name__
