@@ -89,8 +89,12 @@ class EnrichedCall(KrylovCall):
     # ----------------------------------------------------------------- products
 
     def _product(self, v: np.ndarray) -> np.ndarray:
-        self.differences.at(self.x, self.g, self.pairs.reach())
-        return self.differences(v)
+        return self._here()(v)
+
+    def _here(self) -> Products:
+        if self.differences.x is not self.x:
+            self.differences.at(self.x, self.g, self.pairs.reach())
+        return self.differences
 
     def _noise(self, magnitude: float) -> float:
         return self.differences.noise(magnitude)
@@ -100,8 +104,7 @@ class EnrichedCall(KrylovCall):
         solver = self.solver
         rng = np.random.default_rng([solver._seed + solver._checks, STREAM])
         start = random_unit(rng, self.x.size, self.x.dtype)
-        self.differences.at(self.x, self.g, self.pairs.reach())
-        self.differences.verify(start)
+        self._here().verify(start)
         if self.differences.trouble:
             self.point.write(self.x)
             self.seen = self.differences.trouble
@@ -120,9 +123,7 @@ class EnrichedCall(KrylovCall):
         before, calls = self.f, self.objective.gradients
         if not self._step_of(krylov, calls + self.round):
             krylov = not krylov
-            # Where nothing is known yet, products may mislead: along the gradient then.
-            known = bool(self.pairs.s)
-            if not (self._step_of(krylov, calls) or (not known and self._quasi_newton(0, True))):
+            if not self._step_of(krylov, calls):
                 return False
         cost = self.objective.gradients - calls
         self._compare(krylov, (before - self.f) / cost, cost)
@@ -150,7 +151,7 @@ class EnrichedCall(KrylovCall):
         self.pairs.add(self.x - x, self.g - g)
         return True
 
-    def _quasi_newton(self, limit: int, plain: bool = False) -> bool:
+    def _quasi_newton(self, limit: int) -> bool:
         """Steps along the pairs' directions; False where not one of them helps.
 
         That such a step was short says nothing of how far the minimum is, so none ends the run.
@@ -159,7 +160,7 @@ class EnrichedCall(KrylovCall):
         start = self.x, self.f, self.g
         try:
             while self.x is start[0] or not self._enough(limit):
-                found = self._downhill() if plain else self._direction()
+                found = self._direction()
                 if found is None or not self._search(*found):
                     break
         except BaseException:
@@ -176,16 +177,13 @@ class EnrichedCall(KrylovCall):
         if self.pairs.s:
             d, slope = self.pairs.direction(self.g)
             return (d, slope, 1.0) if slope < 0 else None
-        d, slope, t = self._downhill()
-        product = self._product(-d)
-        bend = -dot(d, product)
+        size = norm(self.g)
+        v = self.g * self.g.dtype.type(1 / size)
+        product = self._product(v)
+        bend = dot(v, product)
         if not bend > self._noise(norm(product)):
             return None
-        return d, slope, min(-slope / bend, t)
-
-    def _downhill(self) -> tuple[np.ndarray, float, float]:
-        size = norm(self.g)
-        return self.g * self.g.dtype.type(-1 / size), -size, self.solver.radius
+        return -v, -size, min(size / bend, self.solver.radius)
 
     def _search(self, d: np.ndarray, slope: float, t: float) -> bool:
         """A step by line search; False where the loss does not fall."""

@@ -54,8 +54,6 @@ class Products:
         reach : ndarray or None
             The longest step of each coordinate among those remembered.
         """
-        if self.x is x:
-            return
         self.x, self.g = x, g
         self.surveyed: DifferenceOperator | None = None
         self.matrix: np.ndarray | None = None
@@ -87,7 +85,7 @@ class Products:
         if self.surveyed is not None:
             return 10 * self.surveyed.noise if not self.surveyed.trouble else math.inf
         share = float(self.share**self.order)
-        return max(10 * share * (magnitude + norm(self.g) / self.size), self.error * magnitude)
+        return max(10 * share * (magnitude + norm(self.g) / self.size), 3 * self.error * magnitude)
 
     def __call__(self, v: np.ndarray) -> np.ndarray:
         """H v for a unit vector."""
