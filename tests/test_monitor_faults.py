@@ -335,3 +335,44 @@ def test_rounding_is_not_below_zero(dtype, scale):
     values[:30] = -0.05 * scale
     s = curvature.spectral_density(((q * values) @ q.T).astype(dtype))
     assert 0.1 < s.mean(lambda x: x < -s.resolution)[0] < 0.4, str(s)
+
+
+GIVEN = {
+    "a list": ([np.ones(3)], [np.ones(4)], "parameter 0"),
+    "one array": (np.ones((2, 2)), np.ones(4), "parameter 0"),
+    "a dict": (
+        {"W": np.ones((2, 3)), "b": np.ones(3)},
+        {"W": np.ones((3, 2)), "b": np.ones(3)},
+        "'W'",
+    ),
+    "layers": ([{"W": np.ones(3)}, {"W": np.ones(2)}], [{"W": np.ones(3)}] * 2, "'1.W'"),
+    "no reals": ([np.ones(3)], [np.ones(3, int)], "parameter 0"),
+    "no array": ([np.ones(3)], [[1.0, 1.0, 1.0]], "parameter 0"),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+@pytest.mark.parametrize("before", [0, 1, 30, 1000])
+def test_gradients_of_another_form_are_refused_at_any_record(case, before):
+    """Between looks, too: a look comes once in hundreds of records."""
+    params, wrong, named = GIVEN[case]
+    opt, monitor = optkern.SGD(params, lr=0.1), optkern.Monitor(every=100_000)
+    for _ in range(before):
+        monitor.record(1.0, params, opt)
+    with pytest.raises((TypeError, ValueError), match=f"Monitor.record: .*{named}"):
+        monitor.record(1.0, wrong, opt)
+    assert len(monitor) == before
+    monitor.record(1.0, params, opt)
+    assert len(monitor) == before + 1
+
+
+def test_a_gradient_that_comes_and_goes_is_no_fault():
+    params = {"W": np.ones(3), "b": np.ones(2)}
+    opt, monitor = optkern.SGD(params, lr=0.1, strict_grads=False), optkern.Monitor()
+    for grads in (params, {"W": np.ones(3), "b": None}, {"W": np.ones(3)}, None, params):
+        monitor.record(1.0, grads, opt)
+    with pytest.raises(TypeError, match="got type"):
+        monitor.record(1.0, params, optkern.AdamW)
+    opt.add_param_group({"params": [np.ones(4)]})
+    monitor.record(1.0, [params, [np.ones(4)]], opt)
+    assert len(monitor) == 6

@@ -127,6 +127,12 @@ class Record(Recorder):
         # Record, steps taken and parameters of the last looks.
         self._trail: deque[tuple[int, int, np.ndarray]] = deque(maxlen=TRAIL)
 
+    def _check(self, grads: Any, opt: Any) -> None:
+        """Refuse an opt that is none of optkern's, and gradients that its step would refuse."""
+        rule = inner("Monitor.record", opt)
+        if grads is not None:
+            checked(rule, grads)
+
     def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
         """What a record has beyond its loss, which is noted already."""
         validated = len(self._val_at)
@@ -186,7 +192,7 @@ class Record(Recorder):
         begin = time.perf_counter()
         opt = taken("Monitor.record", opt)
         if opt is not self.opt:
-            self._adopt(opt, grads)
+            self._adopt(opt)
         steps = 0 if opt is None else opt.steps
         if opt is not None and (self._stood is None or steps != self._stood[1]):
             skipped = inner("Monitor.record", opt).skipped_steps
@@ -222,12 +228,8 @@ class Record(Recorder):
             longest = min(longest, seen["cost"] / (SHARE * pace))
         return count + max(1, int(longest))
 
-    def _adopt(self, opt: Optimizer | SAM | None, grads: Any) -> None:
+    def _adopt(self, opt: Optimizer | SAM | None) -> None:
         """Begin anew with an optimizer, or with gradients of other shapes."""
-        if opt is not None:
-            rule = inner("Monitor.record", opt)
-            if grads is not None:
-                checked(rule, grads)
         self.opt, self._sample, self._phase = opt, None, 0
         self._start = self._stood = self._fed = None
         self._feedings = 0
@@ -273,7 +275,7 @@ class Record(Recorder):
             for k, g in zip(structure.labels, structure.arrays)
         ]
         if self._sample is not None and self._sample.sizes != _sizes(arrays):
-            self._adopt(None, None)
+            self._adopt(None)
             self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
         if self._sample is None:
             self._sample = Sample(arrays, self.seed)
