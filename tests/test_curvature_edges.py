@@ -9,7 +9,7 @@ from curvature_cases import product_saddle, rotated
 import optkern
 from optkern import curvature
 from optkern.curvature._lanczos import Recurrence
-from optkern.curvature.operators import random_unit
+from optkern.curvature.operators import Operator, random_unit
 from optkern.curvature.run import STREAM
 from optkern.curvature.verdict import at_least, at_most
 
@@ -139,6 +139,31 @@ def test_a_density_needs_symmetry():
     h = np.random.default_rng(0).standard_normal((60, 60))
     with pytest.raises(curvature.NotSymmetricError, match="not symmetric"):
         curvature.spectral_density(lambda v: h @ v, 60)
+
+
+def test_rounding_that_comes_in_steps_is_an_error_of_the_products():
+    """A saturated fit's p - 1 moves in steps of u: differences of it are no symmetric matrix."""
+    h = np.eye(60) * 1e-14
+    h[0, 1:] = 1e-13
+    for terms in (0.0, 1e-11):
+        op = Operator("me", lambda v: h @ v, 60, np.float64)
+        op.terms = terms
+        if terms:
+            op.examine(0)
+            assert op.noise > 1e-14  # what it takes for a verdict to say nothing
+        else:
+            with pytest.raises(curvature.NotSymmetricError):
+                op.examine(0)
+
+
+def test_the_terms_of_a_gradient_are_larger_than_what_is_left_of_them():
+    hvp = curvature.hvp_from_grad(lambda x: np.tanh(x) - 1, np.full(60, 18.0))
+    hvp(np.ones(60))
+    assert 1e-14 < hvp.terms < 1e-9
+    # Where they are not, a field that is no gradient is still told.
+    a = np.triu(np.ones((60, 60)))
+    with pytest.raises(curvature.NotSymmetricError):
+        curvature.classify(np.ones(60), lambda x: a @ x, grad_tol=1e9)
 
 
 def test_few_noisy_elements_are_not_called_asymmetric():

@@ -164,6 +164,12 @@ class DifferenceOperator(Operator):
                 "the gradient is not smooth here: its differences grow as their step shrinks, "
                 "always along one jump; exact products (hvp=) see the smooth pieces"
             )
+        if self.trouble and self.dtype == np.float32:
+            return (
+                "no difference step settles: products change at all of them, as the noise of "
+                "float32 can make them; give float64 gradients or exact products (hvp=), or pass "
+                "x_scale, how far each coordinate goes for the function to change"
+            )
         if self.trouble:
             return (
                 "no difference step settles: products change at all of them; pass x_scale, how "
@@ -187,21 +193,35 @@ class DifferenceOperator(Operator):
     def secant(self) -> float:
         """How fast the gradient changes over a step as long as x: a curvature, whatever H is.
 
-        Where the products show nothing but their errors, it says what those are to be small beside.
+        To either side at random, and towards 0, where a saturated fit is none. Where the products
+        show nothing but their errors, it says what those are to be small beside.
         """
-        v = self._drawn(0, 2)
+        x, v = self.gradient.x, self._drawn(0, 2)
         h = max(part.size(v) for part in self.parts)
-        g = self.gradient.value
+        found = [self._change(x * x.dtype.type(0.5), h)]
         for _ in range(_SHORTENED):
-            self.products += 1
-            beside = [
-                self.gradient.probe(self.gradient.x + v.dtype.type(s * h) * v) for s in (1, -1)
-            ]
-            change = max(norm(np.ascontiguousarray(other - g)) for other in beside)
-            if math.isfinite(change):
-                return change / h
+            beside = [self._change(x + v.dtype.type(side * h) * v, h) for side in (1, -1)]
+            if not all(map(math.isinf, beside)):
+                break
             h /= 8
-        return 0.0
+        return max((change for change in found + beside if math.isfinite(change)), default=0.0)
+
+    def _change(self, x: np.ndarray, h: float) -> float:
+        """By how much the gradient at x differs, over h; infinite where it is not finite."""
+        self.products += 1
+        change = norm(np.ascontiguousarray(self.gradient.probe(x) - self.gradient.value))
+        return change / h if math.isfinite(change) else math.inf
+
+    @property
+    def terms(self) -> float:
+        """What the rounding of a gradient's terms makes of a product.
+
+        In a saturated fit they cancel to 1e-12, and are rounded as what they were: p - 1 moves in
+        steps of u, and between two steps a difference is exactly zero.
+        """
+        size = max(part.size(self._drawn(0, 2)) for part in self.parts)
+        step = min((part.reach * size for part in self.parts if part.reach), default=0.0)
+        return unit_roundoff(self.dtype) * self.secant * size / step if step else 0.0
 
     # ----------------------------------------------------------------- products
 

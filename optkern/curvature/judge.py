@@ -229,6 +229,7 @@ class Judge:
             return (
                 "resolution: the start vector's Krylov space is exhausted, and its certificate "
                 f"comes no nearer than {run.sharpest:.2g}, with a curvature_tol of {self.claim:.2g}"
+                + ("" if self.operator.exact else f"; {self.operator.remedy}")
             )
         if run.k >= max_matvecs:
             return f"budget: max_matvecs = {max_matvecs} Lanczos steps did not decide it"
