@@ -45,7 +45,8 @@ class Loaded:
         self._check_state(state_dict["state"], on)
         self.averages_are_in = state_dict.get("averages_are_in", False)
         has_averages = any(average is not None for average in self.state.get("ema", ()))
-        if self.averages_are_in not in ((True, False) if has_averages else (False,)):
+        known = isinstance(self.averages_are_in, (bool, np.bool_))
+        if not known or (self.averages_are_in and not has_averages):
             raise ValueError(
                 f"{self.owner}: averages_are_in must be False, or True where there are averages, "
                 f"got {self.averages_are_in!r}"

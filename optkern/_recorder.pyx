@@ -24,7 +24,7 @@ cpdef double real(str name, value) except? -1:
     if not isinstance(value, _NOT_REAL):
         try:
             return value
-        except TypeError:
+        except (TypeError, OverflowError):
             pass
     raise TypeError(f"Monitor.record: {name} must be a real number, got {value!r:.60}")
 

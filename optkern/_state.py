@@ -14,7 +14,7 @@ import numpy as np
 
 from ._loading import checked_count, refuse_impossible, refuse_nonfinite
 from .kernels import _arrays, _storage
-from .kernels._names import hint
+from .kernels._names import NoSuchNameError, hint
 from .kernels.rules import checked
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ class StateView(_View):
         self._owner().reset([label])
         self._renew()
 
+    def __missing__(self, label: Any) -> Any:
+        return _position(self._owner(), "state", label)
+
     def clear(self) -> None:
         self._owner().reset()
         self._renew()
@@ -109,6 +112,13 @@ class ParameterState(_View):
     def __delitem__(self, name: str) -> None:
         self._refused()
 
+    def __missing__(self, name: Any) -> Any:
+        optimizer = self._owner()
+        what = _arrays.named("parameter", optimizer._labels[self._i])
+        raise NoSuchNameError(
+            f"{optimizer._owner}.state: {what} has no {name!r}; {hint(name, self)}"
+        )
+
     clear = _View._refused
 
     def _renew(self) -> None:
@@ -127,8 +137,8 @@ def _position(optimizer: Optimizer, what: str, label: Any) -> int:
     words = f"{optimizer._owner}.{what}: there is no parameter {label!r}"
     names = [known for known in labels if isinstance(known, str)]
     if names:
-        raise KeyError(f"{words}; {hint(label, names)}")
-    raise KeyError(f"{words}; there are 0 to {len(labels) - 1}")
+        raise NoSuchNameError(f"{words}; {hint(label, names)}")
+    raise NoSuchNameError(f"{words}; there are 0 to {len(labels) - 1}")
 
 
 def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> None:

@@ -25,7 +25,7 @@ from ._state import StateView
 from .kernels import RULES, _arrays, _storage
 from .kernels._atomic import Averaged, Setting, commit, exchange_averages
 from .kernels._engine import Plan
-from .kernels._names import bound_arguments, hint
+from .kernels._names import NoSuchNameError, bound_arguments, hint, one_of
 from .kernels._rows import step_rows
 from .kernels._structures import Label, Structure
 from .kernels._threads import ThreadReport, as_num_threads
@@ -60,6 +60,9 @@ class ParamGroup(dict):
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.update({name: value})
+
+    def __missing__(self, name: Any) -> Any:
+        raise NoSuchNameError(f"a group has no {name!r}; {hint(name, self)}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("_optimizer", "_number"):
@@ -406,7 +409,7 @@ class Optimizer(Bound):
 
     @on_nonfinite.setter
     def on_nonfinite(self, value: str) -> None:
-        if value not in ON_NONFINITE:
+        if not one_of(value, ON_NONFINITE):
             raise ValueError(
                 f"{self._owner}: on_nonfinite must be one of {', '.join(ON_NONFINITE)}, "
                 f"got {value!r}"

@@ -38,14 +38,16 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
+from .kernels._names import spelled
 from .kernels.rules import Choice, Real, Switch, as_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Operand = float | Callable[[int], float]
+_Kind = TypeVar("_Kind")
 
 __all__ = [
     "Clamp",
@@ -99,6 +101,8 @@ class _Milestones:
 
     def check(self, value: Any) -> tuple[int, ...] | None:
         if isinstance(value, (str, bytes, Mapping, Set)) or not hasattr(value, "__iter__"):
+            return None
+        if getattr(value, "ndim", 1) != 1:
             return None
         steps = [_COUNT.check(step) for step in value]
         good = [step for step in steps if step is not None]
@@ -296,6 +300,12 @@ class _Function:
         return ax
 
 
+@dataclass_transform(frozen_default=True)
+def _made(cls: type[_Kind]) -> type[_Kind]:
+    """What all kinds are: frozen values, particular about their keywords."""
+    return spelled(dataclass(frozen=True, repr=False)(cls))
+
+
 class Schedule(_Function, ABC):
     """What every schedule of numbers can do: be called, drawn, and calculated with.
 
@@ -317,6 +327,7 @@ class Schedule(_Function, ABC):
     def _at(self, step: int) -> float:
         """The value after a number of steps that has been checked."""
 
+    @spelled
     def clamp(self, low: float | None = None, high: float | None = None) -> Clamp:
         """This schedule, kept within [low, high]."""
         return Clamp(self, low, high)
@@ -352,7 +363,7 @@ class Schedule(_Function, ABC):
 # --------------------------------------------------------------------------- decays
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Constant(Schedule):
     """The same value at every step: ``lr``."""
 
@@ -362,7 +373,7 @@ class Constant(Schedule):
         return self.lr
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Step(Schedule):
     """Times ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``."""
 
@@ -377,7 +388,7 @@ class Step(Schedule):
         return 4 * self.step_size
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class MultiStep(Schedule):
     """Times ``gamma`` at each of the ``milestones``; one that comes twice counts twice."""
 
@@ -393,7 +404,7 @@ class MultiStep(Schedule):
         return 5 * max(self.milestones, default=800) // 4
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Exponential(Schedule):
     """Times ``gamma`` each step: ``lr * gamma**step``.
 
@@ -408,7 +419,7 @@ class Exponential(Schedule):
         return _times_power(self.lr, self.gamma, step)
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class InverseTime(Schedule):
     """Divided by the time: ``lr / (1 + decay_rate * step / decay_steps)``.
 
@@ -430,7 +441,7 @@ class InverseTime(Schedule):
         return 10 * self.decay_steps if self.decay_steps > 1 else 1000
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class InverseSqrt(Schedule):
     """Divided by the square root of the time: ``lr / sqrt(1 + step / timescale)``.
 
@@ -449,7 +460,7 @@ class InverseSqrt(Schedule):
         return max(1000, math.ceil(10 * self.timescale))
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Polynomial(Schedule):
     """Down to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``."""
 
@@ -466,7 +477,7 @@ class Polynomial(Schedule):
         return self.total_iters
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Linear(Schedule):
     """Straight from ``start`` to ``end`` over ``total_iters`` steps."""
 
@@ -481,7 +492,7 @@ class Linear(Schedule):
         return self.total_iters
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Cosine(Schedule):
     """Half a cosine wave from ``lr`` down to ``eta_min`` over ``T_max`` steps, held there.
 
@@ -507,7 +518,7 @@ class Cosine(Schedule):
         return 4 * self.T_max if self.periodic else self.T_max
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class CosineWarmRestarts(Schedule):
     """`Cosine` again and again: over ``T_0`` steps, then ``T_mult`` times as many each time.
 
@@ -548,7 +559,7 @@ class CosineWarmRestarts(Schedule):
 # --------------------------------------------------------------------------- up and down
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class OneCycle(Schedule):
     """Up from ``max_lr / div_factor`` to ``max_lr``, then far down, over ``total_steps``.
 
@@ -600,7 +611,7 @@ class OneCycle(Schedule):
         return self.total_steps
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Cyclic(Schedule):
     """Straight up from ``base_lr`` to ``max_lr`` and down again, for ever.
 
@@ -635,7 +646,7 @@ class Cyclic(Schedule):
         return 4 * (self.step_size_up + (self.step_size_down or self.step_size_up))
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Noam(Schedule):
     """The transformer's: up in proportion to the step, then down with its inverse square root.
 
@@ -658,7 +669,7 @@ class Noam(Schedule):
         return 5 * self.warmup_steps
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class WarmupStableDecay(Schedule):
     """Up from 0 to ``lr``, a long stay, and a short way down to ``end_lr``.
 
@@ -698,7 +709,7 @@ class WarmupStableDecay(Schedule):
 # --------------------------------------------------------------------------- from several
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Join(Schedule):
     """One schedule after the other; see `join`."""
 
@@ -720,6 +731,7 @@ class Join(Schedule):
         return (self.milestones[-1] if self.milestones else 0) + _length(self.schedules[-1])
 
 
+@spelled
 def join(schedules: Sequence[Operand], milestones: Sequence[int]) -> Join:
     """One schedule after the other, each counting its steps from its own beginning.
 
@@ -737,6 +749,7 @@ def join(schedules: Sequence[Operand], milestones: Sequence[int]) -> Join:
     return Join(schedules, milestones)
 
 
+@spelled
 def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
     """Straight up from ``start`` to where ``then`` begins, over ``n`` steps, then ``then``.
 
@@ -759,7 +772,7 @@ def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
     return Join((Linear(start, _at(then, 0), n), then), (n,))
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Combined(Schedule):
     """Two schedules, or a schedule and a number, combined by an operator."""
 
@@ -794,7 +807,7 @@ def _combined(left: Any, operator: str, right: Any) -> Combined:
     return Combined(left, operator, right)
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Clamp(Schedule):
     """A schedule kept within [low, high]; None: no bound on that side."""
 
@@ -817,7 +830,7 @@ class Clamp(Schedule):
         return _length(self.schedule)
 
 
-@dataclass(frozen=True, repr=False)
+@_made
 class Pair(_Function):
     """Two schedules or numbers as one schedule of pairs, for ``betas``.
 
@@ -901,6 +914,7 @@ class Plateau(Schedule):
         "cooldown_counter": _LENGTH,
     }
 
+    @spelled
     def __init__(
         self,
         lr: float,
@@ -1018,7 +1032,7 @@ class Plateau(Schedule):
 
 def _loss(value: Any) -> float:
     """A loss that was observed; NaN and infinities are some."""
-    wrong = isinstance(value, (bool, str, bytes, complex)) or not hasattr(value, "__float__")
+    wrong = isinstance(value, (bool, str, bytes, complex, type)) or not hasattr(value, "__float__")
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
     if wrong or kind in "bcmM" or getattr(value, "ndim", 0) > 0:
         raise TypeError(f"Plateau.observe: loss must be a number, got {value!r}")

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._interrupts import handlers_pass
+from ..kernels._names import spelled
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
@@ -31,6 +32,7 @@ __all__ = ["Report", "load", "save"]
 Path = str | os.PathLike[str]
 
 
+@spelled
 @handlers_pass
 def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None:
     """Write an optimizer's state, and its parameters, to a file.
@@ -87,6 +89,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
     format.write("optkern.save", name, content)
 
 
+@spelled
 @handlers_pass
 def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Report:
     """Restore what `save` wrote, in place.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._names import spelled
 from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
@@ -64,6 +65,7 @@ class BallSharpness:
         )
 
 
+@spelled
 def ball_sharpness(
     x: Any,
     loss: Callable[[Any], float] | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..kernels._names import passing_on
 from .differences import hvp_from_grad
 from .lanczos import Interval, check_callable, check_count, lanczos
 from .operators import Operator, Point, StructuredOperator
@@ -98,6 +99,7 @@ class Blocks:
         )
 
 
+@passing_on(lanczos, without=("operator", "n"))
 def blocks(
     x: Any,
     hvp: Callable[[Any], Any] | None = None,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ._lanczos import dot
 from .differences import DifferenceOperator, as_scale
@@ -28,6 +29,7 @@ from .verdict import Verdict, explained
 from .views import hessian
 
 
+@spelled
 def classify(
     x: Any,
     grad: Callable[[Any], Any],

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .._interrupts import pass_on
+from ..kernels._names import passing_on, spelled
 from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
 from ._lanczos import Recurrence
@@ -72,10 +74,19 @@ class SpectralDensity:
 
     def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
         """The mean of a function over the eigenvalues, tr f(H) / n, and its standard error."""
-        samples = np.sum(self.weights * function(self.nodes), axis=1)
+        if not callable(function):
+            raise TypeError(f"SpectralDensity.mean: function must be callable, got {function!r}")
+        values = np.asarray(function(self.nodes))
+        if values.dtype.kind not in "biuf" or values.shape not in ((), self.nodes.shape):
+            raise TypeError(
+                "SpectralDensity.mean: function must give a number for each of an array's, "
+                f"got {values.dtype} of shape {values.shape} for {self.nodes.shape}"
+            )
+        samples = np.sum(self.weights * values, axis=1)
         return float(np.mean(samples)), standard_error(samples)
 
 
+@spelled
 def spectral_density(
     operator: Any,
     n: int | None = None,
@@ -223,6 +234,7 @@ def _filled(owner: str, op: Operator) -> Operator:
 # --------------------------------------------------------------------------- sharpness
 
 
+@passing_on(lanczos)
 def sharpness(
     operator: Any,
     n: int | None = None,
@@ -294,6 +306,7 @@ class StableLR:
         return self.explanation
 
 
+@passing_on(lanczos, without=("operator", "n", "which"))
 def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> StableLR:
     """The learning rate up to which full-batch steps of an optimizer do not diverge here.
 
@@ -376,9 +389,11 @@ def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> 
     try:
         structured(np.ones(point.n, point.dtype))
     except Exception as error:
+        pass_on(error)
         try:
             taken = np.shape(hvp(np.ones(point.n, point.dtype))) == (point.n,)
-        except Exception:
+        except Exception as other:
+            pass_on(other)
             taken = False
         if not taken:
             raise error from None

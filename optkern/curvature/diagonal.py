@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._names import spelled
 from .lanczos import check_count, check_real
 from .operators import Operator
 from .trace import finite_product, signs
@@ -55,6 +56,7 @@ class Diagonal:
         )
 
 
+@spelled
 def diagonal(
     operator: Any,
     n: int | None = None,

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..kernels._names import spelled
 from .gradients import GradFunction, Gradient
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
 from .part import SWALLOWED, NothingFiniteError, Part
@@ -50,7 +52,7 @@ def as_scale(owner: str, x_scale: Any, point: Point) -> float | np.ndarray | Non
     if x_scale is None:
         return None
     if isinstance(x_scale, (int, float, np.integer, np.floating)) and not isinstance(x_scale, bool):
-        if not 0 <= x_scale < math.inf:
+        if not 0 <= x_scale <= sys.float_info.max:
             raise ValueError(f"{owner}: x_scale must be in [0, inf), got {x_scale!r}")
         return float(x_scale) or None
     if isinstance(x_scale, (bool, str, bytes)):
@@ -417,6 +419,7 @@ class DifferenceOperator(Operator):
         return (gradient.probe(forward) - gradient.probe(backward)) * kind(1 / (2 * h))
 
 
+@spelled
 def hvp_from_grad(
     grad: GradFunction, x: Any, *, step: float | None = None, x_scale: Any = None
 ) -> DifferenceOperator:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import _arrays
+from ..kernels._names import one_of, spelled
 from .descent import Descent
 from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
@@ -44,6 +45,7 @@ class Escape:
         return self.explanation
 
 
+@spelled
 def escape(
     x: Any,
     verdict: Verdict | None = None,
@@ -92,7 +94,7 @@ def escape(
     algorithm 1 (noise).
     """
     owner = "escape"
-    if by not in ("direction", "noise"):
+    if not one_of(by, ("direction", "noise")):
         raise ValueError(f"{owner}: by must be 'direction' or 'noise', got {by!r}")
     point = Point(owner, x)
     for label, array in zip(point.structure.labels, point.arrays):

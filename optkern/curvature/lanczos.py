@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._names import one_of, spelled
 from ..kernels._threads import as_num_threads
 from ..kernels.rules import as_number
 from .operators import Operator, as_operator, norm
@@ -88,6 +89,7 @@ class LanczosResult:
         return self.status
 
 
+@spelled
 def lanczos(
     operator: Any,
     n: int | None = None,
@@ -177,7 +179,7 @@ def lanczos(
     eigenvalues of symmetric matrices with the Lanczos method", 2000.
     """
     owner = "lanczos"
-    if which not in WHICH:
+    if not one_of(which, WHICH):
         raise ValueError(f"{owner}: which must be one of {', '.join(WHICH)}, got {which!r}")
     k = check_count(owner, "k", k, 1)
     if not isinstance(certify, (bool, np.bool_)):
@@ -252,6 +254,8 @@ def _start(owner: str, start: Any, op: Operator) -> np.ndarray | None:
     if not isinstance(start, np.ndarray) or start.shape != (op.n,):
         came = getattr(start, "shape", type(start).__name__)
         raise ValueError(f"{owner}: start must be an array of shape ({op.n},), got {came}")
+    if start.dtype.kind not in "fiu":
+        raise TypeError(f"{owner}: start must hold real numbers, got {start.dtype}")
     vector = np.ascontiguousarray(start, op.dtype)
     length = norm(vector)
     if not 0 < length < math.inf:
@@ -460,6 +464,8 @@ def check_count(owner: str, name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)):
         raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
     whole = not isinstance(value, float) or value.is_integer()
-    if not (whole and value >= low):
-        raise ValueError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
+    most = math.inf if name == "seed" else 2**63 - 1  # what fits a C integer
+    if not (whole and low <= value <= most):
+        below = "" if name == "seed" else " and < 2**63"
+        raise ValueError(f"{owner}: {name} must be an integer >= {low}{below}, got {value!r}")
     return int(value)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..kernels._names import spelled
 from ._lanczos import dot
 from .differences import hvp_from_grad
 from .lanczos import check_callable, check_count, check_real, lanczos
@@ -143,6 +144,7 @@ class Plane:
         return ax
 
 
+@spelled
 def line(
     x: Any,
     loss: Callable[[Any], float],
@@ -215,6 +217,7 @@ def line(
     return Line(t, losses, surface.point.unflatten(ways[0]), names[0])
 
 
+@spelled
 def plane(
     x: Any,
     loss: Callable[[Any], float],

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import hint
+from ..kernels._names import hint, spelled
 from .lanczos import check_real, lanczos
 from .operators import Measured, Operator, Point, norm, random_unit, unit_roundoff
 from .views import Compression, at_point, chosen
@@ -158,6 +158,7 @@ class Null:
             )
         return self.point.unflatten(self.spread(v))
 
+    @spelled
     def project(
         self, operator: Any, n: int | None = None, *, tol: float | None = 0.01, dtype: Any = None
     ) -> Projected:
@@ -213,6 +214,7 @@ class Null:
             )
 
 
+@spelled
 def null(x: Any, directions: Any) -> Null:
     """Take known null modes of a function at x, to be projected out of its Hessian.
 

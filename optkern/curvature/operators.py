@@ -315,7 +315,7 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
     dtype : dtype or None
         What the vectors are stored in; None: the operator's own, or float64.
     """
-    if dtype is not None and dtype not in _arrays.DTYPES:
+    if dtype is not None and not _is_known(dtype):
         raise TypeError(f"{owner}: dtype must be float32 or float64, got {dtype!r}")
     if isinstance(operator, Operator):
         _check_n(owner, n, operator.n)
@@ -359,6 +359,13 @@ def _of_objective(owner: str, at: Any) -> Operator | None:
     return None
 
 
+def _is_known(dtype: Any) -> bool:
+    try:
+        return np.dtype(dtype) in _arrays.DTYPES
+    except (TypeError, ValueError):
+        return False
+
+
 def _from_array(owner: str, a: np.ndarray, n: int | None, dtype: Any) -> Operator:
     if a.ndim != 2 or a.shape[0] != a.shape[1]:
         raise ValueError(f"{owner}: the operator must be a square 2-D array, got shape {a.shape}")
@@ -379,7 +386,7 @@ def _from_array(owner: str, a: np.ndarray, n: int | None, dtype: Any) -> Operato
 
 
 def _check_n(owner: str, n: int | None, own: int) -> None:
-    if n is not None and n != own:
+    if n is not None and _count(owner, n) != own:
         raise ValueError(f"{owner}: n is {n}, but the operator has {own} rows")
 
 

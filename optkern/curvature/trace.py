@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._names import one_of, spelled
 from .lanczos import check_count, check_real
 from .operators import Operator, unit_roundoff
 from .views import viewed
@@ -59,6 +60,7 @@ class Trace:
         return f"{self.value:.6g} +- {self.standard_error:.2g} ({self.matvecs} products{missed})"
 
 
+@spelled
 def trace(
     operator: Any,
     n: int | None = None,
@@ -123,7 +125,7 @@ def trace(
     7.0
     """
     owner = "trace"
-    if method not in METHODS:
+    if not one_of(method, METHODS):
         raise ValueError(f"{owner}: method must be one of {', '.join(METHODS)}, got {method!r}")
     if rtol is not None and check_real(owner, "rtol", rtol, 0.0) == 0:
         raise ValueError(f"{owner}: rtol must be > 0, got {rtol!r}")

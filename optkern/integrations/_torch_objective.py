@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._names import spelled
 from ._host import AMOUNT, Objective, checked, host
 
 MINIMUM = "2.6"  # from its documentation; what the tests have run with is 2.13.0
@@ -21,6 +22,7 @@ MINIMUM = "2.6"  # from its documentation; what the tests have run with is 2.13.
 torch: Any = host("torch", "torch", MINIMUM)
 
 
+@spelled
 def objective(
     model: Any,
     X: Any,

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..curvature.lanczos import check_callable, check_count
 from ..kernels._flat import flatten
+from ..kernels._names import spelled
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
 from ._host import AMOUNT, DECAY, FINITE, SHARE, Objective, checked, host
 
@@ -34,6 +35,7 @@ def _autograd(module: str) -> ModuleType:
     return host(f"autograd.{module}", "autograd", MINIMUM)
 
 
+@spelled
 def sgd(
     grad: Gradient,
     x0: Any,
@@ -70,6 +72,7 @@ def sgd(
     return _descend("sgd", SGD, grad, x0, callback, num_iters, step_size, options)
 
 
+@spelled
 def rmsprop(
     grad: Gradient,
     x0: Any,
@@ -87,6 +90,7 @@ def rmsprop(
     return _descend("rmsprop", RMSprop, grad, x0, callback, num_iters, step_size, options)
 
 
+@spelled
 def adam(
     grad: Gradient,
     x0: Any,
@@ -192,6 +196,7 @@ def _fitted(name: str, leaf: Any, view: np.ndarray, vector: np.ndarray) -> Any:
 # --------------------------------------------------------------------------- curvature
 
 
+@spelled
 def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
     """A function and a point of autograd's, for `optkern.curvature`.
 

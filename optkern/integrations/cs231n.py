@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..kernels._names import meant
+from ..kernels._names import meant, spelled
 from ..kernels.rules import Domain
 from ._host import AMOUNT, DECAY, SHARE, checked
 
@@ -76,6 +76,7 @@ def _refuse_misspelt(rule: str, config: Config, known: tuple[str, ...]) -> None:
             raise ValueError(f"{rule}: config has {name!r}; did you mean {near[0]!r}?")
 
 
+@spelled
 def sgd(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
     """``w -= learning_rate * dw``; config: learning_rate (.01)."""
 
@@ -85,6 +86,7 @@ def sgd(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np
     return _stepped("sgd", step, w, dw, config)
 
 
+@spelled
 def sgd_momentum(
     w: np.ndarray, dw: np.ndarray, config: Config | None = None
 ) -> tuple[np.ndarray, Config]:
@@ -102,6 +104,7 @@ def sgd_momentum(
     return _stepped("sgd_momentum", step, w, dw, config)
 
 
+@spelled
 def rmsprop(
     w: np.ndarray, dw: np.ndarray, config: Config | None = None
 ) -> tuple[np.ndarray, Config]:
@@ -119,6 +122,7 @@ def rmsprop(
     return _stepped("rmsprop", step, w, dw, config)
 
 
+@spelled
 def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
     """Adam with bias correction (Kingma, Ba, 2015, algorithm 1).
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import optimizers
-from ._host import DECAY, SHARE, checked
+from ..kernels._names import spelled
+from ._host import AMOUNT, DECAY, SHARE, checked
 
 Arrays = dict[str, np.ndarray] | list[np.ndarray]
 
@@ -88,6 +89,7 @@ class _Updater:
         super().__setattr__(name, value)
 
 
+@spelled
 class SGD(_Updater):
     """``p -= lr * g``."""
 
@@ -95,6 +97,7 @@ class SGD(_Updater):
         super().__init__(optimizers.SGD, lr)
 
 
+@spelled
 class Momentum(_Updater):
     """``v = momentum * v - lr * g; p += v``."""
 
@@ -102,6 +105,7 @@ class Momentum(_Updater):
         super().__init__(optimizers.SGD, lr, momentum=momentum, momentum_form="classical")
 
 
+@spelled
 class Nesterov(_Updater):
     """``p += momentum**2 * v - (1 + momentum) * lr * g; v = momentum * v - lr * g``.
 
@@ -111,10 +115,12 @@ class Nesterov(_Updater):
     """
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+        checked("Nesterov", "momentum", AMOUNT, momentum)
         options = {"momentum": momentum, "nesterov": bool(momentum), "momentum_form": "classical"}
         super().__init__(optimizers.SGD, lr, **options)
 
 
+@spelled
 class AdaGrad(_Updater):
     """``h += g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
 
@@ -122,6 +128,7 @@ class AdaGrad(_Updater):
         super().__init__(optimizers.Adagrad, lr, eps=1e-7)
 
 
+@spelled
 class RMSprop(_Updater):
     """``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
 
@@ -130,6 +137,7 @@ class RMSprop(_Updater):
         super().__init__(optimizers.RMSprop, lr, alpha=decay_rate, eps=1e-7)
 
 
+@spelled
 class Adam(_Updater):
     """Adam with 1e-7 added before the bias correction."""
 

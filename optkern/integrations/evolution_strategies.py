@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from ..kernels._names import spelled
 from ._host import AMOUNT, DECAY, SHARE, checked
 
 _NUMBERS = {
@@ -25,6 +26,7 @@ _NUMBERS = {
 }
 
 
+@spelled
 class Optimizer(ABC):
     """What both share: the policy's vector is replaced, and the relative size of the step returned.
 
@@ -93,6 +95,7 @@ class Optimizer(ABC):
         """The step along a gradient; the state moves on."""
 
 
+@spelled
 class SGD(Optimizer):
     """Averaged momentum: ``v = momentum*v + (1-momentum)*g``, a step of ``-stepsize*v``."""
 
@@ -111,6 +114,7 @@ class SGD(Optimizer):
         return step
 
 
+@spelled
 class Adam(Optimizer):
     """Adam with epsilon added before the bias correction."""
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._names import one_of, spelled
 from ..optimizers import CLASSES, Optimizer, no_attribute
 from ._carried import carry
 from ._host import AMOUNT, FINITE, Objective, checked, host
@@ -99,7 +100,7 @@ class MLPOptimizer:
             )
         if callable(schedule):
             lr, schedule = schedule, None
-        elif schedule is not None and schedule not in _SCHEDULES:
+        elif schedule is not None and not one_of(schedule, _SCHEDULES):
             raise ValueError(
                 "MLPOptimizer: schedule must be a callable step -> lr or one of "
                 f"{', '.join(_SCHEDULES)}, got {schedule!r}"
@@ -415,6 +416,7 @@ def _made(
 # --------------------------------------------------------------------------- curvature
 
 
+@spelled
 def objective(model: Any, X: Any, y: Any) -> Objective:
     """What a fitted MLP has been minimising, over all of the data, for `optkern.curvature`.
 

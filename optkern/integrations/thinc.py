@@ -35,6 +35,7 @@ from ..curvature.lanczos import check_count
 from ..curvature.operators import norm
 from ..kernels import _arrays, rules
 from ..kernels._engine import Plan
+from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ..kernels.rules import OPTIONS, VOCABULARY, Domain, Real, Rule
 from ..optimizers import CLASSES
@@ -629,6 +630,7 @@ def accelerate() -> Iterator[None]:
 # --------------------------------------------------------------------------- curvature
 
 
+@spelled
 def objective(
     model: Any, X: Any, Y: Any, loss: Any = None, *, L2: float = 0.0, batch_size: int = 1024
 ) -> Objective:
@@ -682,6 +684,10 @@ def objective(
     if not hasattr(Y, "__len__"):
         raise TypeError(f"objective: Y must be an array or a list, got {type(Y).__name__}")
     batch_size = check_count("objective", "batch_size", batch_size, 1)
+    for name, value in (("X", X), ("Y", Y)):
+        if isinstance(value, (str, bytes)) or not getattr(value, "ndim", hasattr(value, "__len__")):
+            came = type(value).__name__
+            raise TypeError(f"objective: {name} must be a list or an array of rows, got {came}")
     if not len(Y) or (_is_sliced(X) and len(X) != len(Y)):
         raise ValueError(f"objective: X and Y must be of one length > 0, got {len(X)} and {len(Y)}")
     checked("objective", "L2", AMOUNT, L2)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _arrays
+from ._names import spelled
 from ._structures import Node, Params, Structure
 
 
@@ -61,6 +62,7 @@ class Flat(NamedTuple):
     views: Any
 
 
+@spelled
 def flatten(params: Params) -> Flat:
     """Copy parameters, or gradients, into one vector and give views of it in their places.
 

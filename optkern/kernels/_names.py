@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-_Init = TypeVar("_Init", bound=Callable[..., None])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # What other libraries call these: too unlike for a comparison of letters.
 _ELSEWHERE = {
@@ -37,10 +37,23 @@ _ELSEWHERE = {
     "ema_momentum": "ema_decay",
     "threads": "num_threads",
     "n_jobs": "num_threads",
+    "tolerance": "tol",
     "mu": "momentum",
 }
 # torch.optim's choices of an implementation.
 _IMPLEMENTATIONS = ("foreach", "fused", "capturable", "differentiable")
+
+
+class NoSuchNameError(KeyError, ValueError):
+    """A name without a place; in a sentence, which a KeyError alone would put into quotes."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+def one_of(value: object, words: Iterable[str]) -> bool:
+    """Whether a value of any type is one of these words."""
+    return isinstance(value, str) and value in words
 
 
 def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]:
@@ -105,18 +118,47 @@ def bound_arguments(
         raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
 
 
-def spelled(init: _Init) -> _Init:
-    """Let a constructor say which keyword was meant where one is misspelt."""
-    signature = inspect.signature(init)
+def spelled(function: _Function) -> _Function:
+    """Let a function, or a class as it is made, say which keyword was meant where one is misspelt.
 
-    @functools.wraps(init)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+    ``function`` may be a function, an ``__init__`` or a class.
+    """
+    if isinstance(function, type):
+        function.__init__ = spelled(function.__init__)  # type: ignore[misc]
+        return function
+    return _checking(function, _keywords(function))
+
+
+def passing_on(
+    inner: Callable[..., Any], without: Iterable[str] = ()
+) -> Callable[[_Function], _Function]:
+    """As `spelled`, of a function that hands keywords on to ``inner``, but for some."""
+    names = [name for name in _keywords(inner) if name not in without]
+
+    def decorate(function: _Function) -> _Function:
+        own = _keywords(function)
+        return _checking(function, own + [name for name in names if name not in own])
+
+    return decorate
+
+
+def _checking(function: _Function, known: list[str]) -> _Function:
+    made = function.__name__ == "__init__"
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
         for name in kwargs:
-            if name not in signature.parameters:
-                known = list(signature.parameters)[1:]
-                what = hint(name, known, "the arguments are")
-                owner = type(self).__name__
+            if name not in known:
+                owner = type(args[0]).__name__ if made else function.__qualname__
+                what = hint(name, known, "the arguments are") if known else "there are none"
                 raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
-        init(self, *args, **kwargs)
+        return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    """The names that a function takes as keywords."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters
+    return [name for name, p in parameters.items() if p.kind in kinds and name != "self"]

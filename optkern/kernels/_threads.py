@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._names import spelled
+
 if TYPE_CHECKING:
     from ._choice import Choice
 
@@ -114,6 +116,7 @@ def initial_limit() -> tuple[int, bool]:
         ) from None
 
 
+@spelled
 def set_num_threads(n: int | None) -> None:
     """Set how many threads a step may use where its own ``num_threads`` is None.
 

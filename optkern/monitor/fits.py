@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..curvature.lanczos import check_real
+from ..kernels._names import spelled
 from .trend import scatter
 
 REMEDIES = {
@@ -69,6 +70,7 @@ class _Fit(NamedTuple):
     scatter: float
 
 
+@spelled
 def compare_fits(
     train: Any,
     test: Any = None,

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import Point
+from ..kernels._names import spelled
 from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
@@ -61,6 +62,7 @@ class Monitor(Record):
 
     # ----------------------------------------------------------------- the verdict
 
+    @spelled
     def diagnose(
         self,
         x: Any = None,

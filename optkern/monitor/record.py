@@ -23,6 +23,7 @@ import numpy as np
 from .._recorder import Recorder, real
 from ..curvature.lanczos import check_callable, check_count
 from ..kernels import _arrays
+from ..kernels._names import spelled
 from ..kernels._storage import widened
 from ..kernels._structures import Structure
 from ..optimizers import Optimizer
@@ -89,6 +90,7 @@ def _sizes(arrays: Sequence[Any]) -> list[int]:
 class Record(Recorder):
     """Losses, and looks at the updates of the optimizer that takes the steps."""
 
+    @spelled
     def __init__(
         self,
         every: int | None = None,

@@ -126,6 +126,7 @@ class LBFGS(Solver):
 
     # ----------------------------------------------------------------- a call
 
+    @spelled
     def step(self, closure: Closure, callback: Callback | None = None) -> Report:
         """Take up to `max_iter` iterations.
 

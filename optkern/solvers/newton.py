@@ -106,6 +106,7 @@ class NewtonLanczos(Solver):
         self._threads = as_num_threads(owner, self.num_threads)
         check_real(owner, "radius", self.radius, 0.0, math.inf, closed=False)
 
+    @spelled
     def step(
         self,
         closure: Closure,

@@ -120,6 +120,7 @@ class SAM:
         rho = self.rho(self.steps) if callable(self.rho) else self.rho
         return check_real(owner, "rho", rho, 0.0)
 
+    @spelled
     def step(self, closure: Closure, callback: Callable[[Report], Any] | None = None) -> Report:
         """One step; the parameters are changed by the rule alone.
 
