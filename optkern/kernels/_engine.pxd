@@ -13,6 +13,9 @@ cdef enum:
     UNFIT = 1 << 30   # in `lacks`, beside the flags of constants_t: whatever they are
     KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
     RESCUE = 600    # squares that overflow are taken of numbers times 2**-RESCUE
+    TILE_COLUMNS = 16   # turned into parts of rows at a time: a cache line of float32
+    TILE_ROWS = 256     # at most: a column's share of a block's scratch
+    AHEAD = 2           # columns by which prefetching is in front of a rule
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM
 
 # The streams of the options around the rule, after the rule's own, in the order of OPTION_SLOTS.
@@ -56,6 +59,7 @@ cdef struct scratch_t:
     char zeros[PIECE * 8]         # never written
     unsigned int random[PIECE]
     layout_t walk                 # of the stream in hand, in C order
+    char* tile                    # TILE bytes, where norms of arrays in another order are taken
 
 
 cdef struct tensor_t:
@@ -83,6 +87,26 @@ cdef struct tensor_t:
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     order_t* c_order                   # NULL: the plan's order is C order
     char* zeroable                     # where the last gradient known to be zeroable began
+
+
+# What the squares are of.
+cdef enum:
+    GRADIENTS
+    PARAMETERS
+    DIRECTIONS
+
+
+cdef struct sweep_t:
+    # A tensor as rows along the axis that lies closest in memory; C order takes row after row.
+    const tensor_t* t
+    int work
+    int axis
+    Py_ssize_t length             # of that axis
+    Py_ssize_t inner              # elements of a row: of the axes after it
+    Py_ssize_t first, stop        # the elements in hand, counted in C order
+    int streams                   # how many are added up
+    int stream[2]
+    layout_t walk[2]              # in C order; of directions in elements of the plan's order
 
 
 cdef struct interval_t:
@@ -170,6 +194,8 @@ cdef class Plan:
     cdef Py_ssize_t _bad        # the tensor whose gradient is not finite, or -1
     cdef Py_ssize_t* _blocks    # the first block of each tensor, and their number
     cdef char* _rooms           # the scratch of each thread
+    cdef char* _tiles           # and more of it, for sweeps
+    cdef bint _sweeping         # a stream has been found that sweeps may take
     cdef int _room_count
     cdef bint _staging          # a stream has been found that needs scratch
     cdef double* _partial[2]    # sums of squares of each block: gradients, directions; parameters
@@ -232,16 +258,6 @@ cdef class Plan:
     cdef char* _with_held(
         self, const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
     ) noexcept nogil
-    cdef int _map_blocks(self) except -1
-    cdef void _measure(self, int threads) noexcept nogil
-    cdef void _sum_squares(self, bint directing, int threads) noexcept nogil
-    cdef void _square_blocks(self, Py_ssize_t job, scratch_t* s) noexcept nogil
-    cdef void _square_block(
-        self, Py_ssize_t i, Py_ssize_t block, double factor, scratch_t* s
-    ) noexcept nogil
-    cdef double _gradient_norm(self) noexcept nogil
-    cdef double _rescued(self, Py_ssize_t i) noexcept nogil
-    cdef double _parameter_norm(self, Py_ssize_t i) noexcept nogil
     cdef int _run_somehow(self, int num_threads) except -1
     cdef void _count_call(self) noexcept nogil
     cdef void _run_pieces(

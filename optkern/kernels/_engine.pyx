@@ -44,9 +44,10 @@ from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
 from optkern.kernels._span cimport (
-    BFLOAT16, BFLOAT16_STATE, BLOCK, FLOAT16, FLOAT16_RANDOM, PLAIN, SCALED, SEGMENT, compact_t,
-    spans_t,
+    BFLOAT16, BFLOAT16_STATE, BLOCK, FLOAT16, FLOAT16_RANDOM, LANES, PLAIN, SCALED, SEGMENT,
+    compact_t, spans_t,
 )
+from optkern.kernels._sums cimport fold
 from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES, rows_hash
 
 cnp.import_array()
@@ -114,6 +115,8 @@ cdef enum:
     LINE = 64          # bytes of a cache line and of the longest vector
     LONG = 512         # elements above which the start of a cache line is worth a call more
     JOB = 16           # blocks whose squares a thread sums at a time
+    LONG_ROWS = 64     # swept together, where a tile holds so many
+    TILE = 34 * BLOCK * 8   # bytes that a sweep brings into C order at a time
 
 # --------------------------------------------------------------------------- instruction set
 
@@ -211,6 +214,7 @@ class ieee_mode:
 
 
 include "_staging.pxi"
+include "_tiles.pxi"
 
 # --------------------------------------------------------------------------- the plan
 
@@ -304,6 +308,7 @@ cdef class Plan:
         free(self._blocks)
         free(self._partial[0])   # and with it sums, norms and tree
         free(self._rooms)
+        free(self._tiles)
         free(self._chunk_tensor)
         free(self._chunk_first)
         free(self._occupied)
@@ -367,6 +372,7 @@ cdef class Plan:
         t.c_order = <order_t*> malloc(sizeof(order_t))
         if t.c_order == NULL:
             raise MemoryError
+        self._sweeping = True
         t.c_order.ndim = p.ndim
         for k in range(p.ndim):
             t.c_order.shape[k] = p.shape[k]
@@ -406,6 +412,7 @@ cdef class Plan:
                 layout.strides[k] = cnp.PyArray_STRIDES(flat)[k]
         free(t.layout[stream])   # from here on nothing can fail
         t.layout[stream] = layout
+        self._sweeping = self._sweeping or layout != NULL
         t.storage[stream] = <unsigned char> storage
         t.size = cnp.PyArray_SIZE(a)
         t.itemsize[stream] = <unsigned char> cnp.PyArray_ITEMSIZE(a)
@@ -509,7 +516,7 @@ cdef class Plan:
     cdef int _reserve_norms(self, const options_t* o) except -1:
         """Make room for the norms that these options take, before they are in force."""
         if (self._takes_gradient_norms(o) or self._trusts) and self._blocks == NULL:
-            self._map_blocks()
+            map_blocks(self)
         return 0
 
     cdef void _note_options(self) noexcept:
@@ -566,7 +573,7 @@ cdef class Plan:
             norm = self._norms[i] if self._measures_gradients else 0
             adjust(&self._options, h, <double> (self.accumulated + 1), self._norm, norm)
             if h.flags & TRUST:
-                apply_trust(h, self._parameter_norm(i), h.scale * norm)
+                apply_trust(h, parameter_norm(self, i), h.scale * norm)
 
     cdef void _apply_directions(self) noexcept nogil:
         """Put the trust ratios of directions into the constants; the next pass applies these."""
@@ -574,7 +581,7 @@ cdef class Plan:
         for i in range(self._count):
             if self._tensors[i].active and self._constants[i].flags & DIRECTION:
                 apply_trust(
-                    &self._constants[i], self._parameter_norm(i), sqrt(self._sums[0][i])
+                    &self._constants[i], parameter_norm(self, i), sqrt(self._sums[0][i])
                 )
                 self._constants[i].flags ^= DIRECTION | APPLY
 
@@ -824,152 +831,6 @@ cdef class Plan:
         SPANS.add[t.dtype](scratch, g, n)
         return scratch
 
-    # ----------------------------------------------------------------- norms
-
-    cdef int _map_blocks(self) except -1:
-        """Number the blocks of all tensors, and make room for their sums."""
-        cdef Py_ssize_t i, total = 0
-        cdef double* room
-        cdef Py_ssize_t* blocks
-        for i in range(self._count):
-            total += count_blocks(self._tensors[i].size)
-        blocks = <Py_ssize_t*> malloc((self._count + 1) * sizeof(Py_ssize_t))
-        room = <double*> calloc(2 * total + 4 * self._count + 1, sizeof(double))
-        if blocks == NULL or room == NULL:
-            free(blocks)
-            free(room)
-            raise MemoryError
-        blocks[0] = 0
-        for i in range(self._count):
-            blocks[i + 1] = blocks[i] + count_blocks(self._tensors[i].size)
-        self._blocks, self._partial[0], self._partial[1] = blocks, room, room + total
-        self._sums[0] = room + 2 * total
-        self._sums[1], self._norms = self._sums[0] + self._count, self._sums[0] + 2 * self._count
-        self._tree = self._sums[0] + 3 * self._count
-        return 0
-
-    cdef void _measure(self, int threads) noexcept nogil:
-        """Take the norms, and put into the constants what clipping and trust ratios make of them.
-
-        Where a gradient must be finite and is not, stop at it (`_bad`); nothing is written then.
-        """
-        if self._measures_gradients:
-            self._sum_squares(False, threads)
-            self._norm = self._gradient_norm()
-            self.grad_norm = self._norm * gradient_share(
-                &self._options, <double> (self.accumulated + 1)
-            )
-            # A norm may be infinite because it is too large for a double.
-            if self._check_finite and not isfinite(self._norm):
-                self._bad = self._first_nonfinite()
-                if self._bad >= 0:
-                    return
-        self._adjust_constants()
-        if self._directs:
-            self._sum_squares(True, threads)
-            self._apply_directions()
-
-    cdef void _sum_squares(self, bint directing, int threads) noexcept nogil:
-        """The squares of each tensor's gradient, or direction, and parameter (for its trust)."""
-        global region_entered
-        cdef Py_ssize_t i, k, jobs = (self._blocks[self._count] + JOB - 1) // JOB
-        self._directing = directing
-        if threads == 1:
-            for k in range(jobs):
-                self._square_blocks(k, self._room(0))
-        else:
-            region_entered = True
-            for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
-                self._square_blocks(k, self._room(threadid()))
-        for i in range(self._count):
-            k = self._blocks[i + 1] - self._blocks[i]
-            self._sums[0][i] = add_blocks(self._partial[0] + self._blocks[i], k)
-            self._sums[1][i] = add_blocks(self._partial[1] + self._blocks[i], k)
-
-    cdef void _square_blocks(self, Py_ssize_t job, scratch_t* s) noexcept nogil:
-        cdef Py_ssize_t block = job * JOB, stop = min(block + JOB, self._blocks[self._count])
-        cdef Py_ssize_t i = 0, after = self._count, middle
-        cdef optkern_mode_t mode = optkern_ieee_mode()
-        while after - i > 1:   # the tensor of the first block
-            middle = (i + after) // 2
-            if self._blocks[middle] <= block:
-                i = middle
-            else:
-                after = middle
-        while block < stop:
-            while self._blocks[i + 1] <= block:
-                i += 1
-            self._square_block(i, block, 1, s)
-            block += 1
-        optkern_restore_mode(mode)
-
-    cdef void _square_block(
-        self, Py_ssize_t i, Py_ssize_t block, double factor, scratch_t* s
-    ) noexcept nogil:
-        """Sum the squares of one block of a tensor, in C order, of its numbers times a factor."""
-        cdef const tensor_t* t = &self._tensors[i]
-        cdef Py_ssize_t first = (block - self._blocks[i]) * BLOCK
-        cdef Py_ssize_t n = min(<Py_ssize_t> BLOCK, t.size - first)
-        cdef char* x
-        self._partial[0][block] = self._partial[1][block] = 0
-        if not t.active or self._directing and not t.h.flags & DIRECTION:
-            return
-        if self._directing:
-            x = s.block[0]
-            self._run_pieces(t, first, n, x, s)
-        else:
-            x = self._gradient(t, first, n, s, True)
-        if factor != 1:
-            SPANS.scale[t.dtype](s.block[0], x, factor, n)
-            x = s.block[0]
-        self._partial[0][block] = SPANS.dot[t.dtype](x, x, n)
-        if self._trusts:
-            x = gather(t, 0, first, n, s.block[1], s, True)
-            self._partial[1][block] = SPANS.dot[t.dtype](x, x, n)
-
-    cdef double _gradient_norm(self) noexcept nogil:
-        """The norm of all gradients together, and of each; of numbers beyond 1e154 too."""
-        cdef Py_ssize_t i
-        cdef double total
-        for i in range(self._count):
-            self._norms[i] = sqrt(self._sums[0][i])
-            self._tree[i] = self._sums[0][i]
-        total = add_blocks(self._tree, self._count)
-        if isfinite(total):
-            return sqrt(total)
-        for i in range(self._count):
-            if isfinite(self._sums[0][i]):
-                self._tree[i] = ldexp(self._sums[0][i], -2 * RESCUE)
-            else:
-                self._tree[i] = self._rescued(i)
-                self._norms[i] = ldexp(sqrt(self._tree[i]), RESCUE)
-        return ldexp(sqrt(add_blocks(self._tree, self._count)), RESCUE)
-
-    cdef double _rescued(self, Py_ssize_t i) noexcept nogil:
-        """The squares of a gradient times 2**-RESCUE."""
-        cdef Py_ssize_t block
-        for block in range(self._blocks[i], self._blocks[i + 1]):
-            self._square_block(i, block, ldexp(1, -RESCUE), self._room(0))
-        return add_blocks(self._partial[0] + self._blocks[i], self._blocks[i + 1] - self._blocks[i])
-
-    cdef double _parameter_norm(self, Py_ssize_t i) noexcept nogil:
-        """The norm of a parameter; where squares overflow, of its numbers times 2**-RESCUE."""
-        cdef const tensor_t* t = &self._tensors[i]
-        cdef scratch_t* s = self._room(0)
-        cdef Py_ssize_t block, n, first = 0
-        cdef char* x
-        if isfinite(self._sums[1][i]):
-            return sqrt(self._sums[1][i])
-        for block in range(self._blocks[i], self._blocks[i + 1]):
-            n = min(<Py_ssize_t> BLOCK, t.size - first)
-            x = gather(t, 0, first, n, s.block[0], s, True)
-            SPANS.scale[t.dtype](s.block[1], x, ldexp(1, -RESCUE), n)
-            self._partial[1][block] = SPANS.dot[t.dtype](s.block[1], s.block[1], n)
-            first += n
-        return ldexp(
-            sqrt(add_blocks(self._partial[1] + self._blocks[i], count_blocks(t.size))), RESCUE
-        )
-
     # ----------------------------------------------------------------- the step
 
     def check(self, tuple gradients):
@@ -1214,14 +1075,22 @@ cdef class Plan:
         """Make room for what so many threads stage, where anything is staged."""
         cdef bint wanted
         cdef char* rooms
+        cdef int k
         wanted = self._staging or self._pieces or self._measures or self._adjusts
-        if not wanted or threads <= self._room_count:
-            return 0
-        rooms = <char*> calloc(threads * ROOM + LINE, 1)
-        if rooms == NULL:
-            raise MemoryError
-        free(self._rooms)
-        self._rooms, self._room_count = rooms, threads
+        if wanted and threads > self._room_count:
+            rooms = <char*> calloc(threads * ROOM + LINE, 1)
+            if rooms == NULL:
+                raise MemoryError
+            free(self._rooms)
+            free(self._tiles)   # the new rooms know of none
+            self._tiles = NULL
+            self._rooms, self._room_count = rooms, threads
+        if self._measures and self._sweeping and self._tiles == NULL:
+            self._tiles = <char*> malloc(self._room_count * TILE + LINE)
+            if self._tiles == NULL:
+                raise MemoryError
+            for k in range(self._room_count):
+                self._room(k).tile = self._tiles + (-<size_t> self._tiles % LINE) + k * TILE
         return 0
 
     cdef inline scratch_t* _room(self, int thread) noexcept nogil:
@@ -1236,7 +1105,7 @@ cdef class Plan:
         cdef scratch_t* s = self._room(0)
         cdef Py_ssize_t k
         if self._measures and not self._adding:
-            self._measure(threads)
+            measure(self, threads)
             if self._bad >= 0:
                 return
         elif (self._adjusts or self.accumulated) and not self._adding:
@@ -1290,18 +1159,15 @@ cdef class Plan:
     ) noexcept nogil:
         """Run the rule and what is around it piece by piece.
 
-        The direction, where it is asked for, is written instead of the parameter; its elements,
-        of which the norm is taken, are counted in C order then.
+        The direction, where it is asked for, is written instead of the parameter.
         """
-        cdef bint in_c_order = direction != NULL
-        cdef bint staged = t.staged or in_c_order and t.c_order != NULL
         cdef char* at[MAX_STREAMS]
         cdef Py_ssize_t here = first, piece, end = first + n
         cdef int j
         while here < end:
-            piece = min(PIECE - here % PIECE if staged else <Py_ssize_t> WORK, end - here)
+            piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
             for j in range(self._streams + EXTRA):
-                at[j] = fetch(t, j, here, piece, s.streams[j], s, in_c_order)
+                at[j] = fetch(t, j, here, piece, s.streams[j], s)
             at[1] = self._with_held(t, at[1], at[self._streams + ACCUMULATOR], piece, s.sum)
             if direction != NULL:
                 memcpy(direction + (here - first) * width(t), at[0], piece * width(t))
@@ -1311,23 +1177,23 @@ cdef class Plan:
                 self._finish_piece(t, at, here, piece, s)
                 if t.home != 0:
                     put(t, t.home, here, piece, at[0], NULL, s)
-            self._put_state(t, at, here, piece, s, in_c_order)
+            self._put_state(t, at, here, piece, s, direction != NULL)
             here += piece
 
     cdef void _put_state(
         self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s,
-        bint in_c_order,
+        bint directing,
     ) noexcept nogil:
-        """Bring a piece of the parameter (not of a direction, in C order) and its state back."""
+        """Bring a piece of the parameter (not of a direction) and its state back."""
         cdef bint drawn = False
         cdef int j
         for j in range(self._streams + EXTRA):
-            if at[j] == NULL or j == 1 or j == 0 and in_c_order:
+            if at[j] == NULL or j == 1 or j == 0 and directing:
                 continue
             if t.storage[j] >= BFLOAT16_STATE and not drawn:
                 SPANS.random(s.random, <unsigned int> first, random_key(t, first), n)
                 drawn = True
-            put(t, j, first, n, at[j], s.random, s, in_c_order)
+            put(t, j, first, n, at[j], s.random, s)
 
     cdef void _finish_piece(
         self, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
@@ -1477,4 +1343,6 @@ cdef inline bint plain(cnp.ndarray g, cnp.ndarray p) noexcept:
     return True
 
 
+include "_norms.pxi"
+include "_sweep.pxi"
 include "_vectors.pxi"

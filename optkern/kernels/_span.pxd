@@ -66,6 +66,11 @@ ctypedef void (*random_t)(
 # x'y, in LANES running sums and a fixed tree over them.
 ctypedef double (*dot_t)(const char* x, const char* y, Py_ssize_t n) noexcept nogil
 
+# lane += the squares of the elements of a block from its element `place` on
+ctypedef void (*squares_t)(
+    double* lane, const char* x, Py_ssize_t n, Py_ssize_t place
+) noexcept nogil
+
 # to[j * stride] = rows[j]'x from element `first` on; wide: room for BLOCK doubles
 ctypedef void (*project_t)(
     const char* x, const char* const* rows, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n,
@@ -103,6 +108,7 @@ cdef struct spans_t:
     store_t store[STORAGES]
     random_t random
     dot_t dot[DTYPES]
+    squares_t squares[DTYPES]
     project_t project[DTYPES]
     subtract_t subtract[DTYPES]
     scale_t scale[DTYPES]

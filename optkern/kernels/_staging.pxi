@@ -78,6 +78,8 @@ cdef const layout_t* way_through(
     const tensor_t* t, int j, bint in_c_order, scratch_t* s
 ) noexcept nogil:
     """How to walk a stream in the plan's order, or in C order; NULL: its elements lie like that."""
+    cdef Py_ssize_t expected = t.itemsize[j]
+    cdef bint as_is = <size_t> t.data[j] % t.itemsize[j] == 0
     cdef int k
     if not in_c_order or t.c_order == NULL:
         return t.layout[j]
@@ -88,7 +90,11 @@ cdef const layout_t* way_through(
             s.walk.strides[k] = t.c_order.strides[k] * t.itemsize[j]
         else:
             s.walk.strides[k] = t.layout[j].strides[t.c_order.axis[k]]
-    return &s.walk
+    for k in range(s.walk.ndim - 1, -1, -1):
+        if s.walk.shape[k] != 1:
+            as_is = as_is and s.walk.strides[k] == expected
+            expected *= s.walk.shape[k]
+    return NULL if as_is else &s.walk
 
 
 cdef char* fetch(
@@ -119,11 +125,11 @@ cdef char* fetch(
 
 cdef void put(
     const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* x,
-    const unsigned int* random, scratch_t* s, bint in_c_order=False,
+    const unsigned int* random, scratch_t* s,
 ) noexcept nogil:
     """Bring `n` elements, that `fetch` has found a place for, back to their stream."""
     cdef char* codes = s.raw
-    cdef const layout_t* layout = way_through(t, j, in_c_order, s)
+    cdef const layout_t* layout = t.layout[j]
     if t.storage[j] == PLAIN:
         if layout != NULL:
             transfer(layout, t.data[j], x, first, n, t.itemsize[j], True)

@@ -1,0 +1,256 @@
+# --------------------------------------------------------------------------- sweeps
+#
+# The squares of an array whose neighbours in memory are far apart in C order, as those of a Fortran
+# array are. A sweep takes many rows (those of C order) column by column and turns tiles of them
+# into C order, so that it reads a cache line once. Of directions the rule runs along the columns,
+# as its arrays lie, and only its outcome is turned.
+#
+# A block's squares are added up in C order. Blocks of several rows wait until these are complete;
+# where rows are longer than blocks, each row has its own running sums, and only what it shares of
+# a block with the row before it waits for that one's end.
+
+
+cdef bint sweep_blocks(
+    Plan plan, Py_ssize_t i, int work, Py_ssize_t block, Py_ssize_t stop, scratch_t* s
+) noexcept nogil:
+    """Sum the squares of blocks of a tensor by a sweep; False where it wants none."""
+    cdef const tensor_t* t = &plan._tensors[i]
+    cdef Py_ssize_t begin = plan._blocks[i], group, k
+    cdef double* partial = plan._partial[work == PARAMETERS] + begin
+    cdef sweep_t w
+    if t.c_order == NULL and not t.staged:
+        return False
+    memset(&w, 0, sizeof(sweep_t))
+    if not plan_sweep(plan, &w, t, work, s):
+        return False
+    block -= begin
+    stop -= begin
+    group = rows_of_sweep(&w)
+    # Groups of rows, or of blocks; each is swept where its first block is.
+    k = max(block - 1, <Py_ssize_t> 0) * BLOCK // w.inner // group
+    while k * group * w.inner < t.size:
+        w.first = count_blocks(k * group * w.inner) * BLOCK
+        w.stop = min(count_blocks((k + 1) * group * w.inner) * BLOCK, t.size)
+        if w.first >= stop * BLOCK:
+            break
+        if w.first >= block * BLOCK and w.stop > w.first:
+            if w.inner > BLOCK:
+                sweep_long_rows(plan, &w, partial, s)
+            else:
+                sweep_short_rows(plan, &w, partial, s)
+        k += 1
+    return True
+
+
+cdef Py_ssize_t rows_of_sweep(const sweep_t* w) noexcept nogil:
+    """How many rows are swept together: as many as their blocks, or beginnings, fit a tile."""
+    cdef Py_ssize_t most = (TILE // width(w.t) - BLOCK) // min(w.inner, <Py_ssize_t> BLOCK)
+    if w.inner > BLOCK:
+        return min(most - 1, <Py_ssize_t> LONG_ROWS)
+    return min(most, max(<Py_ssize_t> LONG_ROWS, JOB * BLOCK // w.inner))
+
+
+cdef void sweep_short_rows(
+    Plan plan, const sweep_t* w, double* partial, scratch_t* s
+) noexcept nogil:
+    """Sum the squares of the blocks in hand, of whole rows in a tile."""
+    cdef Py_ssize_t k, size = width(w.t)
+    cdef char* x = s.tile
+    sweep(plan, w, 0, w.inner, x, w.inner * size, s)
+    for k in range(w.first // BLOCK, count_blocks(w.stop)):
+        partial[k] = squares_of(w.t.dtype, x, min(<Py_ssize_t> BLOCK, w.stop - k * BLOCK))
+        x += BLOCK * size
+
+
+cdef bint plan_sweep(
+    Plan plan, sweep_t* w, const tensor_t* t, int work, scratch_t* s
+) noexcept nogil:
+    """Find the rows of a sweep; False where the elements lie in C order, or each by itself."""
+    cdef const layout_t* walk
+    cdef int[3] streams
+    cdef int i, k, found = -1
+    w.t, w.work = t, work
+    if work == DIRECTIONS:
+        if t.c_order == NULL:
+            return False
+        w.streams, w.stream[0] = 1, 0
+        w.walk[0].ndim = t.c_order.ndim
+        for k in range(w.walk[0].ndim):
+            w.walk[0].shape[k] = t.c_order.shape[k]
+            w.walk[0].strides[k] = t.c_order.strides[k]
+            if w.walk[0].strides[k] == 1 and w.walk[0].shape[k] != 1:
+                w.axis = k
+        found = 0
+    else:
+        streams[0] = 0 if work == PARAMETERS else plan._streams + ACCUMULATOR if t.held else -1
+        streams[1] = 1 if work == GRADIENTS else -1
+        for i in range(2):
+            if streams[i] < 0 or t.data[streams[i]] == NULL:
+                continue
+            walk = way_through(t, streams[i], True, s)
+            w.stream[w.streams] = streams[i]
+            w.walk[w.streams].ndim = -1
+            if walk != NULL:
+                w.walk[w.streams] = walk[0]
+                if found < 0 and crosses(walk, &w.axis):
+                    found = w.streams
+            w.streams += 1
+        if found < 0:
+            return False
+        for i in range(w.streams):
+            if w.walk[i].ndim < 0:
+                lay_out(&w.walk[i], &w.walk[found], t.itemsize[w.stream[i]])
+    w.length, w.inner = w.walk[found].shape[w.axis], 1
+    for k in range(w.axis + 1, w.walk[found].ndim):
+        w.inner *= w.walk[found].shape[k]
+    return True
+
+
+cdef void sweep_long_rows(
+    Plan plan, const sweep_t* w, double* partial, scratch_t* s
+) noexcept nogil:
+    """Sum the squares of rows that are longer than a block: of the blocks that begin in them."""
+    cdef int dtype = w.t.dtype
+    cdef Py_ssize_t size = width(w.t), row = w.first // w.inner, last = w.stop // w.inner
+    cdef Py_ssize_t left = BLOCK, right, r, n, window = BLOCK * 8 // (LONG_ROWS * size)
+    cdef running_t sums[LONG_ROWS]
+    sweep(plan, w, 0, BLOCK, s.tile, BLOCK * size, s)
+    for r in range(last - row):   # a row's beginning may belong to a block of the row before
+        n = count_blocks((row + r) * w.inner) * BLOCK - (row + r) * w.inner
+        begin_sums(&sums[r], count_blocks((row + r) * w.inner))
+        run_on(&sums[r], partial, dtype, s.tile + (r * BLOCK + n) * size, BLOCK - n)
+    while left < w.inner:
+        right = min(left + window, w.inner)
+        sweep(plan, w, left, right, s.block[0], window * size, s)
+        for r in range(last - row):
+            run_on(&sums[r], partial, dtype, s.block[0] + r * window * size, right - left)
+        left = right
+    for r in range(last - row):
+        if sums[r].done:
+            n = min(BLOCK - sums[r].done, w.t.size - (row + r + 1) * w.inner)
+            run_on(&sums[r], partial, dtype, s.tile + (r + 1) * BLOCK * size, n)
+            if sums[r].done:   # the tensor's last block
+                partial[sums[r].block] = fold(sums[r].lane)
+
+
+cdef void sweep(
+    Plan plan, const sweep_t* w, Py_ssize_t left, Py_ssize_t right, char* to, Py_ssize_t pitch,
+    scratch_t* s
+) noexcept nogil:
+    """Bring columns of the elements in hand into C order; `to`: for the first row's first one.
+
+    Where whole rows lie without a gap in `to`, it is for the first element in hand.
+    """
+    cdef Py_ssize_t size = width(w.t), top = w.first // w.inner, bottom = w.stop // w.inner
+    cdef Py_ssize_t above = w.first % w.inner, below = w.stop % w.inner
+    cdef Py_ssize_t here = left, end, row, stop, n
+    cdef Py_ssize_t skipped = above * size if right - left == w.inner else 0
+    while here < right:
+        end = right
+        if here < above < end:
+            end = above
+        if here < below < end:
+            end = below
+        row = top + (here < above)
+        stop = bottom + (here < below)
+        while row < stop:   # as far as rows lie side by side
+            n = min(stop - row, w.length - row % w.length)
+            sweep_band(
+                plan, w, row, n, here, end,
+                to + ((row - top) * pitch + (here - left) * size - skipped), pitch, s,
+            )
+            row += n
+        here = end
+
+
+cdef void sweep_band(
+    Plan plan, const sweep_t* w, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t left, Py_ssize_t right,
+    char* to, Py_ssize_t pitch, scratch_t* s
+) noexcept nogil:
+    """Bring the columns of rows that lie side by side into C order."""
+    cdef Py_ssize_t index[MAX_DIMS]
+    cdef Py_ssize_t at[2]
+    cdef Py_ssize_t offset[2][2 * TILE_COLUMNS]   # of the columns in hand, and of the next ones
+    cdef char* columns[2 * TILE_COLUMNS]
+    cdef Py_ssize_t here, found, stop = row + rows, n
+    cdef int i, j, many
+    while row < stop:
+        n = min(<Py_ssize_t> TILE_ROWS, stop - row)
+        seek(w, row * w.inner + left, index, at)
+        here = found = left
+        while here < right:
+            many = <int> min(<Py_ssize_t> TILE_COLUMNS, right - here)
+            while found < min(here + 2 * TILE_COLUMNS, right):
+                for i in range(w.streams):
+                    offset[i][found - here] = at[i]
+                next_column(w, index, at)
+                found += 1
+            find_columns(plan, w, columns, offset, many, <int> (found - here), n, s)
+            turn(
+                to + (here - left) * width(w.t), pitch, <const char* const*> columns, many,
+                <int> (found - here) - many, n, w.t.dtype,
+            )
+            here += many
+            for i in range(w.streams):
+                for j in range(TILE_COLUMNS):
+                    offset[i][j] = offset[i][TILE_COLUMNS + j]
+        row += n
+        to += n * pitch
+
+
+cdef void find_columns(
+    Plan plan, const sweep_t* w, char** at, Py_ssize_t (*offset)[2 * TILE_COLUMNS], int columns,
+    int known, Py_ssize_t rows, scratch_t* s
+) noexcept nogil:
+    """Point at the values of columns; s.block[1] holds those that do not lie in memory as such.
+
+    Of the columns that are known beyond these it is only said where they lie in memory.
+    """
+    cdef const tensor_t* t = w.t
+    cdef Py_ssize_t size = width(t)
+    cdef int i, j = 0, k, many
+    cdef char* other
+    for k in range(columns, known):
+        at[k] = t.data[w.stream[0]] + offset[0][k] if w.work != DIRECTIONS else s.block[1]
+    while j < columns:
+        at[j] = s.block[1] + j * rows * size
+        many = 1
+        if w.work == DIRECTIONS:   # columns that follow one another in memory go together
+            while j + many < columns and offset[0][j + many] == offset[0][j] + many * rows:
+                many += 1
+            k = j + many + AHEAD - 1
+            if many == 1 and k < known:
+                for i in range(plan._streams):
+                    if t.data[i]:
+                        prefetch(t.data[i] + offset[0][k] * t.itemsize[i], rows * t.itemsize[i])
+            run_direction(plan, t, offset[0][j], many * rows, at[j], s)
+            for k in range(1, many):
+                at[j + k] = at[j] + k * rows * size
+        elif w.streams == 1:
+            at[j] = column(w, 0, offset[0][j], rows, at[j], s)
+        else:
+            other = column(w, 0, offset[0][j], rows, at[j], s)
+            if other != at[j]:
+                memcpy(at[j], other, rows * size)
+            other = column(w, 1, offset[1][j], rows, s.streams[0], s)
+            if <size_t> other % size:
+                memcpy(s.streams[0], other, rows * size)
+                other = s.streams[0]
+            SPANS.add[t.dtype](at[j], other, rows)
+        j += many
+
+
+cdef void run_direction(
+    Plan plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* to, scratch_t* s
+) noexcept nogil:
+    """Run a rule that writes its direction, in the plan's order, into `to`."""
+    cdef char* at[MAX_STREAMS]
+    cdef int j
+    if t.staged or t.held:
+        plan._run_pieces(t, first, n, to, s)
+        return
+    for j in range(plan._streams):
+        at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+    memcpy(to, at[0], n * t.itemsize[0])
+    at[0] = to
+    SPANS.update[plan._index][t.dtype](t.h, at, n, first)
