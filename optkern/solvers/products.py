@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature.differences import DifferenceOperator, Gradient, groups_of_like
+from ..curvature.differences import DifferenceOperator, groups_of_like
+from ..curvature.gradients import Gradient
 from ..curvature.operators import norm, unit_roundoff
 from ._problem import Objective
 
