@@ -149,7 +149,10 @@ def classify(
     judge = Judge(run, operator, curvature_tol, eigenvalue_tol, gradient)
     kind = judge.go(max_matvecs, callback)
     if stationary is None:
+        known = judge.resolution
         stationary = test.by_newton(run)
+        if kind is not None and judge.resolution > known:
+            kind = judge.again()  # the step's products have shown errors that the run's had not
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
     return _verdict(judge, kind, stationary, line, confidence, max_matvecs)

@@ -212,6 +212,11 @@ class Judge:
                     return kind
         return None
 
+    def again(self) -> str | None:
+        """Decide once more, after products of others have shown larger errors."""
+        self.retry, self.last = 0, True
+        return self.decide()
+
     def cause(self, max_matvecs: int) -> str:
         """Why it is inconclusive."""
         run = self.run

@@ -27,6 +27,7 @@ LENGTH = 0.01  # of ||x||: what a Newton step must reach for it where there is n
 # Of ||x||: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
+UNLIKE = 100.0  # rows of H that differ as much are those of coordinates in unlike units
 # Of |loss|: a gain between this and GAIN is followed by so many steps of L-BFGS.
 WORTH_FOLLOWING = 1e-6
 FOLLOWED = 30
@@ -57,6 +58,9 @@ class Stationarity:
         How far that was from x.
     condition : float
         Of the curvature seen in the Krylov space: largest magnitude by smallest.
+    unlike : float
+        How far the coordinates differ in it: the largest row of H, as its products have shown it,
+        by that which a tenth of the rows are below; rows of zeros do not count.
     products : int
         Hessian-vector products it took.
     """
@@ -68,7 +72,18 @@ class Stationarity:
     gain: float | None = None
     tried_length: float = 0.0
     condition: float = 1.0
+    unlike: float = 1.0
     products: int = 0
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether coordinates of unlike curvature make the problem ill-conditioned.
+
+        Flat directions alone, a symmetry's among them, make the condition large as well, and no
+        scaling mends that.
+        """
+        worst = max(self.condition, self.unlike**2)  # of diag(H), which is no worse than H's own
+        return worst > ILL_CONDITIONED and self.unlike > UNLIKE
 
     def __bool__(self) -> bool:
         return self.holds
@@ -119,14 +134,38 @@ def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
     step = np.zeros(run.n)
     for row, weight in zip(rows, weights):
         step += weight * row
-    # An estimate: what differences leave open below their noise is not bounded by it.
-    smallest = max(float(size.min()), run.floor)
+    # What exact products show as zero is: no scaling mends a symmetry. What differences leave open
+    # below their noise may be as small as rounding lets it be.
+    there = size if noise else size[size > 10 * run.floor]
+    smallest = max(float(there.min(initial=math.inf)), run.floor)
     return Newton(
         step,
         -0.5 * float(parts @ coefficients),
         float(np.linalg.norm(coefficients)),
-        float(size.max()) / smallest if smallest > 0 else math.inf,
+        max(float(size.max()) / smallest, 1.0) if smallest > 0 else math.inf,
     )
+
+
+def unlikeness(run: Run, noise: float) -> float:
+    """How far coordinates differ in curvature: the largest row of H by a small one.
+
+    H v_j is beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1}: what `PRODUCTS` of them show of the
+    rows, or all where they span the space; without rows that are zero to the products' errors.
+    """
+    basis, alpha, beta = run.recurrence.basis, run.recurrence.alpha, run.recurrence.beta
+    if basis is None or run.k < 2:
+        return 1.0
+    squares = np.zeros(run.n)
+    columns = run.k - 1 if run.k >= run.n else min(run.k - 1, PRODUCTS)
+    for j in range(columns):
+        column = alpha[j] * basis[j].astype(np.float64) + beta[j] * basis[j + 1]
+        if j:
+            column += beta[j - 1] * basis[j - 1]
+        squares += column**2
+    rows = np.sqrt(squares)
+    errors = max(run.floor, noise) * math.sqrt(columns / run.n)
+    rows = np.sort(rows[rows > errors])
+    return float(rows[-1] / rows[(rows.size - 1) // 10]) if rows.size else 1.0
 
 
 def krylov(gradient: Gradient, operator: Operator, seed: int, num_threads: int) -> Run:
@@ -222,20 +261,27 @@ class StationarityTest:
         products = self.operator.products - before
         noise = 0.0 if self.operator.exact else self.operator.noise
         newton = newton_step(run, self.gradient.value, noise)
-        figures = (newton.length, newton.decrement)
+        whole = whole if whole is not None and whole.has_basis else None
+        found = Stationarity(
+            True,
+            "",
+            newton.length,
+            newton.decrement,
+            condition=newton.condition,
+            unlike=unlikeness(whole or run, noise),
+            products=products,
+        )
         if self.line.loss is None:
-            return self._by_length(newton, figures, products)
+            return self._by_length(found)
         steps = [newton]
-        if whole is not None and whole.has_basis and whole.k >= whole.n > run.k:
+        if whole is not None and whole.k >= whole.n > run.k:
             steps.append(newton_step(whole, self.gradient.value, noise))
         gain, length = 0.0, 0.0
         for each in steps:
             won, share = tried(self.line, each.step)
             if won > gain:
                 gain, length = won, share * norm(each.step)
-        # Of the space of g alone: what H does to directions that g does not know, symmetries among
-        # them, no scaling mends.
-        verdict = self._by_gain(gain, length, figures, newton.condition, products)
+        verdict = self._by_gain(found, gain, length)
         return self._followed(verdict, steps) or verdict
 
     def _followed(self, verdict: Stationarity, steps: list[Newton]) -> Stationarity | None:
@@ -257,24 +303,15 @@ class StationarityTest:
         why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({share_of(won, f)})"
         return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
 
-    def _by_length(
-        self, newton: Newton, figures: tuple[float, float], products: int
-    ) -> Stationarity:
-        share = newton.length / self.scale
+    def _by_length(self, found: Stationarity) -> Stationarity:
+        share = found.newton_length / self.scale
         why = (
             f"a Newton step is {share:.1g} of ||x|| long (nothing was tried: pass `loss` to have "
             "it tried)"
         )
-        return Stationarity(share <= LENGTH, why, *figures, None, 0.0, newton.condition, products)
+        return replace(found, holds=share <= LENGTH, why=why)
 
-    def _by_gain(
-        self,
-        gain: float,
-        length: float,
-        figures: tuple[float, float],
-        condition: float,
-        products: int,
-    ) -> Stationarity:
+    def _by_gain(self, found: Stationarity, gain: float, length: float) -> Stationarity:
         f = abs(self.line.f)
         short = length <= EXACT_FIT * self.scale
         exact = short and gain >= 0.5 * f
@@ -288,7 +325,7 @@ class StationarityTest:
             why = f"what is left of the loss ends within {length / self.scale:.1g} of ||x||"
         else:
             why = f"a Newton step of length {length:.2g} gains {gain:.2g} ({share_of(gain, f)})"
-        return Stationarity(holds, why, *figures, gain, length, condition, products)
+        return replace(found, holds=holds, why=why, gain=gain, tried_length=length)
 
 
 def share_of(gain: float, f: float) -> str:

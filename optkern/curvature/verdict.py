@@ -122,6 +122,7 @@ def _about_gradient(v: Verdict) -> list[tuple[str, str]]:
         ("Newton step", f"length {s.newton_length:.3g}, decrement {s.newton_decrement:.3g}"),
         ("its gain", tried),
         ("condition", f"{s.condition:.2g} (of what the step has seen)"),
+        ("coordinates", f"unlike by {s.unlike:.2g} (rows of H)"),
     ]
 
 
@@ -186,8 +187,11 @@ def explained(v: Verdict, cause: str) -> str:
         "not_stationary": _not_stationary,
     }
     said = words[v.kind](v) if v.kind in words else _inconclusive(v, cause)
-    if v.stationary.condition > ILL_CONDITIONED:
-        said += f"; scale the features: the curvature's condition is beyond {ILL_CONDITIONED:.0e}"
+    if v.stationary.unscaled:
+        said += (
+            f"; scale the features: the curvature's condition is beyond {ILL_CONDITIONED:.0e}, "
+            f"coordinates differ {v.stationary.unlike:.0e}-fold in it"
+        )
     return f"{said}; {v.matvecs} products"
 
 

@@ -1,0 +1,103 @@
+"""Advice to scale the features: where coordinates are unlike, and nowhere else."""
+
+import numpy as np
+import pytest
+
+from optkern import curvature
+from optkern.curvature import critical, judge
+
+WORDS = "scale the features"
+
+
+def logistic(X, y):
+    def loss(w):
+        z = X @ w
+        return float(np.mean(np.logaddexp(0, z) - y * z))
+
+    def grad(w):
+        return X.T @ (1 / (1 + np.exp(-(X @ w))) - y) / len(y)
+
+    def hvp_at(w):
+        p = 1 / (1 + np.exp(-(X @ w)))
+        return lambda v: X.T @ (p * (1 - p) * (X @ v)) / len(y)
+
+    return loss, grad, hvp_at
+
+
+def years():
+    rng = np.random.default_rng(0)
+    year = rng.integers(1950, 2020, 300).astype(float)
+    return np.c_[year, np.ones(300)], (year + rng.normal(0, 10, 300) > 1985).astype(float)
+
+
+@pytest.mark.parametrize("how", ["loss", "hvp", "neither"])
+def test_a_raw_year_beside_a_bias(how):
+    loss, grad, hvp_at = logistic(*years())
+    w = np.array([1e-4, -0.1])
+    given = {"loss": loss} if how == "loss" else {"hvp": hvp_at(w)} if how == "hvp" else {}
+    verdict = curvature.classify(w, grad, **given)
+    assert verdict.stationary.unscaled and WORDS in str(verdict)
+    assert 1e3 < verdict.stationary.unlike < 1e4  # the row of the year by the bias'
+
+
+@pytest.mark.parametrize("hvp", [False, True])
+def test_flat_directions_of_like_coordinates_ask_for_no_scaling(hvp):
+    """Softmax does not change by a shift of all classes: H is singular, nothing is unscaled."""
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((200, 5)), rng.integers(0, 3, 200)
+    eye = np.eye(3)[y]
+
+    def probabilities(W):
+        e = np.exp(X @ W - (X @ W).max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    def loss(W):
+        return -float(np.mean(np.log(probabilities(W)[np.arange(200), y])))
+
+    def grad(W):
+        return X.T @ (probabilities(W) - eye) / 200
+
+    def product(V):
+        p, t = probabilities(W), X @ V
+        return X.T @ (p * (t - (p * t).sum(1, keepdims=True))) / 200
+
+    W = np.zeros((5, 3))
+    for _ in range(300):
+        W -= 0.5 * grad(W)
+    W += 0.1
+    verdict = curvature.classify(W, grad, loss=loss, hvp=product if hvp else None)
+    assert WORDS not in str(verdict) and verdict.stationary.unlike < 10
+
+
+def test_symmetries_seen_by_exact_products_ask_for_no_scaling():
+    d = np.r_[np.zeros(5), np.linspace(1, 3, 45)]
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 50)))[0]
+    h = (q * d) @ q.T
+    x = q[:, 20] * 1e-3
+    verdict = curvature.classify(x, lambda x: h @ x, hvp=lambda v: h @ v)
+    assert WORDS not in str(verdict) and verdict.stationary.condition < 10
+
+
+def test_a_dead_coordinate_is_not_an_unlike_one():
+    d = np.r_[np.zeros(3), np.linspace(1, 2, 27)]
+    verdict = curvature.classify(np.ones(30), lambda x: d * x, hvp=lambda v: d * v)
+    assert verdict.stationary.unlike < 3 and WORDS not in str(verdict)
+
+
+def test_what_the_step_shows_of_the_errors_is_taken_into_the_verdict(monkeypatch):
+    """Errors that only the Newton step's products have shown undo a decision made before."""
+    d = np.linspace(1, 100, 30)
+    real = critical.StationarityTest.by_newton
+
+    def by_newton(self, whole):
+        found = real(self, whole)
+        self.operator.noise = 1e3
+        return found
+
+    x = np.full(30, 1e-9)
+    assert curvature.classify(x + 1, lambda y: d * (y - 1)).kind == "minimum"
+    monkeypatch.setattr(critical.StationarityTest, "by_newton", by_newton)
+    verdict = curvature.classify(x + 1, lambda y: d * (y - 1))
+    assert verdict.kind == "inconclusive" and "resolution" in str(verdict)
+    monkeypatch.setattr(judge.Judge, "again", lambda self: "minimum")
+    assert curvature.classify(x + 1, lambda y: d * (y - 1)).kind == "minimum"
