@@ -321,8 +321,54 @@ def test_validation_that_meets_the_target_leaves_a_mismatch(validation, test):
 
 
 def test_validation_that_misses_the_target_is_overfitting():
-    d = compare_fits(train=0.0027, validation=0.5, test=22.9, target=0.1)
+    d = compare_fits(train=0.0027, validation=0.5, test=0.9, target=0.1)
     assert d.kind == "overfitting", str(d)
+
+
+# Logistic regression on digits, test images shifted; dropout lifts a training loss over validation.
+SHIFTED = [
+    (0.130, 0.209, 5.47),
+    (0.130, 0.209, 2.314),
+    (0.006, 0.190, 13.5),
+    (0.006, 0.190, 4.967),
+    (1.325, 1.331, 2.013),
+    (0.30, 0.15, 5.4),
+    (2.3, 2.6, 9.0),
+    (-5.0, -4.5, 3.0),
+]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+@pytest.mark.parametrize("train, validation, test", SHIFTED)
+def test_a_test_set_far_from_both_is_a_mismatch_whatever_lies_between_them(
+    train, validation, test, scale
+):
+    for target in (None, 1.5 * abs(train), 0.9 * abs(validation)):
+        target = None if target is None else scale * target
+        d = compare_fits(scale * train, scale * test, validation=scale * validation, target=target)
+        assert d.kind == "mismatch", str(d)
+        assert ("the lesser part" in str(d)) <= (validation > train)
+
+
+@pytest.mark.parametrize(
+    "train, validation, test, kind",
+    [
+        (0.130, 0.209, 0.188, "inconclusive"),
+        (0.006, 0.190, 0.145, "overfitting"),
+        (0.006, 0.145, 0.190, "overfitting"),  # two samples of one kind
+        (0.10, 0.30, 0.60, "overfitting"),
+        (0.10, 0.19, 0.27, "overfitting"),
+    ],
+)
+def test_a_test_set_like_validation_is_none(train, validation, test, kind):
+    assert compare_fits(train, test, validation=validation).kind == kind
+
+
+def test_a_model_that_is_too_small_is_said_before_the_lesser_mismatch():
+    fits = {"validation": 2.31, "smaller_model_train": 2.9}
+    assert compare_fits(2.3, 3.6, target=0.1, **fits).kind == "bias"
+    d = compare_fits(2.3, 13.6, target=0.1, **fits)
+    assert d.kind == "mismatch" and "too is above the target" in str(d), str(d)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -63,6 +63,8 @@ class FitComparison:
 
 
 FAR = 3  # tolerances below the training loss: no held-out loss belongs there
+APART = 3  # times the train-validation gap: what the test set is further off is of another kind
+MATERIAL = 0.5  # of the validation loss, where the gaps alone decide: two samplings may differ
 
 
 class _Fit(NamedTuple):
@@ -110,9 +112,10 @@ def compare_fits(
     for the larger one could do what the smaller does, unless the target is met. A held-out loss far
     below the training loss compares with nothing. A training loss above the target means bias,
     provided that a smaller model has done worse: size helps. A low training loss with a high one on
-    held-out samples means overfitting; the same with only the test loss high a mismatch, and where
-    validation meets the target a mismatch whatever lies between it and the training loss. Low is
-    what meets the target or, without one, what is below half of a held-out loss. Only a target can
+    held-out samples means overfitting; the same with only the test loss high a mismatch. Where
+    validation meets the target, or lies nearer to the training loss than to the test loss by far
+    (three times, and the test loss above it by half), it is a mismatch whatever the training loss
+    is. Low is what meets the target or, without one, what is below half of a held-out loss. Only a target can
     say that losses without a gap between them are good: at chance level there is none either.
 
     References
@@ -177,12 +180,31 @@ class _Fits(NamedTuple):
         return ", ".join(f"{fit.loss:.4g} on the {name} set" for name, fit in self.given.items())
 
     @property
-    def other_kind(self) -> bool:
-        """Whether validation meets the target and the test set, beyond chance, does not."""
-        if self.held_out is None or self.tested is None or self.target is None:
-            return False
-        met = not self.above_target(self.held_out) and self.above_target(self.tested)
-        return met and self.above(self.tested, self.held_out)
+    def other_kind(self) -> str:
+        """Why the test data must be of another kind than validation's; empty where nothing says it.
+
+        Both are held out: what lies between them is not the training's doing.
+        """
+        if self.held_out is None or self.tested is None:
+            return ""
+        if not self.above(self.tested, self.held_out):
+            return ""
+        if self.target is not None and not self.above_target(self.held_out):
+            if self.above_target(self.tested):
+                return f"validation meets the target {self.target:.4g}, the test set does not"
+        apart = self.tested.loss - self.held_out.loss
+        gap = self.held_out.loss - self.fit.loss
+        if apart > max(APART * abs(gap), MATERIAL * abs(self.held_out.loss)):
+            if self.target is not None and self.fit.loss - self.target > apart:
+                return ""  # most of the loss is the training's own
+            besides = " (overfitting is the lesser part)" * self.above(self.held_out, self.fit)
+            if self.above_target(self.fit):
+                besides += f"; the training loss too is above the target {self.target:.4g}"
+            return (
+                f"validation and test differ by {apart:.3g}, training and validation by "
+                f"{abs(gap):.2g}{besides}"
+            )
+        return ""
 
     def verdict(self) -> tuple[str, str]:
         """The kind and the sentence."""
@@ -192,11 +214,8 @@ class _Fits(NamedTuple):
                 "optimization",
                 f"{self.trained}, a smaller model reaches {self.smaller.loss:.4g}",
             )
-        if self.other_kind:
-            return "mismatch", (
-                f"{self.trained}, {self.listed}: validation meets the target "
-                f"{self.target:.4g}, the test set does not"
-            )
+        if other_kind := self.other_kind:
+            return "mismatch", f"{self.trained}, {self.listed}: {other_kind}"
         for name, other in self.given.items():
             if self.above(self.fit, other, FAR):
                 return (
