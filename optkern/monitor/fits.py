@@ -115,8 +115,9 @@ def compare_fits(
     held-out samples means overfitting; the same with only the test loss high a mismatch. Where
     validation meets the target, or lies nearer to the training loss than to the test loss by far
     (three times, and the test loss above it by half), it is a mismatch whatever the training loss
-    is. Low is what meets the target or, without one, what is below half of a held-out loss. Only a target can
-    say that losses without a gap between them are good: at chance level there is none either.
+    is. Low is what meets the target or, without one, what is below half of a held-out loss. Only a
+    target can say that losses without a gap between them are good: at chance level there is none
+    either.
 
     References
     ----------
@@ -189,9 +190,9 @@ class _Fits(NamedTuple):
             return ""
         if not self.above(self.tested, self.held_out):
             return ""
-        if self.target is not None and not self.above_target(self.held_out):
-            if self.above_target(self.tested):
-                return f"validation meets the target {self.target:.4g}, the test set does not"
+        met = self.target is not None and not self.above_target(self.held_out)
+        if met and self.above_target(self.tested):
+            return f"validation meets the target {self.target:.4g}, the test set does not"
         apart = self.tested.loss - self.held_out.loss
         gap = self.held_out.loss - self.fit.loss
         if apart > max(APART * abs(gap), MATERIAL * abs(self.held_out.loss)):
