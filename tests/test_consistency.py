@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from optkern import curvature
+from optkern import SGD, Monitor, curvature
 from optkern.curvature.consistency import gradient_against_hvp, loss_against_gradient
 
 RNG = np.random.default_rng(0)
@@ -158,3 +158,22 @@ def test_products_against_differences_of_gradients(name, where):
             said = gradient_against_hvp(x, grad, wrong)
             assert said.startswith("grad and hvp contradict each other"), said
         assert "is its sign right" in gradient_against_hvp(x, grad, lambda v: -exact(v))
+
+
+@pytest.mark.parametrize("steps", [400, 40])
+def test_diagnose_says_it_before_it_believes_either(steps):
+    loss, grad, x = place("scaled", "far")
+    x, monitor = x.copy(), Monitor()
+    opt = SGD(x, lr=0.1)
+    for _ in range(steps):
+        opt.step(grad(x))
+        monitor.record(loss(x), grad(x), opt)
+    hvp = curvature.hvp_from_grad(grad, x)
+    for arguments in (
+        (lambda x: -grad(x), loss),
+        (grad, lambda x: loss(x) + 0.5 * float(x @ x)),
+        (grad, loss, lambda v: -hvp(v)),
+    ):
+        d = monitor.diagnose(x, *arguments)
+        assert "contradict each other" in str(d) and d.kind in ("inconclusive", "falling"), str(d)
+    assert "contradict" not in str(monitor.diagnose(x, grad, loss, hvp))

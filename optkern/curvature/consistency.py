@@ -51,7 +51,12 @@ class _Change(NamedTuple):
 
 
 def loss_against_gradient(
-    x: Any, loss: Callable[[Any], float], grad: Callable[[Any], Any], *, seed: int = 0
+    x: Any,
+    loss: Callable[[Any], float],
+    grad: Callable[[Any], Any],
+    *,
+    seed: int = 0,
+    owner: str = "consistency",
 ) -> str:
     """Say that loss and grad contradict each other near x, and how; "" where they do not.
 
@@ -67,6 +72,8 @@ def loss_against_gradient(
         ``x -> float`` and ``x -> gradient``.
     seed : int
         Of the random direction.
+    owner : str
+        Who speaks in error messages.
 
     Returns
     -------
@@ -88,16 +95,21 @@ def loss_against_gradient(
     >>> print(loss_against_gradient(np.zeros(2), lambda x: float(x @ x), lambda x: -2 * x)[:68])
     loss and grad contradict each other: along a random direction the lo
     """
-    return _Ways(x, loss, grad, seed).sentence()
+    return _Ways(owner, x, loss, grad, seed).sentence()
 
 
 class _Ways:
     """The loss and its gradient along lines through x."""
 
     def __init__(
-        self, x: Any, loss: Callable[[Any], float], grad: Callable[[Any], Any], seed: int
+        self,
+        owner: str,
+        x: Any,
+        loss: Callable[[Any], float],
+        grad: Callable[[Any], Any],
+        seed: int,
     ) -> None:
-        self.point = Point("consistency", x)
+        self.point = Point(owner, x)
         self.x, self.seed = self.point.vector(), seed
         self._loss, self._grad = loss, grad
         self.size = max(norm(self.x), 1.0)
@@ -212,7 +224,12 @@ class _Ways:
 
 
 def gradient_against_hvp(
-    x: Any, grad: Callable[[Any], Any], hvp: Callable[[Any], Any], *, seed: int = 0
+    x: Any,
+    grad: Callable[[Any], Any],
+    hvp: Callable[[Any], Any],
+    *,
+    seed: int = 0,
+    owner: str = "consistency",
 ) -> str:
     """Say that hvp is not the derivative of grad at x; "" where it is, or nothing can be told.
 
@@ -226,6 +243,8 @@ def gradient_against_hvp(
         ``v -> H v`` at x, v arranged as x.
     seed : int
         Of the random vector.
+    owner : str
+        Who speaks in error messages.
 
     Returns
     -------
@@ -247,7 +266,7 @@ def gradient_against_hvp(
     >>> gradient_against_hvp(x, lambda x: 2 * x, lambda v: -2 * v)[:51]
     'grad and hvp contradict each other: hvp(v) is -1 ti'
     """
-    point = Point("consistency", x)
+    point = Point(owner, x)
     rng = np.random.default_rng([seed, 0x5EED9])
     v = random_unit(rng, point.n, point.dtype)
     op = hvp_from_grad(grad, x)

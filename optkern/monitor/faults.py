@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..curvature.consistency import gradient_against_hvp, loss_against_gradient
+from ..kernels._structures import Structure
 from .trend import FEWEST, level, scatter
 
 BEFORE, AFTER = 8, 4  # records beside a jump: what the loss scattered by, and that it stays
@@ -73,6 +75,26 @@ def jumped(losses: np.ndarray) -> int:
         if size[place] > 3 * float(np.abs(np.diff(losses[record // 2 : record])).max()):
             return record
     return -1
+
+
+def contradiction(
+    x: Any,
+    grad: Callable[[Any], Any],
+    loss: Callable[[Any], float] | None,
+    hvp: Callable[[Any], Any] | None,
+    seed: int,
+) -> str:
+    """That what diagnose was given is not of one function: asked before any of it is believed."""
+    found = ""
+    arrays = Structure("diagnose", x, "x").arrays
+    if not all(np.isfinite(a).all() for a in arrays if isinstance(a, np.ndarray)):
+        return ""  # of a run that has overflown
+    with np.errstate(all="ignore"):  # trial steps may overflow
+        if loss is not None:
+            found = loss_against_gradient(x, loss, grad, seed=seed, owner="diagnose")
+        if hvp is not None and not found:
+            found = gradient_against_hvp(x, grad, hvp, seed=seed, owner="diagnose")
+    return found
 
 
 def unfed(

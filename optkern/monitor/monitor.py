@@ -16,7 +16,7 @@ from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
-from .faults import jumped, turned, unfed
+from .faults import contradiction, jumped, turned, unfed
 from .record import LOOKS, Record
 from .settings import clip, decays, inner, maximizes, rate, taken, value_clip
 from .stall import ByCurvature, by_record
@@ -125,8 +125,7 @@ class Monitor(Record):
                 return said(trend, "inconclusive", skipped)
             seen = self._evidence(trend, opt)
             known = by_record(trend, seen, grad is not None)
-        missing = "" if grad is None else self._unfed(x, grad, opt)
-        if known is not None and (grad is None or known.kind != "falling"):
+        if known is not None and grad is None:
             return known
         if grad is None:
             return said(
@@ -135,6 +134,13 @@ class Monitor(Record):
                 f"{trend.stalled()}{seen.aside(trend)}; give x and grad, and the curvature there "
                 "will tell why",
             )
+        false = contradiction(x, grad, loss, hvp, seed)
+        if known is not None and (false or known.kind != "falling"):
+            return replace(known, explanation=known.explanation + f"; yet {false}" * bool(false))
+        if false:
+            first = f"{seen.spent}, and " * bool(seen.spent)
+            return said(trend, "inconclusive", f"{first}{trend.stalled()}; {false}", lr=seen.lr)
+        missing = self._unfed(x, grad, opt)
         at = ByCurvature(trend, seen, opt, x, grad, loss, hvp, options, missing)
         if known is not None:
             return replace(known, explanation=known.explanation + at.beside())
