@@ -190,6 +190,48 @@ def test_uncertified_is_right_and_takes_fewer_products(name, which, memory, dtyp
         assert quick.confidence == 0 and "not certified" in str(quick)
 
 
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_one_uncertified_value_takes_no_product_to_check(which):
+    d, tol = SPECTRA["apart"], 1e-3
+    for seed in range(5):
+        calls = []
+        found = curvature.lanczos(
+            lambda v, calls=calls: calls.append(1) or d * v, N, which, certify=False, seed=seed
+        )
+        values, vectors, residuals = ends(found, which)
+        assert found.converged and len(calls) == found.matvecs == found.iterations
+        assert abs(values[0] - outermost(d, which, 1)[0]) <= tol * 9
+        seen = np.linalg.norm(d * vectors[:, 0] - values[0] * vectors[:, 0])
+        assert abs(seen - residuals[0]) < 1e-12
+
+
+def test_one_uncertified_value_ends_by_its_own_error(monkeypatch):
+    """Which is about the square of the residual: the residual itself asks for more products."""
+    d = np.r_[np.linspace(0, 1, 398), 1.5, 2.0]
+
+    def products():
+        return [
+            curvature.sharpness(diagonal(d), N, certify=False, seed=seed).matvecs
+            for seed in range(10)
+        ]
+
+    quick = products()
+    monkeypatch.setattr(pairs, "RESIDUAL", 1.0)
+    assert all(a <= b for a, b in zip(quick, products())) and sum(quick) < sum(products()) - 5
+
+
+@pytest.mark.parametrize("apart", [1e-5, 3e-4, 2e-3, 0.1])
+def test_an_uncertified_near_pair_is_seen_as_one_at_worst(apart):
+    """Not below the second where they are less than 4 % apart; beyond that it is the right one."""
+    d, tol = topped(9, 9 * (1 - apart), 4), 1e-4
+    for seed in range(10):
+        one = curvature.lanczos(diagonal(d), N, "largest", certify=False, tol=tol, seed=seed)
+        allowed = apart if apart < 0.04 else 0
+        assert 9 * (1 - allowed - tol) <= one.eigenvalue_max <= 9.0001
+        both = curvature.lanczos(diagonal(d), N, "largest", k=2, certify=False, tol=tol, seed=seed)
+        assert np.abs(both.eigenvalues_max - [9, 9 * (1 - apart)]).max() <= 9 * tol
+
+
 def test_the_smallest_is_never_taken_by_its_residual(monkeypatch):
     """A small negative eigenvalue beside large ones: residuals pass after a few products."""
     d, tol = topped(*np.linspace(10, 100, 10), -0.5), 4e-3

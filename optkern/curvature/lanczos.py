@@ -32,7 +32,8 @@ class LanczosResult:
     Attributes
     ----------
     eigenvalue_min, eigenvalue_max : float or None
-        Rayleigh quotients of the vectors, from fresh products.
+        Rayleigh quotients of the vectors, from fresh products; with ``certify=False`` and ``k=1``
+        of exact products from the run's own, as the residuals are.
     eigenvector_min, eigenvector_max : ndarray or None
         Unit vectors of n elements, converged or not.
     residual_min, residual_max : float
@@ -124,12 +125,15 @@ def lanczos(
         sees one copy. ``k > 1`` needs the basis, and ends where ``memory`` does.
     certify : bool
         False: the numbers alone, for fewer products. Bounds are infinite; the run ends once the
-        residuals are within ``tol`` and the values have stayed. A small residual says nothing of
-        the smallest eigenvalue: there the certificate's polynomial, at odds of nine in ten, first
-        has to leave no room beyond ``tol`` for another.
+        values are within ``tol`` and have stayed. A small residual says nothing of the smallest
+        eigenvalue: there the certificate's polynomial, at odds of nine in ten, first has to leave
+        no room beyond ``tol`` for another; so has it at a dominant largest one, beyond 4 %. With
+        ``k=1`` no product is taken to check the pair, and of two dominant eigenvalues less than
+        4 % apart one or a mixture may be given for the larger (``k=2`` tells them apart).
     tol : float
         Relative to the largest eigenvalue's magnitude: both the residual and the distance from
-        the certified bound.
+        the certified bound; with ``certify=False`` and ``k=1`` the eigenvalue's own error, as its
+        residual and the gap to the next show it (the vector's is then about the root of that).
     confidence : float in (0, 1)
         That the bounds hold, over the draw of the start vector.
     max_matvecs : int
@@ -206,7 +210,7 @@ def lanczos(
     search.go(max_matvecs, callback)
     if run.start is None and certify:
         run.examine()
-    pairs = checked_pairs(run, signs, k)
+    pairs = checked_pairs(run, signs, k, search.certify)
     return _result(search, pairs, confidence, op.products - before)
 
 
@@ -319,6 +323,7 @@ def _result(
             bounds[sign] = (edge, pair.value + width) if sign > 0 else (pair.value - width, edge)
             near = run.start is not None or abs(edge - pair.value) <= level + 4 * run.sharpest
         small = all(pair.residual <= level + 2 * run.floor + pair.noise for pair in found)
+        small |= search.k == 1 and not search.certify  # what has settled there is the value
         converged = converged and near and small and len(found) == search.k
     stacks = {sign: Stack.of(found) for sign, found in pairs.items()}
     lowest, highest = stacks.get(1), stacks.get(-1)

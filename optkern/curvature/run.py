@@ -268,6 +268,11 @@ class Run:
         small, theta = self._end(sign)
         return abs(self.recurrence.beta[-1] * float(small.vector(theta)[-1]))
 
+    def alone(self, sign: int, distance: float) -> bool:
+        """Whether no other Ritz value is as near to the outermost one."""
+        small, theta = self._end(sign)
+        return small.count_below(theta + distance) <= 1
+
     def count_below(self, level: float) -> int:
         """Ritz values below a level; with a basis, eigenvalues there are at least as many."""
         return self._end(1)[0].count_below(level)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..kernels._names import spelled
 from ._host import AMOUNT, Objective, checked, host
+from ._torch_second import ROWS, PlainWeightNorm, compared
 
 MINIMUM = "2.6"  # from its documentation; what the tests have run with is 2.13.0
 
@@ -66,7 +68,9 @@ def objective(
         x is a dict of name -> float64 array, copies of the parameters that require gradients; loss
         and grad take such dicts, and `hvp` is exact, by differentiating twice, at the x given here,
         whatever is done to it. `curvature.sharpness`, `lanczos`, `trace` and `spectral_density`
-        take the whole object.
+        take the whole object. The first product is tried against differences of the gradient on a
+        few rows: a RuntimeWarning says so where torch's second derivative is wrong. weight_norm's,
+        which is (in 2.13), is replaced.
         A point that `curvature.escape` has moved goes back by
         ``model.load_state_dict({k: torch.tensor(a) for k, a in at.x.items()}, strict=False)``;
         into a compiled model by ``model._orig_mod.load_state_dict``, whose names these are.
@@ -189,7 +193,7 @@ class _Total:
         sums = getattr(self.loss_fn, "reduction", "mean") == "sum"
         X, y = self.X[rows].clone(), self.y[rows].clone()  # a layer may write into its input
         # The attention kernels that are not plain formulas cannot be differentiated twice.
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), PlainWeightNorm():
             part = self.loss_fn(self.model(X), y)
         if not isinstance(part, torch.Tensor) or part.numel() != 1:
             came = getattr(part, "shape", type(part).__name__)
@@ -207,6 +211,10 @@ class _Total:
             return self.added(
                 _derivatives(part, self.leaves()) for part in map(self.part, self.batches())
             )
+
+    def graph(self, rows: Any) -> list[Any]:
+        """The gradient of some rows' share, with its graph."""
+        return list(_derivatives(self.part(rows), self.leaves(), create_graph=True))
 
     def leaves(self) -> list[Any]:
         return list(self.params.values())
@@ -258,37 +266,58 @@ class _Products:
     def _products(self, direction: list[Any]) -> Iterator[Any]:
         """Each batch's share: one backward pass through the gradient, kept or built."""
         if self.room is None:
+            self._tried()
             self.room = self._measured()
+        leaves = self.total.leaves()
         for i, rows in enumerate(self.total.batches()):
             kept = i < self.room
             if i < len(self.graphs):
                 gradient = self.graphs[i]
             else:
-                gradient = self._gradient(rows)
+                gradient = self.total.graph(rows)
                 if kept:
                     self.graphs.append(gradient)
-            yield self._derivative(gradient, direction, kept)
+            yield _derivative(gradient, direction, leaves, kept)
 
-    def _gradient(self, rows: slice) -> list[Any]:
-        return list(_derivatives(self.total.part(rows), self.total.leaves(), create_graph=True))
-
-    def _derivative(self, gradient: list[Any], direction: list[Any], kept: bool) -> Any:
-        """The derivative of the gradient's product with the direction."""
-        leaves = self.total.leaves()
-        pairs = [(g, d) for g, d in zip(gradient, direction) if g.requires_grad]
-        if not pairs:  # of a linear loss
-            return [torch.zeros_like(leaf) for leaf in leaves]
-        some, along = zip(*pairs)
-        return torch.autograd.grad(some, leaves, along, retain_graph=kept, materialize_grads=True)
+    def _tried(self) -> None:
+        """Compare products with differences of gradients: in float64, on some rows."""
+        total = self.total.copied(torch.float64)
+        n, leaves = len(total.X), total.leaves()
+        few = min(n, ROWS)
+        for rows in (torch.arange(few) * n // few, next(total.batches())):
+            with contextlib.suppress(Exception):  # a model may want all of its rows
+                wrong = compared(
+                    leaves,
+                    lambda rows=rows: total.graph(rows),
+                    lambda gradient, v: _derivative(gradient, v, leaves, False),
+                )
+                break
+        else:
+            return  # what is the matter comes up in the product itself
+        if wrong:
+            warnings.warn(f"objective: {wrong}", RuntimeWarning, stacklevel=5)
 
     def _measured(self) -> int:
         """How many batches' graphs go into the memory: by what the first, the largest, saves.
 
-        The graph that is measured is not kept: with hooks, torch no longer sees that a saved tensor
-        has been written over.
+        Some of its rows tell, where even with the square of their number all would go in.
         """
         if not self.memory:
             return 0
+        count = min(self.total.batch, len(self.total.X))
+        few = max(count // 16, 1)
+        batches = -(-len(self.total.X) // count)
+        with contextlib.suppress(Exception):  # a model may want all of its rows
+            if self._saved(slice(0, few)) * (count / few) ** 2 * batches <= self.memory:
+                return batches
+        return int(self.memory // max(self._saved(next(self.total.batches())), 1))
+
+    def _saved(self, rows: slice) -> int:
+        """Bytes that the graph of some rows' gradient keeps.
+
+        The graph that is measured is not used: with hooks, torch no longer sees that a saved tensor
+        has been written over.
+        """
         saved: dict[int, int] = {}
 
         def note(tensor: Any) -> Any:
@@ -297,12 +326,12 @@ class _Products:
             return tensor.detach()  # the tensor itself would hold the graph that holds it
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            gradient = self._gradient(next(iter(self.total.batches())))
+            gradient = self.total.graph(rows)
         for leaf in self.total.leaves():  # which are there anyhow
             saved.pop(leaf.untyped_storage().data_ptr(), None)
         for g in gradient:
             saved[g.untyped_storage().data_ptr()] = g.untyped_storage().nbytes()
-        return int(self.memory // max(sum(saved.values()), 1))
+        return sum(saved.values())
 
 
 def _copied(module: Any, dtype: Any) -> Any:
@@ -319,3 +348,12 @@ def _derivatives(value: Any, leaves: list[Any], create_graph: bool = False) -> A
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+
+
+def _derivative(gradient: list[Any], direction: list[Any], leaves: list[Any], kept: bool) -> Any:
+    """The derivative of the gradient's product with a direction."""
+    pairs = [(g, d) for g, d in zip(gradient, direction) if g.requires_grad]
+    if not pairs:  # of a linear loss
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    some, along = zip(*pairs)
+    return torch.autograd.grad(some, leaves, along, retain_graph=kept, materialize_grads=True)
