@@ -191,9 +191,14 @@ class DifferenceOperator(Operator):
             return "leave step out to have it measured, or give exact products (hvp=)"
         return "give exact products (hvp=) or a larger curvature_tol"
 
-    @functools.cached_property
+    @property
     def secant(self) -> float:
-        """How fast the gradient changes over a step as long as x: a curvature, whatever H is.
+        """How fast the gradient changes over a step as long as x: a curvature, whatever H is."""
+        return self._secant
+
+    @functools.cached_property
+    def _secant(self) -> float:
+        """The largest of several.
 
         To either side at random, and towards 0, where a saturated fit is none. Where the products
         show nothing but their errors, it says what those are to be small beside.
@@ -367,11 +372,11 @@ class DifferenceOperator(Operator):
         if said == "kink" and measured is not None and len(apart) == 1:
             return measured
         new = self._tried(apart, v)
+        if measured is None:
+            return new or self._measured(v)  # says what was wrong
         if new is None:
-            if measured is None:
-                self._measured(v)  # says what was wrong
             self.trouble = "unsettled"
-        if measured is None or (new is not None and not self.trouble):
+        elif not self.trouble:
             return new
         now = self.trouble
         self._keep(before)

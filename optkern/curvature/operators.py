@@ -157,8 +157,6 @@ class Operator:
 
     exact = True
     trouble = ""  # why nothing at all is known of H, where that is so
-    secant = 0.0  # how fast the gradient changes over a step as long as x, where that is known
-    terms = 0.0  # what the rounding of terms that cancel in a gradient makes of a product
     point: Point | None = None  # whose structure its rows have, where it has one
 
     def __init__(
@@ -183,6 +181,16 @@ class Operator:
         if not np.issubdtype(product.dtype, np.floating) and product.dtype.kind not in "iu":
             raise TypeError(f"{self.owner}: the operator must return reals, got {product.dtype}")
         return np.ascontiguousarray(product, self.dtype)
+
+    @property
+    def secant(self) -> float:
+        """How fast the gradient changes over a step as long as x; 0 where that is not known."""
+        return 0.0
+
+    @property
+    def terms(self) -> float:
+        """What the rounding of terms that cancel in a gradient makes of a product."""
+        return 0.0
 
     @property
     def cause(self) -> str:
