@@ -145,10 +145,13 @@ def test_rounding_that_comes_in_steps_is_an_error_of_the_products():
     """A saturated fit's p - 1 moves in steps of u: differences of it are no symmetric matrix."""
     h = np.eye(60) * 1e-14
     h[0, 1:] = 1e-13
-    for terms in (0.0, 1e-11):
-        op = Operator("me", lambda v: h @ v, 60, np.float64)
-        op.terms = terms
-        if terms:
+    for rounding in (0.0, 1e-11):
+
+        class Rounded(Operator):
+            terms = rounding
+
+        op = Rounded("me", lambda v: h @ v, 60, np.float64)
+        if rounding:
             op.examine(0)
             assert op.noise > 1e-14  # what it takes for a verdict to say nothing
         else:
