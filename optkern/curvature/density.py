@@ -27,9 +27,11 @@ from .operators import (
 )
 from .outliers import NOTHING, Outliers
 from .run import MEMORY
-from .trace import standard_error
+from .sides import certain_sides, with_what_is_known
+from .trace import standard_error, widening
 from .views import viewed
 
+_NONE = 1e-9  # of a share: rounding
 _SPACING = 0.6  # a Gaussian's width over the distance of nodes: with less a smooth bulk is bumpy
 
 # --------------------------------------------------------------------------- spectral density
@@ -52,6 +54,14 @@ class SpectralDensity:
     matvecs : int
     resolution : float
         Curvature that the products' errors could feign; of nearer to 0 no sign is told.
+    sides : ndarray of shape (vectors, 3)
+        What of each start's measure certainly lies below -resolution, what the steps do not tell
+        from 0, and what certainly lies above resolution; each row sums to 1.
+    below, above : tuple of float
+        The mean of each side, a lower bound of its share of the eigenvalues, and the bound's
+        standard error, of which two hold at 95 %, few vectors or many.
+    undecided : float
+        The share that was not told from 0: within the resolution, or too close for the steps.
     """
 
     grid: np.ndarray = field(repr=False)
@@ -60,20 +70,49 @@ class SpectralDensity:
     weights: np.ndarray = field(repr=False)
     width: float
     matvecs: int
-    resolution: float = 0.0
+    resolution: float
+    sides: np.ndarray = field(repr=False)
 
     def __str__(self) -> str:
         vectors, steps = self.nodes.shape
         seen = self.nodes[self.weights > 0]
-        below, error = self.mean(lambda x: x < -self.resolution)
+        least, rest = "", ""
+        if self.undecided > _NONE:
+            least = "at least "
+            rest = f"; the other {self.undecided:.3g} was not told from zero"
+        (below, its_error), (above, error) = self.below, self.above
         return (
-            f"spectral density on [{seen.min():.4g}, {seen.max():.4g}], "
-            f"{below:.3g} +- {error:.1g} of it below {-self.resolution:.2g} (the products' errors "
-            f"reach so far); {vectors} start vectors of {steps} steps, {self.matvecs} products"
+            f"spectral density on [{seen.min():.4g}, {seen.max():.4g}], {least}"
+            f"{below:.3g} +- {its_error:.2g} of it below {-self.resolution:.2g} (the products' "
+            f"errors reach so far), {least}{above:.3g} +- {error:.2g} above "
+            f"{self.resolution:.2g}{rest}; {vectors} start vectors of {steps} steps, "
+            f"{self.matvecs} products"
         )
 
+    @property
+    def below(self) -> tuple[float, float]:
+        return self._side(0)
+
+    @property
+    def undecided(self) -> float:
+        return float(np.mean(self.sides[:, 1]))
+
+    @property
+    def above(self) -> tuple[float, float]:
+        return self._side(2)
+
+    def _side(self, which: int) -> tuple[float, float]:
+        samples = self.sides[:, which]
+        return float(np.mean(samples)), standard_error(samples) * widening(len(samples))
+
     def mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-        """The mean of a function over the eigenvalues, tr f(H) / n, and its standard error."""
+        """Estimate the mean of a function over the eigenvalues, tr f(H) / n; its standard error.
+
+        By Gauss quadrature: with one vector's sampling apart, right for polynomials up to the
+        degree 2 steps - 1 and close for smooth functions. The error covers the sampling alone. Of
+        a step, as for the share on one side of a number, the node beside it decides, whatever it
+        stands for: for zero see `below` and `above`.
+        """
         if not callable(function):
             raise TypeError(f"SpectralDensity.mean: function must be callable, got {function!r}")
         values = np.asarray(function(self.nodes))
@@ -158,6 +197,7 @@ def spectral_density(
     rng = np.random.default_rng([seed, 0x5EED3])
     limit = memory // max(op.n * op.dtype.itemsize, 1)
     outliers = Outliers(op.n, limit // 4, threads)
+    recurrences = []
     for row in range(vectors):
         run = Recurrence(
             random_unit(rng, op.n, op.dtype), limit if limit > 2 else 0, threads, copy=False
@@ -167,6 +207,8 @@ def spectral_density(
         nodes[row, : len(theta)], weights[row, : len(theta)] = theta, s[0] ** 2
         rounding = 10 * unit_roundoff(op.dtype) * float(np.abs(theta).max())
         outliers.take(run, theta, s, max(noise, rounding))
+        recurrences.append((np.array(run.alpha), np.array(run.beta), _ended(op, run)))
+    sampled = weights.copy()
     outliers.settle(weights)
     seen = nodes[weights > 0]
     widths = np.full(nodes.shape, width)
@@ -180,8 +222,11 @@ def spectral_density(
             density += weight / wide * np.exp(-0.5 * ((grid - node) / wide) ** 2)
     density /= math.sqrt(2 * math.pi)
     rounding = 4 * unit_roundoff(op.dtype) * math.sqrt(op.n) * float(np.abs(seen).max())
+    resolution = max(noise, rounding)
+    certain = np.array([certain_sides(*known, resolution) for known in recurrences])
+    sides = with_what_is_known(certain, nodes, sampled, weights, outliers.places(), resolution)
     return SpectralDensity(
-        grid, density, nodes, weights, width, op.products - before, max(noise, rounding)
+        grid, density, nodes, weights, width, op.products - before, resolution, sides
     )
 
 
@@ -213,16 +258,21 @@ def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, 
     The squares of the vectors' first components are the weights of Gauss quadrature for the
     spectral measure of the start.
     """
-    largest = 0.0
     for _ in range(steps):
         run.advance(op(run.vector))
         if not math.isfinite(run.beta[-1]):
             raise FloatingPointError(f"{op.owner}: product {run.k} holds NaN or inf, or overflows")
-        largest = max(largest, abs(run.alpha[-1]), run.beta[-1])
-        if run.beta[-1] <= 10 * unit_roundoff(op.dtype) * largest:
+        if _ended(op, run):
             break
     beta = run.beta[:-1]
     return np.linalg.eigh(np.diag(run.alpha) + np.diag(beta, 1) + np.diag(beta, -1))
+
+
+def _ended(op: Operator, run: Recurrence) -> bool:
+    """Whether the Krylov space is exhausted: what beta still shows is rounding."""
+    largest = max(map(abs, [*run.alpha, *run.beta]))
+    whole = run.k == op.n and run.basis is not None  # else eigenvalues have come several times
+    return whole or run.beta[-1] <= 10 * unit_roundoff(op.dtype) * largest
 
 
 def _filled(owner: str, op: Operator) -> Operator:

@@ -114,7 +114,7 @@ class Outliers:
         spaces = [space for space in self.spaces if space.spanned]
         shares = [len(space.vectors) / self.n for space in spaces]
         left = max(1 - math.fsum(shares), 0.0)
-        for line, places, every in zip(weights, self.settled(), self._places(spaces)):
+        for line, places, every in zip(weights, self.settled(), self.places()):
             line[every] = 0
             rest = float(line.sum())
             if rest > 0:
@@ -126,7 +126,9 @@ class Outliers:
         spaces = [space for space in self.spaces if space.spanned]
         return [[int(space.nodes[run][0]) for space in spaces] for run in range(self.runs)]
 
-    def _places(self, spaces: list[_Space]) -> list[list[int]]:
+    def places(self) -> list[list[int]]:
+        """All places of the spanned eigenspaces' nodes, where rounding brought copies, too."""
+        spaces = [space for space in self.spaces if space.spanned]
         return [[int(j) for space in spaces for j in space.nodes[run]] for run in range(self.runs)]
 
 

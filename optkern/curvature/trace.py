@@ -8,6 +8,8 @@
 3. Which is better shows in the standard errors. The sketch's own z'Hz are samples for Hutchinson,
    and half a sketch is within the whole one, so that both are known, and how fast they fall,
    before the choice is made.
+4. The errors come from all elements of the products, not from the few samples' own spread: what
+   stops at a small error, or takes the smaller of two, would else stop where it is too small.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from .views import viewed
 METHODS = ("auto", "hutchinson", "hutch++", "xtrace")
 _LEAST = {"auto": 2, "hutchinson": 2, "hutch++": 6, "xtrace": 6}
 _PILOT = 8  # sketch vectors, or samples, before a standard error is believed
+_SEEN = 16  # of XTrace's estimates, for its error
 _CHUNK = 10  # products between two looks
 _STREAM = 0x5EED4
 
@@ -38,7 +41,7 @@ class Trace:
     ----------
     value : float
     standard_error : float
-        Of the random part, from the spread of its samples.
+        Of the random part, wider for few samples: the trace lies within two at 95 %.
     matvecs : int
     method : str
         What gave it: 'hutchinson', 'hutch++', 'xtrace' or 'exact'.
@@ -84,7 +87,7 @@ def trace(
         'auto' starts with a sketch of 8 vectors and goes on with Hutchinson's samples or XTrace,
         whichever promises the smaller standard error. Hutch++ and XTrace take out the largest
         eigenvalues: far better where few of them dominate. They keep ``matvecs / 3`` and
-        ``matvecs / 2`` vectors.
+        `matvecs` vectors.
     matvecs : int or None
         Products to spend, with `rtol` the most; None: 60, with `rtol` 1000. 6 at least for Hutch++
         and XTrace and 2 for the others. Without `rtol` an operator with no more rows than that is
@@ -167,13 +170,55 @@ def standard_error(samples: Any) -> float:
     return float(np.std(samples, ddof=1) / math.sqrt(len(samples)))
 
 
+def widening(count: int) -> float:
+    """What Student's quantile at 95 % is over the Gaussian's, for the spread of few samples.
+
+    Two standard errors times this hold at 95 %, whatever the count.
+    Abramowitz, Stegun, "Handbook of mathematical functions", 1964, 26.7.5.
+    """
+    if count < 2:
+        return 1.0  # the error is infinite already
+    v = 1 / (count - 1)
+    return 1 + v * (1.2104 + v * (1.4401 + v * (1.3040 + v * (0.8110 + v * 0.3743))))
+
+
+class Spread:
+    """The variance of z'Hz over random signs z, from all elements of z * Hz.
+
+    It is twice the sum of the squares beside H's diagonal, and that sum is the sum of the
+    variances of the elements of z * Hz. Where few eigenvalues dominate the variance of the few
+    samples z'Hz themselves is wrong by far, and small where they happen to be: it goes with the
+    fourth power of z along an eigenvector, this with the second.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Any = 0.0
+        self.square = 0.0
+
+    def add(self, elements: np.ndarray) -> float:
+        """Take in z * Hz; its sum z'Hz."""
+        self.count += 1
+        off = elements - self.mean
+        self.mean = self.mean + off / self.count
+        self.square += float(off @ (elements - self.mean))
+        return float(np.sum(elements))
+
+    def error(self) -> float:
+        """The standard error of the mean of z'Hz."""
+        if self.count < 2:
+            return math.inf
+        variance = 2 * self.square / (self.count - 1)
+        return widening(self.count) * math.sqrt(variance / self.count)
+
+
 # --------------------------------------------------------------------------- XTrace
 
 
 class _Sketch:
     """A basis Q of H Omega that grows, and what XTrace needs of H in it.
 
-    As H is symmetric, (H Q)' Omega is Q'(H Omega) = R, and of H Q no vector has to be kept.
+    As H is symmetric, (H Q)' Omega is Q'(H Omega) = R; H Q is kept for the error alone.
     """
 
     def __init__(self, op: Operator) -> None:
@@ -183,17 +228,18 @@ class _Sketch:
         self.r = np.zeros((0, 0))  # Q'H Omega, upper triangular
         self.w = np.zeros((0, 0))  # Q'Omega
         self.h = np.zeros((0, 0))  # Q'HQ
+        self.image = np.zeros((op.n, 0), op.dtype, order="F")  # HQ
 
     @property
     def k(self) -> int:
         return len(self.r)
 
-    def grow(self, rng: np.random.Generator, count: int) -> list[float]:
+    def grow(self, rng: np.random.Generator, count: int, spread: Spread) -> list[float]:
         """Take in some vectors more, for two products each; their z'Hz."""
         op, old = self.op, self.k
         omega = np.stack([signs(rng, op.n) for _ in range(count)], axis=1)
         y = np.stack([finite_product(op, op(z.astype(op.dtype))) for z in omega.T], axis=1)
-        samples = [float(z @ column) for z, column in zip(omega.T.astype(np.float64), y.T)]
+        samples = [spread.add(z * column) for z, column in zip(omega.T, y.T)]
         above = self.basis.T @ y
         y -= self.basis @ above
         again = self.basis.T @ y  # one pass is not enough where y lies almost in the span
@@ -204,10 +250,11 @@ class _Sketch:
         self.basis = np.asfortranarray(np.hstack([self.basis, q]))
         self.omega = np.asfortranarray(np.hstack([self.omega, omega]))
         self.w = self._seen_by(self.omega)
-        columns = [
-            self.basis.T @ finite_product(op, op(np.ascontiguousarray(v, op.dtype))) for v in q.T
-        ]
-        new = np.stack(columns, axis=1)
+        image = np.stack(
+            [finite_product(op, op(np.ascontiguousarray(v, op.dtype))) for v in q.T], axis=1
+        )
+        self.image = np.asfortranarray(np.hstack([self.image, image.astype(op.dtype)]))
+        new = self.basis.T @ image
         self.h = np.block([[self.h, new[:old]], [new[:old].T, new[old:]]])
         return samples
 
@@ -215,14 +262,22 @@ class _Sketch:
         """Q'Omega, a column at a time: as float64 Omega would be as large as Q."""
         return np.stack([self.basis.T @ z.astype(np.float64) for z in omega.T], axis=1)
 
-    def estimates(self, k: int | None = None) -> np.ndarray:
-        """The trace with each of the first k vectors left out of Q and sampled with instead.
+    def value(self) -> float:
+        """The mean of the trace with each vector left out of Q and sampled with instead.
 
-        With s the unit vector such that Q s is orthogonal to all but the i-th column of H Omega,
-        and u = Q'omega - s s'Q'omega, what is left of omega is omega - Q u, and of Q Q - Q s s'.
+        With u = Q'omega - s s'Q'omega, what is left of omega is omega - Q u, and of Q Q - Q s s'.
         """
-        k = self.k if k is None else k
-        r, w, h = self.r[:k, :k], self.w[:k, :k], self.h[:k, :k]
+        r, h = self.r, self.h
+        s, along, u = self._left_out(self.k)
+        left = along * np.sum(s * r, axis=0) - np.sum(r * u, axis=0) + np.sum(u * (h @ u), axis=0)
+        return float(np.trace(h) + np.mean(left - np.sum(s * (h @ s), axis=0)))
+
+    def _left_out(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """s, s'Q'omega and u for each of the first k vectors.
+
+        Q s is a unit vector orthogonal to all but the i-th column of H Omega.
+        """
+        r, w = self.r[:k, :k], self.w[:k, :k]
         size = np.abs(np.diag(r))
         if size.min() > 100 * unit_roundoff(self.op.dtype) * size.max():
             s = np.linalg.solve(r.T, np.eye(k))
@@ -230,9 +285,38 @@ class _Sketch:
         else:  # the others span H's range without it
             s = np.zeros((k, k))
         along = np.sum(s * w, axis=0)
-        u = w - s * along
-        left = along * np.sum(s * r, axis=0) - np.sum(r * u, axis=0) + np.sum(u * (h @ u), axis=0)
-        return np.trace(h) - np.sum(s * (h @ s), axis=0) + left
+        return s, along, w - s * along
+
+    def error(self, k: int | None = None) -> float:
+        """The standard error of the value of the first k vectors.
+
+        What a vector left out of Q sees shares with what the others see the products that c of
+        them have in common: the variance of the mean is then c times that of independent samples,
+        and one sample's falls as k^(1 - c) (Hoeffding, "A class of statistics with asymptotically
+        normal distribution", 1948).
+        """
+        k = self.k if k is None else k
+        if k < 2:
+            return math.inf
+        now, half = self._sampled(k), self._sampled(k // 2) if k > 3 else math.inf
+        order = 1 + 2 * math.log2(half / now) if 0 < now < half < math.inf else 3.0
+        order = min(max(order, 2.0), 3.0)
+        rounding = 4 * unit_roundoff(self.op.dtype) * math.sqrt(self.op.n)
+        rounding *= float(np.sum(np.abs(np.diag(self.h)[:k])))
+        return math.hypot(math.sqrt(order / k) * now, rounding)
+
+    def _sampled(self, k: int) -> float:
+        """The standard deviation of what one of k vectors sees."""
+        basis, image, h = self.basis[:, :k], self.image[:, :k], self.h[:k, :k]
+        s, _, u = self._left_out(k)
+        spread = Spread()
+        for i in np.unique(np.linspace(0, k - 1, min(k, _SEEN)).astype(int)):
+            product = self.r[:k, i] - h @ u[:, i]  # in Q, of H (omega - Q u)
+            inside = s[:, i] * (s[:, i] @ product)
+            # H omega lies in Q, HQu does not: what is left of both outside the others' span.
+            seen = basis @ (inside + h @ u[:, i]) - image @ u[:, i]
+            spread.add(self.omega[:, i] * seen)
+        return math.sqrt(spread.count) * spread.error()
 
 
 # --------------------------------------------------------------------------- the choice
@@ -249,6 +333,7 @@ class _Estimate:
         self.rng = np.random.default_rng([seed, _STREAM])
         self.sketch = _Sketch(op)
         self.samples: list[float] = []
+        self.spread = Spread()
         self.taken = 0  # products as the budget counts them: of differences each may be several
 
     def result(self) -> Trace:
@@ -271,25 +356,29 @@ class _Estimate:
                 self._sample(count)
 
     def _grow(self, count: int) -> None:
-        self.samples += self.sketch.grow(self.rng, count)
+        self.samples += self.sketch.grow(self.rng, count, self.spread)
         self.taken += 2 * count
 
     def _sample(self, count: int) -> None:
         for _ in range(count):
             z = signs(self.rng, self.op.n).astype(self.op.dtype)
-            self.samples.append(float(z.astype(np.float64) @ finite_product(self.op, self.op(z))))
+            self.samples.append(self.spread.add(z * finite_product(self.op, self.op(z))))
         self.taken += count
 
     def _best(self) -> tuple[float, float, str]:
         """Value, standard error and method of the better estimate."""
         found = []
         if self.sketch.k > 1:
-            estimates = self.sketch.estimates()
-            found.append((float(np.mean(estimates)), standard_error(estimates), "xtrace"))
+            found.append((self.sketch.value(), self.sketch.error(), "xtrace"))
         if self.method != "xtrace" and len(self.samples) > 1:
             mean = float(np.mean(self.samples))
-            found.append((mean, standard_error(self.samples), "hutchinson"))
+            found.append((mean, self._sampled(self.spread), "hutchinson"))
         return min(found, key=lambda one: one[1]) if found else (0.0, math.inf, "hutchinson")
+
+    def _sampled(self, spread: Spread) -> float:
+        """The standard error of samples, and what rounding may add to it."""
+        unit = unit_roundoff(self.op.dtype)
+        return math.hypot(spread.error(), 4 * unit * float(np.sum(np.abs(spread.mean))))
 
     def _sketch_is_better(self) -> bool:
         """Whether XTrace promises the smaller error, at the end or at twice the products."""
@@ -298,9 +387,8 @@ class _Estimate:
         left = self.matvecs - self.taken
         ahead = left if self.rtol is None else min(left, self.taken)
         count, k = len(self.samples), self.sketch.k
-        plain = standard_error(self.samples) * math.sqrt(count / (count + ahead))
-        now = standard_error(self.sketch.estimates())
-        half = standard_error(self.sketch.estimates(k // 2))
+        plain = self.spread.error() * math.sqrt(count / (count + ahead))
+        now, half = self.sketch.error(), self.sketch.error(k // 2)
         fall = min(now / half if half > 0 else 1.0, 1.0)
         return now * fall ** math.log2(1 + 0.5 * ahead / k) < plain
 
@@ -318,13 +406,17 @@ class _Estimate:
         sketch = [finite_product(op, op(signs(rng, op.n).astype(op.dtype))) for _ in range(third)]
         basis = np.linalg.qr(np.stack(sketch, axis=1))[0]
         del sketch
-        known = sum(float(q @ self._applied(q)) for q in basis.T)
+        inside = [float(q @ self._applied(q)) for q in basis.T]
+        known, magnitude = math.fsum(inside), math.fsum(map(abs, inside))
+        rounding = 4 * unit_roundoff(op.dtype) * math.sqrt(op.n) * magnitude
         samples: list[float] = []
+        spread = Spread()
         for _ in range(self.matvecs - 2 * third):
             z = signs(rng, op.n).astype(np.float64)
-            z -= basis @ (basis.T @ z)
-            samples.append(float(z @ self._applied(z)))
-            found = known + float(np.mean(samples)), standard_error(samples), "hutch++"
+            product = self._applied(z - basis @ (basis.T @ z))
+            samples.append(spread.add(z * (product - basis @ (basis.T @ product))))
+            error = math.hypot(self._sampled(spread), rounding)
+            found = known + float(np.mean(samples)), error, "hutch++"
             if len(samples) >= _PILOT and self._within(found):
                 break
         return self._said(*found)
