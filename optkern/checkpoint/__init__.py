@@ -25,7 +25,8 @@ from ..kernels._names import spelled
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
-from .partial import Fit, Report, Saved, SolverFit, named, parts, plateaus_of
+from .partial import Fit, Report, SolverFit, named, parts, plateaus_of
+from .settings import Saved, callables_of, warn_of_lost
 
 __all__ = ["Report", "load", "save"]
 
@@ -81,6 +82,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
         "optimizer": inner.state_dict(),
         "plateaus": {key: schedule.state_dict() for key, schedule in plateaus_of(opt)},
         "extra": extra,
+        "callables": callables_of(opt),
     }
     if sam is not None:
         content["sam"] = sam._own_state()
@@ -95,7 +97,9 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     """Restore what `save` wrote, in place.
 
     Hyperparameters come back too; one that is a callable here stays that callable, as with
-    `Optimizer.load_state_dict`, and a `schedules.Plateau` gets its memory back. Options that keep
+    `Optimizer.load_state_dict`, and a `schedules.Plateau` gets its memory back. One that was a
+    callable only when it was saved is a number from then on: a warning and the report's
+    ``lost_callables`` name it. Options that keep
     something beside each parameter (``ema_decay``, ``lookahead``, ``accumulate``) are on in both,
     or the file does not fit; with ``strict=False`` they stay on or off as they are here.
 
@@ -155,6 +159,8 @@ def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
         fit.load_state(strict)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optkern.load: {name}: {error}") from error
+    if fit.lost:  # before anything changes: a warning may be made an error
+        warn_of_lost(name, fit.lost, content)
     fit.write_rest([] if sam is None else [(vars(sam), around)])
     return fit
 

@@ -151,8 +151,9 @@ _PARTS = {
     "extra": object,
     "params": dict,
     "sam": dict,
+    "callables": list,
 }
-_OPTIONAL = ("params", "sam")
+_OPTIONAL = ("params", "sam", "callables")
 
 
 def _packed(name: str, value: Any, arrays: Arrays, depth: int = 0) -> Any:

@@ -18,8 +18,7 @@ from ..optimizers import OF_WEIGHTS, Optimizer, renewed
 from ..schedules import Plateau
 from ..schedules import plateaus as plateaus_in
 from ..solvers import LBFGS, SAM, NewtonLanczos
-
-Saved = Optimizer | SAM | LBFGS | NewtonLanczos
+from .settings import Saved, lost, settings_of
 
 # What every optimizer's state dict has; its `load_state_dict` does without some of it.
 _KEYS = {
@@ -29,8 +28,15 @@ _KEYS = {
 _COMPACT_KEYS = {"state_dtype", "seed"}
 
 
-class Report(NamedTuple):
-    """What `load` found.
+class _Found(NamedTuple):
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...]
+    mismatched_keys: tuple[str, ...]
+    extra: Any
+
+
+class Report(_Found):
+    """What `load` found: a tuple of the first four.
 
     Attributes
     ----------
@@ -45,12 +51,15 @@ class Report(NamedTuple):
         is of another rule, or nothing of it could be used.
     extra : object
         What `save` got as ``extra``.
+    lost_callables : tuple of str
+        Hyperparameters and options that were callables when the file was written and are none
+        here: ``"param_groups/0/lr"``. They have the number that the callable gave then.
     """
 
-    missing_keys: tuple[str, ...]
-    unexpected_keys: tuple[str, ...]
-    mismatched_keys: tuple[str, ...]
-    extra: Any
+    lost_callables: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, lost_callables={self.lost_callables!r})"
 
 
 def parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
@@ -66,15 +75,9 @@ def named(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
 
 def plateaus_of(opt: Saved) -> Iterator[tuple[str, Plateau]]:
     """Every schedule with a memory, by where it stands."""
-    sam, inner = parts(opt)
-    groups = inner.param_groups if isinstance(inner, Optimizer) else ()
-    names = OPTIONS if isinstance(inner, Optimizer) else inner._options
-    options = {name: getattr(inner, name) for name in names}
-    around = {} if sam is None else {"rho": sam.rho}
-    for where, values in [*enumerate(groups), ("options", options), ("sam", around)]:
-        for name, value in values.items():
-            for k, schedule in enumerate(plateaus_in(value)):
-                yield f"{where}/{name}/{k}", schedule
+    for where, name, value in settings_of(opt):
+        for k, schedule in enumerate(plateaus_in(value)):
+            yield f"{where}/{name}/{k}", schedule
 
 
 class Fit:
@@ -106,6 +109,7 @@ class Fit:
             for key, value in self._both("params/", own, saved)
             if self._alike(f"params/{key}", own[key], value)
         }
+        self.lost = lost(opt, content)
         self._note_other_state()
         self.masters = [] if params else self._masters_of_others()
         self.mismatched += [f"state/{key}/master" for key in self.masters]
@@ -176,7 +180,9 @@ class Fit:
         """What has been left out so far."""
         noted = (self.missing, self.unexpected, self.mismatched)
         missing, unexpected, mismatched = (tuple(dict.fromkeys(names)) for names in noted)
-        return Report(missing, unexpected, mismatched, self.extra)
+        report = Report(missing, unexpected, mismatched, self.extra)
+        report.lost_callables = self.lost
+        return report
 
     def refuse_differences(self) -> None:
         """Raise ValueError where parameters or schedules are others."""
