@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .asking import asking
 from .operators import Point, norm, out_of_range, unit_roundoff
 
 GradFunction = Callable[[Any], Any]
@@ -24,7 +25,7 @@ class Gradient:
         if not callable(grad):
             raise TypeError(f"{owner}: grad must be callable, got {type(grad).__name__}")
         self.owner = owner
-        self.grad = grad
+        self.grad = asking("grad", grad)
         self.point = point
         self.calls = 0
         self.overflow = 0.0  # finite elements that were too large to be squared

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..kernels._names import spelled
 from ._lanczos import dot
+from .asking import asking
 from .differences import hvp_from_grad
 from .lanczos import check_callable, check_count, check_real, lanczos
 from .operators import Operator, Point, StructuredOperator, norm
@@ -324,7 +325,7 @@ class _Surface:
             raise ValueError(f"{owner}: normalise must be 'none' or 'filter', got {normalise!r}")
         if filter_axis not in (0, -1):
             raise ValueError(f"{owner}: filter_axis must be 0 or -1, got {filter_axis!r}")
-        self.loss, self.normalise, self.filter_axis = loss, normalise, filter_axis
+        self.loss, self.normalise, self.filter_axis = asking("loss", loss), normalise, filter_axis
         self.rng = np.random.default_rng(check_count(owner, "seed", seed, 0))
         self.x = self.point.vector()
         self.seed = seed

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._lanczos import dot, subtract
+from .asking import asking
 from .gradients import Gradient
 from .operators import Point, norm, unit_roundoff
 
@@ -26,7 +27,7 @@ class Line:
     ) -> None:
         self.owner = owner
         self.point = point
-        self.loss = loss
+        self.loss = None if loss is None else asking("loss", loss)
         self.gradient = gradient
         self.x = point.vector()
         self.size = max(norm(self.x), x_scale) or 1.0

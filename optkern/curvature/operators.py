@@ -16,6 +16,7 @@ from ..kernels import _arrays
 from ..kernels._flat import arranged
 from ..kernels._structures import Structure
 from ._lanczos import dot, project, subtract
+from .asking import asking
 
 FEW = 50  # elements: the errors of fewer may add up to nothing by luck
 PIECE = 2**16  # elements at a time where a whole vector more would be too much
@@ -408,8 +409,10 @@ class StructuredOperator(Operator):
     """Exact products ``v -> H v`` on a params structure, as an operator on flat vectors."""
 
     def __init__(self, owner: str, hvp: Callable[[Any], Any], point: Point) -> None:
+        asked = asking("hvp", hvp)
+
         def function(v: np.ndarray) -> np.ndarray:
-            return point.flatten(hvp(point.unflatten(v)), "what hvp returns")
+            return point.flatten(asked(point.unflatten(v)), "what hvp returns")
 
         super().__init__(owner, function, point.n, point.dtype)
         self.point = point

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..curvature.asking import asking
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import Point
 from ..kernels._names import spelled
@@ -111,6 +112,8 @@ class Monitor(Record):
         check_callable(owner, grad=grad, loss=loss, hvp=hvp)
         if grad is not None and x is None:
             raise TypeError(f"{owner}: grad needs x, the point to look at")
+        grad = None if grad is None else asking("grad", grad)
+        loss = None if loss is None else asking("loss", loss)
         opt = self.opt if opt is None else taken(owner, opt)
         confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
         max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..curvature._lanczos import Recurrence, dot, project, subtract
+from ..curvature.asking import asking
 from ..curvature.line import Line
 from ..curvature.operators import Operator, norm, unit_roundoff
 from ..curvature.run import Pair, Run
@@ -347,7 +348,7 @@ class ExactCall(KrylovCall):
         hvp: Callable[[Any], Any],
     ) -> None:
         super().__init__(solver, objective, callback)
-        self.hvp = hvp
+        self.hvp = asking("hvp", hvp)
 
     def _product(self, v: np.ndarray) -> np.ndarray:
         self.products += 1
