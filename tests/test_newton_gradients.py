@@ -9,7 +9,8 @@ from difference_problems import atoms, barrier, hessian, normal
 
 from optkern.solvers import LBFGS, NewtonLanczos
 from optkern.solvers._problem import Objective, Parameters
-from optkern.solvers.enriched import Pairs
+from optkern.solvers.enriched import EnrichedCall
+from optkern.solvers.pairs import Pairs
 from optkern.solvers.products import Products
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
@@ -231,15 +232,26 @@ def test_at_a_kink_the_curvature_is_called_unknown():
     assert report.status.endswith("its curvature unknown: the gradient is not smooth here")
 
 
-def test_pairs_without_curvature_are_left_out_and_old_ones_go():
-    pairs = Pairs(2, 1e-16, 1)
+def test_pairs_without_curvature_are_left_out():
+    x = np.zeros(3)
+    solver = NewtonLanczos(x)
+    call = EnrichedCall(solver, Objective(Parameters("test", x), lambda: (0.0, x)), None)
     for y in (-np.ones(3), np.zeros(3), np.array([1.0, -1.0, 0.0]), np.full(3, np.nan)):
-        pairs.add(np.ones(3), y)
-    assert not pairs.s and pairs.reach() is None
+        call._learn(np.ones(3), y)
+    assert not call.pairs.s
+    call._learn(np.ones(3), np.ones(3))
+    assert len(call.pairs.s) == 1
+
+
+def test_old_pairs_go():
+    pairs = Pairs()
+    assert pairs.reach() is None
     for k in (1.0, 2.0, 3.0):
-        pairs.add(np.array([k, 0, 0]), np.array([k, 0, 0]))
+        one = np.array([k, 0, 0])
+        pairs = pairs.added(one, 2 * one, 2 * k * k, 4 * k * k, 2)
     assert [s[0] for s in pairs.s] == [2, 3] and len(pairs.y) == len(pairs.rho) == 2
     np.testing.assert_array_equal(pairs.reach(), [3, 0, 0])
+    np.testing.assert_allclose(pairs.direction(np.ones(3), 1)[0], np.full(3, -0.5))
 
 
 # --------------------------------------------------------------------------- iterations
@@ -256,6 +268,46 @@ def test_an_iteration_without_hvp_costs_no_more_than_a_krylov_steps():
     assert report.converged and solver.gradients == report.gradients
     assert all(value == here for _, value, here in told)
     assert max(np.diff([count for count, _, _ in told])) <= 2 * 11
+
+
+@pytest.mark.parametrize("make", [problems.rosenbrock, classics.wood, classics.raw_years])
+def test_calls_of_an_iteration_each_go_on_where_the_last_one_ended(make):
+    """With nothing kept between calls Wood took 9,368 gradients, the years no end."""
+    problem, counts = make(), []
+    for max_iter in (1, 100):
+        x = problem.start.copy()
+        solver = NewtonLanczos(x, max_iter=max_iter)
+        for _ in range(60):
+            report = solver.step(lambda x=x: (problem.loss(x), problem.grad(x)))
+            if report.converged:
+                break
+        assert report.converged
+        counts.append(solver.gradients - solver.steps)
+    assert counts[0] <= 1.2 * counts[1]
+
+
+def test_what_a_state_says_of_pairs_and_kinds_is_checked():
+    problem = problems.rosenbrock()
+    x = problem.start.copy()
+    solver = NewtonLanczos(x, max_iter=6)
+    solver.step(lambda: (problem.loss(x), problem.grad(x)))
+    good = solver.state_dict()
+    assert len(good["s"]) and good["race"]["spent"]
+    other = NewtonLanczos(x.copy())
+    before = other.state_dict()
+    for wrong, message in (
+        ({"race": {}}, "race must have the keys krylov, spent, patience, rate"),
+        ({"race": good["race"] | {"krylov": 2}}, "race's krylov must be a bool, got 2"),
+        ({"race": good["race"] | {"patience": 0}}, "race's patience must be an integer >= 1"),
+        ({"race": good["race"] | {"rate": np.nan}}, "race's rate must be"),
+        ({"s": good["s"][:, :1]}, r"s must have shape \(\d+, 2\)"),
+        ({"y": good["y"] * np.inf}, "s and y must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(good | wrong)
+        assert repr(other.state_dict()) == repr(before)
+    other.load_state_dict(good)
+    assert repr(other.state_dict()) == repr(good)
 
 
 def test_float32_parameters():

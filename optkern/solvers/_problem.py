@@ -122,6 +122,21 @@ class Parameters(Point):
             first += array.size
         return out
 
+    def layout(self) -> list[list[Any]]:
+        """The name and shape of each parameter, in the order of the vectors."""
+        return [[x, list(a.shape)] for x, a in zip(self.structure.labels, self.arrays)]
+
+    def places(self, owner: str, layout: Any) -> np.ndarray:
+        """Where the elements stand in vectors of another layout: parameters go by their names."""
+        own = self.layout()
+        if not isinstance(layout, list) or sorted(map(repr, layout)) != sorted(map(repr, own)):
+            raise ValueError(f"{owner}: the state is of the parameters {layout!r}, not {own!r}")
+        first, places = 0, {}
+        for label, shape in layout:
+            places[label] = np.arange(first, first + math.prod(shape))
+            first += math.prod(shape)
+        return np.concatenate([places[label] for label, _ in own])
+
 
 class Objective:
     """A user's closure as a function of flat vectors; counts its calls."""

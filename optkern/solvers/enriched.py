@@ -14,62 +14,79 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..curvature._lanczos import dot, subtract
+from ..curvature.lanczos import check_count, check_real
 from ..curvature.operators import norm, random_unit
 from ..curvature.run import STREAM, Pair
+from ..kernels._atomic import commit
 from ._problem import Callback, Objective, largest
-from ._two_loop import two_loop
 from .krylov import KrylovCall
 from .line_search import Trial, strong_wolfe
+from .pairs import Pairs
 from .products import Products
 
 PATIENCE = 5  # rounds of one kind before one of the other is tried; doubled where it gained less
+MOST_PATIENCE = 2**20
+CURVED = 10  # roundings that a pair's curvature must stand above
 TRIALS = 25  # of a step length
 
 
-class Pairs:
-    """Steps and how the gradient changed along them: BFGS's model of the curvature.
+@dataclass(frozen=True)
+class Race:
+    """Which kind of step is the rule at present, and since when.
 
-    Nocedal, Wright, "Numerical optimization", 2006, algorithm 7.4.
+    Attributes
+    ----------
+    krylov : bool
+        Krylov steps are.
+    spent : int
+        Gradients since the other kind was tried.
+    patience : int
+        Rounds until it is tried again.
+    rate : float
+        How much a gradient of the rule's last round lowered the loss.
     """
 
-    def __init__(self, limit: int, u: float, threads: int) -> None:
-        self.limit, self.u, self.threads = limit, u, threads
-        self.clear()
+    krylov: bool = False
+    spent: int = 0
+    patience: int = PATIENCE
+    rate: float = 0.0
 
-    def clear(self) -> None:
-        self.s: list[np.ndarray] = []
-        self.y: list[np.ndarray] = []
-        self.rho: list[float] = []
-        self.gamma = 1.0
+    def turn(self, cost: int) -> bool:
+        """Whether a Krylov step is next, where a round costs so many gradients."""
+        return self.krylov != (self.spent >= self.patience * cost)
 
-    def add(self, s: np.ndarray, y: np.ndarray) -> None:
-        """Take a pair in, unless it tells of no positive curvature."""
-        along, square = dot(s, y, self.threads), dot(y, y, self.threads)
-        if not 10 * self.u * norm(s) * math.sqrt(square) < along < math.inf:
-            return
-        drop = max(0, len(self.s) + 1 - self.limit)
-        self.s, self.y = [*self.s[drop:], s], [*self.y[drop:], y]
-        self.rho = [*self.rho[drop:], 1 / along]
-        self.gamma = along / square
+    def after(self, krylov: bool, rate: float, cost: int) -> Race:
+        """Go on with the kind of step that lowers the loss more for a gradient."""
+        if krylov == self.krylov:
+            return Race(krylov, self.spent + cost, self.patience, rate)
+        if rate > self.rate:
+            return Race(krylov, 0, PATIENCE, rate)
+        return Race(self.krylov, 0, min(2 * self.patience, MOST_PATIENCE), self.rate)
 
-    def direction(self, g: np.ndarray) -> tuple[np.ndarray, float]:
-        """The quasi-Newton direction, and the slope along it."""
-        d = np.empty_like(g)
-        return d, two_loop(d, g, self.s, self.y, self.rho, self.gamma, self.threads)
+    def saved(self) -> dict[str, Any]:
+        """What a state dict holds of it."""
+        return asdict(self)
 
-    def reach(self) -> np.ndarray | None:
-        """Each coordinate's longest step."""
-        if not self.s:
-            return None
-        longest = np.abs(self.s[0]).astype(np.float64)
-        for s in self.s[1:]:
-            np.maximum(longest, np.abs(s), out=longest)
-        return longest
+    @staticmethod
+    def loaded(owner: str, state: Any) -> Race:
+        """What `saved` gave, checked."""
+        if not isinstance(state, Mapping) or set(state) != set(Race().saved()):
+            raise ValueError(f"{owner}: race must have the keys {', '.join(Race().saved())}")
+        if not isinstance(state["krylov"], (bool, np.bool_)):
+            raise ValueError(f"{owner}: race's krylov must be a bool, got {state['krylov']!r}")
+        return Race(
+            bool(state["krylov"]),
+            check_count(owner, "race's spent", state["spent"], 0),
+            check_count(owner, "race's patience", state["patience"], 1),
+            check_real(owner, "race's rate", state["rate"], 0.0),
+        )
 
 
 class EnrichedCall(KrylovCall):
@@ -78,13 +95,10 @@ class EnrichedCall(KrylovCall):
     def __init__(self, solver: Any, objective: Objective, callback: Callback | None) -> None:
         super().__init__(solver, objective, callback)
         limit = solver._max_matvecs
-        self.pairs = Pairs(limit, self.u, solver._threads)
+        self.pairs: Pairs = solver._pairs
+        self.race: Race = solver._race
         self.differences = Products(objective, limit)
         self.round = min(self.x.size, limit) + 1  # gradients of an iteration, more or less
-        self.krylov = False  # the kind of step that is the rule at present
-        self.spent = 0  # gradients since the other kind was tried
-        self.patience = PATIENCE
-        self.rate = 0.0  # how much a gradient of the last round lowered the loss
 
     # ----------------------------------------------------------------- products
 
@@ -112,43 +126,45 @@ class EnrichedCall(KrylovCall):
         return super()._lowest()
 
     def _move_along(self, pair: Pair) -> bool:
-        self.pairs.clear()  # they know of no curvature but positive
-        return super()._move_along(pair)
+        self.pairs = Pairs()  # they know of no curvature but positive
+        found = super()._move_along(pair)
+        self._keep()
+        return found
+
+    def _keep(self) -> None:
+        """Leave what was learned to the next call."""
+        commit(None, [(vars(self.solver), {"_pairs": self.pairs, "_race": self.race})])
+
+    def _learn(self, s: np.ndarray, y: np.ndarray) -> None:
+        """Take a pair in, unless it tells of no positive curvature."""
+        threads = self.solver._threads
+        along, square = dot(s, y, threads), dot(y, y, threads)
+        if CURVED * self.u * norm(s) * math.sqrt(square) < along < math.inf:
+            self.pairs = self.pairs.added(s, y, along, square, self.solver._max_matvecs)
 
     # ----------------------------------------------------------------- an iteration
 
     def _descend(self) -> bool:
         """A Krylov step, or quasi-Newton steps for as many gradients; whole or not at all."""
-        krylov = self.krylov != (self.spent >= self.patience * self.round)
+        krylov = self.race.turn(self.round)
         before, calls = self.f, self.objective.gradients
         if not self._step_of(krylov, calls + self.round):
             krylov = not krylov
             if not self._step_of(krylov, calls):
                 return False
         cost = self.objective.gradients - calls
-        self._compare(krylov, (before - self.f) / cost, cost)
+        self.race = self.race.after(krylov, max((before - self.f) / cost, 0.0), cost)
+        self._keep()
         return True
 
     def _step_of(self, krylov: bool, limit: int) -> bool:
         return self._newton() if krylov else self._quasi_newton(limit)
 
-    def _compare(self, krylov: bool, rate: float, cost: int) -> None:
-        """Go on with the kind of step that lowers the loss more for a gradient."""
-        if krylov == self.krylov:
-            self.spent += cost
-            self.rate = rate
-            return
-        self.spent = 0
-        if rate > self.rate:
-            self.krylov, self.rate, self.patience = krylov, rate, PATIENCE
-        else:
-            self.patience *= 2
-
     def _newton(self) -> bool:
         x, g = self.x, self.g
         if not super()._descend():
             return False
-        self.pairs.add(self.x - x, self.g - g)
+        self._learn(self.x - x, self.g - g)
         return True
 
     def _quasi_newton(self, limit: int) -> bool:
@@ -175,7 +191,7 @@ class EnrichedCall(KrylovCall):
     def _direction(self) -> tuple[np.ndarray, float, float] | None:
         """Direction, slope and the first length; None where curvature along g is negative."""
         if self.pairs.s:
-            d, slope = self.pairs.direction(self.g)
+            d, slope = self.pairs.direction(self.g, self.solver._threads)
             return (d, slope, 1.0) if slope < 0 else None
         size = norm(self.g)
         v = self.g * self.g.dtype.type(1 / size)
@@ -205,7 +221,7 @@ class EnrichedCall(KrylovCall):
         if not best.f < self.f:
             return False
         x = at(best.t)
-        self.pairs.add(x - self.x, best.g - self.g)
+        self._learn(x - self.x, best.g - self.g)
         self.solver.radius = max(self.solver.radius, norm(x - self.x))
         self.x, self.f, self.g = x, best.f, best.g
         return True

@@ -21,8 +21,8 @@ from ..kernels._atomic import Turn, commit
 from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
-from ._two_loop import two_loop
 from .line_search import Trial, strong_wolfe
+from .pairs import Pairs, check_vector, loaded_pairs
 
 CURVED = 1e-10  # a pair with no more y's than this says nothing about the curvature
 
@@ -97,10 +97,7 @@ class LBFGS(Solver):
         self.steps = self.iterations = self.gradients = 0
         self._read_options()
         self._point, self._turn = Parameters("LBFGS", params), Turn("LBFGS")
-        self._s: list[np.ndarray] = []
-        self._y: list[np.ndarray] = []
-        self._rho: list[float] = []
-        self._gamma = 1.0
+        self._pairs = Pairs()
         self._t = 0.0
         self._d: np.ndarray | None = None  # the last direction
         self._g: np.ndarray | None = None  # the gradient where it began
@@ -157,88 +154,39 @@ class LBFGS(Solver):
 
     def _direction(self, g: np.ndarray) -> tuple[np.ndarray, float]:
         """The next direction and the loss's slope along it; takes the last step's pair in."""
-        d = np.empty_like(g)
         if self._g is None or self._d is None:
-            return d, two_loop(d, g, [], [], [], 1.0, self._threads)
+            return Pairs().direction(g, self._threads)
         y = np.empty_like(g)
         ys = self._t * subtract(y, g, [self._g], [1.0], self._d, self._threads)
         if ys > CURVED:
             s = np.empty_like(g)
             scale(s, self._d, self._t, self._threads)
-            drop = max(0, len(self._s) + 1 - self._history)
-            pairs = {
-                "_s": [*self._s[drop:], s],
-                "_y": [*self._y[drop:], y],
-                "_rho": [*self._rho[drop:], 1 / ys],
-                "_gamma": ys / dot(y, y, self._threads),
-            }
-            commit(None, [(vars(self), pairs)])
-        return d, two_loop(d, g, self._s, self._y, self._rho, self._gamma, self._threads)
+            pairs = self._pairs.added(s, y, ys, dot(y, y, self._threads), self._history)
+            commit(None, [(vars(self), {"_pairs": pairs})])
+        return self._pairs.direction(g, self._threads)
 
     # ----------------------------------------------------------------- state
 
     def _memory(self) -> dict[str, Any]:
-        none = np.empty((0, self._point.n), self._point.dtype)
         return {
-            "layout": self._layout(),
-            "s": np.array(self._s) if self._s else none,
-            "y": np.array(self._y) if self._y else none.copy(),
-            "rho": np.array(self._rho),
-            "gamma": self._gamma,
+            **self._pairs.saved(self._point),
             "t": self._t,
             "direction": None if self._d is None else self._d.copy(),
             "gradient": None if self._g is None else self._g.copy(),
         }
 
-    def _layout(self) -> list[list[Any]]:
-        """The name and shape of each parameter, in the order of the vectors."""
-        point = self._point
-        return [[x, list(a.shape)] for x, a in zip(point.structure.labels, point.arrays)]
-
-    def _places(self, owner: str, layout: Any) -> np.ndarray:
-        """Where the elements stand in vectors of another layout: parameters go by their names."""
-        own = self._layout()
-        if not isinstance(layout, list) or sorted(map(repr, layout)) != sorted(map(repr, own)):
-            raise ValueError(f"{owner}: the state is of the parameters {layout!r}, not {own!r}")
-        first, places = 0, {}
-        for label, shape in layout:
-            places[label] = np.arange(first, first + math.prod(shape))
-            first += math.prod(shape)
-        return np.concatenate([places[label] for label, _ in own])
-
     def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        rho = np.asarray(state_dict["rho"])
-        if rho.ndim != 1 or rho.dtype != np.float64:
-            raise ValueError(
-                f"{owner}: rho must be one-dimensional float64, got {rho.shape} and {rho.dtype}"
-            )
-        if not (np.isfinite(rho) & (rho >= 0)).all():
-            raise ValueError(f"{owner}: rho must hold finite numbers in [0, inf), got {rho!r}")
-        if (state_dict["direction"] is None) != (state_dict["gradient"] is None):
+        pairs = loaded_pairs(owner, state_dict, self._point)
+        last = state_dict["direction"], state_dict["gradient"]
+        if (last[0] is None) != (last[1] is None):
             raise ValueError(f"{owner}: direction and gradient must both be None, or neither")
-        last = dict.fromkeys(("direction", "gradient"), (self._point.n,))
-        shapes = dict.fromkeys(("s", "y"), (len(rho), self._point.n)) | last
-        for name, shape in shapes.items():
-            array = state_dict[name]
-            form = (getattr(array, "shape", None), getattr(array, "dtype", None))
-            if form != (shape, self._point.dtype) and not (name in last and array is None):
-                raise ValueError(
-                    f"{owner}: {name} must have shape {shape} and dtype {self._point.dtype}, "
-                    f"got {form[0]} and {form[1]}"
-                )
-        if not (np.isfinite(state_dict["s"]).all() and np.isfinite(state_dict["y"]).all()):
-            raise ValueError(f"{owner}: s and y must be finite, got NaN or inf")
-        places = self._places(owner, state_dict["layout"])
-        d, g = (None if state_dict[k] is None else state_dict[k][places] for k in last)
-        return {
-            "_s": [row[places] for row in state_dict["s"]],
-            "_y": [row[places] for row in state_dict["y"]],
-            "_rho": [float(value) for value in rho],
-            "_gamma": check_real(owner, "gamma", state_dict["gamma"], 0.0),
-            "_t": check_real(owner, "t", state_dict["t"], 0.0),
-            "_d": d,
-            "_g": g,
-        }
+        for name, array in zip(("direction", "gradient"), last):
+            if array is not None:
+                check_vector(owner, name, array, (self._point.n,), self._point.dtype)
+        places = self._point.places(owner, state_dict["layout"])
+        d, g = (None if array is None else array[places] for array in last)
+        t = check_real(owner, "t", state_dict["t"], 0.0)
+        return {"_pairs": pairs, "_t": t, "_d": d, "_g": g}
 
 
 class _Call(Call):

@@ -14,8 +14,9 @@ from ..kernels._atomic import Turn
 from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ._problem import Callback, Closure, Objective, Parameters, Report, Solver
-from .enriched import EnrichedCall
+from .enriched import EnrichedCall, Race
 from .krylov import ExactCall, KrylovCall
+from .pairs import Pairs, loaded_pairs
 
 
 class NewtonLanczos(Solver):
@@ -93,6 +94,7 @@ class NewtonLanczos(Solver):
         self.radius = radius
         self.steps = self.iterations = self.gradients = self.products = 0
         self._checks = 0
+        self._pairs, self._race = Pairs(), Race()  # of calls without hvp
         self._read_options()
         self._point, self._turn = Parameters("NewtonLanczos", params), Turn("NewtonLanczos")
 
@@ -123,8 +125,7 @@ class NewtonLanczos(Solver):
             ``v -> H v`` at the parameters as they are when it is called, in their structure. None:
             quasi-Newton steps from remembered gradients, and between them, where they lower the
             loss more for a gradient, Krylov steps with differences of gradients: one closure call
-            a product for float64 parameters (forward) and two for float32 (central). What a call
-            remembers it forgets at its end.
+            a product for float64 parameters (forward) and two for float32 (central).
         callback : callable or None
             Called with a `Report` after each iteration; a true answer stops.
 
@@ -159,7 +160,12 @@ class NewtonLanczos(Solver):
     # ----------------------------------------------------------------- state
 
     def _memory(self) -> dict[str, Any]:
-        return {"elements": self._point.n, "checks": self._checks}
+        return {
+            "elements": self._point.n,
+            "checks": self._checks,
+            **self._pairs.saved(self._point),
+            "race": self._race.saved(),
+        }
 
     def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if state_dict["elements"] != self._point.n:
@@ -167,4 +173,8 @@ class NewtonLanczos(Solver):
                 f"{owner}: the state is of {state_dict['elements']!r} elements, "
                 f"the parameters have {self._point.n}"
             )
-        return {"_checks": check_count(owner, "checks", state_dict["checks"], 0)}
+        return {
+            "_checks": check_count(owner, "checks", state_dict["checks"], 0),
+            "_pairs": loaded_pairs(owner, state_dict, self._point),
+            "_race": Race.loaded(owner, state_dict["race"]),
+        }
