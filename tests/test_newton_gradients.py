@@ -292,7 +292,7 @@ def test_what_a_state_says_of_pairs_and_kinds_is_checked():
     solver = NewtonLanczos(x, max_iter=6)
     solver.step(lambda: (problem.loss(x), problem.grad(x)))
     good = solver.state_dict()
-    assert len(good["s"]) and good["race"]["spent"]
+    assert len(good["s"])
     other = NewtonLanczos(x.copy())
     before = other.state_dict()
     for wrong, message in (
