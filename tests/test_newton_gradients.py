@@ -232,6 +232,19 @@ def test_at_a_kink_the_curvature_is_called_unknown():
     assert report.status.endswith("its curvature unknown: the gradient is not smooth here")
 
 
+def test_errors_that_hide_curvature_are_said():
+    """A gradient with noise of 1e-4: products are off by more than they are."""
+    x, rng = np.zeros(5), np.random.default_rng(0)
+
+    def closure():
+        noise = 1e-4 * rng.standard_normal(5)
+        return float(x @ x), 2 * x + noise
+
+    report = NewtonLanczos(x, tolerance_grad=1e-2).step(closure)
+    assert report.converged and "no negative curvature" not in report.status
+    assert "unknown" in report.status or "no curvature below" in report.status
+
+
 def test_pairs_without_curvature_are_left_out():
     x = np.zeros(3)
     solver = NewtonLanczos(x)

@@ -315,7 +315,10 @@ class KrylovCall(Call):
             pair = run.pairs((1,))[0] if low < -noise else None
         finally:
             self.point.write(self.x)
-        self.seen = f"no negative curvature in {run.k} products from a random start"
+        # Errors that hide more than what is looked for are said.
+        hidden = noise > 0.01 * run.magnitude
+        what = f"no curvature below -{1.05 * noise:.2g}" if hidden else "no negative curvature"
+        self.seen = f"{what} in {run.k} products from a random start"
         return pair if pair is not None and pair.value < -noise else None
 
     def _move_along(self, pair: Pair) -> bool:
