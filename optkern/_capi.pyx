@@ -217,22 +217,32 @@ cdef int update_by_norms(
     none.grad_scale = 1
     mode = optkern_ieee_mode()
     adjust(&none, &h, 1, 0, 0)   # no scaling, no clipping
-    size = sqrt(sum_squares(at[0], is_double, n, 1, squares))
+    size = norm_of(at[0], is_double, n, squares)
     if h.flags & TRUST:
-        length = sum_squares(at[1], is_double, n, 1, squares)
-        if isfinite(length):
-            length = sqrt(length)
-        else:   # squares of numbers beyond 1e154
-            length = sum_squares(at[1], is_double, n, ldexp(1, -RESCUE), squares)
-            length = ldexp(sqrt(length), RESCUE)
-        apply_trust(&h, size, length)
+        apply_trust(&h, size, norm_of(at[1], is_double, n, squares))
     else:
-        apply_trust(&h, size, sqrt(move_averages(step.index, is_double, &h, at, n, squares)))
+        length = sqrt(move_averages(step.index, is_double, &h, at, n, 1, squares))
+        if not isfinite(length):
+            h.flags |= APPLY   # the state has moved on already
+            length = move_averages(
+                step.index, is_double, &h, at, n, ldexp(1, -RESCUE), squares
+            )
+            length = ldexp(sqrt(length), RESCUE)
+            h.flags ^= APPLY
+        apply_trust(&h, size, length)
         h.flags ^= DIRECTION | APPLY
     SPANS.update[step.index][is_double](&h, at, n, 0)
     optkern_restore_mode(mode)
     free(squares)
     return 0
+
+
+cdef double norm_of(const char* x, int is_double, Py_ssize_t n, double* squares) noexcept nogil:
+    """The norm of numbers; where squares overflow (beyond 1e154), of them times 2**-RESCUE."""
+    cdef double total = sum_squares(x, is_double, n, 1, squares)
+    if isfinite(total):
+        return sqrt(total)
+    return ldexp(sqrt(sum_squares(x, is_double, n, ldexp(1, -RESCUE), squares)), RESCUE)
 
 
 cdef double sum_squares(
@@ -256,9 +266,9 @@ cdef double sum_squares(
 
 cdef double move_averages(
     int index, int is_double, const constants_t* h, char* const* streams, Py_ssize_t n,
-    double* squares,
+    double factor, double* squares,
 ) noexcept nogil:
-    """LAMB's first half: the state moves on; the sum of squares of the direction it gives."""
+    """LAMB's first half: the state moves on; the squares of the direction it gives, summed."""
     cdef char* direction = <char*> (squares + count_blocks(n))
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t width = 8 if is_double else 4, first = 0, k = 0, size
@@ -270,6 +280,8 @@ cdef double move_averages(
         memcpy(direction, at[0], size * width)
         at[0] = direction
         SPANS.update[index][is_double](h, at, size, first)
+        if factor != 1:
+            SPANS.scale[is_double](direction, direction, factor, size)
         squares[k] = SPANS.dot[is_double](direction, direction, size)
         first += size
         k += 1

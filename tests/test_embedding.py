@@ -80,6 +80,20 @@ def test_c_extension_takes_the_optimizers_steps(rule, descend):
             assert_same_bits(p, expected)
 
 
+@pytest.mark.parametrize("name", ("lars", "lamb"))
+def test_c_extension_takes_norms_beyond_1e154(name, descend):
+    (rule,) = (rule for rule in optkern.RULES if rule.name == name)
+    p, _, _, *rest = quadratic(rule)
+    p += 1e200
+    expected, none = p.copy(), np.zeros(p.size)
+    opt = CLASSES[name](expected, lr=0.05, weight_decay=0.01)
+    for _ in range(3):
+        opt.step(none)
+    descend(name, {"lr": 0.05, "weight_decay": 0.01}, 3, 1.0, (p, none, none.copy(), *rest))
+    assert_same_bits(p, expected)
+    assert np.isfinite(p).all()
+
+
 def test_c_extension_may_leave_out_what_its_options_do_not_need(descend):
     rule = next(rule for rule in optkern.RULES if rule.name == "adam")
     p, *rest = quadratic(rule)

@@ -85,17 +85,33 @@ def test_unscaling_that_overflows_is_found(held):
         optkern.SGD(p, grad_scale=1e-310)
 
 
-def test_trust_ratios_of_parameters_beyond_1e154():
-    for cls in (optkern.LARS, optkern.LAMB):
-        p, q = np.full(9000, 1e200), np.full(9000, 1e200)
-        g = np.full(9000, 1e10)
-        cls(p, lr=0.1, weight_decay=0.0).step(g)
-        group = cls(q.copy(), lr=0.1, weight_decay=0.0).param_groups[0]
-        hyper = {k: group[k] for k in cls.rule.hyperparameters if k in group}
-        state = [np.zeros(9000) for _ in cls.rule.state]
-        getattr(reference, cls.rule.name)(q, g, *state, step=1, **hyper)
+ORDERS = {
+    "C": lambda x: x.copy(),
+    "F": lambda x: np.asfortranarray(x),
+    "strided": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("size", (1e157, 1e200, 1e305))
+@pytest.mark.parametrize("weight_decay", (0.0, 0.01))
+@pytest.mark.parametrize("cls", (optkern.LARS, optkern.LAMB))
+def test_trust_ratios_beyond_1e154(cls, weight_decay, size, order):
+    """Of parameters whose squares overflow, and directions, which weight decay makes as large."""
+    share = np.linspace(0.5, 1, 9000).reshape(90, 100)
+    p, q, g = ORDERS[order](size * share), size * share, np.full((90, 100), 1e10)
+    opt = cls(p, lr=0.1, weight_decay=weight_decay)
+    hyper = {k: v for k, v in opt.param_groups[0].items() if k in cls.rule.hyperparameters}
+    state = [np.zeros_like(q) for _ in cls.rule.state]
+    for step in (1, 2):
+        before = q.copy()
+        opt.step(g)
+        getattr(reference, cls.rule.name)(q, g, *state, step=step, **hyper)
         assert_same_bits(p, q)
-        assert (p < 1e200).all()
+        # The trust ratio makes the step's norm lr (for LARS times the coefficient) of the weights'.
+        moved = np.linalg.norm((before - q) / size) / np.linalg.norm(before / size)
+        if step == 1:  # later ones have momentum
+            assert moved == pytest.approx(0.1 * hyper.get("trust_coefficient", 1))
 
 
 def test_a_second_moment_that_has_overflowed_is_named():

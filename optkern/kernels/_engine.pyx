@@ -581,7 +581,7 @@ cdef class Plan:
         for i in range(self._count):
             if self._tensors[i].active and self._constants[i].flags & DIRECTION:
                 apply_trust(
-                    &self._constants[i], parameter_norm(self, i), sqrt(self._sums[0][i])
+                    &self._constants[i], parameter_norm(self, i), direction_norm(self, i)
                 )
                 self._constants[i].flags ^= DIRECTION | APPLY
 

@@ -159,11 +159,25 @@ cdef double gradient_norm(Plan plan) noexcept nogil:
 
 
 cdef double rescued(Plan plan, Py_ssize_t i) noexcept nogil:
-    """The squares of a gradient times 2**-RESCUE."""
+    """The squares of a gradient, or direction, times 2**-RESCUE."""
     cdef Py_ssize_t block
+    cdef optkern_mode_t mode = optkern_ieee_mode()
     for block in range(plan._blocks[i], plan._blocks[i + 1]):
         square_block(plan, i, block, ldexp(1, -RESCUE), plan._room(0))
+    optkern_restore_mode(mode)
     return add_blocks(plan._partial[0] + plan._blocks[i], plan._blocks[i + 1] - plan._blocks[i])
+
+
+cdef double direction_norm(Plan plan, Py_ssize_t i) noexcept nogil:
+    """The norm of a direction; where squares overflow, of its numbers times 2**-RESCUE."""
+    cdef constants_t* h = &plan._constants[i]
+    cdef double squares = plan._sums[0][i]
+    if isfinite(squares):
+        return sqrt(squares)
+    h.flags |= APPLY   # the state has moved on already, and is to be read alone
+    squares = rescued(plan, i)
+    h.flags ^= APPLY
+    return ldexp(sqrt(squares), RESCUE)
 
 
 cdef double parameter_norm(Plan plan, Py_ssize_t i) noexcept nogil:

@@ -303,7 +303,7 @@ for _rule in ROW_RULES:
 def lars(p, g, buf, h):
     if h.flags & TRUST:
         _, (norm,) = gradient_norms([p], [g])
-        h = h.trusted(parameter_norm(p), h.exact["scale"] * norm)
+        h = h.trusted(norm_of(p), h.exact["scale"] * norm)
     sgd.formula(p, g, buf, h)
 
 
@@ -316,7 +316,7 @@ def lamb(p, g, m, v, h):
     if h.flags & DECAY:
         d = d + h.decay * p
     if h.flags & DIRECTION:
-        h = h.trusted(parameter_norm(p), np.sqrt(sum_of_squares(d)))
+        h = h.trusted(norm_of(p), norm_of(d))
     p[...] = shrunk(p, h) - h.trust * d
 
 
@@ -357,12 +357,12 @@ def add_halves(x: np.ndarray) -> np.ndarray:
     return x[..., 0]
 
 
-def parameter_norm(p: np.ndarray) -> float:
-    """The norm of a parameter; where squares overflow, they are taken of it times 2**-600."""
-    total = sum_of_squares(p)
+def norm_of(x: np.ndarray) -> float:
+    """The norm of a parameter or direction; where squares overflow, of it times 2**-600."""
+    total = sum_of_squares(x)
     if np.isfinite(total):
         return float(np.sqrt(total))
-    return float(np.ldexp(np.sqrt(sum_of_squares(p, 2.0**-RESCUE)), RESCUE))
+    return float(np.ldexp(np.sqrt(sum_of_squares(x, 2.0**-RESCUE)), RESCUE))
 
 
 def gradient_norms(

@@ -465,7 +465,8 @@ RULES: tuple[Rule, ...] = (
             "lr": 1e-3, "betas": _BETAS, "eps": 1e-6, "weight_decay": 1e-2, "adapt": True,
             "maximize": False, "decay_form": "decoupled", "step": 1,
         },
-        variants=((), ("DIRECTION",), ("APPLY",)),
+        # The last: the direction once more, of state that has moved already.
+        variants=((), ("DIRECTION",), ("APPLY",), ("DIRECTION", "APPLY")),
         counted=("step",),
         trust="direction",
     ),
