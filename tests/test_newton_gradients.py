@@ -94,7 +94,6 @@ def known(problem, loss):
     return any(loss - m <= 1e-3 * abs(m) + 1e-6 for m in minima)
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("make", classics.COMPARED + classics.MORE)
 def test_converged_is_said_at_a_minimum_alone(make):
     """With the defaults' tolerances; Meyer's exact run crawls, and says so."""
@@ -143,7 +142,6 @@ def test_a_step_that_the_region_cuts_short_does_not_end_the_run():
     "make", [problems.rosenbrock, classics.wood, classics.trid, classics.brown_badly_scaled,
              classics.raw_years, classics.jennrich_sampson, classics.variably_dimensioned]
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore:overflow")
 def test_units_of_the_coordinates_do_not_matter(make, seed):
     """Each coordinate in units of its own, 1e-2 to 1e2: scipy's L-BFGS-B fails on a third."""
     problem = make()

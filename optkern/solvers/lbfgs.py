@@ -277,7 +277,7 @@ class _Call(Call):
         solver = self.solver
 
         def trial_at(t: float) -> Trial:
-            f, g = self.objective(self._at(d, t))
+            f, g = self.objective.trial(self._at(d, t))
             along = dot(g, d, solver._threads)
             # What is not finite is too high: the search comes back from there.
             return Trial(t, f if math.isfinite(f) and math.isfinite(along) else math.inf, g, along)
