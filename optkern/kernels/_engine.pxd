@@ -104,6 +104,7 @@ cdef struct sweep_t:
     Py_ssize_t length             # of that axis
     Py_ssize_t inner              # elements of a row: of the axes after it
     Py_ssize_t first, stop        # the elements in hand, counted in C order
+    bint as_is                    # columns are turned from where they lie
     int streams                   # how many are added up
     int stream[2]
     layout_t walk[2]              # in C order; of directions in elements of the plan's order

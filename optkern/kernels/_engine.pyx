@@ -116,7 +116,8 @@ cdef enum:
     LONG = 512         # elements above which the start of a cache line is worth a call more
     JOB = 16           # blocks whose squares a thread sums at a time
     LONG_ROWS = 64     # swept together, where a tile holds so many
-    TILE = 34 * BLOCK * 8   # bytes that a sweep brings into C order at a time
+    APART = 512        # bytes; rows of a tile whose length is a multiple of it get gaps
+    TILE = 36 * BLOCK * 8   # bytes that a sweep brings into C order at a time
 
 # --------------------------------------------------------------------------- instruction set
 

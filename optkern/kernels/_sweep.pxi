@@ -44,22 +44,41 @@ cdef bint sweep_blocks(
 
 cdef Py_ssize_t rows_of_sweep(const sweep_t* w) noexcept nogil:
     """How many rows are swept together: as many as their blocks, or beginnings, fit a tile."""
-    cdef Py_ssize_t most = (TILE // width(w.t) - BLOCK) // min(w.inner, <Py_ssize_t> BLOCK)
+    cdef Py_ssize_t part = min(w.inner, <Py_ssize_t> BLOCK)
+    cdef Py_ssize_t most = (TILE // width(w.t) - 2 * BLOCK) // (part + part // 16)   # with gaps
     if w.inner > BLOCK:
-        return min(most - 1, <Py_ssize_t> LONG_ROWS)
+        return min(most, <Py_ssize_t> LONG_ROWS)
     return min(most, max(<Py_ssize_t> LONG_ROWS, JOB * BLOCK // w.inner))
 
 
 cdef void sweep_short_rows(
     Plan plan, const sweep_t* w, double* partial, scratch_t* s
 ) noexcept nogil:
-    """Sum the squares of the blocks in hand, of whole rows in a tile."""
-    cdef Py_ssize_t k, size = width(w.t)
-    cdef char* x = s.tile
-    sweep(plan, w, 0, w.inner, x, w.inner * size, s)
-    for k in range(w.first // BLOCK, count_blocks(w.stop)):
-        partial[k] = squares_of(w.t.dtype, x, min(<Py_ssize_t> BLOCK, w.stop - k * BLOCK))
-        x += BLOCK * size
+    """Sum the squares of the blocks in hand, of whole rows in a tile.
+
+    Rows do not begin at the same place of pages: lines that do wait for each other in the caches.
+    """
+    cdef Py_ssize_t size = width(w.t), left = w.first % w.inner, n
+    cdef Py_ssize_t first = w.first, pitch = w.inner * size
+    cdef char* x = s.tile + left * size
+    cdef running_t sums
+    if pitch % APART == 0:
+        pitch += LINE
+    sweep(plan, w, 0, w.inner, s.tile, pitch, s)
+    if pitch == w.inner * size:
+        for n in range(w.first // BLOCK, count_blocks(w.stop)):
+            partial[n] = squares_of(w.t.dtype, x, min(<Py_ssize_t> BLOCK, w.stop - n * BLOCK))
+            x += BLOCK * size
+        return
+    begin_sums(&sums, w.first // BLOCK)
+    while first < w.stop:
+        n = min(w.inner - left, w.stop - first)
+        run_on(&sums, partial, w.t.dtype, x, n)
+        first += n
+        x += pitch - left * size
+        left = 0
+    if sums.done:   # the tensor's last block
+        partial[sums.block] = fold(sums.lane)
 
 
 cdef bint plan_sweep(
@@ -100,6 +119,8 @@ cdef bint plan_sweep(
         for i in range(w.streams):
             if w.walk[i].ndim < 0:
                 lay_out(&w.walk[i], &w.walk[found], t.itemsize[w.stream[i]])
+    w.as_is = work != DIRECTIONS and w.streams == 1 and t.storage[w.stream[0]] == PLAIN
+    w.as_is = w.as_is and w.walk[0].strides[w.axis] == t.itemsize[w.stream[0]]
     w.length, w.inner = w.walk[found].shape[w.axis], 1
     for k in range(w.axis + 1, w.walk[found].ndim):
         w.inner *= w.walk[found].shape[k]
@@ -113,12 +134,13 @@ cdef void sweep_long_rows(
     cdef int dtype = w.t.dtype
     cdef Py_ssize_t size = width(w.t), row = w.first // w.inner, last = w.stop // w.inner
     cdef Py_ssize_t left = BLOCK, right, r, n, window = BLOCK * 8 // (LONG_ROWS * size)
+    cdef Py_ssize_t pitch = BLOCK * size + LINE
     cdef running_t sums[LONG_ROWS]
-    sweep(plan, w, 0, BLOCK, s.tile, BLOCK * size, s)
+    sweep(plan, w, 0, BLOCK, s.tile, pitch, s)
     for r in range(last - row):   # a row's beginning may belong to a block of the row before
         n = count_blocks((row + r) * w.inner) * BLOCK - (row + r) * w.inner
         begin_sums(&sums[r], count_blocks((row + r) * w.inner))
-        run_on(&sums[r], partial, dtype, s.tile + (r * BLOCK + n) * size, BLOCK - n)
+        run_on(&sums[r], partial, dtype, s.tile + r * pitch + n * size, BLOCK - n)
     while left < w.inner:
         right = min(left + window, w.inner)
         sweep(plan, w, left, right, s.block[0], window * size, s)
@@ -128,7 +150,7 @@ cdef void sweep_long_rows(
     for r in range(last - row):
         if sums[r].done:
             n = min(BLOCK - sums[r].done, w.t.size - (row + r + 1) * w.inner)
-            run_on(&sums[r], partial, dtype, s.tile + (r + 1) * BLOCK * size, n)
+            run_on(&sums[r], partial, dtype, s.tile + (r + 1) * pitch, n)
             if sums[r].done:   # the tensor's last block
                 partial[sums[r].block] = fold(sums[r].lane)
 
@@ -137,14 +159,10 @@ cdef void sweep(
     Plan plan, const sweep_t* w, Py_ssize_t left, Py_ssize_t right, char* to, Py_ssize_t pitch,
     scratch_t* s
 ) noexcept nogil:
-    """Bring columns of the elements in hand into C order; `to`: for the first row's first one.
-
-    Where whole rows lie without a gap in `to`, it is for the first element in hand.
-    """
+    """Bring columns of the elements in hand into C order; `to`: for the first row's first one."""
     cdef Py_ssize_t size = width(w.t), top = w.first // w.inner, bottom = w.stop // w.inner
     cdef Py_ssize_t above = w.first % w.inner, below = w.stop % w.inner
     cdef Py_ssize_t here = left, end, row, stop, n
-    cdef Py_ssize_t skipped = above * size if right - left == w.inner else 0
     while here < right:
         end = right
         if here < above < end:
@@ -157,7 +175,7 @@ cdef void sweep(
             n = min(stop - row, w.length - row % w.length)
             sweep_band(
                 plan, w, row, n, here, end,
-                to + ((row - top) * pitch + (here - left) * size - skipped), pitch, s,
+                to + ((row - top) * pitch + (here - left) * size), pitch, s,
             )
             row += n
         here = end
@@ -180,11 +198,10 @@ cdef void sweep_band(
         here = found = left
         while here < right:
             many = <int> min(<Py_ssize_t> TILE_COLUMNS, right - here)
-            while found < min(here + 2 * TILE_COLUMNS, right):
-                for i in range(w.streams):
-                    offset[i][found - here] = at[i]
-                next_column(w, index, at)
-                found += 1
+            found += next_columns(
+                w, index, at, offset, <int> (found - here),
+                <int> (min(here + 2 * TILE_COLUMNS, right) - here),
+            )
             find_columns(plan, w, columns, offset, many, <int> (found - here), n, s)
             turn(
                 to + (here - left) * width(w.t), pitch, <const char* const*> columns, many,
@@ -210,6 +227,10 @@ cdef void find_columns(
     cdef Py_ssize_t size = width(t)
     cdef int i, j = 0, k, many
     cdef char* other
+    if w.as_is:
+        for k in range(known):
+            at[k] = t.data[w.stream[0]] + offset[0][k]
+        return
     for k in range(columns, known):
         at[k] = t.data[w.stream[0]] + offset[0][k] if w.work != DIRECTIONS else s.block[1]
     while j < columns:

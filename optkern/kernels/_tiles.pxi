@@ -132,21 +132,35 @@ cdef void seek(
             offset[i] += index[k] * w.walk[i].strides[k]
 
 
-cdef inline void next_column(
-    const sweep_t* w, Py_ssize_t* index, Py_ssize_t* offset
+cdef int next_columns(
+    const sweep_t* w, Py_ssize_t* index, Py_ssize_t* at, Py_ssize_t (*offset)[2 * TILE_COLUMNS],
+    int first, int stop
 ) noexcept nogil:
-    """Go on by one element within a row."""
-    cdef int i, k = w.walk[0].ndim - 1
-    while k > w.axis:
-        index[k] += 1
+    """Note where columns `first` to `stop` of a row lie, and go on to the next; their number."""
+    cdef int i, j, k, here = first, last = w.walk[0].ndim - 1, run
+    cdef Py_ssize_t step
+    while here < stop:
+        run = stop - here
+        if last > w.axis:
+            run = <int> min(<Py_ssize_t> run, w.walk[0].shape[last] - index[last])
         for i in range(w.streams):
-            offset[i] += w.walk[i].strides[k]
-        if index[k] < w.walk[0].shape[k]:
-            return
-        for i in range(w.streams):
-            offset[i] -= index[k] * w.walk[i].strides[k]
-        index[k] = 0
-        k -= 1
+            step = w.walk[i].strides[last]
+            for j in range(run):
+                offset[i][here + j] = at[i] + j * step
+            at[i] += run * step
+        here += run
+        index[last] += run
+        k = last
+        while k > w.axis and index[k] == w.walk[0].shape[k]:   # on to a slower axis
+            for i in range(w.streams):
+                at[i] -= index[k] * w.walk[i].strides[k]
+            index[k] = 0
+            k -= 1
+            if k > w.axis:
+                index[k] += 1
+                for i in range(w.streams):
+                    at[i] += w.walk[i].strides[k]
+    return stop - first
 
 
 cdef char* column(
