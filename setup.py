@@ -41,6 +41,7 @@ if sys.argv[1:] == ["needs"]:  # what the Makefile asks first, of a Python that 
 import numpy
 from Cython import Tempita
 from Cython.Build import cythonize
+from Cython.Build.Dependencies import DependencyTree
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -197,6 +198,38 @@ class BuildExt(build_ext):
         return True
 
 
+def cythonized(extensions: list[Extension]) -> list[Extension]:
+    """The extensions as C, translated anew where a source of ours or NumPy's version has changed.
+
+    pip's isolated builds install NumPy anew each time: by its files' dates all would be compiled.
+    """
+
+    def dated(tree: DependencyTree, name: str) -> float:
+        return os.path.getmtime(name) if ours(name) else 0
+
+    DependencyTree.timestamp = dated
+    stamp = ROOT / "build" / "numpy"
+    changed = stamp.exists() and stamp.read_text() != numpy.__version__
+    made = cythonize(
+        extensions,
+        nthreads=0,
+        include_path=[str(ROOT)],
+        build_dir="build/cython",
+        compiler_directives={"language_level": 3},
+        force=changed or None,  # None: by the dates
+    )
+    for ext in made:
+        ext.depends = [name for name in ext.depends if ours(name)]
+    stamp.write_text(numpy.__version__)
+    return made
+
+
+def ours(name: str) -> bool:
+    """Whether a file lies among the sources."""
+    path = Path(name).resolve()
+    return path.is_relative_to(ROOT.resolve()) and "site-packages" not in path.parts
+
+
 levels = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
 extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
@@ -219,12 +252,6 @@ extensions = [
 ]
 
 setup(
-    ext_modules=cythonize(
-        extensions,
-        nthreads=0,
-        include_path=[str(ROOT)],
-        build_dir="build/cython",
-        compiler_directives={"language_level": 3},
-    ),
+    ext_modules=cythonized(extensions),
     cmdclass={"build_ext": BuildExt},
 )
