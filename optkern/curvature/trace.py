@@ -41,7 +41,7 @@ class Trace:
     ----------
     value : float
     standard_error : float
-        Of the random part, wider for few samples: the trace lies within two at 95 %.
+        Of the random part, wider for few samples: the trace lies within two at 95 % or more.
     matvecs : int
     method : str
         What gave it: 'hutchinson', 'hutch++', 'xtrace' or 'exact'.
@@ -298,8 +298,11 @@ class _Sketch:
         k = self.k if k is None else k
         if k < 2:
             return math.inf
-        now, half = self._sampled(k), self._sampled(k // 2) if k > 3 else math.inf
-        order = 1 + 2 * math.log2(half / now) if 0 < now < half < math.inf else 3.0
+        now, fewer = self._sampled(k), 3 * k // 4
+        before = self._sampled(fewer) if fewer > 2 else math.inf
+        order = 3.0  # the most that is seen but where the sketch ends just short of H's rank
+        if now > 0 and before < math.inf:
+            order = 1 + 2 * math.log(max(before / now, 1.0)) / math.log(k / fewer)
         order = min(max(order, 2.0), 3.0)
         rounding = 4 * unit_roundoff(self.op.dtype) * math.sqrt(self.op.n)
         rounding *= float(np.sum(np.abs(np.diag(self.h)[:k])))
