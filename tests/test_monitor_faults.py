@@ -135,6 +135,32 @@ def test_a_gradient_of_the_wrong_sign_is_said_to_be(rule, seed, batch):
         assert "sign" in str(d) and "lower lr" not in str(d), str(d)
 
 
+@pytest.mark.parametrize("lr", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("batch", [5, 20])
+@every_seed
+def test_small_batches_do_not_hide_a_wrong_sign(seed, batch, lr):
+    """Without momentum updates go on less alike, cosine .2 to .5: steps too long turn back."""
+    net = Net(seed)
+    for wrong in (True, False):
+        p = net.params()
+        opt = optkern.Adagrad(p, lr=lr)
+        turn = (lambda k, grads: {n: -g for n, g in grads.items()}) if wrong else None
+        monitor = trained(net, opt, p, 200, None, batch, seed, turn)
+        for d in (monitor.diagnose(), monitor.diagnose(p, net.grad, net.loss)):
+            assert ("sign" in str(d)) == wrong, str(d)
+
+
+def test_one_step_onto_a_plateau_is_no_wrong_sign():
+    """An lr far too high: up at once, and slowly straight down from there."""
+    loss = np.r_[1.0, 200.0, 190 - np.arange(150) / 10]
+    g, x = [np.ones(4)], np.zeros(4)
+    opt, monitor = optkern.Adam([x], lr=1.0), Monitor()
+    for value in loss:
+        opt.step(g)
+        monitor.record(float(value), g, opt)
+    assert monitor.diagnose().kind == "exploding" and "sign" not in str(monitor.diagnose())
+
+
 @pytest.mark.parametrize("momentum, limit", [(0.0, 2.0), (0.9, 3.8)])
 @pytest.mark.parametrize("times", [1.05, 1.5, 5])
 def test_steps_that_are_too_long_are_no_wrong_sign(momentum, limit, times):

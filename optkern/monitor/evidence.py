@@ -12,6 +12,9 @@ from .trend import Trend
 STRAIGHT = 0.5  # of the way gone that is left as distance: more on a plateau, little in a bounce
 SPENT = 1e-3  # of its peak: an lr that has come to nothing
 ONWARD = 0.5  # cosine of successive updates that go on, noise of batches included
+# The same where a rule has no momentum: steps that are too long turn back then, in small batches
+# too (below 0 in each of 44 that exploded), so that less tells.
+AHEAD = 0.2
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
 HELD = 10  # times clip_norm that each gradient seen is long where clipping holds a run
 STRAYS = "the updates keep their direction: is grad the gradient of this loss, and its sign right?"
@@ -45,10 +48,12 @@ class Evidence:
         decays: bool = False,
         clip: float = math.inf,
         value_clip: float = math.inf,
+        remembers: bool = True,
     ) -> None:
         self.losses, self.first = losses, first
         self.turning, self.turned = -1, ""  # the record where validation turned, and in words
         self.looks, self.decays, self.clip, self.value_clip = looks, decays, clip, value_clip
+        self.ahead = ONWARD if remembers else AHEAD
         recent = [look for look in looks if look.record >= since]
         self.reversal = median_cosine(recent)
         self.straightness, self.travelled = straightness, travelled

@@ -19,7 +19,7 @@ from .diagnosis import Diagnosis, said
 from .evidence import Evidence
 from .faults import contradiction, jumped, turned, unfed
 from .record import LOOKS, Record
-from .settings import clip, decays, inner, maximizes, rate, taken, value_clip
+from .settings import clip, decays, inner, maximizes, rate, remembers, taken, value_clip
 from .stall import ByCurvature, by_record
 from .trend import FEWEST, Trend
 
@@ -209,9 +209,9 @@ class Monitor(Record):
         way = self._straightness(since)
         travelled = self._travelled()
         cut = math.inf if opt is None else value_clip(inner("diagnose", opt))
-        seen = Evidence(
-            trend.losses, trend.first, self.looks, since, lr, travelled, way, decaying, longest, cut
-        )
+        memory = opt is None or remembers(inner("diagnose", opt))
+        limits = (decaying, longest, cut, memory)
+        seen = Evidence(trend.losses, trend.first, self.looks, since, lr, travelled, way, *limits)
         sign = -1.0 if trend.negated else 1.0
         at = np.array(self._val_at)
         since_change = at >= trend.first

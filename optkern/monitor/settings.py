@@ -87,3 +87,11 @@ def value_clip(opt: Optimizer) -> float:
         return bound
     eps = [float(at_last(opt, group.get("eps", 0.0))) for group in opt.param_groups]
     return bound if bound < 0.1 * min(eps) else math.inf
+
+
+def remembers(opt: Optimizer) -> bool:
+    """Whether a step goes on in the direction of those before, whatever its own gradient is."""
+    return any(
+        group.get("momentum", 0.0) or any(name.startswith("beta") for name in group)
+        for group in opt.param_groups
+    )

@@ -21,7 +21,7 @@ from ..optimizers import Optimizer
 from ..solvers import SAM
 from .aim import Aim
 from .diagnosis import Diagnosis, said
-from .evidence import ONWARD, REVERSED, STRAIGHT, STRAYS, Evidence, median_cosine
+from .evidence import REVERSED, STRAIGHT, STRAYS, Evidence, median_cosine
 from .faults import alike
 from .settings import inner
 from .trend import FEWEST, Trend
@@ -55,7 +55,9 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
             size += f", each update takes back the one before (cosine {cosine:.2f})"
         before = f" from {trend.losses[onset - 1]:.4g}" if onset else ""
         remedy = "go back to before that record with a lower lr, or clip the gradient's norm"
-        if cosine > ONWARD:  # steps that are too long turn back: it is below 0 then
+        if cosine > seen.ahead and trend.climbs(
+            onset
+        ):  # steps that are too long turn back: it is below 0 then
             size += f", each update goes on as the one before (cosine {cosine:.2f})"
             remedy = (
                 "steps that are too long turn back, these climb: is the gradient's sign wrong "

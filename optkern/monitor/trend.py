@@ -88,6 +88,17 @@ class Trend:
         floor = 0.0 if self.rises else self.scatter
         return self._onset(self.losses, 3 if rising else max(3, min(self.count // 10, 50)), floor)
 
+    def climbs(self, onset: int) -> bool:
+        """Whether the loss goes up all the way since a record: by the medians of its fifths.
+
+        One step onto a plateau, and the slow way down from there, is no climb.
+        """
+        since = self.losses[onset:]
+        since = since[np.isfinite(since)]
+        if len(since) < FEWEST:
+            return True  # too few to tell
+        return bool((np.diff([np.median(part) for part in np.array_split(since, 5)]) > 0).all())
+
     def settled(self, began: int | None) -> bool:
         """Whether a rise lies before both windows, and less than doubled from one to the other."""
         if began is None or not np.isfinite(self.losses).all():
