@@ -87,7 +87,10 @@ def contradiction(
     """That what diagnose was given is not of one function: asked before any of it is believed."""
     found = ""
     arrays = Structure("diagnose", x, "x").arrays
-    if not all(np.isfinite(a).all() for a in arrays if isinstance(a, np.ndarray)):
+    numbers = [a for a in map(np.asarray, arrays) if a.dtype.kind == "f"]
+    if len(numbers) < len(arrays):
+        return ""  # no point at all, which those that come to it next refuse
+    if not all(np.isfinite(a).all() for a in numbers):
         return ""  # of a run that has overflown
     with np.errstate(all="ignore"):  # trial steps may overflow
         if loss is not None:
