@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optkern import _bench
+from optkern.bench import cases, parity, sides, timing
 from optkern.kernels import _engine, _storage, reference
 from optkern.optimizers import CLASSES
 
@@ -52,16 +52,16 @@ CHECKED = 50_001
 
 def buffers(row: Row, n: int) -> tuple[np.ndarray, np.ndarray]:
     dtype = ml_dtypes.bfloat16 if row.dtype == "bfloat16" else row.dtype
-    block = np.random.default_rng(0).standard_normal(_bench.BLOCK)
+    block = np.random.default_rng(0).standard_normal(cases.BLOCK)
     return tuple(np.resize(x.astype(dtype), n) for x in (block, block[::-1] / 100))
 
 
-def optimizer(case: _bench.Case, row: Row, p: np.ndarray, threads: int) -> Any:
+def optimizer(case: cases.Case, row: Row, p: np.ndarray, threads: int) -> Any:
     make = CLASSES[case.rule.name]
     return make(p, **case.options, **row.options, num_threads=threads)
 
 
-def check(case: _bench.Case, row: Row, threads: int) -> None:
+def check(case: cases.Case, row: Row, threads: int) -> None:
     """Three steps of the kernel against the NumPy reference: all bits."""
     p, g = buffers(row, CHECKED)
     opt = optimizer(case, row, p, threads)
@@ -81,7 +81,7 @@ def check(case: _bench.Case, row: Row, threads: int) -> None:
             own = getattr(opt.state[0][slot], "arrays", (opt.state[0][slot],))
             pairs += zip(own, parts)
     if not all(np.array_equal(a, b) for a, b in pairs):
-        raise _bench.ParityError(f"{case.name}, {row.name}: kernel and reference differ")
+        raise parity.ParityError(f"{case.name}, {row.name}: kernel and reference differ")
 
 
 def bytes_of(opt: Any, g: np.ndarray) -> tuple[float, float]:
@@ -95,10 +95,10 @@ def bytes_of(opt: Any, g: np.ndarray) -> tuple[float, float]:
     return memory / p.size, (2 * read_and_written + g.nbytes) / p.size
 
 
-def table(case: _bench.Case, shape: _bench.Shape, threads: int, seconds: float) -> None:
+def table(case: cases.Case, shape: cases.Shape, threads: int, seconds: float) -> None:
     n = shape.elements
-    problem = _bench.Problem(case, shape, "float32", threads)
-    sides = {"limit": _bench.limit_sides(problem)[f"loop, {threads} threads"]}
+    problem = cases.Problem(case, shape, "float32", threads)
+    timed = {"limit": sides.limit_sides(problem)[f"loop, {threads} threads"]}
     sizes = {}
     for row in ROWS:
         if row.dtype == "bfloat16" and ml_dtypes is None:
@@ -110,9 +110,9 @@ def table(case: _bench.Case, shape: _bench.Shape, threads: int, seconds: float) 
         else:
             p, g = buffers(row, n)
             opt = optimizer(case, row, p, threads)
-        sides[row.name] = partial(opt.step, g)
+        timed[row.name] = partial(opt.step, g)
         sizes[row.name] = bytes_of(opt, g)
-    samples = _bench.interleaved(sides, seconds)
+    samples = timing.interleaved(timed, seconds)
     limit = np.array(samples["limit"])
     print(f"\n{case.name}, {shape.name} parameters, {threads} threads: the limit of float32 is "
           f"{statistics.median(limit) / n * 1e9:.3f} ns/param")  # fmt: skip
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--big", action="store_true", help="1e8 parameters too")
     parser.add_argument("--quick", action="store_true", help="1e6 parameters, a short look")
-    parser.add_argument("--rules", nargs="+", default=["adam"], choices=sorted(_bench.CASES))
+    parser.add_argument("--rules", nargs="+", default=["adam"], choices=sorted(cases.CASES))
     parser.add_argument("--sizes", nargs="+", default=[])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=10.0, help="for each table (10)")
@@ -141,7 +141,7 @@ def main() -> None:
         for size in sizes:
             for threads in options.threads:
                 seconds = 0.5 if options.quick else options.seconds
-                table(_bench.CASES[name], _bench.Shape.parse(size), threads, seconds)
+                table(cases.CASES[name], cases.Shape.parse(size), threads, seconds)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Adam, float32. The first column is the step without options, in ns per parameter; for each option
 the ratio to it of the step with the option, and of the plain step with the option written in NumPy
-around it. All are timed in turn on the same sizes (optkern._bench.interleaved).
+around it. All are timed in turn on the same sizes (optkern.bench.timing.interleaved).
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 import optkern
-from optkern import _bench
+from optkern.bench import timing
 
 SECONDS = 3.0
 SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
@@ -96,7 +96,7 @@ def row(size: int, threads: int) -> str:
     for name, options in OPTIONS.items():
         calls[name] = problem.fused(**options)
         calls[f"{name} in NumPy"] = getattr(problem, name)
-    times = _bench.medians(_bench.interleaved(calls, SECONDS))
+    times = timing.medians(timing.interleaved(calls, SECONDS))
     plain = times["plain"]
     cells = (f"{times[n] / plain:6.2f} {times[f'{n} in NumPy'] / plain:6.2f}" for n in OPTIONS)
     return f"{size:<10,} {plain / size * 1e9:6.3f}  " + "  ".join(cells)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import optkern
-from optkern import _bench
+from optkern.bench import cases, parity, timing
 from optkern.kernels import _constants, _engine
 
 SECONDS = 2.0
@@ -113,7 +113,7 @@ def compiled(folder: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def plain_side(library: ctypes.CDLL, problem: _bench.Problem, arrays: _bench.Arrays) -> Callable:
+def plain_side(library: ctypes.CDLL, problem: cases.Problem, arrays: cases.Arrays) -> Callable:
     """The plain loop on the one tensor of ``arrays``."""
     (tensor,) = arrays
     p, g, state = tensor
@@ -128,27 +128,27 @@ def plain_side(library: ctypes.CDLL, problem: _bench.Problem, arrays: _bench.Arr
     return partial(function, *pointers, ctypes.c_size_t(p.size), packed)
 
 
-def check_bits(library: ctypes.CDLL, problem: _bench.Problem) -> None:
+def check_bits(library: ctypes.CDLL, problem: cases.Problem) -> None:
     """One step of the plain loop against one of the kernel."""
     arrays = problem.copies()
     plain = plain_side(library, problem, arrays)
     problem.step()
     plain()
-    for name, a, b in _bench.pairs(problem, problem.arrays(), arrays):
+    for name, a, b in parity.pairs(problem, problem.arrays(), arrays):
         if not np.array_equal(a, b):
-            raise _bench.ParityError(f"{problem.case.name}: kernel and plain loop differ in {name}")
+            raise parity.ParityError(f"{problem.case.name}: kernel and plain loop differ in {name}")
 
 
 def costs(library: ctypes.CDLL, case: str, shape: str) -> tuple[float, float]:
     """How much longer than the plain loop the kernel takes, and the plain loop itself."""
     sides = {}
     for size in (shape, "1"):
-        problem = _bench.Problem(_bench.CASES[case], _bench.Shape.parse(size), num_threads=1)
+        problem = cases.Problem(cases.CASES[case], cases.Shape.parse(size), num_threads=1)
         check_bits(library, problem)
         sides["kernel", size] = problem.step
         for name in ("plain", "again"):
             sides[name, size] = plain_side(library, problem, problem.arrays())
-    samples = _bench.interleaved(sides, SECONDS)
+    samples = timing.interleaved(sides, SECONDS)
     kernel, plain, again = (
         np.array(samples[name, shape]) - np.array(samples[name, "1"])
         for name in ("kernel", "plain", "again")

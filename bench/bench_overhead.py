@@ -2,7 +2,7 @@
 
     python bench/bench_overhead.py
 
-Adam, float32. The calls of the first table are timed in turn (optkern._bench.interleaved), on one
+Adam, float32. The calls of the first table are timed in turn (optkern.bench.timing), on one
 thread. The ratio at 1e7 comes from `optkern bench` in processes of their own, with NumPy asking the
 kernel for huge pages (its default) and not: its temporaries cost page faults, whose price depends
 on it.
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import optkern
-from optkern import _bench
+from optkern.bench import timing
 
 SECONDS = 2.0
 
@@ -77,7 +77,7 @@ def natural_ratio(huge_pages: bool) -> float:
         path = Path(folder) / "rows.json"
         options = ["--rules", "adam", "--sizes", "1e7", "--seconds", "5", "--json", str(path)]
         subprocess.run(
-            [sys.executable, "-P", "-m", "optkern._bench", *options],
+            [sys.executable, "-P", "-m", "optkern", "bench", *options],
             env={**os.environ, "NUMPY_MADVISE_HUGEPAGE": str(int(huge_pages))},
             stdout=subprocess.DEVNULL,
             check=True,
@@ -88,7 +88,7 @@ def natural_ratio(huge_pages: bool) -> float:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    times = _bench.medians(_bench.interleaved(calls(), SECONDS))
+    times = timing.medians(timing.interleaved(calls(), SECONDS))
     print("us per call, one thread")
     for name, seconds in times.items():
         print(f"  {name:<51} {seconds * 1e6:9.3f}")

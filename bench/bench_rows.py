@@ -17,7 +17,7 @@ from itertools import cycle
 import numpy as np
 
 import optkern
-from optkern import _bench
+from optkern.bench import timing
 
 import torch  # isort: skip  (after optkern, which sets the OpenMP runtime's wait policy)
 
@@ -95,7 +95,7 @@ def row(name: str, options: argparse.Namespace) -> None:
         calls["optkern", threads] = ours(opt, given, threads)
         calls["torch", threads] = theirs(other, plain, threads)
         calls["torch, coalesced", threads] = theirs(other, coalesced, threads)
-    times = _bench.medians(_bench.interleaved(calls, options.seconds))
+    times = timing.medians(timing.interleaved(calls, options.seconds))
     for (side, threads), seconds in times.items():
         ratio = seconds / times["optkern", threads]
         print(f"{name:<8} {side:<17} {threads:>7} {seconds * 1e6:12.0f} {ratio:8.2f}")

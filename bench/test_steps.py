@@ -11,30 +11,30 @@ from functools import lru_cache
 
 import pytest
 
-from optkern import _bench
+from optkern.bench import cases, parity, sides, timing
 
 SECONDS = 0.3  # of timing for each side of a group, at the least three rounds
 
 
 @lru_cache(maxsize=1)
-def checked_problem(case: str, shape: str) -> _bench.Problem:
+def checked_problem(case: str, shape: str) -> cases.Problem:
     """The buffers that both sides of a group share, once they are known to agree."""
-    problem = _bench.Problem(_bench.CASES[case], _bench.Shape.parse(shape))
-    _bench.check_bits(problem)
+    problem = cases.Problem(cases.CASES[case], cases.Shape.parse(shape))
+    parity.check_bits(problem)
     return problem
 
 
 @pytest.mark.parametrize("side", ["optkern", "reference"])
-@pytest.mark.parametrize("shape", [shape.name for shape in _bench.SHAPES])
-@pytest.mark.parametrize("case", _bench.CASES)
+@pytest.mark.parametrize("shape", [shape.name for shape in cases.SHAPES])
+@pytest.mark.parametrize("case", cases.CASES)
 def test_step(benchmark, case, shape, side):
     problem = checked_problem(case, shape)
     call = problem.step
     if side == "reference":
-        call = _bench.reference_side(problem, problem.arrays())
+        call = sides.reference_side(problem, problem.arrays())
     benchmark.group = f"{case} {shape}"
     rounds = calls = 1
     if benchmark.enabled:
-        calls = _bench.calls_per_sample(call)
-        rounds = max(3, int(SECONDS / (calls * _bench.seconds_per_call(call, calls))))
+        calls = timing.calls_per_sample(call)
+        rounds = max(3, int(SECONDS / (calls * timing.seconds_per_call(call, calls))))
     benchmark.pedantic(call, rounds=rounds, iterations=calls, warmup_rounds=1)

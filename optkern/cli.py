@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_bench(argv: list[str]) -> int:
     """`optkern bench`."""
-    from . import _bench
+    from .bench.cli import main
 
-    return _bench.main(argv)
+    return main(argv)
 
 
 def _run(argv: list[str]) -> int:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import optkern
-from optkern import _bench
+from optkern.bench import cases, cli, natural, parity, rows, sides, timing
 from optkern.kernels.rules import RULES
 
 FAST = ["--quick", "--seconds", "0.01", "--threads", "1"]
 
 
 def problem(case, shape="1000", dtype="float32"):
-    return _bench.Problem(_bench.CASES[case], _bench.Shape.parse(shape), dtype, 1)
+    return cases.Problem(cases.CASES[case], cases.Shape.parse(shape), dtype, 1)
 
 
 SCRIPTS = [
@@ -67,7 +67,7 @@ def test_a_script_refuses_what_it_does_not_know(name):
 
 def test_prints_the_rows_asked_for(capsys):
     options = ["--rules", "adam,sgd", "lion", "--sizes", "100", "1e3", "5x7"]
-    assert _bench.main([*FAST, *options]) == 0
+    assert cli.main([*FAST, *options]) == 0
     out = capsys.readouterr().out.splitlines()
     assert f"isa {optkern.isa()}" in out[0] and f"numpy {np.__version__}" in out[0]
     rows = [line.split()[:2] for line in out if line.endswith("%")]
@@ -76,7 +76,7 @@ def test_prints_the_rows_asked_for(capsys):
 
 def test_the_table_is_aligned(capsys):
     # Not smaller: a lost time slice would make a number too wide for its column.
-    assert _bench.main([*FAST, "--rules", "adagrad", "rmsprop", "--sizes", "1e4", "3x1e4"]) == 0
+    assert cli.main([*FAST, "--rules", "adagrad", "rmsprop", "--sizes", "1e4", "3x1e4"]) == 0
     table = capsys.readouterr().out.splitlines()[2:7]
     assert len({len(line) for line in table}) == 1
 
@@ -84,7 +84,7 @@ def test_the_table_is_aligned(capsys):
 def test_json_holds_the_rows(tmp_path, capsys):
     path = tmp_path / "rows.json"
     options = ["--rules", "momentum", "--sizes", "3x50", "--dtype", "float64", "--json", str(path)]
-    assert _bench.main([*FAST, *options]) == 0
+    assert cli.main([*FAST, *options]) == 0
     written = json.loads(path.read_text())
     assert written["machine"]["isa"] == optkern.isa()
     (row,) = written["rows"]
@@ -121,8 +121,8 @@ def test_a_noisy_machine_is_told(what, monkeypatch, capsys):
     def timed(calls, *_):
         return {name: limit if name.startswith(("passes", "loop")) else own for name in calls}
 
-    monkeypatch.setattr(_bench, "interleaved", timed)
-    assert _bench.main(["--rules", "adam", "--sizes", "100", "--threads", "1"]) == 0
+    monkeypatch.setattr(rows, "interleaved", timed)
+    assert cli.main(["--rules", "adam", "--sizes", "100", "--threads", "1"]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "too noisy" in line]
     assert bool(said) == bool(expected)
     if expected:
@@ -131,7 +131,7 @@ def test_a_noisy_machine_is_told(what, monkeypatch, capsys):
 
 
 def test_defaults_are_every_rule_and_the_sizes_promised():
-    options = _bench._options([])
+    options = cli._options([])
     assert {case.rule.name for case in options.rules} == {rule.name for rule in RULES}
     assert [shape.name for shape in options.sizes] == [
         "1e3",
@@ -167,8 +167,8 @@ def test_defaults_are_every_rule_and_the_sizes_promised():
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(options, word, capsys, monkeypatch):
-    monkeypatch.setattr(_bench, "measure", never)
-    assert _bench.main(options) == 2
+    monkeypatch.setattr(cli, "measure", never)
+    assert cli.main(options) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("optkern bench: ") and word in captured.err
@@ -191,31 +191,31 @@ def test_nothing_is_timed_where_a_kernel_is_wrong(what, capsys, monkeypatch):
         return applied
 
     monkeypatch.setattr(optkern.Adam, "step", step)
-    monkeypatch.setattr(_bench, "interleaved", never)
-    assert _bench.main([*FAST, "--rules", "adam", "--sizes", "2x50"]) == 1
+    monkeypatch.setattr(rows, "interleaved", never)
+    assert cli.main([*FAST, "--rules", "adam", "--sizes", "2x50"]) == 1
     error = capsys.readouterr().err
     assert f"kernel and reference differ in 1 of 50 elements of {what}" in error
     assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("case", _bench.NATURAL)
+@pytest.mark.parametrize("case", natural.NATURAL)
 def test_natural_code_agrees_with_the_reference(case, dtype):
-    _bench.check_natural(problem(case, "2x1000", dtype))
+    parity.check_natural(problem(case, "2x1000", dtype))
 
 
-@pytest.mark.parametrize("case", _bench.NATURAL)
+@pytest.mark.parametrize("case", natural.NATURAL)
 def test_natural_code_with_twice_the_learning_rate_is_refused(case, monkeypatch):
-    right = _bench.NATURAL[case]
+    right = natural.NATURAL[case]
 
     def wrong(p, g, s, o):
         before = p.copy()
         right(p, g, s, o)
         p += p - before
 
-    monkeypatch.setitem(_bench.NATURAL, case, wrong)
-    with pytest.raises(_bench.ParityError, match=f"{case}, 1000, float32: natural code"):
-        _bench.check_natural(problem(case))
+    monkeypatch.setitem(natural.NATURAL, case, wrong)
+    with pytest.raises(parity.ParityError, match=f"{case}, 1000, float32: natural code"):
+        parity.check_natural(problem(case))
 
 
 def test_radam_is_measured_after_its_warm_up():
@@ -230,42 +230,42 @@ def test_radam_is_measured_after_its_warm_up():
 
 
 def test_bytes_are_counted_from_the_rule_table():
-    streams = {name: case.streams for name, case in _bench.CASES.items()}
+    streams = {name: case.streams for name, case in cases.CASES.items()}
     assert streams["sgd"] == (2, 1)
     assert streams["momentum"] == streams["adagrad"] == streams["lion"] == (3, 2)
     assert streams["adam"] == streams["adadelta"] == (4, 3)
-    amsgrad = _bench.Case("amsgrad", _bench.CASES["adam"].rule, {"amsgrad": True})
+    amsgrad = cases.Case("amsgrad", cases.CASES["adam"].rule, {"amsgrad": True})
     assert amsgrad.streams == (5, 4)
 
 
-@pytest.mark.parametrize("case", _bench.CASES)
+@pytest.mark.parametrize("case", cases.CASES)
 def test_the_limit_moves_the_same_streams_and_leaves_the_state_alone(case):
     measured = problem(case, "2x50")
     before = measured.copies()
-    sides = _bench.limit_sides(measured)
-    assert len(sides) == 2  # NumPy's passes, and a loop with the row's one thread
-    for call in sides.values():
+    timed = sides.limit_sides(measured)
+    assert len(timed) == 2  # NumPy's passes, and a loop with the row's one thread
+    for call in timed.values():
         call()
-    for _, a, b in _bench.pairs(measured, measured.arrays(), before):
+    for _, a, b in parity.pairs(measured, measured.arrays(), before):
         np.testing.assert_array_equal(a, b)
 
 
 def test_sides_are_timed_in_turn():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    samples = _bench.interleaved(calls, 1e-9, min_rounds=4)
+    samples = timing.interleaved(calls, 1e-9, min_rounds=4)
     assert all(len(values) == 4 for values in samples.values())
     runs = "".join(name for k, name in enumerate(order) if k == 0 or order[k - 1] != name)
     assert runs == "abc" * 5  # once to find how many calls make a sample
 
 
 def test_a_rule_without_natural_code_has_no_such_column(monkeypatch, capsys):
-    monkeypatch.delitem(_bench.NATURAL, "lion")
-    assert _bench.main([*FAST, "--rules", "lion", "--sizes", "10"]) == 0
+    monkeypatch.delitem(natural.NATURAL, "lion")
+    assert cli.main([*FAST, "--rules", "lion", "--sizes", "10"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("lion"))
     assert row.split()[3] == row.split()[5] == "-"
 
 
 def test_shapes():
-    assert _bench.Shape.parse("1e3") == ("1e3", (1000,))
-    assert _bench.Shape.parse("3X1e1").sizes == (10, 10, 10)
+    assert cases.Shape.parse("1e3") == ("1e3", (1000,))
+    assert cases.Shape.parse("3X1e1").sizes == (10, 10, 10)

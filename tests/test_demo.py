@@ -687,8 +687,7 @@ def test_info_is_show_versions(capsys):
 def test_bench_gets_its_options_untouched(capsys, monkeypatch):
     got = []
     fake = SimpleNamespace(main=lambda argv: got.append(argv) or 5)
-    monkeypatch.setitem(sys.modules, "optkern._bench", fake)
-    monkeypatch.setattr(optkern, "_bench", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "optkern.bench.cli", fake)
     assert cli.main(["bench", "--help", "x"]) == 5
     assert got == [["--help", "x"]]
 

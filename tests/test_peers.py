@@ -6,11 +6,15 @@ import os
 import numpy as np
 import pytest
 
-from optkern import _bench, _compare, _peers
+from optkern.bench import cases, cli, parity, peers
+from optkern.bench.compare import cli as comparison
+from optkern.bench.compare import rows as compared
+from optkern.bench.compare import workers
+from optkern.bench.peers import task
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="shares memory by file descriptor")
 
-PACKAGES = sorted({peer.package for peer in _peers.SIDES.values()} - {"optkern"})
+PACKAGES = sorted({peer.package for peer in peers.SIDES.values()} - {"optkern"})
 FAST = ["--peers", "numpy,blocked", "--quick", "--threads", "1"]
 # numba takes seconds to compile a parallel loop.
 EVERY = [
@@ -20,24 +24,24 @@ EVERY = [
         id=f"{side}-{case}".replace(" ", "-"),
         marks=[pytest.mark.slow] if side == "numba" and case != "sgd" else [],
     )
-    for side, peer in _peers.SIDES.items()
+    for side, peer in peers.SIDES.items()
     for case in peer.rules
 ]
 
 
 @pytest.fixture
 def memory():
-    with _compare.shared_memory() as file:
+    with comparison.shared_memory() as file:
         yield file.fileno()
 
 
 def row_of(case, memory, shape="3x70", dtype="float32"):
-    return _compare.Row(_bench.CASES[case], _bench.Shape.parse(shape), dtype, 1, memory)
+    return compared.Row(cases.CASES[case], cases.Shape.parse(shape), dtype, 1, memory)
 
 
 def peer_of(side, row):
     """The peer in this process, bound to the row's own arrays; skips without its library."""
-    peer = _peers.SIDES[side]
+    peer = peers.SIDES[side]
     if peer.package not in ("numpy", "optkern"):
         pytest.importorskip(peer.package, reason=f"{peer.package} is not installed")
     row.expected(row.options_of(side))
@@ -57,7 +61,7 @@ def test_every_peer_does_what_the_reference_does(side, case, memory):
         peer.refill()
     peer.step()
     peer.publish()
-    if side in _compare.LIMITS:
+    if side in peers.LIMITS:
         np.testing.assert_array_equal(row.task.flat[0], before)
     else:
         row.check(side)
@@ -81,18 +85,18 @@ def test_one_bit_of_optkern_is_one_too_many(memory):
     row.check("optkern")
     moments = row.task.state["exp_avg_sq"][1]
     moments[3] = np.nextafter(moments[3], np.float32(np.inf))
-    with pytest.raises(_compare.ParityError, match=r"differ in 1 of .* of exp_avg_sq"):
+    with pytest.raises(parity.ParityError, match=r"differ in 1 of .* of exp_avg_sq"):
         row.check("optkern")
 
 
-@pytest.mark.parametrize("case", _compare.RULES)
+@pytest.mark.parametrize("case", comparison.RULES)
 def test_a_peer_with_twice_the_learning_rate_is_refused(case, memory):
     row = row_of(case, memory)
     peer = peer_of("numpy", row)
     before = row.task.flat[0].copy()
     peer.step()
     row.task.flat[0][...] += row.task.flat[0] - before
-    with pytest.raises(_compare.ParityError, match=f"{case}, 3x70, float32: numpy and reference"):
+    with pytest.raises(parity.ParityError, match=f"{case}, 3x70, float32: numpy and reference"):
         row.check("numpy")
 
 
@@ -100,7 +104,7 @@ def test_a_peer_that_leaves_nan_is_refused(memory):
     row = row_of("sgd", memory)
     peer_of("numpy", row)
     row.task.flat[0][0] = np.nan
-    with pytest.raises(_compare.ParityError, match="differ by nan"):
+    with pytest.raises(parity.ParityError, match="differ by nan"):
         row.check("numpy")
 
 
@@ -110,7 +114,7 @@ def test_a_peer_that_leaves_nan_is_refused(memory):
 def test_rows_and_json(tmp_path, capsys):
     path = tmp_path / "rows.json"
     options = ["--rules", "adam,momentum", "--sizes", "1e3", "3x50", "--json", str(path)]
-    assert _bench.main([*FAST, *options]) == 0
+    assert cli.main([*FAST, *options]) == 0
     out = capsys.readouterr().out
     table = [x.split() for x in out.splitlines() if x.startswith(("adam ", "momentum "))]
     wanted = [[c, s, "1"] for c in ("adam", "momentum") for s in ("1e3", "3x50")]
@@ -127,7 +131,7 @@ def test_rows_and_json(tmp_path, capsys):
 
 
 def test_the_table_is_aligned(capsys):
-    assert _bench.main([*FAST, "--rules", "adagrad", "rmsprop", "--sizes", "1e3", "3x50"]) == 0
+    assert cli.main([*FAST, "--rules", "adagrad", "rmsprop", "--sizes", "1e3", "3x50"]) == 0
     table = capsys.readouterr().out.splitlines()[2:7]
     assert len({len(x) for x in table}) == 1
 
@@ -135,7 +139,7 @@ def test_the_table_is_aligned(capsys):
 def test_beside_a_matrix_product(tmp_path, capsys):
     path = tmp_path / "rows.json"
     options = ["--rules", "sgd", "--sizes", "1e3", "--mode", "gemm", "--json", str(path)]
-    assert _bench.main([*FAST, *options]) == 0
+    assert cli.main([*FAST, *options]) == 0
     (row,) = json.loads(path.read_text())["rows"]
     both = [
         {side: row[key][side] for side in ("optkern", "numpy", "blocked")}
@@ -149,25 +153,25 @@ def test_who_is_not_installed_is_said_in_words(monkeypatch, capsys):
     def none_but_numpy(package):
         return None if package != "numpy" else object()
 
-    monkeypatch.setattr(_compare, "find_spec", none_but_numpy)
+    monkeypatch.setattr(workers, "find_spec", none_but_numpy)
     arguments = ["--peers", "--quick", "--threads", "1", "--rules", "sgd", "--sizes", "10"]
-    assert _bench.main(arguments) == 0
+    assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    for side, peer in _peers.SIDES.items():
+    for side, peer in peers.SIDES.items():
         if peer.package not in ("numpy", "optkern"):
             assert f"not measured: {side}: {peer.package} is not installed" in out
 
 
 def test_a_peer_that_fails_is_left_out_with_its_reason(monkeypatch, capsys):
-    order = _compare.Process.order
+    order = workers.Process.order
 
     def failing(self, do, **arguments):
         if do == "bind" and arguments["side"] == "blocked":
-            raise _compare.WorkerError("KeyError: 'lr'")
+            raise workers.WorkerError("KeyError: 'lr'")
         return order(self, do, **arguments)
 
-    monkeypatch.setattr(_compare.Process, "order", failing)
-    assert _bench.main([*FAST, "--rules", "sgd", "--sizes", "10"]) == 0
+    monkeypatch.setattr(workers.Process, "order", failing)
+    assert cli.main([*FAST, "--rules", "sgd", "--sizes", "10"]) == 0
     assert "not measured: blocked: sgd, 10, float32: KeyError: 'lr'" in capsys.readouterr().out
 
 
@@ -175,16 +179,16 @@ def test_a_library_that_cannot_be_imported_says_so(memory, tmp_path, monkeypatch
     (tmp_path / "broken_library.py").write_text("raise ImportError('needs NumPy 1')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(_compare.WorkerError, match="ImportError: needs NumPy 1"):
-        _compare.Process("broken_library", 1, memory)
+    with pytest.raises(workers.WorkerError, match="ImportError: needs NumPy 1"):
+        workers.Process("broken_library", 1, memory)
 
 
 def test_nothing_is_timed_where_a_side_is_wrong(monkeypatch, capsys):
     def wrong(self, side):
-        raise _compare.ParityError("adam: wrong; nothing was timed")
+        raise parity.ParityError("adam: wrong; nothing was timed")
 
-    monkeypatch.setattr(_compare.Row, "check", wrong)
-    assert _bench.main([*FAST, "--rules", "adam", "--sizes", "10"]) == 1
+    monkeypatch.setattr(compared.Row, "check", wrong)
+    assert cli.main([*FAST, "--rules", "adam", "--sizes", "10"]) == 1
     assert capsys.readouterr().err == "optkern bench: adam: wrong; nothing was timed\n"
 
 
@@ -192,7 +196,7 @@ def test_plot(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     path = tmp_path / "peers.png"
     options = ["--rules", "sgd,adam", "--sizes", "10", "100", "2x3", "--plot", str(path)]
-    assert _bench.main([*FAST, *options]) == 0
+    assert cli.main([*FAST, *options]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -210,19 +214,19 @@ def test_plot(tmp_path):
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(options, word, capsys):
-    assert _bench.main(options) == 2
+    assert cli.main(options) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith("optkern bench: ") and word in captured.err
 
 
 def test_defaults():
-    options = _compare._options(["--peers"])
-    assert [case.name for case in options.rules] == list(_compare.RULES)
+    options = comparison._options(["--peers"])
+    assert [case.name for case in options.rules] == list(comparison.RULES)
     names = [shape.name for shape in options.sizes]
     assert names == ["1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000", "resnet50"]
-    assert options.peers == list(_compare.PEERS)
-    names = [shape.name for shape in _compare._options(["--peers", "--big"]).sizes]
+    assert options.peers == list(comparison.PEERS)
+    names = [shape.name for shape in comparison._options(["--peers", "--big"]).sizes]
     assert names[-2:] == ["1e8", "gpt2"]
 
 
@@ -233,19 +237,19 @@ def test_defaults():
     ("name", "tensors", "elements"), [("resnet50", 161, 25_557_032), ("gpt2", 148, 124_439_808)]
 )
 def test_networks_have_their_published_sizes(name, tensors, elements):
-    shape = _bench.Shape.parse(name)
+    shape = cases.Shape.parse(name)
     assert (len(shape.sizes), shape.elements) == (tensors, elements)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_arrays_lie_in_their_stream_and_on_lines_of_their_own(dtype):
     sizes = (1, 16, 17, 1000)
-    stride = _peers.stream_bytes(sizes, dtype)
+    stride = task.stream_bytes(sizes, dtype)
     memory = bytearray(2 * stride)
-    task = _peers.Task("sgd", {}, sizes, [], dtype, 1, memory)
-    for flat, arrays in zip(task.flat, (task.p, task.g)):
+    bound = task.Task("sgd", {}, sizes, [], dtype, 1, memory)
+    for flat, arrays in zip(bound.flat, (bound.p, bound.g)):
         assert [a.size for a in arrays] == list(sizes)
         starts = [a.ctypes.data - flat.ctypes.data for a in arrays]
-        assert all(start % _peers.ALIGNMENT == 0 for start in starts)
+        assert all(start % task.ALIGNMENT == 0 for start in starts)
         ends = [start + a.nbytes for start, a in zip(starts, arrays)]
         assert all(end <= start for end, start in zip(ends, starts[1:])) and ends[-1] <= stride

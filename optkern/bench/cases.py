@@ -1,0 +1,166 @@
+"""What is measured: rules with their options, sizes, and the buffers of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels import RULES
+from ..kernels.rules import Rule
+from ..optimizers import CLASSES
+
+Call = Callable[[], Any]
+
+
+Arrays = list[tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]]  # p, g, state of each tensor
+
+
+class Case(NamedTuple):
+    """A rule with the options it is measured with."""
+
+    name: str
+    rule: Rule
+    options: Mapping[str, Any]
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return {**self.rule.hyperparameters, **self.options}
+
+    @property
+    def streams(self) -> tuple[int, int]:
+        """How many arrays a step reads and writes."""
+        hyper = self.hyperparameters
+        state = sum(self.rule.needs(slot, hyper) for slot in self.rule.state)
+        return 2 + state, 1 + state
+
+
+def _cases() -> dict[str, Case]:
+    """Every rule of the table with its defaults, and SGD with momentum beside plain SGD."""
+    cases = {}
+    for rule in RULES:
+        cases[rule.name] = Case(rule.name, rule, {})
+        if rule.name == "sgd":
+            cases["momentum"] = Case("momentum", rule, {"momentum": 0.9})
+    return cases
+
+
+CASES = _cases()
+
+
+class Shape(NamedTuple):
+    """The sizes of the tensors of a row, and what the row calls them."""
+
+    name: str
+    sizes: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return sum(self.sizes)
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """``"1e5"``: one tensor; ``"1000x1000"``: so many of so many elements; or a network's name.
+
+        Raises
+        ------
+        ValueError
+        """
+        if text in NETWORKS:
+            return cls(text, NETWORKS[text]())
+        numbers = [float(part) for part in text.lower().split("x")]
+        if len(numbers) > 2 or not all(1 <= x < 1e15 and x.is_integer() for x in numbers):
+            raise ValueError(text)
+        count, size = (1, *map(int, numbers))[-2:]
+        return cls(text, (size,) * count)
+
+
+def _resnet50() -> tuple[int, ...]:
+    """The 161 tensors of ResNet-50: bottlenecks of three convolutions, a scale and shift each."""
+    sizes, width_in = [3 * 64 * 7 * 7, 64, 64], 64
+    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
+        wide = 4 * width
+        for block in range(blocks):
+            sizes += [width_in * width, width, width, width * width * 9, width, width]
+            sizes += [width * wide, wide, wide]
+            sizes += [width_in * wide, wide, wide] if block == 0 else []
+            width_in = wide
+    return (*sizes, 2048 * 1000, 1000)
+
+
+def _gpt2() -> tuple[int, ...]:
+    """The 148 tensors of GPT-2 small: two embeddings, twelve blocks, the last normalisation."""
+    d = 768
+    attention = (d * 3 * d, 3 * d, d * d, d)
+    mlp = (d * 4 * d, 4 * d, 4 * d * d, d)
+    return (50257 * d, 1024 * d, *(d, d, *attention, d, d, *mlp) * 12, d, d)
+
+
+NETWORKS = {"resnet50": _resnet50, "gpt2": _gpt2}
+SHAPES = tuple(map(Shape.parse, ("1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000")))
+BLOCK = 100_000  # random numbers drawn; longer arrays repeat them, the time does not depend on it
+SETTLE = 10  # steps before anything is measured: past RAdam's warm-up and the choice of threads
+
+
+def settle_allocator() -> None:
+    """Let the C library keep freed memory, to NumPy's advantage.
+
+    glibc gives a freed block back to the system unless a larger one has been freed before, and
+    then every temporary costs page faults: the NumPy columns would be up to ten times slower, or
+    not, by what ran earlier in the process. 31 MiB is the largest block it learns from.
+    """
+    np.empty(31 << 20, np.uint8)
+
+
+class Problem:
+    """The buffers of one row and an optimizer bound to them.
+
+    Parameters
+    ----------
+    case : Case
+    shape : Shape
+    dtype : str or dtype
+    num_threads : int or None
+        As the optimizers take it.
+    """
+
+    def __init__(
+        self, case: Case, shape: Shape, dtype: Any = "float32", num_threads: int | None = None
+    ) -> None:
+        settle_allocator()
+        self.case, self.shape, self.num_threads = case, shape, num_threads
+        self.dtype = np.dtype(dtype)
+        block = np.random.default_rng(0).standard_normal(BLOCK).astype(self.dtype)
+        self.params = [np.resize(block, n) for n in shape.sizes]
+        self.gradients = [np.resize(block[::-1], n) for n in shape.sizes]
+        # As a user calls it: one array, or a list of them.
+        only = len(shape.sizes) == 1
+        params, gradients = (x[0] if only else x for x in (self.params, self.gradients))
+        make = CLASSES[case.rule.name]
+        self.optimizer = make(params, **case.options, num_threads=num_threads)
+        self.step: Call = partial(self.optimizer.step, gradients)
+        for _ in range(SETTLE):
+            self.step()
+        entries = self.optimizer.state.values()
+        self.state = [[entry.get(slot) for slot in case.rule.state] for entry in entries]
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Those of the next step, with the counts that the functional twins take as well."""
+        entry = next(iter(self.optimizer.state.values()))
+        counts = {"step": entry["step"] + 1, "mu_product": entry.get("mu_product")}
+        known = self.case.rule.hyperparameters
+        return self.case.hyperparameters | {k: v for k, v in counts.items() if k in known}
+
+    def arrays(self) -> Arrays:
+        """(p, g, state) of each tensor."""
+        return list(zip(self.params, self.gradients, self.state))
+
+    def copies(self) -> Arrays:
+        """The same with copies of what a step writes."""
+        return [
+            (p.copy(), g, [None if a is None else a.copy() for a in state])
+            for p, g, state in self.arrays()
+        ]

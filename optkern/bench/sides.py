@@ -1,0 +1,88 @@
+"""The sides of a row besides optkern: the reference, NumPy as people write it, the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+
+from ..kernels import _engine, reference
+from ..kernels.rules import LIMITS
+from .cases import Arrays, Call, Problem
+from .natural import NATURAL
+
+
+def reference_side(problem: Problem, arrays: Arrays) -> Call:
+    """The NumPy formula of the rule, with nothing around it, on ``arrays``."""
+    rule, hyper, dtype = problem.case.rule, problem.hyperparameters, problem.dtype
+    formula = getattr(reference, rule.name).formula
+
+    def call() -> None:
+        h = reference.Constants(rule, hyper, dtype)
+        for p, g, state in arrays:
+            formula(p, g, *state, h)
+
+    return call
+
+
+class Natural:
+    """NumPy as people write it, on the parameters and gradients of ``arrays``.
+
+    It has a copy of the state, because such code binds a new array where it updates an average.
+    """
+
+    def __init__(self, problem: Problem, arrays: Arrays) -> None:
+        self.formula = NATURAL[problem.case.name]
+        self.options = SimpleNamespace(**problem.hyperparameters)
+        slots = problem.case.rule.state
+        self.tensors = [
+            (p, g, {slot: a.copy() for slot, a in zip(slots, state) if a is not None})
+            for p, g, state in arrays
+        ]
+
+    def __call__(self) -> None:
+        for p, g, state in self.tensors:
+            self.formula(p, g, state, self.options)
+
+
+def limit_sides(problem: Problem) -> dict[str, Call]:
+    """Loops that read and write as many arrays of this size as a step does, at the least cost.
+
+    ``passes``: NumPy, one pass that reads p and g and writes p, and one over each state array;
+    close to memory's own speed where the arrays are larger than the caches; one thread.
+    ``loop``: the engine over the same streams with one operation for each, in one pass; with the
+    row's threads, or, where they are optkern's choice, with one and with all.
+    Both run over one array per stream however many tensors the row has.
+    """
+    p, g = _joined(problem.params), _joined(problem.gradients)
+    state = [_joined(a) for a in zip(*problem.state) if a[0] is not None]
+
+    def passes() -> None:
+        np.subtract(g, p, out=p)  # g - (g - p) = p: the values stay bounded
+        for a in state:
+            np.positive(a, out=a)
+
+    sides: dict[str, Call] = {"passes": passes}
+    for threads in {problem.num_threads} if problem.num_threads else {1, thread_limit()}:
+        plan = limit_plan(p, state)
+        sides[f"loop, {threads} threads"] = partial(plan.step, (g,), threads)
+    return sides
+
+
+def thread_limit() -> int:
+    return _engine.get_thread_limit()
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One flat array; a single tensor's own, so that the limit is measured on the same memory."""
+    return arrays[0].reshape(-1) if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def limit_plan(p: np.ndarray, state: Sequence[np.ndarray]) -> _engine.Plan:
+    rule = LIMITS[len(state)]
+    slots = {slot: [a] for slot, a in zip(rule.state, state)}
+    plan = _engine.Plan(rule, "optkern bench", [0], [p], slots)
+    plan.set_groups([0])
+    return plan
