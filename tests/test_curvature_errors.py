@@ -40,7 +40,7 @@ def deviations(h, seeds, **options):
     return np.array([(t.value - exact) / t.standard_error for t in found if t.method != "exact"])
 
 
-@pytest.mark.parametrize("path", ["auto to rtol", "xtrace, few", "hutchinson"])
+@pytest.mark.parametrize("path", ["auto to rtol", "xtrace", "xtrace, few", "few"])
 def test_the_trace_lies_within_two_errors(path):
     z = np.concatenate([deviations(rotated(d), 25, **PATHS[path]) for d in SPECTRA.values()])
     assert np.mean(np.abs(z) < 2) >= 0.93 and np.sqrt(np.mean(z**2)) < 1.1
@@ -49,10 +49,14 @@ def test_the_trace_lies_within_two_errors(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_the_trace_lies_within_two_errors_for_every_spectrum(path):
+    pooled = []
     for name, d in SPECTRA.items():
         z = deviations(rotated(d), 120, **PATHS[path])
-        if len(z):
-            assert np.mean(np.abs(z) < 2) >= 0.91 and np.sqrt(np.mean(z**2)) < 1.2, name
+        if len(z):  # of 120 at 95 % as few as 105 come by luck once in 2000
+            assert np.mean(np.abs(z) < 2) >= 0.88 and np.sqrt(np.mean(z**2)) < 1.25, name
+            pooled.append(z)
+    z = np.concatenate(pooled)
+    assert np.mean(np.abs(z) < 2) >= 0.94 and np.sqrt(np.mean(z**2)) < 1.05
 
 
 def test_an_error_is_no_wider_than_it_need_be():
