@@ -469,8 +469,8 @@ def check_count(owner: str, name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)):
         raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
     whole = not isinstance(value, float) or value.is_integer()
-    most = math.inf if name == "seed" else 2**63 - 1  # what fits a C integer
-    if not (whole and low <= value <= most):
-        below = "" if name == "seed" else " and < 2**63"
+    fits = name == "seed" or not 2**63 <= value < math.inf  # a C integer holds the others
+    if not (whole and low <= value and fits):
+        below = "" if fits else " and < 2**63"
         raise ValueError(f"{owner}: {name} must be an integer >= {low}{below}, got {value!r}")
     return int(value)

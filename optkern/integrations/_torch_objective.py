@@ -11,6 +11,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -288,7 +289,7 @@ class _Products:
             with contextlib.suppress(Exception):  # a model may want all of its rows
                 wrong = compared(
                     leaves,
-                    lambda rows=rows: total.graph(rows),
+                    partial(total.graph, rows),
                     lambda gradient, v: _derivative(gradient, v, leaves, False),
                 )
                 break

@@ -62,14 +62,14 @@ def compared(
     direction = [torch.tensor(drawn.standard_normal(tuple(a.shape))) for a in at]
     step = _STEP * (1 + max((float(a.abs().max()) for a in at if a.numel()), default=0.0))
     here = gradient()
-    product, here = _flat(derivative(here, direction)), _flat(here)
+    product, value = _flat(derivative(here, direction)), _flat(here)
     sides = []
     try:
         for h in (step, -step):
             with torch.no_grad():
                 for leaf, a, d in zip(leaves, at, direction):
                     leaf.copy_(a + h * d)
-            sides.append((_flat(gradient()) - here) / h)
+            sides.append((_flat(gradient()) - value) / h)
     finally:
         with torch.no_grad():
             for leaf, a in zip(leaves, at):
