@@ -56,7 +56,9 @@ def test_a_pressure_and_its_deviation():
 
 
 @pytest.mark.parametrize("name", NARROW)
-@pytest.mark.parametrize("n", [2, 5, 20, 60])
+@pytest.mark.parametrize(
+    "n", [2, 5, pytest.param(20, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "width, large", [(1e-9, 1e5), (1e-3, 1e8), (1e-6, 1e2), (1e-6, 1e8), (1e-12, 1e3), (0.04, 1e8)]
 )
@@ -70,6 +72,24 @@ def test_a_narrow_bend_beside_a_large_coordinate_is_seen(name, n, width, large):
         assert not wrong_claims(verdict, h), (seed, str(verdict), np.linalg.eigvalsh(h))
         assert "not smooth" not in str(verdict)
         assert verdict.kind == "minimum" or n > 2
+
+
+@pytest.mark.parametrize("n", [2, 6, 60])
+@pytest.mark.parametrize("width, large", [(1e-9, 1.0), (1e-6, 50.0), (1e-8, 50.0), (1e-2, 30.0)])
+def test_what_the_rounding_of_x_swallows_of_a_step_is_made_up_for(n, width, large):
+    """Sizes of x alike, widths not: by steps as short as the narrow ask for others do not move."""
+    k = n // 2
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x = np.r_[0.3 * width * rng.uniform(-1, 1, k) * (seed % 2), large * rng.uniform(0.5, 2, k)]
+        at = x[k:].copy()
+
+        def grad(y, at=at):
+            return np.r_[np.tanh(y[:k] / width), y[k:] - at]
+
+        h = np.diag(np.r_[1 / (width * np.cosh(x[:k] / width) ** 2), np.ones(k)])
+        verdict = curvature.classify(x, grad, grad_tol=1e300, seed=seed)
+        assert not wrong_claims(verdict, h), (seed, str(verdict), verdict.bounds_min)
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])

@@ -62,3 +62,19 @@ def test_noise_that_hides_a_small_curvature_is_not_called_flat(n):
 
     v = curvature.classify(np.zeros(n), grad, grad_tol=1e9)
     assert v.kind == "inconclusive", str(v)
+
+
+def test_the_decrement_says_no_more_than_the_length():
+    """It is at most lambda_max length^2 / 2: without a loss the length alone decides."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(2, 80))
+        d = 10 ** rng.uniform(-4, 4, n) * rng.choice([-1, 1], n, p=[0.2, 0.8])
+        h = rotated(d, seed)
+        x = rng.standard_normal(n)
+        at = x + 10 ** rng.uniform(-6, 1) * rng.standard_normal(n)
+        v = curvature.classify(x, lambda w, h=h, at=at: h @ (w - at), lambda v, h=h: h @ v)
+        most = 0.5 * np.abs(d).max() * v.newton_length**2
+        assert 0 < v.newton_decrement <= most * (1 + 1e-9)
+        scale = 0.5 * np.abs(d).max() * (x @ x)
+        assert not (v.stationary and v.newton_decrement > 1e-3 * scale)

@@ -23,7 +23,10 @@ from .run import Run
 # Products for the Newton step: ten found all that forty did (34 of 74 points of small real models).
 PRODUCTS = 10
 GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the point to count as open
-LENGTH = 0.01  # of ||x||: what a Newton step must reach for it where there is no loss to try it by
+# Of ||x||: what a Newton step must reach for it where there is no loss to try it by. The decrement,
+# against the scale that H gives, lambda_max ||x||^2 / 2, decides nothing beside it: it is at most
+# lambda_max length^2 / 2, and beyond 1e-3 of that scale the length is beyond .03 ||x||.
+LENGTH = 0.01
 # Of ||x||: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
