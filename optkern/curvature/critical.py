@@ -113,8 +113,9 @@ def classify(
 
     Stationary: the gradient is within its rounding, or no step gains. A Newton step in the Krylov
     space of the gradient (10 products, of n at the most) is tried with `loss`; what gains more
-    than .001 of the loss is a way on. Without `loss` its length decides, .01 of ||x||; its decrement
-    is reported, and against the only scale there is, lambda_max ||x||^2 / 2, says no more.
+    than .001 of the loss is a way on. Without `loss` its length decides, .01 of ||x||; its
+    decrement is reported, and against the only scale there is, lambda_max ||x||^2 / 2, says no
+    more.
 
     Exact products of a network with kinks (ReLU) see the Hessian of its smooth pieces, which exists
     almost everywhere; differences of its gradients end inconclusive on a kink.
