@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from .growth import growing
+
 FEWEST = 20  # records; of fewer only a loss that is not finite says something
 
 
@@ -82,6 +84,8 @@ class Trend:
             return first if began is None else began
         if self.count < FEWEST:
             return None
+        if growing(self.losses, _calm(self.losses)):  # in its logarithm: through decades
+            return self._onset(self.losses, 1)
         rising = bool((np.diff(self.losses[-6:]) > 0).all())
         # Where it has stopped, it must lie far above what it scatters by: a run that began at 0
         # and has come to the floor that its noise allows has not exploded.
@@ -112,9 +116,7 @@ class Trend:
         # The end too must be high: what spikes and comes down again has not left for ever.
         last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
         best = float(losses.min())
-        lowest = int(losses.argmin())
-        before = losses[max(0, lowest - 50) : lowest + 1]
-        noise = scatter(before) if len(before) > 4 else 0.0
+        noise = _calm(losses)
         rise = last - best
         if not (rise > 5 * max(abs(best), noise, floor) and rise > 0.5 * (losses[0] - best)):
             return None
@@ -142,6 +144,13 @@ class Trend:
         return (
             f"the loss stays about {self.loss:.4g} ({change} in {self.window} records, {by_chance})"
         )
+
+
+def _calm(losses: np.ndarray) -> float:
+    """What losses scattered by on the way to the lowest of them."""
+    lowest = int(losses.argmin())
+    before = losses[max(0, lowest - 50) : lowest + 1]
+    return scatter(before) if len(before) > 4 else 0.0
 
 
 def bridged(losses: np.ndarray) -> np.ndarray:
