@@ -1,4 +1,4 @@
-# make demo | make test [EXTRAS=peers] | make bench | make lint
+# make demo | make test [EXTRAS=peers] [TORCH_INDEX=...] | make bench | make lint
 #
 # Everything goes into .venv; python3 (3.11 or newer) with its headers, and a C compiler, are all
 # that must be there. What is built is built once: extras are installed beside it.
@@ -9,8 +9,12 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 SOURCES := setup.py pyproject.toml README.md $(shell find optkern -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.tp' -o -name '*.h')
 comma := ,
-# A CPU build: without the pin pip would fetch one with CUDA.
-TORCH := $(if $(findstring peers,$(EXTRAS))$(findstring torch,$(EXTRAS)),torch==2.13.0)
+# On Linux the package index has torch with CUDA, gigabytes of it. TORCH_INDEX says where its CPU
+# wheels are: https://download.pytorch.org/whl/cpu. What is in .venv and will do is not fetched again.
+TORCH_INDEX ?=
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# The version that the tests have run with, where none is there yet.
+TORCH = $(if $(findstring peers,$*)$(findstring torch,$*),$$($(BIN)/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null || echo torch==2.13.0))
 # The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
 REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
@@ -37,17 +41,20 @@ lint: .venv/extras-dev
 	@$(PYTHON) setup.py needs
 	$(PYTHON) -m venv .venv
 
-# In the build's own folder, not in one that pip makes for each: only what changed is compiled.
+# Built here, where one sees how far it is, and then installed: pip takes what is in build/, and
+# where that is as new as the sources compiles nothing. Only what changed is compiled.
 .venv/built: .venv/bin/python $(SOURCES)
 	@$(BIN)/python setup.py needs
-	@echo 'building optkern into .venv: two to four minutes, less where little has changed'
+	@echo 'building optkern into .venv: two to three minutes of processor time, seconds where little has changed'
 	@$(REQUIRED) > .venv/required && $(PIP) install -r .venv/required
 	@if [ -d build ]; then find build -path 'build/lib*' -name '*.py*' -delete; fi
+	@$(BIN)/python -u setup.py -q build
 	@$(PIP) install --no-build-isolation --no-deps --force-reinstall .
 	@touch '$@'
 
 .venv/extras-%: .venv/bin/python pyproject.toml
-	@$(REQUIRED) '$*' > '.venv/required-$*' && $(PIP) install $(TORCH) -r '.venv/required-$*'
+	@echo 'installing what $* takes'
+	@$(REQUIRED) '$*' > '.venv/required-$*' && $(PIP) install $(INDEX) $(TORCH) -r '.venv/required-$*'
 	@touch '$@'
 
 clean:

@@ -10,6 +10,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,12 +39,16 @@ if absent := missing():
 if sys.argv[1:] == ["needs"]:  # what the Makefile asks first, of a Python that has nothing yet
     sys.exit()
 
+import multiprocessing
+import threading
+
 import numpy
 from Cython import Tempita
 from Cython.Build import cythonize
 from Cython.Build.Dependencies import DependencyTree
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 ROOT = Path(__file__).parent
 KERNELS = ROOT / "optkern" / "kernels"
@@ -137,7 +142,7 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
 
 
 class BuildExt(build_ext):
-    """Adds OpenMP to the engine where the compiler has it, and says which way it went."""
+    """Adds OpenMP to the engine where the compiler has it, and says how far the build has come."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
@@ -158,7 +163,26 @@ class BuildExt(build_ext):
                 ext.extra_compile_args += openmp
                 ext.extra_link_args += [] if MSVC else openmp
         self.rebuild_if_changed()
+        self.stale = [ext.name for ext in self.extensions if self.is_stale(ext)]
+        self.built, self.turn = 0, threading.Lock()
+        if self.stale:
+            count, jobs = len(self.stale), min(self.parallel or 1, len(self.stale))
+            print(f"optkern: compiling {count} extensions, {jobs} at a time", flush=True)
         super().build_extensions()
+
+    def is_stale(self, ext: Extension) -> bool:
+        """Whether an extension has to be compiled, as `build_extension` decides it."""
+        made = self.get_ext_fullpath(ext.name)
+        return bool(self.force or newer_group([*ext.sources, *ext.depends], made, "newer"))
+
+    def build_extension(self, ext: Extension) -> None:
+        begin = time.monotonic()
+        super().build_extension(ext)
+        if ext.name in self.stale:
+            with self.turn:
+                self.built += 1
+                place = f"[{self.built:2}/{len(self.stale)}]"
+                print(f"{place} {ext.name}  {time.monotonic() - begin:.0f} s", flush=True)
 
     def rebuild_if_changed(self) -> None:
         """Compile everything anew where compiler or flags are not those of the last build."""
@@ -210,9 +234,11 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
     DependencyTree.timestamp = dated
     stamp = ROOT / "build" / "numpy"
     changed = stamp.exists() and stamp.read_text() != numpy.__version__
+    # Its workers would run this file again where they are not forked.
+    forks = sys.platform == "linux" and multiprocessing.get_start_method() == "fork"
     made = cythonize(
         extensions,
-        nthreads=0,
+        nthreads=os.cpu_count() if forks else 0,
         include_path=[str(ROOT)],
         build_dir="build/cython",
         compiler_directives={"language_level": 3},

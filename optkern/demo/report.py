@@ -203,10 +203,13 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
     say(console)
     with _working(console, "judging the points where training stopped", len(results)) as advance:
         for result in results:
-            shown.add_row(
-                result.rule, *_judged(judgement.judge(result.optkern.network, data, seed))
-            )
+            start = perf_counter()
+            row = _judged(judgement.judge(result.optkern.network, data, seed))
+            shown.add_row(result.rule, *row)
             advance()
+            if not console.is_terminal:  # where there is no bar to be seen
+                seconds = perf_counter() - start
+                say(console, f"judged {result.rule:<9} {row[0]} in {seconds:.1f} s")
     say(console, "where training stopped: minimum or saddle? (exact Hessian products, all data)")
     say(console)
     console.print(shown)
