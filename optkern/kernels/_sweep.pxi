@@ -3,8 +3,8 @@
 # The squares of an array whose neighbours in memory are far apart in C order, as those of a Fortran
 # array are. A sweep takes many rows (those of C order) column by column and turns tiles of them
 # into C order, so that it reads a cache line once, or twice at the edge of a group of rows that is
-# not aligned. Of directions the rule runs along the columns, as its arrays lie, and only its outcome
-# is turned.
+# not aligned. Of directions the rule runs along the columns, as its arrays lie, and only its
+# outcome is turned.
 #
 # A block's squares are added up in C order. Blocks of several rows wait until these are complete;
 # where rows are longer than blocks, each row has its own running sums, and only what it shares of
