@@ -285,3 +285,30 @@ def test_the_verdicts_are_what_happens_next(exact):
     assert found["false minimum"][0] == 0
     assert found["false not_stationary"][0] <= 0.1 * found["false not_stationary"][1]
     assert found["inconclusive"][0] <= 0.1 * found["inconclusive"][1]
+
+
+# --------------------------------------------------------------------------- contradictions
+
+
+D = np.linspace(1, 5, 30)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"grad": lambda x: -D * x}, "the gradient's sign is wrong"),
+        (
+            {"loss": lambda x: 0.5 * float(x @ (D * x)) + float(x @ x)},
+            "loss and grad contradict each other",
+        ),
+        ({"hvp": lambda v: -D * v}, "hvp(v) is -1 times the change of grad along v"),
+        ({"loss": None, "hvp": lambda v: -D * v}, "grad and hvp contradict each other"),
+    ],
+)
+def test_what_contradicts_itself_is_no_minimum_and_no_maximum(given, words):
+    x = np.zeros(30)
+    right = {"grad": lambda x: D * x, "loss": lambda x: 0.5 * float(x @ (D * x))}
+    assert curvature.classify(x, **right).kind == "minimum"
+    assert curvature.classify(x, **right, hvp=lambda v: D * v).kind == "minimum"
+    verdict = curvature.classify(x, **{**right, **given})
+    assert verdict.kind == "inconclusive" and words in str(verdict)

@@ -223,6 +223,14 @@ class _Ways:
         return ": are both of one function, of the same data?"
 
 
+def contradiction(owner: str, x: Any, grad: Any, loss: Any, hvp: Any, seed: int) -> str:
+    """Say which of what was given contradict each other near x; "" where none do."""
+    said = "" if loss is None else loss_against_gradient(x, loss, grad, seed=seed, owner=owner)
+    if not said and callable(hvp) and not hasattr(hvp, "whole"):  # that is not all of H
+        said = gradient_against_hvp(x, grad, hvp, seed=seed, owner=owner)
+    return said
+
+
 def gradient_against_hvp(
     x: Any,
     grad: Callable[[Any], Any],

@@ -16,6 +16,7 @@ import numpy as np
 from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ._lanczos import dot
+from .consistency import contradiction
 from .differences import DifferenceOperator, as_scale
 from .escape import way_out
 from .gradients import Gradient
@@ -117,6 +118,9 @@ def classify(
     decrement is reported, and against the only scale there is, lambda_max ||x||^2 / 2, says no
     more.
 
+    Before a minimum or a maximum is said, loss and hvp are held against grad (`consistency.py`):
+    what contradicts itself is inconclusive.
+
     Exact products of a network with kinks (ReLU) see the Hessian of its smooth pieces, which exists
     almost everywhere; differences of its gradients end inconclusive on a kink.
     """
@@ -155,9 +159,14 @@ def classify(
         stationary = test.by_newton(run)
         if kind is not None and judge.resolution > known:
             kind = judge.again()  # the step's products have shown errors that the run's had not
+    against = ""
+    if stationary and kind in ("minimum", "maximum"):
+        against = contradiction(owner, x, grad, loss, hvp, seed)
+        kind = None if against else kind
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
-    return _verdict(judge, kind, stationary, line, confidence, max_matvecs)
+    cause = against or judge.cause(max_matvecs)
+    return _verdict(judge, kind, stationary, line, confidence, cause)
 
 
 def _verdict(
@@ -166,7 +175,7 @@ def _verdict(
     stationary: Stationarity,
     line: Line,
     confidence: float,
-    max_matvecs: int,
+    cause: str,
 ) -> Verdict:
     run, nu = judge.run, judge.resolution
     low = judge.lowest.value if judge.lowest else run.ritz_value(1)
@@ -201,7 +210,7 @@ def _verdict(
         stationary=stationary,
         loss=None if line.loss is None else line.f,
     )
-    sentence = explained(verdict, judge.cause(max_matvecs))
+    sentence = explained(verdict, cause)
     object.__setattr__(verdict, "explanation", sentence)
     return verdict
 
