@@ -806,12 +806,14 @@ def test_a_run_whose_steps_are_all_skipped_is_said_to_be(good, every):
     monitor = run(Broken(good), opt, x, 240, every=every)
     for d in (monitor.diagnose(), monitor.diagnose(x, Quadratic().grad)):
         said = re.match(
-            r"inconclusive: no step has been applied since record (\d+): (\d+) were skipped", str(d)
+            r"inconclusive: no step has been applied since record (\d+) at the latest: (\d+) of "
+            r"240 were skipped",
+            str(d),
         )
         assert said, str(d)
         since, skipped = map(int, said.groups())
         assert good - 1 <= since <= 1.17 * max(good, 1) + 3
-        assert skipped == 239 - since
+        assert skipped == 240 - good
         assert "on_nonfinite='raise' names the gradient" in str(d)
     again = pickle.loads(pickle.dumps(monitor))
     assert str(again.diagnose()) == str(monitor.diagnose())
@@ -991,7 +993,7 @@ def test_the_first_record_says_what_is_wrong_and_the_next_is_taken():
 def test_bad_arguments():
     x = np.ones(3)
     monitor = Monitor()
-    with pytest.raises(ValueError, match="Monitor: every must be an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"Monitor: every must be an integer >= 1.*, got 0"):
         Monitor(every=0)
     with pytest.raises(TypeError, match="grad must be callable, got int"):
         monitor.diagnose(x, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,7 +18,6 @@ ONWARD = 0.5  # cosine of successive updates that go on, noise of batches includ
 AHEAD = 0.2
 REVERSED = -0.5  # the cosine between successive updates below which the second undoes the first
 HELD = 10  # times clip_norm that each gradient seen is long where clipping holds a run
-STRAYS = "the updates keep their direction: is grad the gradient of this loss, and its sign right?"
 
 
 class Evidence:
@@ -49,7 +49,10 @@ class Evidence:
         clip: float = math.inf,
         value_clip: float = math.inf,
         remembers: bool = True,
+        ask: Callable[[], str] = str,
     ) -> None:
+        self.averages = remembers  # the rule averages gradients: long steps do not turn back
+        self.ask = ask  # steps that are tried: is it lr, or the gradient's sign?
         self.losses, self.first = losses, first
         self.turning, self.turned = -1, ""  # the record where validation turned, and in words
         self.looks, self.decays, self.clip, self.value_clip = looks, decays, clip, value_clip
@@ -114,6 +117,33 @@ class Evidence:
         return f"each update takes back the one before (cosine {self.reversal:.2f})"
 
     @property
+    def uphill(self) -> str:
+        """What a loss that climbs along updates that keep their direction asks."""
+        if found := self.ask():
+            return found
+        if self.averages:
+            return (
+                "either lr is too high (steps of a rule that averages gradients go on when they "
+                f"are too long){self.tenth}, or the gradient's sign is wrong (-grad, or maximize) "
+                "or it is of another loss; give x, grad and loss, and steps are tried"
+            )
+        return (
+            "steps that are too long turn back, these climb: is grad the gradient of this loss, "
+            "and its sign right (-grad, or maximize)? If not, no lr mends it"
+        )
+
+    @property
+    def tenth(self) -> str:
+        return f": try lr = {0.1 * self.lr:.2g}" if self.lr > 0 else ""
+
+    @property
+    def climbs(self) -> str:
+        """What a loss above its start says, whether the updates turn back or go on."""
+        if self.straight or self.averages:
+            return self.uphill
+        return f"the steps are too long{self.tenth}, best from a new start"
+
+    @property
     def held(self) -> str:
         """That clipping sets the length of the steps; empty where it does not."""
         if len(self.kept) >= LOOKS and max(self.kept) < 1 / HELD:
@@ -142,8 +172,10 @@ class Evidence:
         if self.bounces:
             # At rest that is no harm: a run within its limit ends so.
             return f", and {self.back}{': try a lower lr' if trend.rises else ''}"
+        if trend.above_start() is not None:
+            return f", above where it began ({trend.losses[0]:.4g}): {self.climbs}"
         if trend.rises and self.straight:
-            return f" ({STRAYS})"
+            return f" (the updates keep their direction: {self.uphill})"
         return f", and {self.held}" if self.held else ""
 
 

@@ -13,6 +13,7 @@ from ..kernels._structures import Structure
 from .trend import FEWEST, level, scatter
 
 BEFORE, AFTER = 8, 4  # records beside a jump: what the loss scattered by, and that it stays
+EARLIER = 64  # records before these: where the loss was climbing already, no data changed
 ALIKE = 1e-4  # of the largest element: units that differ by less are the same ones
 LARGE = 0.1  # of the whole gradient's norm
 
@@ -72,8 +73,13 @@ def jumped(losses: np.ndarray) -> int:
     for place in np.flatnonzero((up | down) & (size > least))[::-1]:
         record = int(place) + BEFORE
         # Where losses go by steps (updates of accumulated gradients), one more step is no change.
-        if size[place] > 3 * float(np.abs(np.diff(losses[record // 2 : record])).max()):
-            return record
+        if not size[place] > 3 * float(np.abs(np.diff(losses[record // 2 : record])).max()):
+            continue
+        # A jump in the midst of a climb is the climb's: steps that are too long.
+        earlier = losses[max(0, place - EARLIER) : place]
+        if up[place] and len(earlier) and earlier.max() < middle[place]:
+            continue
+        return record
     return -1
 
 
@@ -100,11 +106,17 @@ def contradiction(
     return found
 
 
-def unfed(
-    labels: Sequence[Any], fed: Sequence[bool] | None, full: Sequence[np.ndarray], looks: int
-) -> str:
-    """That a parameter never got a gradient where the full gradient is large; else empty."""
-    if fed is None or all(fed) or len(fed) != len(full):
+def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray], seen: str) -> str:
+    """That a parameter never got a gradient where the full gradient is large; else empty.
+
+    Parameters
+    ----------
+    labels, fed, full : sequences
+        Names, whether a gradient came, and the gradient over all the data, of each parameter.
+    seen : str
+        What was seen of those that it did not come for.
+    """
+    if all(fed) or len(fed) != len(full):
         return ""
     norms = [float(np.linalg.norm(np.asarray(g, np.float64))) for g in full]
     whole = math.hypot(*norms)
@@ -116,9 +128,26 @@ def unfed(
     if not found:
         return ""
     return (
-        f"in {looks} looks no gradient but None or zeros came for parameter {', '.join(found[:3])}"
+        f"{seen} parameter {', '.join(found[:3])}"
         f"{f' and {len(found) - 3} more' if len(found) > 3 else ''}, where the full gradient is "
         "large: is it detached, frozen, or left out of the gradients passed to step?"
+    )
+
+
+def lifeless(labels: Sequence[Any], full: Sequence[np.ndarray]) -> str:
+    """That most of a gradient over all the data is exactly zero, and where; else empty."""
+    count = sum(g.size for g in full)
+    zeros = [int(np.count_nonzero(g == 0)) for g in full]
+    if not count or not 0.5 * count < sum(zeros) < count:
+        return ""
+    gone = [repr(label) for label, g, n in zip(labels, full, zeros) if n == g.size]
+    where = ""
+    if gone:
+        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+        where = f", all of them in parameter {', '.join(gone[:3])}{more}"
+    return (
+        f"{sum(zeros) / count:.0%} of the gradient's elements are exactly zero{where} (dead units, "
+        "or parameters that the loss does not use)"
     )
 
 

@@ -13,15 +13,17 @@ from ..curvature.asking import asking
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import Point
 from ..kernels._names import spelled
+from ..kernels._structures import Structure
 from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
 from .faults import contradiction, jumped, turned, unfed
-from .record import LOOKS, Record
+from .record import LOOKS, Record, few
 from .settings import clip, decays, inner, maximizes, rate, remembers, taken, value_clip
 from .stall import ByCurvature, by_record
 from .trend import FEWEST, Trend
+from .trial import sign_or_rate
 
 
 class Monitor(Record):
@@ -126,7 +128,10 @@ class Monitor(Record):
                 return said(trend, "inconclusive", replaced)
             if skipped := self._skipped(opt):
                 return said(trend, "inconclusive", skipped)
+            false = "" if grad is None else contradiction(x, grad, loss, hvp, seed)
             seen = self._evidence(trend, opt)
+            if grad is not None and loss is not None and not false:
+                seen.ask = self._asking(trend, opt, x, grad, loss)
             known = by_record(trend, seen, grad is not None)
         if known is not None and grad is None:
             return known
@@ -137,7 +142,6 @@ class Monitor(Record):
                 f"{trend.stalled()}{seen.aside(trend)}; give x and grad, and the curvature there "
                 "will tell why",
             )
-        false = contradiction(x, grad, loss, hvp, seed)
         if known is not None and (false or known.kind != "falling"):
             return replace(known, explanation=known.explanation + f"; yet {false}" * bool(false))
         if false:
@@ -157,8 +161,8 @@ class Monitor(Record):
             trend = Trend(losses[at:], at)
             trend.remark = (
                 f"at record {at} the loss goes from {losses[at - 1]:.4g} to {losses[at]:.4g} in "
-                "one record, with lr as it was: did the data (or what is measured) change there? "
-                "Since then: "
+                "one record, with lr as it was: did the data (or what is measured) change there, "
+                "or has a step gone too far? Since then: "
             )
         else:
             trend = Trend(losses)
@@ -171,17 +175,60 @@ class Monitor(Record):
         after = [k.lr for k in self.looks if k.record >= record and math.isfinite(k.lr)]
         return not before or not after or abs(after[0] - before[-1]) > 0.5 * abs(before[-1])
 
+    def _asking(
+        self,
+        trend: Trend,
+        opt: Optimizer | SAM | None,
+        x: Any,
+        grad: Callable[[Any], Any],
+        loss: Callable[[Any], float],
+    ) -> Callable[[], str]:
+        """Steps to be tried, once, where a sentence needs them."""
+        found: list[str] = []
+
+        def ask() -> str:
+            if not found:
+                found.append("")
+                arrays = Structure("diagnose", x, "x").arrays
+                if opt is not None and all(np.isfinite(a).all() for a in arrays):
+                    rule, sign = inner("diagnose", opt), -1.0 if trend.negated else 1.0
+                    point = Point("diagnose", x)
+                    found[0] = sign_or_rate(
+                        rule, point, grad, lambda x: sign * float(loss(x)), rate(rule)
+                    )
+            return found[0]
+
+        return ask
+
     def _unfed(self, x: Any, grad: Callable[[Any], Any], opt: Optimizer | SAM | None) -> str:
         """That a parameter never got a gradient, though the full gradient is large there."""
-        if opt is None or opt is not self.opt or self._feedings < LOOKS:
-            return ""
-        if self._fed is None or all(self._fed):
+        if opt is None or opt is not self.opt:
             return ""
         point = Point("diagnose", x)
+        params = inner("diagnose", opt).params
+        if [a.size for a in point.arrays] != [p.size for p in params]:
+            return ""
+        if (seen := self._fed_or_moved(params)) is None or all(seen[0]):
+            return ""
+        fed, how = seen
         full = point.flatten(grad(point.unflatten(point.vector())), "what grad returns")
-        sizes = [a.size for a in point.arrays]
-        parts = np.split(full, np.cumsum(sizes)[:-1])
-        return unfed(inner("diagnose", opt)._structure.labels, self._fed, parts, self._feedings)
+        parts = np.split(full, np.cumsum([p.size for p in params])[:-1])
+        return unfed(inner("diagnose", opt)._structure.labels, fed, parts, how)
+
+    def _fed_or_moved(self, params: list[np.ndarray]) -> tuple[list[bool], str] | None:
+        """Which parameters had a gradient or, where none was recorded, have moved at all."""
+        if self._fed is not None and self._feedings >= LOOKS:
+            looks = f"in {self._feedings} looks no gradient but None or zeros came for"
+            return self._fed, looks
+        if self._feedings or len(self._first) != len(params) or len(self._trail) < LOOKS:
+            return None
+        moved = [
+            not np.array_equal(first, p.reshape(-1)[few(p.size)])
+            for first, p in zip(self._first, params)
+        ]
+        if not any(moved):
+            return None
+        return moved, f"since record {self._trail[0][0]} no step has moved"
 
     def _skipped(self, opt: Optimizer | SAM | None) -> str:
         """That no step is applied any more, each gradient having NaN or inf; empty where any is."""
@@ -192,8 +239,9 @@ class Monitor(Record):
         if rule.steps != steps or count < FEWEST // 2:
             return ""
         return (
-            f"no step has been applied since record {since}: {count:,} were skipped for NaN or inf "
-            f"in a gradient, and the parameters have not moved (last loss {self._losses[-1]:.4g}); "
+            f"no step has been applied since record {since} at the latest: {rule.skipped_steps:,} "
+            f"of {rule.skipped_steps + rule.steps:,} were skipped for NaN or inf in a gradient, "
+            f"and the parameters have not moved (last loss {self._losses[-1]:.4g}); "
             "on_nonfinite='raise' names the gradient: look for what makes it (a log or a quotient "
             "of 0, float16 that overflows), or go back to a checkpoint with a lower lr"
         )

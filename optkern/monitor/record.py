@@ -83,6 +83,11 @@ class Sample:
         return self.factor * float(np.linalg.norm(values))
 
 
+def few(size: int) -> slice:
+    """Elements of an array that are kept to see whether it moves at all."""
+    return slice(None, None, max(1, size // LENGTH))
+
+
 def _sizes(arrays: Sequence[Any]) -> list[int]:
     return [0 if a is None else a.size for a in arrays]
 
@@ -123,6 +128,7 @@ class Record(Recorder):
         self._sample: Sample | None = None
         self._kept: dict[str, Any] = {}
         self._start: np.ndarray | None = None  # the parameters looked at, at the first look
+        self._first: list[np.ndarray] = []  # a few elements of each parameter, at the first look
         self._fed: list[bool] | None = None  # parameters that had a gradient at a look
         self._feedings = 0
         self._stood: tuple[int, int, int] | None = None  # records, steps, skipped: of the last step
@@ -305,7 +311,10 @@ class Record(Recorder):
                 update = self._sample.norm(pair[-1])
         if opt is not None:
             lr = rate(inner("Monitor.record", opt))
-            self._start = seen["params"] if self._start is None else self._start
+            if self._start is None:
+                self._start = seen["params"]
+                params = inner("Monitor.record", opt).params
+                self._first = [a.reshape(-1)[few(a.size)].copy() for a in params]
             self._trail.append((seen["index"], seen["steps"], seen["params"]))
         self.looks.append(
             Look(seen["index"], lr, gradient, update, reversal, seen.get("kept", math.nan))

@@ -20,11 +20,13 @@ from ..curvature.operators import Operator, Point, StructuredOperator, norm
 from ..optimizers import Optimizer
 from ..solvers import SAM
 from .aim import Aim
+from .climb import by_raise, exploded
 from .diagnosis import Diagnosis, said
-from .evidence import REVERSED, STRAIGHT, STRAYS, Evidence, median_cosine
-from .faults import alike
+from .evidence import STRAIGHT, Evidence
+from .faults import alike, lifeless
 from .settings import inner
 from .trend import FEWEST, Trend
+from .trial import best_of
 
 UNLIKE = 1e5  # curvatures' ratio from which the scales are what is wrong
 STALLS = (
@@ -43,33 +45,9 @@ ADVICE = {
 
 def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
     """Exploding, thin evidence, falling: what needs no gradient."""
-    began = trend.explosion()
-    # A loss that has risen to a bounce stays there: for its curvature to tell.
-    settled = trend.settled(began) and seen.bounces and curvature_follows
-    if began is not None and not settled:
-        onset, began = began, trend.first + began
-        looks = [look for look in seen.looks if look.record >= began]
-        norms = [look.gradient_norm for look in looks if look.gradient_norm > 0]
-        size = f", the gradient norm {norms[0]:.3g} there" if norms else ""
-        if (cosine := median_cosine(looks)) < REVERSED:
-            size += f", each update takes back the one before (cosine {cosine:.2f})"
-        before = f" from {trend.losses[onset - 1]:.4g}" if onset else ""
-        remedy = "go back to before that record with a lower lr, or clip the gradient's norm"
-        if cosine > seen.ahead and trend.climbs(
-            onset
-        ):  # steps that are too long turn back: it is below 0 then
-            size += f", each update goes on as the one before (cosine {cosine:.2f})"
-            remedy = (
-                "steps that are too long turn back, these climb: is the gradient's sign wrong "
-                "(-grad, or maximize), or is it of another loss? If so, no lr mends it"
-            )
-        return said(
-            trend,
-            "exploding",
-            f"since record {began} the loss goes{before} to {trend.losses[-1]:.4g}{size}; {remedy}",
-            began=began,
-            lr=seen.lr,
-        )
+    known = by_raise(trend, seen) or exploded(trend, seen, curvature_follows)
+    if known is not None:
+        return known
     if trend.count < FEWEST:
         return said(
             trend,
@@ -137,35 +115,52 @@ class ByCurvature:
         passes = (
             v.kind == "minimum" and 0.5 * steepest * self.seen.update_norm**2 > self.trend.least
         )
-        if self.seen.spent and v.kind != "minimum":
-            return self._spent(v)
+        higher, gains = self._higher() if self.seen.spent else ("", False)
+        if self.seen.spent and (gains or v.kind != "minimum"):
+            return self._spent(v, higher if gains else "")
         if self.unfed:
             return self._said("plateau", f"{self.trend.stalled()}: {self.unfed}", v)
+        dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
+        dead = f"; {dead}" if dead else ""
         if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
-            return self._going(point, v)
+            return self._going(point, v, dead)
         if v.kind == "minimum" and self.trend.rises:
             return self._said(
                 "inconclusive",
                 f"{self.trend.stalled()}, though x is at a {v}; are x and grad those of the run?",
                 v,
             )
-        dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
         if v.kind in ADVICE:
             at = str(v)
             if self.aim.decay.any():
                 at = at.replace(v.kind, f"{v.kind} of the loss plus the weight decay", 1)
-            first = f"{self.seen.spent}, though a higher one gains nothing here: " * bool(
-                self.seen.spent
-            )
+            first = f"{self.seen.spent}, {higher}: " if self.seen.spent else ""
             dead += self._cost() if self.aim.decay.any() else ""
             text = f"{first}{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
             return self._said(v.kind, text, v)
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
 
-    def _spent(self, v: curvature.Verdict) -> Diagnosis:
+    def _higher(self) -> tuple[str, bool]:
+        """What steps of the rule at the lr that the run had do from here, and whether they gain."""
+        if self.loss is None or self.opt is None:
+            return "and whether a higher one gains was not tried (give loss)", False
+        peak = self.seen.peak
+        rates = [peak, 0.1 * peak, 0.01 * peak]
+        rule = inner("diagnose", self.opt)
+        best, count = best_of(rule, self.point, self.raw, self.loss, rates)
+        if best is None:
+            return "and whether a higher one gains was not tried", False
+        if best.gain > max(self.trend.least, 0.0):
+            return str(best), True
+        tried = ", ".join(f"{lr:.2g}" for lr in rates)
+        return f"and {count} steps of the rule at lr = {tried} with grad gain nothing", False
+
+    def _spent(self, v: curvature.Verdict, higher: str) -> Diagnosis:
         """An lr of nothing: asked before the point is judged, for that is not why it stalled."""
         could = f"a step could gain {self.gain:.2g}"
-        if v.gain is not None and v.gain > 0:
+        if higher:
+            could = higher
+        elif v.gain is not None and v.gain > 0:
             could = f"a Newton step gains {v.gain:.2g}"
         elif v.escape_direction is not None and v.predicted_gain is not None:
             could = f"the way out of the saddle is worth {v.predicted_gain:.2g}"
@@ -193,21 +188,22 @@ class ByCurvature:
 
     def _dead(self, point: Point) -> str:
         """A word on parameters that the loss does not feel at all."""
-        share = float(np.mean(self._gradient(point, point.vector()) == 0)) if point.n else 0.0
-        if not 0.5 < share < 1:
+        if not point.n:
             return ""
-        return (
-            f"; {share:.0%} of the gradient's elements are exactly zero (dead units, or parameters "
-            "that the loss does not use)"
-        )
+        sizes = np.cumsum([a.size for a in point.arrays])[:-1]
+        parts = np.split(self._gradient(point, point.vector()), sizes)
+        return lifeless(point.structure.labels, parts)
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
         text += alike(self.point.structure.labels, self.point.arrays)
         condition = 1.0 if verdict is None else verdict.stationary.condition
-        if kind in STALLS and condition > UNLIKE and "scale the features" not in text:
+        told = "scale the features" in text or "exactly zero" in text or "where it began" in text
+        if kind in STALLS and condition > UNLIKE and not told:
+            plain = self.opt is not None and inner("diagnose", self.opt).rule.name == "sgd"
+            rule = ", or take a rule that scales by itself" * plain
             text += (
-                f"; the curvature seen along the gradient spans a factor {condition:.1g}: scale "
-                "the features (mean 0, deviation 1), or take a rule that scales by itself"
+                f"; the curvature seen along the gradient spans a factor {condition:.1g}: where "
+                f"inputs are of unlike scales, scale the features (mean 0, deviation 1){rule}"
             )
         return said(
             self.trend,
@@ -243,10 +239,21 @@ class ByCurvature:
                     self.opt, self._operator(point, place), tol=0.02, **self.options
                 )
             except (ValueError, FloatingPointError) as error:
-                self.no_limit = str(error)
+                self.no_limit = self._without_limit(str(error))
                 return
             if not found.estimate >= self.limit:
                 self.stable, self.limit = found.value, found.estimate
+
+    def _without_limit(self, error: str) -> str:
+        """Why what lr the curvature allows is not known, in the words of a run."""
+        assert self.opt is not None
+        still = [k for k, entry in inner("diagnose", self.opt).state.items() if not entry["step"]]
+        if still:
+            names = ", ".join(map(repr, still[:3])) + " and more" * (len(still) > 3)
+            return (
+                f"what lr the curvature allows is not known: no step was taken of parameter {names}"
+            )
+        return error
 
     def _operator(self, point: Point, place: np.ndarray) -> Operator:
         if self.raw_hvp is not None and np.array_equal(place, point.vector()):
@@ -282,7 +289,7 @@ class ByCurvature:
 
     # ----------------------------------------------------------------- not at rest
 
-    def _going(self, point: Point, v: curvature.Verdict) -> Diagnosis:
+    def _going(self, point: Point, v: curvature.Verdict, dead: str) -> Diagnosis:
         """The loss could fall but does not: a bounce, noise, an lr of nothing, or a plateau."""
         trend, seen, stalled = self.trend, self.seen, self.trend.stalled()
         nowhere = seen.bounces or seen.straightness < STRAIGHT
@@ -305,6 +312,11 @@ class ByCurvature:
                 f"{stalled} and {seen.back}: lr = {seen.lr:.3g} is {self._edge()}",
                 v,
             )
+        if trend.above_start() is not None:
+            return self._above_start(v, dead)
+        # Zeros of a symmetric start are no dead units.
+        if dead and not (trend.creeps or alike(point.structure.labels, point.arrays)):
+            return self._said("plateau", f"{stalled}{dead}: look there before lr is changed", v)
         if trend.creeps and not seen.bounces:
             return self._said(
                 "falling", f"{stalled}: it still falls{self._rate() or seen.onward}", v
@@ -312,7 +324,7 @@ class ByCurvature:
         if trend.rises and seen.straight:
             return self._said(
                 "inconclusive",
-                f"{stalled} though {STRAYS}",
+                f"{stalled} though the updates keep their direction: {seen.uphill}",
                 v,
             )
         thin = self._thin(v, nowhere, could)
@@ -325,6 +337,23 @@ class ByCurvature:
         if v.kind == "not_stationary":
             small = f"the gradient is not small relative to its curvature ({v})"
         return self._said("plateau", f"{stalled}, but {small}{self._rate()}", v)
+
+    def _above_start(self, v: curvature.Verdict, dead: str) -> Diagnosis:
+        """Long steps hold the loss above where it began; proven where shorter ones were tried."""
+        proven = "is too high" in self.seen.ask()
+        return self._said(
+            "oscillating" if proven else "inconclusive",
+            f"{self.trend.stalled()}, above where it began ({self.trend.losses[0]:.4g}): "
+            f"{self.seen.ask() or self.seen.climbs}{dead}",
+            v,
+        )
+
+    def _lower(self) -> str:
+        """An lr to try: a tenth, and below what the curvature allows."""
+        if not self.seen.lr > 0:
+            return "try a tenth of lr"
+        allowed = self.stable if self.stable > 0 else math.inf
+        return f"try lr = {min(0.1 * self.seen.lr, 0.5 * allowed):.2g}"
 
     def _edge(self) -> str:
         """Where lr is relative to its limit, and what ends the bounce."""
@@ -386,7 +415,7 @@ class ByCurvature:
         if nowhere:
             return (
                 f" and the updates lead nowhere ({self._how()}): a bounce or noise "
-                f"({self._allowed()}); try a tenth of lr, or larger batches"
+                f"({self._allowed()}); {self._lower()}, or larger batches"
             )
         if self._noisy(v):
             return (
@@ -401,6 +430,12 @@ class ByCurvature:
             return (
                 f" though {could}: chance hides whether it still falls; record more steps, or take "
                 "larger batches"
+            )
+        if not seen.straight and math.isfinite(seen.update_norm):
+            how = f" ({self._how()})" if self._how() else ""
+            return (
+                f" though {could}, and the direction of the updates does not tell why{how}: record "
+                "more steps, or larger batches"
             )
         if not seen.straight:
             return (

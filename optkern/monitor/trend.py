@@ -103,6 +103,20 @@ class Trend:
             return True  # too few to tell
         return bool((np.diff([np.median(part) for part in np.array_split(since, 5)]) > 0).all())
 
+    def above_start(self) -> int | None:
+        """The record since which the loss stands far above where it began; None where it does not.
+
+        Far: by more than what it scatters by, and more than it ever fell below its start.
+        """
+        if not math.isfinite(self.loss):
+            return None
+        start = float(self.losses[0])
+        best = float(self.losses.min())
+        over = self.loss - start
+        if not over > max(self.noise, self.scatter, 0.5 * abs(start), start - best):
+            return None
+        return int(np.flatnonzero(self.losses <= start + 0.1 * over)[-1]) + 1
+
     def settled(self, began: int | None) -> bool:
         """Whether a rise lies before both windows, and less than doubled from one to the other."""
         if began is None or not np.isfinite(self.losses).all():

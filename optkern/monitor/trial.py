@@ -1,0 +1,150 @@
+"""Steps that are tried before a sentence says what they would do; on copies, nothing moves."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..curvature.operators import Point
+from ..kernels._flat import arranged
+from ..optimizers import Optimizer
+
+STEPS = 50  # of each trial, full batch
+STEADY = 0.9  # of the steps
+
+
+class Trial(NamedTuple):
+    """What steps at one learning rate came to."""
+
+    lr: float
+    steps: int
+    before: float
+    after: float  # the mean of the last fifth; inf where the loss left the finite numbers
+    steady: bool = False  # nearly every step of the later ones lowered the loss
+
+    @property
+    def gain(self) -> float:
+        return self.before - self.after
+
+    def __str__(self) -> str:
+        way = "lower" if self.gain > 0 else "lift"
+        return (
+            f"{self.steps} steps of the rule at lr = {self.lr:.2g} with grad {way} the loss from "
+            f"{self.before:.4g} to {self.after:.4g} (tried)"
+        )
+
+
+def tried(
+    opt: Optimizer,
+    point: Point,
+    grad: Callable[[Any], Any],
+    loss: Callable[[Any], float],
+    lr: float,
+    fresh: bool = False,
+) -> Trial | None:
+    """Take the rule's own steps on a copy, from a point; None where it cannot take them.
+
+    Parameters
+    ----------
+    opt : Optimizer
+        Copied, with its state.
+    point : Point
+        Where the steps begin.
+    grad, loss : callable
+        Over the full data, as diagnose gets them.
+    lr : float
+        Of every group.
+    fresh : bool
+        Begin with empty averages: those of a run that got other gradients take long to turn.
+    """
+    if [p.size for p in opt.params] != [a.size for a in point.arrays]:
+        return None
+    steps = STEPS
+    before = float(loss(point.unflatten(point.vector())))
+    own = copy.deepcopy(opt)
+    if fresh:
+        _empty(own)
+    own.on_nonfinite = "skip"
+    for group in own.param_groups:
+        group["lr"] = lr
+    for param, array in zip(own.params, point.arrays):
+        param[...] = array.reshape(param.shape)
+    losses: list[float] = []
+    for _ in range(steps):
+        here = point.unflatten(np.concatenate([p.reshape(-1) for p in own.params]))
+        flat = point.flatten(grad(here), "what grad returns")
+        if not np.isfinite(flat).all():
+            return Trial(lr, steps, before, math.inf)
+        parts = np.split(flat, np.cumsum([p.size for p in own.params])[:-1])
+        own.step(
+            arranged(
+                iter([g.reshape(p.shape).astype(p.dtype) for g, p in zip(parts, own.params)]),
+                own._structure,
+            )
+        )
+        losses.append(
+            float(loss(point.unflatten(np.concatenate([p.reshape(-1) for p in own.params]))))
+        )
+    last = losses[-max(1, steps // 5) :]
+    later = np.array([before, *losses])[2 * steps // 5 :]  # an average has turned by then
+    steady = bool(np.mean(np.diff(later) < 0) > STEADY)
+    after = float(np.mean(last)) if np.isfinite(last).all() else math.inf
+    return Trial(lr, steps, before, after, steady)
+
+
+def _empty(opt: Optimizer) -> None:
+    """Put an optimizer's state back to where it begins."""
+    state = copy.deepcopy(opt.state_dict())
+    state["steps"] = 0
+    for entry in state["state"].values():
+        for name, value in entry.items():
+            first = 1 if name == "mu_product" else 0  # NAdam's product of momenta
+            entry[name] = (
+                np.full_like(value, first) if isinstance(value, np.ndarray) else type(value)(first)
+            )
+    opt.load_state_dict(state)
+
+
+def best_of(
+    opt: Optimizer,
+    point: Point,
+    grad: Callable[[Any], Any],
+    loss: Callable[[Any], float],
+    rates: list[float],
+    fresh: bool = False,
+) -> tuple[Trial | None, int]:
+    """The trial that gains most, and how many steps all of them took."""
+    trials = [t for lr in rates if (t := tried(opt, point, grad, loss, lr, fresh)) is not None]
+    if not trials:
+        return None, 0
+    return max(trials, key=lambda t: t.gain), sum(t.steps for t in trials)
+
+
+def sign_or_rate(
+    opt: Optimizer,
+    point: Point,
+    grad: Callable[[Any], Any],
+    loss: Callable[[Any], float],
+    lr: float,
+) -> str:
+    """Of a run that climbs: what the same steps do with the gradient that is known to be right.
+
+    Where they fall steadily at the very lr, the run cannot have got this gradient; where only a
+    lower lr falls, that is the cause. "" where no trial tells.
+    """
+    same = tried(opt, point, grad, loss, lr, fresh=True) if lr > 0 else None
+    if same is None:
+        return ""
+    if same.steady and same.gain > 0:
+        return (
+            f"{same}, where the run climbed: it cannot have got this gradient; is the sign of what "
+            "step gets wrong (-grad, or maximize), or is it of another loss?"
+        )
+    best, _ = best_of(opt, point, grad, loss, [0.1 * lr, 0.01 * lr], fresh=True)
+    if best is None or not best.gain > max(same.gain, 0.0):
+        return ""
+    return f"lr = {lr:.3g} is too high: {best}, at {lr:.3g} they end at {same.after:.4g}"
