@@ -28,6 +28,7 @@ class Gradient:
         self.grad = asking("grad", grad)
         self.point = point
         self.calls = 0
+        self.reached = 0.0  # by products, whichever coordinates they are for
         self.overflow = 0.0  # finite elements that were too large to be squared
         self.dtype = point.dtype
         self._argument: Any = None

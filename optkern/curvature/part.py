@@ -14,6 +14,7 @@ _BESIDE = 4.0  # the second step over the first
 _BELOW = 256.0  # how far below its step a product must still be the same
 # Of a coordinate's step, lost in the rounding of x: more of it is an error of its own.
 SWALLOWED = 0.05
+_QUIET = 1e-6  # of what products have reached: an error that may be called one, and no trouble
 _UNLIKE = 1e3  # of the steps of two products: beyond it they are of unlike kinds
 
 
@@ -176,9 +177,12 @@ class Part:
             )
         self.rounding = min(self.rounding, found.noise)
         self.kink = self.kink or found.kink
-        self.settled = self.settled and found.settled
         ladder = self._ladder(at, found.start, bottom, min(size, factor**2 * found.start))
-        return self._noted(ladder, size, v.size), ladder
+        noted = self._noted(ladder, size, v.size)
+        # Of a null direction among these coordinates all is rounding: little, beside H elsewhere.
+        quiet = found.beyond <= noted.noise <= _QUIET * self.gradient.reached
+        self.settled = self.settled and (found.settled or quiet)
+        return noted, ladder
 
     def _bottom(self, v: np.ndarray, bottom: float) -> float:
         """Below it no element of x moves any more."""
@@ -218,6 +222,7 @@ class Part:
         self.step = best.h
         self.shortest, self.longest = min(self.shortest, best.h), max(self.longest, best.h)
         self.magnitude = max(self.magnitude, best.size)
+        self.gradient.reached = max(self.gradient.reached, best.size)
         self.bend = max(self.bend, best.second / best.h**2)
         reach = best.h / size
         ours = min(self.reach or reach, reach)
