@@ -285,16 +285,11 @@ class _Products:
         total = self.total.copied(torch.float64)
         n, leaves = len(total.X), total.leaves()
         few = min(n, ROWS)
+        wrong = ""
         for rows in (torch.arange(few) * n // few, next(total.batches())):
             with contextlib.suppress(Exception):  # a model may want all of its rows
-                wrong = compared(
-                    leaves,
-                    partial(total.graph, rows),
-                    lambda gradient, v: _derivative(gradient, v, leaves, False),
-                )
+                wrong = compared(leaves, partial(total.graph, rows), partial(_along, leaves))
                 break
-        else:
-            return  # what is the matter comes up in the product itself
         if wrong:
             warnings.warn(f"objective: {wrong}", RuntimeWarning, stacklevel=5)
 
@@ -349,6 +344,10 @@ def _derivatives(value: Any, leaves: list[Any], create_graph: bool = False) -> A
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+
+
+def _along(leaves: list[Any], gradient: list[Any], direction: list[Any]) -> Any:
+    return _derivative(gradient, direction, leaves, False)
 
 
 def _derivative(gradient: list[Any], direction: list[Any], leaves: list[Any], kept: bool) -> Any:
