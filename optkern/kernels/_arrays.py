@@ -38,8 +38,11 @@ def shared(owner: str, what: str, value: Any) -> Any:
             return np.from_dlpack(value)
     except Exception as error:  # a tracer of JAX has an error class of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        torchs = type(value).__name__ == "Parameter" and hasattr(value, "requires_grad")
+        way = "; optkern.integrations.torch has optimizers for a model's parameters"
         raise TypeError(
             f"{owner}: {what} ({type(value).__name__}) does not share its memory: {reason}"
+            f"{way if torchs else ''}"
         ) from error
     return value
 

@@ -39,6 +39,15 @@ _ELSEWHERE = {
     "n_jobs": "num_threads",
     "tolerance": "tol",
     "mu": "momentum",
+    "ema": "ema_decay",
+    "grad_clip": "clip_norm clip_value",
+    "gradient_clip": "clip_norm clip_value",
+    "clip_grad": "clip_norm clip_value",
+    "clip": "clip_norm clip_value",
+    "clip_grad_norm": "clip_norm",
+    "grad_clip_norm": "clip_norm",
+    "gradient_clip_val": "clip_norm clip_value",
+    "clip_grad_value": "clip_value",
 }
 # torch.optim's choices of an implementation.
 _IMPLEMENTATIONS = ("foreach", "fused", "capturable", "differentiable")
@@ -59,9 +68,9 @@ def one_of(value: object, words: Iterable[str]) -> bool:
 def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]:
     """Name the known ones that ``name`` may be meant for: two at the most, the nearest first."""
     known = list(known)
-    alias = _ELSEWHERE.get(str(name).lower())
-    if alias in known:
-        return [alias]
+    alias = [key for key in _ELSEWHERE.get(str(name).lower(), "").split() if key in known]
+    if alias:
+        return alias
     same = [key for key in known if key.lower() == str(name).lower()]
     return same or difflib.get_close_matches(str(name), known, n=2, cutoff=cutoff)
 

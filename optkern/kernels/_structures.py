@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _arrays
 from ._containers import Contents
+from ._names import meant
 
 Params = Any
 Label = int | str
@@ -165,10 +166,21 @@ class Structure:
                 raise ValueError(f"{self.owner}: two parameters would have the name {label!r}")
             known.add(label)
 
+    def _near_params(self, group: Mapping[str, Any]) -> str:
+        """That a group's key may be meant for 'params', where one is near it."""
+        near = [key for key in group if meant(key, ["params"], cutoff=0.8)]
+        return f": did you mean 'params' by {near[0]!r}?" if near else ""
+
     def _refuse_layers_meant_as_groups(self, params: Any, found: list[Any]) -> None:
         """Say what a group needs, where a list of dicts holds what is no array."""
         if not isinstance(params, (list, tuple)):
             return
+        for number, entry in enumerate([] if self.grouped else params):
+            lone = isinstance(entry, Mapping) and [k for k, v in entry.items() if type(v) is list]
+            if lone and len(entry) == 1 and (near := self._near_params(entry)):
+                raise TypeError(
+                    f"{self.owner}: entry {number} of {self.what} has no 'params'{near}"
+                )
         for path, value in found:
             number = int(path[0]) if path else 0
             inside = len(path) == 2 and not _arrays.is_array_like(value)
@@ -177,6 +189,7 @@ class Structure:
                     f"{self.owner}: parameter {'.'.join(path)!r} must be a NumPy array, got "
                     f"{type(value).__name__}{_arrays.advice(value)}; as a group of parameters "
                     f"group {number} has no 'params', only {sorted(params[number])}"
+                    f"{self._near_params(params[number])}"
                 )
 
     def _shared(self, labels: Iterable[Label], objects: Iterable[Any]) -> list[Any]:

@@ -1,0 +1,43 @@
+"""Names of other libraries are told what they are called here."""
+
+import re
+
+import numpy as np
+import pytest
+
+import optkern
+
+CLIPS = "clip_norm or clip_value"
+MEANT = {
+    "grad_clip": CLIPS,
+    "gradient_clip_val": CLIPS,
+    "clip": CLIPS,
+    "clip_grad_norm": "clip_norm",
+    "clip_grad_value": "clip_value",
+    "ema": "ema_decay",
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+@pytest.mark.parametrize("cls", [optkern.AdamW, optkern.SGD, optkern.Lion])
+def test_a_keyword_of_another_library(cls, name):
+    with pytest.raises(TypeError, match=re.escape(f"did you mean {MEANT[name]}?")):
+        cls([np.ones(3)], **{name: 1.0})
+
+
+@pytest.mark.parametrize("key", ["param", "parms", "Params", "parmas"])
+def test_a_group_whose_key_is_misspelt(key):
+    with pytest.raises(TypeError, match=f"did you mean 'params' by '{key}'"):
+        optkern.AdamW([{key: [np.ones(3)]}])
+    with pytest.raises(TypeError, match=f"did you mean 'params' by '{key}'"):
+        optkern.AdamW([{key: [np.ones(3)], "lr": 0.1}])
+
+
+def test_layers_are_no_groups():
+    assert list(optkern.AdamW([{"W": [np.ones(3)]}, {"param": np.ones(2)}]).state)[0] == "0.W.0"
+
+
+def test_a_models_parameters_are_shown_the_way():
+    torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
+    with pytest.raises(TypeError, match=r"optkern\.integrations\.torch"):
+        optkern.AdamW(torch.nn.Linear(2, 2).parameters())
