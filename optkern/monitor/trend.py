@@ -115,7 +115,10 @@ class Trend:
         over = self.loss - start
         if not over > max(self.noise, self.scatter, 0.5 * abs(start), start - best):
             return None
-        return int(np.flatnonzero(self.losses <= start + 0.1 * over)[-1]) + 1
+        # By medians of nine: one lucky batch is no way back. The start is below by itself.
+        nine = np.lib.stride_tricks.sliding_window_view(self.losses, 9)
+        below = np.flatnonzero(np.median(nine, axis=1) <= start + 0.1 * over)
+        return int(below[-1]) + 5 if len(below) else 1
 
     def settled(self, began: int | None) -> bool:
         """Whether a rise lies before both windows, and less than doubled from one to the other."""
