@@ -349,7 +349,8 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
             return as_operator(owner, made, n, dtype)
         raise TypeError(
             f"{owner}: the operator must be a callable, a 2-D array, have shape and matvec, or x "
-            f"with hvp or grad; got {type(operator).__name__}"
+            f"with hvp or grad; got {type(operator).__name__}. Of a point's structure the products "
+            "come first: (hvp, x=...)"
         )
     if n is None:
         raise TypeError(f"{owner}: n is needed with a callable operator")
