@@ -448,3 +448,9 @@ def test_a_gradient_that_comes_and_goes_is_no_fault():
     opt.add_param_group({"params": [np.ones(4)]})
     monitor.record(1.0, [params, [np.ones(4)]], opt)
     assert len(monitor) == 6
+
+
+def test_accuracies_in_the_place_of_losses_are_asked_about():
+    said = str(optkern.compare_fits(train=0.99, test=0.6))
+    assert "are these accuracies? losses are asked for" in said
+    assert "accuracies" not in str(optkern.compare_fits(train=9.9, test=0.6))

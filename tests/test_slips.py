@@ -106,6 +106,12 @@ def test_what_is_handed_on_to_lanczos_is_told_by_the_one_that_was_called():
 # --------------------------------------------------------------------------- wrong kinds
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What takes a word for a file's name writes it there."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Odd:
     """What nothing knows."""
 
@@ -307,6 +313,8 @@ def test_a_wrong_argument_is_refused_in_a_sentence_or_taken(name, what, tmp_path
     for key in given:
         try:
             function(**{**given, key: WRONG[what]})
+        except FileNotFoundError as error:  # a word may be a file's name
+            assert (name, key, error.filename) == ("load", "path", WRONG[what])
         except (TypeError, ValueError, RuntimeError) as error:
             said = f"{key}={WRONG[what]!r:.40}: {type(error).__name__}: {error}"
             assert on_purpose(error), said

@@ -172,7 +172,8 @@ def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:
     came = "SAM" if "sam" in content else came
     mine = "an optimizer" if isinstance(opt, Optimizer) else type(opt).__name__
     if came != mine:
-        raise ValueError(f"holds the state of {came}, not of {mine}")
+        needs = "such an optimizer" if came == "an optimizer" else f"optkern's {came}"
+        raise ValueError(f"holds the state of {came}, not of {mine}; load it into {needs}")
 
 
 def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:

@@ -64,6 +64,7 @@ _RENAMED = {
     "lr": "learn_rate",
     "betas": "beta1 and beta2",
     "weight_decay": "L2",
+    "l2": "L2",
     "decay_form": "L2_is_weight_decay",
     "clip_norm": "grad_clip",
     "ema_decay": "use_averages",

@@ -219,11 +219,13 @@ class _Fits(NamedTuple):
             return "mismatch", f"{self.trained}, {self.listed}: {other_kind}"
         for name, other in self.given.items():
             if self.above(self.fit, other, FAR):
+                shares = 0.5 < self.fit.loss <= 1 and 0 <= other.loss <= 1
                 return (
                     "inconclusive",
                     f"{self.trained}, and the {name} loss is far below it, {other.loss:.4g}: "
-                    "measure both in the same way (dropout, augmentation and decay switched off), "
-                    "or these data are easier",
+                    + ("are these accuracies? losses are asked for; or " if shares else "")
+                    + "measure both in the same way (dropout, augmentation and decay switched "
+                    "off), or these data are easier",
                 )
         if self.above_target(self.fit):
             return self._too_high()
