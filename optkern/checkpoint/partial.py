@@ -16,7 +16,7 @@ from ..kernels._structures import Label
 from ..kernels.rules import OPTION_SLOTS, OPTIONS
 from ..optimizers import OF_WEIGHTS, Optimizer, renewed
 from ..schedules import Plateau
-from ..schedules import plateaus as plateaus_in
+from ..schedules.plateau import plateaus as plateaus_in
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from .settings import Saved, lost, settings_of
 

@@ -1,0 +1,204 @@
+"""Schedules that go down, or stay."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from ..kernels.rules import Real
+from .kinds import Schedule, _made
+from .shapes import _half_cosine, _mix, _times_power
+
+
+@_made
+class Constant(Schedule):
+    """The same value at every step: ``lr``."""
+
+    lr: float
+
+    def _at(self, step: int) -> float:
+        return self.lr
+
+
+@_made
+class Step(Schedule):
+    """Times ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``."""
+
+    lr: float
+    step_size: int
+    gamma: float = 0.1
+
+    def _at(self, step: int) -> float:
+        return _times_power(self.lr, self.gamma, step // self.step_size)
+
+    def _length(self) -> int:
+        return 4 * self.step_size
+
+
+@_made
+class MultiStep(Schedule):
+    """Times ``gamma`` at each of the ``milestones``; one that comes twice counts twice."""
+
+    lr: float
+    milestones: Sequence[int]
+    gamma: float = 0.1
+
+    def _at(self, step: int) -> float:
+        passed = bisect_right(self.milestones, step)
+        return _times_power(self.lr, self.gamma, passed)
+
+    def _length(self) -> int:
+        return 5 * max(self.milestones, default=800) // 4
+
+
+@_made
+class Exponential(Schedule):
+    """Times ``gamma`` each step: ``lr * gamma**step``.
+
+    Keras's ``ExponentialDecay(lr, decay_steps, decay_rate)`` has
+    ``gamma = decay_rate**(1 / decay_steps)``.
+    """
+
+    lr: float
+    gamma: float
+
+    def _at(self, step: int) -> float:
+        return _times_power(self.lr, self.gamma, step)
+
+
+@_made
+class InverseTime(Schedule):
+    """Divided by the time: ``lr / (1 + decay_rate * step / decay_steps)``.
+
+    Keras's ``InverseTimeDecay``; with ``staircase`` the time goes up once in ``decay_steps``.
+    Decays like this satisfy the conditions of Robbins, Monro, "A stochastic approximation
+    method", 1951, section 4.
+    """
+
+    lr: float
+    decay_rate: float
+    decay_steps: int = 1
+    staircase: bool = False
+
+    def _at(self, step: int) -> float:
+        time = step // self.decay_steps if self.staircase else step / self.decay_steps
+        return self.lr / (1 + self.decay_rate * time)
+
+    def _length(self) -> int:
+        return 10 * self.decay_steps if self.decay_steps > 1 else 1000
+
+
+@_made
+class InverseSqrt(Schedule):
+    """Divided by the square root of the time: ``lr / sqrt(1 + step / timescale)``.
+
+    After a warmup of as many steps as the timescale, this is the schedule of Raffel et al.,
+    "Exploring the limits of transfer learning with a unified text-to-text transformer", 2020,
+    section 3.1.2: ``warmup(n, then=InverseSqrt(lr, timescale=n))``.
+    """
+
+    lr: float
+    timescale: float = 1.0
+
+    def _at(self, step: int) -> float:
+        return self.lr / math.sqrt(1 + step / self.timescale)
+
+    def _length(self) -> int:
+        return max(1000, math.ceil(10 * self.timescale))
+
+
+@_made
+class Polynomial(Schedule):
+    """Down to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``."""
+
+    lr: float
+    total_iters: int
+    power: float = 1.0
+    end_lr: float = 0.0
+
+    def _at(self, step: int) -> float:
+        left = max(0.0, 1 - step / self.total_iters)
+        return self.end_lr if left == 0 else _mix(self.end_lr, self.lr, left**self.power)
+
+    def _length(self) -> int:
+        return self.total_iters
+
+
+@_made
+class Linear(Schedule):
+    """Straight from ``start`` to ``end`` over ``total_iters`` steps."""
+
+    start: float
+    end: float
+    total_iters: int
+
+    def _at(self, step: int) -> float:
+        return _mix(self.start, self.end, step / self.total_iters)
+
+    def _length(self) -> int:
+        return self.total_iters
+
+
+@_made
+class Cosine(Schedule):
+    """Half a cosine wave from ``lr`` down to ``eta_min`` over ``T_max`` steps, held there.
+
+    ``eta_min + (lr - eta_min) * (1 + cos(pi * step / T_max)) / 2``. With ``periodic`` the wave
+    goes on, as torch's does: at ``2 * T_max`` it is ``lr`` again.
+
+    Loshchilov, Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5.
+    """
+
+    lr: float
+    T_max: int
+    eta_min: float = 0.0
+    periodic: bool = False
+
+    def _at(self, step: int) -> float:
+        if self.periodic:  # the wave is even: what goes up is what came down
+            step %= 2 * self.T_max
+            step = min(step, 2 * self.T_max - step)
+        share = min(1.0, step / self.T_max)
+        return _mix(self.lr, self.eta_min, _half_cosine(share))
+
+    def _length(self) -> int:
+        return 4 * self.T_max if self.periodic else self.T_max
+
+
+@_made
+class CosineWarmRestarts(Schedule):
+    """`Cosine` again and again: over ``T_0`` steps, then ``T_mult`` times as many each time.
+
+    Each restart begins at ``gamma`` (at most 1) times the height of the one before (Keras's
+    ``m_mul``).
+
+    Loshchilov, Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5.
+    """
+
+    lr: float
+    T_0: int
+    T_mult: int = 1
+    eta_min: float = 0.0
+    gamma: float = 1.0
+
+    _own = {"gamma": Real("", 0.0, 1.0)}
+
+    def _at(self, step: int) -> float:
+        cycle, into, length = self._cycle(step)
+        top = _mix(self.eta_min, self.lr, self.gamma**cycle)
+        return _mix(top, self.eta_min, _half_cosine(into / length))
+
+    def _cycle(self, step: int) -> tuple[int, int, int]:
+        """The cycle of a step, how far into it the step is, and its length: integers, exact."""
+        if self.T_mult == 1:
+            return step // self.T_0, step % self.T_0, self.T_0
+        cycle, length = 0, self.T_0
+        while step >= length:  # lengths grow: 53 times at most
+            step -= length
+            length *= self.T_mult
+            cycle += 1
+        return cycle, step, length
+
+    def _length(self) -> int:
+        return sum(self.T_0 * self.T_mult**k for k in range(4))

@@ -1,0 +1,145 @@
+"""What a schedule's arguments may be."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Set
+from dataclasses import MISSING
+from typing import Any
+
+from ..kernels.rules import Choice, Real, Switch
+
+Operand = float | Callable[[int], float]
+
+
+_LAST_STEP = 2**53  # as for the optimizers' step counts
+
+
+class _Steps:
+    """A number of steps that a double holds exactly."""
+
+    def __init__(self, low: int) -> None:
+        self.low = low
+        self.allowed = f"an integer in [{low}, 2**53]"
+
+    def check(self, value: Any) -> int | None:
+        try:
+            number = operator.index(value)
+        except TypeError:
+            return None
+        return number if self.low <= number <= _LAST_STEP and not isinstance(value, bool) else None
+
+
+class _Milestones:
+    """Steps in ascending order, as a tuple."""
+
+    allowed = "a list of integers in [1, 2**53], ascending"
+
+    def check(self, value: Any) -> tuple[int, ...] | None:
+        if isinstance(value, (str, bytes, Mapping, Set)) or not hasattr(value, "__iter__"):
+            return None
+        if getattr(value, "ndim", 1) != 1:
+            return None
+        steps = [_COUNT.check(step) for step in value]
+        good = [step for step in steps if step is not None]
+        return tuple(good) if len(good) == len(steps) and sorted(good) == good else None
+
+
+class _Operands:
+    """A number, or a schedule or another function that gives one at each step."""
+
+    allowed = "a finite number, a schedule or a callable step -> number"
+
+    def check(self, value: Any) -> Operand | None:
+        if callable(value):
+            pairs = isinstance(value, type) or getattr(value, "gives_pairs", False)
+            return None if pairs else value
+        return _NUMBER.check(value)
+
+
+class _Parts:
+    """Several of what `_Operands` allows, as a tuple."""
+
+    allowed = f"a list, each {_Operands.allowed}"
+
+    def check(self, value: Any) -> tuple[Operand, ...] | None:
+        if not isinstance(value, (list, tuple)):
+            return None
+        parts = [_OPERAND.check(part) for part in value]
+        good = [part for part in parts if part is not None]
+        return tuple(good) if len(good) == len(parts) else None
+
+
+class _Maybe:
+    """None, or what another domain allows; None comes through as `MISSING`."""
+
+    def __init__(self, domain: Any) -> None:
+        self.domain = domain
+        self.allowed = f"None or {domain.allowed}"
+
+    def check(self, value: Any) -> Any:
+        return MISSING if value is None else self.domain.check(value)
+
+
+_NUMBER = Real("", -math.inf, open_low=True)
+
+
+_POSITIVE = Real("", 0.0, open_low=True)
+
+
+_NOT_NEGATIVE = Real("", 0.0)
+
+
+_COUNT = _Steps(1)
+
+
+_LENGTH = _Steps(0)
+
+
+_SWITCH = Switch("")
+
+
+_OPERAND = _Operands()
+
+
+_OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+
+
+_VOCABULARY: dict[str, Any] = {
+    **dict.fromkeys(("lr", "base_lr", "max_lr", "eta_min", "end_lr", "start", "end"), _NUMBER),
+    **dict.fromkeys(("step_size", "step_size_up", "T_max", "T_0", "T_mult"), _COUNT),
+    **dict.fromkeys(("total_iters", "total_steps", "d_model", "decay_steps"), _COUNT),
+    **dict.fromkeys(("warmup_steps", "stable_steps"), _LENGTH),
+    **dict.fromkeys(("gamma", "decay_rate", "power", "factor"), _NOT_NEGATIVE),
+    **dict.fromkeys(("div_factor", "final_div_factor", "timescale"), _POSITIVE),
+    **dict.fromkeys(("periodic", "staircase", "three_phase"), _SWITCH),
+    **dict.fromkeys(("first", "second", "left", "right", "schedule"), _OPERAND),
+    **dict.fromkeys(("low", "high"), _Maybe(_NUMBER)),
+    "step_size_down": _Maybe(_COUNT),
+    "milestones": _Milestones(),
+    "schedules": _Parts(),
+    "pct_start": Real("", 0.0, 1.0),
+    "anneal_strategy": Choice("", ("cos", "linear")),
+    "operator": Choice("", tuple(_OPERATIONS)),
+}
+
+
+def _checked(owner: str, name: str, value: Any, domain: Any) -> Any:
+    good = domain.check(value)
+    if good is None:
+        wrong_type = isinstance(domain, Real) and not hasattr(value, "__float__")
+        raise (TypeError if wrong_type else ValueError)(
+            f"{owner}: {name} must be {domain.allowed}, got {value!r}"
+        )
+    return None if good is MISSING else good
+
+
+def _checked_step(owner: str, step: Any) -> int:
+    number = _LENGTH.check(step)
+    if number is None:
+        wrong_type = isinstance(step, bool) or not hasattr(step, "__index__")
+        raise (TypeError if wrong_type else ValueError)(
+            f"{owner}: step must be {_LENGTH.allowed}, got {step!r}"
+        )
+    return number

@@ -1,0 +1,95 @@
+"""Schedules made from several."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from ..kernels._names import spelled
+from .decays import Linear
+from .domains import _LENGTH, _NUMBER, _OPERAND, Operand, _checked, _checked_step
+from .kinds import Schedule, _at, _Function, _length, _made
+
+
+@_made
+class Join(Schedule):
+    """One schedule after the other; see `join`."""
+
+    schedules: Sequence[Operand]
+    milestones: Sequence[int]
+
+    def _check(self, owner: str) -> None:
+        if len(self.schedules) != len(self.milestones) + 1:
+            raise ValueError(
+                f"{owner}: there must be one milestone between two schedules, "
+                f"got {len(self.schedules)} schedules and {len(self.milestones)} milestones"
+            )
+
+    def _at(self, step: int) -> float:
+        k = bisect_right(self.milestones, step)
+        return _at(self.schedules[k], step - self.milestones[k - 1] if k else step)
+
+    def _length(self) -> int:
+        return (self.milestones[-1] if self.milestones else 0) + _length(self.schedules[-1])
+
+
+@spelled
+def join(schedules: Sequence[Operand], milestones: Sequence[int]) -> Join:
+    """One schedule after the other, each counting its steps from its own beginning.
+
+    Parameters
+    ----------
+    schedules : list of schedules, numbers or callables step -> number
+    milestones : list of int
+        The steps at which the second, third, ... begin: one less than schedules.
+
+    Examples
+    --------
+    >>> join([0.1, Linear(0.1, 0.0, 50)], [100])
+    Join((0.1, Linear(0.1, end=0.0, total_iters=50)), milestones=(100,))
+    """
+    return Join(schedules, milestones)
+
+
+@spelled
+def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
+    """Straight up from ``start`` to where ``then`` begins, over ``n`` steps, then ``then``.
+
+    Parameters
+    ----------
+    n : int
+        The steps before ``then``; 0: none.
+    then : a schedule, a number or a callable step -> number
+        What comes after; it counts its steps from its own beginning.
+    start : float
+        The value at step 0; at 0 the first step leaves the parameters where they are.
+
+    Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2.
+    """
+    n = _checked("warmup", "n", n, _LENGTH)
+    then = _checked("warmup", "then", then, _OPERAND)
+    start = _checked("warmup", "start", start, _NUMBER)
+    if n == 0:
+        return then if isinstance(then, Schedule) else Join((then,), ())
+    return Join((Linear(start, _at(then, 0), n), then), (n,))
+
+
+@_made
+class Pair(_Function):
+    """Two schedules or numbers as one schedule of pairs, for ``betas``.
+
+    >>> Pair(Linear(0.95, 0.85, 300), 0.999)(0)
+    (0.95, 0.999)
+    """
+
+    gives_pairs = True
+
+    first: Operand
+    second: Operand
+
+    def __call__(self, step: int) -> tuple[float, float]:
+        step = _checked_step("Pair", step)
+        return _at(self.first, step), _at(self.second, step)
+
+    def _length(self) -> int:
+        return max(_length(self.first), _length(self.second))
