@@ -177,3 +177,16 @@ def test_diagnose_says_it_before_it_believes_either(steps):
         d = monitor.diagnose(x, *arguments)
         assert "contradict each other" in str(d) and d.kind in ("inconclusive", "falling"), str(d)
     assert "contradict" not in str(monitor.diagnose(x, grad, loss, hvp))
+
+
+@pytest.mark.parametrize("terms", [1e7, 1e9, 1e11])
+def test_terms_that_cancel_in_the_loss_are_its_noise(terms):
+    """A likelihood's gammaln(1e8 + a) - gammaln(1e8): noise of 1e-8 in a loss of 1, no fault."""
+
+    def loss(x):
+        return float((0.5 * (x - 1) @ (x - 1) + terms * x.sum()) - terms * x.sum())
+
+    for seed in range(20):
+        x = 1 + 1e-9 * np.random.default_rng(seed).standard_normal(4)
+        assert loss_against_gradient(x, loss, lambda x: x - 1, seed=seed) == ""
+        assert loss_against_gradient(x + 1, loss, lambda x: 1 - x, seed=seed) != ""

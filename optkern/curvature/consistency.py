@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .differences import hvp_from_grad
-from .operators import Point, norm, random_unit
+from .operators import Point, norm, random_unit, unit_roundoff
 
 STEPS = 10.0 ** np.arange(-7, 1)  # of the norm of x, or of 1 where that is larger
 PIECES = 8  # of a way, for the integral
+LONG = 0.05  # of the size of x
+NEIGHBOURS = 5  # of x, at which the loss shows its noise
 RESOLVED = 1e3  # roundings of the loss that a change of it has to be
 DIFFERS = 0.1  # of the larger of two numbers that should agree
 SAME = 0.15  # relative: ratios at two lengths that are one ratio
@@ -132,6 +134,7 @@ class _Ways:
                 f"the loss answers differently at the same x ({here:.6g}, then {again:.6g}): it is "
                 "stochastic (dropout, batches drawn anew?); give a deterministic one"
             )
+        self.rounding = max(self.rounding, self._noise(here))
         g = self.grad(self.x)
         length = norm(g)
         if not math.isfinite(length) or norm(self.grad(self.x) - g) > 1e-3 * length:
@@ -157,6 +160,16 @@ class _Ways:
         eps = float(np.finfo(np.float32 if narrow else np.float64).eps)
         return max(eps * abs(here), float(np.finfo(np.float64).tiny))
 
+    def _noise(self, here: float) -> float:
+        """How far the loss moves where x does by its own rounding: terms may cancel in it."""
+        rng = np.random.default_rng([self.seed, 0x5EEDA])
+        u, most = unit_roundoff(self.x.dtype), 0.0
+        for _ in range(NEIGHBOURS):
+            signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1
+            moved = abs(self.loss(self.x + self.x * signs * self.x.dtype.type(2 * u)) - here)
+            most = max(most, moved if math.isfinite(moved) else 0.0)
+        return most
+
     def _along(self, way: np.ndarray, here: float, g: np.ndarray) -> list[_Change]:
         """The changes over the two shortest steps that the loss, or the gradient, resolves."""
         found: list[_Change] = []
@@ -169,7 +182,9 @@ class _Ways:
             moved = end.astype(np.float64) - self.x
             rough = 0.5 * float((g + last) @ moved)
             least = RESOLVED * max(self.rounding, self._rounding(there))
-            if max(abs(there - here), abs(rough)) <= least:
+            # No change at all is one that larger terms have swallowed, unless the step is long.
+            swallowed = there == here and step < LONG * self.size
+            if swallowed or max(abs(there - here), abs(rough)) <= least:
                 continue
             found.append(self._change(way, step, there - here, g, last))
             if len(found) == 2 or not found[0].differs:

@@ -119,11 +119,12 @@ cdef class Exchange:
         return True
 
     cdef bint _lies_as(self, object tensor, cnp.ndarray like, tensor_t* t):
-        cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(like)
+        cdef Py_ssize_t itemsize
         cdef bint half
         cdef int k
         if tensor is None or like is None:
             return False
+        itemsize = cnp.PyArray_ITEMSIZE(like)   # None, which would have been read, has none
         if self.describe(<void*> tensor, t) != 0:
             PyErr_Clear()
             return False
