@@ -101,3 +101,60 @@ def test_what_the_step_shows_of_the_errors_is_taken_into_the_verdict(monkeypatch
     assert verdict.kind == "inconclusive" and "resolution" in str(verdict)
     monkeypatch.setattr(judge.Judge, "again", lambda self: "minimum")
     assert curvature.classify(x + 1, lambda y: d * (y - 1)).kind == "minimum"
+
+
+def arrhenius():
+    """Rates of reaction in raw units: x0 is 1e13 and curves by 1e-27, x1 is 9e4."""
+    rng = np.random.default_rng(3)
+    t = rng.uniform(280, 400, 60)
+    y = np.log(1e13) - 9e4 / 8.314 / t + 0.05 * rng.standard_normal(60)
+
+    def residual(x):
+        return np.log(x[0]) - x[1] / 8.314 / t - y
+
+    def loss(x):
+        return float(np.mean(residual(x) ** 2))
+
+    def grad(x):
+        r = 2 * residual(x) / 60
+        return np.array([r.sum() / x[0], -(r / 8.314 / t).sum()])
+
+    columns = np.c_[np.ones(60), -1 / 8.314 / t]
+    best = np.linalg.lstsq(columns, y, rcond=None)[0]
+    return loss, grad, np.array([np.exp(best[0]), best[1]])
+
+
+def test_a_coordinate_of_1e13_has_steps_in_its_own_unit():
+    loss, grad, best = arrhenius()
+    assert curvature.classify(best, grad, loss=loss).kind == "minimum"
+    for factor in (2.0, 1.3, 0.7):
+        # Along the valley: x1 follows, so that only the curvature of x0 is left to show it.
+        x = best * [factor, 1] + [0, np.log(factor) * 8.314 * 330]
+        verdict = curvature.classify(x, grad, loss=loss)
+        assert verdict.kind == "not_stationary" and verdict.gain > 1e-3 * loss(x)
+
+
+@pytest.mark.parametrize("math_library", [True, False])
+def test_a_loss_left_by_a_trial_step_warns_and_raises_nothing(math_library):
+    """The likelihood of a normal: its deviation may not be 0 or less, where steps try it."""
+    import math
+    import warnings
+
+    data = 1e5 + 2.5 * np.random.default_rng(0).standard_normal(200)
+    log = math.log if math_library else np.log
+
+    def loss(x):
+        return float(np.mean((data - x[0]) ** 2) / (2 * x[1] ** 2) + log(x[1]))
+
+    def grad(x):
+        r = data - x[0]
+        return np.array([-r.mean() / x[1] ** 2, 1 / x[1] - np.mean(r**2) / x[1] ** 3])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = np.array([data.mean(), data.std()])
+        assert curvature.classify(x, grad, loss=loss).kind == "minimum"
+        off = curvature.classify(x + np.array([0, 0.5]), grad, loss=loss)
+        assert off.kind == "not_stationary"
+        with pytest.raises((ValueError, FloatingPointError, RuntimeWarning)):
+            curvature.classify(np.array([1e5, -1.0]), grad, loss=loss)

@@ -117,11 +117,24 @@ class _Ways:
         self.size = max(norm(self.x), 1.0)
 
     def loss(self, x: np.ndarray) -> float:
-        return float(self._loss(self.point.unflatten(x.copy())))
+        """The loss, NaN where a step has left its domain."""
+        with np.errstate(all="ignore"):
+            try:
+                return float(self._loss(self.point.unflatten(x.copy())))
+            except (ArithmeticError, ValueError):
+                if x is self.x:
+                    raise
+                return math.nan
 
     def grad(self, x: np.ndarray) -> np.ndarray:
-        found = self.point.flatten(self._grad(self.point.unflatten(x.copy())), "what grad returns")
-        return found.astype(np.float64)
+        with np.errstate(all="ignore"):
+            try:
+                answer = self._grad(self.point.unflatten(x.copy()))
+            except (ArithmeticError, ValueError):
+                if x is self.x:
+                    raise
+                return np.full(self.point.n, math.nan)
+        return self.point.flatten(answer, "what grad returns").astype(np.float64)
 
     def sentence(self) -> str:
         """What contradicts what, with the likely cause."""

@@ -113,10 +113,10 @@ def classify(
     taken: the spectrum is resolved to rounding.
 
     Stationary: the gradient is within its rounding, or no step gains. A Newton step in the Krylov
-    space of the gradient (10 products, of n at the most) is tried with `loss`; what gains more
-    than .001 of the loss is a way on. Without `loss` its length decides, .01 of ||x||; its
-    decrement is reported, and against the only scale there is, lambda_max ||x||^2 / 2, says no
-    more.
+    space of the gradient (10 products, of n at the most) is tried with `loss`, where x's
+    coordinates are of unlike sizes another in units of these; what gains more than .001 of the loss
+    is a way on. Without `loss` its length decides, .01 of ||x||; its decrement is reported, and
+    against the only scale there is, lambda_max ||x||^2 / 2, says no more.
 
     Before a minimum or a maximum is said, loss and hvp are held against grad (`consistency.py`):
     what contradicts itself is inconclusive.

@@ -31,11 +31,22 @@ class Line:
         self.gradient = gradient
         self.x = point.vector()
         self.size = max(norm(self.x), x_scale) or 1.0
-        self.f = self.value(self.x) if loss is not None else 0.0
+        self.f = self._asked(self.x) if loss is not None else 0.0
         if not math.isfinite(self.f):
             raise ValueError(f"{owner}: loss(x) is {self.f}")
 
     def value(self, x: np.ndarray) -> float:
+        """The loss at a trial point, NaN where the step left the function's domain.
+
+        At x itself the function has answered, so that what it raises here is the step's doing.
+        """
+        with np.errstate(all="ignore"):
+            try:
+                return self._asked(x)
+            except (ArithmeticError, ValueError):
+                return math.nan
+
+    def _asked(self, x: np.ndarray) -> float:
         assert self.loss is not None
         value = self.loss(self.point.unflatten(x.copy()))
         if np.size(value) != 1 or np.asarray(value).dtype.kind not in "fiu":

@@ -19,6 +19,7 @@ from .gradients import Gradient
 from .line import Line
 from .operators import Operator, norm, unit_roundoff
 from .run import Run
+from .views import Compression
 
 # Products for the Newton step: ten found all that forty did (34 of 74 points of small real models).
 PRODUCTS = 10
@@ -30,6 +31,7 @@ LENGTH = 0.01
 # Of ||x||: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
+UNLIKE_SIZES = 1e3  # of x's coordinates: a step is tried in units of each
 UNLIKE = 100.0  # rows of H that differ as much are those of coordinates in unlike units
 # Of |loss|: a gain between this and GAIN is followed by so many steps of L-BFGS.
 WORTH_FOLLOWING = 1e-6
@@ -171,9 +173,8 @@ def unlikeness(run: Run, noise: float) -> float:
     return float(rows[-1] / rows[(rows.size - 1) // 10]) if rows.size else 1.0
 
 
-def krylov(gradient: Gradient, operator: Operator, seed: int, num_threads: int) -> Run:
+def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> Run:
     """A run of `PRODUCTS` products from g; its basis is kept whatever the memory."""
-    g = gradient.value
     unit = (g / norm(g)).astype(operator.dtype)
     room = (PRODUCTS + 2) * operator.n * operator.dtype.itemsize
     run = Run(operator, 0.5, (1, -1), room, seed, unit, num_threads)
@@ -260,8 +261,7 @@ class StationarityTest:
     def by_newton(self, whole: Run | None) -> Stationarity:
         """By the Newton step in the Krylov space of g, and where all of H is known by its own."""
         before = self.operator.products
-        run = krylov(self.gradient, self.operator, self.seed, self.num_threads)
-        products = self.operator.products - before
+        run = krylov(self.gradient.value, self.operator, self.seed, self.num_threads)
         noise = 0.0 if self.operator.exact else self.operator.noise
         newton = newton_step(run, self.gradient.value, noise)
         whole = whole if whole is not None and whole.has_basis else None
@@ -272,11 +272,12 @@ class StationarityTest:
             newton.decrement,
             condition=newton.condition,
             unlike=unlikeness(whole or run, noise),
-            products=products,
+            products=self.operator.products - before,
         )
         if self.line.loss is None:
             return self._by_length(found)
-        steps = [newton]
+        steps = [newton, *self._of_unlike()]
+        found = replace(found, products=self.operator.products - before)
         if whole is not None and whole.k >= whole.n > run.k:
             steps.append(newton_step(whole, self.gradient.value, noise))
         gain, length = 0.0, 0.0
@@ -286,6 +287,31 @@ class StationarityTest:
                 gain, length = won, share * norm(each.step)
         verdict = self._by_gain(found, gain, length)
         return self._followed(verdict, steps) or verdict
+
+    def _of_unlike(self) -> list[Newton]:
+        """The Newton step in units of x's own coordinates, where their sizes are unlike.
+
+        What moves a coordinate of 1e13 by its size is a curvature of 1e-26, below the rounding of
+        any other; S H S with S = diag(|x|) has it beside theirs.
+        """
+        x = np.abs(self.gradient.x).astype(np.float64)
+        largest = float(x.max(initial=0))
+        sizes = np.where(x > 0, x, min(largest, 1.0))
+        if not largest > UNLIKE_SIZES * float(sizes.min(initial=math.inf)):
+            return []
+        op = self.operator
+        view = Compression(
+            op, op.n, lambda v: (sizes * v).astype(op.dtype), lambda w: sizes * w.astype(np.float64)
+        )
+        g = sizes * self.gradient.value
+        if not 0 < norm(g) < math.inf:
+            return []
+        try:
+            run = krylov(g, view, self.seed, self.num_threads)
+        except FloatingPointError:  # beyond the range of the numbers, in such units
+            return []
+        found = newton_step(run, g, math.sqrt(run.u) * run.largest)
+        return [replace(found, step=sizes * found.step)]
 
     def _followed(self, verdict: Stationarity, steps: list[Newton]) -> Stationarity | None:
         """In a bent valley each straight step gains little: go on by L-BFGS where one gained.
