@@ -175,7 +175,7 @@ def run_python(tmp_path):
     It imports the package that this process has imported. A value of None unsets a variable.
     """
 
-    def run(code, timeout=60, **environment):
+    def run(code, timeout=600, **environment):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("OPTKERN_", "OMP_"))}
         env["PYTHONPATH"] = str(Path(optkern.__file__).parent.parent)
         env["OPENBLAS_NUM_THREADS"] = "1"

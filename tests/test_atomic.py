@@ -403,7 +403,7 @@ def test_a_stale_build_is_refused(tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
 
     good = run("import optkern; print(optkern.__file__)")
@@ -428,5 +428,5 @@ for own in (False, True):
     optkern.kernels.sgd(p, p.copy(), lr=.5)
     assert optkern.checkpoint.save is optkern.save and c is optkern.curvature
 """
-    run = run_python(code, timeout=120)
+    run = run_python(code, timeout=600)
     assert run.returncode == 0, run.stderr

@@ -35,7 +35,7 @@ def answer(script, *options):
     return subprocess.run(
         [sys.executable, script, *options],
         env={**os.environ, "PYTHONPATH": str(Path(optkern.__file__).parent.parent)},
-        timeout=60, capture_output=True, text=True, check=False,
+        timeout=600, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def test_as_a_module_in_a_pipe():
         [*COMMAND, "demo", *TINY, "--rules", "lion,sgd", "--plot", "c.svg"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert list(rows(done.stdout)) == ["lion", "sgd"]
@@ -249,7 +249,7 @@ def test_ctrl_c_ends_with_one_line():
         while not process.stdout.readline().startswith("training"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()
@@ -335,7 +335,7 @@ def interrupted(batch: int, folder: str) -> subprocess.CompletedProcess:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         preexec_fn=heed_ctrl_c,
     )
 
@@ -735,7 +735,7 @@ def test_a_wrong_environment_is_one_line(way, arguments, name, value, allowed, t
         command = [sys.executable, "-P", str(script)]
     done = subprocess.run(
         [*command, *arguments], env={**os.environ, name: value}, capture_output=True, text=True,
-        check=False, timeout=60,
+        check=False, timeout=600,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"optkern: error: {name}.*\n", done.stderr)
@@ -747,7 +747,7 @@ def test_a_wrong_environment_is_the_own_programs_error(tmp_path):
     for command in (["own.py"], ["-m", "own"], ["-c", "import optkern"]):
         done = subprocess.run(
             [sys.executable, *command], env={**os.environ, "OPTKERN_ISA": "foo"}, cwd=tmp_path,
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
         assert done.returncode == 1
         assert "\nValueError: OPTKERN_ISA='foo'" in done.stderr

@@ -41,7 +41,7 @@ def say(**values):
 def run(run_python):
     """Run a program after HEAD and give what it says."""
 
-    def run(code, timeout=60, **environment):
+    def run(code, timeout=600, **environment):
         result = run_python(HEAD + code, timeout, **environment)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])
