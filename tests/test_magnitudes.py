@@ -136,6 +136,22 @@ def test_centered_rmsprop_under_a_constant_gradient():
     assert -7e3 < p[0] < -5e3
 
 
+@pytest.mark.parametrize("momentum", (0.0, 0.9))
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e25), (np.float64, 1e200)])
+def test_centered_rmsprop_whose_second_moment_overflows(dtype, size, momentum):
+    """It stands still there, as it does when it is not centered: inf - inf was its variance."""
+    p, q = np.ones(300, dtype), np.ones(300, dtype)
+    opt = optkern.RMSprop(p, centered=True, momentum=momentum, on_nonfinite="skip")
+    for step in range(1, 4):
+        g = np.where(np.arange(300) % 2, dtype(size), dtype(0.1))
+        assert opt.step(g) is True
+        if step == 1:
+            state = [np.zeros(300, dtype) for _ in range(3)]
+        reference.rmsprop(q, g, *state, centered=True, momentum=momentum)
+        assert_same_bits(p, q)
+    assert (p[1::2] == 1).all() and (p[::2] < 1).all()
+
+
 # --------------------------------------------------------------------------- weights of 16 bits
 
 

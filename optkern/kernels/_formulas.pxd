@@ -66,7 +66,7 @@ cdef inline floating rmsprop(
         share = <floating> 1 if share > 1 else share
         least = share * d   # the averages' rounding
         d = d - m[0] * m[0]
-        d = least if d < least else d
+        d = d if d >= least else least   # beyond the range inf - inf, and inf as without centering
     d = square_root(d) + <floating> h.eps
     if h.flags & MOMENTUM:
         buf[0] = flush(<floating> h.momentum * buf[0] + g / d)

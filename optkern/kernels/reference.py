@@ -196,7 +196,7 @@ def rmsprop(p, g, v, m, buf, h):
         share = np.finfo(d.dtype).eps * h.horizon
         least = np.where(share > 1, d.dtype.type(1), share) * d  # the averages' rounding
         d = d - m * m
-        d = np.where(d < least, least, d)
+        d = np.where(d >= least, d, least)  # beyond the range inf - inf, and inf as not centered
     d = np.sqrt(d) + h.eps
     if h.flags & MOMENTUM:
         buf[...] = flush(h.momentum * buf + g / d)
