@@ -163,7 +163,7 @@ def products_at(grad, x, reach=None, columns=50):
 
     objective = Objective(Parameters("test", x), closure)
     products = Products(objective, columns)
-    products.at(x.copy(), objective()[1], reach)
+    products.at(x.copy(), objective(x.copy())[1], reach)
     return products, objective
 
 

@@ -1,4 +1,4 @@
-"""What a user's function was called with, said beside what it raises."""
+"""How a user's function is called: what it raises explained, what it may only read guarded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,58 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import _arrays
+from ..kernels._structures import Structure
 
-def asking(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+
+class ChangedError(ValueError):
+    """Says that a user's function has replaced or rewritten arrays that it may only read."""
+
+
+def refuse_replaced(name: str, given: Structure, way_out: str = "") -> None:
+    """Raise ChangedError where the containers no longer hold the arrays that came in them.
+
+    Parameters
+    ----------
+    name : str
+        Whose doing it is: what the argument is called for which the function was given.
+    given : Structure
+    way_out : str
+        What else helps, for the end of the message.
+
+    Examples
+    --------
+    >>> p = {"w": np.ones(3)}
+    >>> given = Structure("LBFGS", p)
+    >>> p["w"] = p["w"] * 2
+    >>> try:
+    ...     refuse_replaced("closure", given)
+    ... except ValueError as error:
+    ...     print(str(error)[:67])
+    LBFGS: closure has replaced parameter 'w' in its container: the arr
+    """
+    if given.contents.same():
+        return
+    try:
+        moved = given.replaced()
+    except ValueError as error:
+        detail = str(error).removeprefix(f"{given.owner}: ")
+        raise ChangedError(
+            f"{given.owner}: {name} has changed what it may only read: {detail}"
+        ) from None
+    if moved:
+        kind, of = ("parameter", "") if given.what == "params" else ("array", f" of {given.what}")
+        more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
+        raise ChangedError(
+            f"{given.owner}: {name} has replaced {_arrays.named(kind, moved[0])}{of}{more} in its "
+            f"container: the array there now is not the one that was given; {name} may only read "
+            f"it{way_out}"
+        )
+
+
+def asking(
+    name: str, function: Callable[[Any], Any], given: Structure | None = None
+) -> Callable[[Any], Any]:
     """Let what a function raises, KeyError: 0 say, carry a note of what it was called with.
 
     The exception itself stays the user's own.
@@ -19,6 +69,9 @@ def asking(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         What the argument is called for which the function was given: grad, hvp or loss.
     function : callable
         Of one argument, arranged like x.
+    given : Structure or None
+        What x came in. A function that replaces an array there would have others looked at, or
+        moved, than the caller's: that is refused as soon as it returns.
 
     Examples
     --------
@@ -32,12 +85,18 @@ def asking(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def asked(argument: Any) -> Any:
         try:
-            return function(argument)
+            answer = function(argument)
         except Exception as error:
             note = f"optkern called {name} with {arrangement(argument)}"
             if not any(str(known).startswith(note[:18]) for known in notes(error)):
                 error.add_note(note)
+            # Of a trial step, such an error may be taken for the end of the function's domain.
+            if given is not None and isinstance(error, (ArithmeticError, ValueError)):
+                refuse_replaced(name, given)
             raise
+        if given is not None:
+            refuse_replaced(name, given)
+        return answer
 
     return asked
 

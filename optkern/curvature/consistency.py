@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .asking import ChangedError, asking
 from .differences import hvp_from_grad
 from .operators import Point, norm, random_unit, unit_roundoff
 
@@ -113,7 +114,8 @@ class _Ways:
     ) -> None:
         self.point = Point(owner, x)
         self.x, self.seed = self.point.vector(), seed
-        self._loss, self._grad = loss, grad
+        given = self.point.structure
+        self._loss, self._grad = asking("loss", loss, given), asking("grad", grad, given)
         self.size = max(norm(self.x), 1.0)
 
     def loss(self, x: np.ndarray) -> float:
@@ -121,6 +123,8 @@ class _Ways:
         with np.errstate(all="ignore"):
             try:
                 return float(self._loss(self.point.unflatten(x.copy())))
+            except ChangedError:
+                raise
             except (ArithmeticError, ValueError):
                 if x is self.x:
                     raise
@@ -130,6 +134,8 @@ class _Ways:
         with np.errstate(all="ignore"):
             try:
                 answer = self._grad(self.point.unflatten(x.copy()))
+            except ChangedError:
+                raise
             except (ArithmeticError, ValueError):
                 if x is self.x:
                     raise

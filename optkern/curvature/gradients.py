@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .asking import asking
+from .asking import ChangedError, asking
 from .operators import Point, norm, out_of_range, unit_roundoff
 
 GradFunction = Callable[[Any], Any]
@@ -25,7 +25,7 @@ class Gradient:
         if not callable(grad):
             raise TypeError(f"{owner}: grad must be callable, got {type(grad).__name__}")
         self.owner = owner
-        self.grad = asking("grad", grad)
+        self.grad = asking("grad", grad, point.structure)
         self.point = point
         self.calls = 0
         self.reached = 0.0  # by products, whichever coordinates they are for
@@ -85,6 +85,8 @@ class Gradient:
         with np.errstate(all="ignore"):
             try:
                 answer = self.grad(argument)
+            except ChangedError:
+                raise
             except (ArithmeticError, ValueError):
                 return np.full(self.point.n, math.nan, self.dtype)
             g = self.point.flatten(answer, "what grad returns")

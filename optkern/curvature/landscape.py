@@ -325,7 +325,8 @@ class _Surface:
             raise ValueError(f"{owner}: normalise must be 'none' or 'filter', got {normalise!r}")
         if filter_axis not in (0, -1):
             raise ValueError(f"{owner}: filter_axis must be 0 or -1, got {filter_axis!r}")
-        self.loss, self.normalise, self.filter_axis = asking("loss", loss), normalise, filter_axis
+        self.loss = asking("loss", loss, self.point.structure)
+        self.normalise, self.filter_axis = normalise, filter_axis
         self.rng = np.random.default_rng(check_count(owner, "seed", seed, 0))
         self.x = self.point.vector()
         self.seed = seed

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._lanczos import dot, subtract
-from .asking import asking
+from .asking import ChangedError, asking
 from .gradients import Gradient
 from .operators import Point, norm, unit_roundoff
 
@@ -27,7 +27,7 @@ class Line:
     ) -> None:
         self.owner = owner
         self.point = point
-        self.loss = None if loss is None else asking("loss", loss)
+        self.loss = None if loss is None else asking("loss", loss, point.structure)
         self.gradient = gradient
         self.x = point.vector()
         self.size = max(norm(self.x), x_scale) or 1.0
@@ -43,6 +43,8 @@ class Line:
         with np.errstate(all="ignore"):
             try:
                 return self._asked(x)
+            except ChangedError:
+                raise
             except (ArithmeticError, ValueError):
                 return math.nan
 

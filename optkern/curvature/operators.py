@@ -410,7 +410,7 @@ class StructuredOperator(Operator):
     """Exact products ``v -> H v`` on a params structure, as an operator on flat vectors."""
 
     def __init__(self, owner: str, hvp: Callable[[Any], Any], point: Point) -> None:
-        asked = asking("hvp", hvp)
+        asked = asking("hvp", hvp, point.structure)
 
         def function(v: np.ndarray) -> np.ndarray:
             return point.flatten(asked(point.unflatten(v)), "what hvp returns")

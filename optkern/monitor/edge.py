@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..curvature import lanczos, max_stable_lr
+from ..curvature.asking import ChangedError, asking
 from ..curvature.operators import Point, StructuredOperator
 from ..kernels._structures import Structure
 from ..optimizers import Optimizer
@@ -60,7 +61,8 @@ class Tracker:
         nan = math.nan
         if not all(np.isfinite(a).all() for a in arrays):
             return Edge(record, lr, nan, nan, nan, 0)
-        op = StructuredOperator(owner, self.hvp, Point(owner, like, "grads"))
+        hvp = self.hvp if opt.follow else asking("hvp", self.hvp, opt._structure)
+        op = StructuredOperator(owner, hvp, Point(owner, like, "grads"))
         up = not maximizes(opt)
         try:
             options = self._options("plain", op, record)
@@ -74,6 +76,8 @@ class Tracker:
         try:
             options = self._options("preconditioned", op, record)
             found = max_stable_lr(opt, op, **options)
+        except ChangedError:
+            raise
         except (ValueError, FloatingPointError):  # a rule without a limit, or without state
             pass
         else:

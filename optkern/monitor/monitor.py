@@ -114,8 +114,11 @@ class Monitor(Record):
         check_callable(owner, grad=grad, loss=loss, hvp=hvp)
         if grad is not None and x is None:
             raise TypeError(f"{owner}: grad needs x, the point to look at")
-        grad = None if grad is None else asking("grad", grad)
-        loss = None if loss is None else asking("loss", loss)
+        if grad is not None:
+            given = Structure(owner, x, "x")
+            grad = asking("grad", grad, given)
+            loss = None if loss is None else asking("loss", loss, given)
+            hvp = None if hvp is None else asking("hvp", hvp, given)
         opt = self.opt if opt is None else taken(owner, opt)
         confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
         max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)

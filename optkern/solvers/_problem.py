@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..curvature.asking import ChangedError, refuse_replaced
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
 from ..kernels import _arrays
@@ -94,6 +95,31 @@ class Parameters(Point):
                 "write into the array (p[...] = ...), or call rebind with the new arrays"
             )
 
+    def refuse_changed(self, who: str, x: np.ndarray | None) -> None:
+        """Refuse what a user's function has made of parameters that it may only read.
+
+        Raises
+        ------
+        ChangedError
+            Where a container holds another array than the one that is trained, or the arrays no
+            longer hold x (None: whatever they hold).
+        """
+        way_out = "; call rebind with the new arrays after this step"
+        refuse_replaced(who, self.structure, way_out)
+        first = 0
+        for label, array in zip(self.structure.labels, [] if x is None else self.arrays):
+            assert x is not None
+            with np.errstate(all="ignore"):  # of a trial step that is out of range
+                piece = x[first : first + array.size].reshape(array.shape).astype(array.dtype)
+                same = np.array_equal(array, piece) or np.array_equal(array, piece, equal_nan=True)
+            if not same:
+                raise ChangedError(
+                    f"{self.owner}: {who} has written to {_arrays.named('parameter', label)}: the "
+                    f"step is the solver's to take, {who} may only read the parameters (does an "
+                    "optimizer step there?)"
+                )
+            first += array.size
+
     def rebind(self, params: Any) -> None:
         """Take other arrays of the same structure, shapes and dtypes."""
         structure = self.structure.rebound(params)
@@ -147,12 +173,12 @@ class Objective:
         self.closure = closure
         self.gradients = 0
 
-    def __call__(self, x: np.ndarray | None = None) -> tuple[float, np.ndarray]:
-        """Loss and gradient at x, which the parameters hold afterwards; None: where they are."""
-        if x is not None:
-            self.point.write(x)
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return loss and gradient at x, which the parameters hold afterwards."""
+        self.point.write(x)
         self.gradients += 1
         answer = self.closure()
+        self.point.refuse_changed("closure", x)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise TypeError(
                 f"{self.point.owner}: closure must return (loss, grads), "
@@ -166,9 +192,9 @@ class Objective:
         with np.errstate(all="ignore"):
             return self(x)
 
-    def start(self) -> tuple[float, np.ndarray]:
-        """Loss and gradient where the parameters are."""
-        loss, g = self()
+    def start(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return loss and gradient at x, where the parameters are; refuse those not finite."""
+        loss, g = self(x)
         if not (math.isfinite(loss) and np.isfinite(g).all()):
             raise ValueError(
                 f"{self.point.owner}: loss or gradient at the start is not finite (loss {loss})"
@@ -335,7 +361,7 @@ class Call(ABC):
     def run(self) -> Report:
         """Iterate; after an error the parameters are at the last point that was reached."""
         try:
-            self.f, self.g = self.objective.start()
+            self.f, self.g = self.objective.start(self.x)
             self.initial = self.f
             reason, converged = self._iterate()
             self.solver.steps += 1
@@ -354,7 +380,10 @@ class Call(ABC):
         """Whether the callback, where there is one, wants to stop here."""
         if self.callback is None:
             return False
-        return bool(self.solver._turn.rest(self.callback, self._report("running", False)))
+        stop = bool(self.solver._turn.rest(self.callback, self._report("running", False)))
+        # Who stops may put back what was best.
+        self.point.refuse_changed("callback", None if stop else self.x)
+        return stop
 
     def _report(self, reason: str, converged: bool) -> Report:
         return Report(

@@ -356,6 +356,7 @@ class ExactCall(KrylovCall):
     def _product(self, v: np.ndarray) -> np.ndarray:
         self.products += 1
         product = self.point.flatten(self.hvp(self.point.unflatten(v)), "what hvp returns")
+        self.point.refuse_changed("hvp", self.x)
         return np.ascontiguousarray(product, v.dtype)
 
     def _noise(self, magnitude: float) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import kernels
 from ..curvature._lanczos import dot
+from ..curvature.asking import refuse_replaced
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._atomic import restoring
 from ..kernels._names import spelled
@@ -147,7 +148,9 @@ class SAM:
         check_closure("SAM", closure)
         check_callable("SAM", callback=callback)
         before = self.gradients
-        loss, grads = self._call(closure)
+        self.optimizer._find_parameters()
+        # Nobody may step from a closure, of which the second call comes from p + e.
+        loss, grads = self.optimizer._plan.alone(None, self._call, closure)
         flat = self._flat(grads)
         gmax = max((largest(widened(g)) for g in flat if g is not None), default=0.0)
         if 0 < gmax < math.inf and rho > 0:
@@ -176,6 +179,7 @@ class SAM:
     def _call(self, closure: Closure) -> tuple[float, Any]:
         self.gradients += 1
         answer = closure()
+        refuse_replaced("closure", self.optimizer._structure)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise TypeError(f"SAM: closure must return (loss, grads), got {type(answer).__name__}")
         return real_loss("SAM", answer[0]), answer[1]
