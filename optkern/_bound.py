@@ -15,6 +15,13 @@ WAY_OUT = (
     "write into the array (p[...] = ...), call rebind with the new arrays, or construct with "
     "follow=True"
 )
+LIST_WAY_OUT = (
+    "arrays have moved to others' places; what comes into a list is followed at its end alone"
+)
+NEW_WAY_OUT = (
+    'train it with add_param_group({"params": ...}), leave it out with rebind(params), or '
+    "construct with follow=True"
+)
 
 
 class Switch:
@@ -75,21 +82,46 @@ class Bound:
         return self._structure.flatten(values, what, self.strict_grads)
 
     def _find_parameters(self) -> None:
-        """Refuse what was replaced in the containers that the parameters came in, or follow it."""
+        """Refuse what was replaced in the parameters' containers, or put there; or follow it."""
         structure = self._structure
         if structure.contents.same():
             return
-        if moved := structure.replaced():
-            if not self.follow:
-                raise ValueError(f"{self._owner}: {structure.said_replaced(moved)}; {WAY_OUT}")
+        if not self.follow:
+            structure.refuse_changes(WAY_OUT, NEW_WAY_OUT)
+        elif structure.replaced():
+            if structure.shifted():
+                structure.refuse_changes(LIST_WAY_OUT, "")
             self.rebind(structure.given)
+        elif structure.added():
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Train what has come into the containers too; its state starts."""
+        structure = self._structure.grown()
+        if structure is None:  # as where a list's entries have moved up
+            self._structure.refuse_changes(WAY_OUT, NEW_WAY_OUT.rpartition(",")[0])
+            return
+        places = {label: k for k, label in enumerate(self._labels)}
+        old = [places.get(label) for label in structure.labels]
+        state = {
+            slot: [None if k is None else arrays[k] for k in old]
+            for slot, arrays in self._plan.state.items()
+        }
+        mine, fresh = self._plan_counts(), (0, 1.0, 0, False)
+        counts = [
+            np.array([start if k is None else values[k] for k in old], values.dtype)
+            for values, start in zip(mine[:4], fresh)
+        ]
+        forms = [(array.shape, array.dtype) for array in structure.arrays]
+        self._rebuild(state, self._groups, structure, type(mine)(*counts, *mine[4:]), _forms=forms)
 
     @exclusive
     def rebind(self, params: Params) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
 
         A float32 master is kept where it rounds to the new array's element, and starts from that
-        element elsewhere: weights written by hand count from here on.
+        element elsewhere: weights written by hand count from here on. Arrays that have come into
+        the container that is bound already are left out from here on, unless ``follow=True``.
 
         Parameters
         ----------
@@ -101,7 +133,7 @@ class Bound:
             While the averages are in the parameters' place.
         """
         self._refuse_swapped(f"{self._owner}.rebind")
-        structure = self._structure.rebound(params)
+        structure = self._structure.rebound(params, leave_out=not self.follow)
         for label, new, (shape, dtype) in zip(self._labels, structure.arrays, self._forms):
             what = _arrays.named("parameter", label)
             _arrays.check_parameter(self._owner, what, new)
@@ -117,6 +149,8 @@ class Bound:
                 for master, new in zip(state["master"], structure.arrays)
             ]
         self._rebuild(state, self._groups, structure)
+        if self.follow and self._structure.untrained():
+            self._take_in()
 
     @exclusive
     def add_param_group(self, group: Mapping[str, Any]) -> None:
@@ -140,8 +174,10 @@ class Bound:
             While the averages are in the parameters' place.
         """
         self._refuse_swapped(f"{self._owner}.add_param_group")
-        self._find_parameters()
+        if self.follow or self._structure.replaced():
+            self._find_parameters()
         structure = self._structure.extended(group)
+        structure.refuse_untrained(NEW_WAY_OUT)
         part = object.__new__(type(self))
         vars(part).update({k: v for k, v in vars(self).items() if k != "_plan"})
         part._structure = structure.last_group()
@@ -167,10 +203,9 @@ def not_trained(opt: Bound, x: Any) -> str:
     if not structure.holds(x) or opt.follow:
         return ""
     try:
-        moved = structure.replaced()
+        return structure.said_changes(WAY_OUT, NEW_WAY_OUT)
     except ValueError as error:
         return str(error)
-    return f"{structure.said_replaced(moved)}; {WAY_OUT}" if moved else ""
 
 
 def renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:

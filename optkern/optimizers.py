@@ -1127,12 +1127,13 @@ def _class_document(cls: type[Optimizer]) -> str:
         "",
         "Parameters",
         "----------",
-        "params : ndarray; dict, list, tuple, dataclass or iterator of params; list of group dicts",
+        "params : ndarray; dict, sequence, dataclass or iterator of params; list of group dicts",
         "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of",
         "    another library's, what shares writable memory: the buffer protocol,",
         "    __array_interface__, DLPack on CPU. Names are paths: layer1.W, 0.W. A list of dicts",
-        "    is one of groups where a dict has the key 'params', of layers where none has. None in",
-        "    a layer, a named tuple or a dataclass is no parameter.",
+        "    is one of groups where a dict has the key 'params', of layers where none has. None is",
+        "    no parameter, nor is what a dataclass or named tuple says of a layer: words,",
+        "    integers, functions, and fields with metadata {'static': True}.",
     ]
     for name, default in cls.rule.hyperparameters.items():
         if name in _COUNTED:

@@ -86,8 +86,7 @@ PARAMS = {
     "numbers under a name": (
         lambda: {"W": [1.0]}, TypeError, ["parameter 'W'", "array", "list", "optkern.flatten"],
     ),
-    "None in a list": (lambda: [ones(2), None], TypeError, ["parameter 1", "array", "NoneType"]),
-    "key not a name": (lambda: {0: ones(2)}, TypeError, ["params", "key 0", "not a name"]),
+    "key not a name": (lambda: {0.5: ones(2)}, TypeError, ["params", "key 0.5", "neither a name"]),
     "masked": (
         lambda: [np.ma.masked_array(ones(2), [0, 1])],
         TypeError, ["parameter 0", "NumPy array", "MaskedArray"],

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels._forms import settled
 from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
 from ._lanczos import dot
@@ -125,6 +126,7 @@ def classify(
     almost everywhere; differences of its gradients end inconclusive on a kink.
     """
     owner = "classify"
+    x = settled(x)
     point = Point(owner, x)
     if grad_tol is not None:
         grad_tol = check_real(owner, "grad_tol", grad_tol, 0.0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._interrupts import pass_on
+from ..kernels._flat import arranged
 from ..kernels._names import passing_on, spelled
 from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
@@ -434,7 +435,9 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
 
 def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> Any:
     """Tell by a product whether hvp takes the parameters' structure, or flat vectors."""
-    point = Point(owner, optimizer._structure.given, "the optimizer's parameters")
+    structure = optimizer._structure
+    like = arranged(iter(structure.arrays), structure)  # an iterator has been read
+    point = Point(owner, like, "the optimizer's parameters")
     structured = StructuredOperator(owner, hvp, point)
     try:
         structured(np.ones(point.n, point.dtype))

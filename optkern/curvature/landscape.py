@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..kernels._forms import settled
 from ..kernels._names import spelled
 from ._lanczos import dot
 from .asking import asking
@@ -317,7 +318,7 @@ class _Surface:
         filter_axis: int,
         seed: int,
     ) -> None:
-        self.owner, self.given = owner, x
+        self.owner, self.given = owner, (x := settled(x))
         self.point = Point(owner, x)
         if not callable(loss):
             raise TypeError(f"{owner}: loss must be callable, got {type(loss).__name__}")

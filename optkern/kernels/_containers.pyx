@@ -25,25 +25,27 @@ cdef class Contents:
 
     Parameters
     ----------
-    containers : tuple of (list, Mapping or object)
+    containers : tuple of (sequence, Mapping or object)
         Of an object the attributes count.
-    keys : tuple of (tuple of str)
-        Of a list an empty one.
+    keys : tuple of tuple
+        Of a sequence an empty one.
     entries : tuple of tuple
-        What is under the keys; of a list everything.
-    like : None, int or tuple of str
+        What is under the keys; of a sequence everything.
+    like : None, int or tuple
         The form of gradients that are an ordinary list of that length, or dict of those names.
     """
 
     cdef readonly tuple containers
     cdef tuple keys
     cdef tuple entries
+    cdef tuple sizes
     cdef object like
     cdef Py_ssize_t length
     cdef tuple names
 
     def __cinit__(self, tuple containers, tuple keys, tuple entries, like=None):
         self.containers, self.keys, self.entries, self.like = containers, keys, entries, like
+        self.sizes = tuple([_size(container, named) for container, named in zip(containers, keys)])
         self.length = like if isinstance(like, int) else -1
         self.names = like if isinstance(like, tuple) else None
 
@@ -54,7 +56,7 @@ cdef class Contents:
         """Whether each container still holds the same objects."""
         cdef Py_ssize_t k
         for k in range(PyTuple_GET_SIZE(self.containers)):
-            if not _holds(self.containers[k], self.keys[k], self.entries[k]):
+            if not _holds(self.containers[k], self.keys[k], self.entries[k], self.sizes[k]):
                 return False
         return True
 
@@ -82,21 +84,28 @@ cdef class Contents:
         return flat
 
 
-cdef bint _holds(object container, tuple keys, tuple entries) except -1:
+cdef Py_ssize_t _size(object container, tuple keys) except -2:
+    """How many entries a container has, also beside the parameters; -1 where attributes count."""
+    if isinstance(container, Mapping) or (not keys and hasattr(container, "__len__")):
+        return len(container)
+    return -1
+
+
+cdef bint _holds(object container, tuple keys, tuple entries, Py_ssize_t size) except -1:
     cdef Py_ssize_t i, place = 0, count = PyTuple_GET_SIZE(entries)
     cdef PyObject* key
     cdef PyObject* value
-    if count == 0:
-        return not isinstance(container, list) or PyList_GET_SIZE(container) == 0
     if isinstance(container, list):
         if PyList_GET_SIZE(container) != count:
             return False
-        return memcmp(
+        return count == 0 or memcmp(
             PySequence_Fast_ITEMS(container),
             PySequence_Fast_ITEMS(entries),
             count * sizeof(PyObject*),
         ) == 0
     if type(container) is dict:
+        if PyDict_Size(container) != size:
+            return False
         for i in range(count):
             if not PyDict_Next(container, &place, &key, &value):
                 break
@@ -109,6 +118,10 @@ cdef bint _holds(object container, tuple keys, tuple entries) except -1:
             if value != <PyObject*> PyTuple_GET_ITEM(entries, i):
                 return False
         return True
+    if size >= 0 and len(container) != size:
+        return False
+    if size >= 0 and not keys and count:
+        return all([now is then for now, then in zip(container, entries)])
     named = isinstance(container, Mapping)
     for i in range(count):
         try:

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _arrays
+from ._forms import Node, rebuilt
 from ._names import spelled
-from ._structures import Node, Params, Structure
+from ._structures import Params, Structure
 
 
 def arranged(arrays: Iterator[Any], structure: Structure) -> Any:
     """Flat arrays as a user arranges them; of groups, a list with each one's part.
 
-    Lists, tuples and dataclasses are of the user's types, mappings dicts.
+    Lists, tuples, deques and dataclasses are of the user's types, mappings dicts.
     """
     if not structure.grouped:
-        return _arranged(arrays, structure.parts[0], structure.given)
+        return _arranged(arrays, structure, structure.parts[0], structure.given)
     return [
-        _arranged(arrays, part, entry["params"])
+        _arranged(arrays, structure, part, entry["params"])
         for part, entry in zip(structure.parts, structure.given)
     ]
 
 
-def _arranged(arrays: Iterator[Any], node: Node, like: Any) -> Any:
+def _arranged(arrays: Iterator[Any], structure: Structure, node: Node, like: Any) -> Any:
     if node.kind == "array":
         return next(arrays)
-    if node.kind == "none":
-        return None
+    if not node.is_container:
+        return like if node.kind == "static" else None
     entries = [
-        _arranged(arrays, child, entry) for child, entry in zip(node.children, node.read(like))
+        _arranged(arrays, structure, child, entry)
+        for child, entry in zip(node.children, structure.entries(node, like))
     ]
-    if node.kind == "dict":
-        return dict(zip(node.keys, entries))
-    if node.kind == "list":
-        if hasattr(like, "_fields"):
-            return type(like)(*entries)
-        return tuple(entries) if isinstance(like, tuple) else entries
-    new = copy.copy(like)  # without __init__, which may take other arguments
-    for key, entry in zip(node.keys, entries):
-        object.__setattr__(new, key, entry)  # a frozen one too
-    return new
+    return rebuilt(like, node, entries)
 
 
 class Flat(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 from ..curvature.asking import asking
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import Point
+from ..kernels._forms import settled
 from ..kernels._names import spelled
 from ..kernels._structures import Structure
 from ..optimizers import Optimizer, not_trained
@@ -110,7 +111,7 @@ class Monitor(Record):
         TypeError, ValueError
             On bad arguments, and what `curvature.classify` raises.
         """
-        owner = "diagnose"
+        owner, x = "diagnose", settled(x)
         check_callable(owner, grad=grad, loss=loss, hvp=hvp)
         if grad is not None and x is None:
             raise TypeError(f"{owner}: grad needs x, the point to look at")

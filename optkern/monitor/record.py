@@ -23,6 +23,7 @@ import numpy as np
 from .._recorder import Recorder, real
 from ..curvature.lanczos import check_callable, check_count
 from ..kernels import _arrays
+from ..kernels._forms import settled
 from ..kernels._names import spelled
 from ..kernels._storage import widened
 from ..kernels._structures import Structure
@@ -150,7 +151,7 @@ class Record(Recorder):
                 self._val_at.append(len(self._losses) - 1)
             if len(self._losses) >= self._look_at:
                 with np.errstate(all="ignore"):  # of a run that overflows
-                    self._look(grads, opt)
+                    self._look(settled(grads), opt)
             if self._tracker is not None and len(self._losses) >= self._tracker.due:
                 self._track(self._tracker, grads, opt)
         except BaseException:
@@ -277,7 +278,7 @@ class Record(Recorder):
 
     def _see_gradients(self, grads: Any) -> None:
         owner = "Monitor.record"
-        structure = Structure(owner, grads, "grads")
+        structure = Structure(owner, grads, "grads", absent=True)
         arrays = [
             None if g is None else _arrays.as_gradient(owner, _arrays.named("gradient", k), g, g)
             for k, g in zip(structure.labels, structure.arrays)

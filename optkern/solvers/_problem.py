@@ -91,8 +91,9 @@ class Parameters(Point):
     def find(self) -> None:
         """Refuse what was replaced in the containers that the parameters came in."""
         if not self.structure.contents.same():
-            self.structure.refuse_replaced(
-                "write into the array (p[...] = ...), or call rebind with the new arrays"
+            self.structure.refuse_changes(
+                "write into the array (p[...] = ...), or call rebind with the new arrays",
+                "construct a new solver to fit it too, or leave it out with rebind(params)",
             )
 
     def refuse_changed(self, who: str, x: np.ndarray | None) -> None:
