@@ -142,7 +142,7 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
 
 
 class BuildExt(build_ext):
-    """Adds OpenMP to the engine where the compiler has it, and says how far the build has come."""
+    """Adds OpenMP to the runtime where the compiler has it, and says how far the build has come."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
@@ -159,7 +159,7 @@ class BuildExt(build_ext):
         for ext in self.extensions:
             if "._span_" in ext.name:
                 ext.extra_compile_args += tuning
-            if ext.name.endswith("._engine"):
+            if ext.name.endswith("._runtime"):
                 ext.extra_compile_args += openmp
                 ext.extra_link_args += [] if MSVC else openmp
         self.rebuild_if_changed()
@@ -261,6 +261,9 @@ extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
     extension("kernels._choice", "optkern/kernels/_choice.pyx", []),
     extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
+    extension("kernels._runtime", "optkern/kernels/_runtime.pyx", []),
+    extension("kernels._turn", "optkern/kernels/_turn.pyx", []),
+    extension("kernels._vectors", "optkern/kernels/_vectors.pyx", []),
     extension("kernels._atomic", "optkern/kernels/_atomic.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
     extension("kernels._containers", "optkern/kernels/_containers.pyx", []),

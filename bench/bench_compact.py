@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optkern.bench import cases, parity, sides, timing
-from optkern.kernels import _engine, _storage, reference
+from optkern.kernels import _runtime, _storage, reference
 from optkern.optimizers import CLASSES
 
 try:
@@ -136,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = options.sizes or (["1e6"] if options.quick else ["1e7"])
     sizes += ["1e8"] if options.big else []
-    print(f"{_engine.isa()}, {_engine.COMPILER}, NumPy {np.__version__}")
+    print(f"{_runtime.isa()}, {_runtime.COMPILER}, NumPy {np.__version__}")
     for name in options.rules:
         for size in sizes:
             for threads in options.threads:

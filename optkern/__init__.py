@@ -17,9 +17,9 @@ from ._capi import get_include
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
 from .kernels import RULES, reference
-from .kernels._engine import get_thread_limit as get_num_threads
-from .kernels._engine import isa
 from .kernels._flat import Flat, flatten
+from .kernels._runtime import get_thread_limit as get_num_threads
+from .kernels._runtime import isa
 from .kernels._threads import set_num_threads
 from .monitor import Monitor, compare_fits
 from .optimizers import (

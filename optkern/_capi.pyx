@@ -11,22 +11,18 @@ from pathlib import Path
 
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport isfinite, ldexp, sqrt
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset, strcmp
+from libc.stdlib cimport free
+from libc.string cimport memset, strcmp
 
 from optkern.kernels import rules
-from optkern.kernels._constants import FLAGS, position
-from optkern.kernels._constants cimport (
-    APPLY, DIRECTION, TRUST, adjust, apply_trust, constants_t, derivation, derive_t, encode,
-    hyper_t, options_t,
-)
-from optkern.kernels._engine cimport RESCUE, SPANS, add_blocks, count_blocks
+from optkern.kernels._constants import position
+from optkern.kernels._constants cimport constants_t, encode, hyper_t
+from optkern.kernels._engine cimport TRAITS, missing_stream, step_dense
 from optkern.kernels._rows cimport find_rows, rows_t, run_rows
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport BLOCK, MAX_RULES, MAX_STREAMS
+from optkern.kernels._span cimport MAX_RULES, MAX_STREAMS
 
 
 cdef extern from "optkern.h":
@@ -65,10 +61,7 @@ cdef struct own_step_t:
 cdef enum:
     MAX_NUMBERS = 64
 
-# What nogil code asks for, from the rule table.
-cdef derive_t DERIVE[MAX_RULES]
-cdef int STATES[MAX_RULES]                           # state arrays
-cdef unsigned int FLAG[MAX_RULES][MAX_STREAMS]       # without which one is not touched; 0: always
+# What nogil code asks for, from the rule table, beside TRAITS.
 cdef bint ROWWISE[MAX_RULES]
 cdef Py_ssize_t NUMBERS = 0
 cdef const char* NUMBER[MAX_NUMBERS]                 # the names of numbers
@@ -94,11 +87,7 @@ cdef int fill_tables() except -1:
         NUMBER[j] = name
         PLACE[j] = position(name.decode())
     for k, rule in enumerate(rules.RULES):
-        DERIVE[k] = derivation(rule.formula)
-        STATES[k] = len(rule.slots)
         ROWWISE[k] = rule in rules.ROW_RULES
-        for j, switch in enumerate(rule.slots.values()):
-            FLAG[k][2 + j] = FLAGS[switch.upper()] if switch else 0
         for j, name in enumerate(_names):
             HAS[k][j] = name.decode() in rule.hyperparameters
     return 0
@@ -161,7 +150,7 @@ cdef void next_step(rule_t* rule, step_t* step) noexcept nogil:
     cdef optkern_mode_t mode = optkern_ieee_mode()
     memset(to, 0, sizeof(own_step_t))
     to.index = own.index
-    DERIVE[own.index](&own.hyper, &to.constants)
+    TRAITS[own.index].derive(&own.hyper, &to.constants)
     own.hyper.step += 1
     own.hyper.mu_product = to.constants.mu_product
     optkern_restore_mode(mode)
@@ -172,14 +161,13 @@ cdef int take_streams(
 ) except -1 nogil:
     """Copy the pointers to a rule's streams; those that the options need must be there."""
     cdef int j
-    for j in range(2 + STATES[step.index]):
+    for j in range(TRAITS[step.index].streams):
         to[j] = <char*> streams[j] if j < count else NULL
-        if to[j] == NULL and (
-            not FLAG[step.index][j] or step.constants.flags & FLAG[step.index][j]
-        ):
-            with gil:
-                rule = rules.RULES[step.index]
-                raise ValueError(f"{rule.name}: {('p', 'g', *rule.state)[j]} is needed, got NULL")
+    j = missing_stream(step.index, step.constants.flags, to)
+    if j >= 0:
+        with gil:
+            rule = rules.RULES[step.index]
+            raise ValueError(f"{rule.name}: {('p', 'g', *rule.state)[j]} is needed, got NULL")
     return 0
 
 
@@ -192,100 +180,12 @@ cdef int update(
     if n <= 0:
         return 0
     take_streams(own, streams, count, at)
-    if own.constants.flags & (TRUST | DIRECTION):
-        return update_by_norms(own, is_double, at, n)
     mode = optkern_ieee_mode()
-    SPANS.update[own.index][is_double](&own.constants, at, n, 0)
-    optkern_restore_mode(mode)
+    try:
+        step_dense(own.index, is_double, &own.constants, at, n)
+    finally:
+        optkern_restore_mode(mode)
     return 0
-
-
-cdef int update_by_norms(
-    const own_step_t* step, int is_double, char** at, Py_ssize_t n
-) except -1 nogil:
-    """LARS and LAMB: the streams are a whole tensor's, whose norms come first."""
-    cdef constants_t h = step.constants
-    cdef options_t none
-    cdef double size, length
-    # The blocks' sums, and a block: a thread's stack may be too small for it.
-    cdef double* squares = <double*> malloc((count_blocks(n) + BLOCK) * sizeof(double))
-    cdef optkern_mode_t mode
-    if squares == NULL:
-        with gil:
-            raise MemoryError
-    memset(&none, 0, sizeof(none))
-    none.grad_scale = 1
-    mode = optkern_ieee_mode()
-    adjust(&none, &h, 1, 0, 0)   # no scaling, no clipping
-    size = norm_of(at[0], is_double, n, squares)
-    if h.flags & TRUST:
-        apply_trust(&h, size, norm_of(at[1], is_double, n, squares))
-    else:
-        length = sqrt(move_averages(step.index, is_double, &h, at, n, 1, squares))
-        if not isfinite(length):
-            h.flags |= APPLY   # the state has moved on already
-            length = move_averages(
-                step.index, is_double, &h, at, n, ldexp(1, -RESCUE), squares
-            )
-            length = ldexp(sqrt(length), RESCUE)
-            h.flags ^= APPLY
-        apply_trust(&h, size, length)
-        h.flags ^= DIRECTION | APPLY
-    SPANS.update[step.index][is_double](&h, at, n, 0)
-    optkern_restore_mode(mode)
-    free(squares)
-    return 0
-
-
-cdef double norm_of(const char* x, int is_double, Py_ssize_t n, double* squares) noexcept nogil:
-    """The norm of numbers; where squares overflow (beyond 1e154), of them times 2**-RESCUE."""
-    cdef double total = sum_squares(x, is_double, n, 1, squares)
-    if isfinite(total):
-        return sqrt(total)
-    return ldexp(sqrt(sum_squares(x, is_double, n, ldexp(1, -RESCUE), squares)), RESCUE)
-
-
-cdef double sum_squares(
-    const char* x, int is_double, Py_ssize_t n, double factor, double* squares
-) noexcept nogil:
-    """Of numbers times a factor, in the order of every reduction; squares: room for the sums."""
-    cdef char* scaled = <char*> (squares + count_blocks(n))
-    cdef const char* block
-    cdef Py_ssize_t width = 8 if is_double else 4, first = 0, k = 0, size
-    while first < n:
-        size = min(<Py_ssize_t> BLOCK, n - first)
-        block = x + first * width
-        if factor != 1:
-            SPANS.scale[is_double](scaled, block, factor, size)
-            block = scaled
-        squares[k] = SPANS.dot[is_double](block, block, size)
-        first += size
-        k += 1
-    return add_blocks(squares, k)
-
-
-cdef double move_averages(
-    int index, int is_double, const constants_t* h, char* const* streams, Py_ssize_t n,
-    double factor, double* squares,
-) noexcept nogil:
-    """LAMB's first half: the state moves on; the squares of the direction it gives, summed."""
-    cdef char* direction = <char*> (squares + count_blocks(n))
-    cdef char* at[MAX_STREAMS]
-    cdef Py_ssize_t width = 8 if is_double else 4, first = 0, k = 0, size
-    cdef int j
-    while first < n:
-        size = min(<Py_ssize_t> BLOCK, n - first)
-        for j in range(2 + STATES[index]):
-            at[j] = streams[j] + first * width if streams[j] else NULL
-        memcpy(direction, at[0], size * width)
-        at[0] = direction
-        SPANS.update[index][is_double](h, at, size, first)
-        if factor != 1:
-            SPANS.scale[is_double](direction, direction, factor, size)
-        squares[k] = SPANS.dot[is_double](direction, direction, size)
-        first += size
-        k += 1
-    return add_blocks(squares, k)
 
 
 cdef int update_rows(
@@ -303,7 +203,7 @@ cdef int update_rows(
         with gil:
             refuse_rows(own.index, width)
     take_streams(own, streams, count, r.data)
-    r.width, r.index, r.dtype, r.streams = width, own.index, is_double, 2 + STATES[own.index]
+    r.width, r.index, r.dtype, r.streams = width, own.index, is_double, TRAITS[own.index].streams
     r.h = &own.constants
     for j in range(r.streams):
         r.stride[j] = width * (8 if is_double else 4)

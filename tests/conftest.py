@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import optkern  # before torch and scikit-learn: whoever loads OpenMP first sets its wait policy
-from optkern.kernels import _engine
+from optkern.kernels import _runtime
 from optkern.kernels.rules import VOCABULARY, Choice, Switch
 
-ISAS = _engine.AVAILABLE_ISAS
+ISAS = _runtime.AVAILABLE_ISAS
 DTYPES = (np.float32, np.float64)
 RULES = {rule.name: rule for rule in optkern.RULES}
 
@@ -162,9 +162,9 @@ class Snapshot:
 @pytest.fixture(autouse=True)
 def same_settings_afterwards():
     """No test leaves another instruction set or thread limit behind."""
-    isa = _engine.isa()
+    isa = _runtime.isa()
     yield
-    _engine.use_isa(isa)
+    _runtime.use_isa(isa)
     optkern.set_num_threads(None)
 
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import ISAS, Snapshot, assert_same_bits, hostile_values, ordinary
 
 import optkern
-from optkern.kernels import _engine, _storage, reference
+from optkern.kernels import _runtime, _storage, reference
 from optkern.kernels.rules import NONNEGATIVE
 from optkern.optimizers import CLASSES
 
@@ -142,7 +142,7 @@ def test_kernel_is_reference(rule, pair, state_dtype):
     p_dtype, g_dtype = map(dtype_of, pair)
     masters = (False, True) if p_dtype.itemsize == 2 else (False,)
     for isa, options, master in itertools.product(ISAS, option_sets(rule), masters):
-        _engine.use_isa(isa)
+        _runtime.use_isa(isa)
         opt = CLASSES[rule.name](
             arrays(p_dtype, LENGTHS), **options,
             state_dtype=state_dtype, master_weights=master, seed=3,
@@ -171,7 +171,7 @@ def test_every_place_in_a_cache_line(state_dtype, p_dtype):
     start = -memory.ctypes.data % 64
     for k, place in enumerate(range(0, 64, dtype.itemsize)):
         n = (512, 513, 543, 1025, 1470)[k % 5]
-        _engine.use_isa(ISAS[k % len(ISAS)])
+        _runtime.use_isa(ISAS[k % len(ISAS)])
         first = start + place
         p = memory[first : first + n * dtype.itemsize].view(dtype)
         p[...] = arrays(dtype, (n,))[0]
@@ -204,7 +204,7 @@ def test_hostile_gradients(rule, state_dtype, p_dtype):
     mixed = np.resize(values, 1000)
     p_dtype = dtype_of(p_dtype)
     for isa, options in itertools.product(ISAS, option_sets(rule)):
-        _engine.use_isa(isa)
+        _runtime.use_isa(isa)
         opt = CLASSES[rule.name](
             arrays(p_dtype, (alone.size, mixed.size)), **options, state_dtype=state_dtype
         )
@@ -219,7 +219,7 @@ def test_every_half_precision_value_survives(name):
     before = _storage.widened(p)
     g = np.zeros(p.size, np.float32)
     for isa in ISAS:
-        _engine.use_isa(isa)
+        _runtime.use_isa(isa)
         optkern.SGD(p, lr=0.0).step(g)
         assert_same_bits(_storage.widened(p), before)
 
@@ -235,7 +235,7 @@ def test_parameters_are_rounded_to_nearest_even(name):
     with np.errstate(all="ignore"):
         expected = (x + np.float32(0)).astype(dtype)
     for isa in ISAS:
-        _engine.use_isa(isa)
+        _runtime.use_isa(isa)
         p = np.zeros(x.size, dtype)
         optkern.SGD(p, lr=1.0, weight_rounding="nearest").step(-x)  # 0 - 1 * -x
         assert_same_bits(_storage.widened(p), _storage.widened(expected))

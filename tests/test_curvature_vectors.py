@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from optkern.curvature import _lanczos, reference
-from optkern.kernels import _engine
+from optkern.kernels import _runtime
 
 LENGTHS = [0, 1, 15, 16, 17, 4095, 4096, 4097, 5000, 3 * 4096, 70001]
 DTYPES = [np.float32, np.float64]
 THREADS = [1, 2, 3, 5]
 
 
-@pytest.fixture(params=_engine.AVAILABLE_ISAS)
+@pytest.fixture(params=_runtime.AVAILABLE_ISAS)
 def isa(request):
-    before = _engine.isa()
-    _engine.use_isa(request.param)
+    before = _runtime.isa()
+    _runtime.use_isa(request.param)
     yield request.param
-    _engine.use_isa(before)
+    _runtime.use_isa(before)
 
 
 def vectors(n, dtype, count, seed=0):

@@ -6,7 +6,7 @@ from conftest import assert_same_bits
 
 import optkern
 from optkern import curvature
-from optkern.kernels import _engine, _storage, reference
+from optkern.kernels import _runtime, _storage, reference
 from optkern.optimizers import CLASSES
 from optkern.solvers import SAM
 from optkern.solvers.line_search import Trial, cubic_minimum
@@ -176,8 +176,8 @@ def test_float16_rounded_at_random():
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, kept.size, dtype=np.uint32)
     assert_same_bits(_storage.encode_float16(kept, bits).view(np.float16).astype(np.float32), kept)
-    for isa in _engine.AVAILABLE_ISAS:
-        _engine.use_isa(isa)
+    for isa in _runtime.AVAILABLE_ISAS:
+        _runtime.use_isa(isa)
         x = rng.integers(0, 2**32, 100_000, dtype=np.uint32).view(np.float32)
         p, q = np.zeros(x.size, np.float16), np.zeros(x.size, np.float16)
         optkern.SGD(p, lr=1.0, seed=3).step(-x)
@@ -188,7 +188,7 @@ def test_float16_rounded_at_random():
         assert_same_bits(p.astype(np.float32), q.astype(np.float32))
         assert (np.isnan(p) == np.isnan(x)).all()
         assert (np.isinf(p) == (np.abs(x) >= 65520)).all()
-    _engine.use_isa(_engine.AVAILABLE_ISAS[-1])
+    _runtime.use_isa(_runtime.AVAILABLE_ISAS[-1])
     small = np.full(100_000, 0.3 * 2.0**-24, np.float32)
     mean = _storage.encode_float16(small, rng.integers(0, 2**32, small.size, dtype=np.uint32))
     assert abs(mean.mean() - 0.3) < 0.01
@@ -230,8 +230,8 @@ def test_a_checkpoint_without_a_seed_goes_on():
 @pytest.mark.parametrize("rule", ("adam", "lars"))
 def test_weights_rounded_at_random_are_the_twins_bit_for_bit(rule, order):
     start = np.random.default_rng(1).standard_normal((300, 70)).astype(np.float16)
-    for isa in _engine.AVAILABLE_ISAS:
-        _engine.use_isa(isa)
+    for isa in _runtime.AVAILABLE_ISAS:
+        _runtime.use_isa(isa)
         for threads in (1, 3):
             p, q = np.array(start, order=order), np.array(start, order=order)
             opt = CLASSES[rule]({"w": p}, lr=1e-3, seed=9, num_threads=threads)
@@ -247,7 +247,7 @@ def test_weights_rounded_at_random_are_the_twins_bit_for_bit(rule, order):
                 opt.step({"w": g})
                 reference.update(needed, q, g, state, {**hyper, "step": step}, 9, "w")
             assert p.tobytes() == q.tobytes()
-    _engine.use_isa(_engine.AVAILABLE_ISAS[-1])
+    _runtime.use_isa(_runtime.AVAILABLE_ISAS[-1])
 
 
 @pytest.mark.slow
@@ -279,8 +279,8 @@ def test_blocks_with_infinities_are_the_twins_bit_for_bit(name, dtype):
     """By pieces and in the rules' own loops; beside NaN, small and large neighbours, and signed."""
     rule = CLASSES[name].rule
     n = 2000
-    for isa in _engine.AVAILABLE_ISAS:
-        _engine.use_isa(isa)
+    for isa in _runtime.AVAILABLE_ISAS:
+        _runtime.use_isa(isa)
         p, q = np.ones(n, dtype), np.ones(n, dtype)
         options = {"momentum": 0.9} if name == "sgd" else {}
         opt = CLASSES[name](p, lr=1e-3, state_dtype="int8", num_threads=2, **options)
@@ -306,4 +306,4 @@ def test_blocks_with_infinities_are_the_twins_bit_for_bit(name, dtype):
             for slot, a in zip(rule.state, state, strict=True):
                 if a is not None:
                     assert_same_bits(np.asarray(opt.state[0][slot]), a.decode())
-    _engine.use_isa(_engine.AVAILABLE_ISAS[-1])
+    _runtime.use_isa(_runtime.AVAILABLE_ISAS[-1])

@@ -420,5 +420,15 @@ def test_trust_ratio_is_one_where_a_norm_is_zero(cls, start, g):
     assert p.tobytes() == q.tobytes()
 
 
+@pytest.mark.parametrize("adapt", (False, True))
+def test_lamb_with_a_learning_rate_of_zero_stands_still(adapt):
+    """A warm-up may begin there."""
+    p, m, v = np.array(P), np.zeros(3), np.zeros(3)
+    optkern.LAMB(p, lr=0.0, weight_decay=WD, adapt=adapt).step(np.array(G[0]))
+    optkern.kernels.lamb(p, np.array(G[0]), m, v, lr=0.0, adapt=adapt, step=1)
+    optkern.reference.lamb(p, np.array(G[0]), m, v, lr=0.0, adapt=adapt, step=1)
+    assert p.tobytes() == np.array(P).tobytes() and m.any()
+
+
 def test_every_rule_has_a_paper():
     assert {form[0] for form in FORMS} == set(RULES)

@@ -8,10 +8,10 @@ import pytest
 from conftest import assert_same_bits, ordinary
 
 import optkern
-from optkern.kernels import _engine
-from optkern.kernels._choice import Choice
+from optkern.kernels import _runtime
+from optkern.kernels._choice import ThreadChoice
 
-needs_openmp = pytest.mark.skipif(not _engine.OPENMP, reason="built without OpenMP: serial")
+needs_openmp = pytest.mark.skipif(not _runtime.OPENMP, reason="built without OpenMP: serial")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 CALLS = 10_000
 
@@ -26,7 +26,7 @@ class Loop:
         self.many, self.gap, self.slowdown = many, gap, slowdown
         self.uneven = uneven  # every other step and the gap after it are twice as long
         self.random = random.Random(seed)
-        self.choice = Choice()
+        self.choice = ThreadChoice()
         self.now = self.used = 0.0
         self.calls, self.last = 0, False
         self.alone = 0.0  # what many threads alone would have taken
@@ -133,7 +133,7 @@ def test_loop_in_which_every_other_step_is_longer(many):
 
 def test_part_of_a_step_counts_as_a_part():
     """Half of the parameters have a gradient in every other call: times are taken per element."""
-    choice, now = Choice(), 0.0
+    choice, now = ThreadChoice(), 0.0
     for call in range(200):
         part = 0.5 if call % 2 else 1.0
         many = choice.next(now)
@@ -239,7 +239,7 @@ os.wait()
 
 
 def test_report_without_openmp():
-    if _engine.OPENMP:
+    if _runtime.OPENMP:
         pytest.skip("built with OpenMP")
     report = large()[0].thread_report()
     assert report.threads == 1 and "without OpenMP" in report.reason
@@ -254,5 +254,5 @@ def test_trials_never_show_in_the_bits():
     for _ in range(300):
         free.step(g)
         single.step(g)
-    assert free.thread_report().trials >= 1 or not _engine.OPENMP
+    assert free.thread_report().trials >= 1 or not _runtime.OPENMP
     assert_same_bits(p, q)

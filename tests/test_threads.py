@@ -10,9 +10,9 @@ import pytest
 from conftest import ISAS, assert_same_bits, ordinary
 
 import optkern
-from optkern.kernels import _engine, _threads
+from optkern.kernels import _runtime, _threads
 
-needs_openmp = pytest.mark.skipif(not _engine.OPENMP, reason="built without OpenMP: serial")
+needs_openmp = pytest.mark.skipif(not _runtime.OPENMP, reason="built without OpenMP: serial")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and forks")
 POLICY = "OMP_WAIT_POLICY"
 
@@ -22,7 +22,7 @@ HEAD = """
 import json, os, sys
 import numpy as np
 import optkern
-from optkern.kernels import _engine, _threads
+from optkern.kernels import _runtime, _threads
 
 def count():
     return len(os.listdir("/proc/self/task"))
@@ -389,10 +389,10 @@ def test_instruction_set_that_is_not_there(run_python, isa):
 def test_instruction_sets_are_known_by_name():
     assert set(ISAS) <= {"baseline", "v3", "v4"} and ISAS[0] == "baseline"
     for isa in ISAS:
-        _engine.use_isa(isa)
+        _runtime.use_isa(isa)
         assert optkern.isa() == isa
     with pytest.raises(ValueError, match="v9"):
-        _engine.use_isa("v9")
+        _runtime.use_isa("v9")
     assert optkern.isa() == ISAS[-1]
 
 
@@ -415,7 +415,7 @@ def test_own_wait_policy_is_respected(run_python, policy):
     result = run_python(code, **{POLICY: policy})
     rows = shown(result.stdout)
     assert rows["policy"].strip() == policy
-    if _engine.OPENMP:
+    if _runtime.OPENMP:
         assert f"wait policy {policy} (from {POLICY})" in rows["openmp"]
 
 
@@ -432,7 +432,7 @@ def test_runtime_is_loaded_passive(run_python):
 
 def test_show_versions_mentions_what_was_done(run_python):
     rows = shown(run_python("import optkern; optkern.show_versions()").stdout)
-    wanted = "wait policy passive" if _engine.OPENMP else "built without OpenMP"
+    wanted = "wait policy passive" if _runtime.OPENMP else "built without OpenMP"
     assert wanted in rows["openmp"]
 
 

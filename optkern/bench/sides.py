@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..kernels import _engine, reference
+from ..kernels import _engine, _runtime, reference
 from ..kernels.rules import LIMITS
 from .cases import Arrays, Call, Problem
 from .natural import NATURAL
@@ -72,7 +72,7 @@ def limit_sides(problem: Problem) -> dict[str, Call]:
 
 
 def thread_limit() -> int:
-    return _engine.get_thread_limit()
+    return _runtime.get_thread_limit()
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -17,10 +17,11 @@ from libc.float cimport DBL_EPSILON, DBL_MIN, FLT_EPSILON
 from libc.math cimport fabs, log, sqrt
 from libc.stdlib cimport free, malloc, realloc
 
-from optkern.kernels._engine cimport (
-    DOT, PROJECT, SCALE, SUBTRACT, count_blocks, run_vectors, vector_threads,
-)
 from optkern.kernels._span cimport BLOCK, LANES
+from optkern.kernels._sums cimport count_blocks
+from optkern.kernels._vectors cimport (
+    DOT, PROJECT, SCALE, SUBTRACT, run_vectors, vector_threads,
+)
 
 # A second Gram-Schmidt pass follows where the first took away more than this leaves
 # (Daniel, Gragg, Kaufman, Stewart, "Reorthogonalization and stable algorithms ...", 1976).

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels._engine import ieee_mode
+from ..kernels._runtime import ieee_mode
 from ._lanczos import MOST_TURNS, REORTHOGONALIZE_BELOW
 from ._lanczos import SUM_BLOCK as BLOCK  # elements of one partial sum
 from ._lanczos import SUM_LANES as LANES  # running sums within a block

@@ -25,12 +25,12 @@ except ImportError as error:
         "Python in another folder; to build it here, run pip install -e ."
     ) from error
 
-from . import _engine, reference
+from . import _engine, _runtime, reference
 from ._call import Kernel
 from ._rows import Rows, run_taken
 from ._twins import rows_twin, twin
 
-_engine.set_thread_limit(*initial_limit())
+_runtime.set_thread_limit(*initial_limit())
 
 
 def _run(plan: _engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:

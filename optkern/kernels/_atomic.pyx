@@ -7,9 +7,6 @@
 2. Whatever can fail comes first: addresses, layouts and room are taken and checked, then elements
    are copied and names bound, which can not.
 """
-import os
-from threading import get_ident
-
 import numpy as np
 
 cimport cython
@@ -20,12 +17,13 @@ from libc.string cimport memcpy
 
 from optkern.kernels import _arrays
 from optkern.kernels._constants cimport encode, encode_option, hyper_t, options_t
-from optkern.kernels._engine cimport Plan, layout_t, transfer
+from optkern.kernels._engine cimport Plan, note_options, reserve_norms, transfer
+from optkern.kernels._plan cimport layout_t
 
 cnp.import_array()
 
 cdef enum:
-    PIECE = 256    # elements that are exchanged at a time, through the stack
+    EXCHANGED = 256    # elements that are exchanged at a time, through the stack
 
 
 @cython.final
@@ -40,27 +38,27 @@ cdef class Setting:
         """``groups``: a dict of checked values for each; ``options``: a dict of checked values."""
         cdef Py_ssize_t number
         self.plan = plan
-        self.options = plan._options
-        self.hypers = <hyper_t*> malloc(plan._groups * sizeof(hyper_t))
+        self.options = plan.core.options
+        self.hypers = <hyper_t*> malloc(plan.core.groups * sizeof(hyper_t))
         if self.hypers == NULL:
             raise MemoryError
-        memcpy(self.hypers, plan._hypers, plan._groups * sizeof(hyper_t))
+        memcpy(self.hypers, plan.core.hypers, plan.core.groups * sizeof(hyper_t))
         for number, group in enumerate(groups):
-            if number >= plan._groups:
+            if number >= plan.core.groups:
                 raise IndexError(f"{plan.owner}: there is no group {number}")
             for name, value in group.items():
                 encode(&self.hypers[number], name, value)
         for name, value in options.items():
             encode_option(&self.options, name, value)
-        plan._reserve_norms(&self.options)
+        reserve_norms(&plan.core, &self.options)
 
     def __dealloc__(self):
         free(self.hypers)
 
     cdef void take_effect(self) noexcept:
-        memcpy(self.plan._hypers, self.hypers, self.plan._groups * sizeof(hyper_t))
-        self.plan._options = self.options
-        self.plan._note_options()
+        memcpy(self.plan.core.hypers, self.hypers, self.plan.core.groups * sizeof(hyper_t))
+        self.plan.core.options = self.options
+        note_options(&self.plan.core)
 
 
 @cython.final
@@ -142,7 +140,7 @@ def commit(Plan old, list entries, list copies=None, Setting setting=None, Plan 
     new : Plan, optional
     """
     if old is not None:
-        old._refuse_others("a change of its hyperparameters or state")
+        old.refuse_others("a change of its hyperparameters or state")
     places = copies_in_place(copies or [])
     # What is replaced lives on to the end: nobody's destructor runs in between. A name that is
     # new to a dict may take memory: it is there before the first one is bound.
@@ -174,7 +172,7 @@ def exchange(Plan plan, list pairs, refusal):
         Why no step may be taken from now on.
     """
     cdef Place a, b
-    plan._refuse_others("an exchange of averages")
+    plan.refuse_others("an exchange of averages")
     places = []
     for label, (one, other) in zip(plan.labels, pairs):
         what = _arrays.named("parameter", label)
@@ -199,11 +197,11 @@ def exchange_averages(optimizer, refusal):
 
 
 cdef void exchange_two(Place a, Place b) noexcept nogil:
-    cdef char one[PIECE * 8]
-    cdef char other[PIECE * 8]
+    cdef char one[EXCHANGED * 8]
+    cdef char other[EXCHANGED * 8]
     cdef Py_ssize_t first = 0, n
     while first < a.size:
-        n = min(<Py_ssize_t> PIECE, a.size - first)
+        n = min(<Py_ssize_t> EXCHANGED, a.size - first)
         a.move(one, first, n, False)
         b.move(other, first, n, False)
         a.move(other, first, n, True)
@@ -218,68 +216,6 @@ def restoring(list arrays, function, *args):
         return function(*args)
     finally:
         write_copies(places)
-
-
-@cython.final
-cdef class Turn:
-    """One call at a time for what has no plan, as `Plan.alone` is for what has one.
-
-    Parameters
-    ----------
-    owner : str
-        Who speaks in error messages.
-    """
-
-    cdef str owner
-    cdef str doing      # None: nothing
-    cdef object thread, process
-    cdef bint stepping, at_rest
-
-    def __init__(self, str owner):
-        self.owner = owner
-
-    def __reduce__(self):
-        return Turn, (self.owner,)
-
-    def step(self, function, *args):
-        """Call a function that takes a step: nothing else may come before it has ended."""
-        return self.take("a step", True, False, function, args)
-
-    def alone(self, str what, function, *args):
-        """Call a function that writes what steps write; it may come here again itself."""
-        return self.take(what, False, False, function, args)
-
-    def reading(self, str what, function, *args):
-        """Call a function that only reads: a step's own callback may do that."""
-        return self.take(what, False, True, function, args)
-
-    def rest(self, function, *args):
-        """Call a step's callback: parameters and memory belong together now."""
-        self.at_rest = True
-        try:
-            return function(*args)
-        finally:
-            self.at_rest = False
-
-    cdef object take(self, str what, bint stepping, bint reading, function, tuple args):
-        # Compiled, so that no interrupt comes between taking the turn and the way to give it back.
-        # A fork takes no threads along: the turn of another process has ended.
-        cdef bint outermost = self.doing is None or self.process != os.getpid()
-        cdef bint welcome = reading and self.at_rest or not (self.stepping or stepping)
-        if not outermost and not (welcome and self.thread == get_ident()):
-            raise RuntimeError(
-                f"{self.owner}: {self.doing} is under way already, in another thread or in a "
-                f"callback; {what} has to wait for its end"
-            )
-        if not outermost:
-            return function(*args)
-        self.stepping, self.at_rest = stepping, False
-        self.thread, self.process = get_ident(), os.getpid()
-        self.doing = what
-        try:
-            return function(*args)
-        finally:
-            self.doing = None
 
 
 cdef class Averaged:

@@ -15,11 +15,12 @@ from libc.math cimport NAN, isfinite
 from libc.string cimport memset
 
 from optkern.kernels import rules
-from optkern.kernels._constants cimport constants_t, derivation, derive_t, encode, hyper_t
+from optkern.kernels._constants cimport constants_t, encode, hyper_t
 from optkern.kernels._constants import position
-from optkern.kernels._engine cimport KEEP_GIL, SPANS
+from optkern.kernels._engine cimport TRAITS, missing_stream, step_dense
+from optkern.kernels._plan cimport KEEP_GIL
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_mode_t, optkern_restore_mode
-from optkern.kernels._span cimport MAX_STREAMS, span_t
+from optkern.kernels._span cimport MAX_STREAMS
 
 cnp.import_array()
 
@@ -101,21 +102,13 @@ cdef class Kernel:
     cdef dict keywords
     cdef tuple counted
     cdef hyper_t defaults
-    cdef derive_t derive
-    cdef int index, streams
-    cdef Py_ssize_t switch[MAX_STREAMS]   # the hyperparameter that needs this stream; -1: always
+    cdef int index
 
     def __init__(self, rule, general):
         self.general = general
         self.__doc__ = general.__doc__
         self.index = rules.RULES.index(rule)
-        self.derive = derivation(rule.formula)
         self.counted = rule.counted
-        # A rule that takes norms first is left to the general way: no streams fit here.
-        self.streams = 0 if rule.trust else 2 + len(rule.state)
-        self.switch[0] = self.switch[1] = -1
-        for k, name in enumerate(rule.slots.values()):
-            self.switch[2 + k] = -1 if name is None else position(name)
         memset(&self.defaults, 0, sizeof(hyper_t))
         for name, default in rule.hyperparameters.items():
             encode(&self.defaults, name, default)
@@ -153,9 +146,8 @@ cdef class Kernel:
         cdef constants_t h
         cdef char* at[MAX_STREAMS]
         cdef Keyword keyword
-        cdef span_t span
         cdef Py_ssize_t size
-        cdef cnp.ndarray p
+        cdef int dtype
         if "step" not in kwargs and self.lacks_step(kwargs):
             return False
         for name, value in kwargs.items():
@@ -164,18 +156,19 @@ cdef class Kernel:
             keyword = self.keywords.get(name)
             if keyword is None or not keyword.take(value, &o):
                 return False
-        if not self.take_arrays(args, &o, at):
+        if not self.take_arrays(args, at):
             return False
-        p = <cnp.ndarray> args[0]
         memset(&h, 0, sizeof(h))
-        self.derive(&o, &h)
-        size = cnp.PyArray_SIZE(p)
-        span = SPANS.update[self.index][cnp.PyArray_TYPE(p) == cnp.NPY_DOUBLE]
+        TRAITS[self.index].derive(&o, &h)
+        if missing_stream(self.index, h.flags, at) >= 0:
+            return False
+        size = cnp.PyArray_SIZE(<cnp.ndarray> args[0])
+        dtype = cnp.PyArray_TYPE(<cnp.ndarray> args[0]) == cnp.NPY_DOUBLE
         if size < KEEP_GIL:
-            span(&h, at, size, 0)
+            step_dense(self.index, dtype, &h, at, size)
         else:
             with nogil:
-                span(&h, at, size, 0)
+                step_dense(self.index, dtype, &h, at, size)
         return True
 
     cdef bint lacks_step(self, dict kwargs) except -1:
@@ -185,19 +178,19 @@ cdef class Kernel:
                 return True
         return False
 
-    cdef bint take_arrays(self, tuple args, const hyper_t* o, char** at) noexcept:
+    cdef bint take_arrays(self, tuple args, char** at) noexcept:
         """Point the streams at plain arrays that do not overlap."""
         cdef Py_ssize_t bytes = 0
         cdef int j, k, count = <int> len(args)
-        if count < 2 or count > self.streams:
+        if count < 2 or count > TRAITS[self.index].streams:
             return False
-        for j in range(self.streams):
+        for j in range(TRAITS[self.index].streams):
             at[j] = NULL
             if j < count and args[j] is not None:
                 if not plain(args[j], args[0], j != 1):
                     return False
                 at[j] = <char*> cnp.PyArray_DATA(<cnp.ndarray> args[j])
-            elif self.switch[j] < 0 or (<const double*> o)[self.switch[j]]:
+            elif j < 2:
                 return False
         bytes = cnp.PyArray_NBYTES(<cnp.ndarray> args[0])
         for j in range(count):

@@ -1,8 +1,10 @@
+cimport cython
+
 cdef enum:
     PROBES = 4      # timings of one thread and of many in a trial
 
 
-cdef class Choice:
+cdef class ThreadChoice:
     cdef readonly bint prefers_many
     cdef readonly double serial, parallel   # seconds of a step, by the last trial; 0: none yet
     cdef readonly double slowdown           # seconds that many threads add between two steps
@@ -25,3 +27,13 @@ cdef class Choice:
     cdef void _conclude(self) noexcept nogil
     cdef void _charge(self, const double* probes, int n, double usual) noexcept nogil
     cdef void _settle(self, bint prefers) noexcept nogil
+
+
+@cython.final
+cdef class Tuner:
+    cdef readonly ThreadChoice choice
+    cdef readonly int many          # threads that it is about
+    cdef double _work               # elements of the call that it began with
+
+    cdef int begin(self, int many, double work) except -1
+    cdef void end(self, double work) noexcept nogil

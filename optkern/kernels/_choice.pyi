@@ -1,4 +1,4 @@
-class Choice:
+class ThreadChoice:
     prefers_many: bool
     serial: float
     parallel: float

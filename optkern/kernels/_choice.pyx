@@ -17,6 +17,9 @@
    actively) slow the matrix product behind it: 4.7 ms became 12. So the time between steps counts
    too, where after many threads it was longer every time than after one.
 """
+cimport cython
+
+from optkern.kernels._runtime cimport now as seconds_now
 
 cdef enum:
     RESTING = -1       # no trial
@@ -31,7 +34,7 @@ cdef double LEAD = 400.      # serial times that they may save up
 cdef double PATIENCE = 16.   # serial times of debt with which a trial may still begin at once
 
 
-cdef class Choice:
+cdef class ThreadChoice:
     """The choice of one plan. ``begin`` at a time, run the step as it says, ``end`` at a time.
 
     Attributes
@@ -147,6 +150,23 @@ cdef class Choice:
                 self._lead = 0
                 self._interval = FIRST_REVIEW
                 self.review = self.calls + self._interval
+
+
+@cython.final
+cdef class Tuner:
+    """The choices of a kind of call: begun anew where `many` is another number of threads."""
+
+    def __cinit__(self):
+        self.choice = ThreadChoice()
+
+    cdef int begin(self, int many, double work) except -1:
+        """The threads that a call over so many elements is to use; `end` has to follow."""
+        if many != self.many:   # what was measured was measured with another number
+            self.choice, self.many, self._work = ThreadChoice(), many, work
+        return many if self.choice.begin(seconds_now()) else 1
+
+    cdef void end(self, double work) noexcept nogil:
+        self.choice.end(seconds_now(), work / self._work)
 
 
 cdef double least(const double* x) noexcept nogil:

@@ -63,6 +63,7 @@ cdef void general(const hyper_t* o, constants_t* h) noexcept nogil:
 cdef void sgd(const hyper_t* o, constants_t* h) noexcept nogil:
     """buf = momentum * buf + gain * g and p -= rate * buf, in all three forms."""
     common(o, h)
+    h.trust = 1
     if o.adapt:   # LARS
         h.flags |= TRUST
         h.trust = o.trust_coefficient
@@ -289,8 +290,6 @@ cdef void adjust(
         h.flags |= SCALE
     if o.clip_value:
         h.flags |= CLAMP
-    if not h.flags & TRUST and not h.trust:
-        h.trust = 1
 
 
 cdef void apply_trust(constants_t* h, double p_norm, double norm) noexcept nogil:

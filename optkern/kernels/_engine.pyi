@@ -1,5 +1,4 @@
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -9,23 +8,7 @@ from ._storage import Compact
 from ._threads import ThreadReport
 from .rules import Rule
 
-AVAILABLE_ISAS: tuple[str, ...]
-COMPILER: str
-OPENMP: int
-
-def use_isa(name: str) -> None: ...
-def isa() -> str: ...
-def set_thread_limit(n: int, explicit: bool) -> None: ...
-def get_thread_limit() -> int: ...
-
-class ieee_mode:
-    def __enter__(self) -> None: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+EDGES: dict[str, int]
 
 class Plan:
     rule: Rule
@@ -53,6 +36,7 @@ class Plan:
         params: list[NDArray[Any]],
         state: dict[str, list[NDArray[Any] | Compact | None]],
         seed: int = 0,
+        weight_rounding: str = "nearest",
     ) -> None: ...
     def set_groups(self, groups: Sequence[int], count: int = 1) -> None: ...
     def set_hyperparameter(self, group: int, name: str, value: Any) -> None: ...

@@ -19,15 +19,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from optkern.kernels import _arrays
-from optkern.kernels._choice cimport Choice
 from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
-from optkern.kernels._engine cimport (
-    PROPAGATE, SKIP, SPANS, Plan, layout_t, now, run_jobs, transfer, vector_threads,
-)
-from optkern.kernels._scalar cimport (
-    optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
-)
+from optkern.kernels._engine cimport Plan, transfer
+from optkern.kernels._plan cimport LINE, PROPAGATE, layout_t
+from optkern.kernels._runtime cimport SPANS, run_jobs
 from optkern.kernels._span cimport BLOCK, MAX_STREAMS, span_t
+from optkern.kernels._vectors cimport vector_threads
 from optkern.kernels.rules import RULES
 
 cnp.import_array()
@@ -43,9 +40,8 @@ cdef extern from *:
     void optkern_prefetch(const char* address) noexcept nogil
 
 cdef enum:
-    PIECE = 512     # elements of a sum of gradients at a time
-    AHEAD = 8       # rows between the one that is prefetched and the one that is updated
-    LINE = 64       # bytes
+    SUMMED = 512    # elements of a sum of gradients at a time
+    ROWS_AHEAD = 8  # rows between the one that is prefetched and the one that is updated
     LINES = 16      # of a row, prefetched at the most: the processor goes on by itself
 
 # --------------------------------------------------------------------------- which rows
@@ -100,16 +96,14 @@ cdef void run_rows(const rows_t* r, int threads) noexcept nogil:
     run_jobs(run_some, <void*> r, (r.count + each - 1) // each, threads)
 
 
-cdef void run_some(void* context, Py_ssize_t job) noexcept nogil:
+cdef void run_some(void* context, Py_ssize_t job, int thread) noexcept nogil:
     cdef const rows_t* r = <const rows_t*> context
     cdef Py_ssize_t each = max(<Py_ssize_t> 1, BLOCK // max(<Py_ssize_t> 1, r.width))
     cdef Py_ssize_t k, first = job * each
-    cdef optkern_mode_t mode = optkern_ieee_mode()
     for k in range(first, min(first + each, r.count)):
-        if k + AHEAD < r.count:
-            prefetch_row(r, k + AHEAD)
+        if k + ROWS_AHEAD < r.count:
+            prefetch_row(r, k + ROWS_AHEAD)
         run_row(r, k)
-    optkern_restore_mode(mode)
 
 
 cdef inline char* row_of(const rows_t* r, int stream, Py_ssize_t k) noexcept nogil:
@@ -136,7 +130,7 @@ cdef inline void prefetch_row(const rows_t* r, Py_ssize_t k) noexcept nogil:
 cdef inline void run_row(const rows_t* r, Py_ssize_t k) noexcept nogil:
     cdef span_t span = SPANS.update[r.index][r.dtype]
     cdef char* at[MAX_STREAMS]
-    cdef char sum[PIECE * 8]
+    cdef char sum[SUMMED * 8]
     cdef Py_ssize_t n, first = 0, itemsize = 8 if r.dtype else 4
     cdef int j
     for j in range(r.streams):
@@ -145,7 +139,7 @@ cdef inline void run_row(const rows_t* r, Py_ssize_t k) noexcept nogil:
         span(r.h, at, r.width, r.row[k] * r.width)
         return
     while first < r.width:
-        n = min(<Py_ssize_t> PIECE, r.width - first)
+        n = min(<Py_ssize_t> SUMMED, r.width - first)
         if r.dtype:
             sum_gradients[double](r, r.first[k], first, n, <double*> sum)
         else:
@@ -167,7 +161,7 @@ cdef void sum_gradients(
     const rows_t* r, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n, floating* to
 ) noexcept nogil:
     """The sum of the gradients of one row: `n` elements of the k-th gradient and its followers."""
-    cdef double sum[PIECE]
+    cdef double sum[SUMMED]
     cdef const floating* g = <const floating*> (r.data[1] + k * r.stride[1]) + first
     cdef Py_ssize_t i
     for i in range(n):
@@ -183,10 +177,10 @@ cdef void sum_gradients(
 
 cdef bint finite_sum(const rows_t* r, Py_ssize_t k) noexcept nogil:
     """Whether the sum of the gradients of one row is finite, in the dtype it is rounded to."""
-    cdef char sum[PIECE * 8]
+    cdef char sum[SUMMED * 8]
     cdef Py_ssize_t n, first = 0
     while first < r.width:
-        n = min(<Py_ssize_t> PIECE, r.width - first)
+        n = min(<Py_ssize_t> SUMMED, r.width - first)
         if r.dtype:
             sum_gradients[double](r, k, first, n, <double*> sum)
         else:
@@ -485,45 +479,48 @@ def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_no
         False if nothing was done because a gradient is not finite; `plan.nonfinite` is then the
         label of its parameter.
     """
-    cdef optkern_mode_t mode
-    plan._enter()
-    mode = optkern_ieee_mode()
+    plan.begin()
     try:
-        return step_in_ieee_mode(plan, rows, gradients, num_threads, on_nonfinite)
+        return take_step(plan, rows, gradients, num_threads, on_nonfinite)
     finally:
-        plan._busy = False
-        optkern_restore_mode(mode)
+        plan.end()
 
 
-cdef bint step_in_ieee_mode(
+cdef bint take_step(
     Plan plan, tuple rows, tuple gradients, int num_threads, int on_nonfinite
 ) except -1:
+    cdef Rows one
+    cdef list taken = take_all(plan, rows, gradients)
+    cdef Py_ssize_t i
+    plan.core.adding, plan.core.bad = False, -1
+    for i in range(plan.core.count if on_nonfinite != PROPAGATE else 0):
+        one = taken[i]
+        if one is not None and not one.finite():
+            plan.core.bad = i
+            break
+    if plan.core.bad < 0:
+        plan.prepare()
+        run_all(plan, taken, num_threads)
+    return plan.conclude(on_nonfinite)
+
+
+cdef list take_all(Plan plan, tuple rows, tuple gradients):
+    """The rows of each parameter, checked; None where it has none."""
     cdef Py_ssize_t i
     cdef Rows one
-    cdef list taken = [None] * plan._count
-    for i in range(plan._count):
-        plan._tensors[i].active = both_given(plan.owner, plan.labels[i], rows[i], gradients[i])
-        if plan._tensors[i].active:
-            taken[i] = one = Rows(
-                plan.rule, plan.owner, plan.labels[i], plan.params[i], rows[i], gradients[i],
-                [plan.state[slot][i] for slot in plan.rule.state],
-            )
-            refuse_overlap(plan, i, one)
-    if on_nonfinite != PROPAGATE:
-        for i in range(plan._count):
-            one = taken[i]
-            if one is not None and not one.finite():
-                plan.nonfinite = plan.labels[i]
-                plan.skipped += on_nonfinite == SKIP
-                return False
-    plan._derive_constants()
-    plan._refuse_missing_state()
-    run_measured(plan, taken, num_threads)
-    plan._count_call()
-    return True
+    cdef list taken = [None] * plan.core.count
+    for i in range(plan.core.count):
+        label = plan.labels[i]
+        plan.core.tensors[i].active = both_given(plan.owner, label, rows[i], gradients[i])
+        if plan.core.tensors[i].active:
+            state = [plan.state[slot][i] for slot in plan.rule.state]
+            one = Rows(plan.rule, plan.owner, label, plan.params[i], rows[i], gradients[i], state)
+            taken[i] = one
+            plan.refuse_overlap_of(i, one.gradient)
+    return taken
 
 
-cdef int run_measured(Plan plan, list taken, int num_threads) except -1:
+cdef int run_all(Plan plan, list taken, int num_threads) except -1:
     """Run with the threads asked for, or with those that have been faster here."""
     cdef Py_ssize_t i, work = 0
     cdef Rows one
@@ -534,21 +531,11 @@ cdef int run_measured(Plan plan, list taken, int num_threads) except -1:
     threads = vector_threads(work, num_threads)
     measured = threads > 1 and num_threads == 0
     if measured:
-        if threads != plan._row_tried:   # what was measured was measured with another number
-            plan._row_choice, plan._row_tried, plan._row_work = Choice(), threads, work
-        threads = threads if plan._row_choice.begin(now()) else 1
-    for i in range(plan._count):
+        threads = plan._row_tuner.begin(threads, work)
+    for i in range(plan.core.count):
         one = taken[i]
         if one is not None:
-            one.run(plan._tensors[i].h, threads)
+            one.run(plan.core.tensors[i].h, threads)
     if measured:
-        plan._row_choice.end(now(), <double> work / plan._row_work)
-    return 0
-
-
-cdef int refuse_overlap(Plan plan, Py_ssize_t i, Rows rows) except -1:
-    cdef char* low = <char*> cnp.PyArray_DATA(rows.gradient)
-    cdef char* high = low + cnp.PyArray_NBYTES(rows.gradient)
-    if low < high:
-        plan._refuse_overlap(i, rows.gradient, low, high)
+        plan._row_tuner.end(work)
     return 0

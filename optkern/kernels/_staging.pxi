@@ -179,3 +179,40 @@ cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
 cdef inline unsigned long long random_key(const tensor_t* t, Py_ssize_t position) noexcept nogil:
     """The key of the random bits of the segment that a position is in."""
     return mixed(t.key ^ <unsigned long long> (position // SEGMENT))
+
+# --------------------------------------------------------------------------- scratch
+
+
+cdef int reserve_scratch(plan_t* plan, int threads) except -1 nogil:
+    """Make room for what so many threads stage, where anything is staged."""
+    cdef rooms_t* rooms = &plan.rooms
+    cdef bint wanted = plan.staging or plan.pieces or plan.measures or plan.adjusts
+    cdef char* start
+    cdef int k
+    if wanted and threads > rooms.count:
+        start = <char*> calloc(threads * ROOM + LINE, 1)
+        if start == NULL:
+            raise MemoryError
+        release_scratch(plan)   # the new rooms know of no tiles
+        rooms.start, rooms.count = start, threads
+    if plan.measures and plan.sweeping and rooms.tiles == NULL:
+        rooms.tiles = <char*> malloc(rooms.count * TILE + LINE)
+        if rooms.tiles == NULL:
+            raise MemoryError
+        for k in range(rooms.count):
+            room_of(plan, k).tile = rooms.tiles + (-<size_t> rooms.tiles % LINE) + k * TILE
+    return 0
+
+
+cdef void release_scratch(plan_t* plan) noexcept nogil:
+    free(plan.rooms.start)
+    free(plan.rooms.tiles)
+    memset(&plan.rooms, 0, sizeof(rooms_t))
+
+
+cdef inline scratch_t* room_of(const plan_t* plan, int thread) noexcept nogil:
+    """A thread's scratch; it begins with a cache line. NULL where none is reserved."""
+    cdef size_t start = <size_t> plan.rooms.start
+    if start == 0:
+        return NULL
+    return <scratch_t*> (start + (-start % LINE) + <size_t> thread * ROOM)

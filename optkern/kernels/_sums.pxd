@@ -1,6 +1,6 @@
 # cython: cdivision=True
 """The running sums of a block: LANES of them take products in turn, and a fixed tree adds them."""
-from optkern.kernels._span cimport LANES
+from optkern.kernels._span cimport BLOCK, LANES
 
 ctypedef fused one:
     float
@@ -49,3 +49,20 @@ cdef inline double fold(double* lane) noexcept nogil:
             lane[j] += lane[j + width]
         width //= 2
     return lane[0]
+
+
+cdef inline Py_ssize_t count_blocks(Py_ssize_t n) noexcept nogil:
+    return (n + BLOCK - 1) // BLOCK
+
+
+cdef inline double add_blocks(double* partial, Py_ssize_t n) noexcept nogil:
+    """The sum of n numbers, the upper half onto the lower until one is left."""
+    cdef Py_ssize_t i, half
+    if n == 0:
+        return 0
+    while n > 1:
+        half = (n + 1) // 2
+        for i in range(n - half):
+            partial[i] += partial[half + i]
+        n = half
+    return partial[0]

@@ -12,12 +12,12 @@
 
 
 cdef bint sweep_blocks(
-    Plan plan, Py_ssize_t i, int work, Py_ssize_t block, Py_ssize_t stop, scratch_t* s
+    plan_t* plan, Py_ssize_t i, int work, Py_ssize_t block, Py_ssize_t stop, scratch_t* s
 ) noexcept nogil:
     """Sum the squares of blocks of a tensor by a sweep; False where it wants none."""
-    cdef const tensor_t* t = &plan._tensors[i]
-    cdef Py_ssize_t begin = plan._blocks[i], group, k
-    cdef double* partial = plan._partial[work == PARAMETERS] + begin
+    cdef const tensor_t* t = &plan.tensors[i]
+    cdef Py_ssize_t begin = plan.norms.blocks[i], group, k
+    cdef double* partial = plan.norms.partial[work == PARAMETERS] + begin
     cdef sweep_t w
     if t.c_order == NULL and not t.staged:
         return False
@@ -53,7 +53,7 @@ cdef Py_ssize_t rows_of_sweep(const sweep_t* w) noexcept nogil:
 
 
 cdef void sweep_short_rows(
-    Plan plan, const sweep_t* w, double* partial, scratch_t* s
+    plan_t* plan, const sweep_t* w, double* partial, scratch_t* s
 ) noexcept nogil:
     """Sum the squares of the blocks in hand, of whole rows in a tile.
 
@@ -83,7 +83,7 @@ cdef void sweep_short_rows(
 
 
 cdef bint plan_sweep(
-    Plan plan, sweep_t* w, const tensor_t* t, int work, scratch_t* s
+    plan_t* plan, sweep_t* w, const tensor_t* t, int work, scratch_t* s
 ) noexcept nogil:
     """Find the rows of a sweep; False where the elements lie in C order, or each by itself."""
     cdef const layout_t* walk
@@ -102,7 +102,7 @@ cdef bint plan_sweep(
                 w.axis = k
         found = 0
     else:
-        streams[0] = 0 if work == PARAMETERS else plan._streams + ACCUMULATOR if t.held else -1
+        streams[0] = 0 if work == PARAMETERS else plan.streams + ACCUMULATOR if t.held else -1
         streams[1] = 1 if work == GRADIENTS else -1
         for i in range(2):
             if streams[i] < 0 or t.data[streams[i]] == NULL:
@@ -129,7 +129,7 @@ cdef bint plan_sweep(
 
 
 cdef void sweep_long_rows(
-    Plan plan, const sweep_t* w, double* partial, scratch_t* s
+    plan_t* plan, const sweep_t* w, double* partial, scratch_t* s
 ) noexcept nogil:
     """Sum the squares of rows that are longer than a block: of the blocks that begin in them."""
     cdef int dtype = w.t.dtype
@@ -157,7 +157,7 @@ cdef void sweep_long_rows(
 
 
 cdef void sweep(
-    Plan plan, const sweep_t* w, Py_ssize_t left, Py_ssize_t right, char* to, Py_ssize_t pitch,
+    plan_t* plan, const sweep_t* w, Py_ssize_t left, Py_ssize_t right, char* to, Py_ssize_t pitch,
     scratch_t* s
 ) noexcept nogil:
     """Bring columns of the elements in hand into C order; `to`: for the first row's first one."""
@@ -183,8 +183,8 @@ cdef void sweep(
 
 
 cdef void sweep_band(
-    Plan plan, const sweep_t* w, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t left, Py_ssize_t right,
-    char* to, Py_ssize_t pitch, scratch_t* s
+    plan_t* plan, const sweep_t* w, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t left,
+    Py_ssize_t right, char* to, Py_ssize_t pitch, scratch_t* s
 ) noexcept nogil:
     """Bring the columns of rows that lie side by side into C order."""
     cdef Py_ssize_t index[MAX_DIMS]
@@ -217,7 +217,7 @@ cdef void sweep_band(
 
 
 cdef void find_columns(
-    Plan plan, const sweep_t* w, char** at, Py_ssize_t (*offset)[2 * TILE_COLUMNS], int columns,
+    plan_t* plan, const sweep_t* w, char** at, Py_ssize_t (*offset)[2 * TILE_COLUMNS], int columns,
     int known, Py_ssize_t rows, scratch_t* s
 ) noexcept nogil:
     """Point at the values of columns; s.block[1] holds those that do not lie in memory as such.
@@ -242,7 +242,7 @@ cdef void find_columns(
                 many += 1
             k = j + many + AHEAD - 1
             if many == 1 and k < known:
-                for i in range(plan._streams):
+                for i in range(plan.streams):
                     if t.data[i]:
                         prefetch(t.data[i] + offset[0][k] * t.itemsize[i], rows * t.itemsize[i])
             run_direction(plan, t, offset[0][j], many * rows, at[j], s)
@@ -263,16 +263,16 @@ cdef void find_columns(
 
 
 cdef void run_direction(
-    Plan plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* to, scratch_t* s
+    plan_t* plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* to, scratch_t* s
 ) noexcept nogil:
     """Run a rule that writes its direction, in the plan's order, into `to`."""
     cdef char* at[MAX_STREAMS]
     cdef int j
     if t.staged or t.held:
-        plan._run_pieces(t, first, n, to, s)
+        run_pieces(plan, t, first, n, to, s)
         return
-    for j in range(plan._streams):
+    for j in range(plan.streams):
         at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
     memcpy(to, at[0], n * t.itemsize[0])
     at[0] = to
-    SPANS.update[plan._index][t.dtype](t.h, at, n, first)
+    SPANS.update[plan.index][t.dtype](t.h, at, n, first)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._names import spelled
 
 if TYPE_CHECKING:
-    from ._choice import Choice
+    from ._choice import ThreadChoice
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
 
@@ -33,11 +33,11 @@ def load_engine_passive() -> str:
     if own is None:
         os.environ[WAIT_POLICY] = "passive"
     try:
-        from . import _engine
+        from . import _runtime
     finally:
         if own is None:
             del os.environ[WAIT_POLICY]
-    if not _engine.OPENMP:
+    if not _runtime.OPENMP:
         return "built without OpenMP: serial"
     if loaded:
         return f"{loaded} was loaded before optkern: its wait policy is the process's own"
@@ -130,10 +130,10 @@ def set_num_threads(n: int | None) -> None:
     RuntimeError
         In a process forked after its parent had used threads, for n > 1.
     """
-    from . import _engine
+    from . import _runtime
 
     number = as_num_threads("set_num_threads", n)
-    _engine.set_thread_limit(number or machine_limit(), bool(number))
+    _runtime.set_thread_limit(number or machine_limit(), bool(number))
 
 
 class ThreadReport:
@@ -158,7 +158,7 @@ class ThreadReport:
         The number of steps before which nothing is tried again; None where nothing is measured.
     """
 
-    def __init__(self, reason: str, limit: int, measured: bool, choice: Choice) -> None:
+    def __init__(self, reason: str, limit: int, measured: bool, choice: ThreadChoice) -> None:
         self.limit = limit
         self.steps, self.trials = choice.calls, choice.trials
         tried = measured and choice.trials > 0
@@ -169,7 +169,7 @@ class ThreadReport:
         self.threads = (limit if choice.prefers_many else 1) if measured else limit
         self.reason = reason or self._measured(choice)
 
-    def _measured(self, choice: Choice) -> str:
+    def _measured(self, choice: ThreadChoice) -> str:
         if choice.trials == 0:
             return f"1 and {self.limit} threads have not been compared yet (a few steps will do)"
         times = (

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _arrays
-from ._engine import Plan, ieee_mode
+from ._engine import Plan
 from ._names import bound_arguments
 from ._rows import Rows, take_rows
+from ._runtime import ieee_mode
 from .rules import VOCABULARY, Rule
 
 Run = Callable[[Plan, tuple, dict], None]

@@ -15,8 +15,9 @@ from ..curvature.asking import ChangedError, refuse_replaced
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
 from ..kernels import _arrays
-from ..kernels._atomic import Turn, commit
+from ..kernels._atomic import commit
 from ..kernels._names import hint
+from ..kernels._turn import Turn
 
 Closure = Callable[[], tuple[Any, Any]]
 

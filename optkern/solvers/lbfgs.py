@@ -17,9 +17,10 @@ import numpy as np
 from ..curvature._lanczos import dot, scale, subtract
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import unit_roundoff
-from ..kernels._atomic import Turn, commit
+from ..kernels._atomic import commit
 from ..kernels._names import spelled
 from ..kernels._threads import as_num_threads
+from ..kernels._turn import Turn
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 from .line_search import Trial, strong_wolfe
 from .pairs import Pairs, check_vector, loaded_pairs

@@ -1,0 +1,176 @@
+# --------------------------------------------------------------------------- binding
+#
+# Arrays that have been checked become streams of a tensor: where their elements lie, in which order
+# and how they are stored. Parameters and state are bound once, through typed memoryviews.
+
+
+cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
+    """Point a tensor's streams at its parameter and state, checked before.
+
+    `at_random`: parameters of 16 bits without masters are rounded stochastically.
+    """
+    cdef tensor_t* t = &plan.core.tensors[i]
+    p, state = plan.params[i], plan.state
+    master = state["master"][i] if "master" in state else None
+    arrays = [state[slot][i] for slot in plan.rule.slots]
+    t.dtype = p.dtype == np.float64
+    t.name = _storage.tensor_key(plan.labels[i])
+    draws = at_random and master is None and _storage.kind_of(p.dtype)
+    if draws or any(isinstance(a, _storage.Compact) for a in arrays):
+        # Positions and blocks count in C order, whatever the parameter's own.
+        order, dense = list(range(p.ndim)), p.flags.c_contiguous
+    else:
+        order, dense = _arrays.memory_order(p)
+    plan._orders.append(order)
+    t.dense = dense
+    if dense and not p.flags.c_contiguous:
+        note_c_order(&plan.core, t, p, order)
+    if master is not None:
+        t.home = ROUNDED
+        bind_stream(plan, i, 0, master)
+    bind_stream(plan, i, t.home, p)
+    if draws:
+        t.storage[0] = BFLOAT16_STATE if t.storage[0] == BFLOAT16 else FLOAT16_RANDOM
+    for j, a in enumerate(arrays, 2):
+        if a is not None:
+            bind_stream(plan, i, j, a)
+        else:
+            t.lacks |= TRAITS[plan.core.index].needs[j]
+    for j, slot in enumerate(OPTION_SLOTS, plan.core.streams):
+        if state.get(slot):
+            bind_stream(plan, i, j, state[slot][i])
+    return 0
+
+
+cdef void release_tensors(plan_t* plan) noexcept:
+    cdef Py_ssize_t i
+    cdef int j
+    if plan.tensors == NULL:
+        return
+    for i in range(plan.count):
+        for j in range(MAX_STREAMS):
+            free(plan.tensors[i].layout[j])
+        free(plan.tensors[i].c_order)
+    free(plan.tensors)
+
+
+cdef int note_c_order(plan_t* plan, tensor_t* t, object p, list order) except -1:
+    """How to walk a gapless array, that lies in another order, in C order: norms take that.
+
+    Their bits would depend on the memory order otherwise, which a copy (a checkpoint, a pickle)
+    need not keep.
+    """
+    cdef int k
+    t.c_order = <order_t*> malloc(sizeof(order_t))
+    if t.c_order == NULL:
+        raise MemoryError
+    plan.sweeping = True
+    t.c_order.ndim = p.ndim
+    for k in range(p.ndim):
+        t.c_order.shape[k] = p.shape[k]
+        t.c_order.strides[k] = p.strides[k] // p.itemsize
+        t.c_order.axis[k] = order.index(k)
+    return 0
+
+
+cdef int bind_stream(Plan plan, Py_ssize_t i, int stream, object array) except -1:
+    """Point one stream of a tensor at an array, checked before."""
+    cdef tensor_t* t = &plan.core.tensors[i]
+    cdef cnp.ndarray a
+    cdef list order = plan._orders[i]
+    cdef layout_t* layout = NULL
+    cdef const unsigned char[::1] scales
+    cdef int k
+    cdef bint compact = isinstance(array, _storage.Compact)
+    storage = array.kind if compact else _storage.kind_of(array.dtype)
+    if compact:
+        if array.scales is not None and array.scales.size:
+            scales = array.scales
+            plan._views.append(scales)
+            t.scales[stream] = <unsigned char*> &scales[0]
+        array = array.codes
+    elif storage:
+        array = array.view(np.uint16)   # bfloat16 gives no buffer
+    a = array
+    flat = array.transpose(order)
+    if flat.flags.c_contiguous and flat.flags.aligned:
+        plan._views.append(dense_view(flat.reshape(-1)))
+    else:
+        layout = <layout_t*> malloc(sizeof(layout_t))
+        if layout == NULL:
+            raise MemoryError
+        layout.ndim = cnp.PyArray_NDIM(flat)
+        for k in range(layout.ndim):
+            layout.shape[k] = cnp.PyArray_DIMS(flat)[k]
+            layout.strides[k] = cnp.PyArray_STRIDES(flat)[k]
+    free(t.layout[stream])   # from here on nothing can fail
+    t.layout[stream] = layout
+    plan.core.sweeping = plan.core.sweeping or layout != NULL
+    t.storage[stream] = <unsigned char> storage
+    t.size = cnp.PyArray_SIZE(a)
+    t.itemsize[stream] = <unsigned char> cnp.PyArray_ITEMSIZE(a)
+    t.data[stream] = <char*> cnp.PyArray_DATA(a)
+    note_staging(&plan.core, t)
+    return 0
+
+
+cdef void note_staging(plan_t* plan, tensor_t* t) noexcept nogil:
+    """Note whether some stream of a tensor needs scratch."""
+    cdef int k
+    t.staged = t.home != 0
+    for k in range(plan.streams + EXTRA):
+        t.staged = t.staged or t.layout[k] != NULL or t.storage[k] != PLAIN
+    plan.staging = plan.staging or t.staged
+    t.compact = (
+        t.home == 0 and t.layout[0] == NULL and t.layout[1] == NULL
+        and t.storage[0] in (PLAIN, BFLOAT16_STATE) and t.storage[1] == nearest(t.storage[0])
+        and t.storage[2] >= BFLOAT16_STATE
+    )
+
+
+cdef object dense_view(array):
+    """A dense array as a typed memoryview, which refuses what the spans cannot read."""
+    cdef const float[::1] f32
+    cdef const double[::1] f64
+    cdef const unsigned short[::1] u16
+    cdef const unsigned char[::1] u8
+    if array.itemsize == 8:
+        f64 = array
+        return f64
+    if array.itemsize == 4:
+        f32 = array
+        return f32
+    if array.itemsize == 2:
+        u16 = array
+        return u16
+    u8 = array
+    return u8
+
+# --------------------------------------------------------------------------- chunks
+
+
+cdef int cut_chunks(plan_t* plan) except -1:
+    """Cut all elements into chunks; each ends where the next one starts."""
+    cdef chunks_t* chunks = &plan.chunks
+    cdef Py_ssize_t i, first, room = CHUNK, bound, k = 0
+    for i in range(plan.count):
+        plan.total += plan.tensors[i].size
+    bound = 2 * (plan.total // CHUNK) + 2 + plan.total // (CHUNK - EDGE)
+    chunks.tensor = <Py_ssize_t*> malloc((bound + 1) * sizeof(Py_ssize_t))
+    chunks.first = <Py_ssize_t*> malloc((bound + 1) * sizeof(Py_ssize_t))
+    if not chunks.tensor or not chunks.first:
+        raise MemoryError
+    chunks.tensor[0] = chunks.first[0] = 0
+    for i in range(plan.count):
+        first = 0
+        while plan.tensors[i].size - first > room:
+            first += room - room % EDGE
+            k += 1
+            chunks.tensor[k] = i
+            chunks.first[k] = first
+            room = CHUNK
+        room -= plan.tensors[i].size - first
+    chunks.count = k + 1
+    chunks.tensor[k + 1] = plan.count
+    chunks.first[k + 1] = 0
+    return 0

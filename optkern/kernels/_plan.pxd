@@ -1,0 +1,198 @@
+"""What a plan is to compiled code: its tensors, their streams, and what a step works in.
+
+No Python object is in these structs, so that all that runs without the GIL gets a `plan_t` and
+nothing else.
+"""
+from optkern.kernels._constants cimport constants_t, derive_t, hyper_t, options_t
+from optkern.kernels._span cimport BLOCK, MAX_STREAMS
+
+cdef enum:
+    MAX_DIMS = 64   # NumPy's own limit
+    ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
+    PIECE = 1024    # elements staged at a time
+    WORK = 2048     # elements worked on at a time: they stay in cache between rule and options
+    ALWAYS = 1 << 30   # beside the flags of constants_t: whatever they are
+    CHUNK = 16384   # elements handed to a thread at a time
+    EDGE = 256      # chunk edges within a tensor
+    KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
+    LINE = 64       # bytes of a cache line and of the longest vector
+    RESCUE = 600    # squares that overflow are taken of numbers times 2**-RESCUE
+    TILE_COLUMNS = 16   # turned into parts of rows at a time: a cache line of float32
+    TILE_ROWS = 256     # at most: a column's share of a block's scratch
+    AHEAD = 2           # columns by which prefetching is in front of a rule
+
+# The streams of the options around the rule, after the rule's own, in the order of OPTION_SLOTS.
+cdef enum:
+    ACCUMULATOR
+    SLOW
+    EMA
+    EXTRA
+
+# What a step does about NaN or inf in a gradient, in the order of ON_NONFINITE.
+cdef enum:
+    PROPAGATE
+    SKIP
+    RAISE
+
+
+cdef struct layout_t:
+    # How to walk an array that is not dense: axes from the slowest to the fastest.
+    int ndim
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t strides[MAX_DIMS]
+
+
+cdef struct order_t:
+    # How to walk a gapless array, that lies in another order, in C order. strides: in elements;
+    # axis: each axis' position from the slowest to the fastest.
+    int ndim
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t strides[MAX_DIMS]
+    int axis[MAX_DIMS]
+
+
+cdef struct scratch_t:
+    # What one thread works in, on the plan's heap: a thread's stack may be as small as 64 kB.
+    char streams[MAX_STREAMS][PIECE * 8]
+    char sum[WORK * 8]            # of a gradient and what has been accumulated
+    char block[2][BLOCK * 8]      # what squares are summed of
+    char raw[PIECE * 2]           # codes
+    char zeros[PIECE * 8]         # never written
+    unsigned int random[PIECE]
+    layout_t walk                 # of the stream in hand, in C order
+    char* tile                    # TILE bytes, where norms of arrays in another order are taken
+
+
+cdef struct tensor_t:
+    # What every step reads stands first: a thousand tensors have to stay in cache.
+    Py_ssize_t size
+    const constants_t* h
+    char* seen_gradient                # where the last gradient known to overlap nothing began
+    Py_ssize_t gap                     # between which intervals the last gradient lay
+    unsigned int lacks                 # flags that touch state which is not there
+    int dtype                          # of the arithmetic; 0: float32, 1: float64
+    int group
+    bint active                        # False: no gradient this time
+    bint held                          # its accumulator holds gradients
+    bint staged                        # some stream is not dense, or not of the arithmetic's dtype
+    char* data[MAX_STREAMS]
+    unsigned char itemsize[MAX_STREAMS]   # in memory
+    unsigned char storage[MAX_STREAMS]
+    bint averages                      # Lookahead's turn
+    bint dense                         # the parameter, in its own memory order
+    bint compact                       # state is, and all else is dense and of one dtype
+    int home                           # the parameter's own stream: 0, or ROUNDED
+    unsigned char* scales[MAX_STREAMS]
+    unsigned long long name            # what of the tensor goes into its random bits
+    unsigned long long key             # of this step's random bits
+    layout_t* layout[MAX_STREAMS]      # NULL: dense
+    order_t* c_order                   # NULL: the plan's order is C order
+    char* zeroable                     # where the last gradient known to be zeroable began
+
+
+# What the squares are of.
+cdef enum:
+    GRADIENTS
+    PARAMETERS
+    DIRECTIONS
+
+
+cdef struct sweep_t:
+    # A tensor as rows along the axis that lies closest in memory; C order takes row after row.
+    const tensor_t* t
+    int work
+    int axis
+    Py_ssize_t length             # of that axis
+    Py_ssize_t inner              # elements of a row: of the axes after it
+    Py_ssize_t first, stop        # the elements in hand, counted in C order
+    bint as_is                    # columns are turned from where they lie
+    int streams                   # how many are added up
+    int stream[2]
+    layout_t walk[2]              # in C order; of directions in elements of the plan's order
+
+
+cdef struct interval_t:
+    char* low
+    char* high
+
+
+cdef struct memory_t:
+    # The memory of parameters and state, sorted.
+    interval_t* intervals
+    Py_ssize_t count
+    Py_ssize_t gap                # between which of them the last gradient searched for lay
+
+
+cdef struct chunks_t:
+    # All elements, across tensors, cut into a thread's shares. Each ends where the next one starts.
+    Py_ssize_t* tensor
+    Py_ssize_t* first
+    Py_ssize_t count
+
+
+cdef struct rooms_t:
+    # The scratch of each thread.
+    char* start
+    char* tiles                   # and more of it, for sweeps
+    int count
+
+
+cdef struct norms_t:
+    Py_ssize_t* blocks            # the first block of each tensor, and their number
+    double* partial[2]            # sums of squares of each block: gradients, directions; parameters
+    double* sums[2]               # the same of each tensor
+    double* each                  # the norm of each gradient
+    double* tree                  # room for a sum over the tensors
+    double total                  # the norm of all gradients together
+    bint directing                # the pass under way takes norms of directions, not gradients
+
+
+cdef struct traits_t:
+    # What compiled code asks of a rule.
+    derive_t derive
+    int streams                        # p, g and its state
+    bint has_velocity                  # which begins with the first gradient
+    bint trusts                        # trust ratios take norms: of gradients,
+    bint directs                       # or of the rule's own directions
+    unsigned int needs[MAX_STREAMS]    # with which flags a stream is touched; ALWAYS: with any
+
+
+cdef struct plan_t:
+    # What a step reads and writes without the GIL.
+    int index                     # of the rule
+    int streams                   # of the rule: p, g and its state
+    const traits_t* traits        # the rule's
+    Py_ssize_t count              # tensors
+    Py_ssize_t total              # elements
+    tensor_t* tensors
+    constants_t* constants        # of each tensor
+    hyper_t* hypers               # of each group
+    Py_ssize_t groups
+    options_t options
+    long long* steps              # of each tensor, like the three below
+    long long* started
+    double* mu_products
+    unsigned char* held           # its accumulator holds gradients
+    unsigned long long seed
+    Py_ssize_t accumulated        # calls whose gradients wait in the accumulators
+    long long applied             # calls that have updated something
+    long long skipped             # calls left out, as a gradient was not finite
+    double grad_norm
+    bint norm_taken               # by the last step that was not an accumulation
+    # What follows from the rule, the options and the arrays.
+    bint keeps                    # there is state of options
+    bint adjusts                  # constants depend on options or norms
+    bint measures                 # norms are taken before the update
+    bint measures_gradients       # those of gradients
+    bint pieces                   # something is done around the rule while a piece is in cache
+    bint sweeping                 # a stream has been found that sweeps may take
+    bint staging                  # a stream has been found that needs scratch
+    # Of the call under way.
+    bint adding                   # gradients are only accumulated
+    bint check_finite
+    bint lacking                  # the constants derived last touch state that is not there
+    Py_ssize_t bad                # the tensor whose gradient is not finite, or -1
+    memory_t memory
+    chunks_t chunks
+    rooms_t rooms
+    norms_t norms

@@ -1,0 +1,248 @@
+# --------------------------------------------------------------------------- running
+#
+# The rule over all elements of a plan: chunk by chunk where there are threads, a span of a tensor
+# at a time, and in pieces where arrays are staged or something is done around the rule.
+
+
+cdef void run_plan(plan_t* plan, int threads) noexcept nogil:
+    cdef scratch_t* s = room_of(plan, 0)
+    cdef Py_ssize_t k
+    if plan.measures and not plan.adding:
+        measure(plan, threads)
+        if plan.bad >= 0:
+            return
+    elif (plan.adjusts or plan.accumulated) and not plan.adding:
+        adjust_constants(plan)
+    if threads == 1:   # no chunks: their dispatch costs 2 % in cache
+        for k in range(plan.count):
+            if plan.tensors[k].active:
+                run_span(plan, &plan.tensors[k], 0, plan.tensors[k].size, s)
+        return
+    run_jobs(run_chunk, plan, plan.chunks.count, threads)
+
+
+cdef void run_chunk(void* context, Py_ssize_t k, int thread) noexcept nogil:
+    cdef plan_t* plan = <plan_t*> context
+    cdef scratch_t* s = room_of(plan, thread)
+    cdef Py_ssize_t i = plan.chunks.tensor[k], first = plan.chunks.first[k], end
+    cdef Py_ssize_t last = plan.chunks.tensor[k + 1], stop = plan.chunks.first[k + 1]
+    while i < last or (i == last and first < stop):
+        end = stop if i == last else plan.tensors[i].size
+        if plan.tensors[i].active and end > first:
+            run_span(plan, &plan.tensors[i], first, end - first, s)
+        i += 1
+        first = 0
+
+
+cdef void run_span(
+    plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    cdef char* at[MAX_STREAMS]
+    cdef Py_ssize_t head
+    cdef int j
+    if plan.adding:
+        accumulate_span(plan, t, first, n, s)
+    elif not t.staged and not plan.pieces:
+        for j in range(plan.streams):
+            at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+        if n >= LONG:   # begin where a cache line does: zeros_beside in _arrays.py
+            head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0]
+            SPANS.update[plan.index][t.dtype](t.h, at, head, first)
+            for j in range(plan.streams):
+                if at[j]:
+                    at[j] += head * t.itemsize[j]
+            n -= head
+            first += head
+        SPANS.update[plan.index][t.dtype](t.h, at, n, first)
+    elif plan.pieces or not t.compact or not run_compact(plan, t, first, n, s):
+        run_pieces(plan, t, first, n, NULL, s)
+
+
+cdef void run_pieces(
+    plan_t* plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* direction, scratch_t* s
+) noexcept nogil:
+    """Run the rule and what is around it piece by piece.
+
+    The direction, where it is asked for, is written instead of the parameter.
+    """
+    cdef char* at[MAX_STREAMS]
+    cdef Py_ssize_t here = first, piece, end = first + n
+    cdef int j
+    while here < end:
+        piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
+        for j in range(plan.streams + EXTRA):
+            at[j] = fetch(t, j, here, piece, s.streams[j], s)
+        at[1] = with_held(t, at[1], at[plan.streams + ACCUMULATOR], piece, s.sum)
+        if direction != NULL:
+            memcpy(direction + (here - first) * width(t), at[0], piece * width(t))
+            at[0] = direction + (here - first) * width(t)
+        SPANS.update[plan.index][t.dtype](t.h, at, piece, here)
+        if direction == NULL:
+            finish_piece(plan, t, at, here, piece, s)
+            if t.home != 0:
+                put(t, t.home, here, piece, at[0], NULL, s)
+        put_state(plan, t, at, here, piece, s, direction != NULL)
+        here += piece
+
+
+cdef void put_state(
+    plan_t* plan, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s,
+    bint directing,
+) noexcept nogil:
+    """Bring a piece of the parameter (not of a direction) and its state back."""
+    cdef bint drawn = False
+    cdef int j
+    for j in range(plan.streams + EXTRA):
+        if at[j] == NULL or j == 1 or j == 0 and directing:
+            continue
+        if t.storage[j] >= BFLOAT16_STATE and not drawn:
+            SPANS.random(s.random, <unsigned int> first, random_key(t, first), n)
+            drawn = True
+        put(t, j, first, n, at[j], s.random, s)
+
+
+cdef void finish_piece(
+    plan_t* plan, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    """What follows the rule: Lookahead, the average, zeros for the gradient."""
+    cdef char* slow = at[plan.streams + SLOW]
+    cdef char* ema = at[plan.streams + EMA]
+    if t.averages:
+        SPANS.approach[t.dtype](slow, at[0], plan.options.lookahead_alpha, n)
+        memcpy(at[0], slow, n * width(t))
+    if ema != NULL:
+        SPANS.approach[t.dtype](ema, at[0], 1 - plan.options.ema_decay, n)
+    if plan.options.zero_grad:
+        zero(t, 1, first, n, s)
+
+
+cdef void accumulate_span(
+    plan_t* plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    """Add the gradient to its accumulator, or begin with it."""
+    cdef int to = plan.streams + ACCUMULATOR
+    cdef Py_ssize_t here = first, piece, end = first + n
+    cdef char* g
+    cdef char* held
+    while here < end and t.data[1] != NULL:
+        piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
+        g = fetch(t, 1, here, piece, s.streams[1], s)
+        held = fetch(t, to, here, piece, s.streams[to], s)
+        if t.held:
+            SPANS.add[t.dtype](held, g, piece)
+        else:
+            memcpy(held, g, piece * width(t))
+        put(t, to, here, piece, held, NULL, s)
+        if plan.options.zero_grad:
+            zero(t, 1, here, piece, s)
+        here += piece
+
+
+cdef bint run_compact(
+    plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    """Run the rule's loop over compact state; False where it has none for these options."""
+    cdef bint bytes = t.storage[2] != BFLOAT16_STATE
+    cdef compact_t span = SPANS.compact[plan.index][bytes][t.storage[0] != PLAIN]
+    cdef unsigned char* scales[MAX_STREAMS]
+    cdef char* at[MAX_STREAMS]
+    cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one
+    cdef Py_ssize_t run, head, done, rest = n % unit, end = first + n - rest
+    cdef int j
+    if span == NULL or rest == n:
+        return False
+    while first < end:
+        run = min(SEGMENT - first % SEGMENT, end - first)
+        for j in range(plan.streams):
+            at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+            scales[j] = t.scales[j] + first // SCALED if t.scales[j] else NULL
+        if run >= LONG and not bytes:   # as for dense state, but whole units
+            head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // unit * unit
+            run = head if head else run
+        done = span(t.h, at, scales, run, <unsigned int> first, random_key(t, first))
+        if done < 0:
+            return False
+        first += done
+        if done < run - run % unit:
+            run_pieces(plan, t, first, SCALED, NULL, s)
+            first += SCALED
+    if rest:
+        run_pieces(plan, t, first, rest, NULL, s)
+    return True
+
+
+cdef void zero_gradients(plan_t* plan) noexcept nogil:
+    """Set the gradients of a call to zero that is left out."""
+    cdef Py_ssize_t i, first
+    cdef tensor_t* t
+    for i in range(plan.count):
+        t = &plan.tensors[i]
+        first = 0
+        while t.data[1] != NULL and first < t.size:
+            zero(t, 1, first, min(<Py_ssize_t> PIECE, t.size - first), room_of(plan, 0))
+            first += PIECE
+
+
+cdef Py_ssize_t active_elements(const plan_t* plan) noexcept nogil:
+    """How many elements have a gradient in this call."""
+    cdef Py_ssize_t i, elements = 0
+    for i in range(plan.count):
+        elements += plan.tensors[i].size if plan.tensors[i].active else 0
+    return elements
+
+
+cdef void count_call(plan_t* plan) noexcept nogil:
+    """Count the call that has been done."""
+    cdef Py_ssize_t i
+    if plan.adding:
+        plan.accumulated += 1
+        for i in range(plan.count):
+            plan.held[i] = plan.held[i] or plan.tensors[i].data[1] != NULL
+        return
+    plan.accumulated = 0
+    plan.applied += 1
+    for i in range(plan.count):
+        if plan.tensors[i].active:
+            plan.held[i] = False
+            if plan.traits.has_velocity and plan.started[i] == plan.steps[i]:
+                if not plan.tensors[i].h.flags & MOMENTUM:
+                    plan.started[i] += 1   # its first velocity is still to come
+            plan.steps[i] += 1
+            plan.mu_products[i] = plan.tensors[i].h.mu_product
+
+# --------------------------------------------------------------------------- no plan
+
+
+cdef int step_dense(
+    int index, int dtype, const constants_t* constants, char** at, Py_ssize_t n
+) except -1 nogil:
+    """A step of a rule over one dense tensor that no plan is bound to: its streams, its constants.
+
+    Norms come first where the constants ask for them, as in every plan.
+    """
+    cdef plan_t plan
+    cdef tensor_t t
+    cdef constants_t own
+    cdef int j
+    if not constants.flags & (TRUST | DIRECTION):
+        SPANS.update[index][dtype](constants, at, n, 0)
+        return 0
+    memset(&plan, 0, sizeof(plan_t))
+    memset(&t, 0, sizeof(tensor_t))
+    own = constants[0]
+    plan.index, plan.traits, plan.streams = index, &TRAITS[index], TRAITS[index].streams
+    plan.tensors, plan.constants, plan.count, plan.total = &t, &own, 1, n
+    plan.options.grad_scale = 1
+    t.size, t.dtype, t.h, t.active, t.dense = n, dtype, &own, True, True
+    for j in range(plan.streams):
+        t.data[j], t.itemsize[j] = at[j], 8 if dtype else 4
+    note_options(&plan)
+    plan.bad = -1
+    try:
+        reserve_norms(&plan, &plan.options)
+        reserve_scratch(&plan, 1)
+        run_plan(&plan, 1)
+    finally:
+        release_norms(&plan)
+        release_scratch(&plan)
+    return 0

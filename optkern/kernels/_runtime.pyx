@@ -1,0 +1,229 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False
+"""The runtime: the instruction set in use, threads, forks, and the one parallel region.
+
+1. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
+2. The number of threads never shows in the bits, so the engine may choose it by what it measured.
+3. Work is handed out dynamically: fixed halves collapse when another process takes a core.
+4. Whatever runs in a region computes in the IEEE mode: a thread's own may be another's doing.
+"""
+import os
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython.parallel cimport prange, threadid
+
+from optkern.kernels import _isa
+from optkern.kernels._constants cimport constants_t
+from optkern.kernels._scalar cimport (
+    optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
+)
+from optkern.kernels.rules import rows_hash
+
+cdef extern from *:
+    """
+    #if defined(_OPENMP)
+    #include <omp.h>
+    #define OPTKERN_OPENMP _OPENMP
+    #else
+    #define OPTKERN_OPENMP 0
+    static int omp_get_max_threads(void) { return 1; }
+    #endif
+
+    #include <time.h>
+    static double optkern_seconds(void) {
+    #if defined(_WIN32)
+        return (double)clock() / CLOCKS_PER_SEC;
+    #else
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    #endif
+    }
+
+    /* 0: baseline, 1: x86-64-v3, 2: x86-64-v4; asks the operating system's support too. */
+    static int optkern_cpu_level(void) {
+    #if (defined(__x86_64__)) && (defined(__GNUC__) || defined(__clang__))
+        __builtin_cpu_init();
+        if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+              && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")))
+            return 0;
+        if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+              && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
+              && __builtin_cpu_supports("avx512vl")))
+            return 1;
+        return 2;
+    #else
+        return 0;
+    #endif
+    }
+    #if defined(__clang__)
+    #define OPTKERN_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define OPTKERN_COMPILER "gcc " __VERSION__
+    #elif defined(_MSC_VER)
+    #define OPTKERN_COMPILER "msvc"
+    #else
+    #define OPTKERN_COMPILER "unknown compiler"
+    #endif
+    """
+    const int OPTKERN_OPENMP
+    const char* OPTKERN_COMPILER
+    int omp_get_max_threads() noexcept nogil
+    double optkern_seconds() noexcept nogil
+    int optkern_cpu_level() noexcept nogil
+
+# --------------------------------------------------------------------------- instruction set
+
+SPANS = NULL
+cdef str ISA = ""
+AVAILABLE_ISAS = _isa.available(optkern_cpu_level())
+
+
+def use_isa(str name):
+    """Run the spans of another instruction set from now on (for tests and benchmarks)."""
+    global SPANS, ISA
+    if name not in AVAILABLE_ISAS:
+        raise ValueError(f"instruction set {name!r} is not one of {AVAILABLE_ISAS}")
+    cdef spans_t* spans = <spans_t*> PyCapsule_GetPointer(_isa.table(name), "optkern.spans")
+    if spans.rows != <unsigned long long> rows_hash() or (
+        spans.sizes != sizeof(spans_t) * 4096 + sizeof(constants_t)
+    ):
+        raise ImportError(
+            f"optkern: the loops of kernels/_span_{name} were built from another table of rules "
+            "than kernels/rules.py has now, and would compute other rules; build again: "
+            "python setup.py build_ext --inplace in its folder, or pip install --force-reinstall"
+        )
+    SPANS = spans
+    ISA = name
+
+
+def isa():
+    """The instruction set the kernels run: ``"v4"``, ``"v3"`` or ``"baseline"``."""
+    return ISA
+
+
+use_isa(_isa.chosen(AVAILABLE_ISAS))
+
+# --------------------------------------------------------------------------- threads
+
+OPENMP = OPTKERN_OPENMP
+COMPILER = OPTKERN_COMPILER.decode()
+cdef int initial_openmp_threads = omp_get_max_threads()   # also makes the runtime read its settings
+cdef int thread_limit = 1
+cdef bint limit_explicit = False
+cdef bint forked = False           # serial until the user says otherwise
+cdef bint region_entered = False
+cdef bint hangs = False            # forked after a region: another one would never end
+cdef int forks = 0                 # between this process and the one that loaded optkern
+
+
+def set_thread_limit(int n, bint explicit):
+    """The number of threads a call may use at the most; ``explicit``: the user's own word."""
+    global thread_limit, limit_explicit, forked
+    if hangs and n > 1 and explicit:
+        raise RuntimeError(
+            "num_threads: this process was forked after its parent had used threads, and the "
+            "OpenMP runtime hangs there; only 1 is possible (start workers by 'spawn' instead)"
+        )
+    thread_limit = n
+    limit_explicit = explicit
+    if explicit and not hangs:
+        forked = False
+
+
+def get_thread_limit():
+    return current_limit()
+
+
+cdef int current_limit() noexcept nogil:
+    """The default number of threads now: a limit lowered from outside (threadpoolctl) counts."""
+    cdef int openmp = omp_get_max_threads()
+    if forked or not OPTKERN_OPENMP:
+        return 1
+    if limit_explicit and openmp >= initial_openmp_threads:
+        return thread_limit
+    return min(thread_limit, openmp)
+
+
+cdef int threads_for(Py_ssize_t elements, Py_ssize_t jobs, int wanted) noexcept nogil:
+    """The threads that so many jobs are to use, or, for 0, the most that the engine may choose."""
+    if forked or not OPTKERN_OPENMP or jobs <= 1:
+        return 1
+    if wanted == 0:
+        wanted = current_limit() if elements >= SERIAL else 1
+    return min(wanted, <int> min(jobs, <Py_ssize_t> 1024))
+
+
+def serial_reason(Py_ssize_t elements, Py_ssize_t jobs, Py_ssize_t share, int wanted):
+    """Why `threads_for` says one thread; an empty string where it may say more.
+
+    ``share``: the elements of one job at the most.
+    """
+    if not OPTKERN_OPENMP:
+        return "optkern was built without OpenMP"
+    if forked:
+        return "a forked child is serial until told otherwise, as OpenMP may hang in it"
+    if wanted == 0 and elements < SERIAL:
+        return f"a second thread does not pay off for fewer than {SERIAL:,} elements"
+    if jobs == 1:
+        return f"the elements are not more than one thread's share of {share:,}"
+    if wanted == 0 and threads_for(elements, jobs, 0) == 1:
+        return "the limit is one thread (optkern.get_num_threads)"
+    return ""
+
+
+cdef void run_jobs(
+    job_t job, void* context, Py_ssize_t jobs, int threads
+) noexcept nogil:
+    """Call ``job(context, k, thread)`` for every k below `jobs`, in the IEEE mode."""
+    global region_entered
+    cdef Py_ssize_t k
+    cdef optkern_mode_t mode
+    if threads == 1:
+        mode = optkern_ieee_mode()
+        for k in range(jobs):
+            job(context, k, 0)
+        optkern_restore_mode(mode)
+        return
+    region_entered = True
+    for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
+        run_job(job, context, k, threadid())
+
+
+cdef void run_job(job_t job, void* context, Py_ssize_t k, int thread) noexcept nogil:
+    cdef optkern_mode_t mode = optkern_ieee_mode()
+    job(context, k, thread)
+    optkern_restore_mode(mode)
+
+
+cdef double now() noexcept nogil:
+    """Seconds, of a clock that only goes forward."""
+    return optkern_seconds()
+
+# --------------------------------------------------------------------------- forks
+
+
+cdef int count_forks() noexcept nogil:
+    """The forks between this process and the one that loaded optkern."""
+    return forks
+
+
+def _after_fork():
+    global forked, hangs, forks
+    forked = True
+    forks += 1
+    hangs = hangs or region_entered
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class ieee_mode:
+    """Context: this thread computes with the IEEE defaults, whatever another library has set."""
+
+    def __enter__(self):
+        self.old = optkern_ieee_mode()
+
+    def __exit__(self, *exception):
+        optkern_restore_mode(self.old)

@@ -1,0 +1,100 @@
+# --------------------------------------------------------------------------- constants
+#
+# The constants of a step: derived once for all tensors that share them, then each tensor's own
+# where norms or options have a part in them.
+
+
+cdef bint takes_gradient_norms(plan_t* plan, const options_t* o) noexcept nogil:
+    cdef bint trusts = plan.traits.trusts and not plan.traits.directs
+    return trusts or o.clip_norm != 0 or o.clip_norm_per_tensor != 0
+
+
+cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil:
+    """Make room for the norms that these options take, before they are in force."""
+    if (takes_gradient_norms(plan, o) or plan.traits.trusts) and plan.norms.blocks == NULL:
+        map_blocks(plan)
+    return 0
+
+
+cdef void note_options(plan_t* plan) noexcept nogil:
+    """Keep what follows from the options in force."""
+    cdef const options_t* o = &plan.options
+    plan.measures_gradients = takes_gradient_norms(plan, o)
+    plan.measures = plan.measures_gradients or plan.traits.trusts
+    plan.adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
+    plan.pieces = o.zero_grad != 0 or plan.keeps
+
+
+cdef void derive_constants(plan_t* plan) noexcept nogil:
+    """The constants of this step, once for each run of tensors that share them."""
+    cdef Py_ssize_t i, last = -1
+    cdef constants_t* h = NULL
+    cdef hyper_t o
+    plan.lacking = False
+    for i in range(plan.count):
+        if not plan.tensors[i].active:
+            continue
+        if plan.tensors[i].staged:
+            plan.tensors[i].key = mixed(
+                mixed(mixed(plan.seed) ^ (plan.steps[i] + 1)) ^ plan.tensors[i].name
+            )
+        if (
+            last < 0
+            or plan.tensors[i].group != plan.tensors[last].group
+            or plan.steps[i] - plan.started[i] != plan.steps[last] - plan.started[last]
+            or plan.mu_products[i] != plan.mu_products[last]
+        ):
+            o = plan.hypers[plan.tensors[i].group]
+            o.step = <double> (plan.steps[i] - plan.started[i] + 1)
+            o.mu_product = plan.mu_products[i]
+            h = &plan.constants[i]
+            memset(h, 0, sizeof(constants_t))
+            plan.traits.derive(&o, h)
+            last = i
+        plan.tensors[i].h = h
+        if plan.tensors[i].lacks & (h.flags | ALWAYS):
+            plan.lacking = True
+
+
+cdef void adjust_constants(plan_t* plan) noexcept nogil:
+    """What norms and options make of each tensor's constants: its own from now on."""
+    cdef Py_ssize_t i
+    cdef constants_t* h
+    cdef double k = plan.options.lookahead, norm
+    for i in range(plan.count - 1, -1, -1):   # last the one whose constants others share
+        if not plan.tensors[i].active:
+            continue
+        plan.tensors[i].averages = k != 0 and (plan.steps[i] + 1) % <Py_ssize_t> k == 0
+        h = &plan.constants[i]
+        if plan.tensors[i].h != h:
+            h[0] = plan.tensors[i].h[0]
+            plan.tensors[i].h = h
+        norm = plan.norms.each[i] if plan.measures_gradients else 0
+        adjust(&plan.options, h, <double> (plan.accumulated + 1), plan.norms.total, norm)
+        if h.flags & TRUST:
+            apply_trust(h, parameter_norm(plan, i), h.scale * norm)
+
+
+cdef void apply_directions(plan_t* plan) noexcept nogil:
+    """Put the trust ratios of directions into the constants; the next pass applies these."""
+    cdef Py_ssize_t i
+    for i in range(plan.count):
+        if plan.tensors[i].active and plan.constants[i].flags & DIRECTION:
+            apply_trust(
+                &plan.constants[i], parameter_norm(plan, i), direction_norm(plan, i)
+            )
+            plan.constants[i].flags ^= DIRECTION | APPLY
+
+
+cdef int refuse_missing_state(Plan plan) except -1:
+    """Refuse to run where the derived flags touch a state array that is not there."""
+    cdef Py_ssize_t i
+    cdef int j
+    cdef tensor_t* t
+    for i in range(plan.core.count):
+        t = &plan.core.tensors[i]
+        j = missing_stream(plan.core.index, t.h.flags, t.data) if t.active else -1
+        if j >= 2:
+            what = _arrays.named("parameter", plan.labels[i])
+            raise ValueError(f"{plan.owner}: {what} has no {plan.rule.state[j - 2]}")
+    return 0

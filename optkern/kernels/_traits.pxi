@@ -1,0 +1,30 @@
+# --------------------------------------------------------------------------- traits
+#
+# What compiled code asks of the rule table, by the rule's position in it.
+
+
+cdef int note_traits() except -1:
+    cdef int k, j
+    if len(RULES + LIMITS) > MAX_RULES:
+        raise SystemError("optkern: MAX_RULES in kernels/_span.pxd has become too small")
+    for k, rule in enumerate(RULES + LIMITS):
+        TRAITS[k].derive = derivation(rule.formula)
+        TRAITS[k].streams = 2 + len(rule.slots)
+        TRAITS[k].has_velocity = rule.formula == "sgd"
+        TRAITS[k].trusts, TRAITS[k].directs = rule.trust is not None, rule.trust == "direction"
+        for j, switch in enumerate(rule.slots.values()):
+            TRAITS[k].needs[2 + j] = FLAGS[switch.upper()] if switch else ALWAYS
+        TRAITS[k].needs[0] = TRAITS[k].needs[1] = ALWAYS
+    return 0
+
+
+note_traits()
+
+
+cdef int missing_stream(int index, unsigned int flags, char** at) noexcept nogil:
+    """The first stream that a rule touches with these flags and that is not there, or -1."""
+    cdef int j
+    for j in range(TRAITS[index].streams):
+        if at[j] == NULL and TRAITS[index].needs[j] & (flags | ALWAYS):
+            return j
+    return -1

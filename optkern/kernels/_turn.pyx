@@ -1,0 +1,88 @@
+# cython: language_level=3
+"""One call at a time: a second one would write what the first one reads.
+
+1. Compiled, so that no interrupt comes between taking the turn and the way to give it back.
+2. A fork takes no threads along: a turn that was taken in another process has ended.
+"""
+cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from optkern.kernels._runtime cimport count_forks
+
+cdef str STEP = "a step"
+
+
+@cython.final
+cdef class Turn:
+    """One call at a time for what takes steps.
+
+    Parameters
+    ----------
+    owner : str
+        Who speaks in error messages.
+    """
+
+    def __init__(self, str owner):
+        self.owner = owner
+
+    def __reduce__(self):
+        return Turn, (self.owner,)
+
+    def step(self, function, *args):
+        """Call a function that takes a step: nothing else may come before it has ended."""
+        return self.take(STEP, True, False, function, args, {})
+
+    def alone(self, str what, function, *args):
+        """Call a function that writes what steps write; it may come here again itself."""
+        return self.take(what, False, False, function, args, {})
+
+    def reading(self, str what, function, *args):
+        """Call a function that only reads: a step's own callback may do that."""
+        return self.take(what, False, True, function, args, {})
+
+    def rest(self, function, *args):
+        """Call a step's callback: parameters and memory belong together now."""
+        self.at_rest = True
+        try:
+            return function(*args)
+        finally:
+            self.at_rest = False
+
+    cdef object take(
+        self, str what, bint stepping, bint reading, function, tuple args, dict kwargs
+    ):
+        cdef bint outermost = self.begin(what, stepping, reading)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if outermost:
+                self.end()
+
+    cdef bint begin(self, str what, bint stepping, bint reading) except -1:
+        """Take the turn; False where this is a part of the call that has it."""
+        if self.is_taken():
+            self.refuse_others(what, stepping, reading)
+            return False
+        self.busy, self.stepping, self.at_rest = True, stepping, False
+        self.thread, self.forks = PyThread_get_thread_ident(), count_forks()
+        self.doing = STEP if what is None else what
+        return True
+
+    cdef void end(self) noexcept:
+        self.busy = False
+
+    cdef bint is_taken(self) noexcept:
+        return self.busy and self.forks == count_forks()
+
+    cdef int refuse_others(self, str what, bint stepping, bint reading) except -1:
+        """Raise where a call is under way that this one is no part of."""
+        cdef bint welcome = reading and self.at_rest or not (stepping or self.stepping)
+        if not self.is_taken() or welcome and self.thread == PyThread_get_thread_ident():
+            return 0
+        end = f"{what} has to wait for its end"
+        if stepping and self.stepping:
+            end = "an optimizer takes one step at a time"
+        raise RuntimeError(
+            f"{self.owner}: {self.doing} is under way already, in another thread or in a "
+            f"callback; {end}"
+        )
