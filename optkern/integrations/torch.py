@@ -35,7 +35,6 @@ from ._host import host
 from ._torch_groups import Sealed, constant, parted, refuse_misspelt, same, sealed
 from ._torch_memory import PlainExchange as _PlainExchange  # noqa: F401
 from ._torch_memory import (
-    check_counts,
     copy_into,
     made_exchange,
     memory,
@@ -45,6 +44,7 @@ from ._torch_memory import (
 )
 from ._torch_objective import MINIMUM
 from ._torch_objective import objective as objective
+from ._torch_shown import Shown, count_begun
 
 torch: Any = host("torch", "torch", MINIMUM)
 
@@ -74,6 +74,24 @@ class _Option:
         opt._up_to_date()
 
 
+class Told:
+    """An attribute that is up to date when it is looked at."""
+
+    def __init__(self, place: str, document: str) -> None:
+        self.place = place
+        self.__doc__ = document
+
+    def __get__(self, opt: Any, owner: type) -> Any:
+        if opt is None:
+            return self
+        if opt._shown is not None:
+            opt._tell(True)
+        return opt.__dict__[self.place]
+
+    def __set__(self, opt: Any, value: Any) -> None:
+        opt.__dict__[self.place] = value
+
+
 class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     """What all of them share. The arguments are those of the `torch.optim` class of the same name.
 
@@ -99,6 +117,8 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     _written: Any  # their values
     _signature: inspect.Signature
     _inner: Any = None
+    _shown: Any = None  # what `state` has of it
+    _untold = False  # whether it may have counted what is not shown
     _calls = (0, 0)  # applied and skipped, of which this is a copy
 
     for _name in _OPTIONS - {"zero_grad"}:  # which is torch's method
@@ -163,14 +183,20 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     # ----------------------------------------------------------------- binding
 
-    def _bind(self) -> None:
-        self._take(self.param_groups, self.state)
-        self._show()
+    # Looked at, both are what the optimizer is, whatever an interrupted call has left to be told.
+    state = Told("_state", "State by parameter: tensors over the optimizer's own, as in torch.")
+    param_groups = Told("_groups", "The groups, as in torch: what is written counts at a step.")
 
-    def _take(self, groups: list[dict[str, Any]], state: Mapping[Any, Any]) -> None:
+    def _bind(self) -> None:
+        state = self._state
+        bound = self._bound(self._groups, state)
+        bound["_shown"].put_into(state)
+        self.__dict__.update(bound)
+
+    def _bound(self, groups: list[dict[str, Any]], state: Mapping[Any, Any]) -> dict[str, Any]:
         """Make the optimizer over these tensors, with copies of what there is of their state.
 
-        Nothing is changed where something is refused.
+        Nothing is changed: the attributes that are returned take effect together.
         """
         old = self._settled()
         params = [p for group in groups for p in group["params"]]
@@ -188,9 +214,18 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         steps, inner.skipped_steps = self._calls if old is None else (old.steps, old.skipped_steps)
         inner.steps = max(steps, int(inner._plan.steps.max()))
         inner._exchange_averages = _Averages(inner, params)
-        self._inner, self._params, self._arrays, self._seen = inner, params, arrays, seen
-        self._read: list[Any] = [None] * len(groups)  # as written, where that says all
-        self._sizes = [*map(len, groups)]
+        return {
+            "_inner": inner,
+            "_params": params,
+            "_arrays": arrays,
+            "_seen": seen,
+            "_read": [None] * len(groups),  # as written, where that says all
+            "_sizes": [*map(len, groups)],
+            "_shown": Shown(inner, params, self._counts_steps(inner)),
+        }
+
+    def _counts_steps(self, inner: Any) -> bool:
+        return self._class is not optimizers.SGD or inner.lookahead is not None
 
     def _settled(self) -> Any:
         """The optimizer, where there is one: with the weights in their place, not the averages."""
@@ -251,100 +286,58 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             product = plain(entry.get("mu_product"))
             plan.mu_products[i] = checked(owner, "mu_product", product)
 
-    # Tensors made in inference mode could never be written in place outside it.
-    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
-    def _show(self) -> None:
-        """Let `state` have tensors over the state of what has begun, as torch's optimizers do."""
-        inner, plan, rule = self._inner, self._inner._plan, self._inner.rule
-        velocity = rule.formula == "sgd"
-        # In the numbers that torch counts in: a tensor in `state` is an element of these.
-        self._counts = {}
-        if not velocity or self._class is not optimizers.SGD or inner.lookahead is not None:
-            self._counts["step"] = (plan.steps, plan.steps.astype(np.float64))
-        if "mu_product" in rule.hyperparameters:
-            self._counts["mu_product"] = (plan.mu_products, plan.mu_products.copy())
-        self._tell_counts()
-        counts = {k: torch.from_numpy(shown).unbind() for k, (_, shown) in self._counts.items()}
-        self._laid: tuple[list[Any], list[np.ndarray]] = ([], [])  # tensors, and what they lie on
-        for i, p in enumerate(self._params):
-            if not (plan.steps[i] or rule.name == "adagrad"):  # torch's begins at once
-                continue
-            tensors = {name: elements[i] for name, elements in counts.items()}
-            laid = {}
-            if not self._laid[0]:  # counts lie, and are moved, together: of each one is looked at
-                laid = {name: shown[i, ...] for name, (_, shown) in self._counts.items()}
-            for slot, arrays in plan.state.items():
-                hidden = slot == "momentum_buffer" and velocity and plan.started[i] >= plan.steps[i]
-                if arrays[i] is not None and not hidden:
-                    tensors[slot], laid[slot] = torch.from_numpy(arrays[i]), arrays[i]
-            self._laid[0].extend(map(tensors.__getitem__, laid))
-            self._laid[1].extend(laid.values())
-            if tensors:
-                self.state[p].update(tensors)
-        self._note_shown()
-        self._plan = plan
-
-    def _note_shown(self) -> None:
-        """Keep what `_up_to_date` compares with."""
-        self._entries = list(self.state.values())
-        self._begun = self._count_begun()
-        self._shown: dict[str, tuple[list[Any], list[Any]]] = {}
-        for entry in self._entries:
-            for name, tensor in entry.items():
-                entries, tensors = self._shown.setdefault(name, ([], []))
-                entries.append(entry)
-                tensors.append(tensor)
-
-    def _count_begun(self) -> int:
-        """Another number as soon as a parameter has more to show."""
-        plan = self._inner._plan
-        return int(np.count_nonzero(plan.steps) + np.count_nonzero(plan.steps > plan.started))
-
     # ----------------------------------------------------------------- what has been replaced
 
     def _up_to_date(self) -> Any:
         """The optimizer over the tensors, state and hyperparameters as they are now."""
-        if self._inner._plan is not self._plan:
-            self._show_anew()
-        params = [p for group in self.param_groups for p in group["params"]]
+        self._tell()
+        params = [p for group in self._groups for p in group["params"]]
         if (
             same(params, self._params)
-            and same(self.state.values(), self._entries)
-            and self._shows_its_own()
+            and self._shown.are_all_in(self._state)
             and _exchange.are(params, self._arrays)
-            and _exchange.are(*self._laid)
+            and _exchange.are(*self._shown.laid)
         ):
             self._read_groups()
         else:
             self._bind()
+        self._shown.take_counts(self._owner)
         return self._inner
+
+    def _tell(self, looked_at: bool = False) -> None:
+        """Show what has been done and is not shown yet.
+
+        By an interrupted call, or, once it is ``looked_at``, by `optimizer` on its own.
+        """
+        if self._inner._plan is not self._shown.plan:
+            self._show_anew()
+        elif looked_at or self._untold:
+            if self._shown.begun != count_begun(self._inner._plan):
+                self._show()
+            else:
+                self._shown.tell_counts()
+            self._untold = False
+
+    def _show(self) -> None:
+        """Let `state` have tensors over all state there is by now."""
+        shown = Shown(self._inner, self._params, self._counts_steps(self._inner))
+        shown.put_into(self._state)
+        self._shown = shown
 
     def _show_anew(self) -> None:
         """Show what `optimizer` itself has got: a checkpoint, or an option that needs state."""
-        for entry in self._entries:
-            for name in self._shown:
-                entry.pop(name, None)
-        for number, (group, own) in enumerate(zip(self.param_groups, self._inner.param_groups)):
+        self._shown.take_out()
+        for number, (group, own) in enumerate(zip(self._groups, self._inner.param_groups)):
             for name, value in self._translated(number, self._seen[number]).items():
                 if own[name] != value:
                     group[name] = own[name]
         note_changes(self._params)
         self._show()
 
-    def _shows_its_own(self) -> bool:
-        """Whether every tensor in `state` is the one that was put there."""
-        try:
-            return all(
-                same([*map(operator.itemgetter(name), entries)], tensors)
-                for name, (entries, tensors) in self._shown.items()
-            )
-        except KeyError:
-            return False
-
     def _read_groups(self) -> None:
         """Take the hyperparameters that have been written since the last step."""
         inner = self._inner
-        for number, group in enumerate(self.param_groups):
+        for number, group in enumerate(self._groups):
             if len(group) != self._sizes[number]:
                 owner = f"{self._owner}: group {number}"
                 refuse_misspelt(owner, group, self.defaults, self._names, _OPTIONS)
@@ -357,7 +350,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 inner.param_groups[number].update(self._translated(number, values))
                 self._seen[number] = values
             self._read[number] = written if constant(written) else None
-        if inner._plan is not self._plan:  # an option has been switched on that needs state
+        if inner._plan is not self._shown.plan:  # an option has been switched on: it needs state
             self._show()
 
     def _translated(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -387,26 +380,12 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 loss = closure()
         inner = self._up_to_date()
         gradients = self._gradients()
-        self._take_counts()
-        applied = inner.step(parted(gradients, self.param_groups))
-        self._tell_counts()
+        self._untold = True
+        applied = inner.step(parted(gradients, self._groups))
         if applied:
             note_changes([p for p, g in zip(self._params, gradients) if g is not None])
-        if self._begun != self._count_begun():
-            self._show()
+        self._tell()
         return loss
-
-    def _take_counts(self) -> None:
-        """Take the counts that a user has written where they are shown."""
-        for name, (counted, shown) in self._counts.items():
-            if shown.tobytes() != self._told[name]:
-                check_counts(self._owner, name, shown)
-                counted[:] = shown
-
-    def _tell_counts(self) -> None:
-        for counted, shown in self._counts.values():
-            shown[:] = counted
-        self._told = {name: shown.tobytes() for name, (_, shown) in self._counts.items()}
 
     def _gradients(self) -> list[np.ndarray | None]:
         gradients = [p.grad for p in self._params]
@@ -441,7 +420,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             On a key that is nearly a hyperparameter's, or an option's of the whole optimizer.
         """
         if isinstance(param_group, Mapping):  # else torch says so
-            owner = f"{self._owner}: group {len(self.param_groups)}"
+            owner = f"{self._owner}: group {len(self._groups)}"
             refuse_misspelt(owner, param_group, self.defaults, self._names, _OPTIONS)
         super().add_param_group(param_group)
         if self._inner is None:  # the constructor binds all groups at once
@@ -449,7 +428,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         try:
             self._bind()
         except BaseException:
-            self.param_groups.pop()
+            self._groups.pop()
             raise
 
     def state_dict(self) -> dict[str, Any]:
@@ -459,7 +438,7 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """
         self._settled()
         self._up_to_date()
-        state_dict = super().state_dict()
+        state_dict = super().state_dict()  # which looks at `state`: all is told
         state_dict["state"] = {
             key: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()}
             for key, entry in state_dict["state"].items()
@@ -492,22 +471,24 @@ class _Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         kept = {"_options": _options(inner), **super().__getstate__()}
         kept["_calls"] = (inner.steps, inner.skipped_steps)
         kept["state"] = defaultdict(dict)
-        for p, entry in self.state.items():  # pickled as it is, each count would bring all others
-            counts = {name: entry[name].clone() for name in self._counts if name in entry}
-            kept["state"][p] = {**entry, **counts}
+        for p, entry in self.state.items():
+            kept["state"][p] = self._shown.without_counts(entry)
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         """Of a copy, all that there is; of a state dict, state and groups."""
         if "_options" in kept:
-            self.__dict__.update(kept)
+            kept = {**kept, "_state": kept["state"], "_groups": kept["param_groups"]}
+            self.__dict__.update({k: kept[k] for k in kept if k not in ("state", "param_groups")})
         for group in kept["param_groups"]:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
-        state = {k: v.entry if isinstance(v, Sealed) else v for k, v in kept["state"].items()}
-        self._take(kept["param_groups"], state)
-        super().__setstate__({**kept, "state": defaultdict(dict, state)})
-        self._show()
+        entries = {k: v.entry if isinstance(v, Sealed) else v for k, v in kept["state"].items()}
+        bound = self._bound(kept["param_groups"], entries)
+        state = defaultdict(dict, {k: dict(entry) for k, entry in entries.items()})
+        bound["_shown"].put_into(state)
+        super().__setstate__({})
+        self.__dict__.update(bound, _state=state, _groups=kept["param_groups"])
 
 
 class _Averages:

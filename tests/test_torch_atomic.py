@@ -1,0 +1,191 @@
+"""Interrupted at any line, torch's optimizer here is what it was or what it is to be."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+import optkern
+
+torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
+import optkern.integrations.torch as ot  # noqa: E402
+
+WHERE = (str(Path(optkern.__file__).parent), sys.modules["torch.optim.optimizer"].__file__)
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def interrupted(line, act):
+    """Raise at the line-th line of optkern or of torch's base class; return whether it came."""
+    left = [line]
+
+    def trace(frame, event, arg):
+        if not frame.f_code.co_filename.startswith(WHERE):
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def new(cls=ot.NAdam, steps=2, lr=0.1, **options):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 2)
+    opt = cls(
+        [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.1}], lr, **options
+    )
+    for _ in range(steps):
+        give_gradients(opt)
+        opt.step()
+    give_gradients(opt)
+    return opt
+
+
+def give_gradients(opt):
+    for k, p in enumerate(p for group in opt.param_groups for p in group["params"]):
+        p.grad = torch.full_like(p, 0.3 + k)
+
+
+def plainly(value):
+    if isinstance(value, dict):
+        return {str(key): plainly(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plainly(x) for x in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def picture(opt):
+    """Return what is seen without a call, what a call gives, and the inner optimizer's own."""
+    params = [p for group in opt.param_groups for p in group["params"]]
+    seen = {
+        "groups": plainly(opt.param_groups),
+        "state": [plainly(opt.state.get(p, {})) for p in params],
+    }
+    inner = opt.optimizer
+    assert [float(opt.state.get(p, {}).get("step", 0)) for p in params] == [
+        float(inner.state[i]["step"]) for i in range(len(params))
+    ]
+    assert [g["lr"] for g in opt.param_groups] == [g["lr"] for g in inner.param_groups]
+    state_dict = plainly(opt.state_dict())
+    assert state_dict["state"] == {str(i): s for i, s in enumerate(seen["state"]) if s}
+    return repr((plainly(params), seen, state_dict, inner.steps, inner.clip_norm))
+
+
+def other_state():
+    return new(steps=5, lr=0.7).state_dict()
+
+
+OPERATIONS = {
+    "first_step": (0, lambda opt, more: opt.step()),
+    "step": (2, lambda opt, more: opt.step()),
+    "step_after_a_written_count": (2, lambda opt, more: opt.step()),
+    "step_of_replaced_state": (2, lambda opt, more: opt.step()),
+    "load_state_dict": (2, lambda opt, more: opt.load_state_dict(more)),
+    "inner_load": (2, lambda opt, more: (opt.optimizer.load_state_dict(more), opt.state_dict())),
+    "add_param_group": (2, lambda opt, more: opt.add_param_group({"params": [torch.ones(2)]})),
+    "state_dict": (2, lambda opt, more: opt.state_dict()),
+    "write_a_rate": (2, lambda opt, more: (opt.param_groups[1].update(lr=0.5), opt.state_dict())),
+    "write_an_option": (2, lambda opt, more: setattr(opt, "clip_norm", 0.5)),
+}
+
+
+def prepared(name):
+    steps, act = OPERATIONS[name]
+    opt = new(steps=steps)
+    if name == "step_of_replaced_state":
+        p = opt.param_groups[0]["params"][0]
+        opt.state[p]["exp_avg"] = torch.full_like(p, 2.0)
+    if name == "step_after_a_written_count":
+        for entry in opt.state.values():
+            entry["step"].fill_(7.0)
+    more = other_state() if name == "load_state_dict" else None
+    if name == "inner_load":
+        more = new(steps=5, lr=0.7).optimizer.state_dict()
+    return opt, lambda: act(opt, copy.deepcopy(more))
+
+
+def stepped(opt):
+    give_gradients(opt)
+    opt.step()
+    return picture(opt)
+
+
+def check_operation(name, lines):
+    """Raise at these lines, one run each: the optimizer is old or new, and so is where it goes."""
+    pictures = []
+    for done in (False, True):
+        opt, act = prepared(name)
+        if done:
+            act()
+        if name == "write_a_rate":  # the write itself is a dict's, which is made at once
+            opt.param_groups[1]["lr"] = 0.5
+        pictures.append((picture(opt), stepped(opt)))
+    reached = 0
+    for line in lines:
+        opt, act = prepared(name)
+        if not interrupted(line, act):
+            break
+        if name == "write_a_rate":
+            opt.param_groups[1]["lr"] = 0.5
+        found = picture(opt), stepped(opt)
+        assert found in pictures, (name, line)
+        reached = line
+    return reached
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_interrupted_at_every_line(name):
+    assert check_operation(name, itertools.count(1)) > 1
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_interrupted_at_some_lines(name):
+    """Every eleventh line from the end of what a whole run takes, where most is written."""
+    _, act = prepared(name)
+    total = lines_of(act)
+    check_operation(name, range(max(1, total - 11 * 30), total + 1, 11))
+
+
+def lines_of(act):
+    count = [0]
+
+    def trace(frame, event, arg):
+        if not frame.f_code.co_filename.startswith(WHERE):
+            return None
+        count[0] += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return count[0]
+
+
+def test_what_the_inner_optimizer_resets_is_shown():
+    opt = new()
+    opt.optimizer.reset()
+    assert all("exp_avg" not in entry or not entry["exp_avg"].any() for entry in opt.state.values())
+    inner = opt.optimizer
+    for i, p in enumerate(p for group in opt.param_groups for p in group["params"]):
+        assert float(opt.state[p].get("step", 0)) == inner.state[i]["step"] == 0
