@@ -82,9 +82,9 @@ class Shown:
         self._held: dict[str, tuple[list[Any], list[Any]]] = {}
         for entry in self._entries:
             for name, tensor in entry.items():
-                entries, tensors = self._held.setdefault(name, ([], []))
+                entries, held = self._held.setdefault(name, ([], []))
                 entries.append(entry)
-                tensors.append(tensor)
+                held.append(tensor)
 
     def take_out(self) -> None:
         """Take away all that `put_into` has noted."""
