@@ -1,4 +1,4 @@
-# make demo | make test [EXTRAS=peers] [TORCH_INDEX=...] | make bench | make lint
+# make demo | make test [EXTRAS=peers] [TORCH_INDEX=...] | make bench | make lessons | make lint
 #
 # Everything goes into .venv; python3 (3.11 or newer) with its headers, and a C compiler, are all
 # that must be there. What is built is built once: extras are installed beside it.
@@ -18,7 +18,7 @@ TORCH = $(if $(findstring peers,$*)$(findstring torch,$*),$$($(BIN)/python -c 'i
 # The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
 REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lessons lint clean
 
 demo: .venv/built .venv/extras-demo
 	$(BIN)/optkern demo $(ARGS)
@@ -28,6 +28,12 @@ test: .venv/built .venv/extras-demo,test$(if $(EXTRAS),$(comma)$(EXTRAS))
 
 bench: .venv/built .venv/extras-demo,test,bench
 	$(BIN)/optkern bench $(ARGS)
+
+# Each claim of a course in a script that measures it and draws it; the pictures are in build/lessons.
+lessons: .venv/built .venv/extras-demo
+	@mkdir -p build/lessons
+	@for lesson in examples/lessons/plot_*.py; do \
+		echo "== $$lesson"; OPTKERN_LESSONS=build/lessons $(BIN)/python $$lesson || exit 1; done
 
 # Against the sources as they are: nothing is built for it.
 lint: .venv/extras-dev

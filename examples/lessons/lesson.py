@@ -1,0 +1,118 @@
+"""What the lessons share: lines that are told apart without colour, and how an outcome is said."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+if "sphinx" not in sys.modules and not os.environ.get("DISPLAY"):
+    matplotlib.use("Agg")
+import itertools
+
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's colours, which the colour-blind tell apart too, each with a dash of its own.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+OUTCOMES = {True: "yes", False: "NO"}
+
+
+def style(k: int) -> dict[str, object]:
+    """Return the look of the k-th line of a picture."""
+    return {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[k % len(DASHES)], "lw": 1.8}
+
+
+def label_end(axes, x, y, text: str, k: int) -> None:
+    """Write a line's name at its right end, in its colour."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=COLOURS[k % len(COLOURS)],
+        fontsize=8,
+        va="center",
+    )
+
+
+def claim(text: str, measured: str, held: bool | str) -> None:
+    """Print a claim, what was measured, and whether it held: a bool, or under which condition."""
+    print(f"claim     {text}")
+    print(f"measured  {measured}")
+    print(f"held      {OUTCOMES.get(held, held)}\n")
+
+
+def surface(axes, function, x, y, levels=30, **kwargs) -> None:
+    """Draw the contours of ``function(x, y)`` over the grid of the vectors x and y."""
+    grid = np.meshgrid(x, y)
+    axes.contour(*grid, function(*grid), levels, cmap="Greys", linewidths=0.6, **kwargs)
+
+
+def show(figure, script: str) -> None:
+    """Save the picture beside the others of ``make lessons``; sphinx-gallery takes it by itself."""
+    figure.tight_layout()
+    folder = os.environ.get("OPTKERN_LESSONS")
+    if folder:
+        path = Path(folder) / (Path(script).stem + ".png")
+        figure.savefig(path, dpi=110)
+        print(f"picture   {path}")
+    else:
+        plt.show()
+
+
+def digits(train: int = 1200, seed: int = 0):
+    """Return scikit-learn's digits, normalised: X, y to train on and X, y to test on."""
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(y))
+    X, y = (X[order] - 4.884) / 6.017, y[order]
+    return X[:train], y[:train], X[train:], y[train:]
+
+
+class MLP:
+    """Tanh layers under softmax cross-entropy, or the mean squared error of ``mse=True``."""
+
+    def __init__(self, *sizes: int, mse: bool = False, seed: int = 0, scale: float = 1.0) -> None:
+        rng = np.random.default_rng(seed)
+        self.mse, self.params = mse, []
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            W = rng.standard_normal((fan_in, fan_out)) * scale / np.sqrt(fan_in)
+            self.params += [W, np.zeros(fan_out)]
+
+    def outputs(self, params, X):
+        """Return what every layer gives, the input first."""
+        layers = [X]
+        for k in range(0, len(params), 2):
+            z = layers[-1] @ params[k] + params[k + 1]
+            layers.append(np.tanh(z) if k < len(params) - 2 else z)
+        return layers
+
+    def loss_and_grads(self, params, X, y):
+        """Return the mean loss and its gradients, arranged as params."""
+        layers = self.outputs(params, X)
+        if self.mse:
+            d = (layers[-1] - y.reshape(len(y), -1)) / len(y)
+            loss = float((d * d).sum() * len(y) / 2)
+        else:
+            p = layers[-1] - layers[-1].max(1, keepdims=True)
+            p -= np.log(np.exp(p).sum(1, keepdims=True))
+            loss, d = -float(p[np.arange(len(y)), y].mean()), np.exp(p) / len(y)
+            d[np.arange(len(y)), y] -= 1 / len(y)
+        grads = []
+        for k in range(len(params) - 2, -1, -2):
+            grads[:0] = [layers[k // 2].T @ d, d.sum(0)]
+            d = d @ params[k].T * (1 - layers[k // 2] ** 2)
+        return loss, grads
+
+    def loss(self, params, X, y):
+        """Return the mean loss."""
+        return self.loss_and_grads(params, X, y)[0]
+
+    def accuracy(self, params, X, y):
+        """Return the share of samples whose largest output is their label's."""
+        return float((self.outputs(params, X)[-1].argmax(1) == y).mean())

@@ -1,0 +1,120 @@
+"""
+8. How large a batch
+====================
+
+A batch of one is many cheap, noisy updates an epoch, the full batch one dear and exact one. What
+that costs in time, where it ends, and what shuffling does. And a full batch that is stuck at a
+point where the mini-batches, whose losses differ, go on.
+"""
+
+import time
+
+import lesson
+import matplotlib.pyplot as plt
+import numpy as np
+
+import optkern
+
+X, y, X_test, y_test = lesson.digits(1200)
+BATCHES = (1, 4, 16, 64, 256, 1200)
+RATES = {1: 0.003, 4: 0.01, 16: 0.03, 64: 0.1, 256: 0.3, 1200: 0.5}
+
+
+def train(batch, epochs=10, seed=0, shuffle=True, X=X, y=y):
+    """Return seconds per update, and the accuracies in training and test."""
+    net = lesson.MLP(64, 32, 10, seed=seed)
+    opt = optkern.SGD(net.params, lr=RATES[batch], momentum=0.9)
+    rng, order, began, updates = np.random.default_rng(seed), np.arange(len(y)), time.time(), 0
+    for _ in range(epochs):
+        if shuffle:
+            rng.shuffle(order)
+        for k in range(0, len(y), batch):
+            rows = order[k : k + batch]
+            opt.step(net.loss_and_grads(net.params, X[rows], y[rows])[1])
+            updates += 1
+    seconds = (time.time() - began) / updates
+    return seconds, net.accuracy(net.params, X, y), net.accuracy(net.params, X_test, y_test)
+
+
+# %%
+# Time and accuracy, from one sample to all of them: ten epochs, and the time of 300 updates
+# ------------------------------------------------------------------------------------------
+
+rows = {batch: np.median([train(batch, seed=s) for s in range(3)], axis=0) for batch in BATCHES}
+per_update = {batch: row[0] for batch, row in rows.items()}
+per_epoch = {batch: row[0] * -(-len(y) // batch) for batch, row in rows.items()}
+print("batch  us/update  ms/epoch  training   test")
+for b, (_, training, test) in rows.items():
+    print(f"{b:5}{per_update[b] * 1e6:11.0f}{per_epoch[b] * 1e3:10.1f}{training:10.1%}{test:7.1%}")
+lesson.claim(
+    "a larger batch makes an update dearer and an epoch cheaper",
+    f"batch 1 against 64: {per_update[64] / per_update[1]:.1f} times the time of an update, "
+    f"1/{per_epoch[1] / per_epoch[64]:.0f} of that of an epoch; 64 against 1200: "
+    f"{per_update[1200] / per_update[64]:.1f} and 1/{per_epoch[64] / per_epoch[1200]:.1f}",
+    per_epoch[1] > 5 * per_epoch[64] and per_update[1200] > 2 * per_update[1],
+)
+longer = train(1200, epochs=750)[1:]  # as many updates as batch 16 has in ten epochs
+lesson.claim(
+    "after the same number of epochs small batches are ahead",
+    f"ten epochs: training {rows[16][1]:.1%} with batch 16, {rows[1200][1]:.1%} with all; after as "
+    f"many updates the full batch has {longer[0]:.1%} (test {longer[1]:.1%}, 16 {rows[16][2]:.1%})",
+    bool(rows[16][1] > rows[1200][1] + 0.05),
+)
+
+# %%
+# Shuffling, where the samples come sorted by class
+# -------------------------------------------------
+
+by_class = np.argsort(y, kind="stable")
+X_, y_ = X[by_class], y[by_class]
+sorted_ = {
+    how: np.mean([train(16, 5, s, how, X_, y_)[2] for s in range(3)]) for how in (True, False)
+}
+lesson.claim(
+    "samples must be shuffled",
+    f"test accuracy of sorted samples: shuffled {sorted_[True]:.1%}, as they come "
+    f"{sorted_[False]:.1%}",
+    sorted_[True] > sorted_[False] + 0.05,
+)
+
+# %%
+# A point where the full batch stands still: beside a saddle, all weights nearly zero and the last
+# bias fitted. The full loss is flat there; those of mini-batches, of other class shares, are not.
+
+
+def from_the_saddle(batch, offset=1e-5, updates=1000):
+    net = lesson.MLP(64, 8, 10, scale=offset)
+    net.params[3][:] = np.log(np.bincount(y) / len(y))
+    opt, losses, rng = optkern.SGD(net.params, lr=0.05), [], np.random.default_rng(0)
+    for _ in range(updates // 10):
+        losses.append(net.loss(net.params, X, y))
+        for _ in range(10):
+            rows = rng.permutation(len(y))[:batch]
+            opt.step(net.loss_and_grads(net.params, X[rows], y[rows])[1])
+    return losses
+
+
+stuck = {batch: from_the_saddle(batch) for batch in (16, 1200)}
+left = {b: 10 * int(np.argmax(np.array(v) < 2.0)) for b, v in stuck.items()}
+lesson.claim(
+    "a full batch is stuck where mini-batches, whose losses differ, go on",
+    f"1e-5 beside a saddle of loss {stuck[16][0]:.2f}, at the same rate: batch 16 falls below 2.0 "
+    f"after {left[16]} updates, the full batch after {left[1200]}; from weights of exactly zero "
+    f"batch 16 is at {from_the_saddle(16, 0.0)[-1]:.2f} after 1000",
+    0 < left[16] < 0.7 * left[1200]
+    or "partly: mini-batches leave the saddle little sooner here, and from its very middle never",
+)
+
+figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+for k, (name, values) in enumerate((("update", per_update), ("epoch", per_epoch))):
+    axes[0].loglog(BATCHES, [1e3 * values[b] for b in BATCHES], label=name, **lesson.style(k))
+axes[0].set(title="time, ms", xlabel="batch")
+for k, part in enumerate(("training", "test")):
+    axes[1].semilogx(BATCHES, [rows[b][k + 1] for b in BATCHES], label=part, **lesson.style(k))
+axes[1].set(title="accuracy after ten epochs", xlabel="batch")
+for k, (batch, losses) in enumerate(stuck.items()):
+    axes[2].plot(np.arange(len(losses)) * 10, losses, label=f"batch {batch}", **lesson.style(k))
+axes[2].set(title="loss from beside a saddle", xlabel="update")
+for ax in axes:
+    ax.legend()
+lesson.show(figure, "plot_08_batch_size.py")

@@ -1,0 +1,56 @@
+"""The lessons run as they stand, and find what they found; a claim that did not hold says so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+LESSONS = Path(__file__).parent.parent / "examples" / "lessons"
+# Whether each claim held, in the lesson's order; None where that is a matter of time.
+HELD = {
+    "plot_01_saddles_and_momentum": ("partly", "partly"),
+    "plot_02_momentum": ("yes", "yes", "partly"),
+    "plot_03_hessian_tells": ("yes", "yes", None),
+    "plot_04_saddles_and_minima": ("yes", "yes"),
+    "plot_05_ackley": ("partly", "NO"),
+    "plot_06_stuck": ("yes", "yes"),
+    "plot_07_adaptive_rates": ("yes", "yes", "yes"),
+    "plot_07b_adam_and_momentum": ("partly", "partly", "NO"),
+    "plot_08_batch_size": (None, "yes", "yes", "partly"),
+}
+
+
+def test_every_lesson_is_listed():
+    assert sorted(path.stem for path in LESSONS.glob("plot_*.py")) == sorted(HELD)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_lesson_is_short_and_says_what_it_is(name):
+    source = (LESSONS / f"{name}.py").read_text()
+    assert len(source.splitlines()) <= 120
+    title, rule = ast.get_docstring(ast.parse(source)).splitlines()[:2]
+    assert re.match(r"\d+b?\. ", title) and rule == "=" * len(title)
+    assert source.count("lesson.claim(") == len(HELD[name])
+    assert f'lesson.show(figure, "{name}.py")' in source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HELD)
+def test_lesson_finds_what_it_found(name, run_python, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: make test EXTRAS=demo")
+    pytest.importorskip("sklearn", reason="needs sklearn: make test EXTRAS=demo")
+    script = LESSONS / f"{name}.py"
+    result = run_python(
+        f"import sys, runpy; sys.path.insert(0, {str(LESSONS)!r}); "
+        f"runpy.run_path({str(script)!r}, run_name='__main__')",
+        timeout=600,
+        OPTKERN_LESSONS=str(tmp_path),
+    )
+    assert result.returncode == 0, result.stderr
+    held = re.findall(r"^held +(\w+)", result.stdout, re.M)
+    assert len(held) == len(HELD[name])
+    assert all(want in (None, word) for want, word in zip(HELD[name], held)), result.stdout
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
