@@ -17,7 +17,8 @@ from libc.string cimport memset, strcmp
 from optkern.kernels import rules
 from optkern.kernels._constants import position
 from optkern.kernels._constants cimport constants_t, encode, hyper_t
-from optkern.kernels._engine cimport TRAITS, missing_stream, step_dense
+from optkern.kernels._engine cimport TRAITS, step_dense
+from optkern.kernels._plan cimport missing_stream
 from optkern.kernels._rows cimport find_rows, rows_t, run_rows
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
@@ -163,7 +164,7 @@ cdef int take_streams(
     cdef int j
     for j in range(TRAITS[step.index].streams):
         to[j] = <char*> streams[j] if j < count else NULL
-    j = missing_stream(step.index, step.constants.flags, to)
+    j = missing_stream(&TRAITS[step.index], step.constants.flags, to)
     if j >= 0:
         with gil:
             rule = rules.RULES[step.index]

@@ -17,8 +17,8 @@ from libc.string cimport memset
 from optkern.kernels import rules
 from optkern.kernels._constants cimport constants_t, encode, hyper_t
 from optkern.kernels._constants import position
-from optkern.kernels._engine cimport TRAITS, missing_stream, step_dense
-from optkern.kernels._plan cimport KEEP_GIL
+from optkern.kernels._engine cimport TRAITS, step_dense
+from optkern.kernels._plan cimport ALWAYS, KEEP_GIL, traits_t
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_mode_t, optkern_restore_mode
 from optkern.kernels._span cimport MAX_STREAMS
 
@@ -103,11 +103,13 @@ cdef class Kernel:
     cdef tuple counted
     cdef hyper_t defaults
     cdef int index
+    cdef const traits_t* traits
 
     def __init__(self, rule, general):
         self.general = general
         self.__doc__ = general.__doc__
         self.index = rules.RULES.index(rule)
+        self.traits = &TRAITS[self.index]
         self.counted = rule.counted
         memset(&self.defaults, 0, sizeof(hyper_t))
         for name, default in rule.hyperparameters.items():
@@ -146,6 +148,7 @@ cdef class Kernel:
         cdef constants_t h
         cdef char* at[MAX_STREAMS]
         cdef Keyword keyword
+        cdef unsigned int lacks = 0   # flags that touch state which is not there
         cdef Py_ssize_t size
         cdef int dtype
         if "step" not in kwargs and self.lacks_step(kwargs):
@@ -156,11 +159,11 @@ cdef class Kernel:
             keyword = self.keywords.get(name)
             if keyword is None or not keyword.take(value, &o):
                 return False
-        if not self.take_arrays(args, at):
+        if not self.take_arrays(args, at, &lacks):
             return False
         memset(&h, 0, sizeof(h))
-        TRAITS[self.index].derive(&o, &h)
-        if missing_stream(self.index, h.flags, at) >= 0:
+        self.traits.derive(&o, &h)
+        if lacks & (h.flags | ALWAYS):
             return False
         size = cnp.PyArray_SIZE(<cnp.ndarray> args[0])
         dtype = cnp.PyArray_TYPE(<cnp.ndarray> args[0]) == cnp.NPY_DOUBLE
@@ -178,20 +181,22 @@ cdef class Kernel:
                 return True
         return False
 
-    cdef bint take_arrays(self, tuple args, char** at) noexcept:
+    cdef bint take_arrays(self, tuple args, char** at, unsigned int* lacks) noexcept:
         """Point the streams at plain arrays that do not overlap."""
         cdef Py_ssize_t bytes = 0
         cdef int j, k, count = <int> len(args)
-        if count < 2 or count > TRAITS[self.index].streams:
+        if count < 2 or count > self.traits.streams:
             return False
-        for j in range(TRAITS[self.index].streams):
+        for j in range(self.traits.streams):
             at[j] = NULL
             if j < count and args[j] is not None:
                 if not plain(args[j], args[0], j != 1):
                     return False
                 at[j] = <char*> cnp.PyArray_DATA(<cnp.ndarray> args[j])
-            elif j < 2:
-                return False
+            else:
+                lacks[0] |= self.traits.needs[j]
+        if at[0] == NULL:
+            return False
         bytes = cnp.PyArray_NBYTES(<cnp.ndarray> args[0])
         for j in range(count):
             for k in range(j):

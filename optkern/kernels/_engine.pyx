@@ -34,14 +34,15 @@ from optkern.kernels._constants cimport (
 from optkern.kernels._plan cimport (
     ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, KEEP_GIL, LINE,
     MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, RESCUE, ROUNDED, SKIP, SLOW, TILE_COLUMNS, TILE_ROWS,
-    WORK, chunks_t, interval_t, memory_t, order_t, rooms_t, scratch_t, sweep_t, tensor_t,
+    WORK, chunks_t, interval_t, memory_t, order_t, missing_stream, rooms_t, scratch_t, sweep_t,
+    tensor_t,
 )
 from optkern.kernels._runtime import serial_reason
 from optkern.kernels._runtime cimport SERIAL, SPANS, run_jobs, threads_for
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_restore_mode
 from optkern.kernels._span cimport (
     BFLOAT16, BFLOAT16_STATE, BLOCK, FLOAT16, FLOAT16_RANDOM, LANES, MAX_RULES, PLAIN, SCALED,
-    MAX_STREAMS, SEGMENT, compact_t,
+    MAX_STREAMS, SEGMENT, compact_t, span_t,
 )
 from optkern.kernels._sums cimport add_blocks, count_blocks, fold
 from optkern.kernels._turn cimport Turn
@@ -311,8 +312,9 @@ cdef class Plan:
 
     cdef bint _step(self, tuple gradients, int num_threads, int on_nonfinite) except -1:
         cdef plan_t* core = &self.core
+        cdef int threads = self._usable_threads(num_threads)
         take_gradients(self, gradients)
-        reserve_scratch(core, self._usable_threads(num_threads))
+        reserve_scratch(core, threads)
         core.bad = -1
         core.check_finite = on_nonfinite != PROPAGATE
         core.adding = core.accumulated + 1 < core.options.accumulate
@@ -325,7 +327,10 @@ cdef class Plan:
             if not core.adding:
                 core.norm_taken = core.measures_gradients
                 self.prepare()
-            self._run(num_threads)
+            if threads == 1 and core.total < KEEP_GIL:
+                run_plan(core, 1)
+            else:
+                self._run(threads, num_threads == 0)
         if core.bad >= 0 and on_nonfinite == SKIP and core.options.zero_grad:
             zero_gradients(core)
         return self.conclude(on_nonfinite)
@@ -359,21 +364,19 @@ cdef class Plan:
 
     cdef int _usable_threads(self, int num_threads) noexcept:
         """The threads that a step is to use, or, for 0, the most that it may choose."""
+        if self.core.chunks.count == 1:
+            return 1
         return threads_for(self.core.total, self.core.chunks.count, num_threads)
 
-    cdef int _run(self, int num_threads) except -1:
-        """Run with the threads asked for, or with those that have been faster here."""
-        cdef int threads = self._usable_threads(num_threads)
-        cdef bint measured = threads > 1 and num_threads == 0 and not self.core.adding
-        cdef Py_ssize_t work
-        if threads == 1 and self.core.total < KEEP_GIL:
-            run_plan(&self.core, 1)
-            return 0
-        if measured:
+    cdef int _run(self, int threads, bint choosing) except -1:
+        """Run with so many threads, or, `choosing`, with those that have been faster here."""
+        cdef Py_ssize_t work = 0
+        cdef bint measured = False
+        if choosing and threads > 1 and not self.core.adding:
             work = active_elements(&self.core)
             measured = work >= SERIAL
             threads = self._tuner.begin(threads, self.core.total) if measured else 1
-        elif num_threads == 0 and not self._tuner.choice.prefers_many:
+        elif choosing and not self._tuner.choice.prefers_many:
             threads = 1
         with nogil:
             run_plan(&self.core, threads)

@@ -38,22 +38,24 @@ cdef void run_span(
     plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
     cdef char* at[MAX_STREAMS]
+    cdef span_t span
     cdef Py_ssize_t head
     cdef int j
     if plan.adding:
         accumulate_span(plan, t, first, n, s)
     elif not t.staged and not plan.pieces:
+        span = SPANS.update[plan.index][t.dtype]
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
         if n >= LONG:   # begin where a cache line does: zeros_beside in _arrays.py
             head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0]
-            SPANS.update[plan.index][t.dtype](t.h, at, head, first)
+            span(t.h, at, head, first)
             for j in range(plan.streams):
                 if at[j]:
                     at[j] += head * t.itemsize[j]
             n -= head
             first += head
-        SPANS.update[plan.index][t.dtype](t.h, at, n, first)
+        span(t.h, at, n, first)
     elif plan.pieces or not t.compact or not run_compact(plan, t, first, n, s):
         run_pieces(plan, t, first, n, NULL, s)
 
@@ -213,20 +215,14 @@ cdef void count_call(plan_t* plan) noexcept nogil:
 # --------------------------------------------------------------------------- no plan
 
 
-cdef int step_dense(
+cdef int step_by_norms(
     int index, int dtype, const constants_t* constants, char** at, Py_ssize_t n
 ) except -1 nogil:
-    """A step of a rule over one dense tensor that no plan is bound to: its streams, its constants.
-
-    Norms come first where the constants ask for them, as in every plan.
-    """
+    """A step over one dense tensor whose constants ask for norms: those that a plan would take."""
     cdef plan_t plan
     cdef tensor_t t
     cdef constants_t own
     cdef int j
-    if not constants.flags & (TRUST | DIRECTION):
-        SPANS.update[index][dtype](constants, at, n, 0)
-        return 0
     memset(&plan, 0, sizeof(plan_t))
     memset(&t, 0, sizeof(tensor_t))
     own = constants[0]

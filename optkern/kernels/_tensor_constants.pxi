@@ -93,7 +93,7 @@ cdef int refuse_missing_state(Plan plan) except -1:
     cdef tensor_t* t
     for i in range(plan.core.count):
         t = &plan.core.tensors[i]
-        j = missing_stream(plan.core.index, t.h.flags, t.data) if t.active else -1
+        j = missing_stream(plan.core.traits, t.h.flags, t.data) if t.active else -1
         if j >= 2:
             what = _arrays.named("parameter", plan.labels[i])
             raise ValueError(f"{plan.owner}: {what} has no {plan.rule.state[j - 2]}")

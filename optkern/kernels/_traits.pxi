@@ -19,12 +19,3 @@ cdef int note_traits() except -1:
 
 
 note_traits()
-
-
-cdef int missing_stream(int index, unsigned int flags, char** at) noexcept nogil:
-    """The first stream that a rule touches with these flags and that is not there, or -1."""
-    cdef int j
-    for j in range(TRAITS[index].streams):
-        if at[j] == NULL and TRAITS[index].needs[j] & (flags | ALWAYS):
-            return j
-    return -1
