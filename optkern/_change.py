@@ -80,11 +80,22 @@ class Change:
         commit(self.optimizer._plan, self.entries, self.copies, self.setting, self.plan)
 
 
+def alone_as(what: str) -> Callable[[_Method], _Method]:
+    """Let a method of an optimizer run alone: beside a step in another thread it is an error.
+
+    ``what`` it does is for the message of that error.
+    """
+
+    def decorate(method: _Method) -> _Method:
+        @functools.wraps(method)
+        def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._plan.alone(what, method, self, *args, **kwargs)
+
+        return alone  # type: ignore[return-value]
+
+    return decorate
+
+
 def exclusive(method: _Method) -> _Method:
-    """Let a method of an optimizer run alone: beside a step in another thread it is an error."""
-
-    @functools.wraps(method)
-    def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._plan.alone(method.__name__.strip("_"), method, self, *args, **kwargs)
-
-    return alone  # type: ignore[return-value]
+    """Let a method run alone, as `alone_as` does, under its own name."""
+    return alone_as(method.__name__)(method)

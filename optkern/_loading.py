@@ -192,12 +192,12 @@ def refuse_impossible(owner: str, what: str, arrays: Mapping[str, Any]) -> None:
         if arrays[slot] is not None:
             values = np.asarray(arrays[slot])
             _refuse_where(values < 0, owner, f"{slot} of {what} must not be negative", values)
-    first = arrays.get("exp_avg")
-    if not isinstance(first, np.ndarray):  # of a compact state a block is NaN as a whole
+    if arrays.get("exp_avg") is None:
         return
+    first = np.asarray(arrays["exp_avg"])  # of int8 a block is NaN as a whole, in both moments
     for slot in ("exp_avg_sq", "exp_inf"):
         if arrays.get(slot) is not None:
-            values = arrays[slot]
+            values = np.asarray(arrays[slot])
             wrong = np.isnan(values) & np.isfinite(first)
             _refuse_where(wrong, owner, f"{slot} of {what} must be a number", values)
 

@@ -28,7 +28,14 @@ class _View(dict):
 
     def __init__(self, optimizer: Optimizer, values: Mapping[Any, Any]) -> None:
         super().__init__(values)
-        self._optimizer = weakref.ref(optimizer)
+        vars(self)["_optimizer"] = weakref.ref(optimizer)
+
+    def belongs_to(self, optimizer: Any) -> bool:
+        """Return whether this is a view of an optimizer's state."""
+        return self._optimizer() is optimizer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"what state holds are entries: state[{name!r}] = ...")
 
     def _owner(self) -> Optimizer:
         optimizer = self._optimizer()
@@ -52,7 +59,11 @@ class _View(dict):
             "let opt.reset(names) begin anew"
         )
 
-    pop = popitem = setdefault = _refused
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        """Return what is there: a key that is not has no place here either."""
+        return self[key] if key in self else self._refused()
+
+    pop = popitem = _refused
 
 
 class StateView(_View):
@@ -74,6 +85,7 @@ class StateView(_View):
                     f"{optimizer._owner}: the state of {_arrays.named('parameter', label)} must be "
                     f"a dict, got {type(entry).__name__}"
                 )
+            _refuse_part(optimizer, label, entry)
         write(optimizer, {label: dict(entry) for label, entry in changes.items()})
         self._renew()
 
@@ -101,7 +113,7 @@ class ParameterState(_View):
     """
 
     def __init__(self, optimizer: Optimizer, i: int) -> None:
-        self._i = i
+        vars(self)["_i"] = i
         super().__init__(optimizer, optimizer._state_of(i))
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -141,6 +153,19 @@ def _position(optimizer: Optimizer, what: str, label: Any) -> int:
     raise NoSuchNameError(f"{words}; there are 0 to {len(labels) - 1}")
 
 
+def _refuse_part(optimizer: Optimizer, label: Label, entry: Mapping[str, Any]) -> None:
+    """Raise ValueError where a parameter's state is replaced by a part of one, as a load would."""
+    i = _position(optimizer, "state", label)
+    for name in optimizer._state_of(i):
+        started = name != "accumulator" or optimizer._plan.held[i]
+        if name not in entry and started:
+            raise ValueError(
+                f"{optimizer._owner}.state: the state of {_arrays.named('parameter', label)} has "
+                f"no {name!r}; opt.state[{label!r}].update(...) writes a part of it, "
+                f"opt.reset({label!r}) lets it begin anew"
+            )
+
+
 def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> None:
     """Put new values into the state of some parameters: all of them, or none where one is bad.
 
@@ -165,6 +190,8 @@ def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> 
     for label, values in changes.items():
         i, what = _position(optimizer, "state", label), _arrays.named("parameter", label)
         for name, value in values.items():
+            if state.get(name) and value is not None and value is state[name][i]:
+                continue  # `state[label] |= changes` puts back what it has written
             if name == "step":
                 steps[i] = checked_count(f"{owner}: step of {what}", value)
                 started[i] = min(started[i], steps[i])
@@ -200,6 +227,8 @@ def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> 
         _arrays.check_compact_form(owner, what, value, array)
         return value.copy()
     _arrays.check_floating(owner, what, value)
+    refuse_impossible(owner, _arrays.named("parameter", optimizer._labels[i]), {slot: value})
+    refuse_nonfinite(owner, slot, _arrays.named("parameter", optimizer._labels[i]), value)
     if value.shape != array.shape:
         raise ValueError(f"{owner}: {what} must have shape {array.shape}, got {value.shape}")
     new = optimizer._new_state(slot, array)

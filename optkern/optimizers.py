@@ -19,8 +19,9 @@ from . import _state
 from ._bound import Bound
 from ._bound import not_trained as not_trained
 from ._bound import renewed as renewed
-from ._change import Change, Counts, exclusive
+from ._change import Change, Counts, alone_as, exclusive
 from ._loading import PARTS, Loaded, as_saved, checked_count, checked_seed, copy_beside
+from ._refused import INSTEAD, ParamGroups, Params, refuse_in_vain
 from ._state import StateView
 from .kernels import RULES, _arrays, _storage
 from .kernels._atomic import Averaged, Setting, commit, exchange_averages
@@ -74,12 +75,22 @@ class ParamGroup(dict):
         optimizer = self._optimizer()
         if optimizer is None:
             raise ReferenceError("this group's optimizer is gone")
-        optimizer._write_group(self._number, dict(*args, **kwargs))
+        changes = dict(*args, **kwargs)
+        what = f"a write of {' and '.join(map(str, changes)) or 'nothing'}"
+        optimizer._plan.alone(what, optimizer._write_group, self._number, changes)
+
+    def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return a hyperparameter, which is there always."""
+        return self[name]
 
     def _fixed(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a group always has all hyperparameters; none can be removed")
 
-    __delitem__ = pop = popitem = clear = setdefault = __ior__ = _fixed  # type: ignore[assignment]
+    __delitem__ = pop = popitem = clear = _fixed  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
         return (dict, (dict(self),))
@@ -148,17 +159,32 @@ class _Option:
         return self if optimizer is None else optimizer._options[self.name]
 
     def __set__(self, optimizer: Any, value: Any) -> None:
-        optimizer._write_options({self.name: value})
+        what = f"a write of {self.name}"
+        optimizer._plan.alone(what, optimizer._write_options, {self.name: value})
+
+    def __delete__(self, optimizer: Any) -> None:
+        raise AttributeError(
+            f"{self.name} cannot be deleted; set its default, {OPTIONS[self.name][0]!r}"
+        )
 
 
 class _Zeroing(Flag):
     """The option `zero_grad`, True or False; called, as torch's method is, it zeroes gradients."""
 
     _optimizer: Optimizer
+    _signature = inspect.Signature(
+        [inspect.Parameter("grads", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)]
+    )
 
-    def __call__(self, grads: Any = None) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
         optimizer = self._optimizer
         owner = f"{optimizer._owner}.zero_grad"
+        if "set_to_none" in kwargs:
+            raise TypeError(
+                f"{owner}: gradients are not kept between steps, so that set_to_none has nothing "
+                "to set: leave it out"
+            )
+        grads = bound_arguments(owner, self._signature, args, kwargs).arguments.get("grads")
         if grads is not None:
             zero(owner, optimizer._labels, optimizer._flat(grads))
         elif not self:
@@ -248,13 +274,10 @@ class Optimizer(Bound):
         self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        own = type(self) is CLASSES.get(self.rule.name)
-        if (
-            own
-            and not name.startswith("_")
-            and not any(name in vars(cls) for cls in type(self).__mro__)
-        ):
-            raise AttributeError(self._no_attribute(name))
+        if not name.startswith("_") or name.startswith("__"):
+            own = type(self) is CLASSES.get(type(self).rule.name)
+            if not refuse_in_vain(self._owner, type(self), name, value, own) and own:
+                raise AttributeError(self._no_attribute(name))
         super().__setattr__(name, value)
 
     def _no_attribute(self, name: str) -> str:
@@ -269,6 +292,7 @@ class Optimizer(Bound):
         return self._plan.applied if self._plan is not None else 0
 
     @steps.setter
+    @alone_as("a write of steps")
     def steps(self, value: int) -> None:
         self._plan.applied = checked_count(f"{self._owner}: steps", value)
 
@@ -278,6 +302,7 @@ class Optimizer(Bound):
         return self._plan.skipped
 
     @skipped_steps.setter
+    @alone_as("a write of skipped_steps")
     def skipped_steps(self, value: int) -> None:
         self._plan.skipped = checked_count(f"{self._owner}: skipped_steps", value)
 
@@ -298,9 +323,9 @@ class Optimizer(Bound):
         return Counts.of(self._plan)
 
     @property
-    def param_groups(self) -> tuple[ParamGroup, ...]:
+    def param_groups(self) -> ParamGroups:
         """The hyperparameters of each group, a dict each. Writable; a write is checked."""
-        return tuple(self._groups)
+        return ParamGroups(self._groups)
 
     @property
     def _labels(self) -> list[Label]:
@@ -500,7 +525,8 @@ class Optimizer(Bound):
             signed = slot not in NONNEGATIVE
             state = _storage.Compact.zeros(self._state_dtype, array.shape, signed)
             if array.flags.c_contiguous:  # codes are in C order
-                state.codes = _arrays.zeros_beside(array, state.codes.dtype)
+                codes = _arrays.zeros_beside(array, state.codes.dtype)
+                return _storage.Compact(codes, state.scales, signed)
             return state
         return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
 
@@ -666,7 +692,6 @@ class Optimizer(Bound):
         name = OPTION_SLOTS[slot]
         return (self._options if options is None else options)[name] != OPTIONS[name][0]
 
-    @exclusive
     def _write_options(self, changes: dict[str, Any]) -> None:
         options = {**self._options, **self._checked_options(self._owner, changes)}
         if all(self._needs(slot, options) == (slot in self._plan.state) for slot in OPTION_SLOTS):
@@ -677,7 +702,6 @@ class Optimizer(Bound):
             change = self._rebuilt(self._plan.state, self._groups, options=options)
         change.commit()
 
-    @exclusive
     def _write_group(self, number: int, changes: dict[str, Any]) -> None:
         group = self._groups[number]
         good = self._checked(self._group_owner(number), {**group, **changes})
@@ -903,9 +927,12 @@ class Optimizer(Bound):
     _exchange_averages = exchange_averages  # compiled: no interrupt comes between
 
     @property
-    def params(self) -> list[np.ndarray]:
-        """The parameters, flat, in their order."""
-        return list(self._structure.arrays)
+    def params(self) -> Params:
+        """The parameters, flat, in their order: the arrays themselves, which may be written into.
+
+        Other arrays come in their places by `rebind`.
+        """
+        return Params(self._structure.arrays)
 
     @property
     def state(self) -> StateView:
@@ -919,9 +946,24 @@ class Optimizer(Bound):
         averages begin with the weights that training begins with, loaded ones included.
 
         With a ``state_dtype`` they are `Compact`: ``np.asarray`` gives their values.
+
+        Raises
+        ------
+        RuntimeError
+            While a step is under way. An array that was taken before is memory that steps write
+            to: read it while none is.
         """
+        return self._plan.alone("a read of state", self._state_view)
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        # What `opt.state |= changes` has written is put back as it is.
+        if not (isinstance(value, StateView) and value.belongs_to(self)):
+            raise AttributeError(f"{self._owner}: state cannot be set; {INSTEAD['state']}")
+
+    def _state_view(self) -> StateView:
         if self._fresh:
-            self._plan.alone("state", self._begin)
+            self._begin()
         return StateView(self)
 
     @exclusive
@@ -1031,7 +1073,7 @@ class Optimizer(Bound):
         )
         return self._rebuilt(loaded.state, loaded.groups, None, counts, loaded.options, loaded.seed)
 
-    @exclusive
+    @alone_as("copying or pickling it")
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
         kept["_groups"] = [dict(group) for group in self._groups]

@@ -481,7 +481,7 @@ def test_hyperparameters_cannot_be_removed():
         lambda: group.__delitem__("lr"),
         lambda: group.setdefault("speed", 1),
     ):
-        with pytest.raises(TypeError):
+        with pytest.raises((TypeError, KeyError)):
             write()
     assert dict(group) == before
 

@@ -279,7 +279,21 @@ class Compact:
     """
 
     def __init__(self, codes: np.ndarray, scales: np.ndarray | None, signed: bool) -> None:
-        self.codes, self.scales, self.signed = codes, scales, signed
+        vars(self).update(codes=codes, scales=scales, signed=signed)
+
+    codes: np.ndarray
+    scales: np.ndarray | None
+    signed: bool
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A step goes on with the arrays that it has bound.
+        raise AttributeError(f"compact state: {name!r} cannot be set; write new values with encode")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(
+            "compact state is not written element by element: read np.array(it), change that, and "
+            "give it back, opt.state[name][slot] = values, or it.encode(values)"
+        )
 
     @classmethod
     def zeros(cls, state_dtype: str, shape: tuple[int, ...], signed: bool) -> Compact:
@@ -316,9 +330,17 @@ class Compact:
         return decode_int8(self.codes, self.scales, self.signed)
 
     def encode(self, values: Any, random: np.ndarray | int = HALF) -> None:
-        """Store values of the same shape, with 32 random bits each (default: to nearest)."""
+        """Store values of the same shape, with 32 random bits each (default: to nearest).
+
+        Raises
+        ------
+        ValueError
+            On a negative number where there are no signs (``signed=False``).
+        """
         x = np.empty(self.shape, np.float32)
         x[...] = values
+        if not self.signed and np.any(x < 0):
+            raise ValueError("compact state without signs holds no negative numbers")
         random = np.asarray(random, np.uint32)
         if self.scales is None:
             bits = random.reshape(self.shape) if random.size > 1 else random
@@ -334,7 +356,10 @@ class Compact:
         if copy is False:
             raise ValueError("compact state is decoded to a new array; copy=False is not possible")
         values = self.decode()
-        return values if dtype is None else values.astype(dtype, copy=False)
+        values = values if dtype is None else values.astype(dtype, copy=False)
+        # A write into this copy would be lost; whoever asks for one of their own may write.
+        values.flags.writeable = bool(copy)
+        return values
 
     def __repr__(self) -> str:
         return f"Compact({self.state_dtype}, shape={self.shape}, {self.nbytes:,} bytes)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -219,7 +219,7 @@ class Monitor(Record):
         parts = np.split(full, np.cumsum([p.size for p in params])[:-1])
         return unfed(inner("diagnose", opt)._structure.labels, fed, parts, how)
 
-    def _fed_or_moved(self, params: list[np.ndarray]) -> tuple[list[bool], str] | None:
+    def _fed_or_moved(self, params: Sequence[np.ndarray]) -> tuple[list[bool], str] | None:
         """Which parameters had a gradient or, where none was recorded, have moved at all."""
         if self._fed is not None and self._feedings >= LOOKS:
             looks = f"in {self._feedings} looks no gradient but None or zeros came for"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ _LARGE = 1e12  # numbers up to it, and down to its inverse: cubes of them are fl
 
 
 def move_exactly(
-    params: list[np.ndarray], grads: list[np.ndarray | None], rho: float, adaptive: bool
+    params: Sequence[np.ndarray], grads: list[np.ndarray | None], rho: float, adaptive: bool
 ) -> bool:
     """Add ``rho * g / ||g||``, or ``rho * p**2 * g / ||p * g||``, whatever the magnitudes.
 
@@ -98,7 +98,7 @@ class SAM:
         self._read_options()
 
     @property
-    def params(self) -> list[np.ndarray]:
+    def params(self) -> tuple[np.ndarray, ...]:
         """The parameters, flat, in their order."""
         return self.optimizer.params
 
@@ -208,10 +208,10 @@ class SAM:
             return self._call(closure)[1]
 
         # Nobody may step from there, or save what is there.
-        return self.optimizer._plan.alone(None, restoring, params, gradient)
+        return self.optimizer._plan.alone(None, restoring, list(params), gradient)
 
     def _move_plainly(
-        self, params: list[np.ndarray], grads: list[np.ndarray | None], rho: float
+        self, params: Sequence[np.ndarray], grads: list[np.ndarray | None], rho: float
     ) -> bool:
         """Go to p + e in the parameters' own arithmetic; False where some product may leave it."""
         sizes = [

@@ -1,0 +1,84 @@
+"""Writes that an optimizer refuses, with what to do instead: none is lost without a word."""
+
+from __future__ import annotations
+
+import inspect
+from types import FunctionType
+from typing import Any
+
+# What is read from an optimizer and never set on it: how to change it.
+INSTEAD = {
+    "rule": "a class has its rule; construct the optimizer of another class",
+    "params": "give other arrays to opt.rebind(params), more of them to opt.add_param_group(group)",
+    "param_groups": "write a group's entries, opt.param_groups[0]['lr'] = 0.1, or add one with "
+    "opt.add_param_group(group)",
+    "state": "write its entries, opt.state[name]['step'] = 0, or use opt.load_state_dict or "
+    "opt.reset",
+    "state_dtype": "it is the constructor's",
+    "master_weights": "it is the constructor's",
+    "weight_rounding": "it is the constructor's",
+    "seed": "it is the constructor's",
+    "averages_are_in": "call opt.swap_in() or opt.swap_out()",
+    "last_grad_norm": "it is what the last step found",
+}
+
+
+class Fixed(tuple):
+    """A tuple of what an optimizer holds that says how to change it where it is written to.
+
+    ``x[0] *= 2`` changes an array in place and puts the same one back: that is no other one.
+    """
+
+    __slots__ = ()
+    name: str
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        try:
+            same = self[key] is value
+        except (TypeError, LookupError):
+            same = False
+        if not same:
+            self._refuse()
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"opt.{self.name} cannot be written to: {INSTEAD[self.name]}")
+
+    __delitem__ = __iadd__ = __imul__ = append = extend = insert = remove = _refuse
+    pop = clear = sort = reverse = _refuse
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._refuse()
+
+    def __reduce__(self) -> Any:
+        return (tuple, (tuple(self),))
+
+
+class Params(Fixed):
+    """An optimizer's parameters, flat, in their order."""
+
+    __slots__ = ()
+    name = "params"
+
+
+class ParamGroups(Fixed):
+    """An optimizer's groups, a dict of hyperparameters each."""
+
+    __slots__ = ()
+    name = "param_groups"
+
+
+def refuse_in_vain(owner: str, cls: type, name: str, value: Any, own: bool) -> bool:
+    """Raise AttributeError where setting an attribute would do nothing; return whether it is there.
+
+    A class of one's own may replace what it likes but for what is read alone; ``own`` is False
+    then.
+    """
+    there = inspect.getattr_static(cls, name, None)
+    if (isinstance(there, property) and there.fset is None) or name == "rule":
+        instead = INSTEAD.get(name, "it is only read")
+        raise AttributeError(f"{owner}: {name} cannot be set; {instead}")
+    if own and name.startswith("__"):
+        raise AttributeError(f"{owner}: {name} cannot be set; construct another optimizer")
+    if own and isinstance(there, FunctionType) and not callable(value):
+        raise AttributeError(f"{owner}: {name} is a method, got {value!r} to put in its place")
+    return there is not None
