@@ -143,8 +143,8 @@ def test_groups_are_written_entry_by_entry():
     assert group.setdefault("lr", 9.0) == 0.01 and whole(opt) == before
     opt.param_groups[0] |= {"lr": 0.5}
     group |= {"eps": 1e-3}
-    twin = trained(betas=(0.9, 0.999), eps=1e-3)
-    twin.param_groups[0].update(lr=0.5)
+    twin = trained()
+    twin.param_groups[0].update(lr=0.5, eps=1e-3)
     assert dict(group) == dict(twin.param_groups[0])
     for each in (opt, twin):
         each.step({"w": np.ones((2, 3), "f4"), "b": np.ones(2, "f4")})
