@@ -9,7 +9,7 @@ from typing import Any
 # What is read from an optimizer and never set on it: how to change it.
 INSTEAD = {
     "rule": "a class has its rule; construct the optimizer of another class",
-    "params": "give other arrays to opt.rebind(params), more of them to opt.add_param_group(group)",
+    "params": "write into an array, opt.params[0][...] = x, or give others to opt.rebind(params)",
     "param_groups": "write a group's entries, opt.param_groups[0]['lr'] = 0.1, or add one with "
     "opt.add_param_group(group)",
     "state": "write its entries, opt.state[name]['step'] = 0, or use opt.load_state_dict or "
@@ -23,7 +23,7 @@ INSTEAD = {
 }
 
 
-class Fixed(tuple):
+class Fixed(tuple[Any, ...]):
     """A tuple of what an optimizer holds that says how to change it where it is written to.
 
     ``x[0] *= 2`` changes an array in place and puts the same one back: that is no other one.

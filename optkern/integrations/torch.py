@@ -499,7 +499,7 @@ class _Averages:
 
     def __call__(self, refusal: str | None) -> None:
         inner, averages = self.inner, self.inner._plan.state["ema"]
-        if _exchange.are(self.params, inner.params):
+        if _exchange.are(self.params, list(inner.params)):
             exchange_averages(inner, refusal)
             return
         what = [f"{inner._owner}: {named('parameter', i)}" for i in range(len(self.params))]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._refused import Params
 from ..curvature.asking import ChangedError, refuse_replaced
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
@@ -256,9 +257,9 @@ class Solver(ABC):
         """Check all options as they are now."""
 
     @property
-    def params(self) -> list[np.ndarray]:
+    def params(self) -> Params:
         """The parameters, flat, in their order."""
-        return list(self._point.arrays)
+        return Params(self._point.arrays)
 
     def rebind(self, params: Any) -> None:
         """Go on with new arrays in the parameters' places.
