@@ -1,4 +1,5 @@
 """Hyperparameters in, the constants of one step out: the vocabulary of both, and the flags."""
+from optkern.kernels._wide cimport wide_t
 
 
 cdef enum:
@@ -82,6 +83,7 @@ cdef struct constants_t:
     double horizon       # centered RMSprop: how many gradients its averages are of
     double trust         # LARS: multiplies the gradient; LAMB: the direction
     unsigned int flags
+    int lift             # the gradient goes in times 2**lift: what `scale` does not hold, mostly 0
 
 
 ctypedef void (*derive_t)(const hyper_t* o, constants_t* h) noexcept nogil
@@ -91,6 +93,7 @@ cdef int encode(hyper_t* o, str name, object value) except -1
 cdef int encode_option(options_t* o, str name, object value) except -1
 cdef double gradient_share(const options_t* o, double calls) noexcept nogil
 cdef void adjust(
-    const options_t* o, constants_t* h, double calls, double norm, double tensor_norm
+    const options_t* o, constants_t* h, double calls, wide_t norm, wide_t tensor_norm,
+    int is_double,
 ) noexcept nogil
-cdef void apply_trust(constants_t* h, double p_norm, double norm) noexcept nogil
+cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double) noexcept nogil

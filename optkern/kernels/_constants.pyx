@@ -6,9 +6,10 @@
    `eps`, which leaves one division per element.
 3. A constant is cast to the parameter's dtype once, by whoever runs the formula.
 """
-from libc.math cimport INFINITY, sqrt
+from libc.math cimport INFINITY, isfinite, ldexp, sqrt
 from libc.string cimport memset
 
+from optkern.kernels._wide cimport fits, product, quotient, split, total, wide, wide_t
 from optkern.kernels.rules import OPTIONS, VOCABULARY
 
 # The words of rules.py's `Choice`s, in their order.
@@ -261,13 +262,20 @@ cdef int encode_option(options_t* o, str name, object value) except -1:
 
 cdef double clipped(double limit, double scale, double norm) noexcept nogil:
     """The scale that brings a norm under its limit, as torch.nn.utils.clip_grad_norm_ has it."""
-    cdef double scaled = scale * norm, factor
+    cdef double factor
     if limit == INFINITY:
         return scale
-    if scaled == INFINITY and norm < INFINITY:
-        return limit / norm   # of which 1e-6 is nothing
-    factor = limit / (scaled + 1e-6)
+    factor = limit / (scale * norm + 1e-6)
     return scale * (1 if factor > 1 else factor)
+
+
+cdef wide_t widely_clipped(double limit, wide_t scale, wide_t norm) noexcept nogil:
+    """The same, where a double does not hold the norm, or a dtype the scale."""
+    cdef wide_t factor
+    if limit == INFINITY:
+        return scale
+    factor = quotient(wide(limit, 0), total(product(scale, norm), wide(1e-6, 0)))
+    return scale if factor.exponent > 0 else product(scale, factor)
 
 
 cdef double gradient_share(const options_t* o, double calls) noexcept nogil:
@@ -276,14 +284,25 @@ cdef double gradient_share(const options_t* o, double calls) noexcept nogil:
 
 
 cdef void adjust(
-    const options_t* o, constants_t* h, double calls, double norm, double tensor_norm
+    const options_t* o, constants_t* h, double calls, wide_t norm, wide_t tensor_norm,
+    int is_double,
 ) noexcept nogil:
     """Put unscaling and clipping into a tensor's constants; norms of the gradients as they came."""
-    h.scale = gradient_share(o, calls)
+    cdef double share = gradient_share(o, calls)
+    cdef wide_t scale
+    h.scale, h.lift = share, 0
     if o.clip_norm:
-        h.scale = clipped(o.clip_norm, h.scale, norm)
+        h.scale = clipped(o.clip_norm, h.scale, norm.value)
     if o.clip_norm_per_tensor:
-        h.scale = clipped(o.clip_norm_per_tensor, h.scale, tensor_norm)
+        h.scale = clipped(o.clip_norm_per_tensor, h.scale, tensor_norm.value)
+    if norm.exponent or tensor_norm.exponent or not fits(h.scale, is_double):
+        scale = wide(share, 0)
+        if o.clip_norm and isfinite(norm.value):
+            scale = widely_clipped(o.clip_norm, scale, norm)
+        if o.clip_norm_per_tensor and isfinite(tensor_norm.value):
+            scale = widely_clipped(o.clip_norm_per_tensor, scale, tensor_norm)
+        if isfinite(norm.value) and isfinite(tensor_norm.value):   # else 0 or NaN, as above
+            h.lift = split(scale, is_double, &h.scale)
     h.limit = o.clip_value if o.clip_value else INFINITY
     h.flags &= ~(<unsigned int> (SCALE | CLAMP))
     if h.scale != 1:
@@ -292,28 +311,64 @@ cdef void adjust(
         h.flags |= CLAMP
 
 
-cdef void apply_trust(constants_t* h, double p_norm, double norm) noexcept nogil:
-    """Put a tensor's trust ratio into its constants: ||p|| over the norm of g or the direction."""
-    cdef bint both = p_norm > 0 and norm > 0
+cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double) noexcept nogil:
+    """Put a tensor's trust ratio into its constants: ||p|| over the norm of g or the direction.
+
+    Where the dtype does not hold it, a power of two goes from it to what it multiplies.
+    """
+    cdef double before = h.trust
+    cdef bint plain = p_norm.exponent == 0 and norm.exponent == 0 and h.lift == 0
+    cdef wide_t ratio = p_norm, scaled = product(norm, wide(h.scale, h.lift))
+    cdef int left
+    if not (p_norm.value > 0 and norm.value > 0):
+        if h.flags & TRUST:
+            h.trust = 1
+        return
     if h.flags & TRUST:
-        h.trust = h.trust * p_norm / (norm + h.decay * p_norm + h.eps) if both else 1
-    elif h.flags & DIRECTION:
-        h.trust *= p_norm / norm if both else 1
+        h.trust = before * p_norm.value / (
+            h.scale * norm.value + h.decay * p_norm.value + h.eps
+        )
+    else:
+        h.trust *= p_norm.value / norm.value
+    if plain and fits(h.trust, is_double) or not isfinite(p_norm.value) or not isfinite(norm.value):
+        return
+    if h.flags & TRUST:
+        ratio = total(scaled, total(product(p_norm, wide(h.decay, 0)), wide(h.eps, 0)))
+        ratio = quotient(product(wide(before, 0), p_norm), ratio)
+    else:
+        ratio = product(wide(before, 0), quotient(p_norm, norm))
+    left = split(ratio, is_double, &h.trust)
+    h.decay = ldexp(h.decay, left)
+    if h.flags & TRUST:
+        h.limit = ldexp(h.limit, left)
+        h.lift = split(wide(h.scale, h.lift + left), is_double, &h.scale)
+        h.flags |= SCALE
+    else:
+        h.rate = ldexp(h.rate, left)
 
 
-def adjusted(dict options, dict constants, double calls, double norm, double tensor_norm):
+cdef wide_t as_wide(object norm):
+    """A number, or one of _norms.py's with the exponent it has."""
+    cdef wide_t to
+    to.value, to.exponent = getattr(norm, "parts", (norm, 0))
+    return to
+
+
+def adjusted(
+    dict options, dict constants, double calls, norm, tensor_norm, bint is_double=True
+):
     """`adjust` for the NumPy reference: derived constants with a tensor's scale and limit."""
     cdef options_t o
     cdef constants_t h = constants
     memset(&o, 0, sizeof(o))
     for name, (default, domain) in OPTIONS.items():
         encode_option(&o, name, options.get(name, default))
-    adjust(&o, &h, calls, norm, tensor_norm)
+    adjust(&o, &h, calls, as_wide(norm), as_wide(tensor_norm), is_double)
     return h, gradient_share(&o, calls)
 
 
-def trusted(dict constants, double p_norm, double norm):
+def trusted(dict constants, p_norm, norm, bint is_double):
     """`apply_trust` for the NumPy reference."""
     cdef constants_t h = constants
-    apply_trust(&h, p_norm, norm)
+    apply_trust(&h, as_wide(p_norm), as_wide(norm), is_double)
     return h

@@ -20,7 +20,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.ref cimport PyObject
-from libc.math cimport INFINITY, isfinite, ldexp, sqrt
+from libc.math cimport INFINITY, isfinite, ldexp
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -33,7 +33,7 @@ from optkern.kernels._constants cimport (
 )
 from optkern.kernels._plan cimport (
     ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, KEEP_GIL, LINE,
-    MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, RESCUE, ROUNDED, SKIP, SLOW, TILE_COLUMNS, TILE_ROWS,
+    MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, ROUNDED, SKIP, SLOW, TILE_COLUMNS, TILE_ROWS,
     WORK, chunks_t, interval_t, memory_t, order_t, missing_stream, rooms_t, scratch_t, sweep_t,
     tensor_t,
 )
@@ -46,6 +46,7 @@ from optkern.kernels._span cimport (
 )
 from optkern.kernels._sums cimport add_blocks, count_blocks, fold
 from optkern.kernels._turn cimport Turn
+from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
 from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES
 
 cnp.import_array()

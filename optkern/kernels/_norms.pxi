@@ -13,7 +13,7 @@ cdef int map_blocks(plan_t* plan) except -1 nogil:
     for i in range(plan.count):
         total += count_blocks(plan.tensors[i].size)
     blocks = <Py_ssize_t*> malloc((plan.count + 1) * sizeof(Py_ssize_t))
-    room = <double*> calloc(2 * total + 4 * plan.count + 1, sizeof(double))
+    room = <double*> calloc(2 * total + 5 * plan.count + 1, sizeof(double))
     if blocks == NULL or room == NULL:
         free(blocks)
         free(room)
@@ -25,7 +25,8 @@ cdef int map_blocks(plan_t* plan) except -1 nogil:
     plan.norms.partial[0], plan.norms.partial[1] = room, room + total
     room += 2 * total
     plan.norms.sums[0], plan.norms.sums[1] = room, room + plan.count
-    plan.norms.each, plan.norms.tree = room + 2 * plan.count, room + 3 * plan.count
+    plan.norms.tree = room + 2 * plan.count
+    plan.norms.each = <wide_t*> (room + 3 * plan.count)   # of two doubles' size
     return 0
 
 
@@ -39,14 +40,14 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
 
     Where a gradient must be finite and is not, stop at it (`bad`); nothing is written then.
     """
+    cdef wide_t norm
     if plan.measures_gradients:
         sum_squares(plan, False, threads)
         plan.norms.total = gradient_norm(plan)
-        plan.grad_norm = plan.norms.total * gradient_share(
-            &plan.options, <double> (plan.accumulated + 1)
-        )
-        # A norm may be infinite because it is too large for a double.
-        if plan.check_finite and not isfinite(plan.norms.total):
+        norm = plan.norms.total
+        norm.value *= gradient_share(&plan.options, <double> (plan.accumulated + 1))
+        plan.grad_norm = narrowed(norm)
+        if plan.check_finite and not isfinite(plan.norms.total.value):
             plan.bad = first_nonfinite(plan)
             if plan.bad >= 0:
                 return
@@ -137,51 +138,47 @@ cdef void square_parameter(
     plan.norms.partial[1][block] = SPANS.dot[t.dtype](x, x, n)
 
 
-cdef double gradient_norm(plan_t* plan) noexcept nogil:
-    """The norm of all gradients together, and of each; of numbers beyond 1e154 too."""
+cdef wide_t gradient_norm(plan_t* plan) noexcept nogil:
+    """The norm of all gradients together; beside it that of each, where it is asked for."""
     cdef Py_ssize_t i
+    cdef int shift
     cdef double total
     for i in range(plan.count):
-        plan.norms.each[i] = sqrt(plan.norms.sums[0][i])
         plan.norms.tree[i] = plan.norms.sums[0][i]
     total = add_blocks(plan.norms.tree, plan.count)
-    if isfinite(total):
-        return sqrt(total)
-    for i in range(plan.count):
-        if isfinite(plan.norms.sums[0][i]):
-            plan.norms.tree[i] = ldexp(plan.norms.sums[0][i], -2 * RESCUE)
-        else:
-            plan.norms.tree[i] = rescued(plan, i)
-            plan.norms.each[i] = ldexp(sqrt(plan.norms.tree[i]), RESCUE)
-    return ldexp(sqrt(add_blocks(plan.norms.tree, plan.count)), RESCUE)
+    shift = rescue(total, True)
+    if shift:
+        for i in range(plan.count):
+            if rescue(plan.norms.sums[0][i], plan.tensors[i].dtype) == shift:
+                plan.norms.tree[i] = rescued(plan, i, False, shift)
+            else:
+                plan.norms.tree[i] = ldexp(plan.norms.sums[0][i], 2 * shift)
+        total = add_blocks(plan.norms.tree, plan.count)
+    if plan.options.clip_norm_per_tensor or plan.traits.trusts:
+        for i in range(plan.count):
+            plan.norms.each[i] = tensor_norm(plan, i, False)
+    return root(total, shift)
 
 
-cdef double rescued(plan_t* plan, Py_ssize_t i) noexcept nogil:
-    """The squares of a gradient, or direction, times 2**-RESCUE."""
-    cdef Py_ssize_t block
-    for block in range(plan.norms.blocks[i], plan.norms.blocks[i + 1]):
-        square_block(plan, i, block, ldexp(1, -RESCUE), room_of(plan, 0))
-    block = plan.norms.blocks[i]
-    return add_blocks(plan.norms.partial[0] + block, plan.norms.blocks[i + 1] - block)
+cdef wide_t tensor_norm(plan_t* plan, Py_ssize_t i, bint of_parameter) noexcept nogil:
+    """The norm of a parameter, or of a gradient or direction."""
+    cdef double squares = plan.norms.sums[of_parameter][i]
+    cdef int shift = rescue(squares, plan.tensors[i].dtype)
+    return root(rescued(plan, i, of_parameter, shift) if shift else squares, shift)
 
 
-cdef double direction_norm(plan_t* plan, Py_ssize_t i) noexcept nogil:
-    """The norm of a direction; where squares overflow, of its numbers times 2**-RESCUE."""
-    cdef constants_t* h = &plan.constants[i]
-    cdef double squares = plan.norms.sums[0][i]
-    if isfinite(squares):
-        return sqrt(squares)
-    h.flags |= APPLY   # the state has moved on already, and is to be read alone
-    squares = rescued(plan, i)
-    h.flags ^= APPLY
-    return ldexp(sqrt(squares), RESCUE)
-
-
-cdef double parameter_norm(plan_t* plan, Py_ssize_t i) noexcept nogil:
-    """The norm of a parameter; where squares overflow, of its numbers times 2**-RESCUE."""
+cdef double rescued(plan_t* plan, Py_ssize_t i, bint of_parameter, int shift) noexcept nogil:
+    """The squares of a parameter, gradient or direction times 2**shift."""
     cdef Py_ssize_t block, first = plan.norms.blocks[i], stop = plan.norms.blocks[i + 1]
-    if isfinite(plan.norms.sums[1][i]):
-        return sqrt(plan.norms.sums[1][i])
+    cdef unsigned int flags = plan.constants[i].flags
+    if not plan.tensors[i].active:
+        return 0
+    if plan.norms.directing:   # the state has moved on already, and is to be read alone
+        plan.constants[i].flags |= APPLY
     for block in range(first, stop):
-        square_parameter(plan, i, block, ldexp(1, -RESCUE), room_of(plan, 0))
-    return ldexp(sqrt(add_blocks(plan.norms.partial[1] + first, stop - first)), RESCUE)
+        if of_parameter:
+            square_parameter(plan, i, block, ldexp(1, shift), room_of(plan, 0))
+        else:
+            square_block(plan, i, block, ldexp(1, shift), room_of(plan, 0))
+    plan.constants[i].flags = flags
+    return add_blocks(plan.norms.partial[of_parameter] + first, stop - first)

@@ -5,6 +5,7 @@ nothing else.
 """
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t, options_t
 from optkern.kernels._span cimport BLOCK, MAX_STREAMS
+from optkern.kernels._wide cimport wide_t
 
 cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
@@ -16,7 +17,6 @@ cdef enum:
     EDGE = 256      # chunk edges within a tensor
     KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
     LINE = 64       # bytes of a cache line and of the longest vector
-    RESCUE = 600    # squares that overflow are taken of numbers times 2**-RESCUE
     TILE_COLUMNS = 16   # turned into parts of rows at a time: a cache line of float32
     TILE_ROWS = 256     # at most: a column's share of a block's scratch
     AHEAD = 2           # columns by which prefetching is in front of a rule
@@ -141,9 +141,9 @@ cdef struct norms_t:
     Py_ssize_t* blocks            # the first block of each tensor, and their number
     double* partial[2]            # sums of squares of each block: gradients, directions; parameters
     double* sums[2]               # the same of each tensor
-    double* each                  # the norm of each gradient
+    wide_t* each                  # the norm of each gradient, where it is asked for
     double* tree                  # room for a sum over the tensors
-    double total                  # the norm of all gradients together
+    wide_t total                  # the norm of all gradients together
     bint directing                # the pass under way takes norms of directions, not gradients
 
 

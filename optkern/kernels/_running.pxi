@@ -43,7 +43,7 @@ cdef void run_span(
     cdef int j
     if plan.adding:
         accumulate_span(plan, t, first, n, s)
-    elif not t.staged and not plan.pieces:
+    elif not t.staged and not plan.pieces and not t.h.lift:
         span = SPANS.update[plan.index][t.dtype]
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
@@ -56,7 +56,7 @@ cdef void run_span(
             n -= head
             first += head
         span(t.h, at, n, first)
-    elif plan.pieces or not t.compact or not run_compact(plan, t, first, n, s):
+    elif plan.pieces or t.h.lift or not t.compact or not run_compact(plan, t, first, n, s):
         run_pieces(plan, t, first, n, NULL, s)
 
 
@@ -75,6 +75,9 @@ cdef void run_pieces(
         for j in range(plan.streams + EXTRA):
             at[j] = fetch(t, j, here, piece, s.streams[j], s)
         at[1] = with_held(t, at[1], at[plan.streams + ACCUMULATOR], piece, s.sum)
+        if t.h.lift:
+            SPANS.scale[t.dtype](s.sum, at[1], ldexp(1, t.h.lift), piece)
+            at[1] = s.sum
         if direction != NULL:
             memcpy(direction + (here - first) * width(t), at[0], piece * width(t))
             at[0] = direction + (here - first) * width(t)

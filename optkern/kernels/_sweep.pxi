@@ -268,7 +268,7 @@ cdef void run_direction(
     """Run a rule that writes its direction, in the plan's order, into `to`."""
     cdef char* at[MAX_STREAMS]
     cdef int j
-    if t.staged or t.held:
+    if t.staged or t.held or t.h.lift:
         run_pieces(plan, t, first, n, to, s)
         return
     for j in range(plan.streams):

@@ -60,7 +60,9 @@ cdef void adjust_constants(plan_t* plan) noexcept nogil:
     """What norms and options make of each tensor's constants: its own from now on."""
     cdef Py_ssize_t i
     cdef constants_t* h
-    cdef double k = plan.options.lookahead, norm
+    cdef double k = plan.options.lookahead
+    cdef wide_t norm
+    norm.value, norm.exponent = 0, 0
     for i in range(plan.count - 1, -1, -1):   # last the one whose constants others share
         if not plan.tensors[i].active:
             continue
@@ -69,10 +71,14 @@ cdef void adjust_constants(plan_t* plan) noexcept nogil:
         if plan.tensors[i].h != h:
             h[0] = plan.tensors[i].h[0]
             plan.tensors[i].h = h
-        norm = plan.norms.each[i] if plan.measures_gradients else 0
-        adjust(&plan.options, h, <double> (plan.accumulated + 1), plan.norms.total, norm)
+        if plan.measures_gradients:
+            norm = plan.norms.each[i]
+        adjust(
+            &plan.options, h, <double> (plan.accumulated + 1), plan.norms.total, norm,
+            plan.tensors[i].dtype,
+        )
         if h.flags & TRUST:
-            apply_trust(h, parameter_norm(plan, i), h.scale * norm)
+            apply_trust(h, tensor_norm(plan, i, True), norm, plan.tensors[i].dtype)
 
 
 cdef void apply_directions(plan_t* plan) noexcept nogil:
@@ -81,7 +87,8 @@ cdef void apply_directions(plan_t* plan) noexcept nogil:
     for i in range(plan.count):
         if plan.tensors[i].active and plan.constants[i].flags & DIRECTION:
             apply_trust(
-                &plan.constants[i], parameter_norm(plan, i), direction_norm(plan, i)
+                &plan.constants[i], tensor_norm(plan, i, True), tensor_norm(plan, i, False),
+                plan.tensors[i].dtype,
             )
             plan.constants[i].flags ^= DIRECTION | APPLY
 

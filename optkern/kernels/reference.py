@@ -20,6 +20,8 @@ import numpy as np
 from . import _storage
 from ._constants import FLAGS, adjusted, derive, trusted
 from ._engine import Plan
+from ._norms import gradient_norms, norm_of
+from ._norms import sum_of_squares as sum_of_squares
 from ._rows import Rows
 from ._twins import rows_twin, twin
 from .rules import ROW_RULES, RULES, Rule
@@ -30,8 +32,6 @@ MOMENTUM, NESTEROV = FLAGS["MOMENTUM"], FLAGS["NESTEROV"]
 CENTERED, AMSGRAD, RECTIFIED = FLAGS["CENTERED"], FLAGS["AMSGRAD"], FLAGS["RECTIFIED"]
 SCALE, CLAMP, TRUST = FLAGS["SCALE"], FLAGS["CLAMP"], FLAGS["TRUST"]
 DIRECTION, DECAY = FLAGS["DIRECTION"], FLAGS["DECAY"]
-BLOCK, LANES = 4096, 16  # as in _span.pxd
-RESCUE = 600  # as in _engine.pyx
 
 
 class Constants:
@@ -50,7 +50,8 @@ class Constants:
     calls : int
         How many calls' gradients it is the sum of.
     norm, tensor_norm : float
-        Of all gradients together and of this one, as they came.
+        Of all gradients together and of this one, as they came; of `gradient_norms`, where they
+        may be out of the range of a double.
     """
 
     def __init__(
@@ -64,17 +65,21 @@ class Constants:
         tensor_norm: float = 0.0,
     ) -> None:
         derived = derive(rule, hyperparameters)
-        self._take(adjusted(dict(options or {}), derived, calls, norm, tensor_norm)[0], dtype)
+        wide = dtype == np.float64
+        exact, _ = adjusted(dict(options or {}), derived, calls, norm, tensor_norm, wide)
+        self._take(exact, dtype)
 
     def _take(self, exact: dict[str, Any], dtype: np.dtype) -> None:
         self.exact, self.dtype = exact, dtype
-        for name, value in exact.items():
-            setattr(self, name, value if name in ("flags", "mu_product") else dtype.type(value))
+        kept = ("flags", "lift", "mu_product")
+        with np.errstate(over="ignore", under="ignore"):
+            for name, value in exact.items():
+                setattr(self, name, value if name in kept else dtype.type(value))
 
     def trusted(self, p_norm: float, norm: float) -> Constants:
         """The same with the trust ratio of two norms."""
         other = object.__new__(Constants)
-        other._take(trusted(self.exact, p_norm, norm), self.dtype)
+        other._take(trusted(self.exact, p_norm, norm, self.dtype == np.float64), self.dtype)
         return other
 
 
@@ -152,6 +157,8 @@ def flush(x):
 
 def ascended(p, g, h):
     """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
+    if h.lift:
+        g = np.ldexp(g.astype(np.float64), h.lift).astype(g.dtype)
     if h.flags & SCALE:
         g = g * h.scale
     if h.flags & CLAMP:
@@ -303,7 +310,7 @@ for _rule in ROW_RULES:
 def lars(p, g, buf, h):
     if h.flags & TRUST:
         _, (norm,) = gradient_norms([p], [g])
-        h = h.trusted(norm_of(p), h.exact["scale"] * norm)
+        h = h.trusted(norm_of(p), norm)
     sgd.formula(p, g, buf, h)
 
 
@@ -312,80 +319,17 @@ def lamb(p, g, m, v, h):
     g = ascended(p, g, h)
     m[...] = flush(h.beta1 * m + h.gain1 * g)
     v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    d = m * h.rate / (np.sqrt(v) + h.eps)
-    if h.flags & DECAY:
-        d = d + h.decay * p
     if h.flags & DIRECTION:
-        h = h.trusted(norm_of(p), norm_of(d))
-    p[...] = shrunk(p, h) - h.trust * d
+        h = h.trusted(norm_of(p), norm_of(lamb_direction(p, m, v, h)))
+    p[...] = shrunk(p, h) - h.trust * lamb_direction(p, m, v, h)
+
+
+def lamb_direction(p, m, v, h):
+    d = m * h.rate / (np.sqrt(v) + h.eps)
+    return d + h.decay * p if h.flags & DECAY else d
 
 
 # --------------------------------------------------------------------------- around the rule
-
-
-def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
-    """The sum of the squares of an array, in float64 and in a fixed order.
-
-    The elements are taken in C order, however they lie in memory, in blocks of 4096; in each block
-    16 running sums take every sixteenth element. Their sum, and that of the blocks, adds the upper
-    half onto the lower until one number is left.
-
-    Parameters
-    ----------
-    x : ndarray
-    factor : float
-        The squares are those of the elements times this, rounded to their dtype.
-    """
-    if factor != 1:
-        x = (np.float64(factor) * x.astype(np.float64)).astype(x.dtype)
-    flat = x.reshape(-1).astype(np.float64)
-    padded = np.zeros(-(-flat.size // BLOCK) * BLOCK)
-    padded[: flat.size] = flat
-    terms = (padded * padded).reshape(-1, BLOCK // LANES, LANES)
-    lanes = np.add.accumulate(terms, axis=1)[:, -1]  # one after the other, as no sum promises
-    return float(add_halves(add_halves(lanes)))
-
-
-def add_halves(x: np.ndarray) -> np.ndarray:
-    """The sums over the last axis, the upper half onto the lower until one number is left."""
-    if x.shape[-1] == 0:
-        return np.zeros(x.shape[:-1])
-    while x.shape[-1] > 1:
-        half = (x.shape[-1] + 1) // 2
-        upper, x = x[..., half:], x[..., :half].copy()
-        x[..., : upper.shape[-1]] += upper
-    return x[..., 0]
-
-
-def norm_of(x: np.ndarray) -> float:
-    """The norm of a parameter or direction; where squares overflow, of it times 2**-600."""
-    total = sum_of_squares(x)
-    if np.isfinite(total):
-        return float(np.sqrt(total))
-    return float(np.ldexp(np.sqrt(sum_of_squares(x, 2.0**-RESCUE)), RESCUE))
-
-
-def gradient_norms(
-    params: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]
-) -> tuple[float, list[float]]:
-    """The norm of all gradients together, and of each (0 where there is none).
-
-    Where squares overflow, they are taken of the gradient times 2**-600.
-    """
-    with np.errstate(all="ignore"):
-        sums = [0.0 if g is None else sum_of_squares(g) for _, g in zip(params, grads)]
-        total = add_halves(np.array(sums))
-        if np.isfinite(total):
-            return float(np.sqrt(total)), [float(np.sqrt(s)) for s in sums]
-        norms = []
-        for i, (_, g) in enumerate(zip(params, grads)):
-            if g is None or np.isfinite(sums[i]):
-                norms.append(float(np.sqrt(sums[i])))
-                sums[i] = np.ldexp(sums[i], -2 * RESCUE)
-            else:
-                sums[i] = sum_of_squares(g, 2.0**-RESCUE)
-                norms.append(float(np.ldexp(np.sqrt(sums[i]), RESCUE)))
-        return float(np.ldexp(np.sqrt(add_halves(np.array(sums))), RESCUE)), norms
 
 
 def accumulate(
@@ -458,4 +402,4 @@ def fused_step(
             if options.get("zero_grad") and grads[i] is not None:
                 grads[i][...] = 0
         share = adjusted(options, derive(rule, hyperparameters[0]), calls, norm, 0.0)[1]
-    return norm * share
+    return norm.times(share)
