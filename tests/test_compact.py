@@ -17,6 +17,7 @@ from conftest import ISAS, Snapshot, assert_same_bits, hostile_values, ordinary
 
 import optkern
 from optkern.kernels import _runtime, _storage, reference
+from optkern.kernels._engine import EDGES
 from optkern.kernels.rules import NONNEGATIVE
 from optkern.optimizers import CLASSES
 
@@ -24,7 +25,7 @@ THREADS = (1, 2, 3, 5)
 STATE_DTYPES = ("bfloat16", "int8")
 # Around a block of int8, a piece, a chunk; odd in between.
 LENGTHS = (0, 1, 255, 257, 1025, 2500)
-LONG = 16384 + 256 + 33
+LONG = EDGES["CHUNK"] + EDGES["EDGE"] + 33
 every_state_dtype = pytest.mark.parametrize("state_dtype", STATE_DTYPES)
 has_ml_dtypes = importlib.util.find_spec("ml_dtypes") is not None
 needs_bfloat16 = pytest.mark.skipif(not has_ml_dtypes, reason="needs ml_dtypes (extra bfloat16)")

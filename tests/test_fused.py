@@ -27,6 +27,7 @@ from conftest import (
 import optkern
 from optkern import reference
 from optkern.kernels import _runtime
+from optkern.kernels._engine import EDGES
 from optkern.kernels.rules import OPTION_SLOTS, OPTIONS
 from optkern.optimizers import CLASSES
 
@@ -149,8 +150,12 @@ def test_every_rule_with_combinations_of_the_options(rule, dtype):
             assert_trains_like_twin(rule, arrays(0, dtype), calls, hyperparameters, **options)
 
 
-# Around the edges at which work is cut: PIECE, WORK, BLOCK, JOB * BLOCK, CHUNK.
-SIZES = (3, 511, 0, 512, 513, 2047, 1, 2049, 4095, 4096, 4097, 16383, 16640, 65_537)
+# Around the edges at which work is cut.
+PIECE, WORK, BLOCK, CHUNK = (EDGES[name] for name in ("PIECE", "WORK", "BLOCK", "CHUNK"))
+SIZES = (
+    3, PIECE - 1, 0, PIECE, PIECE + 1, WORK - 1, 1, WORK + 1, BLOCK - 1, BLOCK, BLOCK + 1,
+    CHUNK - 1, CHUNK + EDGES["EDGE"], EDGES["JOB"] * BLOCK + 1,
+)  # fmt: skip
 
 
 def edges(seed, arrange):

@@ -24,6 +24,7 @@ from conftest import (
 
 import optkern
 from optkern.kernels import _runtime
+from optkern.kernels._engine import EDGES
 from optkern.optimizers import CLASSES
 
 SHAPE = (6, 5, 7)
@@ -391,7 +392,7 @@ def test_state_lies_as_its_gapless_parameter_does(layout):
 
 
 @every_dtype
-@pytest.mark.parametrize("size", (511, 512, 1037, 20000))
+@pytest.mark.parametrize("size", (EDGES["LONG"] - 1, EDGES["LONG"], 1037, 20000))
 def test_place_in_a_cache_line_never_shows(dtype, size):
     """Long updates begin where a line of the parameter begins, wherever the gradient lies."""
 

@@ -25,6 +25,7 @@ from conftest import (
 )
 
 import optkern
+from optkern.kernels._engine import EDGES
 from optkern.kernels.rules import OPTIONS, VOCABULARY, Pair, Real
 from optkern.optimizers import CLASSES
 
@@ -1145,6 +1146,7 @@ def test_more_threads_than_work_are_not_started():
     before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else None
     if before is None:
         pytest.skip("needs /proc to count threads")
-    opt = optkern.SGD(np.ones(3 * 16384), num_threads=500)
-    opt.step(np.ones(3 * 16384))
+    size = 3 * EDGES["CHUNK"]
+    opt = optkern.SGD(np.ones(size), num_threads=500)
+    opt.step(np.ones(size))
     assert len(os.listdir("/proc/self/task")) <= max(before, 1) + 8

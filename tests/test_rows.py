@@ -24,7 +24,7 @@ from conftest import (
 
 import optkern
 from optkern.kernels import _runtime
-from optkern.kernels._rows import Rows
+from optkern.kernels._rows import SUM_PIECE, Rows
 from optkern.kernels.rules import ROW_RULES
 from optkern.optimizers import CLASSES
 
@@ -73,7 +73,7 @@ def test_hostile_values_in_every_place(rule, dtype):
 
 @every_row_rule
 @every_dtype
-@pytest.mark.parametrize("width", (1, 3, 64, 511, 512, 513, 1500))
+@pytest.mark.parametrize("width", (1, 3, 64, SUM_PIECE - 1, SUM_PIECE, SUM_PIECE + 1, 1500))
 def test_every_width(rule, dtype, width):
     streams = training_streams(dtype, 2 + len(rule.state), (90, width))
     rows = repeated(300, 90)

@@ -35,16 +35,17 @@ from conftest import (
 
 import optkern
 from optkern.kernels import _runtime
+from optkern.kernels._engine import EDGES
 from optkern.kernels.rules import ROW_RULES
 from optkern.optimizers import CLASSES
 
 THREADS = (1, 2, 3, 5)
 STEPS = (1, 2, 10)
-PIECE, EDGE, CHUNK = 512, 256, 16384
+LONG, EDGE, CHUNK = (EDGES[name] for name in ("LONG", "EDGE", "CHUNK"))
 # Around every vector width (in elements, both dtypes) and every edge at which work is cut.
 LENGTHS = sorted(
     {0, 1, 100_003}
-    | {n + d for n in (2, 4, 8, 16, 32, 64, 128, EDGE, PIECE, CHUNK) for d in (-1, 0, 1)}
+    | {n + d for n in (2, 4, 8, 16, 32, 64, 128, EDGE, LONG, CHUNK) for d in (-1, 0, 1)}
     | {CHUNK + EDGE + d for d in (-1, 0, 1)}
     | {2 * CHUNK + d for d in (-1, 0, 1)}
 )

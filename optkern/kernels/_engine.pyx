@@ -63,7 +63,10 @@ cdef enum:
     TILE = 36 * BLOCK * 8   # bytes that a sweep brings into C order at a time
 
 # What tests put sizes around.
-EDGES = {"PIECE": PIECE, "WORK": WORK, "BLOCK": BLOCK, "JOB": JOB, "CHUNK": CHUNK, "EDGE": EDGE}
+EDGES = {
+    "PIECE": PIECE, "WORK": WORK, "BLOCK": BLOCK, "JOB": JOB, "CHUNK": CHUNK, "EDGE": EDGE,
+    "LONG": LONG, "SCALED": SCALED,
+}
 
 include "_traits.pxi"
 include "_staging.pxi"

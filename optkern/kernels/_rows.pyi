@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from ._engine import Plan
 from .rules import Rule
 
+SUM_PIECE: int
+
 class Rows:
     p: NDArray[Any]
     rows: NDArray[np.intp]

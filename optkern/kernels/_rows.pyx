@@ -44,6 +44,8 @@ cdef enum:
     ROWS_AHEAD = 8  # rows between the one that is prefetched and the one that is updated
     LINES = 16      # of a row, prefetched at the most: the processor goes on by itself
 
+SUM_PIECE = SUMMED   # tests put widths around it
+
 # --------------------------------------------------------------------------- which rows
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 256  # elements that share an int8 scale
+SCALED = 256  # elements that share an int8 scale
 HALF = 1 << 31  # in the place of 32 random bits: round to nearest
 SEGMENT = 1 << 20  # elements whose random bits share a key
 STATE_DTYPES = ("bfloat16", "int8")
@@ -158,7 +158,7 @@ def encode_int8(
     """float32 -> uint8 codes of the same shape, and a uint8 exponent for each block of 256."""
     bits = np.ascontiguousarray(x, np.float32).reshape(-1).view(np.int32)
     size = bits & 0x7FFFFFFF
-    starts = np.arange(0, bits.size, BLOCK)
+    starts = np.arange(0, bits.size, SCALED)
     infinite = size == _INFINITY
     if bits.size:
         largest = np.maximum.reduceat(size, starts)
@@ -198,7 +198,7 @@ def _marked(scales: np.ndarray) -> np.ndarray:
 
 
 def _spread(per_block: np.ndarray, n: int) -> np.ndarray:
-    return np.repeat(per_block.astype(np.int32), BLOCK)[:n]
+    return np.repeat(per_block.astype(np.int32), SCALED)[:n]
 
 
 # --------------------------------------------------------------------------- random bits
@@ -300,7 +300,7 @@ class Compact:
         if state_dtype == "bfloat16":
             return cls(np.zeros(shape, np.uint16), None, signed)
         codes = np.zeros(shape, np.uint8)
-        return cls(codes, np.zeros(-(-codes.size // BLOCK), np.uint8), signed)
+        return cls(codes, np.zeros(-(-codes.size // SCALED), np.uint8), signed)
 
     @property
     def state_dtype(self) -> str:
