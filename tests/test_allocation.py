@@ -55,20 +55,63 @@ for name, operation in t.OPERATIONS.items():
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads over glibc")
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
-def test_the_kth_allocation_fails(tmp_path, stride):
-    source, library = tmp_path / "shim.c", tmp_path / "shim.so"
+FUNCTIONS = """
+import ctypes, sys
+import numpy as np
+import optkern
+shim = ctypes.CDLL(None)
+shim.arm.argtypes, shim.remaining.restype = [ctypes.c_long], ctypes.c_long
+for name, states in (("lars", 1), ("lamb", 2)):
+    for size in (7, 40000):
+        start = [np.linspace(0.5, 2.0, size) for _ in range(2)] + [np.zeros(size)] * states
+        done = [a.copy() for a in start]
+        function = getattr(optkern.kernels, name)
+        function(*done, step=2)
+        k, left, failures = 1, 0, 0
+        while left == 0:
+            arrays = [a.copy() for a in start]
+            shim.arm(k)
+            try:
+                function(*arrays, step=2)
+            except MemoryError:
+                failures += 1
+            left = shim.remaining()
+            shim.arm(0)
+            shown = [a.tobytes() for a in arrays]
+            assert shown in ([a.tobytes() for a in start], [a.tobytes() for a in done]), (name, k)
+            k += 1
+        assert failures >= 3, (name, failures)   # norms take blocks, sums and scratch
+"""
+
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads over glibc"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
+]
+
+
+def with_failing_allocations(folder, script, *arguments):
+    """Run a script in a process whose allocations can be made to fail."""
+    source, library = folder / "shim.c", folder / "shim.so"
     source.write_text(SHIM)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     run = subprocess.run(
-        [sys.executable, "-c", SWEEP, str(tmp_path), str(stride)],
+        [sys.executable, "-c", script, *arguments],
         env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": os.pathsep.join(paths)},
-        cwd=tmp_path,  # a checkout would hide what is installed
+        cwd=folder,  # a checkout would hide what is installed
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_kth_allocation_fails(tmp_path, stride):
+    with_failing_allocations(tmp_path, SWEEP, str(tmp_path), str(stride))
+
+
+def test_the_kth_allocation_of_a_function_fails(tmp_path):
+    """LARS and LAMB make room for norms, before they write."""
+    with_failing_allocations(tmp_path, FUNCTIONS)
