@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import assert_same_bits
+from test_fused import assert_trains_like_twin
 
 import optkern
 from optkern import curvature
@@ -150,6 +151,32 @@ def test_centered_rmsprop_whose_second_moment_overflows(dtype, size, momentum):
         reference.rmsprop(q, g, *state, centered=True, momentum=momentum)
         assert_same_bits(p, q)
     assert (p[1::2] == 1).all() and (p[::2] < 1).all()
+
+
+BEYOND = {  # the rows of docs/range.md: class, options, weights, gradients of the calls
+    "momentum": (optkern.SGD, {"momentum": 0.9}, 1.0, [3e38, 3e38]),
+    "nesterov": (optkern.SGD, {"momentum": 0.9, "nesterov": True}, 1.0, [3e38]),
+    "sgd, l2": (optkern.SGD, {"weight_decay": 0.5}, 3e38, [3e38]),
+    "adam, l2": (optkern.Adam, {"weight_decay": 0.5}, 3e38, [3e38]),
+    "accumulate": (optkern.SGD, {"accumulate": 2}, 0.0, [3e38, 3e38]),
+    "adamax, lr": (optkern.Adamax, {"lr": 2.0}, 1.0, [3e38]),
+    "adagrad, lr": (optkern.Adagrad, {"lr": 10.0}, 1.0, [3e38]),
+    "adam, eps": (optkern.Adam, {"eps": 0.0}, 1.0, [1e-30]),
+    "ema": (optkern.SGD, {"lr": 1.0, "ema_decay": 0.5}, 3e38, [3e38, 3e38]),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_where_finite_numbers_become_infinite(case):
+    """Documented, and the same in both twins; what is mended here leaves docs/range.md too."""
+    cls, keywords, size, calls = BEYOND[case]
+    hyper = {k: x for k, x in keywords.items() if k in cls.rule.hyperparameters}
+    options = {k: x for k, x in keywords.items() if k not in hyper}
+    params = [np.full(3, size, np.float32)]
+    grads = [[np.full(3, g, np.float32)] for g in calls]
+    opt = assert_trains_like_twin(cls.rule, params, grads, hyper, **options)
+    average = opt.state[0].get("ema", opt.params[0])
+    assert not np.isfinite(average).any()
 
 
 # --------------------------------------------------------------------------- weights of 16 bits
