@@ -262,10 +262,21 @@ def twins(module: object, imports: str, extra: str) -> str:
     return text
 
 
+def adapters() -> str:
+    """Write the classes that torch's room makes of those in `CLASSES`."""
+    names = [cls.__name__ for cls in CLASSES.values()]
+    head = (
+        "# Written by tests/stubs.py from the rule table.\n"
+        "from .adapter import Adapter\nfrom .model_loss import objective as objective\n\n"
+    )
+    return head + "".join(f"class {name}(Adapter): ...\n" for name in names)
+
+
 def stubs() -> dict[Path, str]:
     """The path of every written stub with its text."""
     return {
         PACKAGE / "optimizers.pyi": optimizers(),
+        PACKAGE / "integrations" / "torch" / "__init__.pyi": adapters(),
         PACKAGE / "kernels" / "__init__.pyi": twins(
             optkern.kernels,
             "from . import reference as reference\nfrom ._storage import Compact\n"

@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: make test EXTRAS=tor
 from test_torch_parity import GRIDS, grid  # noqa: E402
 
 from optkern.integrations import torch as ours  # noqa: E402
+from optkern.integrations.torch import tensors as tensor_memory  # noqa: E402
 
 nn = torch.nn
 
@@ -306,7 +307,7 @@ def test_a_state_dict_is_a_copy_and_what_is_loaded_is_copied():
     other = ours.Adam(tensors())
     other.load_state_dict(saved)
     before = copy.deepcopy(saved)
-    for step, (some, one) in enumerate(((params, opt), (other._params, other))):
+    for step, (some, one) in enumerate(((params, opt), (other.param_groups[0]["params"], other))):
         give_gradients(some, step)
         one.step()
     for i, entry in saved["state"].items():
@@ -457,7 +458,7 @@ def exchange(request, monkeypatch):
 
     increment_version = torch.autograd.graph.increment_version
     if request.param == "an older one":
-        monkeypatch.setattr(ours, "_exchange", ours._PlainExchange())
+        monkeypatch.setattr(tensor_memory, "exchange", tensor_memory.PlainExchange())
         monkeypatch.setattr(torch.autograd.graph, "increment_version", increment)
 
 
@@ -839,14 +840,18 @@ def test_what_an_exceptions_frames_hold_has_an_owner(exchange):
     assert held and all(a.flags.owndata or a.base is not None for a in held)
 
 
-@pytest.mark.skipif(isinstance(ours._exchange, ours._PlainExchange), reason="needs torch >= 2.10")
+@pytest.mark.skipif(
+    isinstance(tensor_memory.exchange, tensor_memory.PlainExchange), reason="needs torch >= 2.10"
+)
 def test_the_exchange_takes_lists_that_match():
     one = torch.ones(3)
     with pytest.raises(ValueError, match="1 tensors have 0 counterparts"):
-        ours._exchange.over([one], [])
-    assert ours._exchange.over([one, None], [None, one.numpy()]) == [one, None]
-    assert not ours._exchange.are([one], [])
-    assert not ours._exchange.are([one], [None]) and not ours._exchange.are([None], [one.numpy()])
+        tensor_memory.exchange.over([one], [])
+    assert tensor_memory.exchange.over([one, None], [None, one.numpy()]) == [one, None]
+    assert not tensor_memory.exchange.are([one], [])
+    assert not tensor_memory.exchange.are([one], [None]) and not tensor_memory.exchange.are(
+        [None], [one.numpy()]
+    )
 
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)

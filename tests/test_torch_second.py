@@ -81,11 +81,11 @@ def test_weight_norm(dim, dtype, within):
 
 def test_weight_norm_as_torch_has_it_is_told(monkeypatch):
     """Without what mends it: this is the fault, and the notice is the check's."""
-    from optkern.integrations import _torch_second
+    from optkern.integrations.torch import second_derivatives
 
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))
     at = objective(network(nn.Tanh(), layer), X, Y, CROSS)
-    monkeypatch.setattr(_torch_second, "_weight_norm", torch._weight_norm)
+    monkeypatch.setattr(second_derivatives, "_weight_norm", torch._weight_norm)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         error = off(at)

@@ -218,6 +218,22 @@ def restoring(list arrays, function, *args):
         write_copies(places)
 
 
+def followed(after, function, *args):
+    """Call a function, then `after`, also where the function has raised.
+
+    ``after`` tells what the function has done and may be called twice: an interrupt in its midst
+    waits until it has been called once more.
+    """
+    try:
+        return function(*args)
+    finally:
+        try:
+            after()
+        except BaseException:
+            after()
+            raise
+
+
 cdef class Averaged:
     """Context: an optimizer's averages are in the parameters' place, and back whatever happens.
 

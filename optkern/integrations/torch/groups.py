@@ -1,4 +1,4 @@
-"""What torch's optimizers hold around their tensors: groups, and entries of state dicts."""
+"""Handle what torch's optimizers hold around their tensors: groups, entries of state dicts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from ..kernels._names import misspelt
+from ...kernels._names import misspelt
 
 
 class Sealed:
-    """An entry of a state dict that torch hands on as it is: it would round state to float16."""
+    """Keep an entry of a state dict from torch, which would round state to float16."""
 
     def __init__(self, entry: Any) -> None:
         self.entry = dict(entry) if isinstance(entry, Mapping) else entry
 
 
 def sealed(optimizer: Any, state_dict: Any) -> dict[str, Any]:
-    owner = f"{optimizer._owner}.load_state_dict"
+    """Seal all entries, as a hook of torch's that is called before a load."""
+    owner = f"{type(optimizer).__name__}.load_state_dict"
     for key in ("param_groups", "state"):
         if key not in state_dict:
             raise ValueError(f"{owner}: the dict has no {key!r}")
@@ -26,18 +27,18 @@ def sealed(optimizer: Any, state_dict: Any) -> dict[str, Any]:
 
 
 def parted(values: Iterable[Any], groups: list[dict[str, Any]]) -> list[list[Any]]:
-    """One value for each parameter, as lists by group."""
+    """Part one value for each parameter into lists by group."""
     rest = iter(values)
     return [list(islice(rest, len(group["params"]))) for group in groups]
 
 
 def same(some: Any, others: Any) -> bool:
-    """Whether two collections hold the same objects."""
+    """Say whether two collections hold the same objects."""
     return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def constant(values: Iterable[Any]) -> bool:
-    """Whether nothing can be written into these: no tensor, no list."""
+    """Say whether nothing can be written into these: no tensor, no list."""
     kinds = (float, int, bool, str, type(None))
     return all(type(v) in kinds or (type(v) is tuple and constant(v)) for v in values)
 

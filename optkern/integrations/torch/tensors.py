@@ -1,4 +1,4 @@
-"""What a tensor is to NumPy: its memory, numbers for tensors that hold one, changes counted."""
+"""Reach a tensor from NumPy: its memory, the number in it, torch's count of its changes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._arrays import named
-from ..kernels._dlpack import Exchange
-from ..kernels.rules import checked
-from ._host import host
-from ._torch_objective import MINIMUM
-
-torch: Any = host("torch", "torch", MINIMUM)
+from ...kernels._arrays import named
+from ...kernels._dlpack import Exchange
+from ...kernels.rules import checked
+from .library import torch
 
 
 def memory(what: str, tensor: Any) -> np.ndarray:
-    """The array over a dense tensor's memory."""
+    """Give the array over a dense tensor's memory."""
     tensor = tensor.detach()
     if tensor.numel() and not tensor.data_ptr():  # NumPy would take memory of its own for it
         raise TypeError(f"{what} has no memory: its storage has been freed")
@@ -45,12 +42,15 @@ def copy_into(what: str, tensor: Any, array: np.ndarray) -> None:
 
 
 class PlainExchange:
-    """What `Exchange` does, for a torch without DLPack's C functions."""
+    """Do what `Exchange` does, for a torch without DLPack's C functions."""
 
     def over(self, tensors: list[Any], likes: list[np.ndarray]) -> list[Any]:
+        """Give the tensors themselves, of which no array was made."""
         return list(tensors)
 
     def are(self, tensors: list[Any], arrays: list[np.ndarray]) -> bool:
+        """Say whether each array lies on its tensor's memory."""
+
         def form(array: np.ndarray) -> tuple[Any, ...]:
             return array.ctypes.data, array.dtype, array.shape, array.strides
 
@@ -59,11 +59,14 @@ class PlainExchange:
 
 
 def made_exchange() -> Any:
-    """By DLPack's C functions where this torch has them."""
+    """Make the exchange: by DLPack's C functions where this torch has them."""
     try:
         return Exchange(torch.Tensor.__dlpack_c_exchange_api__)
     except (AttributeError, ValueError):
         return PlainExchange()
+
+
+exchange = made_exchange()
 
 
 def note_changes(tensors: list[Any]) -> None:
@@ -76,7 +79,7 @@ def note_changes(tensors: list[Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A number for a tensor that holds one."""
+    """Give the number that a tensor holds, where it holds one; anything else as it is."""
     if type(value) is float or type(value) is bool:
         return value
     if isinstance(value, (tuple, list)):
@@ -85,7 +88,7 @@ def plain(value: Any) -> Any:
 
 
 def whole(what: str, value: Any) -> int:
-    """A number of steps, as torch holds it or as an integer."""
+    """Give a number of steps as an integer, from what torch holds or from one."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and 0 <= value < 2**53 and value == int(value)):
         raise ValueError(f"{what} must be a whole number of steps, got {value!r}")

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ._host import host
-
-torch: Any = host("torch", "torch", "2.6")
+from .library import torch
 
 ROWS = 8  # that the products are tried on
 _STEP = 1e-5  # relative to the point: differences of float64 gradients are good to about 1e-9

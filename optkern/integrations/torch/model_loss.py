@@ -16,13 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import spelled
-from ._host import AMOUNT, Objective, checked, host
-from ._torch_second import ROWS, PlainWeightNorm, compared
-
-MINIMUM = "2.6"  # from its documentation; what the tests have run with is 2.13.0
-
-torch: Any = host("torch", "torch", MINIMUM)
+from ...kernels._names import spelled
+from .._host import AMOUNT, Objective, checked
+from .library import torch
+from .second_derivatives import ROWS, PlainWeightNorm, compared
 
 
 @spelled

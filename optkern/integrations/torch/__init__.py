@@ -1,0 +1,42 @@
+"""Train PyTorch's models on CPUs, and judge their loss: every rule as a `torch.optim.Optimizer`.
+
+``from optkern.integrations.torch import AdamW`` in the place of ``from torch.optim import AdamW``
+is the whole change. There is a class for each of optkern's (`optkern.optimizers.CLASSES`), and
+`objective`, a model's loss for `optkern.curvature`.
+"""
+
+from __future__ import annotations
+
+from types import new_class
+from typing import Any
+
+from ... import optimizers
+from .._host import host
+from .library import MINIMUM
+
+torch: Any = host("torch", "torch", MINIMUM)
+
+from .adapter import Adapter  # noqa: E402
+from .model_loss import objective  # noqa: E402
+
+__all__ = ["objective"]
+
+
+def _made(optimizer_class: Any) -> type[Adapter]:
+    """Make the adapter of one of optkern's classes, of the same name."""
+    name = optimizer_class.__name__
+    whose = "`torch.optim." if hasattr(torch.optim, name) else "`optkern."
+    doc = (
+        f"Train tensors as {whose}{name}` does, by optkern's kernels; "
+        f"see `optkern.{name}` for the formula."
+    )
+    members = {"__module__": __name__, "__qualname__": name, "__doc__": doc}
+    return new_class(
+        name, (Adapter,), {"optimizer_class": optimizer_class}, lambda body: body.update(members)
+    )
+
+
+for _class in optimizers.CLASSES.values():
+    globals()[_class.__name__] = _made(_class)
+    __all__ += [_class.__name__]
+del _class

@@ -1,0 +1,289 @@
+"""Bind tensors to the optimizer over their memory that does the work."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ... import optimizers
+from ..._loading import refuse_impossible
+from ...kernels._arrays import named
+from ...kernels._atomic import exchange, followed
+from ...kernels.rules import OPTION_SLOTS, OPTIONS, checked
+from . import tensors
+from .groups import constant, parted, refuse_misspelt, same
+from .library import torch
+from .shown import Shown
+
+# Not here: p.grad accumulates by itself, compact state is no tensor, and float32 masters would undo
+# what torch writes into the weights.
+WITHOUT = {"accumulate", "accumulate_form", "state_dtype", "seed", "master_weights"}
+# Its containers are modules, its gradients attributes; there is no seed to round weights with.
+WITHOUT |= {"follow", "strict_grads", "weight_rounding"}
+# Of the whole optimizer, not of a group.
+WHOLE_OPTIONS = {"num_threads", "on_nonfinite", *OPTIONS} - WITHOUT
+# What torch.optim can do and NumPy's memory cannot.
+_IMPOSSIBLE = ("capturable", "differentiable")
+
+
+class Kind:
+    """Know what an adapter's class is made of.
+
+    Parameters
+    ----------
+    optimizer_class : type
+        Of optkern.
+    """
+
+    def __init__(self, optimizer_class: Any) -> None:
+        self.optimizer_class = optimizer_class
+        known = optimizer_class.__signature__.parameters
+        # The keys of a group that the rule takes, and how to look at all of their values.
+        self.names = tuple(k for k in known if k not in {"params"} | WHOLE_OPTIONS | WITHOUT)
+        self.written = operator.itemgetter(*self.names)
+        # torch's SGD counts nothing.
+        self.counts_steps = optimizer_class is not optimizers.SGD
+
+    def options(self, inner: Any) -> dict[str, Any]:
+        """Give an optimizer's options of the whole, as they are now."""
+        return {name: getattr(inner, name) for name in WHOLE_OPTIONS}
+
+
+class Binding:
+    """Keep together what is known of some tensors, and of the optimizer over their memory.
+
+    Parameters
+    ----------
+    owner : str
+        Who speaks in error messages.
+    kind : Kind
+    groups : list of dict
+        torch's, with tensors as "params".
+    state : dict
+        torch's, by tensor; copies are taken.
+    options : dict
+        Of the whole optimizer.
+    calls : (int, int)
+        The steps applied and skipped so far.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where something does not fit. Nothing has been changed then.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        kind: Kind,
+        groups: list[dict[str, Any]],
+        state: Mapping[Any, Any],
+        options: dict[str, Any],
+        calls: tuple[int, int],
+    ) -> None:
+        self.owner, self.kind = owner, kind
+        self.params = [p for group in groups for p in group["params"]]
+        self.arrays = [self._array(i, p) for i, p in enumerate(self.params)]
+        parts = parted(self.arrays, groups)
+        # Hyperparameters as last taken from groups; as written there, where that says all.
+        self.said = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
+        self.read: list[Any] = [None] * len(groups)
+        self.sizes = [*map(len, groups)]
+        self.inner = inner = kind.optimizer_class(
+            [{"params": part, **values} for part, values in zip(parts, self.said)],
+            weight_rounding="nearest",  # as torch; its state may have no step to draw bits by
+            **options,
+        )
+        for i, p in enumerate(self.params):
+            if state.get(p):
+                self._take_entry(i, state[p])
+        steps, inner.skipped_steps = calls
+        inner.steps = max(steps, int(inner._plan.steps.max()))
+        inner._exchange_averages = ExchangeOfAverages(inner, self.params)
+        self.own = [tuple(own.values()) for own in inner.param_groups]
+        self.shown = Shown(inner, kind.counts_steps)
+
+    def _array(self, i: int, p: Any) -> np.ndarray:
+        """Give the memory of a parameter."""
+        what = f"{self.owner}: {named('parameter', i)}"
+        if torch.nn.parameter.is_lazy(p):
+            raise ValueError(f"{what} has no values yet; run its lazy module once")
+        if p.device.type != "cpu":
+            raise TypeError(f"{what} must be on the CPU, it is on {p.device}")
+        if p.layout != torch.strided or not p.is_floating_point():
+            raise TypeError(
+                f"{what} must be a dense tensor of float32, float64, float16 or bfloat16, "
+                f"got {p.dtype}, {p.layout}"
+            )
+        return tensors.memory(what, p)
+
+    def _hyperparameters(self, number: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Read what a group says now, as the rule takes it."""
+        values = {name: tensors.plain(group[name]) for name in self.kind.names}
+        for name in _IMPOSSIBLE:
+            if group.get(name):
+                owner = f"{self.owner}: group {number}"
+                raise ValueError(f"{owner}: {name}=True is not possible on NumPy's memory")
+        for name, value in values.items():
+            if callable(value):
+                raise TypeError(
+                    f"{self.owner}: group {number}: {name} must be a number, got {value!r}; "
+                    "torch.optim.lr_scheduler has schedules"
+                )
+        return values
+
+    def _take_entry(self, i: int, entry: Mapping[str, Any]) -> None:
+        """Copy one parameter's state to its place in the optimizer, which is new."""
+        inner, plan = self.inner, self.inner._plan
+        owner = f"{self.owner}: the state of {named('parameter', i)}"
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"{owner} must be a dict, got {type(entry).__name__}")
+        velocity, begun = inner.rule.formula == "sgd", False
+        for slot, arrays in plan.state.items():
+            if arrays[i] is None:
+                continue
+            if entry.get(slot) is not None:
+                tensors.copy_into(f"{owner}: {slot}", entry[slot], arrays[i])
+                begun = begun or slot == "momentum_buffer"
+            elif not velocity and slot not in OPTION_SLOTS:
+                raise ValueError(f"{owner} has no {slot!r}: it is of another rule or option")
+        arrays = {slot: plan.state[slot][i] for slot in inner.rule.state}
+        refuse_impossible(self.owner, named("parameter", i), arrays)
+        # torch's SGD counts nothing: that there is a velocity says that there have been steps.
+        step = entry.get("step", int(begun) if velocity else None)
+        plan.steps[i] = tensors.whole(f"{owner}: step", tensors.plain(step))
+        plan.started[i] = 0 if begun or not velocity else plan.steps[i]
+        if "mu_product" in inner.rule.hyperparameters:
+            product = tensors.plain(entry.get("mu_product"))
+            plan.mu_products[i] = checked(owner, "mu_product", product)
+
+    # ----------------------------------------------------------------- what changes meanwhile
+
+    def holds(self, groups: list[dict[str, Any]]) -> bool:
+        """Say whether the groups hold the tensors that were bound, with their memory."""
+        params = [p for group in groups for p in group["params"]]
+        return same(params, self.params) and tensors.exchange.are(params, self.arrays)
+
+    def alone(self, what: str, function: Any, *args: Any) -> Any:
+        """Call a function that no step may come beside: in another thread it is an error."""
+        return self.inner._plan.alone(what, function, *args)
+
+    def settled(self) -> Binding:
+        """Refuse to go on while the averages are in the weights' place."""
+        self.inner._refuse_swapped(self.owner)
+        return self
+
+    def show(self, state: Any) -> None:
+        """Let `state` show what the optimizer holds by now."""
+        if self.shown.outdated():
+            if self.shown.plan is not self.inner._plan:  # loaded, or with an option more
+                tensors.note_changes(self.params)
+            self.shown = Shown(self.inner, self.kind.counts_steps, self.shown)
+        if self.shown.placed is None:
+            self.shown.place(state, self.params)
+        self.shown.tell_counts()
+
+    def write_groups(self, groups: list[dict[str, Any]]) -> None:
+        """Write what the optimizer itself was told into torch's groups: by a checkpoint, by hand.
+
+        What has been written into a group since it was read stays.
+        """
+        for number, (group, own) in enumerate(zip(groups, self.inner.param_groups)):
+            if same(own.values(), self.own[number]):
+                continue
+            said = self.said[number]
+            for name, value in self._translated(number, said).items():
+                unread = name in said and tensors.plain(group.get(name)) != said[name]
+                if own[name] != value and not unread:
+                    group[name] = own[name]
+            self.own[number] = tuple(own.values())
+
+    def read_groups(self, groups: list[dict[str, Any]], defaults: Mapping[str, Any]) -> None:
+        """Take the hyperparameters that have been written into torch's groups."""
+        inner, names = self.inner, self.kind.names
+        for number, group in enumerate(groups):
+            if len(group) != self.sizes[number]:
+                owner = f"{self.owner}: group {number}"
+                refuse_misspelt(owner, group, defaults, names, WHOLE_OPTIONS)
+                self.sizes[number] = len(group)
+            written = self.kind.written(group)
+            if self.read[number] and same(written, self.read[number]):
+                continue
+            values = self._hyperparameters(number, group)
+            if values != self.said[number]:
+                inner.param_groups[number].update(self._translated(number, values))
+                self.said[number] = values
+            self.read[number] = written if constant(written) else None
+
+    def _translated(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Put what a group says in the words of the optimizer that does the work."""
+        own = {name: values[name] for name in self.inner._own}
+        rest = {name: value for name, value in values.items() if name not in own}
+        return self.inner._translated(f"{self.owner}: group {number}", rest, own)
+
+    # ----------------------------------------------------------------- the step
+
+    def step(self, groups: list[dict[str, Any]]) -> None:
+        """Update all tensors. What there is to tell of it is told whatever comes in between."""
+        inner, before = self.inner, self.inner.steps
+        gradients = self._gradients()
+
+        def tell() -> None:
+            self.shown.tell_counts()
+            if inner.steps != before:
+                changed = [p for p, g in zip(self.params, gradients) if g is not None]
+                tensors.note_changes(changed)
+
+        followed(tell, inner.step, parted(gradients, groups))
+
+    def _gradients(self) -> list[np.ndarray | None]:
+        gradients = [p.grad for p in self.params]
+        arrays = tensors.exchange.over(gradients, self.arrays)
+        for i, g in enumerate(gradients):
+            if g is not None and (type(arrays[i]) is not np.ndarray or g.is_neg()):
+                arrays[i] = self._gradient(i, g)
+        return arrays
+
+    def _gradient(self, i: int, g: Any) -> np.ndarray:
+        """Give a gradient that does not lie in memory as its parameter does."""
+        what = f"{self.owner}: {named('gradient of parameter', i)}"
+        if g.layout != torch.strided:
+            raise TypeError(
+                f"{what} must be dense, got {g.layout}: make the layer with sparse=False, "
+                "or use torch.optim.SparseAdam"
+            )
+        # What autograd knows to be zeros is nowhere until it is copied.
+        return tensors.memory(what, g.clone() if g._is_zerotensor() else g.resolve_neg())
+
+
+class ExchangeOfAverages:
+    """Exchange weights and averages of an optimizer, where the tensors' memory is by then."""
+
+    def __init__(self, inner: Any, params: list[Any]) -> None:
+        self.inner, self.params = inner, params
+
+    def __call__(self, refusal: str | None) -> None:
+        """Exchange them; steps are refused from now on for a reason, or for none no longer."""
+        inner, averages = self.inner, self.inner._plan.state["ema"]
+        arrays = list(inner.params)
+        if not tensors.exchange.are(self.params, arrays):
+            what = [f"{inner._owner}: {named('parameter', i)}" for i in range(len(self.params))]
+            arrays = list(map(tensors.memory, what, self.params))
+            for name, array, average in zip(what, arrays, averages):
+                if array.shape != average.shape:
+                    raise RuntimeError(
+                        f"{name} has had its shape {average.shape} changed to {array.shape} since "
+                        "the averages were bound"
+                    )
+
+        def tell() -> None:
+            tensors.note_changes(self.params)
+
+        followed(tell, exchange, inner._plan, list(zip(arrays, averages)), refusal)
+
+    def __reduce__(self) -> Any:
+        """Let a copy be an optimizer over arrays, of which no tensor knows."""
+        return getattr, (self.inner, "_exchange_averages")
