@@ -26,8 +26,12 @@ import numpy as np
 from _typeshed import DataclassInstance
 from numpy.typing import NDArray
 
-from .kernels._threads import ThreadReport
-from .kernels.rules import Rule
+from ..kernels._threads import ThreadReport
+from ..kernels.rules import Rule
+from .change import Change as Change
+from .change import Counts as Counts
+from .loading import refuse_impossible as refuse_impossible
+from .session import Session as Session
 
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
@@ -123,6 +127,8 @@ class Optimizer:
     def _flat(self, values: Any, what: str = "grads") -> tuple[Any, ...]: ...
     def _find_parameters(self) -> None: ...
     def thread_report(self) -> ThreadReport: ...
+    @property
+    def session(self) -> Session: ...
     @property
     def last_grad_norm(self) -> float | None: ...
     @property
@@ -275,7 +281,7 @@ def adapters() -> str:
 def stubs() -> dict[Path, str]:
     """The path of every written stub with its text."""
     return {
-        PACKAGE / "optimizers.pyi": optimizers(),
+        PACKAGE / "optimizers" / "__init__.pyi": optimizers(),
         PACKAGE / "integrations" / "torch" / "__init__.pyi": adapters(),
         PACKAGE / "kernels" / "__init__.pyi": twins(
             optkern.kernels,

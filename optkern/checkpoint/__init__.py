@@ -67,7 +67,7 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     name = _checked("optkern.save", path, opt, params=params)
     _, inner = parts(opt)
     if isinstance(inner, Optimizer):  # whose arrays no step may write while they are read
-        inner._plan.alone("optkern.save", _save, name, opt, params, extra)
+        inner.session.alone("optkern.save", _save, name, opt, params, extra)
     else:
         inner._turn.reading("optkern.save", _save, name, opt, params, extra)
 
@@ -75,7 +75,7 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
 def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
     sam, inner = parts(opt)
     if not params and isinstance(inner, Optimizer):  # the averages would not go along
-        inner._refuse_swapped("optkern.save")
+        inner.session.refuse_averages("optkern.save")
     if params:
         inner._find_parameters()
     content = {
@@ -135,7 +135,7 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     name = _checked("optkern.load", path, opt, params=params, strict=strict)
     _, inner = parts(opt)
     if isinstance(inner, Optimizer):
-        fit = inner._plan.alone("optkern.load", _load, name, opt, params, strict)
+        fit = inner.session.alone("optkern.load", _load, name, opt, params, strict)
     else:
         fit = inner._turn.alone("optkern.load", _load, name, opt, params, strict)
     unwrapped("optkern.load", host)  # which shows what has been loaded
@@ -146,7 +146,7 @@ def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
     """Restore what fits, as a whole: an interrupt leaves what was, or what is to be."""
     sam, inner = parts(opt)
     if isinstance(inner, Optimizer):
-        inner._refuse_swapped("optkern.load")
+        inner.session.refuse_averages("optkern.load")
     if params:
         inner._find_parameters()
     content = format.read("optkern.load", name)

@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._change import Change
 from .._interrupts import pass_on
 from ..kernels import _arrays, _storage
 from ..kernels._atomic import commit
-from ..kernels._engine import Plan
 from ..kernels._structures import Label
 from ..kernels.rules import OPTION_SLOTS, OPTIONS
-from ..optimizers import OF_WEIGHTS, Optimizer, renewed
+from ..optimizers import OF_WEIGHTS, Change, Optimizer, renewed
 from ..schedules import Plateau
 from ..schedules.plateau import plateaus as plateaus_in
 from ..solvers import LBFGS, SAM, NewtonLanczos
@@ -124,10 +122,12 @@ class Fit:
         saved = self.theirs.get("options") or {}
         for slot, name in OPTION_SLOTS.items():
             default = OPTIONS[name][0]
-            here = slot in self.opt._plan.state
+            here = slot in self.opt.session.slots
             there = saved.get(name, default) != default
             if slot == "accumulator":  # whose room is kept after the option is off
-                here = getattr(self.opt, name) != default or bool(self.opt._plan.accumulated)
+                here = getattr(self.opt, name) != default or bool(
+                    self.opt.session.counts.accumulated
+                )
                 there |= bool(self.theirs.get("accumulated"))
             if here != there:
                 yield slot, name, there
@@ -169,7 +169,7 @@ class Fit:
             return found
         for key, entry in self.theirs["state"].items():
             array, master = self.arrays.get(key), entry.get("master")
-            if array is None or "master" not in self.opt._saved_forms(array):
+            if array is None or "master" not in self.opt.session.saved_forms(array):
                 continue
             fits = master is not None and master.shape == array.shape
             if fits and not np.array_equal(master, renewed(master, array), equal_nan=True):
@@ -214,7 +214,7 @@ class Fit:
     def _prepare(self, state: Mapping[str, Any]) -> None:
         """Prepare the change that loading this state is."""
         if type(self.opt).load_state_dict is Optimizer.load_state_dict:
-            self.change = self.opt._loaded(state)
+            self.change = self.opt.session.prepare(state)
         else:  # a class of the user's, which has its own way
             self.opt.load_state_dict(state)
 
@@ -233,13 +233,12 @@ class Fit:
         """
         entries += [(vars(schedule), memory) for schedule, memory in self.plateaus]
         copies = [(self.arrays[key], value) for key, value in self.params.items()]
-        plan = self.opt._plan
-        if self.change is not None:  # its plan's state is nobody's yet
-            plan, entries = self.change.plan, [*self.change.entries, *entries]
-        copies += self._beginnings(plan)
-        commit(self.opt._plan, entries, copies, None, plan)
+        session = self.opt.session
+        # Of a change the plan's state is nobody's yet.
+        copies += self._beginnings(session.plan if self.change is None else self.change.plan)
+        session.commit(self.change, entries, copies)
 
-    def _beginnings(self, plan: Plan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _beginnings(self, plan: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """What the file has not begins with the parameters; note what that is."""
         for i, (key, array) in enumerate(self.arrays.items()):
             entry = {slot: arrays[i] for slot, arrays in plan.state.items()}
@@ -292,9 +291,9 @@ class Fit:
         opt, entries = self.opt, {}
         try:
             for number, group in enumerate(state["param_groups"]):
-                for key in opt._members(number):
+                for key in opt.session.members(number):
                     entry, array = state["state"][key], self.arrays[key]
-                    entries[key] = opt._completed(entry, array, group, state["options"])
+                    entries[key] = opt.session.completed(entry, array, group, state["options"])
         except ValueError as error:  # half precision has no averages
             pass_on(error)
             return False
@@ -361,7 +360,7 @@ class Fit:
         """The parameters' states that fit, each as a whole but for arrays that have no place."""
         fitting = {}
         for key, entry in self._both("state/", mine, theirs):
-            forms = self.opt._saved_forms(self.arrays[key])
+            forms = self.opt.session.saved_forms(self.arrays[key])
             arrays = {name: x for name, x in entry.items() if isinstance(x, np.ndarray)}
             wrong = [
                 x for x in arrays if x in forms and forms[x] != (arrays[x].shape, arrays[x].dtype)

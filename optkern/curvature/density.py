@@ -435,7 +435,7 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
 
 def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> Any:
     """Tell by a product whether hvp takes the parameters' structure, or flat vectors."""
-    structure = optimizer._structure
+    structure = optimizer.session.structure
     like = arranged(iter(structure.arrays), structure)  # an iterator has been read
     point = Point(owner, like, "the optimizer's parameters")
     structured = StructuredOperator(owner, hvp, point)

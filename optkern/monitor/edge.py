@@ -61,7 +61,7 @@ class Tracker:
         nan = math.nan
         if not all(np.isfinite(a).all() for a in arrays):
             return Edge(record, lr, nan, nan, nan, 0)
-        hvp = self.hvp if opt.follow else asking("hvp", self.hvp, opt._structure)
+        hvp = self.hvp if opt.follow else asking("hvp", self.hvp, opt.session.structure)
         op = StructuredOperator(owner, hvp, Point(owner, like, "grads"))
         up = not maximizes(opt)
         try:

@@ -217,7 +217,7 @@ class Monitor(Record):
         fed, how = seen
         full = point.flatten(grad(point.unflatten(point.vector())), "what grad returns")
         parts = np.split(full, np.cumsum([p.size for p in params])[:-1])
-        return unfed(inner("diagnose", opt)._structure.labels, fed, parts, how)
+        return unfed(inner("diagnose", opt).session.labels, fed, parts, how)
 
     def _fed_or_moved(self, params: Sequence[np.ndarray]) -> tuple[list[bool], str] | None:
         """Which parameters had a gradient or, where none was recorded, have moved at all."""

@@ -34,14 +34,14 @@ def taken(owner: str, opt: Any) -> Optimizer | SAM | None:
 
 def checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
     """Gradients, flat; refused are those that the optimizer's step would refuse."""
-    flat = opt._flat(grads)
+    flat = opt.session.flatten(grads)
     return [
         None
         if g is None
         else _arrays.as_gradient(
             "Monitor.record", _arrays.named("gradient of parameter", label), g, p
         )
-        for label, g, p in zip(opt._structure.labels, flat, opt.params)
+        for label, g, p in zip(opt.session.labels, flat, opt.params)
     ]
 
 

@@ -83,7 +83,7 @@ def tried(
         own.step(
             arranged(
                 iter([g.reshape(p.shape).astype(p.dtype) for g, p in zip(parts, own.params)]),
-                own._structure,
+                own.session.structure,
             )
         )
         losses.append(

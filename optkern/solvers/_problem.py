@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from .._refused import Params
 from ..curvature.asking import ChangedError, refuse_replaced
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
@@ -19,6 +18,7 @@ from ..kernels import _arrays
 from ..kernels._atomic import commit
 from ..kernels._names import hint
 from ..kernels._turn import Turn
+from ..optimizers.refused import Params
 
 Closure = Callable[[], tuple[Any, Any]]
 

@@ -148,9 +148,9 @@ class SAM:
         check_closure("SAM", closure)
         check_callable("SAM", callback=callback)
         before = self.gradients
-        self.optimizer._find_parameters()
+        self.optimizer.session.find_parameters()
         # Nobody may step from a closure, of which the second call comes from p + e.
-        loss, grads = self.optimizer._plan.alone(None, self._call, closure)
+        loss, grads = self.optimizer.session.alone(None, self._call, closure)
         flat = self._flat(grads)
         gmax = max((largest(widened(g)) for g in flat if g is not None), default=0.0)
         if 0 < gmax < math.inf and rho > 0:
@@ -179,7 +179,7 @@ class SAM:
     def _call(self, closure: Closure) -> tuple[float, Any]:
         self.gradients += 1
         answer = closure()
-        refuse_replaced("closure", self.optimizer._structure)
+        refuse_replaced("closure", self.optimizer.session.structure)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise TypeError(f"SAM: closure must return (loss, grads), got {type(answer).__name__}")
         return real_loss("SAM", answer[0]), answer[1]
@@ -187,7 +187,7 @@ class SAM:
     def _flat(self, grads: Any) -> list[np.ndarray | None]:
         """The gradients in the parameters' order, checked."""
         optimizer = self.optimizer
-        return optimizer._plan.check(optimizer._gathered(grads))
+        return optimizer.session.check(grads)
 
     def _gradient_nearby(
         self, closure: Closure, flat: list[np.ndarray | None], rho: float, grads: Any
@@ -195,7 +195,7 @@ class SAM:
         """The gradient at p + e, or `grads` where e is 0; p is put back from a copy, exactly."""
         params = self.optimizer.params
         # The worst neighbour: up where the rule descends, down where it maximises.
-        groups, owning = self.optimizer.param_groups, self.optimizer._structure.groups
+        groups, owning = self.optimizer.param_groups, self.optimizer.session.structure.groups
         signed = [
             -g if g is not None and groups[number]["maximize"] else g
             for g, number in zip(flat, owning)
@@ -208,7 +208,7 @@ class SAM:
             return self._call(closure)[1]
 
         # Nobody may step from there, or save what is there.
-        return self.optimizer._plan.alone(None, restoring, list(params), gradient)
+        return self.optimizer.session.alone(None, restoring, list(params), gradient)
 
     def _move_plainly(
         self, params: Sequence[np.ndarray], grads: list[np.ndarray | None], rho: float
@@ -266,9 +266,9 @@ class SAM:
         """
         owner = "SAM.load_state_dict"
         check_loaded(owner, "SAM", state_dict, {"optimizer", *self._own_state()})
-        change = self.optimizer._loaded(state_dict["optimizer"])
+        change = self.optimizer.session.prepare(state_dict["optimizer"])
         change.entries.append((vars(self), self._checked_own(owner, state_dict)))
-        self.optimizer._plan.alone(owner, change.commit)
+        self.optimizer.session.alone(owner, change.commit)
 
     def __repr__(self) -> str:
         return f"SAM({self.optimizer!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"

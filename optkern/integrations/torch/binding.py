@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ... import optimizers
-from ..._loading import refuse_impossible
 from ...kernels._arrays import named
 from ...kernels._atomic import exchange, followed
 from ...kernels.rules import OPTION_SLOTS, OPTIONS, checked
+from ...optimizers import refuse_impossible
 from . import tensors
 from .groups import constant, parted, refuse_misspelt, same
 from .library import torch

@@ -18,6 +18,7 @@ INSTEAD = {
     "master_weights": "it is the constructor's",
     "weight_rounding": "it is the constructor's",
     "seed": "it is the constructor's",
+    "session": "it is a view of this optimizer",
     "averages_are_in": "call opt.swap_in() or opt.swap_out()",
     "last_grad_norm": "it is what the last step found",
 }

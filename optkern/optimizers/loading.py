@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import _arrays, _storage
-from .kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked
+from ..kernels import _arrays, _storage
+from ..kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked
 
 # What the arrays of a compact state are called in a state dict, after its own name.
 PARTS = ("", "_scales")

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._loading import checked_count, refuse_impossible, refuse_nonfinite
-from .kernels import _arrays, _storage
-from .kernels._names import NoSuchNameError, hint
-from .kernels.rules import checked
+from ..kernels import _arrays, _storage
+from ..kernels._names import NoSuchNameError, hint
+from ..kernels.rules import checked
+from .loading import checked_count, refuse_impossible, refuse_nonfinite
 
 if TYPE_CHECKING:
-    from .optimizers import Optimizer
+    from .optimizer import Optimizer
 
 Label = int | str
 
 
-class _View(dict):
+class _View(dict[Any, Any]):
     """A dict over an optimizer's state: what is not a write or a reset of it is refused."""
+
+    _optimizer: weakref.ref[Optimizer]
 
     def __init__(self, optimizer: Optimizer, values: Mapping[Any, Any]) -> None:
         super().__init__(values)
@@ -46,7 +48,7 @@ class _View(dict):
     def __setitem__(self, key: Any, value: Any) -> None:
         self.update({key: value})
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self.update(other)
         return self
 
@@ -111,6 +113,8 @@ class ParameterState(_View):
     A write is checked as a load would be, and must be finite; it is copied, and takes effect at the
     next step.
     """
+
+    _i: int
 
     def __init__(self, optimizer: Optimizer, i: int) -> None:
         vars(self)["_i"] = i

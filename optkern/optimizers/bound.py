@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._change import exclusive
-from .kernels import _arrays, _storage
-from .kernels._structures import Label, Params, Structure
+from ..kernels import _arrays, _storage
+from ..kernels._structures import Params, Structure
+from .change import exclusive
 
 WAY_OUT = (
     "write into the array (p[...] = ...), call rebind with the new arrays, or construct with "
@@ -49,18 +49,9 @@ class Bound:
 
     if TYPE_CHECKING:
         _structure: Structure
-        _forms: list[tuple[tuple[int, ...], np.dtype]]
-        _groups: Any
-        _plan: Any
-        _labels: list[Label]
-        _master_weights: bool
-        _owner: str
-        _refuse_swapped: Any
-        _rebuild: Any
-        _start: Any
-        _new_group: Any
-        _own_values: list[dict[str, Any]]
-        _plan_counts: Any
+
+        def __getattr__(self, name: str) -> Any:
+            """Find what the other parts of an optimizer have."""
 
     follow = Switch(
         "Whether a step goes on with an array that was put in a parameter's place, as `rebind` does"

@@ -1,0 +1,101 @@
+"""Changes of an optimizer that are made as a whole: an interrupt leaves what was, or what is to be.
+
+A change is prepared beside what is there, line by line, and made by one compiled call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..kernels._atomic import Setting, commit
+from ..kernels._engine import Plan
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class Counts(NamedTuple):
+    """What a plan has counted, per parameter and of calls, and why it refuses steps."""
+
+    steps: Any
+    mu_products: Any
+    started: Any
+    held: Any
+    accumulated: int
+    applied: int
+    skipped: int
+    refusal: str | None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Counts:
+        """Copy a plan's."""
+        arrays = (plan.steps, plan.mu_products, plan.started, plan.held)
+        steps, mu_products, started, held = (array.copy() for array in arrays)
+        calls = (plan.accumulated, plan.applied, plan.skipped)
+        return cls(steps, mu_products, started, held, *calls, plan.refusal)
+
+    def put_into(self, plan: Plan) -> None:
+        """Let a new plan go on from here."""
+        plan.steps[:], plan.mu_products[:] = self.steps, self.mu_products
+        plan.started[:], plan.held[:] = self.started, self.held
+        plan.accumulated, plan.applied, plan.skipped = self[4:7]
+        plan.refusal = self.refusal
+
+
+class Change:
+    """What an optimizer is to become.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    entries : list of (dict, dict)
+        Attributes and hyperparameters to bind, and what to.
+    plan : Plan, optional
+        The one that takes over.
+    setting : Setting, optional
+        What takes effect in the plan that stays.
+
+    Attributes
+    ----------
+    copies : list of (ndarray, ndarray)
+        Arrays that are written with it, and their new values.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        entries: list[tuple[dict[str, Any], dict[str, Any]]],
+        plan: Plan | None = None,
+        setting: Setting | None = None,
+    ) -> None:
+        self.optimizer, self.entries = optimizer, entries
+        self.plan, self.setting = plan, setting
+        self.copies: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def commit(self) -> None:
+        """Make the change, all of it."""
+        commit(self.optimizer._plan, self.entries, self.copies, self.setting, self.plan)
+
+
+def alone_as(what: str) -> Callable[[_Method], _Method]:
+    """Let a method of an optimizer run alone: beside a step in another thread it is an error.
+
+    ``what`` it does is for the message of that error.
+    """
+
+    def decorate(method: _Method) -> _Method:
+        @functools.wraps(method)
+        def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._plan.alone(what, method, self, *args, **kwargs)
+
+        return alone  # type: ignore[return-value]
+
+    return decorate
+
+
+def exclusive(method: _Method) -> _Method:
+    """Let a method run alone, as `alone_as` does, under its own name."""
+    return alone_as(method.__name__)(method)

@@ -1,0 +1,116 @@
+"""The signature and the docstring of a class, from its rule."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from ..kernels.rules import (
+    OPTIONS,
+    VOCABULARY,
+    Pair,
+    Real,
+)
+from .words import COUNTED
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+
+def class_options(cls: type[Optimizer]) -> dict[str, Any]:
+    """Every option of a class with its default, in the order of torch.optim's arguments."""
+    options: dict[str, Any] = {}
+    for name, default in cls.rule.hyperparameters.items():
+        options |= {own: row[0] for own, row in cls._own.items() if row[3] == name}
+        if name not in COUNTED:
+            options[name] = default
+    options |= {
+        "num_threads": None,
+        "on_nonfinite": "propagate",
+        "state_dtype": None,
+        "master_weights": False,
+        "weight_rounding": None,
+        "seed": 0,
+        "follow": False,
+        "strict_grads": True,
+    }
+    return options | {name: default for name, (default, _) in OPTIONS.items()}
+
+
+def class_signature(cls: type[Optimizer]) -> inspect.Signature:
+    kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("params", kind)]
+    for name, default in class_options(cls).items():
+        if name == "maximize":
+            kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=default))
+    return inspect.Signature(parameters)
+
+
+def class_document(cls: type[Optimizer]) -> str:
+    lines = [
+        inspect.cleandoc(cls.__doc__ or ""),
+        "",
+        "Parameters",
+        "----------",
+        "params : ndarray; dict, sequence, dataclass or iterator of params; list of group dicts",
+        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of",
+        "    another library's, what shares writable memory: the buffer protocol,",
+        "    __array_interface__, DLPack on CPU. Names are paths: layer1.W, 0.W. A list of dicts",
+        "    is one of groups where a dict has the key 'params', of layers where none has. None is",
+        "    no parameter, nor is what a dataclass or named tuple says of a layer: words,",
+        "    integers, functions, and fields with metadata {'static': True}.",
+    ]
+    for name, default in cls.rule.hyperparameters.items():
+        if name in COUNTED:
+            continue
+        domain = VOCABULARY[name]
+        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
+        lines += [
+            f"{name} : {domain.allowed}{schedule}",
+            f"    {domain.meaning}; default {default!r}.",
+        ]
+    for name, (default, allowed, meaning, _) in cls._own.items():
+        lines += [f"{name} : {allowed}", f"    {meaning}; default {default!r}."]
+    lines += [
+        "num_threads : int or None",
+        "    Threads that a step uses; None: optkern's choice. The bits never depend on it.",
+        "on_nonfinite : 'propagate', 'skip' or 'raise'",
+        "    What a step does about NaN or inf in a gradient. What is made of a finite one may",
+        "    overflow all the same: docs/range.md has the cases.",
+        "state_dtype : None, 'bfloat16' or 'int8'",
+        "    What the state arrays are stored as, rounded stochastically; None: as computed. For",
+        "    float32, float16 and bfloat16 parameters; not with LAMB or centered=True.",
+        "master_weights : True or False",
+        "    Keep float32 masters of float16 and bfloat16 parameters; they are written as rounded.",
+        "weight_rounding : None, 'stochastic' or 'nearest'",
+        "    Of float16 and bfloat16 parameters. To nearest, steps below half of a weight's last",
+        "    digit are lost; at random, kept on average. None: stochastic without masters.",
+        "seed : int in [0, 2**64)",
+        "    Of the random bits that round state and weights; beside it they depend on the step, a",
+        "    parameter's name (its position where it has none) and the element's position alone.",
+        "follow : True or False",
+        "    Whether an array that is put in a parameter's place in its dict, list or dataclass is",
+        "    trained from then on, as by rebind; False: the next call says so in a ValueError.",
+        "strict_grads : True or False",
+        "    Whether gradients of dicts must name all parameters; False: those not named rest.",
+    ]
+    for name, (default, domain) in OPTIONS.items():
+        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
+        none = " or None" if default is None else ""
+        lines += [
+            f"{name} : {domain.allowed}{none}{schedule}",
+            f"    {domain.meaning}; default {default!r}.",
+        ]
+    lines += [
+        "",
+        "ema_decay needs float32 or float64 parameters. Averages (ema_decay, lookahead), and",
+        "masters, begin with what a parameter holds at its first step, so that weights loaded",
+        "before count; those that are switched on later begin with what it holds then.",
+        "",
+        "Raises",
+        "------",
+        "TypeError, ValueError",
+        "    On any bad argument, with its name, what came and what is allowed.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""The hyperparameters of a group, and the options around a rule, as they are written to."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels import _arrays
+from ..kernels._names import NoSuchNameError, bound_arguments, hint
+from ..kernels._structures import Label
+from ..kernels.rules import (
+    OPTIONS,
+    Flag,
+)
+from .words import COUNTED
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+
+class ParamGroup(dict[str, Any]):
+    """The hyperparameters of one group; a write is checked and takes effect at the next step."""
+
+    def __init__(self, optimizer: Optimizer, number: int, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        # Weakly: a cycle would keep a dropped optimizer's state until the collector runs.
+        self._optimizer = weakref.ref(optimizer)
+        self._number = number
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def __missing__(self, name: Any) -> Any:
+        raise NoSuchNameError(f"a group has no {name!r}; {hint(name, self)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("_optimizer", "_number"):
+            raise AttributeError(f"hyperparameters are a group's entries: group[{name!r}] = ...")
+        super().__setattr__(name, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Write several hyperparameters at once: all of them, or none where one is bad."""
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise ReferenceError("this group's optimizer is gone")
+        changes = dict(*args, **kwargs)
+        what = f"a write of {' and '.join(map(str, changes)) or 'nothing'}"
+        optimizer._plan.alone(what, optimizer._write_group, self._number, changes)
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return a hyperparameter, which is there always."""
+        return self[name]
+
+    def _fixed(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("a group always has all hyperparameters; none can be removed")
+
+    __delitem__ = pop = popitem = clear = _fixed
+
+    def __reduce__(self) -> Any:
+        return (dict, (dict(self),))
+
+
+def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable[str]) -> str:
+    """What to say about an attribute that is set and means nothing, where these can be set."""
+    settable = {key: f"opt.{key}" for key in options}
+    for key in groups:
+        if key not in COUNTED:
+            settable[key] = f"opt.param_groups[0][{key!r}]"
+    meant = hint(name, settable, said=settable.__getitem__)
+    return f"{owner} has no attribute {name!r} to set; {meant}"
+
+
+class InGroup:
+    """The name of a hyperparameter on an optimizer: says where it is, and is never set in vain."""
+
+    def __init__(self, name: str) -> None:
+        self.where = f"a hyperparameter belongs to a group: opt.param_groups[0][{name!r}]"
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        raise AttributeError(self.where)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        raise AttributeError(self.where)
+
+
+class Option:
+    """One of OPTIONS on an optimizer: a write is checked and takes effect at the next step."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        _, domain = OPTIONS[name]
+        self.__doc__ = f"{domain.meaning}: {domain.allowed}."
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        return self if optimizer is None else optimizer._options[self.name]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        what = f"a write of {self.name}"
+        optimizer._plan.alone(what, optimizer._write_options, {self.name: value})
+
+    def __delete__(self, optimizer: Any) -> None:
+        raise AttributeError(
+            f"{self.name} cannot be deleted; set its default, {OPTIONS[self.name][0]!r}"
+        )
+
+
+class _Zeroing(Flag):
+    """The option `zero_grad`, True or False; called, as torch's method is, it zeroes gradients."""
+
+    _optimizer: Optimizer
+    _signature = inspect.Signature(
+        [inspect.Parameter("grads", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)]
+    )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        optimizer = self._optimizer
+        owner = f"{optimizer._owner}.zero_grad"
+        if "set_to_none" in kwargs:
+            raise TypeError(
+                f"{owner}: gradients are not kept between steps, so that set_to_none has nothing "
+                "to set: leave it out"
+            )
+        grads = bound_arguments(owner, self._signature, args, kwargs).arguments.get("grads")
+        if grads is not None:
+            zero(owner, optimizer._labels, optimizer._flat(grads))
+        elif not self:
+            raise TypeError(
+                f"{owner}: gradients are not kept between steps, give them: opt.zero_grad(grads); "
+                "or with the option zero_grad=True the step sets its gradients to zero"
+            )
+
+
+class ZeroGrad(Option):
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        if optimizer is None:
+            return self
+        value = _Zeroing(optimizer._options[self.name])
+        value._optimizer = optimizer
+        return value
+
+
+def zero(owner: str, labels: Iterable[Label], gradients: Iterable[Any]) -> None:
+    """Set gradients to zero in place, whatever library's arrays they are: all or none of them."""
+    arrays = []
+    for label, gradient in zip(labels, gradients):
+        if gradient is None:
+            continue
+        what = _arrays.named("gradient of parameter", label)
+        array = _arrays.shared(owner, what, gradient)
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{owner}: {what} must be an array, got {type(gradient).__name__}")
+        if not array.flags.writeable:
+            raise ValueError(f"{owner}: {what} is read-only")
+        arrays.append(array)
+    for array in arrays:
+        array[...] = 0

@@ -1,0 +1,193 @@
+"""What an optimizer steps with, made anew where hyperparameters, state or parameters change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels import _storage
+from ..kernels._atomic import Setting, commit
+from ..kernels._engine import Plan
+from ..kernels._structures import Structure
+from ..kernels.rules import (
+    OPTION_SLOTS,
+    OPTIONS,
+)
+from .bound import renewed
+from .change import Change, Counts
+from .words import OF_WEIGHTS, SWAPPED
+
+
+class Planning:
+    """The part of an optimizer that holds a plan over its parameters, state and counts."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Find what the other parts of an optimizer have."""
+
+    def _rebuilt(
+        self,
+        state: Mapping[str, list[Any]],
+        groups: Sequence[Mapping[str, Any]],
+        structure: Structure | None = None,
+        counts: Counts | None = None,
+        options: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Change:
+        """Prepare a plan over parameters, state and hyperparameters as given; what is not, stays.
+
+        State that is needed and absent starts.
+        """
+        structure, old = structure or self._structure, self._plan
+        arrays = structure.arrays
+        options = self._options if options is None else options
+        seed = self._seed if seed is None else seed
+        for label, array in zip(structure.labels, arrays):
+            self._refuse_parameter(label, array)
+        if counts is None and old is not None:
+            counts = Counts.of(old)
+        slots = [slot for slot in OPTION_SLOTS if self._needs(slot, options)]
+        if counts is not None and counts.accumulated and "accumulator" not in slots:
+            slots.append("accumulator")  # it still holds what calls before have added
+        absent = [None] * len(arrays)
+        state = {
+            slot: [
+                self._first_state(slot, array, group)
+                if a is None and (slot in slots or self._has_slot(slot, array, groups[group]))
+                else a
+                for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
+            ]
+            for slot in (*self._slots, *slots)
+        }
+        plan = Plan(
+            self.rule,
+            self._owner,
+            structure.labels,
+            arrays,
+            state,
+            seed,
+            self._weight_rounding,
+        )
+        plan.set_groups(structure.groups, len(groups))
+        if counts is not None:
+            counts.put_into(plan)
+        entries, setting = self._encoded(plan, groups, options)
+        commit(None, [], [], setting)
+        # The parameters without a step whose averages and masters begin with their first one.
+        kept = any(slot in plan.state for slot in OF_WEIGHTS)
+        fresh = np.flatnonzero(plan.steps == 0).tolist() if kept else []
+        entries += [
+            (vars(self), {"_plan": plan, "_structure": structure, "_seed": seed, "_fresh": fresh}),
+        ]
+        return Change(self, entries, plan)
+
+    def _rebuild(
+        self,
+        state: Mapping[str, list[Any]],
+        groups: Sequence[Mapping[str, Any]],
+        structure: Structure | None = None,
+        counts: Counts | None = None,
+        **also: Any,
+    ) -> None:
+        """Go on with what `_rebuilt` prepares, and with attributes that change with it."""
+        change = self._rebuilt(state, groups, structure, counts)
+        change.entries.append((vars(self), also))
+        change.commit()
+
+    def _rewritten(self, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> Change:
+        """Prepare hyperparameters and options that go with the state there is."""
+        entries, setting = self._encoded(self._plan, groups, options)
+        return Change(self, entries, None, setting)
+
+    def _encoded(
+        self, plan: Plan, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]
+    ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], Setting]:
+        """What to bind for hyperparameters and options, and how a plan takes their values."""
+
+        def now(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: self._value(self._owner, k, v, plan.applied) for k, v in values.items()}
+
+        setting = Setting(plan, [now(group) for group in groups], now(options))
+        schedules = [
+            (number, scheduled)
+            for number, group in [*enumerate(groups), (None, options)]
+            if (scheduled := {name: v for name, v in group.items() if callable(v)})
+        ]
+        entries = [(own, dict(group)) for own, group in zip(self._groups, groups)]
+        entries.append((vars(self), {"_options": options, "_schedules": schedules}))
+        return entries, setting
+
+    def _begin(self, gradients: Sequence[Any] | None = None) -> None:
+        """Let averages and masters begin with what the parameters hold now, up to the first step.
+
+        Weights loaded between construction and training count. ``gradients``: for a step, which
+        leaves parameters without one alone.
+        """
+        plan = self._plan
+        if self.averages_are_in:
+            return
+        self._fresh: list[int] = [i for i in self._fresh if not plan.steps[i]]
+        masters = plan.state.get("master")
+        for i in self._fresh:
+            p, (shape, _) = plan.params[i], self._forms[i]
+            absent = gradients is not None and gradients[i] is None and not plan.held[i]
+            if absent or p.size != math.prod(shape):  # resized: the step says so
+                continue
+            p = p.reshape(shape)
+            weights = _storage.widened(p)
+            if masters and masters[i] is not None:
+                weights = renewed(masters[i], p)
+            for slot in OF_WEIGHTS:
+                if slot in plan.state and plan.state[slot][i] is not None:
+                    plan.state[slot][i][...] = weights
+
+    def _needs(self, slot: str, options: Mapping[str, Any] | None = None) -> bool:
+        """Whether an option around the rule needs its slot."""
+        name = OPTION_SLOTS[slot]
+        return (self._options if options is None else options)[name] != OPTIONS[name][0]
+
+    def _write_options(self, changes: dict[str, Any]) -> None:
+        options = {**self._options, **self._checked_options(self._owner, changes)}
+        if all(self._needs(slot, options) == (slot in self._plan.state) for slot in OPTION_SLOTS):
+            change = self._rewritten(self._groups, options)
+        elif self.averages_are_in:
+            raise RuntimeError(f"{self._owner}: {', '.join(changes)}: {SWAPPED}")
+        else:
+            change = self._rebuilt(self._plan.state, self._groups, options=options)
+        change.commit()
+
+    def _write_group(self, number: int, changes: dict[str, Any]) -> None:
+        group = self._groups[number]
+        good = self._checked(self._group_owner(number), {**group, **changes})
+        groups = [good if k == number else other for k, other in enumerate(self._groups)]
+        missing = any(
+            self._plan.state[slot][i] is None and self.rule.needs(slot, good)
+            for slot in self.rule.state
+            for i, owning in enumerate(self._structure.groups)
+            if owning == number
+        )
+        if missing:
+            change = self._rebuilt(self._plan.state, groups)
+        else:
+            change = self._rewritten(groups, self._options)
+        change.commit()
+
+    def _run_schedules(self) -> None:
+        values = []
+        options = {}
+        for number, scheduled in self._schedules:
+            owner = self._owner if number is None else self._group_owner(number)
+            now = {name: self._value(owner, name, value) for name, value in scheduled.items()}
+            if number is None:
+                options = now
+                continue
+            self._refuse_conflict(owner, {**self._groups[number], **now})
+            values += [(number, name, value) for name, value in now.items()]
+        for row in values:
+            self._plan.set_hyperparameter(*row)
+        for name, value in options.items():
+            self._plan.set_option(name, value)

@@ -1,0 +1,214 @@
+"""Steps, and averages in the place of what is stepped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..kernels import _arrays
+from ..kernels._atomic import Averaged, exchange_averages
+from ..kernels._rows import step_rows
+from ..kernels.rules import (
+    OPTIONS,
+    ROW_RULES,
+)
+from .change import exclusive
+from .words import SWAPPED
+
+
+class Stepping:
+    """The part of an optimizer that updates parameters."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Find what the other parts of an optimizer have."""
+
+    def step(self, grads: Any) -> bool:
+        """Update every parameter in place along its gradient.
+
+        Parameters
+        ----------
+        grads : same structure as the parameters (for groups: a list with one entry per group)
+            Arrays of the parameters' shapes; another real floating dtype is cast first. None in
+            the place of an array, or of a container of them, leaves these parameters, their state
+            and their step counts alone; ``strict_grads=False``: what a dict does not name, too.
+
+        Returns
+        -------
+        bool
+            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done (but to zero the
+            gradients with ``zero_grad=True``), or if the gradients were accumulated.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On a gradient that does not fit, or that holds NaN or inf with
+            ``on_nonfinite="raise"``. Nothing has been modified then.
+        RuntimeError
+            While the averages are in the parameters' place, or another step is under way.
+        """
+        # One array needs no flattening, and two calls less are a third of a small step.
+        structure = self._structure
+        gradients = (
+            (grads,)
+            if structure.single
+            else structure.contents.gather(grads) or self._gathered(grads)
+        )
+        if self._schedules:
+            self._run_schedules()
+        if self._fresh:
+            self._plan.alone("a step", self._begin, gradients)
+        if self._plan.step(gradients, self._num_threads, self._on_nonfinite):
+            return True
+        return self._not_applied()
+
+    def flush(self) -> bool:
+        """Take the update that `accumulate` still waits with, of the calls there were.
+
+        The last window of a run may be a partial one. Its update takes the mean (or the sum, by
+        `accumulate_form`) of the gradients that have come, clipped and followed by averages as any.
+
+        Returns
+        -------
+        bool
+            False where nothing has been accumulated, or where ``on_nonfinite="skip"`` found NaN or
+            inf in the sum; what was accumulated waits on then.
+
+        Raises
+        ------
+        ValueError
+            With ``on_nonfinite="raise"``, on NaN or inf; where a parameter was replaced in its
+            container. Nothing has been modified then.
+        RuntimeError
+            While the averages are in the parameters' place, or another step is under way.
+
+        Examples
+        --------
+        >>> p = np.zeros(1)
+        >>> opt = optkern.SGD(p, lr=1.0, accumulate=4)
+        >>> opt.step(np.array([1.0])), opt.step(np.array([3.0])), opt.flush(), p
+        (False, False, True, array([-2.]))
+        """
+        self._find_parameters()
+        if self._schedules:
+            self._run_schedules()
+        if self._fresh:
+            self._plan.alone("a step", self._begin, (None,) * len(self._labels))
+        return self._plan.flush(self._num_threads, self._on_nonfinite) or self._not_applied()
+
+    def step_rows(self, rows: Any, grads: Any) -> bool:
+        """Update some rows of the parameters in place; the cost is that of these rows.
+
+        For embeddings, factorisations, word vectors: the rule is applied to the rows given and to
+        nothing else, weight decay and the decay of running averages included (the "lazy" form);
+        the step count behind bias correction is the parameter's. AdaGrad, and SGD without
+        momentum, both without weight decay, do what `step` does with zeros in all other rows.
+
+        Parameters
+        ----------
+        rows : same structure as the parameters
+            For each a 1-D array or sequence of integers in ``[0, len(p))``. The gradients of a row
+            that comes more than once are summed in float64, in the order in which they come, and
+            rounded once. None (in `grads` too) leaves that parameter alone.
+        grads : same structure as the parameters
+            Arrays of the shapes ``(len(rows), *p.shape[1:])``; another real floating dtype is cast
+            first.
+
+        Returns
+        -------
+        bool
+            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On a row that is not there, on gradients that do not fit, or where the rule or an
+            option around it has no row-wise form. Nothing has been modified then.
+        """
+        if self.rule not in ROW_RULES:
+            known = ", ".join(rule.name for rule in ROW_RULES)
+            raise TypeError(
+                f"{self._owner}: the rule {self.rule.name} has no row-wise form; {known} have one"
+            )
+        dense = [name for name, value in self._options.items() if value != OPTIONS[name][0]]
+        if dense:
+            raise ValueError(
+                f"{self._owner}: {dense[0]}={self._options[dense[0]]!r} has no row-wise form; "
+                "step_rows takes the rule alone"
+            )
+        if self._state_dtype:
+            raise ValueError(
+                f"{self._owner}: state_dtype={self._state_dtype!r} has no row-wise form; "
+                "step_rows takes state in the parameters' own dtype"
+            )
+        indices, gradients = self._gathered(rows, "rows"), self._gathered(grads)
+        if self._schedules:
+            self._run_schedules()
+        if step_rows(self._plan, indices, gradients, self._num_threads, self._on_nonfinite):
+            return True
+        return self._not_applied()
+
+    def _not_applied(self) -> bool:
+        """Raise where a gradient that is not finite is an error; else it was skipped or added."""
+        if self._plan.nonfinite is not None and self.on_nonfinite == "raise":
+            what = _arrays.named("gradient of parameter", self._plan.nonfinite)
+            raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
+        return False
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """The norm of all gradients together, unscaled and before clipping, at the last step.
+
+        None where nothing has asked for it: `clip_norm` does (``inf`` without clipping),
+        `clip_norm_per_tensor` and LARS. Squares are summed in float64: elements below 1e-154 lose
+        precision in it, and count as 0 below 1e-162.
+        """
+        return self._plan.grad_norm if self._plan.norm_taken else None
+
+    # ----------------------------------------------------------------- averages
+
+    @property
+    def averages_are_in(self) -> bool:
+        """Whether the averages are in the parameters' place (`swap_in`)."""
+        return self._plan.refusal is not None
+
+    def _refuse_swapped(self, owner: str) -> None:
+        if self.averages_are_in:
+            raise RuntimeError(f"{owner}: {SWAPPED}")
+
+    @exclusive
+    def swap_in(self) -> None:
+        """Exchange parameters and their averages in place; no step can be taken until `swap_out`.
+
+        Before its first step a parameter is its own average, and stays as it is.
+
+        Raises
+        ------
+        RuntimeError
+            Where there are no averages (``ema_decay=None``), or they are in already.
+        """
+        if not self._needs("ema"):
+            raise RuntimeError(f"{self._owner}.swap_in: there are no averages; set ema_decay")
+        self._refuse_swapped(f"{self._owner}.swap_in")
+        self._find_parameters()
+        self._begin()
+        self._exchange_averages(SWAPPED)
+
+    @exclusive
+    def swap_out(self) -> None:
+        """Exchange them back.
+
+        Raises
+        ------
+        RuntimeError
+            Where `swap_in` has not been called.
+        """
+        if not self.averages_are_in:
+            raise RuntimeError(f"{self._owner}.swap_out: the averages are not swapped in")
+        self._exchange_averages(None)
+
+    def averaged(self) -> Averaged:
+        """Context: the averages are in the parameters' place."""
+        return Averaged(self)
+
+    _exchange_averages = exchange_averages  # compiled: no interrupt comes between

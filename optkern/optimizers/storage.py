@@ -1,0 +1,142 @@
+"""What the state of a parameter is stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels import _arrays, _storage
+from ..kernels._structures import Label
+from ..kernels.rules import (
+    NONNEGATIVE,
+    OPTION_SLOTS,
+    VOCABULARY,
+)
+from .loading import PARTS, as_saved, checked_seed, copy_beside
+from .words import OF_WEIGHTS
+
+
+class Storage:
+    """The part of an optimizer that makes state arrays."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Find what the other parts of an optimizer have."""
+
+    def _set_storage(
+        self, state_dtype: Any, master_weights: Any, weight_rounding: Any, seed: Any
+    ) -> None:
+        owner = self._owner
+        known = isinstance(state_dtype, str) and state_dtype in _storage.STATE_DTYPES
+        if state_dtype is not None and not known:
+            allowed = ", ".join(map(repr, _storage.STATE_DTYPES))
+            raise ValueError(f"{owner}: state_dtype must be None, {allowed}, got {state_dtype!r}")
+        if VOCABULARY["maximize"].check(master_weights) is None:
+            raise ValueError(
+                f"{owner}: master_weights must be True or False, got {master_weights!r}"
+            )
+        self._state_dtype: str | None = state_dtype
+        self._master_weights = bool(master_weights)
+        self._weight_rounding = _storage.checked_rounding(owner, weight_rounding, master_weights)
+        self._seed = checked_seed(owner, seed)
+
+    @property
+    def state_dtype(self) -> str | None:
+        """What the state arrays are stored as; None: the dtype of the arithmetic."""
+        return self._state_dtype
+
+    @property
+    def master_weights(self) -> bool:
+        """Whether float16 and bfloat16 parameters have float32 masters (state slot ``master``)."""
+        return self._master_weights
+
+    @property
+    def weight_rounding(self) -> str:
+        """How float16 and bfloat16 parameters are rounded: "stochastic" or "nearest"."""
+        return self._weight_rounding
+
+    @property
+    def _draws(self) -> bool:
+        """Whether steps round something at random."""
+        weights = self._weight_rounding == "stochastic"
+        return bool(self._state_dtype) or any(
+            weights and _storage.kind_of(p.dtype) for p in self._plan.params
+        )
+
+    @property
+    def seed(self) -> int:
+        """Of the random bits that round state and weights."""
+        return self._seed
+
+    @property
+    def _slots(self) -> tuple[str, ...]:
+        """The names of the state arrays that this optimizer may have."""
+        return (*self.rule.state, "master") if self._master_weights else self.rule.state
+
+    def _has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
+        """Whether a parameter needs a state array under these hyperparameters."""
+        if slot in OPTION_SLOTS:
+            return self._needs(slot)
+        if slot == "master":
+            return bool(_storage.kind_of(array.dtype))
+        return self.rule.needs(slot, group)
+
+    def _new_state(self, slot: str, array: np.ndarray) -> Any:
+        """What a state array of a parameter starts as: averages of the parameter begin with it."""
+        if slot == "ema" and _storage.kind_of(array.dtype):
+            raise ValueError(
+                f"{self._owner}: ema_decay needs float32 or float64 parameters (an average would "
+                f"lose digits in their place), got {array.dtype}"
+            )
+        if slot in OF_WEIGHTS:
+            return copy_beside(_storage.widened(np.asarray(array)), array)
+        if self._state_dtype and slot != "accumulator":
+            signed = slot not in NONNEGATIVE
+            state = _storage.Compact.zeros(self._state_dtype, array.shape, signed)
+            if array.flags.c_contiguous:  # codes are in C order
+                codes = _arrays.zeros_beside(array, state.codes.dtype)
+                return _storage.Compact(codes, state.scales, signed)
+            return state
+        return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
+
+    def _saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each array that the saved state of a parameter may hold."""
+        wide = (array.shape, _storage.arithmetic_dtype(array.dtype))
+        forms = dict.fromkeys(OPTION_SLOTS, wide)
+        if _storage.kind_of(array.dtype):
+            del forms["ema"]
+            forms |= {"master": wide} if self._master_weights else {}
+        for slot in self.rule.state:
+            forms[slot] = wide
+            if self._state_dtype:
+                new = self._new_state(slot, array)
+                forms |= {slot + part: (a.shape, a.dtype) for part, a in zip(PARTS, new.arrays)}
+        return forms
+
+    def _completed(
+        self,
+        entry: Mapping[str, Any],
+        array: np.ndarray,
+        group: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """A parameter's saved state, with the start of what it lacks under these options."""
+        needed = [slot for slot in self._slots if self._has_slot(slot, array, group)]
+        needed += [slot for slot in ("slow", "ema") if options.get(OPTION_SLOTS[slot]) is not None]
+        entry = dict(entry)
+        for slot in needed:
+            if slot not in entry:
+                entry |= as_saved(slot, self._new_state(slot, array))
+        return entry
+
+    def _refuse_parameter(self, label: Label, array: Any) -> None:
+        what = _arrays.named("parameter", label)
+        _arrays.check_parameter(self._owner, what, array)
+        if self._state_dtype and array.dtype == np.float64:
+            raise ValueError(
+                f"{self._owner}: state_dtype={self._state_dtype!r} needs float32, float16 or "
+                f"bfloat16 parameters, {what} is float64"
+            )
