@@ -1,0 +1,104 @@
+"""The specification: one file a rule, each with its row, its NumPy formula and its paper.
+
+A file of this folder that has a `RULE` is a rule; nothing else lists them. The build stamps its
+loops from the rows; the twins, the optimizers, their documentation, the tests and the benchmarks
+walk them. The package imports nothing of optkern, so that setup.py can read it before anything is
+compiled.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .domains import (
+    Choice,
+    Count,
+    Cycle,
+    Domain,
+    Flag,
+    Numbers,
+    Pair,
+    Real,
+    Switch,
+    as_number,
+    checked_by,
+)
+from .flags import FLAGS
+from .options import ON_NONFINITE, OPTION_SLOTS, OPTIONS, checked
+from .row import Rule, Setting, Slot
+from .vocabulary import VOCABULARY
+
+__all__ = [
+    "FLAGS",
+    "LIMITS",
+    "NONNEGATIVE",
+    "ON_NONFINITE",
+    "OPTIONS",
+    "OPTION_SLOTS",
+    "ROW_RULES",
+    "RULES",
+    "VOCABULARY",
+    "Choice",
+    "Count",
+    "Cycle",
+    "Domain",
+    "Flag",
+    "Numbers",
+    "Pair",
+    "Real",
+    "Rule",
+    "Setting",
+    "Slot",
+    "Switch",
+    "as_number",
+    "checked",
+    "checked_by",
+    "rows_hash",
+]
+
+
+def _rules() -> tuple[Rule, ...]:
+    """Collect the rows of this folder's files, in their places."""
+    found = []
+    for file in iter_modules(__path__):
+        module = import_module(f"{__name__}.{file.name}")
+        row = getattr(module, "RULE", None)
+        if row is not None:
+            found.append(replace(row, name=file.name, document=(module.__doc__ or "").strip()))
+    return tuple(sorted(found, key=lambda rule: (rule.place, rule.name)))
+
+
+RULES: tuple[Rule, ...] = _rules()
+
+# The state that has no signs, of all rules.
+NONNEGATIVE = frozenset().union(*(rule.nonnegative for rule in RULES))
+
+# The rules that have a row-wise form, `<rule>_rows`.
+ROW_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule.has_rows)
+
+# Not update rules, and in no public list: the cheapest loops over p, g and k state arrays, which
+# leave every value as it is. The benchmark measures the machine's limit with them.
+LIMITS: tuple[Rule, ...] = tuple(
+    Rule(
+        name=f"limit{k}",
+        arrays=tuple(Slot(f"state{j}") for j in range(k)),
+        hyperparameters={"step": 1},
+    )
+    for k in range(4)
+)
+
+
+def rows_hash() -> int:
+    """A hash of what the build stamps from this table: each row's position, slots and loops.
+
+    The engine finds a rule by its position, so loops of another table would run other rules.
+    """
+    rows = [
+        (rule.name, rule.formula, rule.arrays, rule.variants, rule.trust, rule.compact_loop)
+        for rule in (*RULES, *LIMITS)
+    ]
+    text = repr((rows, list(VOCABULARY), list(OPTIONS)))
+    return zlib.crc32(text.encode())

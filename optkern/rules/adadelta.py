@@ -1,0 +1,36 @@
+"""Step sizes from a running average of past steps.
+
+``d = sqrt(u + eps) / sqrt(v + eps) * g; p -= lr * d``, with ``v`` and ``u`` the running
+averages of ``g**2`` and ``d**2``.
+
+Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arithmetic import ascended, flush, shrunk
+from .row import Rule, Slot
+
+
+def formula(p, g, v, u, h):
+    g = ascended(p, g, h)
+    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
+    d = np.sqrt(u + h.eps) * g / np.sqrt(v + h.eps)
+    u[...] = flush(h.beta2 * u + h.gain2 * d * d)
+    p[...] = shrunk(p, h) - h.rate * d
+
+
+RULE = Rule(
+    class_name="Adadelta",
+    place=4,
+    arrays=(Slot("square_avg", nonnegative=True), Slot("acc_delta", nonnegative=True)),
+    hyperparameters={
+        "lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0,
+        "maximize": False, "decay_form": "l2", "step": 1,
+    },
+    numpy=formula,
+    trial_lr=1.0,
+    names={"torch": "Adadelta", "optax": "adadelta", "keras": "Adadelta"},
+)  # fmt: skip

@@ -1,0 +1,52 @@
+"""What the NumPy formulas share; `kernels/formulas/_common.pxd` says the same for one element.
+
+``h`` are the derived constants of a step, cast to the parameter's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .flags import CLAMP, L2, MAXIMIZE, SCALE, SHRINK
+
+
+def flush(x):
+    """Zero in the place of a denormal."""
+    return np.where(np.abs(x) < np.finfo(x.dtype).smallest_normal, x.dtype.type(0), x)
+
+
+def ascended(p, g, h):
+    """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
+    if h.flags & SCALE:
+        g = g * h.scale
+    if h.flags & CLAMP:
+        g = np.where(g > h.limit, h.limit, np.where(g < -h.limit, -h.limit, g))
+    if h.flags & MAXIMIZE:
+        g = -g
+    if h.flags & L2:
+        g = g + h.decay * p
+    return g
+
+
+def shrunk(p, h):
+    """The parameter after decoupled weight decay."""
+    return p * h.shrink if h.flags & SHRINK else p
+
+
+def move_moments(g, m, v, h):
+    """Move the running averages of the gradient and of its square on, in place."""
+    m[...] = flush(h.beta1 * m + h.gain1 * g)
+    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
+
+
+def corrected_root(v: Any, t: int, h: Any) -> np.ndarray:
+    """What a bias-corrected Adam step with these hyperparameters divides the gradient by."""
+    beta1, beta2 = h["betas"]
+    v = np.sqrt(v, dtype=np.float64)
+    corrected = math.sqrt(1 - beta2**t)
+    if h["eps_form"] == "raw":
+        return (1 - beta1**t) * (v + h["eps"]) / corrected
+    return (1 - beta1**t) * (v / corrected + h["eps"])

@@ -1,0 +1,48 @@
+"""Adam whose steps are scaled, tensor by tensor, to the size of the parameters.
+
+``d = m_hat / (sqrt(v_hat) + eps) + weight_decay * p; p -= lr * ||p|| / ||d|| * d`` (the ratio
+is 1 where a norm is 0). Biases and normalisation layers are usually put in a group with
+``adapt=False``. There is no ``state_dtype``: the direction is computed twice, and would be
+another one from the rounded state.
+
+You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020,
+algorithm 2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arithmetic import ascended, move_moments, shrunk
+from .flags import DECAY, DIRECTION
+from .reductions import norm_of
+from .row import Rule, Slot
+
+
+def formula(p, g, m, v, h):
+    g = ascended(p, g, h)
+    move_moments(g, m, v, h)
+    d = m * h.rate / (np.sqrt(v) + h.eps)
+    if h.flags & DECAY:
+        d = d + h.decay * p
+    if h.flags & DIRECTION:
+        h = h.trusted(norm_of(p), norm_of(d))
+    p[...] = shrunk(p, h) - h.trust * d
+
+
+RULE = Rule(
+    class_name="LAMB",
+    place=12,
+    arrays=(Slot("exp_avg"), Slot("exp_avg_sq", nonnegative=True)),
+    hyperparameters={
+        "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2, "adapt": True,
+        "maximize": False, "decay_form": "decoupled", "step": 1,
+    },
+    # The last: the direction once more, of state that has moved already.
+    variants=((), ("DIRECTION",), ("APPLY",), ("DIRECTION", "APPLY")),
+    counted=("step",),
+    numpy=formula,
+    trust="direction",
+    not_compact={"": "it computes its direction twice, once for its norm"},
+    names={"optax": "lamb", "keras": "Lamb"},
+)  # fmt: skip

@@ -1,0 +1,38 @@
+"""Adam with Nesterov momentum.
+
+Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2, with its momentum
+schedule ``mu = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arithmetic import ascended, move_moments, shrunk
+from .row import DECOUPLED, Rule, Slot
+
+
+def formula(p, g, m, v, h):
+    g = ascended(p, g, h)
+    move_moments(g, m, v, h)
+    d = m * h.rate + g * h.gradient_rate
+    p[...] = shrunk(p, h) - d / (np.sqrt(v) + h.eps)
+
+
+RULE = Rule(
+    class_name="NAdam",
+    place=8,
+    arrays=(Slot("exp_avg"), Slot("exp_avg_sq", nonnegative=True)),
+    hyperparameters={
+        "lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0,
+        "momentum_decay": 4e-3, "maximize": False, "decay_form": "l2", "step": 1,
+        "mu_product": 1.0,
+    },
+    settings=DECOUPLED,
+    constants=("gradient_rate",),
+    counted=("step",),
+    numpy=formula,
+    carried="mu_product",
+    trial_lr=2e-3,
+    names={"torch": "NAdam", "optax": "nadam", "keras": "Nadam"},
+)  # fmt: skip

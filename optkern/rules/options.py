@@ -1,0 +1,61 @@
+"""What an optimizer does around its rule, whatever the rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .domains import Choice, Count, Cycle, Domain, Real, Switch, checked_by
+from .vocabulary import VOCABULARY
+
+# Name -> (default, domain); None is off. The gradient is unscaled, its norm taken, then clipped: by all tensors' norm together, by its
+# own, by value. After the rule come Lookahead, the average, and zeros for the gradient.
+_LIMIT = Real("", 0.0, open_low=True, infinite=True)
+OPTIONS: dict[str, tuple[Any, Domain]] = {
+    "clip_norm": (
+        None,
+        _LIMIT._replace(meaning="largest norm of all gradients together; inf: measure it alone"),
+    ),
+    "clip_norm_per_tensor": (None, _LIMIT._replace(meaning="largest norm of each gradient")),
+    "clip_value": (None, Real("largest magnitude of a gradient's element", 0.0, open_low=True)),
+    "grad_scale": (
+        1.0,
+        # Its inverse is a number of float32 too.
+        Real("what the gradients come multiplied by", 2.0**-126, 2.0**126),
+    ),
+    "accumulate": (1, Count("calls of step whose gradients make one update")),
+    "accumulate_form": (
+        "mean",
+        Choice("an update takes the mean of its calls' gradients, or their sum", ("mean", "sum")),
+    ),
+    "zero_grad": (False, Switch("set the gradients to zero once they have been used")),
+    "lookahead": (
+        None,
+        Cycle("every k-th step, the fraction alpha of the way from the slow weights to p"),
+    ),
+    "ema_decay": (
+        None,
+        Real("decay rate of the parameters' running average", 0.0, 1.0, open_high=True),
+    ),
+}
+
+# What a step may do about NaN or inf in a gradient.
+ON_NONFINITE = ("propagate", "skip", "raise")
+
+# The state arrays of these, each with the option that needs it, in the order of the streams.
+OPTION_SLOTS = {"accumulator": "accumulate", "slow": "lookahead", "ema": "ema_decay"}
+
+
+def checked(owner: str, name: str, value: Any, domain: Domain | None = None) -> Any:
+    """Check a value as an option or hyperparameter of this name holds it.
+
+    ``domain``: of a rule's own hyperparameter (`Rule.domain`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming ``owner``, ``name``, what came and what is allowed.
+    """
+    if domain is None:
+        default, domain = OPTIONS.get(name) or (0, VOCABULARY[name])
+        return checked_by(owner, name, value, domain, optional=default is None)
+    return checked_by(owner, name, value, domain)

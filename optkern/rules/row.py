@@ -1,0 +1,261 @@
+"""What a row says: everything about a rule that is not its formula for one element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .domains import Domain, Switch
+from .flags import FLAGS
+from .options import checked
+from .vocabulary import VOCABULARY
+
+Values = Mapping[str, Any]
+
+
+class Slot(NamedTuple):
+    """A state array of a rule, shaped like its parameter.
+
+    Attributes
+    ----------
+    name : str
+    needed_with : str or None
+        The hyperparameter that must be on for it to be needed; None: always.
+    nonnegative : bool
+        Whether it is a sum, an average or a maximum of squares or magnitudes; else it has signs.
+    start : float or str
+        What its elements begin with: a number, or the hyperparameter or setting that says it.
+    """
+
+    name: str
+    needed_with: str | None = None
+    nonnegative: bool = False
+    start: float | str = 0.0
+
+
+class Setting(NamedTuple):
+    """A keyword of a rule's class that is none of its hyperparameters.
+
+    Attributes
+    ----------
+    default : value
+    domain : Domain
+    before : str
+        The hyperparameter that it stands in front of in the signature.
+    means : (str, str) or None
+        Where it is on, it is another way to say that this hyperparameter has this value.
+    """
+
+    default: Any
+    domain: Domain
+    before: str
+    means: tuple[str, str] | None = None
+
+
+DECOUPLED = {
+    "decoupled_weight_decay": Setting(
+        False,
+        Switch("the same as decay_form='decoupled'"),
+        "maximize",
+        ("decay_form", "decoupled"),
+    ),
+}
+
+
+def _no_conflict(values: Values) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rule:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        The rule's stem everywhere: file, kernel, reference, tests. The file's, if left out.
+    class_name : str
+        Of its class in `optkern` and in the integrations.
+    document : str
+        Of that class: the docstring of the rule's file, if left out.
+    place : int
+        Where it stands in the table; rules without a place follow, by name.
+    arrays : tuple of Slot
+        Its state arrays in the order of the formula's arguments.
+    hyperparameters : mapping of str to default
+        In the order of the class's positional arguments.
+    domains : mapping of str to Domain
+        Of the hyperparameters that are its own, or mean something else than in `VOCABULARY`. The
+        derivation finds their numbers in ``o.own``, one after the other.
+    settings : mapping of str to Setting
+        Further keywords of the class.
+    constants : tuple of str
+        The names of its own constants, in the order of ``h.own``.
+    variants : tuple of tuples of str
+        The combinations of structural flags (flags.py) that get a loop of their own, because they
+        decide which arrays are touched: an option that is off then costs nothing.
+    own_flags : mapping of str to str
+        Which hyperparameter sets which of the flags OWN1 to OWN4, where a slot is needed with it.
+    conflicting : tuple of str
+        Hyperparameters that may exclude others.
+    conflict : callable
+        Hyperparameters -> a sentence about the ones that do, or None.
+    numpy : callable
+        The formula in NumPy: ``numpy(p, g, *state, h)``.
+    shared_formula : str or None
+        The rule whose compiled formula and derivation this one uses.
+    trust : str or None
+        What the norm of p is divided by in a tensor's trust ratio: the norm of the ``"gradient"``,
+        or of the ``"direction"`` that the formula gives before it is applied.
+    counted : tuple of str
+        The hyperparameters any of which, where it is on, lets the constants depend on the number of
+        the step; ``"step"`` itself: always.
+    carried : str or None
+        The hyperparameter that each step takes from the last one's constants.
+    begins_with : str or None
+        The hyperparameter that, while it is off, keeps the state from beginning: the step at which
+        it comes on is the state's first.
+    has_rows : bool
+        Whether it has a row-wise form, `<rule>_rows`: an element's update depends on no other, and
+        users of embeddings ask for it.
+    compact_loop : bool
+        Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
+        division and the square root, in one loop they are done in their shade.
+    not_compact : mapping of str to str
+        Why compact state is refused: where this hyperparameter is on, or, under ``""``, always.
+    scales_by_itself : bool
+        Whether a step divides by the gradient's size, so that clipping hardly shortens it.
+    curvature_follows : bool
+        Whether its second moments shrink with the gradients of a bounce, and its largest stable
+        rate with them.
+    stable_factor : callable or None
+        Hyperparameters -> the largest stable lr times curvature (`curvature.max_stable_lr`).
+    preconditioner : callable or None
+        (a parameter's state, hyperparameters) -> what a step divides the gradient by, in float64;
+        None: by nothing.
+    mini_batches : bool
+        Whether it may be fed gradients of mini-batches; sign-based rules for full batches may not.
+    cases : mapping of str to hyperparameters
+        Further rows of the benchmark.
+    trial_lr : float or None
+        A rate that trains a small network; None: the default.
+    names : mapping of str to str
+        What it is called in ``torch``, ``optax`` and ``keras``, where they have it.
+    """
+
+    hyperparameters: Mapping[str, Any]
+    name: str = ""
+    class_name: str = ""
+    document: str = ""
+    place: int = 1000
+    arrays: tuple[Slot, ...] = ()
+    domains: Mapping[str, Domain] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
+    variants: tuple[tuple[str, ...], ...] = ((),)
+    own_flags: Mapping[str, str] = field(default_factory=dict)
+    conflicting: tuple[str, ...] = ()
+    conflict: Callable[[Values], str | None] = _no_conflict
+    numpy: Callable[..., None] | None = None
+    shared_formula: str | None = None
+    trust: str | None = None
+    counted: tuple[str, ...] = ()
+    carried: str | None = None
+    begins_with: str | None = None
+    has_rows: bool = False
+    compact_loop: bool = False
+    not_compact: Mapping[str, str] = field(default_factory=dict)
+    scales_by_itself: bool = True
+    curvature_follows: bool = False
+    stable_factor: Callable[[Values], float] | None = None
+    preconditioner: Callable[[Values, Values], Any] | None = None
+    mini_batches: bool = True
+    cases: Mapping[str, Values] = field(default_factory=dict)
+    trial_lr: float | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<rule {self.name}>"
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The names of the parameter-shaped state arrays: all that any option needs."""
+        return tuple(slot.name for slot in self.arrays)
+
+    @property
+    def slots(self) -> dict[str, str | None]:
+        """Each state array with the hyperparameter that it is needed with; None: always."""
+        return {slot.name: slot.needed_with for slot in self.arrays}
+
+    @property
+    def nonnegative(self) -> frozenset[str]:
+        """The state arrays that have no signs."""
+        return frozenset(slot.name for slot in self.arrays if slot.nonnegative)
+
+    @property
+    def formula(self) -> str:
+        """The stem of its compiled formula."""
+        return self.shared_formula or self.name
+
+    @property
+    def structural(self) -> dict[str, str]:
+        """The flag that each hyperparameter sets which a state array is needed with."""
+        return {
+            switch: self.own_flags.get(switch, switch.upper())
+            for switch in self.slots.values()
+            if switch is not None
+        }
+
+    def flag(self, slot: str) -> int:
+        """Give the flag without which a state array is not touched; 0: it always is."""
+        switch = self.slots[slot]
+        return 0 if switch is None else FLAGS[self.structural[switch]]
+
+    def domain(self, name: str) -> Domain:
+        """Say what a hyperparameter of this rule may be."""
+        return self.domains.get(name) or VOCABULARY[name]
+
+    def checked(self, owner: str, name: str, value: Any) -> Any:
+        """Check a value as this rule's hyperparameter of this name holds it."""
+        return checked(owner, name, value, self.domain(name))
+
+    def needs(self, slot: str, hyperparameters: Values) -> bool:
+        """Tell whether these hyperparameters (a callable counts as on) touch the state ``slot``."""
+        switch = self.slots[slot]
+        return switch is None or bool(hyperparameters[switch])
+
+    def counts(self, hyperparameters: Values) -> bool:
+        """Tell whether the constants depend on the number of the step under these."""
+        return any(hyperparameters[name] for name in self.counted)
+
+    def check(self, owner: str, hyperparameters: Values) -> dict[str, Any]:
+        """All hyperparameters, checked, the missing ones from the defaults."""
+        unknown = [name for name in hyperparameters if name not in self.hyperparameters]
+        if unknown:
+            known = ", ".join(self.hyperparameters)
+            raise TypeError(f"{owner}: unknown hyperparameter {unknown[0]!r}; it has {known}")
+        values = dict(self.hyperparameters)
+        for name, value in hyperparameters.items():
+            values[name] = self.checked(owner, name, value)
+        self.refuse_conflict(owner, values)
+        return values
+
+    def refuse_conflict(self, owner: str, values: Values) -> None:
+        """Raise ValueError where these hyperparameters exclude each other."""
+        sentence = self.conflict(values)
+        if sentence:
+            raise ValueError(f"{owner}: {sentence}")
+
+    def refuse_compact(self, owner: str, state_dtype: str, values: Values) -> None:
+        """Raise ValueError where these hyperparameters cannot have compact state."""
+        for name, reason in self.not_compact.items():
+            if not name or values.get(name):
+                stored = f"state_dtype={state_dtype!r}"
+                what = f"{name}=True is not possible with {stored}" if name else (
+                    f"{stored} is not possible with this rule"
+                )
+                raise ValueError(f"{owner}: {what}: {reason}")
+
+    def __deepcopy__(self, memo: Any) -> Rule:
+        return self
