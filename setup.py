@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import runpy
 import shlex
 import shutil
 import sys
 import sysconfig
 import tempfile
 import time
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 
 def missing() -> list[str]:
@@ -100,29 +100,48 @@ def is_x86_64() -> bool:
     return any(name in target.lower() for name in ("x86_64", "amd64")) and "arm64" not in target
 
 
+def specification() -> ModuleType:
+    """The package `optkern.rules`, which imports nothing of optkern and needs no build."""
+    folder = ROOT / "optkern" / "rules"
+    spec = spec_from_file_location(
+        "optkern_rules", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+rules = specification()
+
+
+def touches(rule, slot, flags) -> bool:
+    """Whether a variant of a rule touches a state array."""
+    return slot.needed_with is None or rule.structural[slot.needed_with] in flags
+
+
 def stamp(isa: str) -> str:
     """Write the spans of one instruction set; the path of the file."""
-    table = runpy.run_path(str(KERNELS / "rules.py"), run_name="rules")
-    rules = table["RULES"] + table["LIMITS"]
     loops = {
         rule.formula: (
             rule.formula,
-            len(rule.state),
+            len(rule.arrays),
             [" | ".join(flags) or "0" for flags in rule.variants],
             [
-                [k for k, on in enumerate(rule.slots.values()) if not on or on.upper() in flags]
+                [k for k, slot in enumerate(rule.arrays) if touches(rule, slot, flags)]
                 for flags in rule.variants
             ],
-            ["uint8" if slot in table["NONNEGATIVE"] else "int8" for slot in rule.slots],
+            ["uint8" if slot.nonnegative else "int8" for slot in rule.arrays],
         )
-        for rule in rules
+        for rule in rules.RULES + rules.LIMITS
     }
     template = Tempita.Template.from_filename(str(KERNELS / "_span.pyx.tp"), encoding="utf-8")
     text = template.substitute(
         isa=isa,
         LOOPS=list(loops.values()),
-        ROWS=table["rows_hash"](),
-        TABLE=[(index, rule.formula) for index, rule in enumerate(rules)],
+        ROWS=rules.rows_hash(),
+        TABLE=[(index, rule.formula) for index, rule in enumerate(rules.RULES + rules.LIMITS)],
+        COMPACT=[rule.formula for rule in rules.RULES if rule.compact_loop],
     )
     path = STAMPED / "optkern" / "kernels" / f"_span_{isa}.pyx"
     path.parent.mkdir(parents=True, exist_ok=True)

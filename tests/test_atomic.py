@@ -376,14 +376,13 @@ def test_a_class_is_bound_to_its_rule_by_its_base_not_its_name():
 
 
 STALE = """
-import re
 from pathlib import Path
-path = Path("optkern/kernels/rules.py")
+path = Path("optkern/rules/__init__.py")
 text = path.read_text()
 path.unlink()
-at = text.index("RULES: tuple[Rule, ...] = (")
-end = text.index("\\n)\\n", at)
-path.write_text(text[:end + 3] + "RULES = (RULES[1], RULES[0], *RULES[2:])\\n" + text[end + 3:])
+table = "RULES: tuple[Rule, ...] = _rules()\\n"
+assert table in text
+path.write_text(text.replace(table, table + "RULES = (RULES[1], RULES[0], *RULES[2:])\\n"))
 """
 
 

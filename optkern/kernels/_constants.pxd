@@ -4,7 +4,7 @@ from optkern.kernels._wide cimport wide_t
 
 cdef enum:
     # What an update does beyond its plain form. DECAYS and SCALES are arithmetic on p and g alone;
-    # the others decide which state is touched (`Rule.variants` in rules.py). The constants of
+    # the others decide which state is touched (`Rule.variants` in rules/row.py). The constants of
     # SCALES change nothing where their flag is off: a loop may take them all.
     MAXIMIZE = 1
     L2 = 2
@@ -25,7 +25,7 @@ cdef enum:
 
 
 cdef struct hyper_t:
-    # Every hyperparameter of every rule, as `Domain.encode` in rules.py gives it.
+    # Every hyperparameter of every rule, as `Domain.encode` in rules/domains.py gives it.
     double lr
     double beta1
     double beta2
@@ -51,7 +51,7 @@ cdef struct hyper_t:
 
 
 cdef struct options_t:
-    # What an optimizer does around its rule, as OPTIONS in rules.py encodes it; 0: off.
+    # What an optimizer does around its rule, as OPTIONS in rules/options.py encodes it; 0: off.
     double clip_norm
     double clip_norm_per_tensor
     double clip_value

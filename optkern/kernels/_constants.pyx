@@ -12,7 +12,7 @@ from libc.string cimport memset
 from optkern.kernels._wide cimport fits, product, quotient, split, total, wide, wide_t
 from optkern.kernels.rules import OPTIONS, VOCABULARY
 
-# The words of rules.py's `Choice`s, in their order.
+# The words of the `Choice`s in rules/vocabulary.py, in their order.
 cdef enum:
     DECAY_L2
     DECAY_DECOUPLED

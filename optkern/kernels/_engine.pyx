@@ -26,7 +26,7 @@ from libc.string cimport memcpy, memset
 
 from optkern.kernels import _arrays, _storage, _threads
 from optkern.kernels._choice cimport ThreadChoice, Tuner
-from optkern.kernels._constants import FLAGS
+
 from optkern.kernels._constants cimport (
     APPLY, DIRECTION, MOMENTUM, TRUST, adjust, apply_trust, constants_t, derivation, encode,
     encode_option, gradient_share, hyper_t, options_t,
@@ -204,7 +204,7 @@ cdef class Plan:
         encode(&self.core.hypers[group], name, value)
 
     def set_option(self, str name, value):
-        """Set one checked option of those around the rule (OPTIONS in rules.py)."""
+        """Set one checked option of those around the rule (OPTIONS in rules/options.py)."""
         cdef options_t options = self.core.options
         self.refuse_others("a change of options")
         encode_option(&options, name, value)
@@ -279,7 +279,8 @@ cdef class Plan:
         num_threads : int
             0: the engine's own choice.
         on_nonfinite : int
-            The position in ON_NONFINITE (rules.py) of what to do about NaN or inf in a gradient.
+            What to do about NaN or inf in a gradient: a position in ON_NONFINITE
+            (rules/options.py).
 
         Returns
         -------

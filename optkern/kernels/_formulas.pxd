@@ -164,7 +164,7 @@ cdef inline floating lamb(
     return shrunk(p, h) - <floating> h.trust * d
 
 
-# The benchmark's limits (LIMITS in rules.py): rate is 0 and gain 1, which the compiler cannot know.
+# The benchmark's limits (LIMITS in rules/): rate is 0 and gain 1, which the compiler cannot know.
 
 
 cdef inline floating limit0(

@@ -90,7 +90,7 @@ def use_isa(str name):
     ):
         raise ImportError(
             f"optkern: the loops of kernels/_span_{name} were built from another table of rules "
-            "than kernels/rules.py has now, and would compute other rules; build again: "
+            "than rules/ has now, and would compute other rules; build again: "
             "python setup.py build_ext --inplace in its folder, or pip install --force-reinstall"
         )
     SPANS = spans

@@ -95,7 +95,7 @@ ctypedef void (*approach_t)(char* to, const char* x, double weight, Py_ssize_t n
 
 
 cdef struct spans_t:
-    # What the loops were stamped from, to be compared at import: `rows_hash` of rules.py, and the
+    # What the loops were stamped from, to be compared at import: `rows_hash` of rules/, and the
     # sizes of the structs that they share with the engine.
     unsigned long long rows
     unsigned long long sizes

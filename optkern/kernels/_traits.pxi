@@ -10,10 +10,10 @@ cdef int note_traits() except -1:
     for k, rule in enumerate(RULES + LIMITS):
         TRAITS[k].derive = derivation(rule.formula)
         TRAITS[k].streams = 2 + len(rule.slots)
-        TRAITS[k].has_velocity = rule.formula == "sgd"
+        TRAITS[k].has_velocity = rule.begins_with is not None
         TRAITS[k].trusts, TRAITS[k].directs = rule.trust is not None, rule.trust == "direction"
-        for j, switch in enumerate(rule.slots.values()):
-            TRAITS[k].needs[2 + j] = FLAGS[switch.upper()] if switch else ALWAYS
+        for j, slot in enumerate(rule.slots):
+            TRAITS[k].needs[2 + j] = rule.flag(slot) or ALWAYS
         TRAITS[k].needs[0] = TRAITS[k].needs[1] = ALWAYS
     return 0
 

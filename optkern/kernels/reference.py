@@ -1,8 +1,8 @@
-"""The update rules in NumPy: the specification every kernel equals bit for bit.
+"""The update rules in NumPy as functions, and what an optimizer does around them.
 
-A formula gets the parameter ``p``, the gradient ``g``, the state arrays in the order of the rule
-table and the derived constants ``h`` (`_constants.pyx`), cast to the parameter's dtype; it updates
-``p`` and the state in place. `_formulas.pxd` says the same for one element.
+The formulas stand in `optkern.rules`, a file each: one gets the parameter ``p``, the gradient
+``g``, the state arrays in the row's order and the derived constants ``h`` (`Constants`), cast to
+the parameter's dtype; it updates ``p`` and the state in place. Every kernel equals it bit for bit.
 
 The public functions named like rules are the slow twins of `optkern.kernels`: same names, arguments
 and bits. The others say what an optimizer does around its rule: norms, clipping, accumulation,
@@ -11,27 +11,21 @@ Lookahead, the average (`fused_step`).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..rules import ROW_RULES, RULES, Rule
+from ..rules.arithmetic import flush
+from ..rules.reductions import add_halves as add_halves
+from ..rules.reductions import gradient_norms as gradient_norms
+from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import _storage
-from ._constants import FLAGS, adjusted, derive, trusted
+from ._constants import adjusted, derive, trusted
 from ._engine import Plan
-from ._norms import gradient_norms, norm_of
-from ._norms import sum_of_squares as sum_of_squares
 from ._rows import Rows
 from ._twins import rows_twin, twin
-from .rules import ROW_RULES, RULES, Rule
-
-_module = sys.modules[__name__]
-MAXIMIZE, L2, SHRINK = FLAGS["MAXIMIZE"], FLAGS["L2"], FLAGS["SHRINK"]
-MOMENTUM, NESTEROV = FLAGS["MOMENTUM"], FLAGS["NESTEROV"]
-CENTERED, AMSGRAD, RECTIFIED = FLAGS["CENTERED"], FLAGS["AMSGRAD"], FLAGS["RECTIFIED"]
-SCALE, CLAMP, TRUST = FLAGS["SCALE"], FLAGS["CLAMP"], FLAGS["TRUST"]
-DIRECTION, DECAY = FLAGS["DIRECTION"], FLAGS["DECAY"]
 
 
 class Constants:
@@ -46,7 +40,7 @@ class Constants:
         All of the rule's.
     dtype : dtype
     options : dict
-        What is done to the gradient first (OPTIONS in rules.py).
+        What is done to the gradient first (OPTIONS in rules/options.py).
     calls : int
         How many calls' gradients it is the sum of.
     norm, tensor_norm : float
@@ -83,9 +77,8 @@ class Constants:
         return other
 
 
-def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:
-    """Turn a formula into the public twin of the rule of its name; `.formula` keeps it."""
-    (rule,) = (rule for rule in RULES if rule.name == (name or formula.__name__))
+def public(rule: Rule) -> Callable[..., None]:
+    """Make the public twin of a rule; `.formula` is the formula itself."""
 
     def run(plan: Plan, gradients: tuple, hyperparameters: dict[str, Any]) -> None:
         gradients = plan.check(gradients)
@@ -95,8 +88,8 @@ def public(formula: Callable[..., None], name: str = "") -> Callable[..., None]:
                     state = [plan.state[slot][i] for slot in rule.state]
                     update(rule, p, g, state, hyperparameters, weight_rounding="nearest")
 
-    function = twin(rule, "reference", run)
-    function.formula = formula
+    function: Any = twin(rule, "reference", run)
+    function.formula = rule.numpy
     return function
 
 
@@ -138,7 +131,7 @@ def update(
     draws = compact or at_random
     x = wide.copy(order="C") if draws else wide  # blocks and random bits count in C order
     with np.errstate(all="ignore"):
-        getattr(_module, rule.name).formula(x, _storage.widened(g), *decoded, h)
+        rule.numpy(x, _storage.widened(g), *decoded, h)
     wide[...] = x
     random = None
     if draws:
@@ -148,130 +141,6 @@ def update(
     for a, values in zip(state, decoded):
         if a is not values:
             a.encode(values, random)
-
-
-def flush(x):
-    """Zero in the place of a denormal."""
-    return np.where(np.abs(x) < np.finfo(x.dtype).smallest_normal, x.dtype.type(0), x)
-
-
-def ascended(p, g, h):
-    """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
-    if h.lift:
-        g = np.ldexp(g.astype(np.float64), h.lift).astype(g.dtype)
-    if h.flags & SCALE:
-        g = g * h.scale
-    if h.flags & CLAMP:
-        g = np.where(g > h.limit, h.limit, np.where(g < -h.limit, -h.limit, g))
-    if h.flags & MAXIMIZE:
-        g = -g
-    if h.flags & L2:
-        g = g + h.decay * p
-    return g
-
-
-def shrunk(p, h):
-    """The parameter after decoupled weight decay."""
-    return p * h.shrink if h.flags & SHRINK else p
-
-
-@public
-def sgd(p, g, buf, h):
-    g = ascended(p, g, h)
-    if h.flags & TRUST:
-        g = g * h.trust
-    if h.flags & MOMENTUM:
-        buf[...] = flush(h.momentum * buf + h.gain * g)
-        g = h.gain * g + h.momentum * buf if h.flags & NESTEROV else buf
-    p[...] = shrunk(p, h) - h.rate * g
-
-
-@public
-def adagrad(p, g, s, h):
-    g = ascended(p, g, h)
-    s[...] = flush(s + g * g)
-    p[...] = shrunk(p, h) - g * h.rate / (np.sqrt(s) + h.eps)
-
-
-@public
-def rmsprop(p, g, v, m, buf, h):
-    g = ascended(p, g, h)
-    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    d = v
-    if h.flags & CENTERED:
-        m[...] = flush(h.beta2 * m + h.gain2 * g)
-        share = np.finfo(d.dtype).eps * h.horizon
-        least = np.where(share > 1, d.dtype.type(1), share) * d  # the averages' rounding
-        d = d - m * m
-        d = np.where(d >= least, d, least)  # beyond the range inf - inf, and inf as not centered
-    d = np.sqrt(d) + h.eps
-    if h.flags & MOMENTUM:
-        buf[...] = flush(h.momentum * buf + g / d)
-        p[...] = shrunk(p, h) - h.rate * buf
-    else:
-        p[...] = shrunk(p, h) - g * h.rate / d
-
-
-@public
-def adadelta(p, g, v, u, h):
-    g = ascended(p, g, h)
-    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    d = np.sqrt(u + h.eps) * g / np.sqrt(v + h.eps)
-    u[...] = flush(h.beta2 * u + h.gain2 * d * d)
-    p[...] = shrunk(p, h) - h.rate * d
-
-
-@public
-def adam(p, g, m, v, vmax, h):
-    g = ascended(p, g, h)
-    m[...] = flush(h.beta1 * m + h.gain1 * g)
-    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    d = v
-    if h.flags & AMSGRAD:
-        d = np.where(vmax > d, vmax, d)
-        vmax[...] = flush(d)
-    p[...] = shrunk(p, h) - m * h.rate / (np.sqrt(d) + h.eps)
-
-
-adamw = public(adam.formula, "adamw")
-
-
-@public
-def adamax(p, g, m, u, h):
-    g = ascended(p, g, h)
-    m[...] = flush(h.beta1 * m + h.gain1 * g)
-    past, now = h.beta2 * u, np.abs(g) + h.eps
-    u[...] = flush(np.where(past > now, past, now))
-    p[...] = shrunk(p, h) - m * h.rate / u
-
-
-@public
-def nadam(p, g, m, v, h):
-    g = ascended(p, g, h)
-    m[...] = flush(h.beta1 * m + h.gain1 * g)
-    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    d = m * h.rate + g * h.gradient_rate
-    p[...] = shrunk(p, h) - d / (np.sqrt(v) + h.eps)
-
-
-@public
-def radam(p, g, m, v, h):
-    g = ascended(p, g, h)
-    m[...] = flush(h.beta1 * m + h.gain1 * g)
-    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    d = m * h.rate
-    if h.flags & RECTIFIED:
-        d = d / (np.sqrt(v) + h.eps)
-    p[...] = shrunk(p, h) - d
-
-
-@public
-def lion(p, g, m, h):
-    g = ascended(p, g, h)
-    d = h.beta1 * m + h.gain1 * g
-    d = np.where(d > 0, d.dtype.type(1), np.where(d < 0, d.dtype.type(-1), d))
-    m[...] = flush(h.beta2 * m + h.gain2 * g)
-    p[...] = shrunk(p, h) - h.rate * d
 
 
 def sum_rows(rows, g):
@@ -285,7 +154,6 @@ def sum_rows(rows, g):
 
 def public_rows(rule: Rule) -> Callable[..., None]:
     """The public twin that applies a rule to some rows: gather, the formula, scatter."""
-    formula = globals()[rule.name].formula
 
     def run(taken: list[Rows], hyperparameters: dict[str, Any]) -> None:
         with np.errstate(all="ignore"):
@@ -294,7 +162,7 @@ def public_rows(rule: Rule) -> Callable[..., None]:
                 arrays = (one.p, *one.state)
                 parts = [None if a is None else a[rows] for a in arrays]
                 p, *state = parts
-                formula(p, g, *state, Constants(rule, hyperparameters, p.dtype))
+                rule.numpy(p, g, *state, Constants(rule, hyperparameters, p.dtype))
                 for array, part in zip(arrays, parts):
                     if part is not None:
                         array[rows] = part
@@ -302,31 +170,10 @@ def public_rows(rule: Rule) -> Callable[..., None]:
     return rows_twin(rule, "reference", run)
 
 
+for _rule in RULES:
+    globals()[_rule.name] = public(_rule)
 for _rule in ROW_RULES:
     globals()[f"{_rule.name}_rows"] = public_rows(_rule)
-
-
-@public
-def lars(p, g, buf, h):
-    if h.flags & TRUST:
-        _, (norm,) = gradient_norms([p], [g])
-        h = h.trusted(norm_of(p), norm)
-    sgd.formula(p, g, buf, h)
-
-
-@public
-def lamb(p, g, m, v, h):
-    g = ascended(p, g, h)
-    m[...] = flush(h.beta1 * m + h.gain1 * g)
-    v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    if h.flags & DIRECTION:
-        h = h.trusted(norm_of(p), norm_of(lamb_direction(p, m, v, h)))
-    p[...] = shrunk(p, h) - h.trust * lamb_direction(p, m, v, h)
-
-
-def lamb_direction(p, m, v, h):
-    d = m * h.rate / (np.sqrt(v) + h.eps)
-    return d + h.decay * p if h.flags & DECAY else d
 
 
 # --------------------------------------------------------------------------- around the rule
@@ -377,7 +224,7 @@ def fused_step(
     calls : int
         How many calls' gradients make this update.
     **options
-        Of OPTIONS in rules.py.
+        Of OPTIONS in rules/options.py.
 
     Returns
     -------
@@ -391,8 +238,7 @@ def fused_step(
             if g is None:
                 continue
             h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i])
-            formula = globals()[rule.name].formula
-            formula(p, g, *(state[slot][i] for slot in rule.state), h)
+            rule.numpy(p, g, *(state[slot][i] for slot in rule.state), h)
             k, alpha = options.get("lookahead") or (0, 0.0)
             if k and hyperparameters[i]["step"] % k == 0:
                 approach(state["slow"][i], p, alpha)

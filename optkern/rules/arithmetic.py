@@ -20,6 +20,8 @@ def flush(x):
 
 def ascended(p, g, h):
     """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
+    if h.lift:
+        g = np.ldexp(g.astype(np.float64), h.lift).astype(g.dtype)
     if h.flags & SCALE:
         g = g * h.scale
     if h.flags & CLAMP:

@@ -1,7 +1,7 @@
-"""What an argument may be: a domain says it, checks a value, and gives the doubles that it stands for.
+"""Argument checks: a domain says what a value may be, checks it, and gives its doubles.
 
-One name means one thing everywhere: the same domain checks a hyperparameter in the optimizers, the
-functional twins, the schedules and the integrations.
+The same domain checks a hyperparameter in the optimizers, the functional twins, the schedules and
+the integrations.
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ class Pair(Numbers):
 
     def __new__(cls, meaning: str, each: Real) -> Pair:
         return super().__new__(cls, meaning, (each, each))
+
+    @property
+    def each(self) -> Real:
+        return self.parts[0]
 
 
 class Count(NamedTuple):

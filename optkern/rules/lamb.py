@@ -22,12 +22,15 @@ from .row import Rule, Slot
 def formula(p, g, m, v, h):
     g = ascended(p, g, h)
     move_moments(g, m, v, h)
-    d = m * h.rate / (np.sqrt(v) + h.eps)
-    if h.flags & DECAY:
-        d = d + h.decay * p
     if h.flags & DIRECTION:
-        h = h.trusted(norm_of(p), norm_of(d))
-    p[...] = shrunk(p, h) - h.trust * d
+        h = h.trusted(norm_of(p), norm_of(direction(p, m, v, h)))
+    p[...] = shrunk(p, h) - h.trust * direction(p, m, v, h)
+
+
+def direction(p, m, v, h):
+    """The direction that the state gives."""
+    d = m * h.rate / (np.sqrt(v) + h.eps)
+    return d + h.decay * p if h.flags & DECAY else d
 
 
 RULE = Rule(

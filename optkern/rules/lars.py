@@ -21,7 +21,7 @@ from .sgd import formula as sgd
 def formula(p, g, buf, h):
     if h.flags & TRUST:
         _, (norm,) = gradient_norms([p], [g])
-        h = h.trusted(norm_of(p), h.exact["scale"] * norm)
+        h = h.trusted(norm_of(p), norm)
     sgd(p, g, buf, h)
 
 

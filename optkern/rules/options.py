@@ -7,8 +7,9 @@ from typing import Any
 from .domains import Choice, Count, Cycle, Domain, Real, Switch, checked_by
 from .vocabulary import VOCABULARY
 
-# Name -> (default, domain); None is off. The gradient is unscaled, its norm taken, then clipped: by all tensors' norm together, by its
-# own, by value. After the rule come Lookahead, the average, and zeros for the gradient.
+# Name -> (default, domain); None is off. The gradient is unscaled, its norm taken, then clipped: by
+# all tensors' norm together, by its own, by value. After the rule come Lookahead, the average, and
+# zeros for the gradient.
 _LIMIT = Real("", 0.0, open_low=True, infinite=True)
 OPTIONS: dict[str, tuple[Any, Domain]] = {
     "clip_norm": (

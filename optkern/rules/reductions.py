@@ -1,13 +1,37 @@
-"""Norms in NumPy: float64 sums in a fixed order, the same for kernel and reference."""
+"""Norms as every optimizer takes them: in a fixed order, whatever the magnitudes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-BLOCK, LANES = 4096, 16  # as in kernels/_span.pxd
-RESCUE = 600  # squares that overflow are taken of numbers times 2**-RESCUE
+BLOCK, LANES = 4096, 16  # as in _span.pxd
+RESCUE, LEAST = 600, 2.0**-900  # as in _wide.pxd
+
+
+class Norm(float):
+    """A norm as a number: infinite where it exceeds the largest double.
+
+    Attributes
+    ----------
+    parts : (float, int)
+        What it is in truth: value * 2**exponent; the exponent is mostly 0.
+    """
+
+    parts: tuple[float, int]
+
+    def __new__(cls, value: float, exponent: int = 0) -> Norm:
+        with np.errstate(over="ignore", under="ignore"):
+            self = super().__new__(cls, np.ldexp(np.float64(value), exponent))
+        self.parts = (float(value), exponent if value else 0)
+        return self
+
+    def times(self, factor: float) -> Norm:
+        """The norm of numbers times a factor."""
+        value, exponent = self.parts
+        return Norm(value * factor, exponent)
 
 
 def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
@@ -33,7 +57,7 @@ def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
     return float(add_halves(add_halves(lanes)))
 
 
-def add_halves(x: np.ndarray) -> np.ndarray:
+def add_halves(x: np.ndarray) -> Any:
     """The sums over the last axis, the upper half onto the lower until one number is left."""
     if x.shape[-1] == 0:
         return np.zeros(x.shape[:-1])
@@ -44,32 +68,45 @@ def add_halves(x: np.ndarray) -> np.ndarray:
     return x[..., 0]
 
 
-def norm_of(x: np.ndarray) -> float:
-    """The norm of a parameter or direction; where squares overflow, of it times 2**-600."""
-    total = sum_of_squares(x)
-    if np.isfinite(total):
-        return float(np.sqrt(total))
-    return float(np.ldexp(np.sqrt(sum_of_squares(x, 2.0**-RESCUE)), RESCUE))
+def rescue(total: float, dtype: Any = np.float64) -> int:
+    """The power of two to take squares anew with: they overflowed, or underflow was lost; or 0."""
+    if dtype != np.float64 or np.isnan(total):
+        return 0
+    return -RESCUE if np.isinf(total) else RESCUE if total < LEAST else 0
+
+
+def norm_of(x: np.ndarray) -> Norm:
+    """The norm of an array of any magnitude.
+
+    Where squares overflow, or are lost to underflow, they are taken of it times 2**-600 or 2**600.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        total = sum_of_squares(x)
+        shift = rescue(total, x.dtype)
+        if shift:
+            total = sum_of_squares(x, 2.0**shift)
+        return Norm(np.sqrt(total), -shift)
 
 
 def gradient_norms(
     params: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]
-) -> tuple[float, list[float]]:
-    """The norm of all gradients together, and of each (0 where there is none).
-
-    Where squares overflow, they are taken of the gradient times 2**-600.
-    """
-    with np.errstate(all="ignore"):
-        sums = [0.0 if g is None else sum_of_squares(g) for _, g in zip(params, grads)]
+) -> tuple[Norm, list[Norm]]:
+    """The norm of all gradients together, and of each (0 where there is none)."""
+    given = [g for _, g in zip(params, grads)]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        sums = [0.0 if g is None else sum_of_squares(g) for g in given]
         total = add_halves(np.array(sums))
-        if np.isfinite(total):
-            return float(np.sqrt(total)), [float(np.sqrt(s)) for s in sums]
-        norms = []
-        for i, (_, g) in enumerate(zip(params, grads)):
-            if g is None or np.isfinite(sums[i]):
-                norms.append(float(np.sqrt(sums[i])))
-                sums[i] = np.ldexp(sums[i], -2 * RESCUE)
-            else:
-                sums[i] = sum_of_squares(g, 2.0**-RESCUE)
-                norms.append(float(np.ldexp(np.sqrt(sums[i]), RESCUE)))
-        return float(np.ldexp(np.sqrt(add_halves(np.array(sums))), RESCUE)), norms
+        shift = rescue(total)
+        if shift:
+            total = add_halves(
+                np.array(
+                    [
+                        sum_of_squares(g, 2.0**shift)
+                        if g is not None and rescue(s, g.dtype) == shift
+                        else np.ldexp(s, 2 * shift)
+                        for s, g in zip(sums, given)
+                    ]
+                )
+            )
+        together = Norm(np.sqrt(total), -shift)
+    return together, [Norm(0.0) if g is None else norm_of(g) for g in given]

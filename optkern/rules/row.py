@@ -252,8 +252,10 @@ class Rule:
         for name, reason in self.not_compact.items():
             if not name or values.get(name):
                 stored = f"state_dtype={state_dtype!r}"
-                what = f"{name}=True is not possible with {stored}" if name else (
-                    f"{stored} is not possible with this rule"
+                what = (
+                    f"{name}=True is not possible with {stored}"
+                    if name
+                    else (f"{stored} is not possible with this rule")
                 )
                 raise ValueError(f"{owner}: {what}: {reason}")
 
