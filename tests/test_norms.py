@@ -8,8 +8,9 @@ from conftest import assert_same_bits
 from test_fused import assert_trains_like_twin
 
 import optkern
-from optkern.kernels import _norms, reference
+from optkern.kernels import reference
 from optkern.optimizers import CLASSES
+from optkern.rules import reductions
 
 EDGES = {
     np.float32: (1e-45, 1e-38, 1e-20, 1.0, 1e19, 3e38),
@@ -96,14 +97,14 @@ def test_a_trust_ratio_moves_a_share_of_the_weights_whatever_the_sizes(cls, dtyp
 
 def test_a_norm_beyond_the_largest_double():
     x = np.full(300, 1e308)
-    norm = _norms.norm_of(x)
+    norm = reductions.norm_of(x)
     assert norm == np.inf and norm.parts == (norm.parts[0], 600)
     value = float(length(x) * np.longdouble(2) ** -600)
     assert norm.parts[0] == pytest.approx(value, rel=1e-14)
-    assert _norms.norm_of(np.full(3, np.inf)) == np.inf and np.isnan(
-        _norms.norm_of(np.full(3, np.nan))
+    assert reductions.norm_of(np.full(3, np.inf)) == np.inf and np.isnan(
+        reductions.norm_of(np.full(3, np.nan))
     )
-    assert _norms.norm_of(np.zeros(3)) == 0 and _norms.norm_of(np.full(4, 5e-324)) == 1e-323
+    assert reductions.norm_of(np.zeros(3)) == 0 and reductions.norm_of(np.full(4, 5e-324)) == 1e-323
 
 
 @pytest.mark.parametrize("mode", ("skip", "propagate"))

@@ -348,7 +348,7 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
 
 
 cdef wide_t as_wide(object norm):
-    """A number, or one of _norms.py's with the exponent it has."""
+    """A number, or one of rules/reductions.py's with the exponent it has."""
     cdef wide_t to
     to.value, to.exponent = getattr(norm, "parts", (norm, 0))
     return to

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-BLOCK, LANES = 4096, 16  # as in _span.pxd
-RESCUE, LEAST = 600, 2.0**-900  # as in _wide.pxd
+BLOCK, LANES = 4096, 16  # as in kernels/_span.pxd
+RESCUE, LEAST = 600, 2.0**-900  # as in kernels/_wide.pxd
 
 
 class Norm(float):
