@@ -31,7 +31,7 @@ class Arguments:
     def _translated(
         self, owner: str, options: dict[str, Any], own: dict[str, Any]
     ) -> dict[str, Any]:
-        """Options as the rule's hyperparameters; ``own`` holds the class's further keywords."""
+        """Put options in the rule's words; ``own`` holds the class's further keywords."""
         flag = own.get("decoupled_weight_decay", False)
         if VOCABULARY["maximize"].check(flag) is None:
             raise ValueError(f"{owner}: decoupled_weight_decay must be True or False, got {flag!r}")
@@ -44,7 +44,7 @@ class Arguments:
             options = {**options, "decay_form": "decoupled"}
         return options
 
-    def _checked_own(self, owner: str, own: dict[str, Any]) -> dict[str, Any]:
+    def _checked_further(self, owner: str, own: dict[str, Any]) -> dict[str, Any]:
         """Check a group's values of the class's further keywords."""
         return own
 
@@ -55,7 +55,7 @@ class Arguments:
     def _checked(
         self, owner: str, values: Mapping[str, Any], step: int | None = None
     ) -> dict[str, Any]:
-        """Hyperparameters of a group, checked; callables by what they give at ``step`` (or now)."""
+        """Check a group's hyperparameters; callables by what they give at ``step`` (or now)."""
         for name in values:
             if name not in self.rule.hyperparameters or name in COUNTED:
                 known = [k for k in self.rule.hyperparameters if k not in COUNTED]
@@ -99,7 +99,7 @@ class Arguments:
         return checked(owner, name, value)
 
     def _checked_options(self, owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options around the rule, checked."""
+        """Check options around the rule."""
         for name in options:
             if name not in OPTIONS:
                 raise TypeError(f"{owner}: unknown option {name!r}; {hint(name, OPTIONS)}")
@@ -136,7 +136,7 @@ class Arguments:
         self._on_nonfinite = ON_NONFINITE.index(value)
 
     def thread_report(self) -> ThreadReport:
-        """How many threads a step uses, and why: what was measured, when it is measured again.
+        """Tell how many threads a step uses, and why: what was measured, when it is again.
 
         Returns
         -------

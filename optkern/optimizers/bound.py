@@ -189,7 +189,7 @@ class Bound:
 
 
 def not_trained(opt: Bound, x: Any) -> str:
-    """That the parameters in x, a container that they were given in, are no longer trained."""
+    """Say that the parameters in x, a container that they were given in, are no longer trained."""
     structure = opt._structure
     if not structure.holds(x) or opt.follow:
         return ""
@@ -200,7 +200,7 @@ def not_trained(opt: Bound, x: Any) -> str:
 
 
 def renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """The master of ``array``, element by element from ``master`` where that rounds to it."""
+    """Make the master of ``array``, element by element from ``master`` where that rounds to it."""
     rounded = np.empty_like(array)
     _storage.write_rounded(rounded, master)
     new = _storage.widened(array)

@@ -41,7 +41,7 @@ class Adagrad(Optimizer, rule="adagrad"):
     optimization", 2011, figure 1.
     """
 
-    _own = {
+    _further = {
         "initial_accumulator_value": (
             0.0,
             "a finite number in [0, inf)",
@@ -50,7 +50,7 @@ class Adagrad(Optimizer, rule="adagrad"):
         ),
     }
 
-    def _checked_own(self, owner: str, own: dict[str, Any]) -> dict[str, Any]:
+    def _checked_further(self, owner: str, own: dict[str, Any]) -> dict[str, Any]:
         (name, value), *_ = own.items()
         start = VOCABULARY["weight_decay"].check(value)
         if start is None:
@@ -98,7 +98,7 @@ class Adam(Optimizer, rule="adam"):
     Kale, Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2.
     """
 
-    _own = DECOUPLED
+    _further = DECOUPLED
 
 
 class AdamW(Optimizer, rule="adamw"):
@@ -127,7 +127,7 @@ class NAdam(Optimizer, rule="nadam"):
     schedule ``mu = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
     """
 
-    _own = DECOUPLED
+    _further = DECOUPLED
 
 
 class RAdam(Optimizer, rule="radam"):
@@ -136,7 +136,7 @@ class RAdam(Optimizer, rule="radam"):
     Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, algorithm 2.
     """
 
-    _own = DECOUPLED
+    _further = DECOUPLED
 
 
 class Lion(Optimizer, rule="lion"):

@@ -21,7 +21,7 @@ def class_options(cls: type[Optimizer]) -> dict[str, Any]:
     """Every option of a class with its default, in the order of torch.optim's arguments."""
     options: dict[str, Any] = {}
     for name, default in cls.rule.hyperparameters.items():
-        options |= {own: row[0] for own, row in cls._own.items() if row[3] == name}
+        options |= {own: row[0] for own, row in cls._further.items() if row[3] == name}
         if name not in COUNTED:
             options[name] = default
     options |= {
@@ -70,7 +70,7 @@ def class_document(cls: type[Optimizer]) -> str:
             f"{name} : {domain.allowed}{schedule}",
             f"    {domain.meaning}; default {default!r}.",
         ]
-    for name, (default, allowed, meaning, _) in cls._own.items():
+    for name, (default, allowed, meaning, _) in cls._further.items():
         lines += [f"{name} : {allowed}", f"    {meaning}; default {default!r}."]
     lines += [
         "num_threads : int or None",

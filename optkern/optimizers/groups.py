@@ -69,7 +69,7 @@ class ParamGroup(dict[str, Any]):
 
 
 def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable[str]) -> str:
-    """What to say about an attribute that is set and means nothing, where these can be set."""
+    """Say of an attribute that is set and means nothing what can be set, and where."""
     settable = {key: f"opt.{key}" for key in options}
     for key in groups:
         if key not in COUNTED:

@@ -53,7 +53,7 @@ class Loaded:
             )
 
     def _check_options(self, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The options to go on with, and those the state was saved with."""
+        """Return the options to go on with, and those the state was saved with."""
         own = self.optimizer._options
         if options is None:  # saved before there were any
             return own, {}

@@ -50,7 +50,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
     _signature: inspect.Signature
     # Keywords a class has beyond its rule's hyperparameters: name -> (default, allowed, meaning,
     # the hyperparameter it stands before, as in torch.optim).
-    _own: Mapping[str, tuple[Any, str, str, str]] = {}
+    _further: Mapping[str, tuple[Any, str, str, str]] = {}
 
     for _name in OPTIONS:
         locals()[_name] = (ZeroGrad if _name == "zero_grad" else Option)(_name)
@@ -99,7 +99,9 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
         for number, override in enumerate(self._structure.overrides):
             values = {**self._defaults, **override}
             owner = self._group_owner(number)
-            own.append(self._checked_own(owner, {name: values.pop(name) for name in self._own}))
+            own.append(
+                self._checked_further(owner, {name: values.pop(name) for name in self._further})
+            )
             group = self._checked(owner, self._translated(owner, values, own[-1]))
             self._groups.append(ParamGroup(self, number, group))
         self._own_values = own
@@ -351,14 +353,14 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
         return f"{self._owner}({head}{lines}\n)"
 
     def _shown(self, group: Mapping[str, Any]) -> Iterator[str]:
-        """The hyperparameters that say something: the learning rate and what is not default."""
+        """Yield the hyperparameters that say something: the learning rate and what is not default."""
         for name, value in group.items():
             if name == "lr" or value != self.rule.hyperparameters[name]:
                 yield f"{name}={value!r}"
 
 
 def unwrapped(owner: str, opt: Any) -> Any:
-    """What does the work in an optimizer of `optkern.integrations`; all else as it is.
+    """Return what does the work in an optimizer of `optkern.integrations`; all else as it is.
 
     An integration for which that would not do has in `_instead` what to say, by owner.
     """
@@ -367,7 +369,7 @@ def unwrapped(owner: str, opt: Any) -> Any:
 
 
 def no_optimizer(owner: str, opt: Any) -> str:
-    """What came in an optimizer's place, and the way round where there is one."""
+    """Say what came in an optimizer's place, and the way round where there is one."""
     kind = type(opt)
     name = kind.__name__
     if name == "Optimizer" or name.lower() in CLASSES:  # of another library

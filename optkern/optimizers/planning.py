@@ -106,7 +106,7 @@ class Planning:
     def _encoded(
         self, plan: Plan, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]
     ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], Setting]:
-        """What to bind for hyperparameters and options, and how a plan takes their values."""
+        """Prepare what to bind for hyperparameters and options, and how a plan takes their values."""
 
         def now(values: Mapping[str, Any]) -> dict[str, Any]:
             return {k: self._value(self._owner, k, v, plan.applied) for k, v in values.items()}
@@ -146,7 +146,7 @@ class Planning:
                     plan.state[slot][i][...] = weights
 
     def _needs(self, slot: str, options: Mapping[str, Any] | None = None) -> bool:
-        """Whether an option around the rule needs its slot."""
+        """Return whether an option around the rule needs its slot."""
         name = OPTION_SLOTS[slot]
         return (self._options if options is None else options)[name] != OPTIONS[name][0]
 

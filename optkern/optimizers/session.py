@@ -62,6 +62,11 @@ class Session:
         """A copy of what has been counted, per parameter and of calls."""
         return Counts.of(self._optimizer._plan)
 
+    @property
+    def keywords(self) -> Mapping[str, Any]:
+        """The class's keywords beyond its rule's hyperparameters."""
+        return self._optimizer._further
+
     def members(self, group: int) -> list[Label]:
         """Return the labels of a group's parameters."""
         return self._optimizer._members(group)

@@ -169,7 +169,7 @@ class Stepping:
 
     @property
     def averages_are_in(self) -> bool:
-        """Whether the averages are in the parameters' place (`swap_in`)."""
+        """Return whether the averages are in the parameters' place (`swap_in`)."""
         return self._plan.refusal is not None
 
     def _refuse_swapped(self, owner: str) -> None:

@@ -50,7 +50,7 @@ class Storage:
 
     @property
     def master_weights(self) -> bool:
-        """Whether float16 and bfloat16 parameters have float32 masters (state slot ``master``)."""
+        """Return whether float16 and bfloat16 parameters have float32 masters (state slot ``master``)."""
         return self._master_weights
 
     @property
@@ -60,7 +60,7 @@ class Storage:
 
     @property
     def _draws(self) -> bool:
-        """Whether steps round something at random."""
+        """Return whether steps round something at random."""
         weights = self._weight_rounding == "stochastic"
         return bool(self._state_dtype) or any(
             weights and _storage.kind_of(p.dtype) for p in self._plan.params
@@ -77,7 +77,7 @@ class Storage:
         return (*self.rule.state, "master") if self._master_weights else self.rule.state
 
     def _has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
-        """Whether a parameter needs a state array under these hyperparameters."""
+        """Return whether a parameter needs a state array under these hyperparameters."""
         if slot in OPTION_SLOTS:
             return self._needs(slot)
         if slot == "master":
@@ -85,7 +85,7 @@ class Storage:
         return self.rule.needs(slot, group)
 
     def _new_state(self, slot: str, array: np.ndarray) -> Any:
-        """What a state array of a parameter starts as: averages of the parameter begin with it."""
+        """Make a state array as it starts: averages of the parameter begin with it."""
         if slot == "ema" and _storage.kind_of(array.dtype):
             raise ValueError(
                 f"{self._owner}: ema_decay needs float32 or float64 parameters (an average would "

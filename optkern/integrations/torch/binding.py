@@ -220,7 +220,7 @@ class Binding:
 
     def _translated(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
         """Put what a group says in the words of the optimizer that does the work."""
-        own = {name: values[name] for name in self.inner._own}
+        own = {name: values[name] for name in self.inner.session.keywords}
         rest = {name: value for name, value in values.items() if name not in own}
         return self.inner._translated(f"{self.owner}: group {number}", rest, own)
 

@@ -1,0 +1,95 @@
+"""What packages above see of an optimizer, and where its parts were in pickles of before."""
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from conftest import assert_same_bits
+
+import optkern
+from optkern.optimizers import CLASSES, Change, Counts, Session
+
+every_class = pytest.mark.parametrize("cls", CLASSES.values(), ids=lambda cls: cls.__name__)
+
+
+def trained(cls=optkern.Adam, **options):
+    params = {"w": np.linspace(-1, 1, 6).reshape(2, 3), "b": np.ones(2)}
+    opt = cls(params, lr=0.01, **options)
+    opt.step({name: np.sin(p + 1) for name, p in params.items()})
+    return opt
+
+
+@every_class
+def test_a_class_is_pickled_by_its_public_place_and_found_in_old_pickles(cls):
+    opt = trained(cls, ema_decay=0.5)
+    assert getattr(optkern.optimizers, cls.__name__) is cls is getattr(optkern, cls.__name__)
+    text = pickle.dumps(opt, protocol=0)
+    assert b"coptkern.optimizers\n" + cls.__name__.encode() in text or b"optkern.optimizers" in text
+    assert b"optkern.optimizers.classes" not in text and b"optkern.optimizers.change" in text
+    old = text.replace(b"optkern.optimizers.change", b"optkern._change")
+    again = pickle.loads(old)
+    assert type(again) is cls and again.steps == 1
+    for each in (opt, again):
+        each.step({"w": np.ones((2, 3)), "b": np.ones(2)})
+    assert_same_bits(opt.params, again.params)
+
+
+def test_a_session_gives_what_there_is_and_copies_of_what_was_counted():
+    opt = trained(ema_decay=0.5)
+    session = opt.session
+    assert isinstance(session, Session) and session.owner == "Adam"
+    assert session.labels == ["w", "b"] and session.members(0) == ["w", "b"]
+    assert session.slots["exp_avg"][1] is opt.state["b"]["exp_avg"]
+    counts = session.counts
+    assert isinstance(counts, Counts) and counts.steps.tolist() == [1, 1] and counts.applied == 1
+    counts.steps[:] = 7
+    assert opt.state["w"]["step"] == 1
+    old = session.plan
+    opt.reset()
+    assert session.plan is not old and session.counts.steps.tolist() == [0, 0]
+
+
+def test_a_session_prepares_a_load_and_makes_it_with_other_writes_at_once():
+    opt, other = trained(ema_decay=0.5), trained(ema_decay=0.5)
+    other.step({"w": np.ones((2, 3)), "b": np.ones(2)})
+    change = opt.session.prepare(other.state_dict())
+    assert isinstance(change, Change) and opt.steps == 1
+    copies = list(zip(opt.params, other.params, strict=True))
+    opt.session.commit(change, [], copies)
+    assert opt.steps == 2 and opt.state["w"]["step"] == 2
+    assert_same_bits(opt.params, other.params)
+    with pytest.raises(ValueError, match="this is the state of 'sgd'"):
+        opt.session.prepare(trained(optkern.SGD).state_dict())
+
+
+def test_averages_are_exchanged_and_refused_by_a_session():
+    opt = trained(ema_decay=0.5)
+    weights, averages = opt.params[0].copy(), opt.state["w"]["ema"].copy()
+    opt.session.exchange_averages(refusal="they are in")
+    assert np.array_equal(opt.params[0], averages) and opt.averages_are_in
+    with pytest.raises(RuntimeError, match="somebody: the averages are in"):
+        opt.session.refuse_averages("somebody")
+    with pytest.raises(RuntimeError, match="they are in"):
+        opt.step({"w": np.ones((2, 3)), "b": np.ones(2)})
+    opt.session.exchange_averages()
+    assert np.array_equal(opt.params[0], weights) and not opt.averages_are_in
+
+
+def test_what_is_alone_in_a_session_keeps_other_threads_out():
+    opt, said = trained(), []
+
+    def other():
+        try:
+            opt.step({"w": np.ones((2, 3)), "b": np.ones(2)})
+        except RuntimeError as error:
+            said.append(str(error))
+
+    def act():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        return "done"
+
+    assert opt.session.alone("a long act", act) == "done"
+    assert len(said) == 1 and "a long act is under way already" in said[0] and opt.steps == 1
