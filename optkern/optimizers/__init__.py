@@ -9,42 +9,7 @@ from .bound import not_trained as not_trained
 from .bound import renewed as renewed
 from .change import Change as Change
 from .change import Counts as Counts
-from .classes import (
-    LAMB as LAMB,
-)
-from .classes import (
-    LARS as LARS,
-)
-from .classes import (
-    SGD as SGD,
-)
-from .classes import (
-    Adadelta as Adadelta,
-)
-from .classes import (
-    Adagrad as Adagrad,
-)
-from .classes import (
-    Adam as Adam,
-)
-from .classes import (
-    Adamax as Adamax,
-)
-from .classes import (
-    AdamW as AdamW,
-)
-from .classes import (
-    Lion as Lion,
-)
-from .classes import (
-    NAdam as NAdam,
-)
-from .classes import (
-    RAdam as RAdam,
-)
-from .classes import (
-    RMSprop as RMSprop,
-)
+from .classes import MADE
 from .groups import ParamGroup as ParamGroup
 from .groups import no_attribute as no_attribute
 from .loading import refuse_impossible as refuse_impossible
@@ -55,7 +20,4 @@ from .optimizer import unwrapped as unwrapped
 from .session import Session as Session
 from .words import OF_WEIGHTS as OF_WEIGHTS
 
-# Pickles name a class by the place where users find it.
-for _cls in (Optimizer, *CLASSES.values()):
-    _cls.__module__ = __name__
-del _cls
+globals().update(MADE)  # SGD, Adam, ...: one for each file of optkern.rules

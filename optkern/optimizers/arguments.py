@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..kernels._names import hint, one_of
 from ..kernels._threads import ThreadReport, as_num_threads
 from ..kernels.rules import (
     ON_NONFINITE,
     OPTIONS,
-    VOCABULARY,
     Pair,
     Real,
     checked,
@@ -29,28 +26,30 @@ class Arguments:
             """Find what the other parts of an optimizer have."""
 
     def _translated(
-        self, owner: str, options: dict[str, Any], own: dict[str, Any]
+        self, owner: str, options: dict[str, Any], settings: dict[str, Any]
     ) -> dict[str, Any]:
-        """Put options in the rule's words; ``own`` holds the class's further keywords."""
-        flag = own.get("decoupled_weight_decay", False)
-        if VOCABULARY["maximize"].check(flag) is None:
-            raise ValueError(f"{owner}: decoupled_weight_decay must be True or False, got {flag!r}")
-        if flag:
-            if options["decay_form"] not in ("l2", "decoupled"):
+        """Put options in the rule's words: what the class's further keywords mean among them."""
+        for name, value in self._checked_settings(owner, settings).items():
+            setting = self.rule.settings[name]
+            if setting.means is None or not value:
+                continue
+            meant, word = setting.means
+            if options[meant] not in (self.rule.hyperparameters[meant], word):
                 raise ValueError(
-                    f"{owner}: decoupled_weight_decay=True means decay_form='decoupled', "
-                    f"got decay_form={options['decay_form']!r}"
+                    f"{owner}: {name}=True means {meant}={word!r}, got {meant}={options[meant]!r}"
                 )
-            options = {**options, "decay_form": "decoupled"}
+            options = {**options, meant: word}
         return options
 
-    def _checked_further(self, owner: str, own: dict[str, Any]) -> dict[str, Any]:
+    def _checked_settings(self, owner: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Check a group's values of the class's further keywords."""
-        return own
-
-    def _first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
-        """Make a state array as it begins; a class may let it begin otherwise."""
-        return self._new_state(slot, array)
+        good = {}
+        for name, value in settings.items():
+            domain = self.rule.settings[name].domain
+            good[name] = domain.check(value)
+            if good[name] is None:
+                raise ValueError(f"{owner}: {name} must be {domain.allowed}, got {value!r}")
+        return good
 
     def _checked(
         self, owner: str, values: Mapping[str, Any], step: int | None = None
@@ -70,21 +69,12 @@ class Arguments:
 
     def _refuse_conflict(self, owner: str, values: Mapping[str, Any]) -> None:
         self.rule.refuse_conflict(owner, values)
-        if self._state_dtype and self.rule.trust == "direction":
-            raise ValueError(
-                f"{owner}: state_dtype={self._state_dtype!r} is not possible with a rule that "
-                "computes its direction twice, once for its norm"
-            )
-        if self._state_dtype and values.get("centered"):
-            raise ValueError(
-                f"{owner}: centered=True is not possible with state_dtype={self._state_dtype!r}: "
-                "the difference of two averages is smaller than what their rounding leaves"
-            )
+        if self._state_dtype:
+            self.rule.refuse_compact(owner, self._state_dtype, values)
 
-    @staticmethod
-    def _checked_value(owner: str, name: str, value: Any) -> Any:
+    def _checked_value(self, owner: str, name: str, value: Any) -> Any:
         """A hyperparameter or option, checked; a callable, where one may be, as it is."""
-        domain = OPTIONS[name][1] if name in OPTIONS else VOCABULARY[name]
+        domain = OPTIONS[name][1] if name in OPTIONS else self.rule.domain(name)
         if callable(value) and isinstance(domain, (Real, Pair)):
             return value
         if (
@@ -96,7 +86,7 @@ class Arguments:
                 f"{owner}: {name} must be two numbers or one callable step -> (first, second); "
                 f"of two schedules schedules.Pair(first, second) makes one, got {value!r}"
             )
-        return checked(owner, name, value)
+        return self._value_held(owner, name, value)
 
     def _checked_options(self, owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Check options around the rule."""
@@ -110,7 +100,13 @@ class Arguments:
         if not callable(value):
             return value
         step = self.steps if step is None else step
-        return checked(f"{owner}: at step {step}", name, value(step))
+        return self._value_held(f"{owner}: at step {step}", name, value(step))
+
+    def _value_held(self, owner: str, name: str, value: Any) -> Any:
+        """Check a value as an option, or the rule's hyperparameter of this name, holds it."""
+        if name in OPTIONS:
+            return checked(owner, name, value)
+        return self.rule.checked(owner, name, value)
 
     @property
     def num_threads(self) -> int | None:

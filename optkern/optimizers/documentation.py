@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernels.rules import (
     OPTIONS,
-    VOCABULARY,
     Pair,
     Real,
 )
@@ -21,7 +20,11 @@ def class_options(cls: type[Optimizer]) -> dict[str, Any]:
     """Every option of a class with its default, in the order of torch.optim's arguments."""
     options: dict[str, Any] = {}
     for name, default in cls.rule.hyperparameters.items():
-        options |= {own: row[0] for own, row in cls._further.items() if row[3] == name}
+        options |= {
+            key: setting.default
+            for key, setting in cls.rule.settings.items()
+            if setting.before == name
+        }
         if name not in COUNTED:
             options[name] = default
     options |= {
@@ -64,14 +67,18 @@ def class_document(cls: type[Optimizer]) -> str:
     for name, default in cls.rule.hyperparameters.items():
         if name in COUNTED:
             continue
-        domain = VOCABULARY[name]
+        domain = cls.rule.domain(name)
         schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
         lines += [
             f"{name} : {domain.allowed}{schedule}",
             f"    {domain.meaning}; default {default!r}.",
         ]
-    for name, (default, allowed, meaning, _) in cls._further.items():
-        lines += [f"{name} : {allowed}", f"    {meaning}; default {default!r}."]
+    for name, setting in cls.rule.settings.items():
+        domain = setting.domain
+        lines += [
+            f"{name} : {domain.allowed}",
+            f"    {domain.meaning}; default {setting.default!r}.",
+        ]
     lines += [
         "num_threads : int or None",
         "    Threads that a step uses; None: optkern's choice. The bits never depend on it.",

@@ -48,9 +48,6 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
     rule: Rule
     _plan: Any = None
     _signature: inspect.Signature
-    # Keywords a class has beyond its rule's hyperparameters: name -> (default, allowed, meaning,
-    # the hyperparameter it stands before, as in torch.optim).
-    _further: Mapping[str, tuple[Any, str, str, str]] = {}
 
     for _name in OPTIONS:
         locals()[_name] = (ZeroGrad if _name == "zero_grad" else Option)(_name)
@@ -100,7 +97,9 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
             values = {**self._defaults, **override}
             owner = self._group_owner(number)
             own.append(
-                self._checked_further(owner, {name: values.pop(name) for name in self._further})
+                self._checked_settings(
+                    owner, {name: values.pop(name) for name in self.rule.settings}
+                )
             )
             group = self._checked(owner, self._translated(owner, values, own[-1]))
             self._groups.append(ParamGroup(self, number, group))
@@ -353,7 +352,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
         return f"{self._owner}({head}{lines}\n)"
 
     def _shown(self, group: Mapping[str, Any]) -> Iterator[str]:
-        """Yield the hyperparameters that say something: the learning rate and what is not default."""
+        """Yield the learning rate, and those hyperparameters that are not as by default."""
         for name, value in group.items():
             if name == "lr" or value != self.rule.hyperparameters[name]:
                 yield f"{name}={value!r}"

@@ -106,7 +106,7 @@ class Planning:
     def _encoded(
         self, plan: Plan, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]
     ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], Setting]:
-        """Prepare what to bind for hyperparameters and options, and how a plan takes their values."""
+        """Prepare what to bind for hyperparameters and options, and their values in a plan."""
 
         def now(values: Mapping[str, Any]) -> dict[str, Any]:
             return {k: self._value(self._owner, k, v, plan.applied) for k, v in values.items()}

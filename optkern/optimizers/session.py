@@ -65,7 +65,7 @@ class Session:
     @property
     def keywords(self) -> Mapping[str, Any]:
         """The class's keywords beyond its rule's hyperparameters."""
-        return self._optimizer._further
+        return self._optimizer.rule.settings
 
     def members(self, group: int) -> list[Label]:
         """Return the labels of a group's parameters."""

@@ -50,7 +50,7 @@ class Storage:
 
     @property
     def master_weights(self) -> bool:
-        """Return whether float16 and bfloat16 parameters have float32 masters (state slot ``master``)."""
+        """Return whether 16-bit parameters have float32 masters (state slot ``master``)."""
         return self._master_weights
 
     @property
@@ -83,6 +83,21 @@ class Storage:
         if slot == "master":
             return bool(_storage.kind_of(array.dtype))
         return self.rule.needs(slot, group)
+
+    def _first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
+        """Make a state array as it begins, by the rule's slot and the group's keywords."""
+        new = self._new_state(slot, array)
+        start = next((own.start for own in self.rule.arrays if own.name == slot), 0.0)
+        if start == 0:
+            return new
+        if isinstance(start, str):
+            settings = self._own_values[group]
+            start = settings[start] if start in settings else self._groups[group][start]
+        if isinstance(new, _storage.Compact):
+            new.encode(start)
+        else:
+            new[...] = start
+        return new
 
     def _new_state(self, slot: str, array: np.ndarray) -> Any:
         """Make a state array as it starts: averages of the parameter begin with it."""
