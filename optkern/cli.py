@@ -10,6 +10,9 @@ from typing import NoReturn
 from ._versions import __version__, show_versions
 from .demo import command as demo
 from .demo.errors import DemoError
+from .kernels._names import hint
+
+_COMMANDS = ("demo", "bench", "info")
 
 
 class UsageError(Exception):
@@ -60,6 +63,8 @@ def run_bench(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     parser = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in _COMMANDS:
+        parser.error(f"no command {argv[0]!r}; {hint(argv[0], _COMMANDS)}")
     args = parser.parse_args(argv)
     args.argv = argv
     if args.command is None:

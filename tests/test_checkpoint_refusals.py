@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 import sys
@@ -195,3 +196,14 @@ def test_a_state_that_is_not_whole_is_said_in_a_sentence(tmp_path, what):
     with pytest.raises(ValueError, match=words):
         optkern.load(path, opt, strict=strict)
     assert forgery.everything(opt) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    """It would be waited at for ever: nobody writes to the other end."""
+    opt = optkern.SGD([np.ones(2)])
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        for strict in (True, False):
+            with pytest.raises(OSError, match="not a regular file"):
+                optkern.load(path, opt, strict=strict)

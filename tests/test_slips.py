@@ -6,6 +6,7 @@ not what Python or NumPy stumbled over.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import traceback
 from pathlib import Path
@@ -319,3 +320,37 @@ def test_a_wrong_argument_is_refused_in_a_sentence_or_taken(name, what, tmp_path
             said = f"{key}={WRONG[what]!r:.40}: {type(error).__name__}: {error}"
             assert on_purpose(error), said
             assert str(error).count(" ") >= 3, said
+
+
+MODULES = {
+    "optkern": ("Admw", "AdamW"),
+    "optkern.kernels": ("adm", "adam"),
+    "optkern.reference": ("lino", "lion"),
+    "optkern.schedules": ("Cosin", "Cosine"),
+    "optkern.curvature": ("lanzcos", "lanczos"),
+    "optkern.solvers": ("LBGFS", "LBFGS"),
+    "optkern.monitor": ("Monitr", "Monitor"),
+    "optkern.integrations": ("torhc", "torch"),
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_misspelt_name_of_a_module(module):
+    slip, right = MODULES[module]
+    home = functools.reduce(getattr, module.split(".")[1:], optkern)
+    with pytest.raises(AttributeError, match=f"{slip}'; did you mean {right}"):
+        getattr(home, slip)
+    assert not hasattr(home, "quite_another") and not hasattr(home, "__wrapped__")
+
+
+def test_a_misspelt_word():
+    with pytest.raises(ValueError, match=r"'smalest'; did you mean 'smallest'\?"):
+        optkern.curvature.lanczos(lambda v: v, 3, which="smalest")
+
+
+def test_an_array_in_a_number_s_place_is_told_by_its_form():
+    arrays = [np.ones((30, 30), np.float32), np.ones(3)]
+    with pytest.raises(ValueError, match=r"got ndarray of float32, shape \(30, 30\)$"):
+        optkern.curvature.lanczos(lambda v: v, arrays[0])
+    with pytest.raises(ValueError, match=r"got \[ndarray of float32, shape \(30, 30\), nda.*\]$"):
+        optkern.curvature.lanczos(lambda v: v, arrays)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..kernels._names import hint
 from ..kernels._threads import as_num_threads
 from .cases import CASES, NETWORKS, Case, Shape
 
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def one_case(name: str) -> Case:
     if name not in CASES:
-        raise argparse.ArgumentTypeError(f"no rule {name!r}; there are {', '.join(CASES)}")
+        raise argparse.ArgumentTypeError(f"no rule {name!r}; {hint(name, CASES)}")
     return CASES[name]
 
 

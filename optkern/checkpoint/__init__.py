@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._interrupts import handlers_pass
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
@@ -179,16 +179,16 @@ def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:
 def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
-        raise TypeError(f"{owner}: path must be a name or a path, got {path!r}")
+        raise TypeError(f"{owner}: path must be a name or a path, got {brief(path)}")
     try:
         impossible = "\0" in name or not os.fsencode(name)
     except UnicodeEncodeError:
         impossible = True
     if impossible:
-        raise ValueError(f"{owner}: path must be a name that a file can have, got {path!r}")
+        raise ValueError(f"{owner}: path must be a name that a file can have, got {brief(path)}")
     if not isinstance(opt, (Optimizer, SAM, LBFGS, NewtonLanczos)):
         raise TypeError(f"{owner}: opt must be an optkern optimizer, {no_optimizer(owner, opt)}")
     for flag, value in flags.items():
         if not isinstance(value, bool):
-            raise TypeError(f"{owner}: {flag} must be True or False, got {value!r}")
+            raise TypeError(f"{owner}: {flag} must be True or False, got {brief(value)}")
     return name

@@ -27,6 +27,7 @@ import numpy as np
 
 from .._interrupts import pass_on
 from .._versions import __version__
+from ..kernels._names import brief
 
 Arrays = dict[str, np.ndarray]
 
@@ -71,7 +72,7 @@ def read(owner: str, name: str) -> dict[str, Any]:
     """
     owner = f"{owner}: {name}"
     read_bytes = _read_safetensors if name.endswith(".safetensors") else _read_npz
-    with open(name, "rb") as file:
+    with _opened(owner, name) as file:
         text, arrays = read_bytes(owner, file)
     try:
         tree = json.loads(text)
@@ -95,6 +96,18 @@ def read(owner: str, name: str) -> dict[str, Any]:
     except ValueError as error:  # of ours, or an integer of too many digits
         raise ValueError(f"{owner}: {error}") from None
     return content
+
+
+def _opened(owner: str, name: str) -> IO[bytes]:
+    """Open a regular file to read: of a pipe without a writer the end would never come."""
+    descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | _WITHOUT_WAITING)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, f"{owner}: not a regular file", name)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _said(error: BaseException) -> str:
@@ -177,7 +190,7 @@ def _packed(name: str, value: Any, arrays: Arrays, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, (int, str)) or isinstance(key, bool):
-                raise TypeError(f"optkern.save: a key of {name} must be a name, got {key!r}")
+                raise TypeError(f"optkern.save: a key of {name} must be a name, got {brief(key)}")
         parts = [[k, _packed(_under(name, k), x, arrays, depth + 1)] for k, x in value.items()]
         return {"dict": parts}
     raise TypeError(
@@ -277,6 +290,8 @@ _ENCRYPTED = 0x2041  # bits 0, 6 and 13 of a member's flags
 _BLOCK = 1 << 20
 # What `numpy.lib.format.write_array` puts before the numbers that checkpoints hold.
 _HEADER_LENGTH = 4096
+# To open a pipe waits for its other end.
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<>|][biufc]\d{1,2})', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>(\d{1,18}(, \d{1,18})*,?)?)\), \} *\n"

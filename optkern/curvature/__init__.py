@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..kernels._names import refuse_attribute
 from . import landscape
 from .ball import BallSharpness, ball_sharpness
 from .blocks import Block, Blocks, blocks
@@ -50,3 +51,5 @@ __all__ = [
     "spectral_density",
     "trace",
 ]
+
+__getattr__ = refuse_attribute(__name__, lambda: __all__)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
@@ -138,7 +138,7 @@ def ball_sharpness(
         raise TypeError(f"{owner}: pass loss, x -> float, and grad, x -> gradient")
     rho = check_real(owner, "rho", rho, 0.0, closed=False)
     if not isinstance(adaptive, (bool, np.bool_)):
-        raise TypeError(f"{owner}: adaptive must be True or False, got {adaptive!r}")
+        raise TypeError(f"{owner}: adaptive must be True or False, got {brief(adaptive)}")
     starts = check_count(owner, "starts", starts, 1)
     tol = check_real(owner, "tol", tol, 0.0)
     max_gradients = check_count(owner, "max_gradients", max_gradients, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..kernels._names import passing_on
+from ..kernels._names import brief, passing_on
 from .differences import hvp_from_grad
 from .lanczos import Interval, check_callable, check_count, lanczos
 from .operators import Operator, Point, StructuredOperator
@@ -188,7 +188,7 @@ def blocks(
 
 def _listed(owner: str, names: Any) -> list[Any]:
     if isinstance(names, (str, bytes)) or not isinstance(names, Sequence) or not names:
-        raise TypeError(f"{owner}: names must be a list of names, got {names!r}")
+        raise TypeError(f"{owner}: names must be a list of names, got {brief(names)}")
     return list(names)
 
 

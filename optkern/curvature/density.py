@@ -11,7 +11,7 @@ import numpy as np
 
 from .._interrupts import pass_on
 from ..kernels._flat import arranged
-from ..kernels._names import passing_on, spelled
+from ..kernels._names import brief, passing_on, spelled
 from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
 from ._lanczos import Recurrence
@@ -115,7 +115,9 @@ class SpectralDensity:
         stands for: for zero see `below` and `above`.
         """
         if not callable(function):
-            raise TypeError(f"SpectralDensity.mean: function must be callable, got {function!r}")
+            raise TypeError(
+                f"SpectralDensity.mean: function must be callable, got {brief(function)}"
+            )
         values = np.asarray(function(self.nodes))
         if values.dtype.kind not in "biuf" or values.shape not in ((), self.nodes.shape):
             raise TypeError(
@@ -188,7 +190,7 @@ def spectral_density(
     seed = check_count(owner, "seed", seed, 0)
     threads = as_num_threads(owner, num_threads)
     if width is not None and check_real(owner, "width", width, 0.0) == 0:
-        raise ValueError(f"{owner}: width must be > 0, got {width!r}")
+        raise ValueError(f"{owner}: width must be > 0, got {brief(width)}")
     op = _filled(owner, viewed(owner, operator, n, dtype, block, x))
     before = op.products
     op.examine(seed)  # an asymmetric operator has no such density

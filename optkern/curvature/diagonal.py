@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from .lanczos import check_count, check_real
 from .operators import Operator
 from .trace import finite_product, signs
@@ -117,7 +117,7 @@ def diagonal(
     """
     owner = "diagonal"
     if rtol is not None and check_real(owner, "rtol", rtol, 0.0) == 0:
-        raise ValueError(f"{owner}: rtol must be > 0, got {rtol!r}")
+        raise ValueError(f"{owner}: rtol must be > 0, got {brief(rtol)}")
     if vectors is None:
         vectors = 100 if rtol is None else 1000
     vectors = check_count(owner, "vectors", vectors, 1)

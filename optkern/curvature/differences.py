@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from .gradients import GradFunction, Gradient
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
 from .part import SWALLOWED, NothingFiniteError, Part
@@ -53,10 +53,12 @@ def as_scale(owner: str, x_scale: Any, point: Point) -> float | np.ndarray | Non
         return None
     if isinstance(x_scale, (int, float, np.integer, np.floating)) and not isinstance(x_scale, bool):
         if not 0 <= x_scale <= sys.float_info.max:
-            raise ValueError(f"{owner}: x_scale must be in [0, inf), got {x_scale!r}")
+            raise ValueError(f"{owner}: x_scale must be in [0, inf), got {brief(x_scale)}")
         return float(x_scale) or None
     if isinstance(x_scale, (bool, str, bytes)):
-        raise TypeError(f"{owner}: x_scale must be a number or of x's structure, got {x_scale!r}")
+        raise TypeError(
+            f"{owner}: x_scale must be a number or of x's structure, got {brief(x_scale)}"
+        )
     pieces = []
     for label, piece, array in zip(
         point.structure.labels, point.structure.flatten(x_scale, "x_scale"), point.arrays
@@ -127,7 +129,7 @@ class DifferenceOperator(Operator):
         self.point = gradient.point
         self.fixed = step is not None
         if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
-            raise ValueError(f"{owner}: step must be a finite number > 0, got {step!r}")
+            raise ValueError(f"{owner}: step must be a finite number > 0, got {brief(step)}")
         self.given = step or 0.0
         self.parts = [Part(gradient, None, self._size(x_scale))]
         self.scaled = x_scale is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import one_of, spelled
+from ..kernels._names import brief, one_of, spelled, words
 from ..kernels._threads import as_num_threads
 from ..kernels.rules import as_number
 from .operators import Operator, as_operator, norm
@@ -184,10 +184,10 @@ def lanczos(
     """
     owner = "lanczos"
     if not one_of(which, WHICH):
-        raise ValueError(f"{owner}: which must be one of {', '.join(WHICH)}, got {which!r}")
+        raise ValueError(f"{owner}: {words('which', which, WHICH)}")
     k = check_count(owner, "k", k, 1)
     if not isinstance(certify, (bool, np.bool_)):
-        raise TypeError(f"{owner}: certify must be True or False, got {certify!r}")
+        raise TypeError(f"{owner}: certify must be True or False, got {brief(certify)}")
     tol = check_real(owner, "tol", tol, 0.0)
     confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
     max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
@@ -458,19 +458,19 @@ def check_real(
         or not (low < number < high or (closed and number == low))
         or math.isinf(number)
     ):
-        left = "[" if closed else "("
+        left, came = "[" if closed else "(", brief(value)
         raise ValueError(
-            f"{owner}: {name} must be a finite number in {left}{low:g}, {high:g}), got {value!r}"
+            f"{owner}: {name} must be a finite number in {left}{low:g}, {high:g}), got {came}"
         )
     return number
 
 
 def check_count(owner: str, name: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)):
-        raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {value!r}")
+        raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {brief(value)}")
     whole = not isinstance(value, float) or value.is_integer()
     fits = name == "seed" or not 2**63 <= value < math.inf  # a C integer holds the others
     if not (whole and low <= value and fits):
         below = "" if fits else " and < 2**63"
-        raise ValueError(f"{owner}: {name} must be an integer >= {low}{below}, got {value!r}")
+        raise ValueError(f"{owner}: {name} must be an integer >= {low}{below}, got {brief(value)}")
     return int(value)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels._forms import settled
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from ._lanczos import dot
 from .asking import asking
 from .differences import hvp_from_grad
@@ -323,9 +323,11 @@ class _Surface:
         if not callable(loss):
             raise TypeError(f"{owner}: loss must be callable, got {type(loss).__name__}")
         if normalise not in NORMALISE:
-            raise ValueError(f"{owner}: normalise must be 'none' or 'filter', got {normalise!r}")
+            raise ValueError(
+                f"{owner}: normalise must be 'none' or 'filter', got {brief(normalise)}"
+            )
         if filter_axis not in (0, -1):
-            raise ValueError(f"{owner}: filter_axis must be 0 or -1, got {filter_axis!r}")
+            raise ValueError(f"{owner}: filter_axis must be 0 or -1, got {brief(filter_axis)}")
         self.loss = asking("loss", loss, self.point.structure)
         self.normalise, self.filter_axis = normalise, filter_axis
         self.rng = np.random.default_rng(check_count(owner, "seed", seed, 0))
@@ -371,7 +373,7 @@ class _Surface:
         if given not in KINDS:
             raise ValueError(
                 f"{self.owner}: directions must be 'random', 'eigenvectors' or arrays like x, "
-                f"got {given!r}"
+                f"got {brief(given)}"
             )
         if given == "random":
             return self._random(count), ["a random direction", "another"][:count]
@@ -457,7 +459,7 @@ class _Surface:
 def _axes(owner: str, ax: Any) -> Any:
     if ax is not None:
         if not hasattr(ax, "contourf"):
-            raise TypeError(f"{owner}: ax must be a matplotlib Axes, got {ax!r}")
+            raise TypeError(f"{owner}: ax must be a matplotlib Axes, got {brief(ax)}")
         return ax
     try:
         from matplotlib import pyplot

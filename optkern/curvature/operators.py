@@ -14,6 +14,7 @@ import numpy as np
 
 from ..kernels import _arrays
 from ..kernels._flat import arranged
+from ..kernels._names import brief
 from ..kernels._structures import Structure
 from ._lanczos import dot, project, subtract
 from .asking import asking
@@ -325,7 +326,7 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
         What the vectors are stored in; None: the operator's own, or float64.
     """
     if dtype is not None and not _is_known(dtype):
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {dtype!r}")
+        raise TypeError(f"{owner}: dtype must be float32 or float64, got {brief(dtype)}")
     if isinstance(operator, Operator):
         _check_n(owner, n, operator.n)
         if dtype is not None and np.dtype(dtype) != operator.dtype:
@@ -402,7 +403,7 @@ def _check_n(owner: str, n: int | None, own: int) -> None:
 
 def _count(owner: str, n: Any) -> int:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-        raise ValueError(f"{owner}: n must be an integer >= 0, got {n!r}")
+        raise ValueError(f"{owner}: n must be an integer >= 0, got {brief(n)}")
     return int(n)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import one_of, spelled
+from ..kernels._names import brief, one_of, spelled, words
 from .lanczos import check_count, check_real
 from .operators import Operator, unit_roundoff
 from .views import viewed
@@ -129,9 +129,9 @@ def trace(
     """
     owner = "trace"
     if not one_of(method, METHODS):
-        raise ValueError(f"{owner}: method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ValueError(f"{owner}: {words('method', method, METHODS)}")
     if rtol is not None and check_real(owner, "rtol", rtol, 0.0) == 0:
-        raise ValueError(f"{owner}: rtol must be > 0, got {rtol!r}")
+        raise ValueError(f"{owner}: rtol must be > 0, got {brief(rtol)}")
     if matvecs is None:
         matvecs = 60 if rtol is None else 1000
     matvecs = check_count(owner, "matvecs", matvecs, _LEAST[method])

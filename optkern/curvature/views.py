@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import hint
+from ..kernels._names import brief, hint
 from .operators import Measured, Operator, Point, StructuredOperator, as_operator
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -127,7 +127,7 @@ def chosen(owner: str, block: Any, point: Point) -> list[slice]:
     """
     if isinstance(block, bool) or not isinstance(block, (str, int, np.integer)):
         raise TypeError(
-            f"{owner}: block must be the name of an array or a layer, got {block!r}; "
+            f"{owner}: block must be the name of an array or a layer, got {brief(block)}; "
             f"there are {', '.join(names(point))}"
         )
     name, found, first = str(block), [], 0

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import optkern
+from optkern.kernels._names import hint
 from optkern.kernels.rules import Rule, checked
 
 from . import data, training
@@ -58,7 +59,7 @@ def a_rule(text: str) -> Rule:
     """A rule by its name."""
     name = text.strip().lower()
     if name not in RULES:
-        raise argparse.ArgumentTypeError(f"no rule {name!r}; there are {', '.join(RULES)}")
+        raise argparse.ArgumentTypeError(f"no rule {name!r}; {hint(name, RULES)}")
     return RULES[name]
 
 

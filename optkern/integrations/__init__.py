@@ -10,6 +10,8 @@ import importlib
 import pkgutil
 from typing import Any
 
+from ..kernels._names import hint
+
 
 def _modules() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"]
@@ -22,7 +24,7 @@ def __getattr__(name: str) -> Any:
         except ImportError as error:  # its host is not there; `help` asks for every name
             raise AttributeError(str(error)) from error
     raise AttributeError(
-        f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_modules())}"
+        f"module {__name__!r} has no attribute {name!r}; {hint(name, _modules(), 'it has')}"
     )
 
 

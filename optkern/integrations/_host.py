@@ -11,6 +11,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
+from ..kernels._names import brief
 from ..kernels.rules import Domain, Real
 
 # What pip calls a package that is imported by another name.
@@ -77,7 +78,7 @@ def checked(owner: str, name: str, domain: Domain, value: Any, more: str = "") -
     """
     good = domain.check(value)
     if good is None:
-        raise ValueError(f"{owner}: {name} must be {domain.allowed}{more}, got {value!r}")
+        raise ValueError(f"{owner}: {name} must be {domain.allowed}{more}, got {brief(value)}")
     return good
 
 

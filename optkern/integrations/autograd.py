@@ -20,7 +20,7 @@ import numpy as np
 
 from ..curvature.lanczos import check_callable, check_count
 from ..kernels._flat import flatten
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
 from ._host import AMOUNT, DECAY, FINITE, SHARE, Objective, checked, host
 
@@ -129,7 +129,7 @@ def _descend(
         ascend, lr = number < 0, abs(number)
     leaves = [_array(name, leaf) for leaf in _leaves(x0)]
     if not leaves:
-        raise ValueError(f"{name}: x0 must hold an array or a number, got {x0!r}")
+        raise ValueError(f"{name}: x0 must hold an array or a number, got {brief(x0)}")
     vector, views = flatten(leaves)
     opt = cls(views, lr=lr, maximize=ascend, **options)
     if cls is RMSprop:

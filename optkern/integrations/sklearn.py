@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import one_of, spelled
+from ..kernels._names import brief, one_of, spelled, words
 from ..optimizers import CLASSES, Optimizer, no_attribute
 from ._carried import carry
 from ._host import AMOUNT, FINITE, Objective, checked, host
@@ -95,15 +95,13 @@ class MLPOptimizer:
         **options: Any,
     ) -> None:
         if not isinstance(rule, str) or rule not in CLASSES:
-            raise ValueError(
-                f"MLPOptimizer: rule must be one of {', '.join(CLASSES)}, got {rule!r}"
-            )
+            raise ValueError(f"MLPOptimizer: {words('rule', rule, CLASSES)}")
         if callable(schedule):
             lr, schedule = schedule, None
         elif schedule is not None and not one_of(schedule, _SCHEDULES):
             raise ValueError(
                 "MLPOptimizer: schedule must be a callable step -> lr or one of "
-                f"{', '.join(_SCHEDULES)}, got {schedule!r}"
+                f"{', '.join(_SCHEDULES)}, got {brief(schedule)}"
             )
         if callable(lr) and schedule in ("invscaling", "adaptive"):
             raise ValueError(

@@ -27,6 +27,7 @@ except ImportError as error:
 
 from . import _engine, _runtime, reference
 from ._call import Kernel
+from ._names import refuse_attribute
 from ._rows import Rows, run_taken
 from ._twins import rows_twin, twin
 
@@ -57,3 +58,5 @@ __all__ = [
     *(rule.name for rule in RULES),
     *(f"{rule.name}_rows" for rule in ROW_RULES),
 ]
+
+__getattr__ = refuse_attribute(__name__, lambda: __all__)

@@ -31,6 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from ._names import brief
+
 SCALED = 256  # elements that share an int8 scale
 HALF = 1 << 31  # in the place of 32 random bits: round to nearest
 SEGMENT = 1 << 20  # elements whose random bits share a key
@@ -69,7 +71,7 @@ def checked_rounding(owner: str, value: Any, master: bool) -> str:
         return "nearest" if master else "stochastic"
     if not isinstance(value, str) or value not in ("stochastic", "nearest"):
         raise ValueError(
-            f"{owner}: weight_rounding must be None, 'stochastic' or 'nearest', got {value!r}"
+            f"{owner}: weight_rounding must be None, 'stochastic' or 'nearest', got {brief(value)}"
         )
     if master and value == "stochastic":
         raise ValueError(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._names import spelled
+from ._names import brief, spelled
 
 if TYPE_CHECKING:
     from ._choice import ThreadChoice
@@ -97,9 +97,11 @@ def as_num_threads(owner: str, value: Any) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{owner}: num_threads must be an integer or None, got {value!r}") from None
+        raise TypeError(
+            f"{owner}: num_threads must be an integer or None, got {brief(value)}"
+        ) from None
     if isinstance(value, bool) or not 1 <= number <= 1024:
-        raise ValueError(f"{owner}: num_threads must be in [1, 1024] or None, got {value!r}")
+        raise ValueError(f"{owner}: num_threads must be in [1, 1024] or None, got {brief(value)}")
     return number
 
 
@@ -112,7 +114,7 @@ def initial_limit() -> tuple[int, bool]:
         return as_num_threads("OPTKERN_NUM_THREADS", int(own)), True
     except ValueError:
         raise ValueError(
-            f"OPTKERN_NUM_THREADS must be an integer in [1, 1024], got {own!r}"
+            f"OPTKERN_NUM_THREADS must be an integer in [1, 1024], got {brief(own)}"
         ) from None
 
 

@@ -24,6 +24,7 @@ from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import _storage
 from ._constants import adjusted, derive, trusted
 from ._engine import Plan
+from ._names import refuse_attribute
 from ._rows import Rows
 from ._twins import rows_twin, twin
 
@@ -249,3 +250,6 @@ def fused_step(
                 grads[i][...] = 0
         share = adjusted(options, derive(rule, hyperparameters[0]), calls, norm, 0.0)[1]
     return norm.times(share)
+
+
+__getattr__ = refuse_attribute("optkern.reference", lambda: [rule.name for rule in RULES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..kernels._names import refuse_attribute
 from .diagnosis import KINDS, Diagnosis
 from .edge import Edge
 from .fits import FitComparison, compare_fits
@@ -18,3 +19,5 @@ __all__ = [
     "Monitor",
     "compare_fits",
 ]
+
+__getattr__ = refuse_attribute(__name__, lambda: __all__)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import _arrays, _storage
+from ..kernels._names import brief
 from ..kernels._structures import Params, Structure
 from .change import exclusive
 
@@ -40,7 +41,7 @@ class Switch:
     def __set__(self, optimizer: Any, value: Any) -> None:
         if not isinstance(value, (bool, np.bool_)):
             who = type(optimizer).__name__
-            raise ValueError(f"{who}: {self.name} must be True or False, got {value!r}")
+            raise ValueError(f"{who}: {self.name} must be True or False, got {brief(value)}")
         setattr(optimizer, self.place, bool(value))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import _arrays, _storage
+from ..kernels._names import brief
 from ..kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked
 
 # What the arrays of a compact state are called in a state dict, after its own name.
@@ -49,7 +50,7 @@ class Loaded:
         if not known or (self.averages_are_in and not has_averages):
             raise ValueError(
                 f"{self.owner}: averages_are_in must be False, or True where there are averages, "
-                f"got {self.averages_are_in!r}"
+                f"got {brief(self.averages_are_in)}"
             )
 
     def _check_options(self, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -69,7 +70,7 @@ class Loaded:
     def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
         own = self.optimizer.param_groups
         if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
-            raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {groups!r}")
+            raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {brief(groups)}")
         result = []
         self.saved: list[dict[str, Any]] = []
         for number, (mine, theirs) in enumerate(zip(own, groups)):
@@ -233,7 +234,7 @@ def checked_count(what: str, value: Any) -> int:
     """A number of steps."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not (integer and 0 <= value < 2**53):
-        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {value!r}")
+        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {brief(value)}")
     return int(value)
 
 
@@ -242,6 +243,6 @@ def checked_seed(owner: str, seed: Any) -> int:
     integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
     if not (integer and 0 <= seed < 2**64):
         raise (ValueError if integer else TypeError)(
-            f"{owner}: seed must be an integer in [0, 2**64), got {seed!r}"
+            f"{owner}: seed must be an integer in [0, 2**64), got {brief(seed)}"
         )
     return int(seed)

@@ -6,6 +6,8 @@ import inspect
 from types import FunctionType
 from typing import Any
 
+from .kernels._names import brief
+
 # What is read from an optimizer and never set on it: how to change it.
 INSTEAD = {
     "rule": "a class has its rule; construct the optimizer of another class",
@@ -81,5 +83,5 @@ def refuse_in_vain(owner: str, cls: type, name: str, value: Any, own: bool) -> b
     if own and name.startswith("__"):
         raise AttributeError(f"{owner}: {name} cannot be set; construct another optimizer")
     if own and isinstance(there, FunctionType) and not callable(value):
-        raise AttributeError(f"{owner}: {name} is a method, got {value!r} to put in its place")
+        raise AttributeError(f"{owner}: {name} is a method, got {brief(value)} to put in its place")
     return there is not None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import _arrays, _storage
-from ..kernels._names import NoSuchNameError, hint
+from ..kernels._names import NoSuchNameError, brief, hint
 from ..kernels.rules import checked
 from .loading import checked_count, refuse_impossible, refuse_nonfinite
 
@@ -227,7 +227,9 @@ def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> 
         return new
     if isinstance(value, _storage.Compact):
         if (value.state_dtype, value.signed) != (old.state_dtype, old.signed):
-            raise ValueError(f"{owner}: {what} must be {old!r} or float32 values, got {value!r}")
+            raise ValueError(
+                f"{owner}: {what} must be {old!r} or float32 values, got {brief(value)}"
+            )
         _arrays.check_compact_form(owner, what, value, array)
         return value.copy()
     _arrays.check_floating(owner, what, value)

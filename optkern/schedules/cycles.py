@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import ClassVar
 
+from ..kernels._names import brief
 from ..kernels.rules import Choice
 from .domains import _COUNT
 from .kinds import Schedule, _made
@@ -38,7 +39,7 @@ class OneCycle(Schedule):
         if self.three_phase and self.pct_start > 0.5:
             raise ValueError(
                 f"{owner}: pct_start must be in [0, 0.5] with three_phase=True, "
-                f"got {self.pct_start!r}"
+                f"got {brief(self.pct_start)}"
             )
 
     def _at(self, step: int) -> float:

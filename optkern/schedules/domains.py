@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import MISSING
 from typing import Any
 
+from ..kernels._names import brief
 from ..kernels.rules import Choice, Real, Switch
 
 Operand = float | Callable[[int], float]
@@ -130,7 +131,7 @@ def _checked(owner: str, name: str, value: Any, domain: Any) -> Any:
     if good is None:
         wrong_type = isinstance(domain, Real) and not hasattr(value, "__float__")
         raise (TypeError if wrong_type else ValueError)(
-            f"{owner}: {name} must be {domain.allowed}, got {value!r}"
+            f"{owner}: {name} must be {domain.allowed}, got {brief(value)}"
         )
     return None if good is MISSING else good
 
@@ -140,6 +141,6 @@ def _checked_step(owner: str, step: Any) -> int:
     if number is None:
         wrong_type = isinstance(step, bool) or not hasattr(step, "__index__")
         raise (TypeError if wrong_type else ValueError)(
-            f"{owner}: step must be {_LENGTH.allowed}, got {step!r}"
+            f"{owner}: step must be {_LENGTH.allowed}, got {brief(step)}"
         )
     return number

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from ..kernels.rules import as_number
 from .domains import (
     _COUNT,
@@ -32,7 +32,7 @@ def _at(operand: Operand, step: int) -> float:
     value = operand(step)
     number = value if isinstance(operand, Schedule) else as_number(value)
     if number is None:
-        raise TypeError(f"{operand!r} must give a number at step {step}, got {value!r}")
+        raise TypeError(f"{operand!r} must give a number at step {step}, got {brief(value)}")
     return number
 
 
@@ -99,7 +99,7 @@ class _Function:
                 raise ImportError(f"{owner}: needs matplotlib: pip install matplotlib") from None
             ax = pyplot.gca()
         elif not hasattr(ax, "plot"):
-            raise TypeError(f"{owner}: ax must be a matplotlib Axes, got {ax!r}")
+            raise TypeError(f"{owner}: ax must be a matplotlib Axes, got {brief(ax)}")
         # At most 2,000 points: more than the pixels of a figure.
         points = [k * (count - 1) // min(1999, max(count - 1, 1)) for k in range(min(count, 2000))]
         line.setdefault("label", repr(self))

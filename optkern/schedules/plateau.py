@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from ..kernels.rules import Choice, Real
 from .domains import _LENGTH, _NOT_NEGATIVE, _NUMBER, _checked
 from .kinds import Schedule, _Function
@@ -94,7 +94,7 @@ class Plateau(Schedule):
             for (name, domain), value in zip(self._own.items(), given)
         }
         if self._settings["min_lr"] > self._settings["lr"]:
-            raise ValueError(f"Plateau: min_lr must not exceed lr={lr!r}, got {min_lr!r}")
+            raise ValueError(f"Plateau: min_lr must not exceed lr={lr!r}, got {brief(min_lr)}")
         self.value: float = self._settings["lr"]
         self.best = math.inf if mode == "min" else -math.inf
         self.num_bad_epochs = 0
@@ -196,7 +196,7 @@ def _loss(value: Any) -> float:
     wrong = isinstance(value, (bool, str, bytes, complex, type)) or not hasattr(value, "__float__")
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
     if wrong or kind in "bcmM" or getattr(value, "ndim", 0) > 0:
-        raise TypeError(f"Plateau.observe: loss must be a number, got {value!r}")
+        raise TypeError(f"Plateau.observe: loss must be a number, got {brief(value)}")
     try:
         return float(value)
     except OverflowError:

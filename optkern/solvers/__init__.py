@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ..kernels._names import refuse_attribute
 from ._problem import Report
 from .lbfgs import LBFGS
 from .newton import NewtonLanczos
 from .sam import SAM
 
 __all__ = ["LBFGS", "SAM", "NewtonLanczos", "Report"]
+
+__getattr__ = refuse_attribute(__name__, lambda: __all__)

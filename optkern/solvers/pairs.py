@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..curvature.lanczos import check_real
+from ..kernels._names import brief
 from ._problem import Parameters
 from ._two_loop import two_loop
 
@@ -85,7 +86,7 @@ def loaded_pairs(owner: str, state: Mapping[str, Any], point: Parameters) -> Pai
             f"{owner}: rho must be one-dimensional float64, got {rho.shape} and {rho.dtype}"
         )
     if not (np.isfinite(rho) & (rho >= 0)).all():
-        raise ValueError(f"{owner}: rho must hold finite numbers in [0, inf), got {rho!r}")
+        raise ValueError(f"{owner}: rho must hold finite numbers in [0, inf), got {brief(rho)}")
     for name in ("s", "y"):
         check_vector(owner, name, state[name], (len(rho), point.n), point.dtype)
     if not (np.isfinite(state["s"]).all() and np.isfinite(state["y"]).all()):

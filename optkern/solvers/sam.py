@@ -13,7 +13,7 @@ from ..curvature._lanczos import dot
 from ..curvature.asking import refuse_replaced
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels._atomic import restoring
-from ..kernels._names import spelled
+from ..kernels._names import brief, spelled
 from ..kernels._storage import widened, write_rounded
 from ..optimizers import Optimizer
 from ._problem import (
@@ -117,7 +117,7 @@ class SAM:
                 f"{owner}: optimizer must be one of optkern's, got {type(self.optimizer).__name__}"
             )
         if not isinstance(self.adaptive, (bool, np.bool_)):
-            raise ValueError(f"{owner}: adaptive must be True or False, got {self.adaptive!r}")
+            raise ValueError(f"{owner}: adaptive must be True or False, got {brief(self.adaptive)}")
         rho = self.rho(self.steps) if callable(self.rho) else self.rho
         return check_real(owner, "rho", rho, 0.0)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels._names import hint
 from ..cases import CASES, Case, Shape
 from ..machine import machine
 from ..options import (
@@ -43,7 +44,7 @@ PEERS = tuple(name for name in SIDES if name not in OWN + LIMITS)
 
 def _one_rule(name: str) -> Case:
     if name not in RULES:
-        raise argparse.ArgumentTypeError(f"no rule {name!r} here; there are {', '.join(RULES)}")
+        raise argparse.ArgumentTypeError(f"no rule {name!r} here; {hint(name, RULES)}")
     return CASES[name]
 
 
