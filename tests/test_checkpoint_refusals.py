@@ -203,7 +203,7 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
     """It would be waited at for ever: nobody writes to the other end."""
     opt = optkern.SGD([np.ones(2)])
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+    for path in (tmp_path / "pipe", "/dev/zero"):
         for strict in (True, False):
             with pytest.raises(OSError, match="not a regular file"):
                 optkern.load(path, opt, strict=strict)

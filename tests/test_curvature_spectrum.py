@@ -249,7 +249,7 @@ def test_trace_of_float32_and_of_differences():
 
 def test_bad_arguments_of_trace():
     h = np.eye(100)
-    with pytest.raises(ValueError, match="method must be one of auto, hutchinson, hutch"):
+    with pytest.raises(ValueError, match="method must be one of 'auto', 'hutchinson', 'hutch"):
         curvature.trace(h, method="lanczos")
     for rtol in (0, -1, np.nan, "a"):
         with pytest.raises(ValueError, match="rtol must be"):

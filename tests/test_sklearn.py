@@ -459,10 +459,10 @@ def test_the_rest_of_optkern_says_what_serves_instead(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "words"),
     [
-        (["adan"], {}, ValueError, "rule must be one of sgd, .*'adan'"),
+        (["adan"], {}, ValueError, "rule must be one of 'sgd', .*'adan'"),
         (["adam"], {"schedule": "cosine"}, ValueError, "schedule must be a callable.*'cosine'"),
         (["adam"], {"lr": -1}, ValueError, "Adam: lr must be a finite number.*-1"),
-        ([["adam"]], {}, ValueError, "rule must be one of sgd"),
+        ([["adam"]], {}, ValueError, "rule must be one of 'sgd'"),
         (["adam"], {"momentum": 0.9}, TypeError, "Adam: .*'momentum'"),
         (["adam"], {"power_t": "x"}, ValueError, "power_t must be a finite number, got 'x'"),
         (["adam"], {"num_threads": 0}, ValueError, "Adam: num_threads"),

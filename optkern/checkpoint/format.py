@@ -102,7 +102,10 @@ def _opened(owner: str, name: str) -> IO[bytes]:
     """Open a regular file to read: of a pipe without a writer the end would never come."""
     descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | _WITHOUT_WAITING)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, f"{owner}: {os.strerror(errno.EISDIR)}", name)
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"{owner}: not a regular file", name)
         return open(descriptor, "rb")
     except BaseException:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
+
+from ..rules.domains import brief as brief
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -50,18 +51,6 @@ _ELSEWHERE = {
     "gradient_clip_val": "clip_norm clip_value",
     "clip_grad_value": "clip_value",
 }
-_LONG = (list, tuple, dict, set, frozenset, str, bytes)
-
-
-class _Short(reprlib.Repr):
-    """Values in a few words, arrays among them by their forms."""
-
-    def repr_ndarray(self, value: Any, level: int) -> str:
-        return brief(value) if value.ndim else repr(value)
-
-
-_SHORT = _Short()
-_SHORT.maxstring = _SHORT.maxother = 80
 # torch.optim's choices of an implementation.
 _IMPLEMENTATIONS = ("foreach", "fused", "capturable", "differentiable")
 
@@ -134,15 +123,6 @@ def words(name: str, value: object, known: Iterable[str]) -> str:
     near = meant(value, known) if isinstance(value, str) else []
     said = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"{name} must be one of {', '.join(map(repr, known))}, got {brief(value)}{said}"
-
-
-def brief(value: object) -> str:
-    """Show a value on one line, and an array by its form."""
-    form = getattr(value, "shape", None)
-    if form and hasattr(value, "dtype"):
-        return f"{type(value).__name__} of {value.dtype}, shape {tuple(form)}"
-    text = " ".join((_SHORT.repr(value) if isinstance(value, _LONG) else repr(value)).split())
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def bound_arguments(

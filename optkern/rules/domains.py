@@ -8,7 +8,30 @@ from __future__ import annotations
 
 import math
 import operator
+import reprlib
 from typing import Any, NamedTuple
+
+_LONG = (list, tuple, dict, set, frozenset, str, bytes)
+
+
+class _Short(reprlib.Repr):
+    """Values in a few words, arrays among them by their forms."""
+
+    def repr_ndarray(self, value: Any, level: int) -> str:
+        return brief(value)
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def brief(value: object) -> str:
+    """Show a value on one line, an array of more than a few numbers by its form."""
+    form = getattr(value, "shape", None)
+    if isinstance(form, tuple) and hasattr(value, "dtype") and math.prod(form) > 4:
+        return f"{type(value).__name__} of {value.dtype}, shape {form}"
+    text = " ".join((_SHORT.repr(value) if isinstance(value, _LONG) else repr(value)).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def as_number(value: Any) -> float | None:
@@ -185,6 +208,6 @@ def checked_by(owner: str, name: str, value: Any, domain: Domain, optional: bool
         wrong_type = isinstance(domain, (Real, Count)) and not hasattr(value, "__float__")
         raise (TypeError if wrong_type else ValueError)(
             f"{owner}: {name} must be {domain.allowed}{' or None' if optional else ''}, "
-            f"got {value!r}"
+            f"got {brief(value)}"
         )
     return good
