@@ -22,7 +22,7 @@ class _Short(reprlib.Repr):
 
 
 _SHORT = _Short()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 90
 
 
 def brief(value: object) -> str:
