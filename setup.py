@@ -120,6 +120,13 @@ def touches(rule, slot, flags) -> bool:
     return slot.needed_with is None or rule.structural[slot.needed_with] in flags
 
 
+def compacts(variants, used):
+    """The variants of a rule that have state, unless the rows refuse it to be compact."""
+    refused = {name.upper() for rule in rules.RULES for name in rule.not_compact}
+    kept = [not refused & set(flags.split(" | ")) for flags in variants]
+    return [(k, x) for k, x in enumerate(variants) if used[k] and kept[k]]
+
+
 def stamp(isa: str) -> str:
     """Write the spans of one instruction set; the path of the file."""
     loops = {
@@ -141,13 +148,37 @@ def stamp(isa: str) -> str:
         LOOPS=list(loops.values()),
         ROWS=rules.rows_hash(),
         TABLE=[(index, rule.formula) for index, rule in enumerate(rules.RULES + rules.LIMITS)],
+        STATE="abcdefgh"[: rules.MAX_STATE],
+        compacts=compacts,
         COMPACT=[rule.formula for rule in rules.RULES if rule.compact_loop],
     )
     path = STAMPED / "optkern" / "kernels" / f"_span_{isa}.pyx"
+    write_if_changed(path, text)
+    return str(path.relative_to(ROOT))
+
+
+def stamp_derivations() -> None:
+    """Write the table that finds the derivation of a rule's constants."""
+    stems = list(dict.fromkeys(rule.formula for rule in rules.RULES))
+    lines = [f"from optkern.kernels.formulas.{x} cimport derive as derive_{x}" for x in stems]
+    lines += [
+        "from optkern.kernels._constants cimport constants_t, derive_t, hyper_t",
+        "from optkern.kernels.formulas._limits cimport derive as derive_limit",
+        "",
+        "",
+        "cdef inline derive_t stamped_derivation(str stem):",
+        *(f'    if stem == "{x}":\n        return derive_{x}' for x in stems),
+        '    if stem.startswith("limit"):\n        return derive_limit',
+        "    return NULL",
+    ]
+    write_if_changed(STAMPED / "optkern" / "kernels" / "_derivations.pxd", "\n".join(lines) + "\n")
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file, unless it says that already: what depends on it is not built again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
-    return str(path.relative_to(ROOT))
 
 
 def extension(name: str, source: str, flags: list[str]) -> Extension:
@@ -258,7 +289,7 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
     made = cythonize(
         extensions,
         nthreads=os.cpu_count() if forks else 0,
-        include_path=[str(ROOT)],
+        include_path=[str(ROOT), str(STAMPED)],
         build_dir="build/cython",
         compiler_directives={"language_level": 3},
         force=changed or None,  # None: by the dates
@@ -275,6 +306,7 @@ def ours(name: str) -> bool:
     return path.is_relative_to(ROOT.resolve()) and "site-packages" not in path.parts
 
 
+stamp_derivations()
 levels = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
 extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),

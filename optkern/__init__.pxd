@@ -41,21 +41,25 @@ cdef inline rule_t rule(str name, dict options=None) except *:
 cdef inline int update(
     const step_t* step, floating* p, const floating* g, Py_ssize_t n,
     floating* a=NULL, floating* b=NULL, floating* c=NULL,
+    floating* d=NULL,
 ) except -1 nogil:
-    """Update n elements of p along g; a, b, c: the rule's state arrays."""
-    cdef void* streams[5]
-    streams[0], streams[1], streams[2], streams[3], streams[4] = p, <void*> g, a, b, c
-    return _update(step, sizeof(floating) == 8, streams, 5, n)
+    """Update n elements of p along g; a to d: the rule's state arrays."""
+    cdef void* streams[6]
+    streams[0], streams[1], streams[2] = p, <void*> g, a
+    streams[3], streams[4], streams[5] = b, c, d
+    return _update(step, sizeof(floating) == 8, streams, 6, n)
 
 
 cdef inline int update_rows(
     const step_t* step, floating* p, const floating* g, const Py_ssize_t* rows, Py_ssize_t count,
     Py_ssize_t limit, Py_ssize_t width, floating* a=NULL, floating* b=NULL, floating* c=NULL,
+    floating* d=NULL,
 ) except -1 nogil:
     """Update rows of p (limit x width) along the rows of g (count x width).
 
     The gradients of a row that comes more than once are summed first, as `optkern.kernels` does.
     """
-    cdef void* streams[5]
-    streams[0], streams[1], streams[2], streams[3], streams[4] = p, <void*> g, a, b, c
-    return _update_rows(step, sizeof(floating) == 8, streams, 5, rows, count, limit, width)
+    cdef void* streams[6]
+    streams[0], streams[1], streams[2] = p, <void*> g, a
+    streams[3], streams[4], streams[5] = b, c, d
+    return _update_rows(step, sizeof(floating) == 8, streams, 6, rows, count, limit, width)

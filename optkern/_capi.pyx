@@ -66,14 +66,14 @@ cdef enum:
 cdef bint ROWWISE[MAX_RULES]
 cdef Py_ssize_t NUMBERS = 0
 cdef const char* NUMBER[MAX_NUMBERS]                 # the names of numbers
-cdef Py_ssize_t PLACE[MAX_NUMBERS]                   # and their positions in hyper_t
-cdef bint HAS[MAX_RULES][MAX_NUMBERS]
+cdef Py_ssize_t PLACE[MAX_RULES][MAX_NUMBERS]        # and their positions in hyper_t, or -1
 
-_names = [
-    name.encode()
-    for name, domain in rules.VOCABULARY.items()
-    if isinstance(domain, (rules.Real, rules.Pair, rules.Count))
-]
+_names = list({
+    name.encode(): None
+    for rule in rules.RULES
+    for name in rule.hyperparameters
+    if isinstance(rule.domain(name), (rules.Real, rules.Numbers, rules.Count))
+})
 
 
 cdef int fill_tables() except -1:
@@ -86,11 +86,11 @@ cdef int fill_tables() except -1:
         raise SystemError("optkern: the tables of its C API have become too small")
     for j, name in enumerate(_names):
         NUMBER[j] = name
-        PLACE[j] = position(name.decode())
     for k, rule in enumerate(rules.RULES):
         ROWWISE[k] = rule in rules.ROW_RULES
         for j, name in enumerate(_names):
-            HAS[k][j] = name.decode() in rule.hyperparameters
+            word = name.decode()
+            PLACE[k][j] = position(rule, word) if word in rule.hyperparameters else -1
     return 0
 
 
@@ -128,7 +128,7 @@ cdef int make_rule(rule_t* to, const char* name, object options, int version) ex
     memset(to, 0, sizeof(rule_t))
     own.index = index
     for key, value in values.items():
-        encode(&own.hyper, key, value)
+        encode(&own.hyper, rules.RULES[index], key, value)
     return 0
 
 
@@ -136,12 +136,12 @@ cdef double* number(rule_t* rule, const char* name) except NULL nogil:
     cdef own_rule_t* own = <own_rule_t*> rule
     cdef Py_ssize_t k
     for k in range(NUMBERS):
-        if HAS[own.index][k] and strcmp(NUMBER[k], name) == 0:
-            return <double*> &own.hyper + PLACE[k]
+        if PLACE[own.index][k] >= 0 and strcmp(NUMBER[k], name) == 0:
+            return <double*> &own.hyper + PLACE[own.index][k]
     with gil:
         raise ValueError(
             f"{rules.RULES[own.index].name} has no number {name.decode('utf-8', 'replace')!r}; "
-            f"it has {', '.join(x.decode() for j, x in enumerate(_names) if HAS[own.index][j])}"
+            f"it has {', '.join(x.decode() for j, x in enumerate(_names) if PLACE[own.index][j] >= 0)}"
         )
 
 
@@ -153,7 +153,7 @@ cdef void next_step(rule_t* rule, step_t* step) noexcept nogil:
     to.index = own.index
     TRAITS[own.index].derive(&own.hyper, &to.constants)
     own.hyper.step += 1
-    own.hyper.mu_product = to.constants.mu_product
+    own.hyper.carried = to.constants.carried
     optkern_restore_mode(mode)
 
 

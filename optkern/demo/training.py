@@ -125,8 +125,8 @@ class NumPyUpdate:
         )
         for name, p in self.params.items():
             self.formula(p, grads[name], *self.state[name], h)
-        if "mu_product" in self.hyperparameters:
-            self.hyperparameters["mu_product"] = h.mu_product
+        if self.rule.carried:
+            self.hyperparameters[self.rule.carried] = h.carried
 
 
 # --------------------------------------------------------------------------- a training run

@@ -42,9 +42,9 @@ cdef class Keyword:
     cdef bint below_high    # whether `high` itself is excluded
     cdef tuple words
 
-    def __init__(self, name):
-        domain = rules.VOCABULARY[name]
-        self.at = position(name)
+    def __init__(self, rule, name):
+        domain = rule.domain(name)
+        self.at = position(rule, name)
         self.kind = {
             rules.Real: REAL, rules.Pair: PAIR, rules.Count: COUNT, rules.Switch: SWITCH,
             rules.Choice: CHOICE,
@@ -108,15 +108,15 @@ cdef class Kernel:
     def __init__(self, rule, general):
         self.general = general
         self.__doc__ = general.__doc__
-        self.index = rules.RULES.index(rule)
+        self.index = [row.name for row in rules.RULES].index(rule.name)
         self.traits = &TRAITS[self.index]
         self.counted = rule.counted
         memset(&self.defaults, 0, sizeof(hyper_t))
         for name, default in rule.hyperparameters.items():
-            encode(&self.defaults, name, default)
+            encode(&self.defaults, rule, name, default)
         # Options that may exclude each other are left to the general way.
         self.keywords = {
-            name: Keyword(name) for name in rule.hyperparameters if name not in rule.conflicting
+            name: Keyword(rule, name) for name in rule.hyperparameters if name not in rule.conflicting
         }
 
     def __getattr__(self, name):

@@ -20,8 +20,16 @@ cdef enum:
     CLAMP = 2048
     TRUST = 4096
     DECAY = 8192
+    OWN1 = 1 << 16    # a rule's own, as in rules/flags.py
+    OWN2 = 1 << 17
+    OWN3 = 1 << 18
+    OWN4 = 1 << 19
     DECAYS = MAXIMIZE | L2 | SHRINK | DECAY
     SCALES = SCALE | CLAMP | TRUST
+
+
+cdef enum:
+    OWN = 8   # numbers that a rule may have for itself, of either kind
 
 
 cdef struct hyper_t:
@@ -36,7 +44,7 @@ cdef struct hyper_t:
     double dampening
     double lr_decay
     double momentum_decay
-    double mu_product
+    double carried       # what a rule takes from the last step's constants (`Rule.carried`)
     double weight_decay
     double nesterov
     double centered
@@ -48,6 +56,7 @@ cdef struct hyper_t:
     double step
     double trust_coefficient
     double adapt
+    double own[OWN]      # what no other rule has, in the order of `Rule.domains`
 
 
 cdef struct options_t:
@@ -75,21 +84,20 @@ cdef struct constants_t:
     double momentum
     double gain
     double rate          # multiplies the direction
-    double gradient_rate  # NAdam: the share of the gradient itself in the direction
     double eps
-    double mu_product    # NAdam: the product with this step's factor in it
+    double carried       # into the next step's hyperparameters (`Rule.carried`)
     double scale         # multiplies the gradient: unscaling and clipping by norms
     double limit         # clips the gradient's elements
-    double horizon       # centered RMSprop: how many gradients its averages are of
     double trust         # LARS: multiplies the gradient; LAMB: the direction
+    double own[OWN]      # what no other rule has, in the order of `Rule.constants`
     unsigned int flags
     int lift             # the gradient goes in times 2**lift: what `scale` does not hold, mostly 0
 
 
 ctypedef void (*derive_t)(const hyper_t* o, constants_t* h) noexcept nogil
 
-cdef derive_t derivation(str rule)
-cdef int encode(hyper_t* o, str name, object value) except -1
+cdef derive_t derivation(rule) except NULL
+cdef int encode(hyper_t* o, rule, str name, object value) except -1
 cdef int encode_option(options_t* o, str name, object value) except -1
 cdef double gradient_share(const options_t* o, double calls) noexcept nogil
 cdef void adjust(

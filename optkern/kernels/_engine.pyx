@@ -47,7 +47,7 @@ from optkern.kernels._span cimport (
 from optkern.kernels._sums cimport add_blocks, count_blocks, fold
 from optkern.kernels._turn cimport Turn
 from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
-from optkern.kernels.rules import LIMITS, OPTION_SLOTS, OPTIONS, RULES
+from optkern.rules import LIMITS, MAX_STATE, OPTION_SLOTS, OPTIONS, RULES
 
 cnp.import_array()
 
@@ -201,7 +201,7 @@ cdef class Plan:
         if not 0 <= group < self.core.groups:
             raise IndexError(f"{self.owner}: there is no group {group}")
         self.refuse_others("a change of hyperparameters")
-        encode(&self.core.hypers[group], name, value)
+        encode(&self.core.hypers[group], self.rule, name, value)
 
     def set_option(self, str name, value):
         """Set one checked option of those around the rule (OPTIONS in rules/options.py)."""

@@ -456,8 +456,8 @@ def run_taken(rule, list taken, dict hyperparameters, int num_threads):
     memset(&o, 0, sizeof(o))
     memset(&h, 0, sizeof(h))
     for name, value in hyperparameters.items():
-        encode(&o, name, value)
-    derivation(rule.formula)(&o, &h)
+        encode(&o, rule, name, value)
+    derivation(rule)(&o, &h)
     for rows in taken:
         rows.run(&h, num_threads or 1)
 

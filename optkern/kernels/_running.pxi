@@ -213,7 +213,7 @@ cdef void count_call(plan_t* plan) noexcept nogil:
                 if not plan.tensors[i].h.flags & MOMENTUM:
                     plan.started[i] += 1   # its first velocity is still to come
             plan.steps[i] += 1
-            plan.mu_products[i] = plan.tensors[i].h.mu_product
+            plan.mu_products[i] = plan.tensors[i].h.carried
 
 # --------------------------------------------------------------------------- no plan
 

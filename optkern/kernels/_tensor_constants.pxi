@@ -46,7 +46,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
         ):
             o = plan.hypers[plan.tensors[i].group]
             o.step = <double> (plan.steps[i] - plan.started[i] + 1)
-            o.mu_product = plan.mu_products[i]
+            o.carried = plan.mu_products[i]
             h = &plan.constants[i]
             memset(h, 0, sizeof(constants_t))
             plan.traits.derive(&o, h)

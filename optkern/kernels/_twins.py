@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..rules import Rule
 from . import _arrays
 from ._engine import Plan
 from ._names import bound_arguments
 from ._rows import Rows, take_rows
 from ._runtime import ieee_mode
-from .rules import VOCABULARY, Rule
 
 Run = Callable[[Plan, tuple, dict], None]
 RunRows = Callable[[list[Rows], dict], None]
@@ -153,7 +153,7 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
     for name, value in hyper.items():
         plan.set_hyperparameter(0, name, value)
     plan.steps[:] = hyper["step"] - 1
-    plan.mu_products[:] = hyper.get("mu_product", 1.0)
+    plan.mu_products[:] = hyper[rule.carried] if rule.carried else 1.0
     return plan
 
 
@@ -196,7 +196,7 @@ def _document(rule: Rule, place: str, rows: bool = False) -> str:
             "updated in place.",
         ]
     for name, default in rule.hyperparameters.items():
-        domain = VOCABULARY[name]
+        domain = rule.domain(name)
         lines += [f"{name} : {domain.allowed}, default {default!r}", f"    {domain.meaning}"]
     if place == "kernels":
         lines += [

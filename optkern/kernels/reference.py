@@ -32,7 +32,8 @@ from ._twins import rows_twin, twin
 class Constants:
     """The derived constants of one step of a rule, as scalars of one dtype.
 
-    ``mu_product`` stays a double: it is not a formula's, it goes into the next step's constants.
+    ``carried`` stays a double: it is not a formula's, it goes into the next step's constants. A rule's
+    own constants have the names that its row gives them.
 
     Parameters
     ----------
@@ -62,11 +63,13 @@ class Constants:
         derived = derive(rule, hyperparameters)
         wide = dtype == np.float64
         exact, _ = adjusted(dict(options or {}), derived, calls, norm, tensor_norm, wide)
-        self._take(exact, dtype)
+        self._take(rule, exact, dtype)
 
-    def _take(self, exact: dict[str, Any], dtype: np.dtype) -> None:
-        self.exact, self.dtype = exact, dtype
-        kept = ("flags", "lift", "mu_product")
+    def _take(self, rule: Rule, exact: dict[str, Any], dtype: np.dtype) -> None:
+        self.rule, self.exact, self.dtype = rule, exact, dtype
+        kept = ("flags", "lift", "carried")
+        exact = exact | dict(zip(rule.constants, exact["own"]))
+        del exact["own"]
         with np.errstate(over="ignore", under="ignore"):
             for name, value in exact.items():
                 setattr(self, name, value if name in kept else dtype.type(value))
@@ -74,7 +77,9 @@ class Constants:
     def trusted(self, p_norm: float, norm: float) -> Constants:
         """The same with the trust ratio of two norms."""
         other = object.__new__(Constants)
-        other._take(trusted(self.exact, p_norm, norm, self.dtype == np.float64), self.dtype)
+        other._take(
+            self.rule, trusted(self.exact, p_norm, norm, self.dtype == np.float64), self.dtype
+        )
         return other
 
 

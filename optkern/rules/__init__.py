@@ -28,12 +28,13 @@ from .domains import (
 )
 from .flags import FLAGS
 from .options import ON_NONFINITE, OPTION_SLOTS, OPTIONS, checked
-from .row import Rule, Setting, Slot
+from .row import MAX_STATE, Rule, Setting, Slot
 from .vocabulary import VOCABULARY
 
 __all__ = [
     "FLAGS",
     "LIMITS",
+    "MAX_STATE",
     "NONNEGATIVE",
     "ON_NONFINITE",
     "OPTIONS",

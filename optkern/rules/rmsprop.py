@@ -54,6 +54,7 @@ RULE = Rule(
         "centered": False, "maximize": False, "decay_form": "l2", "step": 1,
     },
     variants=((), ("CENTERED",), ("MOMENTUM",), ("CENTERED", "MOMENTUM")),
+    constants=("horizon",),
     numpy=formula,
     has_rows=True,
     compact_loop=True,

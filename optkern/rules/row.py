@@ -13,6 +13,8 @@ from .vocabulary import VOCABULARY
 
 Values = Mapping[str, Any]
 
+MAX_STATE = 4  # state arrays of a rule: with these, MAX_STREAMS in kernels/_span.pxd is full
+
 
 class Slot(NamedTuple):
     """A state array of a rule, shaped like its parameter.
@@ -174,6 +176,10 @@ class Rule:
     cases: Mapping[str, Values] = field(default_factory=dict)
     trial_lr: float | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.arrays) > MAX_STATE:
+            raise ValueError(f"a rule has {MAX_STATE} state arrays at most, {self.name} has more")
 
     def __repr__(self) -> str:
         return f"<rule {self.name}>"

@@ -1,0 +1,38 @@
+# cython: cdivision=True, cpow=True
+from libc.math cimport sqrt
+
+from optkern.kernels._constants cimport APPLY, DECAY, DIRECTION, SHRINK, constants_t, hyper_t
+from optkern.kernels._scalar cimport floating, square_root
+from optkern.kernels.formulas._common cimport (
+    DECAY_DECOUPLED, ascended, averages, common, move_moments, shrunk,
+)
+
+
+cdef inline floating formula(
+    floating p, floating g, floating* m, floating* v, constants_t h
+) noexcept nogil:
+    cdef floating d, now_m = m[0]
+    if not h.flags & APPLY:
+        g = ascended(p, g, h)
+        now_m = move_moments(g, m, v, h)
+    d = now_m * <floating> h.rate / (square_root(v[0]) + <floating> h.eps)
+    if h.flags & DECAY:
+        d = d + <floating> h.decay * p
+    if h.flags & DIRECTION:
+        return d
+    return shrunk(p, h) - <floating> h.trust * d
+
+
+cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
+    """m^ / (sqrt(v^) + eps) as Adam has it, the learning rate left to the trust ratio."""
+    cdef double root = sqrt(1 - o.beta2 ** o.step)
+    common(o, h)
+    averages(o, h)
+    h.rate = root / (1 - o.beta1 ** o.step)
+    h.eps = o.eps * root
+    h.trust = o.lr
+    if h.flags & SHRINK and o.decay_form == DECAY_DECOUPLED:   # a part of the direction
+        h.flags ^= SHRINK | DECAY
+        h.decay = o.weight_decay
+    if o.adapt:
+        h.flags |= DIRECTION

@@ -1,0 +1,18 @@
+# cython: cdivision=True, cpow=True
+from optkern.kernels._constants cimport constants_t, hyper_t
+from optkern.kernels._scalar cimport floating, flush
+from optkern.kernels.formulas._common cimport ascended, averages, common, shrunk
+
+
+cdef inline floating formula(floating p, floating g, floating* m, constants_t h) noexcept nogil:
+    cdef floating d
+    g = ascended(p, g, h)
+    d = <floating> h.beta1 * m[0] + <floating> h.gain1 * g
+    d = <floating> 1 if d > 0 else (<floating> -1 if d < 0 else d)
+    m[0] = flush(<floating> h.beta2 * m[0] + <floating> h.gain2 * g)
+    return shrunk(p, h) - <floating> h.rate * d
+
+
+cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
+    common(o, h)
+    averages(o, h)

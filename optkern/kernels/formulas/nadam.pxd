@@ -1,0 +1,32 @@
+# cython: cdivision=True, cpow=True
+from libc.math cimport sqrt
+
+from optkern.kernels._constants cimport constants_t, hyper_t
+from optkern.kernels._scalar cimport floating, square_root
+from optkern.kernels.formulas._common cimport ascended, averages, common, move_moments, shrunk
+
+
+cdef enum:
+    GRADIENT_RATE   # the share of the gradient itself in the direction
+
+
+cdef inline floating formula(
+    floating p, floating g, floating* m, floating* v, constants_t h
+) noexcept nogil:
+    cdef floating d, now_m
+    g = ascended(p, g, h)
+    now_m = move_moments(g, m, v, h)
+    d = now_m * <floating> h.rate + g * <floating> h.own[GRADIENT_RATE]
+    return shrunk(p, h) - d / (square_root(v[0]) + <floating> h.eps)
+
+
+cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
+    cdef double root = sqrt(1 - o.beta2 ** o.step)
+    cdef double mu = o.beta1 * (1 - 0.5 * 0.96 ** (o.step * o.momentum_decay))
+    cdef double mu_next = o.beta1 * (1 - 0.5 * 0.96 ** ((o.step + 1) * o.momentum_decay))
+    common(o, h)
+    averages(o, h)
+    h.carried = o.carried * mu
+    h.own[GRADIENT_RATE] = o.lr * root * (1 - mu) / (1 - h.carried)
+    h.rate = o.lr * root * mu_next / (1 - h.carried * mu_next)
+    h.eps = o.eps * root

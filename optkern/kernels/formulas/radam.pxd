@@ -1,0 +1,32 @@
+# cython: cdivision=True, cpow=True
+from libc.math cimport sqrt
+
+from optkern.kernels._constants cimport RECTIFIED, constants_t, hyper_t
+from optkern.kernels._scalar cimport floating, square_root
+from optkern.kernels.formulas._common cimport ascended, averages, common, move_moments, shrunk
+
+
+cdef inline floating formula(
+    floating p, floating g, floating* m, floating* v, constants_t h
+) noexcept nogil:
+    cdef floating d, now_m
+    g = ascended(p, g, h)
+    now_m = move_moments(g, m, v, h)
+    d = now_m * <floating> h.rate
+    if h.flags & RECTIFIED:
+        d = d / (square_root(v[0]) + <floating> h.eps)
+    return shrunk(p, h) - d
+
+
+cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
+    cdef double power2 = o.beta2 ** o.step
+    cdef double rho_inf = 2 / (1 - o.beta2) - 1
+    cdef double rho = rho_inf - 2 * o.step * power2 / (1 - power2)
+    cdef double rectification
+    common(o, h)
+    averages(o, h)
+    h.rate = o.lr / (1 - o.beta1 ** o.step)
+    if rho > 5:
+        rectification = ((rho - 4) * (rho - 2) * rho_inf) / ((rho_inf - 4) * (rho_inf - 2) * rho)
+        h.flags |= RECTIFIED
+        h.rate *= sqrt(rectification) * sqrt(1 - power2)

@@ -1,0 +1,41 @@
+# cython: cdivision=True, cpow=True
+from optkern.kernels._constants cimport CENTERED, MOMENTUM, constants_t, hyper_t
+from optkern.kernels._scalar cimport epsilon, floating, flush, square_root
+from optkern.kernels.formulas._common cimport ascended, averages, common, shrunk
+
+
+cdef enum:
+    HORIZON   # how many gradients the averages are of
+
+
+cdef inline floating formula(
+    floating p, floating g, floating* v, floating* m, floating* buf, constants_t h
+) noexcept nogil:
+    cdef floating alpha = <floating> h.beta2, gain = <floating> h.gain2, d, least
+    cdef floating share = epsilon(p) * <floating> h.own[HORIZON]
+    g = ascended(p, g, h)
+    v[0] = flush(alpha * v[0] + gain * g * g)
+    d = v[0]
+    if h.flags & CENTERED:
+        m[0] = flush(alpha * m[0] + gain * g)
+        share = <floating> 1 if share > 1 else share
+        least = share * d   # the averages' rounding
+        d = d - m[0] * m[0]
+        d = d if d >= least else least   # beyond the range inf - inf, and inf as without centering
+    d = square_root(d) + <floating> h.eps
+    if h.flags & MOMENTUM:
+        buf[0] = flush(<floating> h.momentum * buf[0] + g / d)
+        return shrunk(p, h) - <floating> h.rate * buf[0]
+    return shrunk(p, h) - g * <floating> h.rate / d
+
+
+cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
+    common(o, h)
+    h.beta2 = o.alpha
+    h.gain2 = 1 - o.alpha
+    if o.centered:
+        h.flags |= CENTERED
+        h.own[HORIZON] = 1 / h.gain2 if h.gain2 > 0 else 0
+    if o.momentum:
+        h.flags |= MOMENTUM
+        h.momentum = o.momentum
