@@ -68,8 +68,8 @@ cdef Py_ssize_t NUMBERS = 0
 cdef const char* NUMBER[MAX_NUMBERS]                 # the names of numbers
 cdef Py_ssize_t PLACE[MAX_RULES][MAX_NUMBERS]        # and their positions in hyper_t, or -1
 
-_names = list({
-    name.encode(): None
+_names = sorted({
+    name.encode()
     for rule in rules.RULES
     for name in rule.hyperparameters
     if isinstance(rule.domain(name), (rules.Real, rules.Numbers, rules.Count))
@@ -139,9 +139,11 @@ cdef double* number(rule_t* rule, const char* name) except NULL nogil:
         if PLACE[own.index][k] >= 0 and strcmp(NUMBER[k], name) == 0:
             return <double*> &own.hyper + PLACE[own.index][k]
     with gil:
+        row = rules.RULES[own.index]
+        known = [x for x in row.hyperparameters if x.encode() in _names]
         raise ValueError(
-            f"{rules.RULES[own.index].name} has no number {name.decode('utf-8', 'replace')!r}; "
-            f"it has {', '.join(x.decode() for j, x in enumerate(_names) if PLACE[own.index][j] >= 0)}"
+            f"{row.name} has no number {name.decode('utf-8', 'replace')!r}; "
+            f"it has {', '.join(known)}"
         )
 
 

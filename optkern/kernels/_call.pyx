@@ -116,7 +116,9 @@ cdef class Kernel:
             encode(&self.defaults, rule, name, default)
         # Options that may exclude each other are left to the general way.
         self.keywords = {
-            name: Keyword(rule, name) for name in rule.hyperparameters if name not in rule.conflicting
+            name: Keyword(rule, name)
+            for name in rule.hyperparameters
+            if name not in rule.conflicting
         }
 
     def __getattr__(self, name):

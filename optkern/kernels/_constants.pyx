@@ -2,8 +2,9 @@
 """The constants of a step, derived in double precision.
 
 1. Both twins call this one place, so that a bias correction cannot differ in its last bit.
-2. Each rule's derivation stands beside its formula, in `formulas/`. Whatever is known before the loop is folded here: Adam's two bias corrections end in `rate` and
-   `eps`, which leaves one division per element.
+2. Each rule's derivation stands beside its formula, in `formulas/`. Whatever is known before the
+   loop is folded there: Adam's two bias corrections end in `rate` and `eps`, which leaves one
+   division per element.
 3. A constant is cast to the parameter's dtype once, by whoever runs the formula.
 """
 from libc.math cimport INFINITY, isfinite, ldexp

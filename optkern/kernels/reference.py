@@ -32,8 +32,8 @@ from ._twins import rows_twin, twin
 class Constants:
     """The derived constants of one step of a rule, as scalars of one dtype.
 
-    ``carried`` stays a double: it is not a formula's, it goes into the next step's constants. A rule's
-    own constants have the names that its row gives them.
+    ``carried`` stays a double: it is not a formula's, it goes into the next step's constants.
+    A rule's own constants have the names that its row gives them.
 
     Parameters
     ----------

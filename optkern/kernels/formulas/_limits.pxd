@@ -4,7 +4,6 @@ from optkern.kernels._constants cimport constants_t, hyper_t
 from optkern.kernels._scalar cimport floating
 
 
-
 cdef inline floating limit0(
     floating p, floating g, constants_t h
 ) noexcept nogil:
