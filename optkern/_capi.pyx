@@ -138,13 +138,17 @@ cdef double* number(rule_t* rule, const char* name) except NULL nogil:
     for k in range(NUMBERS):
         if PLACE[own.index][k] >= 0 and strcmp(NUMBER[k], name) == 0:
             return <double*> &own.hyper + PLACE[own.index][k]
-    with gil:
-        row = rules.RULES[own.index]
-        known = [x for x in row.hyperparameters if x.encode() in _names]
-        raise ValueError(
-            f"{row.name} has no number {name.decode('utf-8', 'replace')!r}; "
-            f"it has {', '.join(known)}"
-        )
+    refuse_number(own.index, name)
+    return NULL
+
+
+cdef int refuse_number(int index, const char* name) except -1 with gil:
+    """Raise ValueError: a rule has no number of this name."""
+    row = rules.RULES[index]
+    known = [x for x in row.hyperparameters if x.encode() in _names]
+    raise ValueError(
+        f"{row.name} has no number {name.decode('utf-8', 'replace')!r}; it has {', '.join(known)}"
+    )
 
 
 cdef void next_step(rule_t* rule, step_t* step) noexcept nogil:
