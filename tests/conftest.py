@@ -18,7 +18,7 @@ import pytest
 
 import optkern  # before torch and scikit-learn: whoever loads OpenMP first sets its wait policy
 from optkern.kernels import _runtime
-from optkern.kernels.rules import VOCABULARY, Choice, Switch
+from optkern.rules import Choice, Switch
 
 ISAS = _runtime.AVAILABLE_ISAS
 DTYPES = (np.float32, np.float64)
@@ -35,10 +35,10 @@ def option_sets(rule):
     """Every combination of a rule's switches, choices and terms that it does not refuse."""
     axes = {}
     for name in rule.hyperparameters:
-        if isinstance(VOCABULARY[name], Switch):
+        if isinstance(rule.domain(name), Switch):
             axes[name] = (False, True)
-        elif isinstance(VOCABULARY[name], Choice):
-            axes[name] = VOCABULARY[name].words
+        elif isinstance(rule.domain(name), Choice):
+            axes[name] = rule.domain(name).words
         elif name in TERMS:
             axes[name] = (0.0, TERMS[name])
     sets = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -86,7 +86,7 @@ def hostile_streams(dtype, count):
     values = hostile_values(dtype)
     digits = np.array(list(itertools.product(range(len(values)), repeat=3)))
     a, b, c = digits.T
-    columns = [a + b + c, a, b, c, a + 2 * b + 3 * c]
+    columns = [a + b + c, a, b, c, a + 2 * b + 3 * c, 3 * a + b + 2 * c]
     streams = [values[column % len(values)] for column in columns[:count]]
     return [np.concatenate([x, ordinary(dtype, 999, k)]) for k, x in enumerate(streams)]
 

@@ -38,12 +38,11 @@ class Case(NamedTuple):
 
 
 def _cases() -> dict[str, Case]:
-    """Every rule of the table with its defaults, and SGD with momentum beside plain SGD."""
+    """Every rule of the table with its defaults, and the further cases of its row."""
     cases = {}
     for rule in RULES:
         cases[rule.name] = Case(rule.name, rule, {})
-        if rule.name == "sgd":
-            cases["momentum"] = Case("momentum", rule, {"momentum": 0.9})
+        cases |= {name: Case(name, rule, dict(own)) for name, own in rule.cases.items()}
     return cases
 
 

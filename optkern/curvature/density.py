@@ -399,17 +399,18 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
         raise TypeError(
             f"{owner}: optimizer must be one of optkern's, got {type(optimizer).__name__}"
         )
-    rule = optimizer.rule.name
-    if rule not in _LIMITS:
+    rule = optimizer.rule
+    if rule.stable_factor is None:
+        known = ", ".join(row.name for row in RULES if row.stable_factor is not None)
         raise ValueError(
-            f"{owner}: no stability limit is known for {rule!r}, only for {', '.join(_LIMITS)}"
+            f"{owner}: no stability limit is known for {rule.name!r}, only for {known}"
         )
     hyper = _common(owner, optimizer)
     if callable(operator) and not hasattr(operator, "shape"):
         operator = _structured(owner, operator, optimizer)
     size = sum(p.size for p in optimizer.params)
     op = as_operator(owner, operator, size, options.pop("dtype", None))
-    limit = _LIMITS[rule](hyper)
+    limit = rule.stable_factor(hyper)
     inverse_root = _inverse_root(owner, optimizer, hyper)
     decay = hyper["weight_decay"]
     inner = _Preconditioned(
@@ -514,26 +515,6 @@ def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
     return max(limit, 0.0) / curvature if curvature > 0 else math.inf
 
 
-def _sgd_limit(h: dict[str, Any]) -> float:
-    mu = h["momentum"]
-    plain = 2 * (1 + mu) / (1 + 2 * mu) if h["nesterov"] else 2 * (1 + mu)
-    gain = 1 - mu if h["momentum_form"] == "average" and mu else 1 - h["dampening"] if mu else 1.0
-    return plain / gain if gain > 0 else math.inf
-
-
-def _adam_limit(h: dict[str, Any]) -> float:
-    return 2 * (1 + h["betas"][0]) / (1 - h["betas"][0])
-
-
-_LIMITS: dict[str, Callable[[dict[str, Any]], float]] = {
-    "sgd": _sgd_limit,
-    "adagrad": lambda h: 2.0,
-    "rmsprop": lambda h: 2 * (1 + h["momentum"]),
-    "adam": _adam_limit,
-    "adamw": _adam_limit,
-}
-
-
 def _common(owner: str, optimizer: Optimizer) -> dict[str, Any]:
     """The hyperparameters that all groups share; callables by their value now."""
     shared: dict[str, Any] = {}
@@ -557,7 +538,8 @@ def _common(owner: str, optimizer: Optimizer) -> dict[str, Any]:
 
 def _inverse_root(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.ndarray | None:
     """P^-1/2, flat, where a step is lr P^-1 times the (averaged) gradient; None for P = 1."""
-    if optimizer.rule.name == "sgd":
+    divided_by = optimizer.rule.preconditioner
+    if divided_by is None:
         return None
     pieces = []
     for label, entry in optimizer.state.items():
@@ -565,7 +547,7 @@ def _inverse_root(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.nda
             raise ValueError(
                 f"{owner}: parameter {label!r} has taken no step, its second moment is empty"
             )
-        pieces.append(_preconditioner(optimizer.rule.name, entry, h).ravel())
+        pieces.append(divided_by(entry, h).ravel())
     p = np.concatenate(pieces)
     if not np.isfinite(p).all():
         raise ValueError(
@@ -577,20 +559,3 @@ def _inverse_root(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.nda
             f"{owner}: the second moment of {np.sum(p <= 0)} elements is zero with eps=0"
         )
     return 1 / np.sqrt(p)
-
-
-def _preconditioner(rule: str, entry: dict[str, Any], h: dict[str, Any]) -> np.ndarray:
-    t = entry["step"]
-    if rule == "adagrad":
-        return (np.sqrt(entry["sum"], dtype=np.float64) + h["eps"]) * (1 + (t - 1) * h["lr_decay"])
-    if rule == "rmsprop":
-        v = np.asarray(entry["square_avg"], np.float64)
-        if h["centered"]:
-            v = np.maximum(v - np.asarray(entry["grad_avg"], np.float64) ** 2, 0)
-        return np.sqrt(v) + h["eps"]
-    beta1, beta2 = h["betas"]
-    v = np.sqrt(entry["max_exp_avg_sq" if h["amsgrad"] else "exp_avg_sq"], dtype=np.float64)
-    corrected = math.sqrt(1 - beta2**t)
-    if h["eps_form"] == "raw":
-        return (1 - beta1**t) * (v + h["eps"]) / corrected
-    return (1 - beta1**t) * (v / corrected + h["eps"])

@@ -25,24 +25,9 @@ from .network import Network
 Array = NDArray[Any]
 Params = dict[str, Array]
 
-# Learning rates that suit small networks on normalised data; other rules take their own default.
-LEARNING_RATES = {
-    "sgd": 0.1,
-    "adagrad": 0.03,
-    "rmsprop": 1e-3,
-    "adadelta": 1.0,
-    "adam": 2e-3,
-    "adamw": 2e-3,
-    "adamax": 5e-3,
-    "nadam": 2e-3,
-    "radam": 5e-3,
-    "lion": 5e-4,
-}
-
-
 def learning_rate(rule: Rule) -> float:
     """What the demo trains with where the user does not say."""
-    return LEARNING_RATES.get(rule.name, rule.hyperparameters["lr"])
+    return float(rule.hyperparameters["lr"] if rule.trial_lr is None else rule.trial_lr)
 
 
 # Of a highest learning rate, over so many updates.

@@ -443,7 +443,7 @@ def _thincs_rule(use_radam: bool, b2: float) -> Rule:
 
 
 def _is_scheduled(name: str) -> bool:
-    return isinstance(VOCABULARY[name], Real)
+    return isinstance(VOCABULARY.get(name), Real)
 
 
 def _checked_class(

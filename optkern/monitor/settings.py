@@ -61,7 +61,7 @@ def at_last(opt: Optimizer, value: Any) -> Any:
 
 def clip(opt: Optimizer) -> float:
     """The clip_norm that bounds a step; inf where none does: other rules divide by the gradient."""
-    if opt.rule.name != "sgd" or opt.clip_norm is None:
+    if opt.rule.scales_by_itself or opt.clip_norm is None:
         return math.inf
     return float(at_last(opt, opt.clip_norm))
 
@@ -83,7 +83,7 @@ def value_clip(opt: Optimizer) -> float:
     if opt.clip_value is None:
         return math.inf
     bound = float(at_last(opt, opt.clip_value))
-    if opt.rule.name == "sgd":
+    if not opt.rule.scales_by_itself:
         return bound
     eps = [float(at_last(opt, group.get("eps", 0.0))) for group in opt.param_groups]
     return bound if bound < 0.1 * min(eps) else math.inf

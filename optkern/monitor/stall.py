@@ -35,7 +35,6 @@ STALLS = (
     "inconclusive",
     "falling",
 )  # kinds that a way on is missing from
-FOLLOWERS = ("rmsprop", "adam", "adamw")  # their averages shrink with the gradients of a bounce
 ADVICE = {
     "saddle": "optkern.curvature.escape(x, diagnosis.verdict, loss=...) takes that way",
     "minimum": "lower is only to be had elsewhere: another start, another model",
@@ -199,7 +198,7 @@ class ByCurvature:
         condition = 1.0 if verdict is None else verdict.stationary.condition
         told = "scale the features" in text or "exactly zero" in text or "where it began" in text
         if kind in STALLS and condition > UNLIKE and not told:
-            plain = self.opt is not None and inner("diagnose", self.opt).rule.name == "sgd"
+            plain = self.opt is not None and not inner("diagnose", self.opt).rule.scales_by_itself
             rule = ", or take a rule that scales by itself" * plain
             text += (
                 f"; the curvature seen along the gradient spans a factor {condition:.1g}: where "
@@ -360,7 +359,7 @@ class ByCurvature:
         assert self.opt is not None
         near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
         where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
-        if inner("diagnose", self.opt).rule.name not in FOLLOWERS:
+        if not inner("diagnose", self.opt).rule.curvature_follows:
             lower = f"; lower it to {0.8 * self.stable:.2g}" if self.stable > 0 else ""
             return f"{where}; at most {self.stable:.3g} is stable here{lower}"
         return (

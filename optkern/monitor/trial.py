@@ -102,7 +102,7 @@ def _empty(opt: Optimizer) -> None:
     state["steps"] = 0
     for entry in state["state"].values():
         for name, value in entry.items():
-            first = 1 if name == "mu_product" else 0  # NAdam's product of momenta
+            first = 1 if name == opt.rule.carried else 0  # a product of factors
             entry[name] = (
                 np.full_like(value, first) if isinstance(value, np.ndarray) else type(value)(first)
             )

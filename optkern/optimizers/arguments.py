@@ -10,6 +10,7 @@ from ..kernels._threads import ThreadReport, as_num_threads
 from ..kernels.rules import (
     ON_NONFINITE,
     OPTIONS,
+    Numbers,
     Pair,
     Real,
     checked,
@@ -75,7 +76,7 @@ class Arguments:
     def _checked_value(self, owner: str, name: str, value: Any) -> Any:
         """A hyperparameter or option, checked; a callable, where one may be, as it is."""
         domain = OPTIONS[name][1] if name in OPTIONS else self.rule.domain(name)
-        if callable(value) and isinstance(domain, (Real, Pair)):
+        if callable(value) and isinstance(domain, (Real, Numbers)):
             return value
         if (
             isinstance(domain, Pair)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernels.rules import (
     OPTIONS,
+    Numbers,
     Pair,
     Real,
 )
@@ -68,7 +69,7 @@ def class_document(cls: type[Optimizer]) -> str:
         if name in COUNTED:
             continue
         domain = cls.rule.domain(name)
-        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
+        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Numbers)) else ""
         lines += [
             f"{name} : {domain.allowed}{schedule}",
             f"    {domain.meaning}; default {default!r}.",
@@ -103,7 +104,7 @@ def class_document(cls: type[Optimizer]) -> str:
         "    Whether gradients of dicts must name all parameters; False: those not named rest.",
     ]
     for name, (default, domain) in OPTIONS.items():
-        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Pair)) else ""
+        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Numbers)) else ""
         none = " or None" if default is None else ""
         lines += [
             f"{name} : {domain.allowed}{none}{schedule}",

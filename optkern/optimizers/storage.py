@@ -109,7 +109,7 @@ class Storage:
         if slot in OF_WEIGHTS:
             return copy_beside(_storage.widened(np.asarray(array)), array)
         if self._state_dtype and slot != "accumulator":
-            signed = slot not in NONNEGATIVE
+            signed = slot not in self.rule.nonnegative
             state = _storage.Compact.zeros(self._state_dtype, array.shape, signed)
             if array.flags.c_contiguous:  # codes are in C order
                 codes = _arrays.zeros_beside(array, state.codes.dtype)

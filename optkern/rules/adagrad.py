@@ -40,6 +40,7 @@ RULE = Rule(
     },
     counted=("lr_decay",),
     numpy=formula,
+    begins_at_once=True,
     has_rows=True,
     compact_loop=True,
     stable_factor=lambda h: 2.0,

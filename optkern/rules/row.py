@@ -118,6 +118,8 @@ class Rule:
     begins_with : str or None
         The hyperparameter that, while it is off, keeps the state from beginning: the step at which
         it comes on is the state's first.
+    begins_at_once : bool
+        Whether torch.optim's class shows its state before the first step.
     has_rows : bool
         Whether it has a row-wise form, `<rule>_rows`: an element's update depends on no other, and
         users of embeddings ask for it.
@@ -165,6 +167,7 @@ class Rule:
     counted: tuple[str, ...] = ()
     carried: str | None = None
     begins_with: str | None = None
+    begins_at_once: bool = False
     has_rows: bool = False
     compact_loop: bool = False
     not_compact: Mapping[str, str] = field(default_factory=dict)

@@ -141,7 +141,7 @@ class Binding:
         owner = f"{self.owner}: the state of {named('parameter', i)}"
         if not isinstance(entry, Mapping):
             raise TypeError(f"{owner} must be a dict, got {type(entry).__name__}")
-        velocity, begun = inner.rule.formula == "sgd", False
+        velocity, begun = inner.rule.begins_with is not None, False
         for slot, arrays in plan.state.items():
             if arrays[i] is None:
                 continue

@@ -104,9 +104,9 @@ class Shown:
     def _add(self, i: int) -> None:
         """Add the tensors of one parameter, if it has begun."""
         plan, rule, held = self.plan, self.inner.rule, self.tensors[i]
-        if not (plan.steps[i] or held or rule.name == "adagrad"):  # torch's begins at once
+        if not (plan.steps[i] or held or rule.begins_at_once):  # torch's begins at once
             return
-        hidden = rule.formula == "sgd" and plan.started[i] >= plan.steps[i]
+        hidden = rule.begins_with and plan.started[i] >= plan.steps[i]
         laid = {}
         if not self.laid[0]:  # counts lie, and are moved, together: of each one is looked at
             laid = {name: told[0, i, ...] for name, (_, told) in self.counts.items()}
