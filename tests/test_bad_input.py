@@ -24,7 +24,7 @@ from conftest import (
 from numpy.lib.stride_tricks import as_strided
 
 import optkern
-from optkern.kernels.rules import VOCABULARY, Choice, Count, Pair, Real, Switch
+from optkern.kernels.rules import Choice, Count, Pair, Real, Switch
 from optkern.optimizers import CLASSES
 
 PLACES = {"kernels": optkern.kernels, "reference": optkern.reference}
@@ -354,13 +354,13 @@ def bad_hyperparameters(rule):
     return [
         (name, value, error)
         for name in rule.hyperparameters
-        for value, error in bad_values(VOCABULARY[name])
+        for value, error in bad_values(rule.domain(name))
     ]
 
 
-def spoken(name, value):
+def spoken(rule, name, value):
     """What a message about a bad hyperparameter must hold."""
-    allowed = VOCABULARY[name].allowed
+    allowed = rule.domain(name).allowed
     return [f"{name} must be {allowed}, got", repr(value)[:40]]
 
 
@@ -372,7 +372,7 @@ def test_hyperparameter_of_a_twin(place, rule):
     getattr(optkern.reference, rule.name)(*expected, step=1)
     before = Snapshot(*streams)
     for name, value, error in bad_hyperparameters(rule):
-        with refused(error, f"{place}.{rule.name}", *spoken(name, value)):
+        with refused(error, f"{place}.{rule.name}", *spoken(rule, name, value)):
             getattr(PLACES[place], rule.name)(*streams, **{name: value})
         before.assert_untouched()
     getattr(PLACES[place], rule.name)(*streams, step=1)
@@ -391,7 +391,7 @@ def test_hyperparameter_of_a_class(rule):
     for name, value, error in bad_hyperparameters(rule):
         if name in ("step", "mu_product"):
             continue
-        words = spoken(name, value)
+        words = spoken(rule, name, value)
         with refused(error, cls.__name__, *words):
             cls(ones(2), **{name: value})
         with refused(error, cls.__name__, "group 1", *words):
@@ -400,7 +400,7 @@ def test_hyperparameter_of_a_class(rule):
             opt.param_groups[0][name] = value
         with refused(error, cls.__name__, *words):
             opt.param_groups[0].update({"lr": 0.5, name: value})
-        if isinstance(VOCABULARY[name], (Real, Pair)):
+        if isinstance(rule.domain(name), (Real, Pair)):
             with refused(error, cls.__name__, "step 1", *words):
                 opt.param_groups[0][name] = lambda step, value=value: value
         assert dict(opt.param_groups[0]) == hyper

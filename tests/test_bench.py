@@ -222,7 +222,7 @@ def test_radam_is_measured_after_its_warm_up():
     later = problem("radam")
     assert (
         optkern.reference.Constants(later.case.rule, later.hyperparameters, later.dtype).flags
-        & optkern.reference.RECTIFIED
+        & optkern.rules.FLAGS["RECTIFIED"]
     )
 
 

@@ -14,6 +14,7 @@ from ..kernels._flat import arranged
 from ..kernels._names import brief, passing_on, spelled
 from ..kernels._threads import as_num_threads
 from ..optimizers import Optimizer
+from ..rules import RULES
 from ._lanczos import Recurrence
 from .lanczos import LanczosResult, check_count, check_real, lanczos, percent
 from .operators import (

@@ -25,6 +25,7 @@ from .network import Network
 Array = NDArray[Any]
 Params = dict[str, Array]
 
+
 def learning_rate(rule: Rule) -> float:
     """What the demo trains with where the user does not say."""
     return float(rule.hyperparameters["lr"] if rule.trial_lr is None else rule.trial_lr)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ..kernels.rules import (
     OPTIONS,
     Numbers,
-    Pair,
     Real,
 )
 from .words import COUNTED

@@ -10,7 +10,6 @@ import numpy as np
 from ..kernels import _arrays, _storage
 from ..kernels._structures import Label
 from ..kernels.rules import (
-    NONNEGATIVE,
     OPTION_SLOTS,
     VOCABULARY,
 )
