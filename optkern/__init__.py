@@ -18,7 +18,7 @@ from ._versions import __version__, show_versions
 from .checkpoint import load, save
 from .kernels import RULES, reference
 from .kernels._flat import Flat, flatten
-from .kernels._names import refuse_attribute
+from .kernels._names import spell_names
 from .kernels._runtime import get_thread_limit as get_num_threads
 from .kernels._runtime import isa
 from .kernels._threads import set_num_threads
@@ -81,4 +81,4 @@ __all__ = [
     "solvers",
 ]
 
-__getattr__ = refuse_attribute(__name__, lambda: __all__)
+spell_names(__name__)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from .fits import FitComparison as FitComparison
-from .fits import compare_fits as compare_fits
-from .monitor.diagnosis import KINDS as KINDS
-from .monitor.diagnosis import Diagnosis as Diagnosis
-from .monitor.monitor import Monitor as Monitor
-from .monitor.record import LOOKS as LOOKS
-from .monitor.record import Look as Look
+from .fits import FitComparison, compare_fits
+from .kernels._names import spell_names
+from .monitor.diagnosis import KINDS, Diagnosis
+from .monitor.monitor import Monitor
+from .monitor.record import LOOKS, Look
+
+__all__ = ["KINDS", "LOOKS", "Diagnosis", "FitComparison", "Look", "Monitor", "compare_fits"]
+
+spell_names(__name__)

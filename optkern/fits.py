@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from .monitor.fits import REMEDIES as REMEDIES
-from .monitor.fits import FitComparison as FitComparison
-from .monitor.fits import compare_fits as compare_fits
+from .kernels._names import spell_names
+from .monitor.fits import REMEDIES, FitComparison, compare_fits
+
+__all__ = ["REMEDIES", "FitComparison", "compare_fits"]
+
+spell_names(__name__)

@@ -6,8 +6,9 @@ not what Python or NumPy stumbled over.
 
 from __future__ import annotations
 
-import functools
+import importlib
 import inspect
+import pkgutil
 import traceback
 from pathlib import Path
 
@@ -322,25 +323,56 @@ def test_a_wrong_argument_is_refused_in_a_sentence_or_taken(name, what, tmp_path
             assert str(error).count(" ") >= 3, said
 
 
-MODULES = {
-    "optkern": ("AdmaW", "AdamW"),
+def public_modules():
+    """Every module that a user may ask for a name, with one that it has."""
+    integrations = [x.name for x in pkgutil.iter_modules(optkern.integrations.__path__)]
+    top = [x.name for x in pkgutil.iter_modules(optkern.__path__)]
+    without = ("bench", "cli", "demo", "rules")  # commands, and what kernels and classes show
+    names = [x for x in top if x[0] != "_" and x not in without]
+    names += [f"integrations.{x}" for x in integrations if x[0] != "_"]
+    return ["optkern", "optkern.reference", *(f"optkern.{name}" for name in names)]
+
+
+SLIPS = {
+    "optkern": ("Admw", "AdamW"),
+    "optkern.checkpoint": ("laod", "load"),
+    "optkern.curvature": ("lanzcos", "lanczos"),
+    "optkern.diagnose": ("Monitr", "Monitor"),
+    "optkern.fits": ("compare_fit", "compare_fits"),
+    "optkern.integrations": ("torhc", "torch"),
+    "optkern.integrations.autograd": ("adaam", "adam"),
+    "optkern.integrations.cs231n": ("sgd_momentm", "sgd_momentum"),
+    "optkern.integrations.dl_from_scratch": ("Adagad", "AdaGrad"),
+    "optkern.integrations.evolution_strategies": ("Adm", "Adam"),
+    "optkern.integrations.sklearn": ("acelerate", "accelerate"),
+    "optkern.integrations.thinc": ("AdmW", "AdamW"),
+    "optkern.integrations.torch": ("AdmW", "AdamW"),
     "optkern.kernels": ("adm", "adam"),
+    "optkern.monitor": ("Monitr", "Monitor"),
+    "optkern.optimizers": ("Optimiser", "Optimizer"),
     "optkern.reference": ("lino", "lion"),
     "optkern.schedules": ("Cosin", "Cosine"),
-    "optkern.curvature": ("lanzcos", "lanczos"),
     "optkern.solvers": ("LBGFS", "LBFGS"),
-    "optkern.monitor": ("Monitr", "Monitor"),
-    "optkern.integrations": ("torhc", "torch"),
 }
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", public_modules())
 def test_a_misspelt_name_of_a_module(module):
-    slip, right = MODULES[module]
-    home = functools.reduce(getattr, module.split(".")[1:], optkern)
-    with pytest.raises(AttributeError, match=f"{slip}'; did you mean {right}"):
+    slip, right = SLIPS[module]
+    host = module.removeprefix("optkern.integrations.")
+    if host in ("sklearn", "thinc", "torch", "autograd"):
+        pytest.importorskip(host)
+    home = optkern.reference if module == "optkern.reference" else importlib.import_module(module)
+    assert hasattr(home, right)
+    with pytest.raises(AttributeError, match=rf"{slip}'; did you mean {right}( or \w+)?\?$"):
         getattr(home, slip)
     assert not hasattr(home, "quite_another") and not hasattr(home, "__wrapped__")
+    inspect.getdoc(home), inspect.getmembers(home)
+
+
+def test_python_adds_no_guess_of_its_own(run_python):
+    done = run_python("import optkern; optkern.Admw")
+    assert done.stderr.splitlines()[-1].endswith("did you mean AdamW or Adam?")
 
 
 def test_a_misspelt_word():

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._interrupts import handlers_pass
-from ..kernels._names import brief, spelled
+from ..kernels._names import brief, spell_names, spelled
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
@@ -192,3 +192,6 @@ def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
         if not isinstance(value, bool):
             raise TypeError(f"{owner}: {flag} must be True or False, got {brief(value)}")
     return name
+
+
+spell_names(__name__)

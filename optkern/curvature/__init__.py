@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels._names import refuse_attribute
+from ..kernels._names import spell_names
 from . import landscape
 from .ball import BallSharpness, ball_sharpness
 from .blocks import Block, Blocks, blocks
@@ -52,4 +52,4 @@ __all__ = [
     "trace",
 ]
 
-__getattr__ = refuse_attribute(__name__, lambda: __all__)
+spell_names(__name__)

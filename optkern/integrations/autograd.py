@@ -20,7 +20,7 @@ import numpy as np
 
 from ..curvature.lanczos import check_callable, check_count
 from ..kernels._flat import flatten
-from ..kernels._names import brief, spelled
+from ..kernels._names import brief, spell_names, spelled
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
 from ._host import AMOUNT, DECAY, FINITE, SHARE, Objective, checked, host
 
@@ -245,3 +245,6 @@ def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
 
 def _double(leaf: Any) -> np.ndarray:
     return _array("objective", leaf).astype(np.float64)
+
+
+spell_names(__name__)

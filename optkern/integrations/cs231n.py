@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..kernels._names import meant, spelled
+from ..kernels._names import meant, spell_names, spelled
 from ..kernels.rules import Domain
 from ._host import AMOUNT, DECAY, SHARE, checked
 
@@ -139,3 +139,6 @@ def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[n
         config["t"] += 1
 
     return _stepped("adam", step, w, dw, config)
+
+
+spell_names(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import optimizers
-from ..kernels._names import spelled
+from ..kernels._names import spell_names, spelled
 from ._host import AMOUNT, DECAY, SHARE, checked
 
 Arrays = dict[str, np.ndarray] | list[np.ndarray]
@@ -145,3 +145,6 @@ class Adam(_Updater):
         checked("Adam", "beta1", DECAY, beta1)
         checked("Adam", "beta2", DECAY, beta2)
         super().__init__(optimizers.Adam, lr, betas=(beta1, beta2), eps=1e-7, eps_form="raw")
+
+
+spell_names(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..kernels._names import spelled
+from ..kernels._names import spell_names, spelled
 from ._host import AMOUNT, DECAY, SHARE, checked
 
 _NUMBERS = {
@@ -140,3 +140,6 @@ class Adam(Optimizer):
             step=self.t + 1,
         )  # fmt: skip
         return step
+
+
+spell_names(__name__)

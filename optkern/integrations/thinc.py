@@ -35,7 +35,7 @@ from ..curvature.lanczos import check_count
 from ..curvature.operators import norm
 from ..kernels import _arrays, rules
 from ..kernels._engine import Plan
-from ..kernels._names import spelled
+from ..kernels._names import spell_names, spelled
 from ..kernels._threads import as_num_threads
 from ..kernels.rules import OPTIONS, VOCABULARY, Domain, Real, Rule
 from ..optimizers import CLASSES
@@ -935,3 +935,6 @@ def _sequence_crossentropy(loss: Any, guesses: Any, truths: Any) -> tuple[list[A
     """The sum over each sequence, the mean over sequences."""
     pairs = [_crossentropy(loss, g, t, len(guesses)) for g, t in zip(guesses, truths, strict=True)]
     return [gradient for gradient, _ in pairs], sum(value for _, value in pairs)
+
+
+spell_names(__name__)

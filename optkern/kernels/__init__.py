@@ -27,7 +27,7 @@ except ImportError as error:
 
 from . import _engine, _runtime, reference
 from ._call import Kernel
-from ._names import refuse_attribute
+from ._names import spell_names
 from ._rows import Rows, run_taken
 from ._twins import rows_twin, twin
 
@@ -59,4 +59,4 @@ __all__ = [
     *(f"{rule.name}_rows" for rule in ROW_RULES),
 ]
 
-__getattr__ = refuse_attribute(__name__, lambda: __all__)
+spell_names(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -73,8 +74,13 @@ def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]
     alias = [key for key in _ELSEWHERE.get(str(name).lower(), "").split() if key in known]
     if alias:
         return alias
-    same = [key for key in known if key.lower() == str(name).lower()]
-    return same or difflib.get_close_matches(str(name), known, n=2, cutoff=cutoff)
+    lower: dict[str, str] = {}
+    for key in known:
+        lower.setdefault(key.lower(), key)
+    said = str(name).lower()
+    if said in lower:
+        return [lower[said]]
+    return [lower[key] for key in difflib.get_close_matches(said, lower, n=2, cutoff=cutoff)]
 
 
 def hint(
@@ -106,15 +112,42 @@ def misspelt(name: object, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
-def refuse_attribute(module: str, names: Callable[[], Iterable[str]]) -> Callable[[str], Any]:
-    """Make a module's ``__getattr__``, which says what was meant by a name that is not there."""
+def spell_names(
+    module: str, names: Callable[[], Iterable[str]] | None = None, said: str = ""
+) -> None:
+    """Let a module say what was meant by a name that it does not have.
+
+    Parameters
+    ----------
+    module : str
+        Its ``__name__``. It gets its ``__getattr__`` here, not in its text: type checkers take a
+        module that has one there for one that has every name.
+    names : callable, optional
+        ``() -> names`` to compare with; default its ``__all__``, or what it defines.
+    said : str
+        What it is called, where it is known by another name.
+    """
+    space = vars(sys.modules[module])
 
     def __getattr__(name: str) -> Any:
-        near = [] if name.startswith("__") else meant(name, names())
-        said = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise AttributeError(f"module {module!r} has no attribute {name!r}{said}")
+        near = [] if name.startswith("__") else meant(name, names() if names else _public(space))
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        # Python adds a guess of its own, which may be another, where an error names no object.
+        raise AttributeError(
+            f"module {said or module!r} has no attribute {name!r}{hint}", name=name, obj=None
+        )
 
-    return __getattr__
+    space["__getattr__"] = __getattr__
+
+
+def _public(space: Mapping[str, Any]) -> Iterable[str]:
+    """The names that a module gives out."""
+    own = space["__name__"]
+    return space.get("__all__") or [
+        name
+        for name, value in space.items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == own
+    ]
 
 
 def words(name: str, value: object, known: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import _storage
 from ._constants import adjusted, derive, trusted
 from ._engine import Plan
-from ._names import refuse_attribute
+from ._names import spell_names
 from ._rows import Rows
 from ._twins import rows_twin, twin
 
@@ -257,4 +257,4 @@ def fused_step(
     return norm.times(share)
 
 
-__getattr__ = refuse_attribute("optkern.reference", lambda: [rule.name for rule in RULES])
+spell_names(__name__, lambda: [rule.name for rule in RULES], "optkern.reference")

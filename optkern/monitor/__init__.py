@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels._names import refuse_attribute
+from ..kernels._names import spell_names
 from .diagnosis import KINDS, Diagnosis
 from .edge import Edge
 from .fits import FitComparison, compare_fits
@@ -20,4 +20,4 @@ __all__ = [
     "compare_fits",
 ]
 
-__getattr__ = refuse_attribute(__name__, lambda: __all__)
+spell_names(__name__)

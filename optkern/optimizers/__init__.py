@@ -5,6 +5,7 @@ use) | storage and state (arrays, counts) | arguments | bound (where the paramet
 is what other packages see of one.
 """
 
+from ..kernels._names import spell_names
 from .bound import not_trained as not_trained
 from .bound import renewed as renewed
 from .change import Change as Change
@@ -21,3 +22,5 @@ from .session import Session as Session
 from .words import OF_WEIGHTS as OF_WEIGHTS
 
 globals().update(MADE)  # SGD, Adam, ...: one for each file of optkern.rules
+
+spell_names(__name__, lambda: [*MADE, "Optimizer"])

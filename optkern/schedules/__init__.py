@@ -32,7 +32,7 @@ ReduceLROnPlateau           ``Plateau(lr)``
 
 from __future__ import annotations
 
-from ..kernels._names import refuse_attribute
+from ..kernels._names import spell_names
 from .cycles import Cyclic, Noam, OneCycle, WarmupStableDecay
 from .decays import (
     Constant,
@@ -78,4 +78,4 @@ __all__ = [
 for _name in __all__:  # what a repr evaluates to, and what is pickled, has one home
     globals()[_name].__module__ = __name__
 
-__getattr__ = refuse_attribute(__name__, lambda: __all__)
+spell_names(__name__)

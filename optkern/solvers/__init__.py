@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels._names import refuse_attribute
+from ..kernels._names import spell_names
 from ._problem import Report
 from .lbfgs import LBFGS
 from .newton import NewtonLanczos
@@ -10,4 +10,4 @@ from .sam import SAM
 
 __all__ = ["LBFGS", "SAM", "NewtonLanczos", "Report"]
 
-__getattr__ = refuse_attribute(__name__, lambda: __all__)
+spell_names(__name__)

@@ -11,6 +11,7 @@ from types import new_class
 from typing import Any
 
 from ... import optimizers
+from ...kernels._names import spell_names
 from .._host import host
 from .library import MINIMUM
 
@@ -40,3 +41,5 @@ for _class in optimizers.CLASSES.values():
     globals()[_class.__name__] = _made(_class)
     __all__ += [_class.__name__]
 del _class
+
+spell_names(__name__)
