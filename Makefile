@@ -63,6 +63,11 @@ lint: .venv/extras-dev
 	@$(REQUIRED) '$*' > '.venv/required-$*' && $(PIP) install $(INDEX) $(TORCH) -r '.venv/required-$*'
 	@touch '$@'
 
+# Do the tests see changed lines? A sample of each room; an hour, not in CI. Built in place for it.
+mutants: .venv/built .venv/extras-demo,test
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python tools/mutants.py $(ARGS)
+
 clean:
 	rm -rf .venv build optkern.egg-info
 	find optkern -name '*.so' -delete

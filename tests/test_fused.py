@@ -83,7 +83,7 @@ class Twin:
         if "mu_product" in self.rule.hyperparameters:
             for hyper, on in zip(self.hyper, active, strict=True):
                 derived = reference.Constants(self.rule, hyper, np.dtype(np.float64))
-                hyper["mu_product"] = derived.mu_product if on else hyper["mu_product"]
+                hyper["mu_product"] = derived.carried if on else hyper["mu_product"]
         self.held, self.calls = [None] * len(grads), 0
         return True
 
