@@ -10,7 +10,7 @@ from typing import NoReturn
 from ._versions import __version__, show_versions
 from .demo import command as demo
 from .demo.errors import DemoError
-from .kernels._names import hint
+from .kernels._names import hint, said_of_options
 
 _COMMANDS = ("demo", "bench", "info")
 
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line, not with the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: error: {message}")
+        raise UsageError(f"{self.prog}: error: {said_of_options(message, self)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

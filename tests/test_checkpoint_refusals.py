@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import struct
 import sys
 import zipfile
@@ -203,7 +204,12 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
     """It would be waited at for ever: nobody writes to the other end."""
     opt = optkern.SGD([np.ones(2)])
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", "/dev/zero"):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(tmp_path / "socket"))  # whose name may have 100 letters
+    for path in (tmp_path / "pipe", tmp_path / "socket", "/dev/zero", "/dev/null", "/dev/tty"):
         for strict in (True, False):
             with pytest.raises(OSError, match="not a regular file"):
                 optkern.load(path, opt, strict=strict)
+    if os.path.exists("/proc/self/mem"):
+        with pytest.raises((OSError, ValueError), match="load: /proc/self/mem: "):
+            optkern.load("/proc/self/mem", opt)

@@ -375,9 +375,52 @@ def test_python_adds_no_guess_of_its_own(run_python):
     assert done.stderr.splitlines()[-1].endswith("did you mean AdamW or Adam?")
 
 
-def test_a_misspelt_word():
-    with pytest.raises(ValueError, match=r"'smalest'; did you mean 'smallest'\?"):
-        optkern.curvature.lanczos(lambda v: v, 3, which="smalest")
+def written(opt, name, word):
+    opt.param_groups[0][name] = word
+
+
+ONES = np.ones(2)
+WORDS = {
+    "on_nonfinite": (lambda: optkern.Adam(ONES, on_nonfinite="skp"), "skip"),
+    "on_nonfinite =": (lambda: setattr(optkern.Adam(ONES), "on_nonfinite", "rase"), "raise"),
+    "state_dtype": (lambda: optkern.Adam(ONES, state_dtype="bfloat61"), "bfloat16"),
+    "weight_rounding": (lambda: optkern.Adam(ONES, weight_rounding="nearst"), "nearest"),
+    "accumulate_form": (lambda: optkern.Adam(ONES, accumulate_form="men"), "mean"),
+    "eps_form": (lambda: optkern.Adam(ONES, eps_form="correctd"), "corrected"),
+    "a group's": (lambda: written(optkern.Adam(ONES), "eps_form", "raww"), "raw"),
+    "a twin's": (lambda: optkern.kernels.sgd(ONES, ONES, momentum_form="torhc"), "torch"),
+    "line_search_fn": (lambda: optkern.LBFGS(ONES, line_search_fn="strongwolfe"), "strong_wolfe"),
+    "which": (lambda: curvature.lanczos(lambda v: v, 3, which="smalest"), "smallest"),
+    "method": (lambda: curvature.trace(lambda v: v, 3, method="hutchinsn"), "hutchinson"),
+    "by": (lambda: curvature.escape(ONES, None, by="directon"), "direction"),
+    "directions": (lambda: curvature.null(np.ones((3, 2)), ["translatons"]), "translations"),
+    "mode": (lambda: schedules.Plateau(1e-3, mode="mn"), "min"),
+    "anneal_strategy": (
+        lambda: schedules.OneCycle(1e-3, total_steps=3, anneal_strategy="coss"), "cos",
+    ),
+    "reset": (lambda: optkern.Adam({"weight": ONES}).reset(["weigth"]), "weight"),
+    "block": (
+        lambda: curvature.sharpness(lambda v: v, x={"layer": ONES}, block="layr"),
+        "layer",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", WORDS)
+def test_a_misspelt_word(option):
+    call, right = WORDS[option]
+    with pytest.raises((ValueError, KeyError), match=rf"did you mean '?{right}'?( or|\?)"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("line", "right"),
+    [("bench --threds 2", "--threads"), ("demo --plto x", "--plot"), ("bnech", "bench")],
+)
+def test_a_misspelt_word_of_a_command(line, right, run_python):
+    done = run_python(f"from optkern.cli import main; raise SystemExit(main({line.split()}))")
+    assert done.returncode == 2 and f"did you mean {right}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_array_in_a_number_s_place_is_told_by_its_form():

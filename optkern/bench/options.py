@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..kernels._names import hint
+from ..kernels._names import hint, said_of_options
 from ..kernels._threads import as_num_threads
 from .cases import CASES, NETWORKS, Case, Shape
 
@@ -20,7 +20,7 @@ class UsageError(Exception):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        raise UsageError(message)
+        raise UsageError(said_of_options(message, self))
 
 
 def one_case(name: str) -> Case:

@@ -73,7 +73,10 @@ def read(owner: str, name: str) -> dict[str, Any]:
     owner = f"{owner}: {name}"
     read_bytes = _read_safetensors if name.endswith(".safetensors") else _read_npz
     with _opened(owner, name) as file:
-        text, arrays = read_bytes(owner, file)
+        try:
+            text, arrays = read_bytes(owner, file)
+        except OSError as error:  # of the disk, or of what is no file on one, as in /proc
+            raise OSError(error.errno, f"{owner}: {error.strerror or error}", name) from error
     try:
         tree = json.loads(text)
         found = tree if isinstance(tree, dict) else {}
@@ -100,7 +103,12 @@ def read(owner: str, name: str) -> dict[str, Any]:
 
 def _opened(owner: str, name: str) -> IO[bytes]:
     """Open a regular file to read: of a pipe without a writer the end would never come."""
-    descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | _WITHOUT_WAITING)
+    try:
+        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | _AS_IT_IS)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # of a socket, or a device that is not there
+            raise
+        raise OSError(errno.EINVAL, f"{owner}: not a regular file", name) from None
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
@@ -293,8 +301,8 @@ _ENCRYPTED = 0x2041  # bits 0, 6 and 13 of a member's flags
 _BLOCK = 1 << 20
 # What `numpy.lib.format.write_array` puts before the numbers that checkpoints hold.
 _HEADER_LENGTH = 4096
-# To open a pipe waits for its other end.
-_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
+# Opening a pipe would wait for its other end, and a terminal would become the process's own.
+_AS_IT_IS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<>|][biufc]\d{1,2})', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>(\d{1,18}(, \d{1,18})*,?)?)\), \} *\n"

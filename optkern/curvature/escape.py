@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import _arrays
-from ..kernels._names import brief, one_of, spelled
+from ..kernels._names import got, one_of, spelled
 from .descent import Descent
 from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
@@ -94,8 +94,8 @@ def escape(
     algorithm 1 (noise).
     """
     owner = "escape"
-    if not one_of(by, ("direction", "noise")):
-        raise ValueError(f"{owner}: by must be 'direction' or 'noise', got {brief(by)}")
+    if not one_of(by, ways := ("direction", "noise")):
+        raise ValueError(f"{owner}: by must be 'direction' or 'noise', {got(by, ways)}")
     point = Point(owner, x)
     for label, array in zip(point.structure.labels, point.arrays):
         _arrays.check_writable(owner, _arrays.named("array", label) + " of x", array)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels._forms import settled
-from ..kernels._names import brief, spelled
+from ..kernels._names import brief, got, one_of, spelled
 from ._lanczos import dot
 from .asking import asking
 from .differences import hvp_from_grad
@@ -322,9 +322,9 @@ class _Surface:
         self.point = Point(owner, x)
         if not callable(loss):
             raise TypeError(f"{owner}: loss must be callable, got {type(loss).__name__}")
-        if normalise not in NORMALISE:
+        if not one_of(normalise, NORMALISE):
             raise ValueError(
-                f"{owner}: normalise must be 'none' or 'filter', got {brief(normalise)}"
+                f"{owner}: normalise must be 'none' or 'filter', {got(normalise, NORMALISE)}"
             )
         if filter_axis not in (0, -1):
             raise ValueError(f"{owner}: filter_axis must be 0 or -1, got {brief(filter_axis)}")

@@ -11,7 +11,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from ..kernels._names import brief
+from ..kernels._names import got
 from ..kernels.rules import Domain, Real
 
 # What pip calls a package that is imported by another name.
@@ -78,7 +78,8 @@ def checked(owner: str, name: str, domain: Domain, value: Any, more: str = "") -
     """
     good = domain.check(value)
     if good is None:
-        raise ValueError(f"{owner}: {name} must be {domain.allowed}{more}, got {brief(value)}")
+        said = got(value, getattr(domain, "words", ()))
+        raise ValueError(f"{owner}: {name} must be {domain.allowed}{more}, {said}")
     return good
 
 

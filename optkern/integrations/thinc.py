@@ -35,7 +35,7 @@ from ..curvature.lanczos import check_count
 from ..curvature.operators import norm
 from ..kernels import _arrays, rules
 from ..kernels._engine import Plan
-from ..kernels._names import spell_names, spelled
+from ..kernels._names import got, spell_names, spelled
 from ..kernels._threads import as_num_threads
 from ..kernels.rules import OPTIONS, VOCABULARY, Domain, Real, Rule
 from ..optimizers import CLASSES
@@ -452,7 +452,7 @@ def _checked_class(
     """The class of a rule, None for thinc's; its options checked as far as they are numbers."""
     if name is not None and (not isinstance(name, str) or name not in CLASSES):
         raise ValueError(
-            f"Optimizer: rule must be None or one of {', '.join(CLASSES)}, got {name!r}"
+            f"Optimizer: rule must be None or one of {', '.join(CLASSES)}, {got(name, CLASSES)}"
         )
     if name is not None and use_radam:
         raise ValueError(f"Optimizer: use_radam=True is thinc's own choice, got rule={name!r} too")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..rules.domains import brief as brief
+from ..rules.domains import got as got
+from ..rules.domains import nearest
+
+if TYPE_CHECKING:
+    import argparse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -74,13 +78,7 @@ def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]
     alias = [key for key in _ELSEWHERE.get(str(name).lower(), "").split() if key in known]
     if alias:
         return alias
-    lower: dict[str, str] = {}
-    for key in known:
-        lower.setdefault(key.lower(), key)
-    said = str(name).lower()
-    if said in lower:
-        return [lower[said]]
-    return [lower[key] for key in difflib.get_close_matches(said, lower, n=2, cutoff=cutoff)]
+    return nearest(str(name), known, cutoff)
 
 
 def hint(
@@ -153,9 +151,18 @@ def _public(space: Mapping[str, Any]) -> Iterable[str]:
 def words(name: str, value: object, known: Iterable[str]) -> str:
     """Say that a value is none of the words there are, and which was meant."""
     known = list(known)
-    near = meant(value, known) if isinstance(value, str) else []
-    said = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"{name} must be one of {', '.join(map(repr, known))}, got {brief(value)}{said}"
+    return f"{name} must be one of {', '.join(map(repr, known))}, {got(value, known)}"
+
+
+def said_of_options(message: str, parser: argparse.ArgumentParser) -> str:
+    """An argparse message, with the option that was meant by one that is not there."""
+    known = {x for action in parser._actions for x in action.option_strings}
+    for action in parser._actions:
+        for inner in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+            known |= {x for own in inner._actions for x in own.option_strings}
+    start, _, rest = message.partition("unrecognized arguments: ")
+    near = meant(rest.split("=")[0].split()[0], sorted(known)) if rest and not start else []
+    return message + f"; did you mean {' or '.join(near)}?" * bool(near)
 
 
 def bound_arguments(

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ._names import brief
+from ._names import got
 
 SCALED = 256  # elements that share an int8 scale
 HALF = 1 << 31  # in the place of 32 random bits: round to nearest
@@ -69,9 +69,10 @@ def checked_rounding(owner: str, value: Any, master: bool) -> str:
     """How float16 and bfloat16 parameters are rounded, from the option `weight_rounding`."""
     if value is None:
         return "nearest" if master else "stochastic"
-    if not isinstance(value, str) or value not in ("stochastic", "nearest"):
+    words = ("stochastic", "nearest")
+    if not isinstance(value, str) or value not in words:
         raise ValueError(
-            f"{owner}: weight_rounding must be None, 'stochastic' or 'nearest', got {brief(value)}"
+            f"{owner}: weight_rounding must be None, 'stochastic' or 'nearest', {got(value, words)}"
         )
     if master and value == "stochastic":
         raise ValueError(

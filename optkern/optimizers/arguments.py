@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..kernels._names import hint, one_of
+from ..kernels._names import got, hint, one_of
 from ..kernels._threads import ThreadReport, as_num_threads
 from ..kernels.rules import (
     ON_NONFINITE,
@@ -49,7 +49,8 @@ class Arguments:
             domain = self.rule.settings[name].domain
             good[name] = domain.check(value)
             if good[name] is None:
-                raise ValueError(f"{owner}: {name} must be {domain.allowed}, got {value!r}")
+                said = got(value, getattr(domain, "words", ()))
+                raise ValueError(f"{owner}: {name} must be {domain.allowed}, {said}")
         return good
 
     def _checked(
@@ -128,7 +129,7 @@ class Arguments:
         if not one_of(value, ON_NONFINITE):
             raise ValueError(
                 f"{self._owner}: on_nonfinite must be one of {', '.join(ON_NONFINITE)}, "
-                f"got {value!r}"
+                f"{got(value, ON_NONFINITE)}"
             )
         self._on_nonfinite = ON_NONFINITE.index(value)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import _arrays, _storage
+from ..kernels._names import got
 from ..kernels._structures import Label
 from ..kernels.rules import (
     OPTION_SLOTS,
@@ -32,7 +33,8 @@ class Storage:
         known = isinstance(state_dtype, str) and state_dtype in _storage.STATE_DTYPES
         if state_dtype is not None and not known:
             allowed = ", ".join(map(repr, _storage.STATE_DTYPES))
-            raise ValueError(f"{owner}: state_dtype must be None, {allowed}, got {state_dtype!r}")
+            said = got(state_dtype, _storage.STATE_DTYPES)
+            raise ValueError(f"{owner}: state_dtype must be None, {allowed}, {said}")
         if VOCABULARY["maximize"].check(master_weights) is None:
             raise ValueError(
                 f"{owner}: master_weights must be True or False, got {master_weights!r}"

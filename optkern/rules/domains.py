@@ -6,9 +6,11 @@ the integrations.
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import reprlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _LONG = (list, tuple, dict, set, frozenset, str, bytes)
@@ -32,6 +34,29 @@ def brief(value: object) -> str:
         return f"{type(value).__name__} of {value.dtype}, shape {form}"
     text = " ".join((_SHORT.repr(value) if isinstance(value, _LONG) else repr(value)).split())
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.66) -> list[str]:
+    """Name the known ones that look like ``name``, in any case: two at the most, best first."""
+    lower: dict[str, str] = {}
+    for key in known:
+        lower.setdefault(key.lower(), key)
+    said = name.lower()
+    if said in lower:
+        return [lower[said]]
+    return [lower[key] for key in difflib.get_close_matches(said, lower, n=2, cutoff=cutoff)]
+
+
+def got(value: object, words: Iterable[str] = ()) -> str:
+    """Say what came, and which of the words was meant where it is nearly one: the end of a message.
+
+    Examples
+    --------
+    >>> got("raww", ("corrected", "raw"))
+    "got 'raww'; did you mean 'raw'?"
+    """
+    near = nearest(value, words) if isinstance(value, str) else []
+    return f"got {brief(value)}" + f"; did you mean {' or '.join(map(repr, near))}?" * bool(near)
 
 
 def as_number(value: Any) -> float | None:
@@ -208,6 +233,6 @@ def checked_by(owner: str, name: str, value: Any, domain: Domain, optional: bool
         wrong_type = isinstance(domain, (Real, Count)) and not hasattr(value, "__float__")
         raise (TypeError if wrong_type else ValueError)(
             f"{owner}: {name} must be {domain.allowed}{' or None' if optional else ''}, "
-            f"got {brief(value)}"
+            f"{got(value, domain.words if isinstance(domain, Choice) else ())}"
         )
     return good

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import MISSING
 from typing import Any
 
-from ..kernels._names import brief
+from ..kernels._names import brief, got
 from ..kernels.rules import Choice, Real, Switch
 
 Operand = float | Callable[[int], float]
@@ -131,7 +131,7 @@ def _checked(owner: str, name: str, value: Any, domain: Any) -> Any:
     if good is None:
         wrong_type = isinstance(domain, Real) and not hasattr(value, "__float__")
         raise (TypeError if wrong_type else ValueError)(
-            f"{owner}: {name} must be {domain.allowed}, got {brief(value)}"
+            f"{owner}: {name} must be {domain.allowed}, {got(value, getattr(domain, 'words', ()))}"
         )
     return None if good is MISSING else good
 

@@ -18,7 +18,7 @@ from ..curvature._lanczos import dot, scale, subtract
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import unit_roundoff
 from ..kernels._atomic import commit
-from ..kernels._names import brief, spelled
+from ..kernels._names import got, spelled
 from ..kernels._threads import as_num_threads
 from ..kernels._turn import Turn
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
@@ -118,7 +118,7 @@ class LBFGS(Solver):
         if not (self.line_search_fn is None or named):
             raise ValueError(
                 f"{owner}: line_search_fn must be None or 'strong_wolfe', "
-                f"got {brief(self.line_search_fn)}"
+                f"{got(self.line_search_fn, ['strong_wolfe'])}"
             )
         self._threads = as_num_threads(owner, self.num_threads)
 

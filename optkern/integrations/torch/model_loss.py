@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._names import spelled
+from ...kernels._names import got, spelled
 from .._host import AMOUNT, Objective, checked
 from .library import torch
 from .second_derivatives import ROWS, PlainWeightNorm, compared
@@ -94,7 +94,7 @@ def _dtype(dtype: Any) -> Any:
         with contextlib.suppress(TypeError):
             name = np.dtype(dtype).name
     if name not in kinds:
-        raise ValueError(f"objective: dtype must be float64 or float32, got {dtype!r}")
+        raise ValueError(f"objective: dtype must be float64 or float32, {got(dtype, kinds)}")
     return kinds[name]
 
 
