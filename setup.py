@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -223,10 +224,16 @@ class BuildExt(build_ext):
     def is_stale(self, ext: Extension) -> bool:
         """Whether an extension has to be compiled, as `build_extension` decides it."""
         made = self.get_ext_fullpath(ext.name)
-        return bool(self.force or newer_group([*ext.sources, *ext.depends], made, "newer"))
+        return (
+            self.force
+            or ext.name in self.changed
+            or bool(newer_group([*ext.sources, *ext.depends], made, "newer"))
+        )
 
     def build_extension(self, ext: Extension) -> None:
         begin = time.monotonic()
+        if ext.name in self.changed:
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         super().build_extension(ext)
         if ext.name in self.stale:
             with self.turn:
@@ -235,13 +242,14 @@ class BuildExt(build_ext):
                 print(f"{place} {ext.name}  {time.monotonic() - begin:.0f} s", flush=True)
 
     def rebuild_if_changed(self) -> None:
-        """Compile everything anew where compiler or flags are not those of the last build."""
+        """Compile anew what another compiler, or other flags, have compiled at the last build."""
         compiler = getattr(self.compiler, "compiler_so", [])
-        text = repr([compiler, [(e.name, e.extra_compile_args) for e in self.extensions]])
-        stamp = Path(self.build_temp) / "flags"
-        self.force = self.force or not stamp.exists() or stamp.read_text() != text
+        stamp = Path(self.build_temp) / "flags.json"
+        before = json.loads(stamp.read_text()) if stamp.exists() else {}
+        now = {ext.name: [compiler, ext.extra_compile_args] for ext in self.extensions}
+        self.changed = {name for name, flags in now.items() if before.get(name) != flags}
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(text)
+        stamp.write_text(json.dumps(before | now, indent=0))
 
     def openmp_flags(self) -> list[str]:
         if os.environ.get("OPTKERN_OPENMP", "1") == "0":
@@ -308,6 +316,11 @@ def ours(name: str) -> bool:
 
 stamp_derivations()
 levels = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
+# For whoever tries a rule: OPTKERN_BUILD_ISA=baseline builds one instruction set alone.
+if wanted := os.environ.get("OPTKERN_BUILD_ISA"):
+    levels = [isa for isa in levels if isa in wanted.split(",")]
+    if not levels:
+        sys.exit(f"OPTKERN_BUILD_ISA={wanted!r}: there are baseline, v3 and v4")
 extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
     extension("kernels._choice", "optkern/kernels/_choice.pyx", []),

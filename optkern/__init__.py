@@ -12,7 +12,7 @@ except ValueError as error:  # in OPTKERN_ISA or OPTKERN_NUM_THREADS
     _command.refuse(error)
     raise
 
-from . import curvature, diagnose, integrations, schedules, solvers
+from . import curvature, diagnose, integrations, optimizers, schedules, solvers
 from ._capi import get_include
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
@@ -23,45 +23,18 @@ from .kernels._runtime import get_thread_limit as get_num_threads
 from .kernels._runtime import isa
 from .kernels._threads import set_num_threads
 from .monitor import Monitor, compare_fits
-from .optimizers import (
-    LAMB,
-    LARS,
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Lion,
-    NAdam,
-    Optimizer,
-    RAdam,
-    RMSprop,
-)
+from .optimizers import *  # noqa: F403  (a class for each rule)
 from .solvers import LBFGS, SAM, NewtonLanczos
 
 _once.keep(sys.modules[__name__])
 
 __all__ = [
-    "LAMB",
-    "LARS",
     "LBFGS",
     "RULES",
     "SAM",
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "Flat",
-    "Lion",
     "Monitor",
-    "NAdam",
     "NewtonLanczos",
-    "Optimizer",
-    "RAdam",
-    "RMSprop",
     "__version__",
     "compare_fits",
     "curvature",
@@ -81,4 +54,5 @@ __all__ = [
     "solvers",
 ]
 
+__all__ += optimizers.__all__
 spell_names(__name__)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from tables import tables
+
 import optkern
-from optkern.kernels import rules
+from optkern import rules
 from optkern.optimizers import CLASSES
 
 PACKAGE = Path(__file__).parent.parent / "optkern"
@@ -27,7 +29,7 @@ from _typeshed import DataclassInstance
 from numpy.typing import NDArray
 
 from ..kernels._threads import ThreadReport
-from ..kernels.rules import Rule
+from ..rules import Rule
 from .change import Change as Change
 from .change import Counts as Counts
 from .loading import refuse_impossible as refuse_impossible
@@ -188,9 +190,14 @@ def fused_step(
 ) -> float: ..."""
 
 
-def annotation(name: str, schedules: bool) -> str:
+def annotation(rule: rules.Rule | None, name: str, schedules: bool) -> str:
     """The type of a hyperparameter; ``schedules``: whether it may be a callable of the step."""
-    domain = rules.VOCABULARY.get(name)
+    domain = None
+    if rule is not None and name in rule.hyperparameters:
+        domain = rule.domain(name)
+    elif rule is not None and name in rule.settings:
+        domain = rule.settings[name].domain
+        schedules = False
     if name == "num_threads":
         return "int | None"
     if name == "on_nonfinite":
@@ -200,7 +207,7 @@ def annotation(name: str, schedules: bool) -> str:
         return option(domain) + (" | None" if default is None else "")
     if name == "state_dtype":
         return 'Literal["bfloat16", "int8"] | None'
-    if name in ("master_weights", "decoupled_weight_decay", "follow", "strict_grads"):
+    if name in ("master_weights", "follow", "strict_grads"):
         return "bool"
     if name == "weight_rounding":
         return 'Literal["stochastic", "nearest"] | None'
@@ -212,9 +219,12 @@ def annotation(name: str, schedules: bool) -> str:
         return "bool"
     if isinstance(domain, rules.Count):
         return "int"
-    if isinstance(domain, rules.Pair):
-        return "Pair" if schedules else "tuple[float, float]"
-    return "Number" if schedules and name != "initial_accumulator_value" else "float"
+    if isinstance(domain, rules.Numbers):
+        pair = "tuple[" + ", ".join("float" for _ in domain.parts) + "]"
+        if schedules:
+            return "Pair" if len(domain.parts) == 2 else f"{pair} | Callable[[int], {pair}]"
+        return pair
+    return "Number" if schedules else "float"
 
 
 def option(domain: rules.Domain) -> str:
@@ -228,14 +238,16 @@ def option(domain: rules.Domain) -> str:
     return "bool" if isinstance(domain, rules.Switch) else "int"
 
 
-def arguments(signature: inspect.Signature, first: dict[str, str], schedules: bool) -> str:
+def arguments(
+    rule: rules.Rule, signature: inspect.Signature, first: dict[str, str], schedules: bool
+) -> str:
     """The lines of a signature, one argument each."""
     lines, keyword_only = [], False
     for name, parameter in signature.parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not keyword_only:
             lines.append("*")
             keyword_only = True
-        kind = first.get(name) or annotation(name, schedules)
+        kind = first.get(name) or annotation(rule, name, schedules)
         default = "" if parameter.default is inspect.Parameter.empty else " = ..."
         lines.append(f"{name}: {kind}{default}")
     return "".join(f"    {line},\n" for line in lines)
@@ -243,13 +255,16 @@ def arguments(signature: inspect.Signature, first: dict[str, str], schedules: bo
 
 def optimizers() -> str:
     options = "".join(
-        f"    {name}: {annotation(name, schedules=True)}\n"
+        f"    {name}: {annotation(None, name, schedules=True)}\n"
         for name in rules.OPTIONS
         if name != "zero_grad"  # a descriptor: it can be called, too
     )
-    text = OPTIMIZERS_HEAD.replace("{options}", options)
+    names = ", ".join(
+        f'"{name}"' for name in ["Optimizer", *(c.__name__ for c in CLASSES.values())]
+    )
+    text = OPTIMIZERS_HEAD.replace("{options}", options) + f"\n__all__ = [\n{names}]\n"
     for cls in CLASSES.values():
-        body = arguments(cls.__signature__, {"params": "Params"}, schedules=True)
+        body = arguments(cls.rule, cls.__signature__, {"params": "Params"}, schedules=True)
         body = "".join(f"    {line}\n" for line in ["    self,", *body.splitlines()])
         text += f"\nclass {cls.__name__}(Optimizer):\n    def __init__(\n{body}    ) -> None: ...\n"
     return text
@@ -264,7 +279,7 @@ def twins(module: object, imports: str, extra: str) -> str:
     for name, rule in names.items():
         signature = inspect.signature(getattr(module, name))
         types = {**first, **dict.fromkeys(rule.state, "State")}
-        text += f"def {name}(\n{arguments(signature, types, schedules=False)}) -> None: ...\n"
+        text += f"def {name}(\n{arguments(rule, signature, types, schedules=False)}) -> None: ...\n"
     return text
 
 
@@ -309,6 +324,6 @@ def stubs() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    for path, text in stubs().items():
+    for path, text in {**stubs(), **tables()}.items():
         path.write_text(text)
         print(path)

@@ -24,7 +24,7 @@ from conftest import (
 from numpy.lib.stride_tricks import as_strided
 
 import optkern
-from optkern.kernels.rules import Choice, Count, Pair, Real, Switch
+from optkern.kernels.rules import Choice, Count, Numbers, Real, Switch
 from optkern.optimizers import CLASSES
 
 PLACES = {"kernels": optkern.kernels, "reference": optkern.reference}
@@ -333,12 +333,12 @@ def bad_values(domain):
         odd = (np.complex64(0.1), np.array(0.1 + 0j), np.bool_(True), np.timedelta64(1))
         values += [(x, (TypeError, ValueError)) for x in odd]
         return values
-    if isinstance(domain, Pair):
-        inside = [x for x, _ in bad_values(domain.each)]
-        either = (TypeError, ValueError)
-        values = [(0.9, either), ((0.9,), either), ((0.9, 0.9, 0.9), either), (None, either)]
-        values += [("ab", either), ((), either)]
-        return values + [((x, 0.9), either) for x in inside] + [((0.9, x), either) for x in inside]
+    if isinstance(domain, Numbers):
+        either, good = (TypeError, ValueError), [0.9] * len(domain.parts)
+        values = [0.9, (0.9,), (*good, 0.9), None, "a" * len(good), ()]
+        for k, part in enumerate(domain.parts):
+            values += [(*good[:k], x, *good[k + 1 :]) for x, _ in bad_values(part)]
+        return [(x, either) for x in values]
     if isinstance(domain, Choice):
         values = ("L2", "", None, 1, True, ["l2"], b"l2")
         return [(x, (TypeError, ValueError)) for x in values]
@@ -400,7 +400,7 @@ def test_hyperparameter_of_a_class(rule):
             opt.param_groups[0][name] = value
         with refused(error, cls.__name__, *words):
             opt.param_groups[0].update({"lr": 0.5, name: value})
-        if isinstance(rule.domain(name), (Real, Pair)):
+        if isinstance(rule.domain(name), (Real, Numbers)):
             with refused(error, cls.__name__, "step 1", *words):
                 opt.param_groups[0][name] = lambda step, value=value: value
         assert dict(opt.param_groups[0]) == hyper

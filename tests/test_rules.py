@@ -36,8 +36,8 @@ from conftest import (
 import optkern
 from optkern.kernels import _runtime
 from optkern.kernels._engine import EDGES
-from optkern.kernels.rules import ROW_RULES
 from optkern.optimizers import CLASSES
+from optkern.rules import ROW_RULES, Choice, Numbers, Real
 
 THREADS = (1, 2, 3, 5)
 STEPS = (1, 2, 10)
@@ -60,6 +60,21 @@ HUGE = {
     "lr": 1e39, "betas": (0.999999, 1 - 2**-53), "eps": 1e39, "alpha": 1.0, "rho": 1.0,
     "momentum_decay": 1e300,
 }  # fmt: skip
+
+
+def at_end(domain, extremes):
+    """A value of a rule's own domain, its numbers as small, or as large, as they may be."""
+    parts = domain.parts if isinstance(domain, Numbers) else (domain,)
+    if not all(isinstance(part, Real) for part in parts):
+        return domain.words[0] if isinstance(domain, Choice) else extremes is HUGE
+    ends = [
+        (np.nextafter(x.high, 0) if x.open_high else x.high)
+        if extremes is HUGE
+        else (np.nextafter(x.low, np.inf) if x.open_low else x.low)
+        for x in parts
+    ]
+    values = tuple(float(min(end, 1e39)) for end in ends)
+    return values if isinstance(domain, Numbers) else values[0]
 
 
 def outcome(place, rule, streams, **options):
@@ -102,7 +117,11 @@ def test_every_option_set(rule, dtype, step):
 @pytest.mark.parametrize("extremes", (EXTREMES, HUGE), ids=("zero", "huge"))
 def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
     streams = hostile_streams(dtype, stream_count(rule))
-    numbers = {name: value for name, value in extremes.items() if name in rule.hyperparameters}
+    numbers = {
+        name: at_end(rule.domains[name], extremes) if name in rule.domains else extremes[name]
+        for name in rule.hyperparameters
+        if name in rule.domains or name in extremes
+    }
     for options in option_sets(rule):
         assert_kernel_is_reference(rule, streams, step=2, **numbers, **options)
 

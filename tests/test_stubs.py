@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from stubs import PACKAGE, stubs
+from tables import tables
 
 from optkern.kernels import _engine, _runtime
 
@@ -13,6 +14,11 @@ from optkern.kernels import _engine, _runtime
 @pytest.mark.parametrize("path", stubs(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_written_stub_matches_the_rule_table(path):
     assert path.read_text() == stubs()[path], "run python tests/stubs.py"
+
+
+@pytest.mark.parametrize("path", tables(), ids=lambda path: path.name)
+def test_written_part_matches_the_rule_table(path):
+    assert path.read_text() == tables()[path], "run python tests/stubs.py"
 
 
 def test_engine_stub_names_what_the_engine_has():

@@ -30,8 +30,8 @@
  *     lars      momentum_buffer (with momentum)
  *     lamb      exp_avg, exp_avg_sq
  *
- * lars and lamb take norms first: the streams of a call are those of a whole tensor. Any other rule
- * may be called on parts of one.
+ * Rules that take norms (lars, lamb): the streams of a call are those of a whole tensor. Any other
+ * rule may be called on parts of one.
  *
  * One that the options do not need may be NULL, or left out at the end. Streams must not overlap.
  * Calls that touch different elements may run at the same time; one call is one thread. Functions

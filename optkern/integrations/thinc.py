@@ -33,7 +33,7 @@ import numpy as np
 from .. import kernels, optimizers
 from ..curvature.lanczos import check_count
 from ..curvature.operators import norm
-from ..kernels import _arrays, rules
+from ..kernels import _arrays
 from ..kernels._engine import Plan
 from ..kernels._names import got, spell_names, spelled
 from ..kernels._threads import as_num_threads
@@ -73,6 +73,23 @@ _RENAMED = {
 _THINCS = {"exp_avg": "mom1", "exp_avg_sq": "mom2"}
 # What thinc's arguments say, or the model counts, and no option may say again.
 _SPOKEN_FOR = ("lr", "betas", "eps", "weight_decay", "decay_form", "step", "mu_product")
+
+
+def _takes_betas(rule: Rule) -> bool:
+    """Whether a rule has the two betas that thinc has arguments for."""
+    return "betas" in rule.hyperparameters and "betas" not in rule.domains
+
+
+def _options_of(rule: Rule) -> dict[str, Any]:
+    """Name a rule's hyperparameters that thinc has no argument for, with their defaults.
+
+    A rule's own betas, of another number or meaning, are none of thinc's.
+    """
+    return {
+        name: default
+        for name, default in rule.hyperparameters.items()
+        if name not in _SPOKEN_FOR or name in rule.domains
+    }
 
 
 class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
@@ -142,8 +159,9 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
     ) -> None:
         self._cls = _checked_class(rule, use_radam, options)
         self._refuse_unheard(beta1=beta1, beta2=beta2, eps=eps)
-        own = (self._rule or CLASSES["adam"].rule).hyperparameters
-        betas = own.get("betas", (0.0, 0.0))
+        rule = self._rule or CLASSES["adam"].rule
+        own = rule.hyperparameters
+        betas = own["betas"] if _takes_betas(rule) else (0.0, 0.0)
         numbers = {
             "learn_rate": learn_rate,
             "L2": own["weight_decay"] if L2 is None else L2,
@@ -184,8 +202,11 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
         """Refuse thinc's arguments that a rule has no use for."""
         own = {"beta1": "betas", "beta2": "betas", "eps": "eps"}
         for name, value in given.items():
-            if self._rule and value is not None and own[name] not in self._rule.hyperparameters:
-                raise TypeError(f"Optimizer: the rule {self._rule.name} has no {name}")
+            rule = self._rule
+            if rule is None or value is None:
+                continue
+            if own[name] not in rule.hyperparameters or own[name] in rule.domains:
+                raise TypeError(f"Optimizer: the rule {rule.name} has no {name}")
 
     @property
     def _rule(self) -> Rule | None:
@@ -221,7 +242,8 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
             return weights, gradient
         b1, b2 = self._number("b1", key), self._number("b2", key)
         bound = self._bound_to(key, weights, self._rule or _thincs_rule(self.use_radam, b2))
-        bound.set("betas", (b1, b2))
+        if _takes_betas(bound.rule):
+            bound.set("betas", (b1, b2))
         bound.set("eps", self._number("eps", key))
         for name in self._scheduled:
             bound.set(name, self._now(name, key))
@@ -393,7 +415,7 @@ class _Bound:
         if name in OPTIONS:
             self.plan.set_option(name, value)
         elif name in self.rule.hyperparameters:
-            self.plan.set_hyperparameter(0, name, rules.checked("Optimizer", name, value))
+            self.plan.set_hyperparameter(0, name, self.rule.checked("Optimizer", name, value))
         self.values[name] = value
 
     @property
@@ -457,7 +479,7 @@ def _checked_class(
     if name is not None and use_radam:
         raise ValueError(f"Optimizer: use_radam=True is thinc's own choice, got rule={name!r} too")
     cls: Any = CLASSES[name] if name else None
-    known = [k for k in cls.rule.hyperparameters if k not in _SPOKEN_FOR] if cls else []
+    known = list(_options_of(cls.rule)) if cls else []
     for option in options:
         if option not in known:
             raise TypeError(
@@ -531,7 +553,7 @@ def _maker(rule: Rule) -> Callable[..., Optimizer]:
         return Optimizer(learn_rate, rule=rule.name, **settings)
 
     unheard = {"rule", "use_radam", "options"}
-    unheard |= set() if "betas" in rule.hyperparameters else {"beta1", "beta2"}
+    unheard |= set() if _takes_betas(rule) else {"beta1", "beta2"}
     unheard |= set() if "eps" in rule.hyperparameters else {"eps"}
     # Without annotations: what reads a configuration makes a schema of them.
     named = inspect.signature(Optimizer).parameters.values()
@@ -539,8 +561,7 @@ def _maker(rule: Rule) -> Callable[..., Optimizer]:
     parameters[0] = parameters[0].replace(default=rule.hyperparameters["lr"])
     parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in rule.hyperparameters.items()
-        if name not in _SPOKEN_FOR
+        for name, default in _options_of(rule).items()
     ]
     make.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     make.__doc__ = f"`Optimizer` with the rule {rule.name}."

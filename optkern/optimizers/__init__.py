@@ -21,6 +21,7 @@ from .optimizer import unwrapped as unwrapped
 from .session import Session as Session
 from .words import OF_WEIGHTS as OF_WEIGHTS
 
+__all__ = ["Optimizer", *MADE]
 globals().update(MADE)  # SGD, Adam, ...: one for each file of optkern.rules
 
 spell_names(__name__, lambda: [*MADE, "Optimizer"])

@@ -9,7 +9,7 @@ from _typeshed import DataclassInstance
 from numpy.typing import NDArray
 
 from ..kernels._threads import ThreadReport
-from ..kernels.rules import Rule
+from ..rules import Rule
 from .change import Change as Change
 from .change import Counts as Counts
 from .loading import refuse_impossible as refuse_impossible
@@ -135,6 +135,22 @@ def no_optimizer(owner: str, opt: Any) -> str: ...
 
 CLASSES: dict[str, type[Optimizer]]
 OF_WEIGHTS: tuple[str, ...]
+
+__all__ = [
+    "LAMB",
+    "LARS",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+]
 
 class SGD(Optimizer):
     def __init__(

@@ -1,0 +1,51 @@
+"""Adam with Nesterov momentum that looks ahead along the gradient's own change.
+
+``p -= lr * (m_hat + beta2 * q_hat) / (sqrt(n_hat) + eps)``, with ``m, q, n`` the averages of
+``g``, of its change ``d`` and of ``(g + beta2 * d)**2``; d is 0 at the first step.
+
+Xie et al., "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models", 2022,
+algorithm 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arithmetic import ascended, flush, shrunk
+from .domains import Numbers, Real
+from .flags import OWN1
+from .row import Rule, Slot
+
+SHARE = Real("", 0.0, 1.0, open_high=True)
+
+
+def formula(p, g, m, q, n, past, h):
+    g = ascended(p, g, h)
+    d = g - past if h.flags & OWN1 else np.zeros_like(g)
+    look = g + h.beta2 * d
+    m[...] = flush(h.beta1 * m + h.gain1 * g)
+    q[...] = flush(h.beta2 * q + h.gain2 * d)
+    n[...] = flush(h.beta3 * n + h.gain3 * look * look)
+    past[...] = flush(g)
+    p[...] = shrunk(p, h) - (m * h.rate + q * h.change_rate) / (np.sqrt(n) + h.eps)
+
+
+RULE = Rule(
+    class_name="Adan",
+    arrays=(
+        Slot("exp_avg"),
+        Slot("exp_avg_diff"),
+        Slot("exp_avg_sq", nonnegative=True),
+        Slot("previous_grad"),
+    ),
+    hyperparameters={
+        "lr": 1e-3, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0.0,
+        "maximize": False, "decay_form": "decoupled", "step": 1,
+    },
+    domains={"betas": Numbers("decay rates of the three averages", (SHARE, SHARE, SHARE))},
+    constants=("beta3", "gain3", "change_rate"),
+    variants=((), ("OWN1",)),
+    counted=("step",),
+    numpy=formula,
+    names={"optax": "contrib.adan"},
+)  # fmt: skip

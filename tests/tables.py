@@ -1,0 +1,93 @@
+"""What the rule table says in other files: between two marks, written by ``python tests/stubs.py``.
+
+README's table, the header's list of state arrays, and the entry points of thinc's registry.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+import optkern
+from optkern.optimizers import CLASSES
+from optkern.rules import Rule
+
+ROOT = Path(__file__).parent.parent
+# What all rules have, and README says once.
+SHARED = {"lr", "weight_decay", "decay_form", "maximize", "step"}
+
+
+def between(path: Path, first: str, last: str, text: str) -> str:
+    """The text of a file with what stands between two marks replaced."""
+    whole = path.read_text()
+    head, found, rest = whole.partition(first)
+    _, closed, tail = rest.partition(last)
+    if not (found and closed):
+        raise ValueError(f"{path.name}: {first!r} and {last!r} must stand there")
+    return head + first + text + last + tail
+
+
+def state_of(rule: Rule, mark: str = "") -> str:
+    """A rule's state arrays, each with what it is needed for."""
+    return ", ".join(
+        f"{mark}{slot}{mark}" + (f" (with {switch})" if switch else "")
+        for slot, switch in rule.slots.items()
+    )
+
+
+def own_options(rule: Rule) -> list[str]:
+    """The keywords of a rule's class that not all have."""
+    found = []
+    for name in rule.hyperparameters:
+        found += [key for key, x in rule.settings.items() if x.before == name and not x.means]
+        if name not in SHARED and name != rule.carried:
+            found.append(name)
+    return found
+
+
+def readme() -> str:
+    """README's table: a line for each rule, those that differ in defaults alone together."""
+    lines = ["\n", "| class | kernel | state | options of its own |", "|---|---|---|---|"]
+    for _, same in groupby(optkern.RULES, key=lambda rule: (rule.formula, own_options(rule))):
+        rules = list(same)
+        own = ", ".join(f"`{name}`" for name in own_options(rules[0]))
+        classes = ", ".join(f"`{rule.class_name}`" for rule in rules)
+        kernels = ", ".join(f"`{rule.name}`" for rule in rules)
+        lines.append(f"| {classes} | {kernels} | {state_of(rules[0], '`')} | {own} |")
+    return "\n".join([*lines, "\n"])
+
+
+def header() -> str:
+    """The list of state arrays in optkern.h."""
+    width = max(len(rule.name) for rule in optkern.RULES) + 2
+    lines = [f" *     {rule.name:{width}}{state_of(rule)}" for rule in optkern.RULES]
+    return "\n".join(["\n *", *lines, " *\n"])
+
+
+def entry_points() -> str:
+    """The names by which thinc's and spaCy's configurations find the optimizers."""
+    lines = [
+        f'"optkern.{cls.__name__}.v1" = "optkern.integrations.thinc:{cls.__name__}"'
+        for cls in CLASSES.values()
+    ]
+    return "\n".join(["", *lines, ""])
+
+
+def tables() -> dict[Path, str]:
+    """The path of every file that has a part written from the rows, with its text."""
+    places = [
+        (ROOT / "README.md", "<!-- from the rows of optkern/rules -->", "<!-- end -->", readme()),
+        (
+            ROOT / "optkern" / "include" / "optkern.h",
+            "each of the parameter's size and zero before the first step:",
+            " * Rules that take norms",
+            header(),
+        ),
+        (
+            ROOT / "pyproject.toml",
+            "[project.entry-points.thinc_optimizers]",
+            "\n[tool.setuptools.packages.find]",
+            entry_points(),
+        ),
+    ]
+    return {path: between(path, *rest) for path, *rest in places}
