@@ -159,9 +159,9 @@ class Optimizer(_thinc.Optimizer):  # type: ignore[name-defined,misc]
     ) -> None:
         self._cls = _checked_class(rule, use_radam, options)
         self._refuse_unheard(beta1=beta1, beta2=beta2, eps=eps)
-        rule = self._rule or CLASSES["adam"].rule
-        own = rule.hyperparameters
-        betas = own["betas"] if _takes_betas(rule) else (0.0, 0.0)
+        followed = self._rule or CLASSES["adam"].rule
+        own = followed.hyperparameters
+        betas = own["betas"] if _takes_betas(followed) else (0.0, 0.0)
         numbers = {
             "learn_rate": learn_rate,
             "L2": own["weight_decay"] if L2 is None else L2,
