@@ -259,9 +259,9 @@ def optimizers() -> str:
         for name in rules.OPTIONS
         if name != "zero_grad"  # a descriptor: it can be called, too
     )
-    names = ", ".join(
-        f'"{name}"' for name in ["Optimizer", *(c.__name__ for c in CLASSES.values())]
-    )
+    classes = ["Optimizer", *(cls.__name__ for cls in CLASSES.values())]
+    classes.sort(key=lambda name: (not name.isupper(), name))  # as linters want them
+    names = "".join(f'    "{name}",\n' for name in classes)
     text = OPTIMIZERS_HEAD.replace("{options}", options) + f"\n__all__ = [\n{names}]\n"
     for cls in CLASSES.values():
         body = arguments(cls.rule, cls.__signature__, {"params": "Params"}, schedules=True)
