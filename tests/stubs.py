@@ -293,11 +293,26 @@ def adapters() -> str:
     return head + "".join(f"class {name}(Adapter): ...\n" for name in names)
 
 
+def makers() -> str:
+    """Write the functions that thinc's room makes of the classes in `CLASSES`."""
+    names = [cls.__name__ for cls in CLASSES.values()]
+    head = (
+        "# Written by tests/stubs.py from the rule table.\n"
+        "from typing import Any\n\n"
+        "from .library import MINIMUM as MINIMUM\nfrom .model_loss import objective as objective\n"
+        "from .ops import Ops as Ops\nfrom .ops import accelerate as accelerate\n"
+        "from .optimizer import Key as Key\nfrom .optimizer import Optimizer as Optimizer\n\n"
+    )
+    made = "def {}(learn_rate: Any = ..., **settings: Any) -> Optimizer: ...\n"
+    return head + "".join(map(made.format, names))
+
+
 def stubs() -> dict[Path, str]:
     """The path of every written stub with its text."""
     return {
         PACKAGE / "optimizers" / "__init__.pyi": optimizers(),
         PACKAGE / "integrations" / "torch" / "__init__.pyi": adapters(),
+        PACKAGE / "integrations" / "thinc" / "__init__.pyi": makers(),
         PACKAGE / "kernels" / "__init__.pyi": twins(
             optkern.kernels,
             "from . import reference as reference\nfrom ._storage import Compact\n"

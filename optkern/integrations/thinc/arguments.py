@@ -1,0 +1,141 @@
+"""What thinc's arguments, and a rule's options beside them, may be."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from ... import optimizers
+from ...kernels._names import got, meant
+from ...optimizers import CLASSES
+from ...rules import VOCABULARY, Domain, Real, Rule
+from .._host import AMOUNT, DECAY, checked
+from . import library
+
+# thinc's numbers, by the attributes that hold them: their arguments, and what they may be.
+NUMBERS: dict[str, tuple[str, Domain]] = {
+    "learn_rate": ("learn_rate", AMOUNT),
+    "L2": ("L2", AMOUNT),
+    "b1": ("beta1", DECAY),
+    "b2": ("beta2", DECAY),
+    "eps": ("eps", VOCABULARY["eps"]),
+    "grad_clip": ("grad_clip", AMOUNT),
+}
+# What the rules' hyperparameters are called here.
+_RENAMED = {
+    "lr": "learn_rate",
+    "betas": "beta1 and beta2",
+    "weight_decay": "L2",
+    "l2": "L2",
+    "decay_form": "L2_is_weight_decay",
+    "clip_norm": "grad_clip",
+    "ema_decay": "use_averages",
+}
+# What thinc's arguments say, or the model counts, and no option may say again.
+_SPOKEN_FOR = ("lr", "betas", "eps", "weight_decay", "decay_form", "step", "mu_product")
+# thinc's arguments that a rule may have no use for, and the rule's names for them.
+_HEARD_AS = {"beta1": "betas", "beta2": "betas", "eps": "eps"}
+
+
+def takes_betas(rule: Rule) -> bool:
+    """Tell whether a rule has the two betas that thinc has arguments for, and none of its own."""
+    return "betas" in rule.hyperparameters and "betas" not in rule.domains
+
+
+def hears(rule: Rule, argument: str) -> bool:
+    """Tell whether a rule has a use for one of thinc's arguments."""
+    name = _HEARD_AS.get(argument)
+    return name is None or (name in rule.hyperparameters and name not in rule.domains)
+
+
+def options_of(rule: Rule) -> dict[str, Any]:
+    """Give a rule's hyperparameters that thinc has no argument for, with their defaults.
+
+    A rule's own betas, of another number or meaning, are none of thinc's.
+    """
+    return {
+        name: default
+        for name, default in rule.hyperparameters.items()
+        if name not in _SPOKEN_FOR or name in rule.domains
+    }
+
+
+def may_be_scheduled(rule: Rule, option: str) -> bool:
+    """Tell whether an option of a rule is a number, which a schedule may give."""
+    return isinstance(rule.domain(option), Real)
+
+
+def checked_class(
+    name: str | None, use_radam: bool, options: dict[str, Any]
+) -> type[optimizers.Optimizer] | None:
+    """Give the class of a rule, None for thinc's; check its options as far as they are numbers."""
+    if name is not None and (not isinstance(name, str) or name not in CLASSES):
+        raise ValueError(
+            f"Optimizer: rule must be None or one of {', '.join(CLASSES)}, {got(name, CLASSES)}"
+        )
+    if name is not None and use_radam:
+        raise ValueError(f"Optimizer: use_radam=True is thinc's own choice, got rule={name!r} too")
+    cls: Any = CLASSES[name] if name else None
+    known = options_of(cls.rule) if cls else {}
+    for option in options:
+        if option not in known:
+            raise TypeError(f"Optimizer: unknown option {option!r}; {_meant(option, name, known)}")
+    if cls is None:
+        return None
+    scheduled = [
+        k for k, v in options.items() if may_be_scheduled(cls.rule, k) and not is_number(v)
+    ]
+    cls(np.zeros(1), **{k: _half if k in scheduled else v for k, v in options.items()})
+    return cls
+
+
+def _half(step: int) -> float:
+    """Stand for a schedule: within the domain of any number."""
+    return 0.5
+
+
+def _meant(option: str, rule: str | None, known: dict[str, Any]) -> str:
+    """Say what an unknown option is called here, and which there are."""
+    here = _RENAMED.get(option)
+    there = f"{rule} has {', '.join(known)}" if rule else "there are some with a rule alone"
+    if here:
+        return f"here it is {here}; {there}"
+    arguments = [argument for argument, _ in NUMBERS.values()]
+    arguments += ["use_averages", "use_radam", "L2_is_weight_decay", "num_threads", "rule"]
+    near = meant(option, [*known, *arguments])
+    return f"{there}; did you mean {' or '.join(near)}?" if near else there
+
+
+def refuse_unheard(rule: Rule | None, **given: Any) -> None:
+    """Refuse thinc's arguments that a rule has no use for."""
+    for name, value in given.items():
+        if rule and value is not None and not hears(rule, name):
+            raise TypeError(f"Optimizer: the rule {rule.name} has no {name}")
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is none of thinc's schedules."""
+    return not (callable(value) or isinstance(value, list) or hasattr(value, "__next__"))
+
+
+def checked_number(name: str, value: Any) -> Any:
+    """Check one of thinc's numbers; give a schedule of it as thinc takes it."""
+    if not is_number(value) and value != []:
+        return hosted(value)
+    return checked("Optimizer", *NUMBERS[name], value, " or a schedule of such")
+
+
+def hosted(value: Any) -> Any:
+    """Give a callable of the step as thinc's kind of schedule; all else as it is."""
+    if not callable(value) or (library.Schedule and isinstance(value, library.Schedule)):
+        return value
+    if library.Schedule is None:
+        return (value(step) for step in itertools.count())
+    return library.Schedule("optkern", call_schedule, attrs={"schedule": value})
+
+
+def call_schedule(schedule: Any, step: int, **_: Any) -> Any:
+    """Call what one of thinc's schedules holds."""
+    return schedule.attrs["schedule"](step)

@@ -1,0 +1,98 @@
+"""One array of a model, bound to a plan of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...curvature.operators import norm
+from ...kernels import _arrays
+from ...kernels._engine import Plan
+from ...rules import OPTIONS, Rule
+
+# The state that thinc's optimizer has names for.
+THINCS = {"exp_avg": "mom1", "exp_avg_sq": "mom2"}
+
+
+class BoundArray:
+    """One array of a model, bound to the engine with its state and its average."""
+
+    __slots__ = ("average", "plan", "rule", "state", "values", "weights")
+
+    def __init__(
+        self,
+        rule: Rule,
+        label: str,
+        weights: np.ndarray,
+        state: dict[str, np.ndarray],
+        average: np.ndarray | None,
+    ) -> None:
+        self.rule, self.weights, self.state, self.average = rule, weights, state, average
+        arrays: dict[str, list[Any]] = {slot: [None] for slot in rule.state}
+        for slot, array in state.items():
+            arrays[slot] = [array.reshape(weights.shape)]
+        if average is not None:
+            arrays["ema"] = [average]
+        self.plan = Plan(rule, "Optimizer", (label,), [weights], arrays)
+        self.plan.set_groups([0])
+        self.values: dict[str, Any] = {}
+
+    def is_of(self, rule: Rule, weights: Any) -> bool:
+        """Tell whether it is bound to this rule and these elements, in the same memory."""
+        if self.rule is not rule:
+            return False
+        return weights is self.weights or _same_memory(weights, self.weights)
+
+    def set(self, name: str, value: Any) -> None:
+        """Give the engine a hyperparameter, where the rule has it, or an option."""
+        if self.values.get(name, self) == value:
+            return
+        if name in OPTIONS:
+            self.plan.set_option(name, value)
+        elif name in self.rule.hyperparameters:
+            self.plan.set_hyperparameter(0, name, self.rule.checked("Optimizer", name, value))
+        self.values[name] = value
+
+    @property
+    def counts(self) -> tuple[int, float]:
+        """Whether its state has begun, and the product of momenta: counted besides the steps."""
+        return int(self.plan.started[0]), float(self.plan.mu_products[0])
+
+
+def label_of(key: Any) -> str:
+    """Name an array as messages do: ``W of node 1``."""
+    return " of node ".join(map(str, reversed(key))) if isinstance(key, tuple) else str(key)
+
+
+def check_companion(what: str, array: Any, weights: np.ndarray) -> None:
+    """Raise where an array that anyone may have written is no companion of its parameter's."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"Optimizer: {what} must be a NumPy array, got {type(array).__name__}")
+    if array.size != weights.size or array.dtype != weights.dtype:
+        raise ValueError(
+            f"Optimizer: {what} must have {weights.size} elements of {weights.dtype} like its "
+            f"parameter, got {array.size} of {array.dtype}"
+        )
+
+
+def zeros_like(array: np.ndarray) -> np.ndarray:
+    """Make zeros of an array's shape and dtype."""
+    return _arrays.zeros_beside(array, array.dtype)
+
+
+def _same_memory(a: Any, b: np.ndarray) -> bool:
+    """Tell whether `a` is another view of b's very elements: a wrapped PyTorch model makes them."""
+    return (
+        type(a) is np.ndarray
+        and a.__array_interface__["data"] == b.__array_interface__["data"]
+        and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
+    )
+
+
+def excess(gradient: np.ndarray, limit: float) -> float:
+    """Measure how many times too long a gradient is: the quotient, or 1."""
+    if type(gradient) is not np.ndarray or gradient.dtype not in _arrays.DTYPES:
+        return 1.0  # which the engine refuses
+    length = norm(gradient.ravel("K"))
+    return length / limit if length >= limit else 1.0

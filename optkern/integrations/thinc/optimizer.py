@@ -1,0 +1,320 @@
+"""The optimizer that a model of thinc calls, array by array.
+
+1. thinc hands over one array at a time. Each is bound to a plan of the engine as long as it stays
+   where it is, and mom1, mom2, averages and nr_update hold what the plan does: anyone may write
+   them. Weight decay, clipping, zeros for the gradient and the average are done in its pass.
+2. thinc decays after the step, ``w = (1 - d) * (w - s)``. Here ``w = (1 - d) * w - (1 - d) * s``:
+   the kernel's decay, and a smaller rate.
+3. thinc clips at ``norm >= grad_clip``, by their quotient; the engine's own clipping is torch's,
+   which adds 1e-6 to the norm. So the norm is taken here, and its share goes into the pass.
+4. L2 that is added to the gradient is clipped along with it in thinc; where both are on, it is a
+   pass of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...kernels import _arrays
+from ...kernels._threads import as_num_threads
+from ...optimizers import CLASSES, no_attribute
+from ...rules import VOCABULARY, Rule
+from .._host import AMOUNT, checked
+from . import library
+from .arguments import (
+    NUMBERS,
+    checked_class,
+    checked_number,
+    hosted,
+    may_be_scheduled,
+    refuse_unheard,
+    takes_betas,
+)
+from .binding import THINCS, BoundArray, check_companion, excess, label_of, zeros_like
+
+Key = tuple[int, str]
+
+
+class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
+    """thinc's optimizer with optkern's kernels: ``model.finish_update(Optimizer(0.001))``.
+
+    Without a rule it is thinc's: its formulas, its arguments, its results to rounding (but RAdam
+    heeds lr_scale too). With one, the rule's own formula and defaults hold.
+
+    Parameters
+    ----------
+    learn_rate : float, list, generator, thinc schedule or callable
+        A callable, such as those of `optkern.schedules`, gets the number of `step_schedules` calls.
+        The same holds for every other number here.
+    rule : str or None
+        ``"adamw"``, ``"lion"``: the name of any row of `optkern.RULES`. None: thinc's own choice,
+        which is RAdam with use_radam, SGD with ``beta2=0``, or else Adam.
+    L2, beta1, beta2, eps : float, schedule or None
+        None: the rule's default (its weight_decay for L2), or thinc's.
+    grad_clip : float or schedule
+        Largest norm of each array's gradient; 0: no clipping.
+    use_averages : bool
+        Keep running averages of the parameters, for ``model.use_params(optimizer.averages)``.
+    use_radam : bool
+    L2_is_weight_decay : bool
+        L2 shrinks the parameters, or else it is added to the gradient.
+    num_threads : int or None
+        None: optkern's choice. The bits never depend on it.
+    **options
+        The rule's other hyperparameters: momentum, nesterov, alpha, centered and so on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On a rule or an option that optkern does not have, at once; on arrays that are no NumPy
+        arrays or do not fit, when they come. Nothing has been modified then.
+    """
+
+    _scheduled: tuple[str, ...] = ()
+    # What the rest of optkern says of it.
+    _instead = {
+        **dict.fromkeys(
+            ("optkern.save", "optkern.load"),
+            "it has its state by thinc's keys, and no parameters; pickle.dump(optimizer, file) "
+            "keeps all of it, and the model's to_disk the parameters",
+        ),
+        **dict.fromkeys(
+            ("Monitor.record", "diagnose"),
+            "it updates one array at a time; leave opt out, and its loss is recorded alone",
+        ),
+    }
+
+    def __init__(
+        self,
+        learn_rate: Any,
+        *,
+        rule: str | None = None,
+        L2: Any = None,
+        beta1: Any = None,
+        beta2: Any = None,
+        eps: Any = None,
+        grad_clip: Any = 1.0,
+        use_averages: bool = True,
+        use_radam: bool = False,
+        L2_is_weight_decay: bool = True,
+        num_threads: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._cls = checked_class(rule, use_radam, options)
+        refuse_unheard(self._rule, beta1=beta1, beta2=beta2, eps=eps)
+        followed = self._rule or CLASSES["adam"].rule
+        own = followed.hyperparameters
+        betas = own["betas"] if takes_betas(followed) else (0.0, 0.0)
+        numbers = {
+            "learn_rate": learn_rate,
+            "L2": own["weight_decay"] if L2 is None else L2,
+            "b1": betas[0] if beta1 is None else beta1,
+            "b2": betas[1] if beta2 is None else beta2,
+            "eps": own.get("eps", 0.0) if eps is None else eps,
+            "grad_clip": grad_clip,
+        }
+        switches = {
+            "use_averages": use_averages,
+            "use_radam": use_radam,
+            "L2_is_weight_decay": L2_is_weight_decay,
+        }
+        for name, value in switches.items():
+            checked("Optimizer", name, VOCABULARY["maximize"], value)
+        good = {NUMBERS[k][0]: checked_number(k, value) for k, value in numbers.items()}
+        super().__init__(**good, **switches)
+        self._num_threads = as_num_threads("Optimizer", num_threads)
+        self._fixed = {k: v for k, v in options.items() if not self._is_scheduled(k)}
+        self._scheduled = tuple(k for k in options if self._is_scheduled(k))
+        for name in self._scheduled:
+            self._set_attr_or_schedule(name, hosted(options[name]))
+        self._state: dict[str, dict[Key, np.ndarray]] = {}
+        self._counts: dict[Key, tuple[int, float]] = {}
+        self._bound: dict[Key, BoundArray] = {}
+        self._seen: dict[str, float] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of `optkern.Optimizer`: no name that means nothing."""
+        own = ("last_score", *self._scheduled)  # the first is in no class of thinc 8
+        known = name[:1] == "_" or hasattr(type(self), name) or name in own
+        if type(self) is Optimizer and not known:
+            settable = [*NUMBERS, "use_radam", "L2_is_weight_decay", *own]
+            raise AttributeError(no_attribute("Optimizer", name, settable, ()))
+        super().__setattr__(name, value)
+
+    def _is_scheduled(self, option: str) -> bool:
+        return self._rule is not None and may_be_scheduled(self._rule, option)
+
+    @property
+    def _rule(self) -> Rule | None:
+        return self._cls.rule if self._cls else None
+
+    # ----------------------------------------------------------------- what a model calls
+
+    def __call__(
+        self, key: Key, weights: Any, gradient: Any, *, lr_scale: float = 1.0
+    ) -> tuple[Any, Any]:
+        """Update one array in place, and set its gradient to zero.
+
+        Parameters
+        ----------
+        key : tuple of (int, str)
+            Of the array: the node's id and the parameter's name.
+        weights, gradient : ndarray
+            float32 or float64, of one shape and dtype.
+        lr_scale : float
+            Multiplies the learning rate.
+
+        Returns
+        -------
+        tuple
+            The same two arrays.
+        """
+        if not isinstance(gradient, np.ndarray):
+            what = f"gradient of {_arrays.named('parameter', label_of(key))}"
+            came = type(gradient).__name__
+            raise TypeError(f"Optimizer: {what} must be a NumPy array, got {came}")
+        if not gradient.size:
+            return weights, gradient
+        b1, b2 = self._number("b1", key), self._number("b2", key)
+        bound = self._bound_to(key, weights, self._rule or thincs_rule(self.use_radam, b2))
+        if takes_betas(bound.rule):
+            bound.set("betas", (b1, b2))
+        bound.set("eps", self._number("eps", key))
+        for name in self._scheduled:
+            bound.set(name, self._now(name, key))
+        lr, L2 = self._number("learn_rate", key), self._number("L2", key)
+        grad_clip = self._number("grad_clip", key)
+        if lr_scale != 1.0:
+            lr *= checked("Optimizer", "lr_scale", AMOUNT, lr_scale)
+        if L2 and not self.L2_is_weight_decay and grad_clip:
+            bound.set("lr", lr)
+            bound.plan.check((gradient,))
+            gradient += L2 * weights
+            L2 = 0.0
+        self._set_rates(bound, lr, L2)
+        count = self.nr_update[key] + 1
+        if bound.average is not None:
+            bound.set("ema_decay", min((1.0 + count) / (10.0 + count), 0.9999))
+        bound.set("grad_scale", excess(gradient, grad_clip) if grad_clip else 1.0)
+        bound.plan.step((gradient,), self._num_threads)
+        self.nr_update[key] = count
+        if bound.average is not None:
+            self.averages[key] = bound.average
+        return weights, gradient
+
+    def _set_rates(self, bound: BoundArray, lr: float, L2: float) -> None:
+        """Set learning rate and decay as the kernel takes them."""
+        bound.set("decay_form", self._decay_form)
+        if not L2 or not self.L2_is_weight_decay or self._rule:
+            bound.set("lr", lr)
+            bound.set("weight_decay", L2)
+            return
+        decay = lr * L2
+        if decay > 1:
+            raise ValueError(f"Optimizer: learn_rate * L2 must not exceed 1, got {decay!r}")
+        bound.set("lr", lr * (1 - decay))
+        bound.set("weight_decay", decay)
+
+    def _now(self, name: str, key: Key) -> Any:
+        """Give the value of a schedule at this step; thinc 8 keeps it in the schedule's place."""
+        value = getattr(self, name)
+        return value(self._step, **self._schedule_args(key)) if callable(value) else value
+
+    def _number(self, name: str, key: Key) -> float:
+        """Give one of thinc's numbers at this step, checked where it is another than before."""
+        value = self._now(name, key)
+        if value is not self._seen.get(name):
+            checked("Optimizer", *NUMBERS[name], value)
+            self._seen[name] = value
+        return value
+
+    # ----------------------------------------------------------------- arrays and their plans
+
+    def _bound_to(self, key: Key, weights: Any, rule: Rule) -> BoundArray:
+        bound = self._bound.get(key)
+        if bound is None or not (bound.is_of(rule, weights) and self._holds(key, bound)):
+            bound = self._bound[key] = self._bind(key, weights, rule)
+        return bound
+
+    def _holds(self, key: Key, bound: BoundArray) -> bool:
+        """Tell whether state, count and average of an array are still what it is bound to."""
+        averages = self.averages
+        if (averages is None) is not (bound.average is None):
+            return False
+        if averages is not None and averages.get(key) is not bound.average:
+            return False
+        if bound.plan.steps[0] != self._count(key, bound.rule):
+            return False
+        return all(self._home(slot).get(key) is array for slot, array in bound.state.items())
+
+    def _count(self, key: Key, rule: Rule) -> int:
+        """Count the updates so far, as the engine counts them: thinc's RAdam is a step ahead."""
+        count = self.nr_update[key]
+        if not isinstance(count, (int, np.integer)) or count < 0:
+            raise ValueError(
+                f"Optimizer: nr_update of {key!r} must be an integer >= 0, got {count!r}"
+            )
+        return count + (self._rule is None and rule.name == "radam")
+
+    def _bind(self, key: Key, weights: Any, rule: Rule) -> BoundArray:
+        """Make a plan for an array that is new or lies elsewhere than before; its state goes on."""
+        label = label_of(key)
+        _arrays.check_writable("Optimizer", _arrays.named("parameter", label), weights)
+        if key in self._bound:
+            self._counts[key] = self._bound[key].counts
+        if not self.nr_update[key]:  # begins anew, in what thinc has no name for too
+            self._counts.pop(key, None)
+            for kept in self._state.values():
+                kept.pop(key, None)
+        needed = {**rule.hyperparameters, **self._fixed, **dict.fromkeys(self._scheduled, True)}
+        state = {
+            slot: self._home(slot).setdefault(key, zeros_like(weights.reshape(-1)))
+            for slot in rule.state
+            if rule.needs(slot, needed)
+        }
+        for slot, array in state.items():
+            check_companion(f"{THINCS.get(slot, slot)} of {label!r}", array, weights)
+        average = None
+        if self.averages is not None:
+            average = self.averages.get(key)
+            average = zeros_like(weights) if average is None else average
+            check_companion(f"averages of {label!r}", average, weights)
+        bound = BoundArray(rule, label, weights, state, average)
+        for name, value in {**rule.hyperparameters, **self._fixed}.items():
+            bound.set(name, value)
+        bound.set("zero_grad", True)
+        if self._rule is None:
+            bound.set("eps_form", "raw")
+        count = bound.plan.steps[0] = self._count(key, rule)
+        if key in self._counts:
+            started, bound.plan.mu_products[0] = self._counts[key]
+            bound.plan.started[0] = min(started, count)
+        return bound
+
+    @property
+    def _decay_form(self) -> str:
+        if not self.L2_is_weight_decay:
+            return "l2"
+        return "decoupled" if self._rule else "independent"
+
+    def _home(self, slot: str) -> dict[Key, np.ndarray]:
+        """Find where a state's arrays are kept: flat, and thinc's two under thinc's names."""
+        if slot in THINCS:
+            return getattr(self, THINCS[slot])
+        return self._state.setdefault(slot, {})
+
+    def __getstate__(self) -> Any:
+        counts = {key: bound.counts for key, bound in self._bound.items()}
+        own, slots = super().__getstate__()
+        return {**own, "_bound": {}, "_counts": {**self._counts, **counts}}, slots
+
+    def __repr__(self) -> str:
+        rule = self._rule or CLASSES["radam" if self.use_radam else "adam"].rule
+        own = "" if self._rule else "thinc's "
+        return f"Optimizer({own}{rule.name}, {len(self.nr_update)} arrays so far)"
+
+
+def thincs_rule(use_radam: bool, b2: float) -> Rule:
+    return CLASSES["radam" if use_radam else "adam" if b2 > 0 else "sgd"].rule
