@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from . import _command, _once
+from . import _command
 
 try:
-    from . import kernels
+    from . import _once, kernels
+except ImportError as error:
+    _command.refuse_unbuilt(error)
+    raise
 except ValueError as error:  # in OPTKERN_ISA or OPTKERN_NUM_THREADS
     _command.refuse(error)
     raise

@@ -1,9 +1,10 @@
-"""The command line before it runs: an environment that is wrong stops the import already."""
+"""What stops the import already: an environment that is wrong, a folder that is not built."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import PurePath
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path, PurePath
 
 
 def refuse(error: ValueError) -> None:
@@ -18,3 +19,19 @@ def refuse(error: ValueError) -> None:
     if PurePath(program).name.removesuffix(".exe") in ("optkern", "optkern.cli"):
         print(f"optkern: error: {error}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def refuse_unbuilt(error: ImportError) -> None:
+    """Raise ImportError, in a sentence, where compiled modules are missing beside their sources."""
+    folder = Path(__file__).parent
+    missing = [
+        source.with_suffix("").relative_to(folder.parent)
+        for source in sorted(folder.rglob("*.pyx"))
+        if not any(source.with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES)
+    ]
+    if missing:
+        raise ImportError(
+            f"optkern is not built in {folder}: {'.'.join(missing[0].parts)} is not there; to use "
+            "an installed optkern, start Python in another folder; to build it here, run "
+            "pip install -e ."
+        ) from error

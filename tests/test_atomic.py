@@ -386,10 +386,12 @@ path.write_text(text.replace(table, table + "RULES = (RULES[1], RULES[0], *RULES
 """
 
 
-def test_a_stale_build_is_refused(tmp_path):
+def linked(tmp_path, without=""):
+    """The package, file by file, in a folder of the test's own; what runs code there."""
     folder = tmp_path / "optkern"
     for path in Path(PACKAGE).rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
+        left_out = without and path.match(without)
+        if path.is_file() and "__pycache__" not in path.parts and not left_out:
             to = folder / path.relative_to(PACKAGE)
             to.parent.mkdir(parents=True, exist_ok=True)
             to.symlink_to(path)
@@ -405,11 +407,25 @@ def test_a_stale_build_is_refused(tmp_path):
             timeout=600,
         )
 
+    return run
+
+
+def test_a_stale_build_is_refused(tmp_path):
+    run = linked(tmp_path)
     good = run("import optkern; print(optkern.__file__)")
     assert good.returncode == 0 and str(tmp_path) in good.stdout, good.stderr
     assert run(STALE).returncode == 0
     stale = run("import optkern")
     assert "ImportError" in stale.stderr and "build again" in stale.stderr
+
+
+@pytest.mark.parametrize(("without", "missing"), [("*.so", "_capi"), ("_runtime.*.so", "_runtime")])
+def test_a_folder_that_is_not_built_says_so(without, missing, tmp_path):
+    if not next(Path(PACKAGE).rglob("*.pyx"), None) or not next(Path(PACKAGE).rglob("*.so"), None):
+        pytest.skip("installed without its sources")
+    last = linked(tmp_path, without)("import optkern").stderr.splitlines()[-1]
+    assert last.startswith("ImportError: optkern is not built in ")
+    assert f"{missing} is not there" in last and last.endswith("run pip install -e .")
 
 
 def test_optkern_is_imported_again_after_it_left_sys_modules(run_python):

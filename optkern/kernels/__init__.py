@@ -6,24 +6,15 @@ place in one pass; ``<rule>_rows(p, rows, g, *state, **hyperparameters)`` some o
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ._threads import as_num_threads, initial_limit, load_engine_passive
 from .rules import ROW_RULES, RULES, Rule
 
 # First: what the other modules import brings the OpenMP runtime in.
-try:
-    openmp_policy = load_engine_passive()
-except ImportError as error:
-    if importlib.util.find_spec("optkern.kernels._engine") is not None:
-        raise
-    raise ImportError(
-        f"optkern is not built in {Path(__file__).parents[1]}: to use an installed optkern, start "
-        "Python in another folder; to build it here, run pip install -e ."
-    ) from error
+# ruff: noqa: E402
+openmp_policy = load_engine_passive()
 
 from . import _engine, _runtime, reference
 from ._call import Kernel
