@@ -32,7 +32,7 @@ def pasted():
         yield pytest.param(block, id=host or str(number), marks=[pytest.mark.slow] if host else [])
 
 
-@pytest.mark.parametrize("block", pasted())
+@pytest.mark.parametrize("block", list(pasted()))
 def test_code_runs_as_pasted(block, run_python):
     """In a fresh interpreter, with nothing before it."""
     if host := host_of(block):
