@@ -326,3 +326,40 @@ def test_parameters_of_a_solver_are_not_replaced_in_a_list(solver):
     opt = solver([np.ones(3)])
     with pytest.raises(TypeError, match=r"opt\.rebind\(params\)"):
         opt.params[0] = np.zeros(3)
+
+
+def test_a_parameter_replaced_while_the_averages_are_in():
+    """The weights are back in the arrays that are trained, and the one that is not is told."""
+    for how in ("context", "calls"):
+        params = {"w": np.ones(3)}
+        opt = optkern.SGD(params, lr=0.1, ema_decay=0.5)
+        for _ in range(2):
+            opt.step({"w": np.ones(3)})
+        trained = params["w"]
+        with pytest.raises(ValueError, match="'w' has been replaced"):
+            if how == "context":
+                with opt.averaged():
+                    params["w"] = params["w"] * 2
+            else:
+                opt.swap_in()
+                params["w"] = params["w"] * 2
+                opt.swap_out()
+        assert not opt.averages_are_in
+        np.testing.assert_allclose(trained, 0.8)
+
+
+def test_writes_to_a_monitor():
+    monitor = optkern.Monitor()
+    with pytest.raises(AttributeError, match="did you mean curvature_every"):
+        monitor.curvature_evry = 3
+    with pytest.raises(AttributeError, match="constructor"):
+        monitor.curvature_every = 3
+    with pytest.raises(ValueError, match="every must be"):
+        monitor.every = -3
+    monitor.every = 7
+    assert monitor.every == 7
+
+
+def test_a_call_without_arguments_names_what_was_called():
+    with pytest.raises(TypeError, match=r"Optimizer\.step\(\) missing"):
+        optkern.Adam([np.ones(2)]).step()

@@ -230,8 +230,15 @@ def refuse_overlap(owner: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None
 
 
 def byte_bounds(array: np.ndarray) -> tuple[int, int]:
-    """The addresses of an array's first byte and of the one after its last."""
-    return np.lib.array_utils.byte_bounds(array)
+    """Return the addresses of an array's first byte and of the one after its last.
+
+    NumPy's own function asks for `__array_interface__`, which crashes where memory runs out.
+    """
+    low = high = array.ctypes.data
+    for length, stride in zip(array.shape, array.strides):
+        reach = (length - 1) * stride
+        low, high = (low + reach, high) if stride < 0 else (low, high + reach)
+    return low, high + array.itemsize
 
 
 def share_memory(a: np.ndarray, b: np.ndarray) -> bool:

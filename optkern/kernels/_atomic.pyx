@@ -261,6 +261,8 @@ cdef class Averaged:
             self.entered = False
             self.optimizer.swap_out()   # which says that they are not in
         self.leave()
+        if exception == (None, None, None):
+            self.optimizer._find_parameters()   # one that was replaced in the block is told
 
     def __del__(self):
         self.leave()

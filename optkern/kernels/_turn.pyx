@@ -79,7 +79,7 @@ cdef class Turn:
         cdef bint welcome = reading and self.at_rest or not (stepping or self.stepping)
         if not self.is_taken() or welcome and self.thread == PyThread_get_thread_ident():
             return 0
-        end = f"{what} has to wait for its end"
+        end = f"{STEP if what is None else what} has to wait for its end"
         if stepping and self.stepping:
             end = "an optimizer takes one step at a time"
         raise RuntimeError(

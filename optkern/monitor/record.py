@@ -24,7 +24,7 @@ from .._recorder import Recorder, real
 from ..curvature.lanczos import check_callable, check_count
 from ..kernels import _arrays
 from ..kernels._forms import settled
-from ..kernels._names import spelled
+from ..kernels._names import hint, spelled
 from ..kernels._storage import widened
 from ..kernels._structures import Structure
 from ..optimizers import Optimizer
@@ -93,6 +93,11 @@ def _sizes(arrays: Sequence[Any]) -> list[int]:
     return [0 if a is None else a.size for a in arrays]
 
 
+# What may be written, and what the constructor takes beside it.
+_WRITTEN = ("every", "seed", "opt", "looks", "edges")
+_CONSTRUCTORS = ("curvature_every", "hvp")
+
+
 class Record(Recorder):
     """Losses, and looks at the updates of the optimizer that takes the steps."""
 
@@ -135,6 +140,17 @@ class Record(Recorder):
         self._stood: tuple[int, int, int] | None = None  # records, steps, skipped: of the last step
         # Record, steps taken and parameters of the last looks.
         self._trail: deque[tuple[int, int, np.ndarray]] = deque(maxlen=TRAIL)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("every", "seed") and value is not None:
+            value = check_count("Monitor", name, value, int(name == "every"))
+        elif type(self).__module__.startswith("optkern.") and not name.startswith("_"):
+            if name in _CONSTRUCTORS:
+                raise AttributeError(f"Monitor: {name} is the constructor's")
+            if name not in (*_WRITTEN, *dir(type(self))):
+                known = (*_WRITTEN, *_CONSTRUCTORS)
+                raise AttributeError(f"Monitor: no attribute {name!r}; {hint(name, known)}")
+        super().__setattr__(name, value)
 
     def _check(self, grads: Any, opt: Any) -> None:
         """Refuse an opt that is none of optkern's, and gradients that its step would refuse."""

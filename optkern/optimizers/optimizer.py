@@ -378,3 +378,11 @@ def no_optimizer(owner: str, opt: Any) -> str:
     if getattr(opt, "optimizer", opt) is None:
         return f"got {name}, which has no state before its first update"
     return f"got {name}"
+
+
+# What Python says of a call without its arguments names a method as it is called.
+for _part in (Stepping, Planning, Storage, Arguments, Bound):
+    for _name, _method in vars(_part).items():
+        if inspect.isfunction(_method) and not _name.startswith("_"):
+            _method.__qualname__ = f"Optimizer.{_name}"
+del _part, _name, _method

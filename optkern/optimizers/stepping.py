@@ -202,10 +202,14 @@ class Stepping:
         ------
         RuntimeError
             Where `swap_in` has not been called.
+        ValueError
+            Where a parameter has been replaced in its container since: the weights are back in the
+            arrays that are trained.
         """
         if not self.averages_are_in:
             raise RuntimeError(f"{self._owner}.swap_out: the averages are not swapped in")
         self._exchange_averages(None)
+        self._find_parameters()
 
     def averaged(self) -> Averaged:
         """Context: the averages are in the parameters' place."""

@@ -299,7 +299,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         self._alone(super().load_state_dict, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._alone(self._copied)
+        if self._binding is None:
+            return self._copied()
+        return self._binding.alone("copying or pickling it", self._copied)
 
     def _copied(self) -> dict[str, Any]:
         if self._binding is not None:
