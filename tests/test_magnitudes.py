@@ -163,6 +163,8 @@ BEYOND = {  # the rows of docs/range.md: class, options, weights, gradients of t
     "adagrad, lr": (optkern.Adagrad, {"lr": 10.0}, 1.0, [3e38]),
     "adam, eps": (optkern.Adam, {"eps": 0.0}, 1.0, [1e-30]),
     "ema": (optkern.SGD, {"lr": 1.0, "ema_decay": 0.5}, 3e38, [3e38, 3e38]),
+    "adadelta": (optkern.Adadelta, {"eps": 1e4}, 1.0, [3e38]),
+    "grad_scale": (optkern.SGD, {"grad_scale": 1e-20}, 1.0, [1e25]),
 }
 
 
@@ -177,6 +179,14 @@ def test_where_finite_numbers_become_infinite(case):
     opt = assert_trains_like_twin(cls.rule, params, grads, hyper, **options)
     average = opt.state[0].get("ema", opt.params[0])
     assert not np.isfinite(average).any()
+
+
+def test_where_lambs_trust_ratio_becomes_infinite():
+    """The row of docs/range.md: updates of 0 where squares overflow, times it."""
+    params, grads = [np.array([1e35, -1e35, 0], np.float32)], [[np.full(3, 1e-20, np.float32)]]
+    hyper = {"lr": 0.1, "weight_decay": 0.01, "decay_form": "l2"}
+    opt = assert_trains_like_twin(optkern.LAMB.rule, params, grads, hyper)
+    assert np.isnan(opt.params[0][:2]).all()
 
 
 # --------------------------------------------------------------------------- weights of 16 bits
