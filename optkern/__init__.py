@@ -21,7 +21,6 @@ from ._versions import __version__, show_versions
 from .checkpoint import load, save
 from .kernels import RULES, reference
 from .kernels._flat import Flat, flatten
-from .kernels._names import spell_names
 from .kernels._runtime import get_thread_limit as get_num_threads
 from .kernels._runtime import isa
 from .kernels._threads import set_num_threads
@@ -58,4 +57,3 @@ __all__ = [
 ]
 
 __all__ += optimizers.__all__
-spell_names(__name__)

@@ -18,7 +18,6 @@ openmp_policy = load_engine_passive()
 
 from . import _engine, _runtime, reference
 from ._call import Kernel
-from ._names import spell_names
 from ._rows import Rows, run_taken
 from ._twins import rows_twin, twin
 
@@ -49,5 +48,3 @@ __all__ = [
     *(rule.name for rule in RULES),
     *(f"{rule.name}_rows" for rule in ROW_RULES),
 ]
-
-spell_names(__name__)
