@@ -78,3 +78,67 @@ def test_the_decrement_says_no_more_than_the_length():
         assert 0 < v.newton_decrement <= most * (1 + 1e-9)
         scale = 0.5 * np.abs(d).max() * (x @ x)
         assert not (v.stationary and v.newton_decrement > 1e-3 * scale)
+
+
+# --------------------------------------------------------------------------- from both sides
+
+
+@pytest.mark.parametrize(("share", "stochastic"), [(0.6, False), (1.6, True)])
+def test_a_gradient_is_stochastic_beyond_a_thousand_roundings_of_its_terms(share, stochastic):
+    """At ||x|| = ||H|| = 1 the terms of H (y - x) are 1; answers differ by twice what is added."""
+    calls, x, error = [], np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
+
+    def grad(y):
+        calls.append(None)
+        return y - x + share * 0.5 * 1e3 * 2.0**-53 * (-1) ** len(calls) * error
+
+    verdict = curvature.classify(x, grad, lambda v: v)
+    assert verdict.kind == ("inconclusive" if stochastic else "minimum")
+    assert ("answers differently at the same x" in str(verdict)) == stochastic
+
+
+@pytest.mark.parametrize(("share", "followed"), [(0.011, True), (0.009, False)])
+def test_a_bent_valley_is_no_minimum_where_a_hundredth_of_the_loss_is_to_be_had(share, followed):
+    """Each straight step gains 2e-4 of the loss; 30 steps of L-BFGS along the valley 3.37."""
+    x = np.array([-1.0, 1.0])
+    level = 3.3724 / share - 4
+
+    def loss(x):
+        return level + 1e3 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+
+    def grad(x):
+        bend = 1e3 * (x[1] - x[0] ** 2)
+        return np.array([-4 * x[0] * bend - 2 * (1 - x[0]), 2 * bend])
+
+    found = curvature.classify(x, grad, loss=loss).stationary
+    assert bool(found) != followed
+    assert ("no straight step gains much, but L-BFGS gains" in found.why) == followed
+
+
+@pytest.mark.parametrize(("jump", "kink"), [(2e-13, False), (1e-12, True)])
+def test_a_jump_of_the_gradient_is_told_from_its_rounding(jump, kink):
+    """||g|| is 14: its rounding 1.5e-15, and what it does to a product at any step no jump."""
+    x = np.ones(80)
+    way = np.random.default_rng(0).standard_normal(80)
+    way /= np.linalg.norm(way)
+
+    def grad(y):
+        return np.linspace(1, 2, 80) * y + jump * np.sign((y - x) @ way) * way
+
+    op = curvature.hvp_from_grad(grad, x)
+    curvature.lanczos(op)
+    assert (op.trouble == "kink") == kink
+
+
+@pytest.mark.parametrize("size", [10**5.5, 1e7, 1e10])
+def test_steps_that_the_rounding_of_x_swallows_are_no_steps(size):
+    """Half of the coordinates are large: by a step that they do not feel H would fall apart."""
+    rng = np.random.default_rng(1)
+    q = rng.standard_normal((80, 80))
+    h = q @ q.T / 80 + np.eye(80)
+    x = np.ones(80)
+    x[:40] = size
+    c = x.copy()
+    op = curvature.hvp_from_grad(lambda y: h @ (y - c), x)
+    curvature.lanczos(op, tol=1e-6)
+    assert op.noise < 1.5e-11

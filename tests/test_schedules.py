@@ -706,3 +706,24 @@ def test_matplotlib_is_not_imported_before_it_is_needed(run_python):
         "print('matplotlib' in sys.modules)"
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
+def test_a_loss_equal_to_the_best_is_no_improvement(mode, threshold_mode):
+    """As in torch; with a threshold of 0 only the least gain beyond it is one."""
+    for step, bad in ((0.0, 1), (2.0**-52, 0), (-(2.0**-52), 1)):
+        schedule = optkern.schedules.Plateau(
+            0.1, mode=mode, threshold=0.0, threshold_mode=threshold_mode
+        )
+        schedule.observe(1.0)
+        schedule.observe(1.0 + (step if mode == "max" else -step))
+        assert schedule.num_bad_epochs == bad
+
+
+@pytest.mark.parametrize(("eps", "reduced"), [(0.25, False), (0.2499, True)])
+def test_a_reduction_of_no_more_than_eps_is_none(eps, reduced):
+    schedule = optkern.schedules.Plateau(0.5, factor=0.5, patience=0, eps=eps)
+    schedule.observe(1.0)
+    assert schedule.observe(2.0) is reduced
+    assert schedule(0) == (0.25 if reduced else 0.5)

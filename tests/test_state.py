@@ -429,3 +429,19 @@ def test_a_step_count_is_a_whole_number(value):
     with pytest.raises(ValueError, match="step of parameter 'W' must be an integer >= 0"):
         opt.state["W"]["step"] = value
     assert opt.state["W"]["step"] == 3
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_made_while_the_averages_are_in_takes_no_step_on_them(how):
+    params, opt = trained(optkern.Adam, ema_decay=0.5)
+    own = {k: v.copy() for k, v in params.items()}
+    opt.swap_in()
+    other = copy.deepcopy(opt) if how == "deepcopy" else pickle.loads(pickle.dumps(opt))
+    before = [p.copy() for p in other.params]
+    assert other.averages_are_in
+    with pytest.raises(RuntimeError, match="the averages are in the parameters' place"):
+        other.step({k: np.ones_like(v) for k, v in own.items()})
+    assert_same_bits(other.params, before)
+    other.swap_out()
+    assert_same_bits(other.params, list(own.values()))
+    assert other.step({k: np.ones_like(v) for k, v in own.items()}) is True

@@ -286,7 +286,8 @@ class StationarityTest:
             if won > gain:
                 gain, length = won, share * norm(each.step)
         verdict = self._by_gain(found, gain, length)
-        return self._followed(verdict, steps) or verdict
+        followed = self._followed(verdict, steps)
+        return verdict if followed is None else followed  # which is false, where it is one
 
     def _of_unlike(self) -> list[Newton]:
         """The Newton step in units of x's own coordinates, where their sizes are unlike.
