@@ -18,7 +18,7 @@ TORCH = $(if $(findstring peers,$*)$(findstring torch,$*),$$($(BIN)/python -c 'i
 # The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
 REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
-.PHONY: demo test bench lessons lint clean
+.PHONY: demo test bench lessons mutants lint clean
 
 demo: .venv/built .venv/extras-demo
 	$(BIN)/optkern demo $(ARGS)
