@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from interruption import PACKAGE, Interrupt, interrupted
 
 import optkern
 from optkern.kernels import reference
-
-PACKAGE = str(Path(optkern.__file__).parent)
 
 
 def new(cls=optkern.Adam, **options):
@@ -48,34 +47,6 @@ def picture(opt):
     bound = [a.ctypes.data == b.ctypes.data for a, b in zip(opt._plan.params, opt.params)]
     rest = (opt._schedules, opt.on_nonfinite, bound)
     return repr(as_text((opt.state_dict(), opt.params, opt._options, opt.param_groups, rest)))
-
-
-class Interrupt(BaseException):
-    pass
-
-
-def interrupted(line, act):
-    """Run with an exception at the line-th line of the package; whether that line was reached."""
-    left = [line]
-
-    def trace(frame, event, arg):
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if event == "line":
-            left[0] -= 1
-            if left[0] == 0:
-                raise Interrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    except Interrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def enter_and_leave(opt):

@@ -189,7 +189,32 @@ def test_where_lambs_trust_ratio_becomes_infinite():
     assert np.isnan(opt.params[0][:2]).all()
 
 
+def test_where_rows_that_cancel_become_infinite():
+    """Summed in float64, whose range the first two leave; float32's are summed in it as well."""
+    for dtype, size in ((np.float64, 1.7e308), (np.float32, 3e38)):
+        p = np.zeros((2, 2), dtype)
+        g = np.outer([size, size, -size], [1, 1]).astype(dtype)
+        opt = optkern.SGD([p], lr=1e-30, on_nonfinite="skip")
+        assert opt.step_rows([np.zeros(3, int)], [g]) is (dtype is np.float32)
+        assert np.isfinite(p).all()
+
+
 # --------------------------------------------------------------------------- weights of 16 bits
+
+
+def test_where_weights_rounded_at_random_become_infinite():
+    """The row of docs/range.md: past the largest bfloat16 by a fraction of its last digit."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    for dtype, rounding, some in (
+        (bfloat16, "stochastic", True),
+        (bfloat16, "nearest", False),
+        (np.float16, "stochastic", False),
+    ):
+        largest = float(np.finfo(dtype).max) if dtype is np.float16 else 3.3895314e38
+        p = np.full(3000, largest, dtype)
+        opt = optkern.SGD([p], lr=1.0, weight_rounding=rounding)
+        opt.step([np.full(3000, -largest * 1e-4, np.float32).astype(dtype)])
+        assert bool(np.isinf(p.astype(np.float64)).any()) is some, (dtype, rounding)
 
 
 @pytest.mark.parametrize("name", ("float16", "bfloat16"))

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from test_atomic import Interrupt, interrupted
+from interruption import Interrupt, interrupted
 
 import optkern
 from optkern.solvers import LBFGS, SAM, NewtonLanczos

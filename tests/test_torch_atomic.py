@@ -6,44 +6,19 @@ import copy
 import itertools
 import sys
 import threading
-from pathlib import Path
 
+import interruption
 import pytest
-
-import optkern
 
 torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
 import optkern.integrations.torch as ot  # noqa: E402
 
-WHERE = (str(Path(optkern.__file__).parent), sys.modules["torch.optim.optimizer"].__file__)
-
-
-class Interrupt(BaseException):
-    pass
+WHERE = (interruption.PACKAGE, sys.modules["torch.optim.optimizer"].__file__)
 
 
 def interrupted(line, act):
     """Raise at the line-th line of optkern or of torch's base class; return whether it came."""
-    left = [line]
-
-    def trace(frame, event, arg):
-        if not frame.f_code.co_filename.startswith(WHERE):
-            return None
-        if event == "line":
-            left[0] -= 1
-            if left[0] == 0:
-                raise Interrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    except Interrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+    return interruption.interrupted(line, act, WHERE)
 
 
 def new(cls=ot.NAdam, steps=2, lr=0.1, **options):

@@ -199,14 +199,20 @@ def is_plain(node: Node, container: Any) -> bool:
     return all(map(is_plain, node.children, node.read(container)))
 
 
-def same_memory(value: Any, array: np.ndarray) -> bool:
-    """Whether an object's memory is that of an array, element by element."""
+def as_array(value: Any) -> np.ndarray | None:
+    """Return the array over an object's memory, or None where it has none."""
     try:
         value = _arrays.shared("", "", value)
     except TypeError:
-        return False
+        return None
+    return value if isinstance(value, np.ndarray) else None
+
+
+def same_memory(value: Any, array: np.ndarray) -> bool:
+    """Return whether an object's memory is that of an array, element by element."""
+    value = as_array(value)
     return (
-        isinstance(value, np.ndarray)
+        value is not None
         and value.dtype == array.dtype
         and value.shape == array.shape
         and value.strides == array.strides

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _arrays, _storage
 from ._containers import Contents
-from ._forms import Node, Once, name_of, opened, same_memory
+from ._forms import Node, Once, as_array, name_of, opened, same_memory
 
 Label = int | str
 Found = list[tuple[tuple[Any, ...], Any]]  # the keys down to an array, and the array
@@ -157,13 +157,10 @@ class Watching:
                 self._look(children.get(key, Node("none")), entry, (*path, str(key)), found)
 
     def _is_untrained(self, value: Any) -> bool:
-        """Whether an object is an array that a step could update, of memory that none does."""
-        try:
-            value = _arrays.shared("", "", value)
-        except TypeError:
-            return False
+        """Return whether an object is an array that could be trained, of memory that is not."""
+        value = as_array(value)
         return (
-            isinstance(value, np.ndarray)
+            value is not None
             and (value.dtype in _arrays.DTYPES or _storage.kind_of(value.dtype) > 0)
             and not any(
                 isinstance(a, np.ndarray) and np.may_share_memory(a, value)

@@ -120,8 +120,7 @@ class Record(Recorder):
             between = check_count("Monitor", "curvature_every", curvature_every, 1)
             self._tracker = Tracker(between, hvp)
         self.edges: list[Edge] = []
-        self.every = None if every is None else check_count("Monitor", "every", every, 1)
-        self.seed = check_count("Monitor", "seed", seed, 0)
+        self.every, self.seed = every, seed
         self.opt: Optimizer | SAM | None = None
         self.looks: list[Look] = []
         self._losses = array("d")
@@ -142,15 +141,20 @@ class Record(Recorder):
         self._trail: deque[tuple[int, int, np.ndarray]] = deque(maxlen=TRAIL)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("every", "seed") and value is not None:
+        if name in ("every", "seed") and not (name == "every" and value is None):
             value = check_count("Monitor", name, value, int(name == "every"))
-        elif type(self).__module__.startswith("optkern.") and not name.startswith("_"):
-            if name in _CONSTRUCTORS:
-                raise AttributeError(f"Monitor: {name} is the constructor's")
-            if name not in (*_WRITTEN, *dir(type(self))):
-                known = (*_WRITTEN, *_CONSTRUCTORS)
-                raise AttributeError(f"Monitor: no attribute {name!r}; {hint(name, known)}")
+        elif name[0] != "_" and name not in _WRITTEN and not hasattr(type(self), name):
+            self._refuse_attribute(name)
         super().__setattr__(name, value)
+
+    def _refuse_attribute(self, name: str) -> None:
+        """Raise AttributeError: what means nothing would be misspelt, but in a user's own class."""
+        if not type(self).__module__.startswith("optkern."):
+            return
+        if name in _CONSTRUCTORS:
+            raise AttributeError(f"Monitor: {name} is the constructor's: construct another Monitor")
+        said = hint(name, (*_WRITTEN, *_CONSTRUCTORS))
+        raise AttributeError(f"Monitor: no attribute {name!r}; {said}")
 
     def _check(self, grads: Any, opt: Any) -> None:
         """Refuse an opt that is none of optkern's, and gradients that its step would refuse."""
