@@ -128,34 +128,44 @@ def compacts(variants, used):
     return [(k, x) for k, x in enumerate(variants) if used[k] and kept[k]]
 
 
-def stamp(isa: str) -> str:
-    """Write the spans of one instruction set; the path of the file."""
-    loops = {
-        rule.formula: (
-            rule.formula,
-            len(rule.arrays),
-            [" | ".join(flags) or "0" for flags in rule.variants],
-            [
-                [k for k, slot in enumerate(rule.arrays) if touches(rule, slot, flags)]
-                for flags in rule.variants
-            ],
-            ["uint8" if slot.nonnegative else "int8" for slot in rule.arrays],
-        )
-        for rule in rules.RULES + rules.LIMITS
-    }
-    template = Tempita.Template.from_filename(str(KERNELS / "_span.pyx.tp"), encoding="utf-8")
-    text = template.substitute(
+def stamp(isa: str, rows: list, name: str) -> str:
+    """Write the loops of some rows for one instruction set; the path of the file."""
+    source = (KERNELS / "_span.pyx.tp").read_text(encoding="utf-8")
+    vectors = (KERNELS / "_span_vectors.pyx.tp").read_text(encoding="utf-8")
+    text = Tempita.Template(source.replace("{{VECTORS}}\n", vectors)).substitute(
         isa=isa,
-        LOOPS=list(loops.values()),
-        ROWS=rules.rows_hash(),
-        TABLE=[(index, rule.formula) for index, rule in enumerate(rules.RULES + rules.LIMITS)],
+        CORE=rows == list(rules.LIMITS),
+        LOOPS=[
+            (
+                row.formula,
+                len(row.arrays),
+                [" | ".join(flags) or "0" for flags in row.variants],
+                [
+                    [k for k, slot in enumerate(row.arrays) if touches(row, slot, flags)]
+                    for flags in row.variants
+                ],
+                ["uint8" if slot.nonnegative else "int8" for slot in row.arrays],
+            )
+            for row in rows
+        ],
         STATE="abcdefgh"[: rules.MAX_STATE],
+        ROWS=rules.loops_hash(rows[0]),
         compacts=compacts,
-        COMPACT=[rule.formula for rule in rules.RULES if rule.compact_loop],
+        COMPACT=[row.formula for row in rows if row.compact_loop],
     )
-    path = STAMPED / "optkern" / "kernels" / f"_span_{isa}.pyx"
+    path = STAMPED / "optkern" / "kernels" / f"{name}.pyx"
     write_if_changed(path, text)
     return str(path.relative_to(ROOT))
+
+
+def spans(isa: str) -> list[Extension]:
+    """The extensions of one instruction set: what rules share, and one for each formula."""
+    flags = [*ALWAYS_INLINE, *ISA_FLAGS.get(isa, [])]
+    parts = {f"_span_{isa}": list(rules.LIMITS)}
+    parts |= {f"_span_{isa}_{row.name}": [row] for row in rules.RULES if row.formula == row.name}
+    return [
+        extension(f"kernels.{name}", stamp(isa, rows, name), flags) for name, rows in parts.items()
+    ]
 
 
 def stamp_derivations() -> None:
@@ -338,10 +348,7 @@ extensions = [
     extension("_recorder", "optkern/_recorder.pyx", []),
     extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
     extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),
-    *(
-        extension(f"kernels._span_{isa}", stamp(isa), [*ALWAYS_INLINE, *ISA_FLAGS.get(isa, [])])
-        for isa in levels
-    ),
+    *(part for isa in levels for part in spans(isa)),
 ]
 
 setup(

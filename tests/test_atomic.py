@@ -348,12 +348,12 @@ def test_a_class_is_bound_to_its_rule_by_its_base_not_its_name():
 
 STALE = """
 from pathlib import Path
-path = Path("optkern/rules/__init__.py")
+path = Path("optkern/rules/lion.py")
 text = path.read_text()
 path.unlink()
-table = "RULES: tuple[Rule, ...] = _rules()\\n"
-assert table in text
-path.write_text(text.replace(table, table + "RULES = (RULES[1], RULES[0], *RULES[2:])\\n"))
+row = 'arrays=(Slot("exp_avg"),),'
+assert row in text
+path.write_text(text.replace(row, 'arrays=(Slot("exp_avg", nonnegative=True),),'))
 """
 
 

@@ -34,7 +34,7 @@ def copy_of_the_tree(to):
     """The sources and what has been built of them, with the dates that a build goes by."""
     for name in ("optkern", "tests", "build"):
         if (ROOT / name).is_dir():
-            unwanted = shutil.ignore_patterns("__pycache__", ".*", "_span*_v3.*so", "_span*_v4.*so")
+            unwanted = shutil.ignore_patterns("__pycache__", ".*", "_span_v3*so", "_span_v4*so")
             shutil.copytree(ROOT / name, to / name, ignore=unwanted)
     for name in ("setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy2(ROOT / name, to / name)

@@ -39,6 +39,7 @@ def chosen(names: tuple[str, ...]) -> str:
     return wanted or names[-1]
 
 
-def table(name: str) -> Any:
-    """The capsule with the span table of one instruction set."""
-    return importlib.import_module(f"optkern.kernels._span_{name}").table
+def table(name: str, formula: str = "") -> Any:
+    """Take the capsule with the loops of one formula, or with what all rules share."""
+    part = f"_{formula}" if formula else ""
+    return importlib.import_module(f"optkern.kernels._span_{name}{part}").table

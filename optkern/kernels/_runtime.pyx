@@ -11,13 +11,15 @@ import os
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy
 
 from optkern.kernels import _isa
 from optkern.kernels._constants cimport constants_t
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels.rules import rows_hash
+from optkern.kernels._span cimport rule_spans_t, spans_t
+from optkern.rules import RULES, loops_hash
 
 cdef extern from *:
     """
@@ -85,16 +87,35 @@ def use_isa(str name):
     if name not in AVAILABLE_ISAS:
         raise ValueError(f"instruction set {name!r} is not one of {AVAILABLE_ISAS}")
     cdef spans_t* spans = <spans_t*> PyCapsule_GetPointer(_isa.table(name), "optkern.spans")
-    if spans.rows != <unsigned long long> rows_hash() or (
-        spans.sizes != sizeof(spans_t) * 4096 + sizeof(constants_t)
-    ):
-        raise ImportError(
-            f"optkern: the loops of kernels/_span_{name} were built from another table of rules "
-            "than rules/ has now, and would compute other rules; build again: "
-            "python setup.py build_ext --inplace in its folder, or pip install --force-reinstall"
-        )
+    cdef rule_spans_t* loops
+    cdef int k
+    if spans.sizes != sizeof(spans_t) * 4096 + sizeof(constants_t):
+        raise stale(f"_span_{name}")
+    for k, rule in enumerate(RULES):
+        try:
+            loops = <rule_spans_t*> PyCapsule_GetPointer(
+                _isa.table(name, rule.formula), "optkern.rule_spans"
+            )
+        except ModuleNotFoundError:
+            raise stale(f"_span_{name}_{rule.formula}") from None
+        if loops.rows != <unsigned long long> loops_hash(rule) or (
+            loops.sizes != sizeof(rule_spans_t) * 4096 + sizeof(constants_t)
+        ):
+            raise stale(f"_span_{name}_{rule.formula}")
+        memcpy(spans.update[k], loops.update, sizeof(loops.update))
+        memcpy(spans.compact[k], loops.compact, sizeof(loops.compact))
+    memcpy(spans.update[<int> len(RULES)], spans.limit, sizeof(spans.limit))
     SPANS = spans
     ISA = name
+
+
+def stale(str module):
+    """Say that loops are missing, or are of other rows than there are now."""
+    return ImportError(
+        f"optkern: the loops of kernels/{module} were built from other rows than rules/ has now, "
+        "and would compute other rules; build again: python setup.py build_ext --inplace in its "
+        "folder, or pip install --force-reinstall"
+    )
 
 
 def isa():

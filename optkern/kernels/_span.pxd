@@ -1,13 +1,14 @@
 """What a span is, and the table of them that one instruction set's module hands over.
 
-Only the struct types stand here: the engine imports the one module that this CPU can run and takes
-its table from a PyCapsule. A cimport would load code for another instruction set.
+Only the struct types stand here: the runtime imports the modules that this CPU can run and takes
+their tables from PyCapsules. A cimport would load code for another instruction set.
 """
 from optkern.kernels._constants cimport constants_t
 
 cdef enum:
     MAX_STREAMS = 10   # p, g, state arrays of one rule and of the options around it
     MAX_RULES = 32
+    MAX_LIMITS = 4     # LIMITS in rules/
     DTYPES = 2         # float32, float64
     BLOCK = 4096       # elements of one partial sum; part of the definition of every reduction
     LANES = 16         # running sums within a block
@@ -94,15 +95,22 @@ ctypedef void (*add_t)(char* to, const char* x, Py_ssize_t n) noexcept nogil
 ctypedef void (*approach_t)(char* to, const char* x, double weight, Py_ssize_t n) noexcept nogil
 
 
-cdef struct spans_t:
-    # What the loops were stamped from, to be compared at import: `rows_hash` of rules/, and the
+cdef struct rule_spans_t:
+    # What the loops were stamped from, to be compared at import: `loops_hash` of rules/, and the
     # sizes of the structs that they share with the engine.
     unsigned long long rows
     unsigned long long sizes
-    span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table
+    span_t update[DTYPES]
     # [bfloat16 or int8 state][p and g are float32, or bfloat16 and p is rounded stochastically];
     # NULL: by pieces alone
+    compact_t compact[2][2]
+
+
+cdef struct spans_t:
+    unsigned long long sizes
+    span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table, as `use_isa` finds it
     compact_t compact[MAX_RULES][2][2]
+    span_t limit[MAX_LIMITS][DTYPES]
     finite_t finite[DTYPES]
     load_t load[STORAGES]
     store_t store[STORAGES]

@@ -57,7 +57,7 @@ __all__ = [
     "as_number",
     "checked",
     "checked_by",
-    "rows_hash",
+    "loops_hash",
 ]
 
 
@@ -92,14 +92,8 @@ LIMITS: tuple[Rule, ...] = tuple(
 )
 
 
-def rows_hash() -> int:
-    """A hash of what the build stamps from this table: each row's position, slots and loops.
-
-    The engine finds a rule by its position, so loops of another table would run other rules.
-    """
-    rows = [
-        (rule.name, rule.formula, rule.arrays, rule.variants, rule.trust, rule.compact_loop)
-        for rule in (*RULES, *LIMITS)
-    ]
-    text = repr((rows, list(VOCABULARY), list(OPTIONS)))
-    return zlib.crc32(text.encode())
+def loops_hash(rule: Rule) -> int:
+    """A hash of what the build stamps a rule's loops from: loops of another row would be wrong."""
+    flags = [rule.flag(slot) for slot in rule.state]
+    signs = [slot.nonnegative for slot in rule.arrays]
+    return zlib.crc32(repr((rule.formula, rule.state, flags, signs, rule.variants)).encode())
