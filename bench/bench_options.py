@@ -88,8 +88,15 @@ static inline float flush(float x) { return fabsf(x) < FLT_MIN ? 0 : x; }
 
 def constants() -> list[str]:
     """The names of what a loop reads, in the order of the engine's struct."""
-    names = _constants.derive(optkern.RULES[0], dict(optkern.RULES[0].hyperparameters))
-    return [name for name in names if name != "flags"]
+    names = list(named(optkern.RULES[0], dict(optkern.RULES[0].hyperparameters)))
+    own = {name for rule in optkern.RULES for name in rule.constants}
+    return [*(name for name in names if name != "flags"), *sorted(own)]
+
+
+def named(rule: optkern.rules.Rule, hyperparameters: dict) -> dict[str, float]:
+    """The constants of a step by name, those of the rule's own among them."""
+    found = _constants.derive(rule, hyperparameters)
+    return found | dict(zip(rule.constants, found.pop("own")))
 
 
 def source() -> str:
@@ -117,8 +124,8 @@ def plain_side(library: ctypes.CDLL, problem: cases.Problem, arrays: cases.Array
     """The plain loop on the one tensor of ``arrays``."""
     (tensor,) = arrays
     p, g, state = tensor
-    derived = _constants.derive(problem.case.rule, problem.hyperparameters)
-    h = np.array([derived[name] for name in constants()], np.float32)
+    derived = named(problem.case.rule, problem.hyperparameters)
+    h = np.array([derived.get(name, 0.0) for name in constants()], np.float32)
     used = [a for a in state if a is not None]
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in (p, g, *used)]
     pointers += [ctypes.c_void_p(None)] * (4 - len(pointers))
