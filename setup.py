@@ -220,7 +220,7 @@ class BuildExt(build_ext):
         for ext in self.extensions:
             if "._span_" in ext.name:
                 ext.extra_compile_args += tuning
-            if ext.name.endswith("._runtime"):
+            if ext.name.endswith(".runtime"):
                 ext.extra_compile_args += openmp
                 ext.extra_link_args += [] if MSVC else openmp
         self.rebuild_if_changed()
@@ -334,19 +334,19 @@ if wanted := os.environ.get("OPTKERN_BUILD_ISA"):
 extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
     extension("kernels._choice", "optkern/kernels/_choice.pyx", []),
-    extension("kernels._engine", "optkern/kernels/_engine.pyx", []),
-    extension("kernels._runtime", "optkern/kernels/_runtime.pyx", []),
-    extension("kernels._turn", "optkern/kernels/_turn.pyx", []),
-    extension("kernels._vectors", "optkern/kernels/_vectors.pyx", []),
-    extension("kernels._atomic", "optkern/kernels/_atomic.pyx", []),
+    extension("kernels.engine", "optkern/kernels/engine.pyx", []),
+    extension("kernels.runtime", "optkern/kernels/runtime.pyx", []),
+    extension("kernels.turn", "optkern/kernels/turn.pyx", []),
+    extension("kernels.vectors", "optkern/kernels/vectors.pyx", []),
+    extension("kernels.atomic", "optkern/kernels/atomic.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
     extension("kernels._containers", "optkern/kernels/_containers.pyx", []),
-    extension("kernels._dlpack", "optkern/kernels/_dlpack.pyx", []),
-    extension("kernels._rows", "optkern/kernels/_rows.pyx", []),
+    extension("kernels.dlpack", "optkern/kernels/dlpack.pyx", []),
+    extension("kernels.rows", "optkern/kernels/rows.pyx", []),
     extension("_capi", "optkern/_capi.pyx", []),
     extension("_kept", "optkern/_kept.pyx", []),
     extension("_recorder", "optkern/_recorder.pyx", []),
-    extension("curvature._lanczos", "optkern/curvature/_lanczos.pyx", []),
+    extension("curvature.recurrence", "optkern/curvature/recurrence.pyx", []),
     extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),
     *(part for isa in levels for part in spans(isa)),
 ]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optkern.bench import cases, parity, sides, timing
-from optkern.kernels import _runtime, _storage, reference
+from optkern.kernels import codecs, reference, runtime
 from optkern.optimizers import CLASSES
 
 try:
@@ -87,7 +87,7 @@ def check(case: cases.Case, row: Row, threads: int) -> None:
 def bytes_of(opt: Any, g: np.ndarray) -> tuple[float, float]:
     """Memory and traffic per parameter."""
     (p,) = opt.params
-    written = [x for x in opt.state[0].values() if isinstance(x, (np.ndarray, _storage.Compact))]
+    written = [x for x in opt.state[0].values() if isinstance(x, (np.ndarray, codecs.Compact))]
     read_and_written = p.nbytes * (0.5 if opt.master_weights else 1) + sum(
         x.nbytes for x in written
     )
@@ -136,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = options.sizes or (["1e6"] if options.quick else ["1e7"])
     sizes += ["1e8"] if options.big else []
-    print(f"{_runtime.isa()}, {_runtime.COMPILER}, NumPy {np.__version__}")
+    print(f"{runtime.isa()}, {runtime.COMPILER}, NumPy {np.__version__}")
     for name in options.rules:
         for size in sizes:
             for threads in options.threads:

@@ -23,7 +23,7 @@ import numpy as np
 
 import optkern
 from optkern.bench import cases, parity, timing
-from optkern.kernels import _constants, _runtime
+from optkern.kernels import _constants, runtime
 
 SECONDS = 2.0
 SHAPES = ("1e4", "3e4", "1e5")  # in the caches, where arithmetic shows
@@ -114,7 +114,7 @@ def compiled(folder: str) -> ctypes.CDLL:
     path = Path(folder) / "plain.c"
     path.write_text(source())
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    flags = [*FLAGS, *ISA_FLAGS[_runtime.isa()], "-shared", "-fPIC", "-w"]
+    flags = [*FLAGS, *ISA_FLAGS[runtime.isa()], "-shared", "-fPIC", "-w"]
     library = path.with_suffix(".so")
     subprocess.run([*compiler, *flags, str(path), "-o", str(library), "-lm"], check=True)
     return ctypes.CDLL(str(library))
@@ -166,7 +166,7 @@ def costs(library: ctypes.CDLL, case: str, shape: str) -> tuple[float, float]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    print(f"kernels: {_runtime.COMPILER}, {_runtime.isa()}; cost of options that are off, by size")
+    print(f"kernels: {runtime.COMPILER}, {runtime.isa()}; cost of options that are off, by size")
     print(f"{'rule':<9}" + "".join(f"{shape:>18}" for shape in SHAPES))
     with tempfile.TemporaryDirectory() as folder:
         library = compiled(folder)

@@ -15,19 +15,20 @@ except ValueError as error:  # in OPTKERN_ISA or OPTKERN_NUM_THREADS
     _command.refuse(error)
     raise
 
-from . import curvature, diagnose, integrations, optimizers, schedules, solvers
+from . import _moved, curvature, diagnose, integrations, optimizers, schedules, solvers
 from ._capi import get_include
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
 from .kernels import RULES, reference
-from .kernels._flat import Flat, flatten
-from .kernels._runtime import get_thread_limit as get_num_threads
-from .kernels._runtime import isa
-from .kernels._threads import set_num_threads
+from .kernels.flat import Flat, flatten
+from .kernels.runtime import get_thread_limit as get_num_threads
+from .kernels.runtime import isa
+from .kernels.threads import set_num_threads
 from .monitor import Monitor, compare_fits
 from .optimizers import *  # noqa: F403  (a class for each rule)
 from .solvers import LBFGS, SAM, NewtonLanczos
 
+_moved.keep_old_names()
 _once.keep(sys.modules[__name__])
 
 __all__ = [

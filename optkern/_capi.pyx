@@ -17,13 +17,13 @@ from libc.string cimport memset, strcmp
 from optkern.kernels import rules
 from optkern.kernels._constants import position
 from optkern.kernels._constants cimport constants_t, encode, hyper_t
-from optkern.kernels._engine cimport TRAITS, step_dense
+from optkern.kernels.engine cimport TRAITS, step_dense
 from optkern.kernels._plan cimport missing_stream
-from optkern.kernels._rows cimport find_rows, rows_t, run_rows
+from optkern.kernels.rows cimport find_rows, rows_t, run_rows
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport MAX_RULES, MAX_STREAMS
+from optkern.kernels.span cimport MAX_RULES, MAX_STREAMS
 
 
 cdef extern from "optkern.h":

@@ -8,8 +8,8 @@ from importlib import metadata
 
 import numpy
 
-from .kernels import _runtime, openmp_policy
-from .kernels._threads import machine_limit
+from .kernels import openmp_policy, runtime
+from .kernels.threads import machine_limit
 
 try:
     __version__ = metadata.version("optkern")
@@ -19,16 +19,16 @@ except metadata.PackageNotFoundError:  # run from a source tree that is not inst
 
 def show_versions() -> None:
     """Print the versions and settings that decide how optkern runs, a line each."""
-    openmp = f"{_runtime.OPENMP}, {openmp_policy}" if _runtime.OPENMP else openmp_policy
+    openmp = f"{runtime.OPENMP}, {openmp_policy}" if runtime.OPENMP else openmp_policy
     rows = {
         "optkern": __version__,
         "python": sys.version.split()[0],
         "numpy": numpy.__version__,
         "platform": platform.platform(),
-        "compiler": _runtime.COMPILER,
-        "instruction set": f"{_runtime.isa()} (of {', '.join(_runtime.AVAILABLE_ISAS)})",
+        "compiler": runtime.COMPILER,
+        "instruction set": f"{runtime.isa()} (of {', '.join(runtime.AVAILABLE_ISAS)})",
         "openmp": openmp,
-        "threads": f"{_runtime.get_thread_limit()} at the most ({machine_limit()} cores usable)",
+        "threads": f"{runtime.get_thread_limit()} at the most ({machine_limit()} cores usable)",
     }
     width = max(map(len, rows))
     for name, value in rows.items():

@@ -10,7 +10,7 @@ from typing import NoReturn
 from ._versions import __version__, show_versions
 from .demo import command as demo
 from .demo.errors import DemoError
-from .kernels._names import hint, said_of_options
+from .kernels.names import hint, said_of_options
 
 _COMMANDS = ("demo", "bench", "info")
 

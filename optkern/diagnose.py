@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .fits import FitComparison, compare_fits
-from .kernels._names import spell_names
+from .kernels.names import spell_names
 from .monitor.diagnosis import KINDS, Diagnosis
 from .monitor.monitor import Monitor
 from .monitor.record import LOOKS, Look

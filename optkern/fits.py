@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .kernels._names import spell_names
+from .kernels.names import spell_names
 from .monitor.fits import REMEDIES, FitComparison, compare_fits
 
 __all__ = ["REMEDIES", "FitComparison", "compare_fits"]

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import optkern  # before torch and scikit-learn: whoever loads OpenMP first sets its wait policy
-from optkern.kernels import _runtime
+from optkern.kernels import runtime
 from optkern.rules import Choice, Switch
 
-ISAS = _runtime.AVAILABLE_ISAS
+ISAS = runtime.AVAILABLE_ISAS
 DTYPES = (np.float32, np.float64)
 RULES = {rule.name: rule for rule in optkern.RULES}
 
@@ -162,9 +162,9 @@ class Snapshot:
 @pytest.fixture(autouse=True)
 def same_settings_afterwards():
     """No test leaves another instruction set or thread limit behind."""
-    isa = _runtime.isa()
+    isa = runtime.isa()
     yield
-    _runtime.use_isa(isa)
+    runtime.use_isa(isa)
     optkern.set_num_threads(None)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from _typeshed import DataclassInstance
 from numpy.typing import NDArray
 
-from ..kernels._threads import ThreadReport
+from ..kernels.threads import ThreadReport
 from ..rules import Rule
 from .change import Change as Change
 from .change import Counts as Counts
@@ -315,13 +315,13 @@ def stubs() -> dict[Path, str]:
         PACKAGE / "integrations" / "thinc" / "__init__.pyi": makers(),
         PACKAGE / "kernels" / "__init__.pyi": twins(
             optkern.kernels,
-            "from . import reference as reference\nfrom ._storage import Compact\n"
+            "from . import reference as reference\nfrom .codecs import Compact\n"
             "from .rules import RULES as RULES",
             "\nopenmp_policy: str\n",
         ),
         PACKAGE / "kernels" / "reference.pyi": twins(
             optkern.reference,
-            "from ._storage import Compact\nfrom .rules import Rule",
+            "from .codecs import Compact\nfrom .rules import Rule",
             "\ndef update(\n"
             "    rule: Rule,\n    p: NDArray[Any],\n    g: NDArray[Any],\n"
             "    state: Sequence[NDArray[Any] | Compact | None],\n"

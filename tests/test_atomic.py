@@ -295,7 +295,7 @@ def test_norms_do_not_depend_on_the_order_in_memory():
 
 SMALL_STACK = """
 import sys, threading, numpy as np, optkern
-from optkern.curvature import _lanczos
+from optkern.curvature import recurrence
 threading.stack_size(65536)
 threads = int(sys.argv[1])
 g = np.ones((300, 200), np.float32)
@@ -314,8 +314,8 @@ works["rows"] = lambda g: rows.step_rows([3, 3, 7], g[:3])
 p = strided()
 works["twin"] = lambda g: optkern.kernels.lamb(p, g, strided(), strided(), step=1) is None
 x = np.ones(60000, np.float32)
-works["project"] = lambda g: len(_lanczos.project([x, x], x, threads)) == 2
-works["subtract"] = lambda g: _lanczos.subtract(x.copy(), x, [x], [1.0], x, threads) == 0
+works["project"] = lambda g: len(recurrence.project([x, x], x, threads)) == 2
+works["subtract"] = lambda g: recurrence.subtract(x.copy(), x, [x], [1.0], x, threads) == 0
 done = []
 for name, work in works.items():
     thread = threading.Thread(target=lambda: done.append(bool(work(g))))
@@ -390,7 +390,7 @@ def test_a_stale_build_is_refused(tmp_path):
     assert "ImportError" in stale.stderr and "build again" in stale.stderr
 
 
-@pytest.mark.parametrize(("without", "missing"), [("*.so", "_capi"), ("_runtime.*.so", "_runtime")])
+@pytest.mark.parametrize(("without", "missing"), [("*.so", "_capi"), ("runtime.*.so", "runtime")])
 def test_a_folder_that_is_not_built_says_so(without, missing, tmp_path):
     if not next(Path(PACKAGE).rglob("*.pyx"), None) or not next(Path(PACKAGE).rglob("*.so"), None):
         pytest.skip("installed without its sources")

@@ -16,8 +16,8 @@ import pytest
 from conftest import ISAS, Snapshot, assert_same_bits, hostile_values, ordinary
 
 import optkern
-from optkern.kernels import _runtime, _storage, reference
-from optkern.kernels._engine import EDGES
+from optkern.kernels import codecs, reference, runtime
+from optkern.kernels.engine import EDGES
 from optkern.kernels.rules import NONNEGATIVE
 from optkern.optimizers import CLASSES
 
@@ -61,15 +61,15 @@ def option_sets(rule):
 
 def parts(state):
     """The arrays of a state entry in which any NaN equals any NaN."""
-    if not isinstance(state, _storage.Compact):
+    if not isinstance(state, codecs.Compact):
         return (state,)
     return (state.decode(),) if state.scales is None else tuple(map(raw, state.arrays))
 
 
 def raw(array):
     """An array that the comparison of bits understands."""
-    if _storage.kind_of(array.dtype):
-        return _storage.widened(array)
+    if codecs.kind_of(array.dtype):
+        return codecs.widened(array)
     return array.astype(np.float32) if array.dtype.kind == "u" else array
 
 
@@ -143,7 +143,7 @@ def test_kernel_is_reference(rule, pair, state_dtype):
     p_dtype, g_dtype = map(dtype_of, pair)
     masters = (False, True) if p_dtype.itemsize == 2 else (False,)
     for isa, options, master in itertools.product(ISAS, option_sets(rule), masters):
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         opt = CLASSES[rule.name](
             arrays(p_dtype, LENGTHS), **options,
             state_dtype=state_dtype, master_weights=master, seed=3,
@@ -172,7 +172,7 @@ def test_every_place_in_a_cache_line(state_dtype, p_dtype):
     start = -memory.ctypes.data % 64
     for k, place in enumerate(range(0, 64, dtype.itemsize)):
         n = (512, 513, 543, 1025, 1470)[k % 5]
-        _runtime.use_isa(ISAS[k % len(ISAS)])
+        runtime.use_isa(ISAS[k % len(ISAS)])
         first = start + place
         p = memory[first : first + n * dtype.itemsize].view(dtype)
         p[...] = arrays(dtype, (n,))[0]
@@ -188,7 +188,7 @@ def test_every_place_in_a_cache_line(state_dtype, p_dtype):
 def test_segments_of_random_bits(state_dtype, p_dtype):
     """Each has its own key, and is a loop's call of its own."""
     dtype = dtype_of(p_dtype)
-    sizes = (7, _storage.SEGMENT + 259)
+    sizes = (7, codecs.SEGMENT + 259)
     for threads in (1, 2):
         opt = optkern.Lion(arrays(dtype, sizes), state_dtype=state_dtype, num_threads=threads)
         run_both(opt, lambda step: arrays(dtype, sizes, 10 * step + 1), 1)
@@ -205,7 +205,7 @@ def test_hostile_gradients(rule, state_dtype, p_dtype):
     mixed = np.resize(values, 1000)
     p_dtype = dtype_of(p_dtype)
     for isa, options in itertools.product(ISAS, option_sets(rule)):
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         opt = CLASSES[rule.name](
             arrays(p_dtype, (alone.size, mixed.size)), **options, state_dtype=state_dtype
         )
@@ -217,12 +217,12 @@ def test_every_half_precision_value_survives(name):
     """A step that moves nothing decodes and encodes every value there is."""
     dtype = dtype_of(name)
     p = np.arange(65536, dtype=np.uint16).view(dtype)
-    before = _storage.widened(p)
+    before = codecs.widened(p)
     g = np.zeros(p.size, np.float32)
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         optkern.SGD(p, lr=0.0).step(g)
-        assert_same_bits(_storage.widened(p), before)
+        assert_same_bits(codecs.widened(p), before)
 
 
 @pytest.mark.parametrize("name", ("float16", "bfloat16"))
@@ -236,10 +236,10 @@ def test_parameters_are_rounded_to_nearest_even(name):
     with np.errstate(all="ignore"):
         expected = (x + np.float32(0)).astype(dtype)
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         p = np.zeros(x.size, dtype)
         optkern.SGD(p, lr=1.0, weight_rounding="nearest").step(-x)  # 0 - 1 * -x
-        assert_same_bits(_storage.widened(p), _storage.widened(expected))
+        assert_same_bits(codecs.widened(p), codecs.widened(expected))
 
 
 def layouts(p):
@@ -286,7 +286,7 @@ def test_norms_are_summed_in_the_order_of_the_codes(state_dtype):
     in_memory = g.ravel(order="K")
     assert opt.last_grad_norm == norm != reference.gradient_norms([in_memory], [in_memory])[0]
     plain = optkern.LARS(q := p.copy(order="F"), momentum=0.9, state_dtype=state_dtype)
-    state = [_storage.Compact.zeros(state_dtype, shape, signed=True)]
+    state = [codecs.Compact.zeros(state_dtype, shape, signed=True)]
     for step in range(1, 4):
         hyper = {**CLASSES["lars"].rule.hyperparameters, "step": step}
         reference.update(CLASSES["lars"].rule, p, g, state, hyper)
@@ -311,7 +311,7 @@ def test_functional_twins_take_half_precision_and_compact_state():
     for place in (optkern.kernels, optkern.reference):
         q, m, v = p.copy(), np.zeros(700, np.float32), np.zeros(700, np.float32)
         place.adam(q, g, m, v, lr=0.1, step=1)
-        c = _storage.Compact.zeros("int8", p.shape, signed=True)
+        c = codecs.Compact.zeros("int8", p.shape, signed=True)
         place.lion(q, g, c, lr=0.1, step=4)
         outcomes.append([q.view(np.uint16), m, v, *c.arrays])
     for a, b in zip(*outcomes):
@@ -337,10 +337,10 @@ def test_table_says_which_state_has_signs(rule):
 def test_stochastic_rounding_has_no_bias(state_dtype, scale, signed):
     x = np.full(256 * 64, np.float32(scale))
     x[::2] *= np.float32(0.3137)
-    stored = _storage.Compact.zeros(state_dtype, x.shape, signed)
+    stored = codecs.Compact.zeros(state_dtype, x.shape, signed)
     total = np.zeros(x.size)
     for step in range(1, 33):
-        stored.encode(x, _storage.random_bits(0, step, 0, x.size))
+        stored.encode(x, codecs.random_bits(0, step, 0, x.size))
         values = stored.decode()
         assert np.abs(values / x - 1).max() <= (1 / 128 if state_dtype == "bfloat16" else 1 / 8)
         total += values
@@ -363,7 +363,7 @@ def test_second_moment_does_not_stand_still(state_dtype):
 def test_second_moment_that_is_not_zero_stays_so():
     x = np.full(256, 1e-30, np.float32)
     x[0], x[1] = 1.0, 0.0
-    stored = _storage.Compact.zeros("int8", x.shape, signed=False)
+    stored = codecs.Compact.zeros("int8", x.shape, signed=False)
     stored.encode(x, np.zeros(x.size, np.uint32))
     values = stored.decode()
     assert values[1] == 0
@@ -371,9 +371,9 @@ def test_second_moment_that_is_not_zero_stays_so():
 
 
 def test_random_bits_are_uniform_and_differ_by_each_key():
-    one = [_storage.random_bits(*key, 40_000) for key in itertools.product((0, 1), repeat=3)]
-    one.append(_storage.random_bits(2**64 - 1, 1, 0, 40_000))
-    one.append(_storage.random_bits(0, 0, 0, 40_000, first=_storage.SEGMENT))
+    one = [codecs.random_bits(*key, 40_000) for key in itertools.product((0, 1), repeat=3)]
+    one.append(codecs.random_bits(2**64 - 1, 1, 0, 40_000))
+    one.append(codecs.random_bits(0, 0, 0, 40_000, first=codecs.SEGMENT))
     for bits in one:
         for k in range(12, 32):
             assert abs((bits >> k & 1).mean() - 0.5) < 5 * 0.5 / np.sqrt(bits.size)
@@ -382,8 +382,8 @@ def test_random_bits_are_uniform_and_differ_by_each_key():
 
 
 def test_random_bits_of_a_step_hardly_correlate_within_a_segment():
-    n = _storage.SEGMENT
-    keys = [_storage.random_bits(0, step, 0, n) / 2**32 - 0.5 for step in range(3)]
+    n = codecs.SEGMENT
+    keys = [codecs.random_bits(0, step, 0, n) / 2**32 - 0.5 for step in range(3)]
     for distance in [*range(1, 17), *(2**k for k in range(5, 19)), 3 * 2**11, 3 * 2**17]:
         products = [12 * (x[distance:] * x[:-distance]).mean() for x in keys]
         assert abs(np.mean(products)) < 0.015, distance
@@ -393,16 +393,16 @@ def test_random_bits_of_a_step_hardly_correlate_within_a_segment():
 
 
 def test_random_bits_beyond_the_32nd_bit_of_a_position():
-    across = _storage.random_bits(0, 1, 0, 10, first=2**32 - 5)
-    np.testing.assert_array_equal(across[:5], _storage.random_bits(0, 1, 0, 5, 2**32 - 5))
-    np.testing.assert_array_equal(across[5:], _storage.random_bits(0, 1, 0, 5, 2**32))
-    assert (across[5:] != _storage.random_bits(0, 1, 0, 5)).any()
+    across = codecs.random_bits(0, 1, 0, 10, first=2**32 - 5)
+    np.testing.assert_array_equal(across[:5], codecs.random_bits(0, 1, 0, 5, 2**32 - 5))
+    np.testing.assert_array_equal(across[5:], codecs.random_bits(0, 1, 0, 5, 2**32))
+    assert (across[5:] != codecs.random_bits(0, 1, 0, 5)).any()
 
 
 def test_a_block_with_nan_is_nan_and_no_other():
     x = ordinary(np.float32, 600, 1)
     x[300] = np.nan
-    stored = _storage.Compact.zeros("int8", x.shape, signed=True)
+    stored = codecs.Compact.zeros("int8", x.shape, signed=True)
     stored.encode(x)
     nan = np.isnan(stored.decode())
     assert nan[256:512].all() and not nan[:256].any() and not nan[512:].any()
@@ -412,7 +412,7 @@ def test_a_block_with_nan_is_nan_and_no_other():
 def test_an_infinity_leaves_its_block_as_it_is(signed):
     x = ordinary(np.float32, 600, 1)
     x = x if signed else np.abs(x)
-    alone, beside = (_storage.Compact.zeros("int8", x.shape, signed=signed) for _ in range(2))
+    alone, beside = (codecs.Compact.zeros("int8", x.shape, signed=signed) for _ in range(2))
     x[300] = 0
     alone.encode(x)
     x[300] = -np.inf if signed else np.inf
@@ -530,7 +530,7 @@ def test_resuming_is_exact(rule, state_dtype):
     for one in others:
         assert_same_bits(raw(np.array(one.params[0])), raw(p))
         for slot, state in opt.state[0].items():
-            if isinstance(state, (np.ndarray, _storage.Compact)):
+            if isinstance(state, (np.ndarray, codecs.Compact)):
                 for a, b in zip(parts(state), parts(one.state[0][slot]), strict=True):
                     np.testing.assert_array_equal(a, b)
     assert others[0].seed == (7 if state_dtype else 8)
@@ -582,17 +582,17 @@ def test_master_weights_are_a_float32_run(rule, name):
     """The master takes exactly the float32 steps; the parameter is its rounding."""
     dtype = dtype_of(name)
     p = arrays(dtype, (700,))[0]
-    q = _storage.widened(p).copy()
+    q = codecs.widened(p).copy()
     options = option_sets(rule)[1]
     half = CLASSES[rule.name](p, **options, master_weights=True)
     full = CLASSES[rule.name](q, **options)
     for step in range(5):
         g = arrays(dtype, (700,), step, 1e-3)[0]
         half.step(g)
-        full.step(_storage.widened(g))
+        full.step(codecs.widened(g))
         assert_same_bits(half.state[0]["master"], q)
         rounded = np.empty_like(p)
-        _storage.write_rounded(rounded, q)
+        codecs.write_rounded(rounded, q)
         assert_same_bits(raw(p), raw(rounded))
 
 
@@ -622,11 +622,11 @@ def test_weights_loaded_before_the_first_step_count(name):
     """A master made at construction would bring the old ones back with the first step."""
     weights = arrays(dtype_of(name), (5, 300))
     opt = optkern.LARS([np.ones_like(w) for w in weights], lr=0.5, master_weights=True)
-    fine = np.float32(1 + 2**-20) * _storage.widened(weights[1])  # rounds to the weights
+    fine = np.float32(1 + 2**-20) * codecs.widened(weights[1])  # rounds to the weights
     opt.state[1]["master"][...] = fine
     for p, w in zip(opt.params, weights, strict=True):
         p[...] = w
-    assert_same_bits(opt.state[0]["master"], _storage.widened(weights[0]))
+    assert_same_bits(opt.state[0]["master"], codecs.widened(weights[0]))
     assert_same_bits(opt.state[1]["master"], fine)
     run_both(opt, lambda step: arrays(np.dtype(np.float32), (5, 300), seed=step + 1))
 
@@ -660,7 +660,7 @@ def test_bfloat16_gradients_of_every_parameter():
         g = arrays(bfloat16, (300,))[0]
         opt = optkern.SGD(p, lr=0.5)
         q = p.copy()
-        optkern.SGD(q, lr=0.5).step(_storage.widened(g))
+        optkern.SGD(q, lr=0.5).step(codecs.widened(g))
         opt.step(g)
         assert_same_bits(raw(p), raw(q))
         opt.step(g.astype(np.float64))  # and back: the dtype may change from call to call

@@ -7,8 +7,8 @@ import pytest
 from curvature_cases import dropping, rotated
 
 from optkern import curvature
-from optkern.curvature._lanczos import Tridiagonal
 from optkern.curvature.operators import Operator
+from optkern.curvature.recurrence import Tridiagonal
 from optkern.curvature.run import Run
 
 N = 400

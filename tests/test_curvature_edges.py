@@ -8,8 +8,8 @@ from curvature_cases import product_saddle, rotated
 
 import optkern
 from optkern import curvature
-from optkern.curvature._lanczos import Recurrence
 from optkern.curvature.operators import Operator, random_unit
+from optkern.curvature.recurrence import Recurrence
 from optkern.curvature.run import STREAM
 from optkern.curvature.verdict import at_least, at_most
 

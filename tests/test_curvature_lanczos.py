@@ -7,8 +7,8 @@ import pytest
 from curvature_cases import reflected, rotated
 
 from optkern import curvature
-from optkern.curvature._lanczos import Recurrence, Tridiagonal
 from optkern.curvature.operators import as_operator, random_unit
+from optkern.curvature.recurrence import Recurrence, Tridiagonal
 from optkern.curvature.run import Run, smallest_part
 
 DTYPES = [np.float32, np.float64]

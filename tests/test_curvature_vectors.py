@@ -8,20 +8,20 @@ import sys
 import numpy as np
 import pytest
 
-from optkern.curvature import _lanczos, reference
-from optkern.kernels import _runtime
+from optkern.curvature import recurrence, reference
+from optkern.kernels import runtime
 
 LENGTHS = [0, 1, 15, 16, 17, 4095, 4096, 4097, 5000, 3 * 4096, 70001]
 DTYPES = [np.float32, np.float64]
 THREADS = [1, 2, 3, 5]
 
 
-@pytest.fixture(params=_runtime.AVAILABLE_ISAS)
+@pytest.fixture(params=runtime.AVAILABLE_ISAS)
 def isa(request):
-    before = _runtime.isa()
-    _runtime.use_isa(request.param)
+    before = runtime.isa()
+    runtime.use_isa(request.param)
     yield request.param
-    _runtime.use_isa(before)
+    runtime.use_isa(before)
 
 
 def vectors(n, dtype, count, seed=0):
@@ -48,14 +48,14 @@ def same(a, b):
 def test_passes_equal_their_twins(isa, n, dtype, threads):
     x, y, *rows = vectors(n, dtype, 9, seed=n)
     c = np.random.default_rng(1).standard_normal(len(rows))
-    assert same(_lanczos.dot(x, y, threads), reference.dot(x, y))
-    assert same(_lanczos.project(rows, x, threads), reference.project(rows, x))
+    assert same(recurrence.dot(x, y, threads), reference.dot(x, y))
+    assert same(recurrence.project(rows, x, threads), reference.project(rows, x))
     for k in range(len(rows) + 1):
         out, expected = np.empty_like(x), np.empty_like(x)
-        got = _lanczos.subtract(out, x, rows[:k], c[:k], y, threads)
+        got = recurrence.subtract(out, x, rows[:k], c[:k], y, threads)
         assert same(got, reference.subtract(expected, x, rows[:k], c[:k], y))
         assert same(out, expected)
-    _lanczos.scale(out, x, 0.3, threads)
+    recurrence.scale(out, x, 0.3, threads)
     reference.scale(expected, x, 0.3)
     assert same(out, expected)
 
@@ -64,7 +64,7 @@ def test_passes_equal_their_twins(isa, n, dtype, threads):
 def test_out_may_be_any_of_the_inputs(isa, dtype):
     for alias in ("x", "row", "y"):
         results = []
-        for twin in (_lanczos, reference):
+        for twin in (recurrence, reference):
             x, y, *rows = vectors(9999, dtype, 8)
             out = {"x": x, "row": rows[2], "y": y}[alias]
             got = twin.subtract(out, x, rows, np.arange(6) / 7, y)
@@ -78,23 +78,23 @@ def test_strange_values(isa, dtype):
     special = np.array([0, -0.0, tiny, -tiny, np.inf, 1, np.nan, 3e38], dtype)
     x, y = np.tile(special, 700), np.repeat(special, 700)
     with np.errstate(all="ignore"):
-        assert same(_lanczos.dot(x, y), reference.dot(x, y))
+        assert same(recurrence.dot(x, y), reference.dot(x, y))
         for k in range(4):  # without inf and nan too
             finite = np.where(np.isfinite(x), x, dtype(-0.0))
             out, expected = np.empty_like(x), np.empty_like(x)
             for start in (x, finite):
-                got = _lanczos.subtract(out, start, [y, finite, start][:k], np.ones(k), start)
+                got = recurrence.subtract(out, start, [y, finite, start][:k], np.ones(k), start)
                 want = reference.subtract(
                     expected, start, [y, finite, start][:k], np.ones(k), start
                 )
                 assert same(got, want) and same(out, expected)
-            _lanczos.scale(out, x, 1e-30)
+            recurrence.scale(out, x, 1e-30)
             reference.scale(expected, x, 1e-30)
             assert same(out, expected)
 
 
 def run(kind, product, start, steps, limit, threads=1):
-    lanczos = kind(start, limit, threads) if kind is _lanczos.Recurrence else kind(start, limit)
+    lanczos = kind(start, limit, threads) if kind is recurrence.Recurrence else kind(start, limit)
     for _ in range(steps):
         lanczos.advance(product(lanczos.vector))
     return lanczos
@@ -111,7 +111,7 @@ def test_recurrence_equals_its_twin(isa, dtype, threads, limit):
     d[-5:] = 10, 20, 30, 40, 100
     start = rng.standard_normal(n).astype(dtype)
     start = (start / np.linalg.norm(start)).astype(dtype)
-    ours = run(_lanczos.Recurrence, lambda v: d * v, start, 30, limit, threads)
+    ours = run(recurrence.Recurrence, lambda v: d * v, start, 30, limit, threads)
     twin = run(reference.Recurrence, lambda v: d * v, start, 30, limit)
     assert same(ours.alpha, twin.alpha) and same(ours.beta, twin.beta)
     assert same(ours.vector, twin.vector)
@@ -126,7 +126,7 @@ def test_the_second_gram_schmidt_pass_happens_and_agrees():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((300, 300))
     start = np.eye(300)[0]
-    ours = run(_lanczos.Recurrence, lambda v: a @ v, start, 20, 50)
+    ours = run(recurrence.Recurrence, lambda v: a @ v, start, 20, 50)
     twin = run(reference.Recurrence, lambda v: a @ v, start, 20, 50)
     assert same(ours.alpha, twin.alpha) and same(ours.beta, twin.beta)
     basis = np.array(ours.basis)
@@ -141,7 +141,7 @@ def test_another_librarys_flush_to_zero_does_not_change_the_bits():
     try:
         if not torch.set_flush_denormal(True):
             pytest.skip("this CPU has no such mode")
-        got = _lanczos.subtract(out, x, [], [], x)
+        got = recurrence.subtract(out, x, [], [], x)
         flushed = torch.tensor([1e-40], dtype=torch.float32) * 1
     finally:
         torch.set_flush_denormal(False)
@@ -153,7 +153,7 @@ FORKED = """
 import os, signal
 import numpy as np
 from optkern import curvature
-from optkern.curvature._lanczos import Recurrence
+from optkern.curvature.recurrence import Recurrence
 x = np.full(300_000, 300_000**-0.5)
 run = Recurrence(x, 10, 2)
 run.advance(x * 2)                       # two threads, before the fork
@@ -176,16 +176,16 @@ def test_a_forked_child_does_not_hang():
 def test_bad_vectors_are_refused():
     x = np.zeros(10)
     with pytest.raises(ValueError, match="10 elements, got 9"):
-        _lanczos.dot(x, np.zeros(9))
+        recurrence.dot(x, np.zeros(9))
     with pytest.raises(ValueError):
-        _lanczos.dot(x, np.zeros(10, np.float32))
+        recurrence.dot(x, np.zeros(10, np.float32))
     with pytest.raises(ValueError):
-        _lanczos.dot(np.zeros(20)[::2], x)
+        recurrence.dot(np.zeros(20)[::2], x)
     with pytest.raises(ValueError):
-        _lanczos.subtract(x, x, [x, x], [1.0])
+        recurrence.subtract(x, x, [x, x], [1.0])
 
 
 def test_lengths_are_not_ints():
     """The engine's counts are as wide as a pointer: 2**31 elements are not an overflow."""
     assert ctypes.sizeof(ctypes.c_ssize_t) >= 8
-    assert _lanczos.blocks(2**40 + 1) == 2**40 // 4096 + 1
+    assert recurrence.blocks(2**40 + 1) == 2**40 // 4096 + 1

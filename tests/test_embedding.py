@@ -19,7 +19,7 @@ from conftest import ISAS, assert_same_bits, busiest_options, ordinary
 
 import optkern
 from optkern import _capi
-from optkern.kernels import _runtime
+from optkern.kernels import runtime
 from optkern.optimizers import CLASSES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -74,7 +74,7 @@ def test_c_extension_takes_the_optimizers_steps(rule, descend):
         for _ in range(30):
             opt.step(curvature * (expected - target))
         for isa in ISAS:
-            _runtime.use_isa(isa)
+            runtime.use_isa(isa)
             p, *rest = quadratic(rule)
             descend(rule.name, {"lr": 0.05, **options}, 30, 0.97, (p, *rest))
             assert_same_bits(p, expected)
@@ -179,7 +179,7 @@ def test_cython_factoriser_takes_adagrads_steps(factorise):
     for _ in range(3):
         opt.step(gradients(expected, items, starts, columns, ratings, 0.01))
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for threads in (1, 2, 3):
             p, s = users.copy(), np.zeros_like(users)
             for _ in range(3):

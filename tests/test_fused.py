@@ -26,8 +26,8 @@ from conftest import (
 
 import optkern
 from optkern import reference
-from optkern.kernels import _runtime
-from optkern.kernels._engine import EDGES
+from optkern.kernels import runtime
+from optkern.kernels.engine import EDGES
 from optkern.kernels.rules import OPTION_SLOTS, OPTIONS
 from optkern.optimizers import CLASSES
 
@@ -186,7 +186,7 @@ def test_edges_threads_and_instruction_sets(name, arrange, held):
     for grads in calls:
         twin.step(copies(grads))
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for threads in (1, 2, 5):
             opt = CLASSES[name](edges(0, arrange), num_threads=threads, **hyper, **options)
             for grads in calls:

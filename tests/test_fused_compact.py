@@ -10,7 +10,7 @@ from test_fused import Twin as FusedTwin
 
 import optkern
 from optkern import reference
-from optkern.kernels import _runtime, _storage
+from optkern.kernels import codecs, runtime
 
 SIZES = (3, 0, 255, 1025, 4097, 40_001)
 COMPACT = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {"amsgrad": True}, "lion": {}}
@@ -42,7 +42,7 @@ def test_clipping_is_a_scaled_gradient(name, state_dtype):
         factor = np.float32(0.5 * min(1.0, 1.0 / (0.5 * norm + 1e-6)))
         plain.step([g * factor for g in grads])
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for threads in (1, 3):
             opt = cls(
                 arrays(0), state_dtype=state_dtype, clip_norm=1.0, grad_scale=2.0, zero_grad=True,
@@ -110,7 +110,7 @@ def test_accumulation_of_half_precision_gradients(state_dtype, master):
         pairs = zip(*calls[k : k + 2], strict=True)
         plain.step([(a.astype("f4") + b.astype("f4")) * np.float32(0.5) for a, b in pairs])
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for threads in (1, 3):
             opt = optkern.Adam(
                 arrays(0, np.float16), lr=0.1, accumulate=2, zero_grad=True, on_nonfinite="skip",
@@ -141,7 +141,7 @@ def test_lookahead_of_half_precision_parameters(master):
             if not master:
                 w[...] = w.astype(np.float16)
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for threads in (1, 3):
             opt = optkern.SGD(
                 [p.copy() for p in params], lr=0.125, lookahead=(2, 0.4), master_weights=master,
@@ -186,15 +186,15 @@ class Halved:
         self.twin = FusedTwin(rule, self.wide(), hyperparameters, **options)
 
     def wide(self):
-        return [_storage.widened(p) for p in self.params]
+        return [codecs.widened(p) for p in self.params]
 
     def step(self, grads):
         if not self.master:
             self.twin.params = self.wide()
-        wide = [None if g is None else _storage.widened(g) for g in grads]
+        wide = [None if g is None else codecs.widened(g) for g in grads]
         applied = self.twin.step(wide)
         for p, w in zip(self.params, self.twin.params, strict=True):
-            _storage.write_rounded(p, w)
+            codecs.write_rounded(p, w)
         return applied
 
     def assert_equals(self, opt):
@@ -248,13 +248,13 @@ def accumulate_alike(name, dtype, beside, threads, sizes):
     twin = Halved(opt.rule, start, master, hyper, options)
     for grads in accumulating_calls(dtype, nonfinite == "skip", sizes):
         mine = [None if g is None else g.copy() for g in grads]
-        good = all(g is None or np.isfinite(_storage.widened(g)).all() for g in grads)
+        good = all(g is None or np.isfinite(codecs.widened(g)).all() for g in grads)
         assert opt.step(mine) is (good and twin.step(grads))
         twin.assert_equals(opt)
         if good and "clip_norm" in options and opt.steps:
             assert opt.last_grad_norm == twin.twin.norm
         for g, before in zip(mine, grads, strict=True):
-            assert g is None or (not _storage.widened(g).any() if "zero_grad" in options else
+            assert g is None or (not codecs.widened(g).any() if "zero_grad" in options else
                                  g.tobytes() == before.tobytes())  # fmt: skip
     assert opt.skipped_steps == (2 if nonfinite == "skip" else 0)
     assert opt.steps == twin.twin.taken[3] == (2 if nonfinite == "skip" else 3)
@@ -276,7 +276,7 @@ def test_accumulation_with_everything_beside_it(name, half):
 def test_accumulation_on_all_instruction_sets_and_threads(master, half):
     beside = {**{name: values[1] for name, values in BESIDE.items()}, "master": master}
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for threads in (1, 2):
             for name in HYPER:
                 accumulate_alike(name, dtype_of(half), beside, threads, (3, 40_001, 4097, 16_640))

@@ -23,8 +23,8 @@ from conftest import (
 )
 
 import optkern
-from optkern.kernels import _runtime
-from optkern.kernels._engine import EDGES
+from optkern.kernels import runtime
+from optkern.kernels.engine import EDGES
 from optkern.optimizers import CLASSES
 
 SHAPE = (6, 5, 7)
@@ -215,7 +215,7 @@ def test_large_array_across_chunk_edges(rule, dtype, layout, threads):
     streams = [x.reshape(shape) for x in streams]
     expected = expected_outcome(rule, streams, **options)
     for isa in ISAS if threads == 2 else ISAS[-1:]:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         p, g, *state = (layout(x) for x in streams)
         getattr(optkern.kernels, rule.name)(p, g, *state, num_threads=threads, **options)
         assert_same_bits([values_of(x) for x in (p, *state)], expected)

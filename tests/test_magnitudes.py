@@ -7,7 +7,7 @@ from test_fused import assert_trains_like_twin
 
 import optkern
 from optkern import curvature
-from optkern.kernels import _runtime, _storage, reference
+from optkern.kernels import codecs, reference, runtime
 from optkern.optimizers import CLASSES
 from optkern.solvers import SAM
 from optkern.solvers.line_search import Trial, cubic_minimum
@@ -237,22 +237,22 @@ def test_float16_rounded_at_random():
     kept = exact[~np.isnan(exact)].astype(np.float32)
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, kept.size, dtype=np.uint32)
-    assert_same_bits(_storage.encode_float16(kept, bits).view(np.float16).astype(np.float32), kept)
-    for isa in _runtime.AVAILABLE_ISAS:
-        _runtime.use_isa(isa)
+    assert_same_bits(codecs.encode_float16(kept, bits).view(np.float16).astype(np.float32), kept)
+    for isa in runtime.AVAILABLE_ISAS:
+        runtime.use_isa(isa)
         x = rng.integers(0, 2**32, 100_000, dtype=np.uint32).view(np.float32)
         p, q = np.zeros(x.size, np.float16), np.zeros(x.size, np.float16)
         optkern.SGD(p, lr=1.0, seed=3).step(-x)
-        random = _storage.random_bits(3, 1, 0, x.size)
+        random = codecs.random_bits(3, 1, 0, x.size)
         with np.errstate(invalid="ignore"):
             moved = np.float32(0) - np.float32(1) * -x
-        q.view(np.uint16)[...] = _storage.encode_float16(moved, random)
+        q.view(np.uint16)[...] = codecs.encode_float16(moved, random)
         assert_same_bits(p.astype(np.float32), q.astype(np.float32))
         assert (np.isnan(p) == np.isnan(x)).all()
         assert (np.isinf(p) == (np.abs(x) >= 65520)).all()
-    _runtime.use_isa(_runtime.AVAILABLE_ISAS[-1])
+    runtime.use_isa(runtime.AVAILABLE_ISAS[-1])
     small = np.full(100_000, 0.3 * 2.0**-24, np.float32)
-    mean = _storage.encode_float16(small, rng.integers(0, 2**32, small.size, dtype=np.uint32))
+    mean = codecs.encode_float16(small, rng.integers(0, 2**32, small.size, dtype=np.uint32))
     assert abs(mean.mean() - 0.3) < 0.01
 
 
@@ -292,8 +292,8 @@ def test_a_checkpoint_without_a_seed_goes_on():
 @pytest.mark.parametrize("rule", ("adam", "lars"))
 def test_weights_rounded_at_random_are_the_twins_bit_for_bit(rule, order):
     start = np.random.default_rng(1).standard_normal((300, 70)).astype(np.float16)
-    for isa in _runtime.AVAILABLE_ISAS:
-        _runtime.use_isa(isa)
+    for isa in runtime.AVAILABLE_ISAS:
+        runtime.use_isa(isa)
         for threads in (1, 3):
             p, q = np.array(start, order=order), np.array(start, order=order)
             opt = CLASSES[rule]({"w": p}, lr=1e-3, seed=9, num_threads=threads)
@@ -309,7 +309,7 @@ def test_weights_rounded_at_random_are_the_twins_bit_for_bit(rule, order):
                 opt.step({"w": g})
                 reference.update(needed, q, g, state, {**hyper, "step": step}, 9, "w")
             assert p.tobytes() == q.tobytes()
-    _runtime.use_isa(_runtime.AVAILABLE_ISAS[-1])
+    runtime.use_isa(runtime.AVAILABLE_ISAS[-1])
 
 
 @pytest.mark.slow
@@ -341,14 +341,14 @@ def test_blocks_with_infinities_are_the_twins_bit_for_bit(name, dtype):
     """By pieces and in the rules' own loops; beside NaN, small and large neighbours, and signed."""
     rule = CLASSES[name].rule
     n = 2000
-    for isa in _runtime.AVAILABLE_ISAS:
-        _runtime.use_isa(isa)
+    for isa in runtime.AVAILABLE_ISAS:
+        runtime.use_isa(isa)
         p, q = np.ones(n, dtype), np.ones(n, dtype)
         options = {"momentum": 0.9} if name == "sgd" else {}
         opt = CLASSES[name](p, lr=1e-3, state_dtype="int8", num_threads=2, **options)
         hyper = {k: v for k, v in opt.param_groups[0].items() if k in rule.hyperparameters}
         state = [
-            _storage.Compact.zeros("int8", (n,), slot == "exp_avg" or name == "sgd")
+            codecs.Compact.zeros("int8", (n,), slot == "exp_avg" or name == "sgd")
             if rule.needs(slot, hyper)
             else None
             for slot in rule.state
@@ -364,8 +364,8 @@ def test_blocks_with_infinities_are_the_twins_bit_for_bit(name, dtype):
                 g = g.astype(dtype)
             opt.step(g)
             reference.update(rule, q, g, state, {**hyper, "step": step}, 0, 0)
-            assert_same_bits(_storage.widened(p), _storage.widened(q))
+            assert_same_bits(codecs.widened(p), codecs.widened(q))
             for slot, a in zip(rule.state, state, strict=True):
                 if a is not None:
                     assert_same_bits(np.asarray(opt.state[0][slot]), a.decode())
-    _runtime.use_isa(_runtime.AVAILABLE_ISAS[-1])
+    runtime.use_isa(runtime.AVAILABLE_ISAS[-1])

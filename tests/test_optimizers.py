@@ -25,7 +25,7 @@ from conftest import (
 )
 
 import optkern
-from optkern.kernels._engine import EDGES
+from optkern.kernels.engine import EDGES
 from optkern.kernels.rules import OPTIONS, Pair, Real
 from optkern.optimizers import CLASSES
 

@@ -23,8 +23,8 @@ from conftest import (
 )
 
 import optkern
-from optkern.kernels import _runtime
-from optkern.kernels._rows import SUM_PIECE, Rows
+from optkern.kernels import runtime
+from optkern.kernels.rows import SUM_PIECE, Rows
 from optkern.kernels.rules import ROW_RULES
 from optkern.optimizers import CLASSES
 
@@ -51,7 +51,7 @@ def outcome(place, rule, rows, streams, **options):
 def assert_kernel_is_reference(rule, rows, streams, **options):
     expected = outcome(optkern.reference, rule, rows, streams, **options)
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for n in THREADS:
             actual = outcome(optkern.kernels, rule, rows, streams, num_threads=n, **options)
             assert_same_bits(actual, expected)

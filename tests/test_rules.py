@@ -34,8 +34,8 @@ from conftest import (
 )
 
 import optkern
-from optkern.kernels import _runtime
-from optkern.kernels._engine import EDGES
+from optkern.kernels import runtime
+from optkern.kernels.engine import EDGES
 from optkern.optimizers import CLASSES
 from optkern.rules import ROW_RULES, Choice, Numbers, Real
 
@@ -89,7 +89,7 @@ def assert_kernel_is_reference(rule, streams, threads=(1,), **options):
     expected = outcome(optkern.reference, rule, streams, **options)
     calls = [shortest(rule, options), *({**options, "num_threads": n} for n in threads)]
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for keywords in calls:
             assert_same_bits(outcome(optkern.kernels, rule, streams, **keywords), expected)
 
@@ -146,7 +146,7 @@ def test_every_alignment(rule, dtype, length):
     expected = outcome(optkern.reference, rule, streams, step=6, **options)
     offsets = [*range(1, itemsize), *(k * itemsize for k in (1, 2, 3, 5, 7, 8, 15))]
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         for offset in offsets:
             for keywords in ({"step": 6, **options}, shortest(rule, {"step": 6, **options})):
                 p, g, *state = (moved(x, offset + k % 2 * itemsize) for k, x in enumerate(streams))
@@ -203,7 +203,7 @@ def test_list_equals_its_tensors_one_by_one(rule, threads):
         for streams in zip(*single, strict=True):
             getattr(optkern.reference, rule.name)(*streams, step=6, **options)
         for isa in ISAS:
-            _runtime.use_isa(isa)
+            runtime.use_isa(isa)
             together = [copies(stream) for stream in lists]
             getattr(optkern.kernels, rule.name)(*together, step=6, num_threads=threads, **options)
             assert_same_bits(together, single)

@@ -10,7 +10,7 @@ from curvature_cases import linear_network, polished, product_saddle, rosenbrock
 from curvature_networks import Network, flat
 
 import optkern
-from optkern.kernels import _runtime
+from optkern.kernels import runtime
 from optkern.solvers import LBFGS, SAM, NewtonLanczos, _two_loop, reference
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
@@ -35,7 +35,7 @@ def run(solver, problem, x, **kwargs):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @every_dtype
 def test_two_loops_equal_their_twin(isa, threads, dtype):
-    _runtime.use_isa(isa)
+    runtime.use_isa(isa)
     for n in (0, 1, 17, 4097, 9001):
         rng = np.random.default_rng(n)
         for k in (0, 1, 2, 5):

@@ -12,7 +12,7 @@ import pytest
 
 import optkern
 from optkern import curvature
-from optkern.kernels._structures import Structure
+from optkern.kernels.structures import Structure
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ import pytest
 from stubs import PACKAGE, stubs
 from tables import tables
 
-from optkern.kernels import _engine, _runtime
+from optkern.kernels import engine, runtime
 
 
 @pytest.mark.parametrize("path", stubs(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -22,16 +22,16 @@ def test_written_part_matches_the_rule_table(path):
 
 
 def test_engine_stub_names_what_the_engine_has():
-    tree = ast.parse((PACKAGE / "kernels" / "_engine.pyi").read_text())
+    tree = ast.parse((PACKAGE / "kernels" / "engine.pyi").read_text())
     plan = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Plan")
     methods = {n.name for n in plan.body if isinstance(n, ast.FunctionDef)}
     for name in methods - {"__init__"}:
         stub = next(n for n in plan.body if getattr(n, "name", "") == name)
         names = [a.arg for a in stub.args.args]
-        assert list(inspect.signature(getattr(_engine.Plan, name)).parameters) == names
-    tree = ast.parse((PACKAGE / "kernels" / "_runtime.pyi").read_text())
+        assert list(inspect.signature(getattr(engine.Plan, name)).parameters) == names
+    tree = ast.parse((PACKAGE / "kernels" / "runtime.pyi").read_text())
     public = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
-    assert public and all(callable(getattr(_runtime, name)) for name in public)
+    assert public and all(callable(getattr(runtime, name)) for name in public)
 
 
 def test_package_is_marked_as_typed():

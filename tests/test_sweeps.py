@@ -13,7 +13,7 @@ from conftest import ISAS, RULES, assert_same_bits, copies, every_dtype, ordinar
 from test_compact import dtype_of
 from test_fused import Twin, assert_equal_twin
 
-from optkern.kernels import _runtime
+from optkern.kernels import runtime
 from optkern.optimizers import CLASSES
 
 # Rows, and elements of a row: 4 and 16 columns are turned at a time, 64 rows are swept together and
@@ -145,7 +145,7 @@ def test_any_permutation_of_axes():
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set(isa):
-    _runtime.use_isa(isa)
+    runtime.use_isa(isa)
     shapes = [(70, 67), (35, 4500)]
     for name, dtype in itertools.product(OPTIONS, (np.float32, np.float64)):
         params, grads = values(dtype, shapes, 1), values(dtype, shapes, 10)

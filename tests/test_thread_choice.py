@@ -8,10 +8,10 @@ import pytest
 from conftest import assert_same_bits, ordinary
 
 import optkern
-from optkern.kernels import _runtime
+from optkern.kernels import runtime
 from optkern.kernels._choice import ThreadChoice
 
-needs_openmp = pytest.mark.skipif(not _runtime.OPENMP, reason="built without OpenMP: serial")
+needs_openmp = pytest.mark.skipif(not runtime.OPENMP, reason="built without OpenMP: serial")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 CALLS = 10_000
 
@@ -239,7 +239,7 @@ os.wait()
 
 
 def test_report_without_openmp():
-    if _runtime.OPENMP:
+    if runtime.OPENMP:
         pytest.skip("built with OpenMP")
     report = large()[0].thread_report()
     assert report.threads == 1 and "without OpenMP" in report.reason
@@ -254,5 +254,5 @@ def test_trials_never_show_in_the_bits():
     for _ in range(300):
         free.step(g)
         single.step(g)
-    assert free.thread_report().trials >= 1 or not _runtime.OPENMP
+    assert free.thread_report().trials >= 1 or not runtime.OPENMP
     assert_same_bits(p, q)

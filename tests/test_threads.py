@@ -10,9 +10,9 @@ import pytest
 from conftest import ISAS, assert_same_bits, ordinary
 
 import optkern
-from optkern.kernels import _runtime, _threads
+from optkern.kernels import runtime, threads
 
-needs_openmp = pytest.mark.skipif(not _runtime.OPENMP, reason="built without OpenMP: serial")
+needs_openmp = pytest.mark.skipif(not runtime.OPENMP, reason="built without OpenMP: serial")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and forks")
 POLICY = "OMP_WAIT_POLICY"
 
@@ -22,7 +22,7 @@ HEAD = """
 import json, os, sys
 import numpy as np
 import optkern
-from optkern.kernels import _runtime, _threads
+from optkern.kernels import runtime, threads
 
 def count():
     return len(os.listdir("/proc/self/task"))
@@ -389,10 +389,10 @@ def test_instruction_set_that_is_not_there(run_python, isa):
 def test_instruction_sets_are_known_by_name():
     assert set(ISAS) <= {"baseline", "v3", "v4"} and ISAS[0] == "baseline"
     for isa in ISAS:
-        _runtime.use_isa(isa)
+        runtime.use_isa(isa)
         assert optkern.isa() == isa
     with pytest.raises(ValueError, match="v9"):
-        _runtime.use_isa("v9")
+        runtime.use_isa("v9")
     assert optkern.isa() == ISAS[-1]
 
 
@@ -415,7 +415,7 @@ def test_own_wait_policy_is_respected(run_python, policy):
     result = run_python(code, **{POLICY: policy})
     rows = shown(result.stdout)
     assert rows["policy"].strip() == policy
-    if _runtime.OPENMP:
+    if runtime.OPENMP:
         assert f"wait policy {policy} (from {POLICY})" in rows["openmp"]
 
 
@@ -432,7 +432,7 @@ def test_runtime_is_loaded_passive(run_python):
 
 def test_show_versions_mentions_what_was_done(run_python):
     rows = shown(run_python("import optkern; optkern.show_versions()").stdout)
-    wanted = "wait policy passive" if _runtime.OPENMP else "built without OpenMP"
+    wanted = "wait policy passive" if runtime.OPENMP else "built without OpenMP"
     assert wanted in rows["openmp"]
 
 
@@ -493,7 +493,7 @@ CGROUPS = {
 @pytest.mark.parametrize("case", CGROUPS)
 def test_cgroup_quota(tmp_path, case):
     lines, files, cores = CGROUPS[case]
-    found = _threads._cgroup_cores(cgroup(tmp_path, lines, files))
+    found = threads._cgroup_cores(cgroup(tmp_path, lines, files))
     assert found == (sys.maxsize if cores is None else cores)
 
 

@@ -42,7 +42,7 @@ BESIDE = {
     "__main__": "cli",
     "cli": "cli",
     "_capi": "kernels",
-    "_change": "optimizers",
+    "_moved": "process",
     "_recorder": "monitor",
     "diagnose": "monitor",
     "fits": "monitor",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._versions import __version__
-from ..kernels import _runtime
+from ..kernels import runtime
 from .sides import thread_limit
 
 
@@ -18,13 +18,13 @@ def machine(dtype: str, num_threads: int | None) -> dict[str, Any]:
     """What the rows depend on besides themselves."""
     return {
         "optkern": __version__,
-        "isa": _runtime.isa(),
+        "isa": runtime.isa(),
         "threads": num_threads or f"up to {thread_limit()}",
         "dtype": dtype,
         "numpy": np.__version__,
         "huge pages": _huge_pages(),
         "python": platform.python_version(),
-        "compiler": _runtime.COMPILER,
+        "compiler": runtime.COMPILER,
         "cpu": _cpu(),
     }
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..kernels._names import hint, said_of_options
-from ..kernels._threads import as_num_threads
+from ..kernels.names import hint, said_of_options
+from ..kernels.threads import as_num_threads
 from .cases import CASES, NETWORKS, Case, Shape
 
 

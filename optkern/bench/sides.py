@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..kernels import _engine, _runtime, reference
+from ..kernels import engine, reference, runtime
 from ..kernels.rules import LIMITS
 from .cases import Arrays, Call, Problem
 from .natural import NATURAL
@@ -72,7 +72,7 @@ def limit_sides(problem: Problem) -> dict[str, Call]:
 
 
 def thread_limit() -> int:
-    return _runtime.get_thread_limit()
+    return runtime.get_thread_limit()
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -80,9 +80,9 @@ def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return arrays[0].reshape(-1) if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def limit_plan(p: np.ndarray, state: Sequence[np.ndarray]) -> _engine.Plan:
+def limit_plan(p: np.ndarray, state: Sequence[np.ndarray]) -> engine.Plan:
     rule = LIMITS[len(state)]
     slots = {slot: [a] for slot, a in zip(rule.state, state)}
-    plan = _engine.Plan(rule, "optkern bench", [0], [p], slots)
+    plan = engine.Plan(rule, "optkern bench", [0], [p], slots)
     plan.set_groups([0])
     return plan

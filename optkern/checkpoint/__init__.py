@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._interrupts import handlers_pass
-from ..kernels._names import brief, spell_names, spelled
+from ..kernels.names import brief, spell_names, spelled
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format

@@ -27,7 +27,7 @@ import numpy as np
 
 from .._interrupts import pass_on
 from .._versions import __version__
-from ..kernels._names import brief
+from ..kernels.names import brief
 
 Arrays = dict[str, np.ndarray]
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._interrupts import pass_on
-from ..kernels import _arrays, _storage
-from ..kernels._atomic import commit
-from ..kernels._structures import Label
+from ..kernels import buffers, codecs
+from ..kernels.atomic import commit
 from ..kernels.rules import OPTION_SLOTS, OPTIONS
+from ..kernels.structures import Label
 from ..optimizers import OF_WEIGHTS, Change, Optimizer, renewed
 from ..schedules import Plateau
 from ..schedules.plateau import plateaus as plateaus_in
@@ -95,7 +95,7 @@ class Fit:
         self.arrays = named(self.opt)
         own = self.arrays if params else {}
         for key, array in own.items():
-            _arrays.check_parameter(type(opt).__name__, _arrays.named("parameter", key), array)
+            buffers.check_parameter(type(opt).__name__, buffers.named("parameter", key), array)
         saved = content.get("params", {}) if params else {}
         if self.theirs.get("averages_are_in") and not saved:
             raise ValueError(
@@ -247,7 +247,7 @@ class Fit:
             absent = [name for name in entry if name not in self.restored.get(key, ())]
             if key in self.params:
                 for name in set(absent) & set(OF_WEIGHTS):
-                    yield entry[name], _storage.widened(array)
+                    yield entry[name], codecs.widened(array)
             if key in self.restored:
                 self.missing += [f"state/{key}/{x}" for x in absent if x != "accumulator"]
             if key in self.masters:

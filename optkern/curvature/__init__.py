@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels._names import spell_names
+from ..kernels.names import spell_names
 from . import landscape
 from .ball import BallSharpness, ball_sharpness
 from .blocks import Block, Blocks, blocks

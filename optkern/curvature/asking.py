@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import _arrays
-from ..kernels._structures import Structure
+from ..kernels import buffers
+from ..kernels.structures import Structure
 
 
 class ChangedError(ValueError):
@@ -50,7 +50,7 @@ def refuse_replaced(name: str, given: Structure, way_out: str = "") -> None:
         kind, of = ("parameter", "") if given.what == "params" else ("array", f" of {given.what}")
         more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
         raise ChangedError(
-            f"{given.owner}: {name} has replaced {_arrays.named(kind, moved[0])}{of}{more} in its "
+            f"{given.owner}: {name} has replaced {buffers.named(kind, moved[0])}{of}{more} in its "
             f"container: the array there now is not the one that was given; {name} may only read "
             f"it{way_out}"
         )

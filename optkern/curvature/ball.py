@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import brief, spelled
+from ..kernels.names import brief, spelled
 from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
 from .line import Line

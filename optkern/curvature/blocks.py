@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..kernels._names import brief, passing_on
+from ..kernels.names import brief, passing_on
 from .differences import hvp_from_grad
 from .lanczos import Interval, check_callable, check_count, lanczos
 from .operators import Operator, Point, StructuredOperator

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._forms import settled
-from ..kernels._names import spelled
-from ..kernels._threads import as_num_threads
-from ._lanczos import dot
+from ..kernels.forms import settled
+from ..kernels.names import spelled
+from ..kernels.threads import as_num_threads
 from .consistency import contradiction
 from .differences import DifferenceOperator, as_scale
 from .escape import way_out
@@ -25,6 +24,7 @@ from .judge import Judge
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
 from .operators import Operator, Point, norm
+from .recurrence import dot
 from .run import MEMORY, Run
 from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained

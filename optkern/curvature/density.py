@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from .._interrupts import pass_on
-from ..kernels._flat import arranged
-from ..kernels._names import brief, passing_on, spelled
-from ..kernels._threads import as_num_threads
+from ..kernels.flat import arranged
+from ..kernels.names import brief, passing_on, spelled
+from ..kernels.threads import as_num_threads
 from ..optimizers import Optimizer
 from ..rules import RULES
-from ._lanczos import Recurrence
 from .lanczos import LanczosResult, check_count, check_real, lanczos, percent
 from .operators import (
     Measured,
@@ -28,6 +27,7 @@ from .operators import (
     unit_roundoff,
 )
 from .outliers import NOTHING, Outliers
+from .recurrence import Recurrence
 from .run import MEMORY
 from .sides import certain_sides, with_what_is_known
 from .trace import standard_error, widening

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import brief, spelled
+from ..kernels.names import brief, spelled
 from .lanczos import check_count, check_real
 from .operators import Operator
 from .trace import finite_product, signs

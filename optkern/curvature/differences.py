@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import brief, spelled
+from ..kernels.names import brief, spelled
 from .gradients import GradFunction, Gradient
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
 from .part import SWALLOWED, NothingFiniteError, Part

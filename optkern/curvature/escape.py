@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import _arrays
-from ..kernels._names import got, one_of, spelled
+from ..kernels import buffers
+from ..kernels.names import got, one_of, spelled
 from .descent import Descent
 from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
@@ -98,7 +98,7 @@ def escape(
         raise ValueError(f"{owner}: by must be 'direction' or 'noise', {got(by, ways)}")
     point = Point(owner, x)
     for label, array in zip(point.structure.labels, point.arrays):
-        _arrays.check_writable(owner, _arrays.named("array", label) + " of x", array)
+        buffers.check_writable(owner, buffers.named("array", label) + " of x", array)
     max_steps = check_count(owner, "max_steps", max_steps, 1)
     seed = check_count(owner, "seed", seed, 0)
     check_callable(owner, loss=loss, grad=grad)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import brief, one_of, spelled, words
-from ..kernels._threads import as_num_threads
+from ..kernels.names import brief, one_of, spelled, words
 from ..kernels.rules import as_number
+from ..kernels.threads import as_num_threads
 from .operators import Operator, as_operator, norm
 from .pairs import Settling, Stack, checked_pairs, steps_within
 from .run import MEMORY, Pair, Run

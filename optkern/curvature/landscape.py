@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels._forms import settled
-from ..kernels._names import brief, got, one_of, spelled
-from ._lanczos import dot
+from ..kernels.forms import settled
+from ..kernels.names import brief, got, one_of, spelled
 from .asking import asking
 from .differences import hvp_from_grad
 from .lanczos import check_callable, check_count, check_real, lanczos
 from .operators import Operator, Point, StructuredOperator, norm
+from .recurrence import dot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ._lanczos import dot, subtract
 from .asking import ChangedError, asking
 from .gradients import Gradient
 from .operators import Point, norm, unit_roundoff
+from .recurrence import dot, subtract
 
 
 class Line:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import hint, spelled
+from ..kernels.names import hint, spelled
 from .lanczos import check_real, lanczos
 from .operators import Measured, Operator, Point, norm, random_unit, unit_roundoff
 from .views import Compression, at_point, chosen

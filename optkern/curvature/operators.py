@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import _arrays
-from ..kernels._flat import arranged
-from ..kernels._names import brief
-from ..kernels._structures import Structure
-from ._lanczos import dot, project, subtract
+from ..kernels import buffers
+from ..kernels.flat import arranged
+from ..kernels.names import brief
+from ..kernels.structures import Structure
 from .asking import asking
+from .recurrence import dot, project, subtract
 
 FEW = 50  # elements: the errors of fewer may add up to nothing by luck
 PIECE = 2**16  # elements at a time where a whole vector more would be too much
@@ -67,18 +67,18 @@ class Point:
         self.owner = owner
         self.structure = Structure(owner, x, what)
         self.arrays: list[np.ndarray] = self.structure.arrays
-        names = [_arrays.named("array", label) + f" of {what}" for label in self.structure.labels]
+        names = [buffers.named("array", label) + f" of {what}" for label in self.structure.labels]
         for name, array in zip(names, self.arrays):
             if not isinstance(array, np.ndarray):
                 raise TypeError(
                     f"{owner}: {name} must be a NumPy array, got {type(array).__name__}"
-                    f"{_arrays.advice(array)}"
+                    f"{buffers.advice(array)}"
                 )
-            if array.dtype not in _arrays.DTYPES:
+            if array.dtype not in buffers.DTYPES:
                 raise TypeError(f"{owner}: {name} must be float32 or float64, got {array.dtype}")
             if not np.isfinite(array).all():
                 raise ValueError(f"{owner}: {name} holds NaN or inf")
-        _arrays.refuse_overlap(owner, zip(names, self.arrays))
+        buffers.refuse_overlap(owner, zip(names, self.arrays))
         self.dtype = np.result_type(*self.arrays).newbyteorder("=")
         self.n = sum(array.size for array in self.arrays)
 
@@ -87,7 +87,7 @@ class Point:
         flat = self.structure.flatten(values, what)
         pieces = []
         for label, piece, array in zip(self.structure.labels, flat, self.arrays):
-            name = f"{what}: {_arrays.named('array', label)}"
+            name = f"{what}: {buffers.named('array', label)}"
             if isinstance(piece, (tuple, list)) or piece is None:
                 came = "None" if piece is None else f"a {type(piece).__name__}"
                 raise TypeError(f"{self.owner}: {name} must be an array, got {came}")
@@ -340,7 +340,7 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
             raise ValueError(f"{owner}: the operator must be square, got shape {shape}")
         _check_n(owner, n, shape[0])
         own = getattr(operator, "dtype", None)
-        chosen = dtype or (own if own in _arrays.DTYPES else np.float64)
+        chosen = dtype or (own if own in buffers.DTYPES else np.float64)
         if hasattr(operator, "matvec"):
             return Operator(owner, operator.matvec, int(shape[0]), chosen)
         return Operator(owner, lambda v: operator @ v, int(shape[0]), chosen)
@@ -372,7 +372,7 @@ def _of_objective(owner: str, at: Any) -> Operator | None:
 
 def _is_known(dtype: Any) -> bool:
     try:
-        return np.dtype(dtype) in _arrays.DTYPES
+        return np.dtype(dtype) in buffers.DTYPES
     except (TypeError, ValueError):
         return False
 
@@ -385,7 +385,7 @@ def _from_array(owner: str, a: np.ndarray, n: int | None, dtype: Any) -> Operato
     _check_n(owner, n, len(a))
     if not np.isfinite(a).all():
         raise ValueError(f"{owner}: the operator holds NaN or inf")
-    chosen = np.dtype(dtype or (a.dtype if a.dtype in _arrays.DTYPES else np.float64))
+    chosen = np.dtype(dtype or (a.dtype if a.dtype in buffers.DTYPES else np.float64))
     if a.size:
         gap = float(np.abs(a - a.T).max())
         if gap > 100 * unit_roundoff(a.dtype if a.dtype.kind == "f" else chosen) * np.abs(a).max():

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._lanczos import Recurrence, project, scale, subtract
 from .operators import norm
+from .recurrence import Recurrence, project, scale, subtract
 
 _CONVERGED = 1e-3  # residual over gap: about the angle to the eigenvector
 _SAME = 0.01  # of a gap: what is nearer is the same

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._lanczos import scale, subtract
 from .operators import norm
+from .recurrence import scale, subtract
 from .run import Pair, Run, smallest_part
 
 ODDS = 0.9  # that an uncertified end lies within the tolerance, before the guard's step

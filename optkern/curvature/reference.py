@@ -1,4 +1,4 @@
-"""The long-vector passes and the Lanczos recurrence in NumPy: what `_lanczos.pyx` equals in bits.
+"""The long-vector passes and the Lanczos recurrence in NumPy: what `recurrence.pyx` equals in bits.
 
 Slow; it is there to be read and to be compared with.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels._runtime import ieee_mode
-from ._lanczos import MOST_TURNS, REORTHOGONALIZE_BELOW
-from ._lanczos import SUM_BLOCK as BLOCK  # elements of one partial sum
-from ._lanczos import SUM_LANES as LANES  # running sums within a block
+from ..kernels.runtime import ieee_mode
+from .recurrence import MOST_TURNS, REORTHOGONALIZE_BELOW
+from .recurrence import SUM_BLOCK as BLOCK  # elements of one partial sum
+from .recurrence import SUM_LANES as LANES  # running sums within a block
 
 
 def dot(x, y):
@@ -56,7 +56,7 @@ def scale(out, x, a):
 
 
 class Recurrence:
-    """H V = V T + beta_k v_{k+1} e_k'; see `_lanczos.Recurrence`."""
+    """H V = V T + beta_k v_{k+1} e_k'; see `recurrence.Recurrence`."""
 
     def __init__(self, start, basis_limit):
         self.vector, self.previous = start.copy(), None

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ._lanczos import Recurrence, Tridiagonal, dot, scale, subtract
 from .operators import (
     PIECE,
     Measured,
@@ -24,6 +23,7 @@ from .operators import (
     random_unit,
     unit_roundoff,
 )
+from .recurrence import Recurrence, Tridiagonal, dot, scale, subtract
 
 MEMORY = 2**30  # bytes for the basis where the user says nothing
 LARGEST = 1e140  # of T's elements: their squares are summed

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ._lanczos import project
 from .descent import Descent
 from .gradients import Gradient
 from .line import Line
 from .operators import Operator, norm, unit_roundoff
+from .recurrence import project
 from .run import Run
 from .views import Compression
 

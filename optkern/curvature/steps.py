@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._lanczos import dot
 from .operators import FEW, norm
+from .recurrence import dot
 
 _RATIO = 4.0  # of the ladder's steps
 _RUNGS = 12

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import brief, one_of, spelled, words
+from ..kernels.names import brief, one_of, spelled, words
 from .lanczos import check_count, check_real
 from .operators import Operator, unit_roundoff
 from .views import viewed

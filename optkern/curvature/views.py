@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import brief, hint
+from ..kernels.names import brief, hint
 from .operators import Measured, Operator, Point, StructuredOperator, as_operator
 
 Map = Callable[[np.ndarray], np.ndarray]

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import optkern
-from optkern.kernels._names import hint
+from optkern.kernels.names import hint
 from optkern.kernels.rules import Rule, checked
 
 from . import data, training

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from ..kernels._names import hint
+from ..kernels.names import hint
 
 
 def _modules() -> list[str]:

@@ -11,7 +11,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from ..kernels._names import got
+from ..kernels.names import got
 from ..kernels.rules import Domain, Real
 
 # What pip calls a package that is imported by another name.

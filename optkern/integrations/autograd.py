@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..curvature.lanczos import check_callable, check_count
-from ..kernels._flat import flatten
-from ..kernels._names import brief, spell_names, spelled
+from ..kernels.flat import flatten
+from ..kernels.names import brief, spell_names, spelled
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
 from ._host import AMOUNT, DECAY, FINITE, SHARE, Objective, checked, host
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..kernels._names import meant, spell_names, spelled
+from ..kernels.names import meant, spell_names, spelled
 from ..kernels.rules import Domain
 from ._host import AMOUNT, DECAY, SHARE, checked
 

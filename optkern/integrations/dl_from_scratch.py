@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import optimizers
-from ..kernels._names import spell_names, spelled
+from ..kernels.names import spell_names, spelled
 from ._host import AMOUNT, DECAY, SHARE, checked
 
 Arrays = dict[str, np.ndarray] | list[np.ndarray]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..kernels._names import spell_names, spelled
+from ..kernels.names import spell_names, spelled
 from ._host import AMOUNT, DECAY, SHARE, checked
 
 _NUMBERS = {

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._names import brief, one_of, spell_names, spelled, words
+from ..kernels.names import brief, one_of, spell_names, spelled, words
 from ..optimizers import CLASSES, Optimizer, no_attribute
 from ._carried import carry
 from ._host import AMOUNT, FINITE, Objective, checked, host

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._threads import as_num_threads, initial_limit, load_engine_passive
 from .rules import ROW_RULES, RULES, Rule
+from .threads import as_num_threads, initial_limit, load_engine_passive
 
 # First: what the other modules import brings the OpenMP runtime in.
 # ruff: noqa: E402
 openmp_policy = load_engine_passive()
 
-from . import _engine, _runtime, reference
+from . import engine, reference, runtime
 from ._call import Kernel
-from ._rows import Rows, run_taken
 from ._twins import rows_twin, twin
+from .rows import Rows, run_taken
 
-_runtime.set_thread_limit(*initial_limit())
+runtime.set_thread_limit(*initial_limit())
 
 
-def _run(plan: _engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
+def _run(plan: engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
     plan.step(gradients, as_num_threads(plan.owner, options["num_threads"]))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import reference as reference
-from ._storage import Compact
+from .codecs import Compact
 from .rules import RULES as RULES
 
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]

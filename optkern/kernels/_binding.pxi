@@ -14,13 +14,13 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     master = state["master"][i] if "master" in state else None
     arrays = [state[slot][i] for slot in plan.rule.slots]
     t.dtype = p.dtype == np.float64
-    t.name = _storage.tensor_key(plan.labels[i])
-    draws = at_random and master is None and _storage.kind_of(p.dtype)
-    if draws or any(isinstance(a, _storage.Compact) for a in arrays):
+    t.name = codecs.tensor_key(plan.labels[i])
+    draws = at_random and master is None and codecs.kind_of(p.dtype)
+    if draws or any(isinstance(a, codecs.Compact) for a in arrays):
         # Positions and blocks count in C order, whatever the parameter's own.
         order, dense = list(range(p.ndim)), p.flags.c_contiguous
     else:
-        order, dense = _arrays.memory_order(p)
+        order, dense = buffers.memory_order(p)
     plan._orders.append(order)
     t.dense = dense
     if dense and not p.flags.c_contiguous:
@@ -81,8 +81,8 @@ cdef int bind_stream(Plan plan, Py_ssize_t i, int stream, object array) except -
     cdef layout_t* layout = NULL
     cdef const unsigned char[::1] scales
     cdef int k
-    cdef bint compact = isinstance(array, _storage.Compact)
-    storage = array.kind if compact else _storage.kind_of(array.dtype)
+    cdef bint compact = isinstance(array, codecs.Compact)
+    storage = array.kind if compact else codecs.kind_of(array.dtype)
     if compact:
         if array.scales is not None and array.scales.size:
             scales = array.scales

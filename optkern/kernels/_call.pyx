@@ -17,10 +17,10 @@ from libc.string cimport memset
 from optkern.kernels import rules
 from optkern.kernels._constants cimport constants_t, encode, hyper_t
 from optkern.kernels._constants import position
-from optkern.kernels._engine cimport TRAITS, step_dense
+from optkern.kernels.engine cimport TRAITS, step_dense
 from optkern.kernels._plan cimport ALWAYS, KEEP_GIL, traits_t
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_mode_t, optkern_restore_mode
-from optkern.kernels._span cimport MAX_STREAMS
+from optkern.kernels.span cimport MAX_STREAMS
 
 cnp.import_array()
 

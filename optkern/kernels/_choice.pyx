@@ -19,7 +19,7 @@
 """
 cimport cython
 
-from optkern.kernels._runtime cimport now as seconds_now
+from optkern.kernels.runtime cimport now as seconds_now
 
 cdef enum:
     RESTING = -1       # no trial

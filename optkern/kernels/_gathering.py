@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _arrays
-from ._forms import Node, Once, is_dataclass, is_sequence
+from . import buffers
 from ._watching import dotted
+from .forms import Node, Once, is_dataclass, is_sequence
 
 
 class Gathering:
@@ -85,7 +85,7 @@ class Gathering:
 
     def _refuse_more(self, node: Node, values: Any, where: str) -> None:
         """Refuse what is in the place of no parameter; of a setting anything but an array."""
-        if node.kind == "none" or _arrays.is_array_like(values):
+        if node.kind == "none" or buffers.is_array_like(values):
             form = "None" if node.kind == "none" else "no array,"
             raise ValueError(
                 f"{self.owner}: {where} must be {form} like the parameter, "
@@ -118,7 +118,7 @@ class Gathering:
         form = {"list": "a list", "dict": "a dict", "fields": "a dataclass"}[node.kind]
         raise TypeError(
             f"{self.owner}: {where} must be {form} like the parameters, "
-            f"got {type(values).__name__}{_arrays.advice(values)}"
+            f"got {type(values).__name__}{buffers.advice(values)}"
         )
 
     def _refuse_names(

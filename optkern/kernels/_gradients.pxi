@@ -72,21 +72,21 @@ cdef int take_gradient(Plan plan, Py_ssize_t i, object gradient) except -1:
     if not t.active:
         return 0
     if not cnp.PyArray_ISWRITEABLE(p):   # it was when the plan was made
-        _arrays.check_parameter(
-            plan.owner, _arrays.named("parameter", plan.labels[i]), plan.params[i]
+        buffers.check_parameter(
+            plan.owner, buffers.named("parameter", plan.labels[i]), plan.params[i]
         )
     if <char*> cnp.PyArray_DATA(p) != t.data[t.home] or cnp.PyArray_SIZE(p) != t.size:
-        what = _arrays.named("parameter", plan.labels[i])
+        what = buffers.named("parameter", plan.labels[i])
         raise ValueError(f"{plan.owner}: {what} was resized; bind it anew with rebind")
     if gradient is None:   # what it has accumulated is all there is
         return 0
     if not cnp.PyArray_CheckExact(gradient) or not plain(<cnp.ndarray> gradient, p):
-        what = _arrays.named("gradient of parameter", plan.labels[i])
-        gradient = _arrays.as_gradient(plan.owner, what, gradient, plan.params[i])
+        what = buffers.named("gradient of parameter", plan.labels[i])
+        gradient = buffers.as_gradient(plan.owner, what, gradient, plan.params[i])
         if type(plan._gradients) is tuple:
             plan._gradients = list(plan._gradients)
         plan._gradients[i] = gradient
-        storage = _storage.kind_of(gradient.dtype)
+        storage = codecs.kind_of(gradient.dtype)
     g = <cnp.ndarray> gradient
     data = <char*> cnp.PyArray_DATA(g)
     if storage != t.storage[1] or t.data[1] == NULL:
@@ -96,7 +96,7 @@ cdef int take_gradient(Plan plan, Py_ssize_t i, object gradient) except -1:
         note_staging(&plan.core, t)
     if not (t.dense and same_order(g, p)):
         bind_gradient(plan, i, gradient)
-        low, high = _arrays.byte_bounds(gradient)
+        low, high = buffers.byte_bounds(gradient)
         refuse_overlap(plan, i, gradient, <char*> <size_t> low, <char*> <size_t> high)
         return 0
     t.data[1] = data
@@ -139,11 +139,11 @@ cdef int check_zeroable(Plan plan, tuple gradients) except -1:
     named = []
     for label, g, p in zip(plan.labels, gradients, plan.params):
         if g is not None:
-            what = _arrays.named("gradient of parameter", label)
-            g = _arrays.shared(plan.owner, what, g)   # another library's, over the same memory
-            _arrays.check_zeroable(plan.owner, what, g, p)
+            what = buffers.named("gradient of parameter", label)
+            g = buffers.shared(plan.owner, what, g)   # another library's, over the same memory
+            buffers.check_zeroable(plan.owner, what, g, p)
             named.append((what, g))
-    _arrays.refuse_overlap(plan.owner, named)
+    buffers.refuse_overlap(plan.owner, named)
     for i in range(plan.core.count):
         plan.core.tensors[i].zeroable = plan.core.tensors[i].data[1]
     return 0
@@ -161,8 +161,8 @@ cdef int refuse_overlap(
     if lies_between(memory, t.gap, low, high):
         return 0
     for what, array in plan._named_arrays():
-        if _arrays.share_memory(array, gradient):
-            label = _arrays.named("gradient of parameter", plan.labels[i])
+        if buffers.share_memory(array, gradient):
+            label = buffers.named("gradient of parameter", plan.labels[i])
             raise ValueError(f"{plan.owner}: {label} overlaps {what} in memory")
     return 0
 
@@ -173,7 +173,7 @@ cdef int map_memory(Plan plan) except -1:
     """The memory of parameters and state, sorted, for the overlap test of gradients."""
     cdef memory_t* memory = &plan.core.memory
     cdef Py_ssize_t i
-    bounds = sorted(_arrays.byte_bounds(a) for _, a in plan._named_arrays() if a.size)
+    bounds = sorted(buffers.byte_bounds(a) for _, a in plan._named_arrays() if a.size)
     memory.count = len(bounds)
     memory.intervals = <interval_t*> malloc((len(bounds) or 1) * sizeof(interval_t))
     if not memory.intervals:

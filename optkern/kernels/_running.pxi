@@ -47,7 +47,7 @@ cdef void run_span(
         span = SPANS.update[plan.index][t.dtype]
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
-        if n >= LONG:   # begin where a cache line does: zeros_beside in _arrays.py
+        if n >= LONG:   # begin where a cache line does: zeros_beside in buffers.py
             head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0]
             span(t.h, at, head, first)
             for j in range(plan.streams):

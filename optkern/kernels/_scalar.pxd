@@ -56,7 +56,7 @@ cdef extern from *:
     float float_of "optkern_float"(unsigned int bits) noexcept nogil
 
 
-# Storages, one element at a time; _storage.py has the NumPy twins and the reasons. No branches: a
+# Storages, one element at a time; codecs.py has the NumPy twins and the reasons. No branches: a
 # comparison chooses between two results that are both computed. What it chooses between are
 # variables: next to a literal, Cython would compute in 64 bits, at half the speed.
 

@@ -169,7 +169,7 @@ cdef void zero(
 
 
 cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
-    """64 bits in, 64 bits out; the twin is in _storage.py."""
+    """64 bits in, 64 bits out; the twin is in codecs.py."""
     x = x + <unsigned long long> 0x9E3779B97F4A7C15
     x = (x ^ (x >> 30)) * <unsigned long long> 0xBF58476D1CE4E5B9
     x = (x ^ (x >> 27)) * <unsigned long long> 0x94D049BB133111EB

@@ -102,6 +102,6 @@ cdef int refuse_missing_state(Plan plan) except -1:
         t = &plan.core.tensors[i]
         j = missing_stream(plan.core.traits, t.h.flags, t.data) if t.active else -1
         if j >= 2:
-            what = _arrays.named("parameter", plan.labels[i])
+            what = buffers.named("parameter", plan.labels[i])
             raise ValueError(f"{plan.owner}: {what} has no {plan.rule.state[j - 2]}")
     return 0

@@ -6,9 +6,9 @@
 cdef int note_traits() except -1:
     cdef int k, j
     if len(RULES + LIMITS) > MAX_RULES:
-        raise SystemError("optkern: MAX_RULES in kernels/_span.pxd has become too small")
+        raise SystemError("optkern: MAX_RULES in kernels/span.pxd has become too small")
     if 2 + MAX_STATE + EXTRA + 1 > MAX_STREAMS:   # and a master
-        raise SystemError("optkern: MAX_STREAMS in kernels/_span.pxd has become too small")
+        raise SystemError("optkern: MAX_STREAMS in kernels/span.pxd has become too small")
     for k, rule in enumerate(RULES + LIMITS):
         TRAITS[k].derive = derivation(rule)
         TRAITS[k].streams = 2 + len(rule.slots)

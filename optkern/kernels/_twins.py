@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..rules import Rule
-from . import _arrays
-from ._engine import Plan
-from ._names import bound_arguments
-from ._rows import Rows, take_rows
-from ._runtime import ieee_mode
+from . import buffers
+from .engine import Plan
+from .names import bound_arguments
+from .rows import Rows, take_rows
+from .runtime import ieee_mode
 
 Run = Callable[[Plan, tuple, dict], None]
 RunRows = Callable[[list[Rows], dict], None]
@@ -122,7 +122,7 @@ def _arranged(
     """Parameters and state as lists; all state that these hyperparameters need is there."""
     several = isinstance(p, (list, tuple))
     params = [
-        _arrays.shared(owner, _arrays.named("parameter", k), array)
+        buffers.shared(owner, buffers.named("parameter", k), array)
         for k, array in enumerate(p if several else [p])
     ]
     if not params:
@@ -138,7 +138,7 @@ def _arranged(
         elif _is_list(owner, slot, arrays) and len(arrays) != len(params):
             raise ValueError(f"{owner}: {slot} has {len(arrays)} arrays, p has {len(params)}")
         slots[slot] = [
-            _arrays.shared(owner, f"{slot} of {_arrays.named('parameter', k)}", array)
+            buffers.shared(owner, f"{slot} of {buffers.named('parameter', k)}", array)
             for k, array in enumerate(arrays)
         ]
         if rule.needs(slot, hyper) and any(a is None for a in arrays):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _arrays, _storage
+from . import buffers, codecs
 from ._containers import Contents
-from ._forms import Node, Once, as_array, name_of, opened, same_memory
+from .forms import Node, Once, as_array, name_of, opened, same_memory
 
 Label = int | str
 Found = list[tuple[tuple[Any, ...], Any]]  # the keys down to an array, and the array
@@ -161,7 +161,7 @@ class Watching:
         value = as_array(value)
         return (
             value is not None
-            and (value.dtype in _arrays.DTYPES or _storage.kind_of(value.dtype) > 0)
+            and (value.dtype in buffers.DTYPES or codecs.kind_of(value.dtype) > 0)
             and not any(
                 isinstance(a, np.ndarray) and np.may_share_memory(a, value)
                 for a in (*self.arrays, *self._left)
@@ -200,7 +200,7 @@ class Watching:
 
 def _several(labels: list[Label]) -> str:
     more = f" (and {len(labels) - 1} more)" if len(labels) > 1 else ""
-    return f"{_arrays.named('parameter', labels[0])}{more}"
+    return f"{buffers.named('parameter', labels[0])}{more}"
 
 
 def dotted(path: tuple[Any, ...]) -> str:

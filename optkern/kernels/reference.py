@@ -21,12 +21,12 @@ from ..rules.arithmetic import flush
 from ..rules.reductions import add_halves as add_halves
 from ..rules.reductions import gradient_norms as gradient_norms
 from ..rules.reductions import sum_of_squares as sum_of_squares
-from . import _storage
+from . import codecs
 from ._constants import adjusted, derive, trusted
-from ._engine import Plan
-from ._names import spell_names
-from ._rows import Rows
 from ._twins import rows_twin, twin
+from .engine import Plan
+from .names import spell_names
+from .rows import Rows
 
 
 class Constants:
@@ -129,21 +129,21 @@ def update(
     weight_rounding : {"stochastic", "nearest"}
         Of a float16 or bfloat16 ``p`` without a master.
     """
-    wide = _storage.widened(p) if master is None else master
-    decoded = [a.decode() if isinstance(a, _storage.Compact) else a for a in state]
+    wide = codecs.widened(p) if master is None else master
+    decoded = [a.decode() if isinstance(a, codecs.Compact) else a for a in state]
     h = Constants(rule, hyperparameters, wide.dtype)
     compact = any(a is not values for a, values in zip(state, decoded))
     at_random = wide is not p and master is None and weight_rounding == "stochastic"
     draws = compact or at_random
     x = wide.copy(order="C") if draws else wide  # blocks and random bits count in C order
     with np.errstate(all="ignore"):
-        rule.numpy(x, _storage.widened(g), *decoded, h)
+        rule.numpy(x, codecs.widened(g), *decoded, h)
     wide[...] = x
     random = None
     if draws:
-        random = _storage.random_bits(seed, hyperparameters["step"], tensor, x.size)
+        random = codecs.random_bits(seed, hyperparameters["step"], tensor, x.size)
     if wide is not p:
-        _storage.write_rounded(p, wide, random if at_random else None)
+        codecs.write_rounded(p, wide, random if at_random else None)
     for a, values in zip(state, decoded):
         if a is not values:
             a.encode(values, random)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels._names import spell_names
+from ..kernels.names import spell_names
 from .diagnosis import KINDS, Diagnosis
 from .edge import Edge
 from .fits import FitComparison, compare_fits

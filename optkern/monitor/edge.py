@@ -15,7 +15,7 @@ import numpy as np
 from ..curvature import lanczos, max_stable_lr
 from ..curvature.asking import ChangedError, asking
 from ..curvature.operators import Point, StructuredOperator
-from ..kernels._structures import Structure
+from ..kernels.structures import Structure
 from ..optimizers import Optimizer
 from .settings import maximizes, rate
 

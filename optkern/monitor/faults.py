@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..curvature.consistency import gradient_against_hvp, loss_against_gradient
-from ..kernels._structures import Structure
+from ..kernels.structures import Structure
 from .trend import FEWEST, level, scatter
 
 BEFORE, AFTER = 8, 4  # records beside a jump: what the loss scattered by, and that it stays

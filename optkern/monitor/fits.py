@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..curvature.lanczos import check_real
-from ..kernels._names import spelled
+from ..kernels.names import spelled
 from .trend import scatter
 
 REMEDIES = {

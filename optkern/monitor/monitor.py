@@ -12,9 +12,9 @@ import numpy as np
 from ..curvature.asking import asking
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import Point
-from ..kernels._forms import settled
-from ..kernels._names import spelled
-from ..kernels._structures import Structure
+from ..kernels.forms import settled
+from ..kernels.names import spelled
+from ..kernels.structures import Structure
 from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said

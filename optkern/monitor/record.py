@@ -22,11 +22,11 @@ import numpy as np
 
 from .._recorder import Recorder, real
 from ..curvature.lanczos import check_callable, check_count
-from ..kernels import _arrays
-from ..kernels._forms import settled
-from ..kernels._names import hint, spelled
-from ..kernels._storage import widened
-from ..kernels._structures import Structure
+from ..kernels import buffers
+from ..kernels.codecs import widened
+from ..kernels.forms import settled
+from ..kernels.names import hint, spelled
+from ..kernels.structures import Structure
 from ..optimizers import Optimizer
 from ..solvers import SAM
 from .edge import Edge, Tracker
@@ -300,7 +300,7 @@ class Record(Recorder):
         owner = "Monitor.record"
         structure = Structure(owner, grads, "grads", absent=True)
         arrays = [
-            None if g is None else _arrays.as_gradient(owner, _arrays.named("gradient", k), g, g)
+            None if g is None else buffers.as_gradient(owner, buffers.named("gradient", k), g, g)
             for k, g in zip(structure.labels, structure.arrays)
         ]
         if self._sample is not None and self._sample.sizes != _sizes(arrays):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import _arrays
+from ..kernels import buffers
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 
@@ -38,8 +38,8 @@ def checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
     return [
         None
         if g is None
-        else _arrays.as_gradient(
-            "Monitor.record", _arrays.named("gradient of parameter", label), g, p
+        else buffers.as_gradient(
+            "Monitor.record", buffers.named("gradient of parameter", label), g, p
         )
         for label, g, p in zip(opt.session.labels, flat, opt.params)
     ]

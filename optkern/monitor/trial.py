@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..curvature.operators import Point
-from ..kernels._flat import arranged
+from ..kernels.flat import arranged
 from ..optimizers import Optimizer
 
 STEPS = 50  # of each trial, full batch

@@ -5,7 +5,7 @@ use) | storage and state (arrays, counts) | arguments | bound (where the paramet
 is what other packages see of one.
 """
 
-from ..kernels._names import spell_names
+from ..kernels.names import spell_names
 from .bound import not_trained as not_trained
 from .bound import renewed as renewed
 from .change import Change as Change

@@ -8,7 +8,7 @@ import numpy as np
 from _typeshed import DataclassInstance
 from numpy.typing import NDArray
 
-from ..kernels._threads import ThreadReport
+from ..kernels.threads import ThreadReport
 from ..rules import Rule
 from .change import Change as Change
 from .change import Counts as Counts

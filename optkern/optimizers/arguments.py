@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..kernels._names import got, hint, one_of
-from ..kernels._threads import ThreadReport, as_num_threads
+from ..kernels.names import got, hint, one_of
 from ..kernels.rules import (
     ON_NONFINITE,
     OPTIONS,
@@ -15,6 +14,7 @@ from ..kernels.rules import (
     Real,
     checked,
 )
+from ..kernels.threads import ThreadReport, as_num_threads
 from .words import COUNTED
 
 

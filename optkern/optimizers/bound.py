@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels import _arrays, _storage
-from ..kernels._names import brief
-from ..kernels._structures import Params, Structure
+from ..kernels import buffers, codecs
+from ..kernels.names import brief
+from ..kernels.structures import Params, Structure
 from .change import exclusive
 
 WAY_OUT = (
@@ -127,8 +127,8 @@ class Bound:
         self._refuse_swapped(f"{self._owner}.rebind")
         structure = self._structure.rebound(params, leave_out=not self.follow)
         for label, new, (shape, dtype) in zip(self._labels, structure.arrays, self._forms):
-            what = _arrays.named("parameter", label)
-            _arrays.check_parameter(self._owner, what, new)
+            what = buffers.named("parameter", label)
+            buffers.check_parameter(self._owner, what, new)
             if new.shape != shape or new.dtype != dtype:
                 raise ValueError(
                     f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
@@ -203,6 +203,6 @@ def not_trained(opt: Bound, x: Any) -> str:
 def renewed(master: np.ndarray, array: np.ndarray) -> np.ndarray:
     """Make the master of ``array``, element by element from ``master`` where that rounds to it."""
     rounded = np.empty_like(array)
-    _storage.write_rounded(rounded, master)
-    new = _storage.widened(array)
-    return np.where(_storage.widened(rounded) == new, master, new)
+    codecs.write_rounded(rounded, master)
+    new = codecs.widened(array)
+    return np.where(codecs.widened(rounded) == new, master, new)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..kernels._atomic import Setting, commit
-from ..kernels._engine import Plan
+from ..kernels.atomic import Setting, commit
+from ..kernels.engine import Plan
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels import _arrays
-from ..kernels._names import NoSuchNameError, bound_arguments, hint
-from ..kernels._structures import Label
+from ..kernels import buffers
+from ..kernels.names import NoSuchNameError, bound_arguments, hint
 from ..kernels.rules import (
     OPTIONS,
     Flag,
 )
+from ..kernels.structures import Label
 from .words import COUNTED
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def zero(owner: str, labels: Iterable[Label], gradients: Iterable[Any]) -> None:
     for label, gradient in zip(labels, gradients):
         if gradient is None:
             continue
-        what = _arrays.named("gradient of parameter", label)
-        array = _arrays.shared(owner, what, gradient)
+        what = buffers.named("gradient of parameter", label)
+        array = buffers.shared(owner, what, gradient)
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{owner}: {what} must be an array, got {type(gradient).__name__}")
         if not array.flags.writeable:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import _arrays, _storage
-from ..kernels._names import brief
+from ..kernels import buffers, codecs
+from ..kernels.names import brief
 from ..kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked
 
 # What the arrays of a compact state are called in a state dict, after its own name.
@@ -112,7 +112,7 @@ class Loaded:
             known |= {"mu_product"}
             required |= {"mu_product"}
         for i, label in enumerate(structure.labels):
-            entry, what = state[label], _arrays.named("parameter", label)
+            entry, what = state[label], buffers.named("parameter", label)
             # By the options it was saved with: a schedule that is kept may need more.
             hyper = self.saved[structure.groups[i]]
             array = structure.arrays[i]
@@ -158,16 +158,16 @@ class Loaded:
 
     def _copied_compact(
         self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
-    ) -> _storage.Compact | None:
+    ) -> codecs.Compact | None:
         if entry.get(slot) is None:
             return None
         new = self.optimizer._new_state(slot, array)
         parts: list[Any] = [entry.get(slot + part) for part, _ in zip(PARTS, new.arrays)]
         codes, scales = [*parts, None][:2]
-        loaded = _storage.Compact(codes, scales, new.signed)
+        loaded = codecs.Compact(codes, scales, new.signed)
         if loaded.state_dtype != new.state_dtype:
             raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{PARTS[1]}'")
-        _arrays.check_compact_form(self.owner, f"{slot} of {what}", loaded, array)
+        buffers.check_compact_form(self.owner, f"{slot} of {what}", loaded, array)
         for to, values in zip(new.arrays, loaded.arrays):
             to[...] = values
         return new
@@ -179,7 +179,7 @@ class Loaded:
         if loaded is None:
             return None
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
-        _arrays.check_state(self.owner, f"{slot} of {what}", copy, array)
+        buffers.check_state(self.owner, f"{slot} of {what}", copy, array)
         return copy_beside(copy, array)
 
 
@@ -218,14 +218,14 @@ def _refuse_where(wrong: Any, owner: str, rule: str, values: np.ndarray) -> None
 
 def as_saved(name: str, value: Any) -> dict[str, Any]:
     """An entry of a parameter's state as a state dict has it: copies of its arrays, by name."""
-    if isinstance(value, _storage.Compact):
+    if isinstance(value, codecs.Compact):
         return {name + part: a.copy() for part, a in zip(PARTS, value.arrays)}
     return {name: value.copy() if isinstance(value, np.ndarray) else value}
 
 
 def copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
     """A copy that lies in memory as a parameter does."""
-    copy = _arrays.zeros_beside(array, values.dtype)
+    copy = buffers.zeros_beside(array, values.dtype)
     copy[...] = values
     return copy
 

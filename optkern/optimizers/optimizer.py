@@ -12,12 +12,12 @@ from copy import copy
 from typing import Any
 
 from ..kernels import RULES
-from ..kernels._names import bound_arguments
-from ..kernels._structures import Label, Structure
+from ..kernels.names import bound_arguments
 from ..kernels.rules import (
     OPTIONS,
     Rule,
 )
+from ..kernels.structures import Label, Structure
 from . import state as states
 from .arguments import Arguments
 from .bound import Bound

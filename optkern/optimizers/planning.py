@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels import _storage
-from ..kernels._atomic import Setting, commit
-from ..kernels._engine import Plan
-from ..kernels._structures import Structure
+from ..kernels import codecs
+from ..kernels.atomic import Setting, commit
+from ..kernels.engine import Plan
 from ..kernels.rules import (
     OPTION_SLOTS,
     OPTIONS,
 )
+from ..kernels.structures import Structure
 from .bound import renewed
 from .change import Change, Counts
 from .words import OF_WEIGHTS, SWAPPED
@@ -138,7 +138,7 @@ class Planning:
             if absent or p.size != math.prod(shape):  # resized: the step says so
                 continue
             p = p.reshape(shape)
-            weights = _storage.widened(p)
+            weights = codecs.widened(p)
             if masters and masters[i] is not None:
                 weights = renewed(masters[i], p)
             for slot in OF_WEIGHTS:

@@ -6,7 +6,7 @@ import inspect
 from types import FunctionType
 from typing import Any
 
-from ..kernels._names import brief
+from ..kernels.names import brief
 
 # What is read from an optimizer and never set on it: how to change it.
 INSTEAD = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels._atomic import commit, exchange
-from ..kernels._structures import Label, Structure
+from ..kernels.atomic import commit, exchange
+from ..kernels.structures import Label, Structure
 from .change import Change, Counts
 
 if TYPE_CHECKING:

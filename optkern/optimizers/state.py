@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels import _arrays, _storage
-from ..kernels._names import NoSuchNameError, brief, hint
+from ..kernels import buffers, codecs
+from ..kernels.names import NoSuchNameError, brief, hint
 from ..kernels.rules import checked
 from .loading import checked_count, refuse_impossible, refuse_nonfinite
 
@@ -84,7 +84,7 @@ class StateView(_View):
             _position(optimizer, "state", label)
             if not isinstance(entry, Mapping):
                 raise TypeError(
-                    f"{optimizer._owner}: the state of {_arrays.named('parameter', label)} must be "
+                    f"{optimizer._owner}: the state of {buffers.named('parameter', label)} must be "
                     f"a dict, got {type(entry).__name__}"
                 )
             _refuse_part(optimizer, label, entry)
@@ -130,7 +130,7 @@ class ParameterState(_View):
 
     def __missing__(self, name: Any) -> Any:
         optimizer = self._owner()
-        what = _arrays.named("parameter", optimizer._labels[self._i])
+        what = buffers.named("parameter", optimizer._labels[self._i])
         raise NoSuchNameError(
             f"{optimizer._owner}.state: {what} has no {name!r}; {hint(name, self)}"
         )
@@ -164,7 +164,7 @@ def _refuse_part(optimizer: Optimizer, label: Label, entry: Mapping[str, Any]) -
         started = name != "accumulator" or optimizer._plan.held[i]
         if name not in entry and started:
             raise ValueError(
-                f"{optimizer._owner}.state: the state of {_arrays.named('parameter', label)} has "
+                f"{optimizer._owner}.state: the state of {buffers.named('parameter', label)} has "
                 f"no {name!r}; opt.state[{label!r}].update(...) writes a part of it, "
                 f"opt.reset({label!r}) lets it begin anew"
             )
@@ -192,7 +192,7 @@ def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> 
     counts = optimizer._counts()
     steps, mu_products, started, held, *_ = counts
     for label, values in changes.items():
-        i, what = _position(optimizer, "state", label), _arrays.named("parameter", label)
+        i, what = _position(optimizer, "state", label), buffers.named("parameter", label)
         for name, value in values.items():
             if state.get(name) and value is not None and value is state[name][i]:
                 continue  # `state[label] |= changes` puts back what it has written
@@ -219,22 +219,22 @@ def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> 
 def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> Any:
     """A copy of what is to stand in a state array, in the array's own storage."""
     old, array = optimizer._plan.state[slot][i], optimizer._structure.arrays[i]
-    what = f"{slot} of {_arrays.named('parameter', optimizer._labels[i])}"
-    if not isinstance(old, _storage.Compact):
-        _arrays.check_state(owner, what, value, array)
+    what = f"{slot} of {buffers.named('parameter', optimizer._labels[i])}"
+    if not isinstance(old, codecs.Compact):
+        buffers.check_state(owner, what, value, array)
         new = optimizer._new_state(slot, array)
         new[...] = value
         return new
-    if isinstance(value, _storage.Compact):
+    if isinstance(value, codecs.Compact):
         if (value.state_dtype, value.signed) != (old.state_dtype, old.signed):
             raise ValueError(
                 f"{owner}: {what} must be {old!r} or float32 values, got {brief(value)}"
             )
-        _arrays.check_compact_form(owner, what, value, array)
+        buffers.check_compact_form(owner, what, value, array)
         return value.copy()
-    _arrays.check_floating(owner, what, value)
-    refuse_impossible(owner, _arrays.named("parameter", optimizer._labels[i]), {slot: value})
-    refuse_nonfinite(owner, slot, _arrays.named("parameter", optimizer._labels[i]), value)
+    buffers.check_floating(owner, what, value)
+    refuse_impossible(owner, buffers.named("parameter", optimizer._labels[i]), {slot: value})
+    refuse_nonfinite(owner, slot, buffers.named("parameter", optimizer._labels[i]), value)
     if value.shape != array.shape:
         raise ValueError(f"{owner}: {what} must have shape {array.shape}, got {value.shape}")
     new = optimizer._new_state(slot, array)

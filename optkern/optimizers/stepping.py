@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..kernels import _arrays
-from ..kernels._atomic import Averaged, exchange_averages
-from ..kernels._rows import step_rows
+from ..kernels import buffers
+from ..kernels.atomic import Averaged, exchange_averages
+from ..kernels.rows import step_rows
 from ..kernels.rules import (
     OPTIONS,
     ROW_RULES,
@@ -151,7 +151,7 @@ class Stepping:
     def _not_applied(self) -> bool:
         """Raise where a gradient that is not finite is an error; else it was skipped or added."""
         if self._plan.nonfinite is not None and self.on_nonfinite == "raise":
-            what = _arrays.named("gradient of parameter", self._plan.nonfinite)
+            what = buffers.named("gradient of parameter", self._plan.nonfinite)
             raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
         return False
 

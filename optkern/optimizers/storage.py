@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels import _arrays, _storage
-from ..kernels._names import got
-from ..kernels._structures import Label
+from ..kernels import buffers, codecs
+from ..kernels.names import got
 from ..kernels.rules import (
     OPTION_SLOTS,
     VOCABULARY,
 )
+from ..kernels.structures import Label
 from .loading import PARTS, as_saved, checked_seed, copy_beside
 from .words import OF_WEIGHTS
 
@@ -30,10 +30,10 @@ class Storage:
         self, state_dtype: Any, master_weights: Any, weight_rounding: Any, seed: Any
     ) -> None:
         owner = self._owner
-        known = isinstance(state_dtype, str) and state_dtype in _storage.STATE_DTYPES
+        known = isinstance(state_dtype, str) and state_dtype in codecs.STATE_DTYPES
         if state_dtype is not None and not known:
-            allowed = ", ".join(map(repr, _storage.STATE_DTYPES))
-            said = got(state_dtype, _storage.STATE_DTYPES)
+            allowed = ", ".join(map(repr, codecs.STATE_DTYPES))
+            said = got(state_dtype, codecs.STATE_DTYPES)
             raise ValueError(f"{owner}: state_dtype must be None, {allowed}, {said}")
         if VOCABULARY["maximize"].check(master_weights) is None:
             raise ValueError(
@@ -41,7 +41,7 @@ class Storage:
             )
         self._state_dtype: str | None = state_dtype
         self._master_weights = bool(master_weights)
-        self._weight_rounding = _storage.checked_rounding(owner, weight_rounding, master_weights)
+        self._weight_rounding = codecs.checked_rounding(owner, weight_rounding, master_weights)
         self._seed = checked_seed(owner, seed)
 
     @property
@@ -64,7 +64,7 @@ class Storage:
         """Return whether steps round something at random."""
         weights = self._weight_rounding == "stochastic"
         return bool(self._state_dtype) or any(
-            weights and _storage.kind_of(p.dtype) for p in self._plan.params
+            weights and codecs.kind_of(p.dtype) for p in self._plan.params
         )
 
     @property
@@ -82,7 +82,7 @@ class Storage:
         if slot in OPTION_SLOTS:
             return self._needs(slot)
         if slot == "master":
-            return bool(_storage.kind_of(array.dtype))
+            return bool(codecs.kind_of(array.dtype))
         return self.rule.needs(slot, group)
 
     def _first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
@@ -94,7 +94,7 @@ class Storage:
         if isinstance(start, str):
             settings = self._own_values[group]
             start = settings[start] if start in settings else self._groups[group][start]
-        if isinstance(new, _storage.Compact):
+        if isinstance(new, codecs.Compact):
             new.encode(start)
         else:
             new[...] = start
@@ -102,27 +102,27 @@ class Storage:
 
     def _new_state(self, slot: str, array: np.ndarray) -> Any:
         """Make a state array as it starts: averages of the parameter begin with it."""
-        if slot == "ema" and _storage.kind_of(array.dtype):
+        if slot == "ema" and codecs.kind_of(array.dtype):
             raise ValueError(
                 f"{self._owner}: ema_decay needs float32 or float64 parameters (an average would "
                 f"lose digits in their place), got {array.dtype}"
             )
         if slot in OF_WEIGHTS:
-            return copy_beside(_storage.widened(np.asarray(array)), array)
+            return copy_beside(codecs.widened(np.asarray(array)), array)
         if self._state_dtype and slot != "accumulator":
             signed = slot not in self.rule.nonnegative
-            state = _storage.Compact.zeros(self._state_dtype, array.shape, signed)
+            state = codecs.Compact.zeros(self._state_dtype, array.shape, signed)
             if array.flags.c_contiguous:  # codes are in C order
-                codes = _arrays.zeros_beside(array, state.codes.dtype)
-                return _storage.Compact(codes, state.scales, signed)
+                codes = buffers.zeros_beside(array, state.codes.dtype)
+                return codecs.Compact(codes, state.scales, signed)
             return state
-        return _arrays.zeros_beside(array, _storage.arithmetic_dtype(array.dtype))
+        return buffers.zeros_beside(array, codecs.arithmetic_dtype(array.dtype))
 
     def _saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each array that the saved state of a parameter may hold."""
-        wide = (array.shape, _storage.arithmetic_dtype(array.dtype))
+        wide = (array.shape, codecs.arithmetic_dtype(array.dtype))
         forms = dict.fromkeys(OPTION_SLOTS, wide)
-        if _storage.kind_of(array.dtype):
+        if codecs.kind_of(array.dtype):
             del forms["ema"]
             forms |= {"master": wide} if self._master_weights else {}
         for slot in self.rule.state:
@@ -149,8 +149,8 @@ class Storage:
         return entry
 
     def _refuse_parameter(self, label: Label, array: Any) -> None:
-        what = _arrays.named("parameter", label)
-        _arrays.check_parameter(self._owner, what, array)
+        what = buffers.named("parameter", label)
+        buffers.check_parameter(self._owner, what, array)
         if self._state_dtype and array.dtype == np.float64:
             raise ValueError(
                 f"{self._owner}: state_dtype={self._state_dtype!r} needs float32, float16 or "

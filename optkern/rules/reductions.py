@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK, LANES = 4096, 16  # as in kernels/_span.pxd
+BLOCK, LANES = 4096, 16  # as in kernels/span.pxd
 RESCUE, LEAST = 600, 2.0**-900  # as in kernels/_wide.pxd
 
 

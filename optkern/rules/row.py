@@ -13,7 +13,7 @@ from .vocabulary import VOCABULARY
 
 Values = Mapping[str, Any]
 
-MAX_STATE = 4  # state arrays of a rule: with these, MAX_STREAMS in kernels/_span.pxd is full
+MAX_STATE = 4  # state arrays of a rule: with these, MAX_STREAMS in kernels/span.pxd is full
 
 
 class Slot(NamedTuple):

@@ -32,7 +32,7 @@ ReduceLROnPlateau           ``Plateau(lr)``
 
 from __future__ import annotations
 
-from ..kernels._names import spell_names
+from ..kernels.names import spell_names
 from .cycles import Cyclic, Noam, OneCycle, WarmupStableDecay
 from .decays import (
     Constant,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import ClassVar
 
-from ..kernels._names import brief
+from ..kernels.names import brief
 from ..kernels.rules import Choice
 from .domains import _COUNT
 from .kinds import Schedule, _made

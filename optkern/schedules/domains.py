@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import MISSING
 from typing import Any
 
-from ..kernels._names import brief, got
+from ..kernels.names import brief, got
 from ..kernels.rules import Choice, Real, Switch
 
 Operand = float | Callable[[int], float]

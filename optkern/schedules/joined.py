@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from ..kernels._names import spelled
+from ..kernels.names import spelled
 from .decays import Linear
 from .domains import _LENGTH, _NUMBER, _OPERAND, Operand, _checked, _checked_step
 from .kinds import Schedule, _at, _Function, _length, _made

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-from ..kernels._names import brief, spelled
+from ..kernels.names import brief, spelled
 from ..kernels.rules import as_number
 from .domains import (
     _COUNT,

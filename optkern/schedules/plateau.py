@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from ..kernels._names import brief, spelled
+from ..kernels.names import brief, spelled
 from ..kernels.rules import Choice, Real
 from .domains import _LENGTH, _NOT_NEGATIVE, _NUMBER, _checked
 from .kinds import Schedule, _Function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels._names import spell_names
+from ..kernels.names import spell_names
 from ._problem import Report
 from .lbfgs import LBFGS
 from .newton import NewtonLanczos

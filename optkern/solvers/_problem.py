@@ -14,10 +14,10 @@ import numpy as np
 from ..curvature.asking import ChangedError, refuse_replaced
 from ..curvature.lanczos import check_count
 from ..curvature.operators import Point
-from ..kernels import _arrays
-from ..kernels._atomic import commit
-from ..kernels._names import hint
-from ..kernels._turn import Turn
+from ..kernels import buffers
+from ..kernels.atomic import commit
+from ..kernels.names import hint
+from ..kernels.turn import Turn
 from ..optimizers.refused import Params
 
 Closure = Callable[[], tuple[Any, Any]]
@@ -88,7 +88,7 @@ class Parameters(Point):
                     f"group {number} has {sorted(override)}"
                 )
         for label, array in zip(self.structure.labels, self.arrays):
-            _arrays.check_writable(owner, _arrays.named("parameter", label), array)
+            buffers.check_writable(owner, buffers.named("parameter", label), array)
 
     def find(self) -> None:
         """Refuse what was replaced in the containers that the parameters came in."""
@@ -117,7 +117,7 @@ class Parameters(Point):
                 same = np.array_equal(array, piece) or np.array_equal(array, piece, equal_nan=True)
             if not same:
                 raise ChangedError(
-                    f"{self.owner}: {who} has written to {_arrays.named('parameter', label)}: the "
+                    f"{self.owner}: {who} has written to {buffers.named('parameter', label)}: the "
                     f"step is the solver's to take, {who} may only read the parameters (does an "
                     "optimizer step there?)"
                 )
@@ -127,15 +127,15 @@ class Parameters(Point):
         """Take other arrays of the same structure, shapes and dtypes."""
         structure = self.structure.rebound(params)
         for label, new, old in zip(structure.labels, structure.arrays, self.arrays):
-            what = _arrays.named("parameter", label)
-            _arrays.check_writable(self.owner, what, new)
+            what = buffers.named("parameter", label)
+            buffers.check_writable(self.owner, what, new)
             if new.shape != old.shape or new.dtype != old.dtype:
                 raise ValueError(
                     f"{self.owner}: {what} must have shape {old.shape} and dtype {old.dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        named = [_arrays.named("parameter", label) for label in structure.labels]
-        _arrays.refuse_overlap(self.owner, zip(named, structure.arrays))
+        named = [buffers.named("parameter", label) for label in structure.labels]
+        buffers.refuse_overlap(self.owner, zip(named, structure.arrays))
         self.structure, self.arrays = structure, structure.arrays
 
     def gather(self, grads: Any) -> np.ndarray:
@@ -145,8 +145,8 @@ class Parameters(Point):
         flat = self.structure.flatten(grads, "grads")
         for label, g, array in zip(self.structure.labels, flat, self.arrays):
             if g is not None:
-                what = _arrays.named("gradient of parameter", label)
-                g = _arrays.as_gradient(self.owner, what, g, array)
+                what = buffers.named("gradient of parameter", label)
+                g = buffers.as_gradient(self.owner, what, g, array)
                 out[first : first + array.size] = g.reshape(-1)
             first += array.size
         return out

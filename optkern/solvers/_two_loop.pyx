@@ -8,7 +8,7 @@
 """
 from libc.stdlib cimport calloc, free
 
-from optkern.curvature._lanczos cimport Pass, address, passes
+from optkern.curvature.recurrence cimport Pass, address, passes
 
 
 def two_loop(out, g, list s, list y, list rho, double gamma, int num_threads=0):

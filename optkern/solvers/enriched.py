@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature._lanczos import dot, subtract
 from ..curvature.lanczos import check_count, check_real
 from ..curvature.operators import norm, random_unit
+from ..curvature.recurrence import dot, subtract
 from ..curvature.run import STREAM, Pair
-from ..kernels._atomic import commit
+from ..kernels.atomic import commit
 from ._problem import Callback, Objective, largest
 from .krylov import KrylovCall
 from .line_search import Trial, strong_wolfe

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature._lanczos import Recurrence, dot, project, subtract
 from ..curvature.asking import asking
 from ..curvature.line import Line
 from ..curvature.operators import Operator, norm, unit_roundoff
+from ..curvature.recurrence import Recurrence, dot, project, subtract
 from ..curvature.run import Pair, Run
 from ._problem import Call, Callback, Objective, largest
 

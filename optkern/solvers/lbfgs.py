@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature._lanczos import dot, scale, subtract
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import unit_roundoff
-from ..kernels._atomic import commit
-from ..kernels._names import got, spelled
-from ..kernels._threads import as_num_threads
-from ..kernels._turn import Turn
+from ..curvature.recurrence import dot, scale, subtract
+from ..kernels.atomic import commit
+from ..kernels.names import got, spelled
+from ..kernels.threads import as_num_threads
+from ..kernels.turn import Turn
 from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
 from .line_search import Trial, strong_wolfe
 from .pairs import Pairs, check_vector, loaded_pairs

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..curvature.lanczos import check_callable, check_count, check_real
-from ..kernels._names import spelled
-from ..kernels._threads import as_num_threads
-from ..kernels._turn import Turn
+from ..kernels.names import spelled
+from ..kernels.threads import as_num_threads
+from ..kernels.turn import Turn
 from ._problem import Callback, Closure, Objective, Parameters, Report, Solver
 from .enriched import EnrichedCall, Race
 from .krylov import ExactCall, KrylovCall

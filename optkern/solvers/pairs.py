@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..curvature.lanczos import check_real
-from ..kernels._names import brief
+from ..kernels.names import brief
 from ._problem import Parameters
 from ._two_loop import two_loop
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..curvature._lanczos import dot
 from ..curvature.asking import refuse_replaced
 from ..curvature.lanczos import check_callable, check_count, check_real
-from ..kernels._atomic import restoring
-from ..kernels._names import brief, spelled
-from ..kernels._storage import widened, write_rounded
+from ..curvature.recurrence import dot
+from ..kernels.atomic import restoring
+from ..kernels.codecs import widened, write_rounded
+from ..kernels.names import brief, spelled
 from ..optimizers import Optimizer
 from ._problem import (
     Closure,

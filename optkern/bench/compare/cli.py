@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._names import hint
+from ...kernels.names import hint
 from ..cases import CASES, Case, Shape
 from ..machine import machine
 from ..options import (

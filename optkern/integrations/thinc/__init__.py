@@ -10,7 +10,7 @@ package is to import thinc. library (thinc's own parts) <- arguments, binding <-
 
 from __future__ import annotations
 
-from ...kernels._names import spell_names
+from ...kernels.names import spell_names
 from .arguments import call_schedule as _scheduled  # noqa: F401  (pickles of before name it)
 from .library import MINIMUM as MINIMUM
 from .makers import MAKERS

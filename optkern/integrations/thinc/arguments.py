@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ... import optimizers
-from ...kernels._names import got, meant
+from ...kernels.names import got, meant
 from ...optimizers import CLASSES
 from ...rules import VOCABULARY, Domain, Real, Rule
 from .._host import AMOUNT, DECAY, checked

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...curvature.operators import norm
-from ...kernels import _arrays
-from ...kernels._engine import Plan
+from ...kernels import buffers
+from ...kernels.engine import Plan
 from ...rules import OPTIONS, Rule
 
 # The state that thinc's optimizer has names for.
@@ -78,7 +78,7 @@ def check_companion(what: str, array: Any, weights: np.ndarray) -> None:
 
 def zeros_like(array: np.ndarray) -> np.ndarray:
     """Make zeros of an array's shape and dtype."""
-    return _arrays.zeros_beside(array, array.dtype)
+    return buffers.zeros_beside(array, array.dtype)
 
 
 def _same_memory(a: Any, b: np.ndarray) -> bool:
@@ -92,7 +92,7 @@ def _same_memory(a: Any, b: np.ndarray) -> bool:
 
 def excess(gradient: np.ndarray, limit: float) -> float:
     """Measure how many times too long a gradient is: the quotient, or 1."""
-    if type(gradient) is not np.ndarray or gradient.dtype not in _arrays.DTYPES:
+    if type(gradient) is not np.ndarray or gradient.dtype not in buffers.DTYPES:
         return 1.0  # which the engine refuses
     length = norm(gradient.ravel("K"))
     return length / limit if length >= limit else 1.0

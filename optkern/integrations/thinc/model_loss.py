@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...curvature.lanczos import check_count
-from ...kernels._names import spelled
+from ...kernels.names import spelled
 from .._host import AMOUNT, Objective, checked
 from . import library
 from .losses import potential

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels import _arrays
-from ...kernels._threads import as_num_threads
+from ...kernels import buffers
+from ...kernels.threads import as_num_threads
 from ...optimizers import CLASSES, no_attribute
 from ...rules import VOCABULARY, Rule
 from .._host import AMOUNT, checked
@@ -172,7 +172,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             The same two arrays.
         """
         if not isinstance(gradient, np.ndarray):
-            what = f"gradient of {_arrays.named('parameter', label_of(key))}"
+            what = f"gradient of {buffers.named('parameter', label_of(key))}"
             came = type(gradient).__name__
             raise TypeError(f"Optimizer: {what} must be a NumPy array, got {came}")
         if not gradient.size:
@@ -261,7 +261,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
     def _bind(self, key: Key, weights: Any, rule: Rule) -> BoundArray:
         """Make a plan for an array that is new or lies elsewhere than before; its state goes on."""
         label = label_of(key)
-        _arrays.check_writable("Optimizer", _arrays.named("parameter", label), weights)
+        buffers.check_writable("Optimizer", buffers.named("parameter", label), weights)
         if key in self._bound:
             self._counts[key] = self._bound[key].counts
         if not self.nr_update[key]:  # begins anew, in what thinc has no name for too

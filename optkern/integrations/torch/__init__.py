@@ -11,7 +11,7 @@ from types import new_class
 from typing import Any
 
 from ... import optimizers
-from ...kernels._names import spell_names
+from ...kernels.names import spell_names
 from .._host import host
 from .library import MINIMUM
 

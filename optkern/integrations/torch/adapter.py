@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ... import optimizers
-from ...kernels._atomic import commit
-from ...kernels._names import bound_arguments
+from ...kernels.atomic import commit
+from ...kernels.names import bound_arguments
 from .binding import WHOLE_OPTIONS, WITHOUT, Binding, Kind
 from .groups import Sealed, refuse_misspelt, sealed
 from .library import torch

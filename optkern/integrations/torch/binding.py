@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ... import optimizers
-from ...kernels._arrays import named
-from ...kernels._atomic import exchange, followed
+from ...kernels.atomic import exchange, followed
+from ...kernels.buffers import named
 from ...kernels.rules import OPTION_SLOTS, OPTIONS, checked
 from ...optimizers import refuse_impossible
 from . import tensors

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from ...kernels._names import misspelt
+from ...kernels.names import misspelt
 
 
 class Sealed:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._names import got, spelled
+from ...kernels.names import got, spelled
 from .._host import AMOUNT, Objective, checked
 from .library import torch
 from .second_derivatives import ROWS, PlainWeightNorm, compared

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._arrays import named
-from ...kernels._dlpack import Exchange
+from ...kernels.buffers import named
+from ...kernels.dlpack import Exchange
 from ...kernels.rules import checked
 from .library import torch
 

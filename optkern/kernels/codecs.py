@@ -31,14 +31,14 @@ from typing import Any
 
 import numpy as np
 
-from ._names import got
+from .names import got
 
 SCALED = 256  # elements that share an int8 scale
 HALF = 1 << 31  # in the place of 32 random bits: round to nearest
 SEGMENT = 1 << 20  # elements whose random bits share a key
 STATE_DTYPES = ("bfloat16", "int8")
 
-# What a stream is stored as; the order of the enum in _span.pxd.
+# What a stream is stored as; the order of the enum in span.pxd.
 KINDS = ("plain", "bfloat16", "float16", "bfloat16 state", "int8", "uint8", "float16 at random")
 
 _LOW_EXPONENT = 31  # of a block's scale: no code then stands for a denormal

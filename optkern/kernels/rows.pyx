@@ -18,13 +18,13 @@ cimport numpy as cnp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from optkern.kernels import _arrays
+from optkern.kernels import buffers
 from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
-from optkern.kernels._engine cimport Plan, transfer
+from optkern.kernels.engine cimport Plan, transfer
 from optkern.kernels._plan cimport LINE, PROPAGATE, layout_t
-from optkern.kernels._runtime cimport SPANS, run_jobs
-from optkern.kernels._span cimport BLOCK, MAX_STREAMS, span_t
-from optkern.kernels._vectors cimport vector_threads
+from optkern.kernels.runtime cimport SPANS, run_jobs
+from optkern.kernels.span cimport BLOCK, MAX_STREAMS, span_t
+from optkern.kernels.vectors cimport vector_threads
 from optkern.kernels.rules import RULES
 
 cnp.import_array()
@@ -276,7 +276,7 @@ cdef class Rows:
         free(self.r.row)
 
     def _named(self, what):
-        return _arrays.named(what, self.label)
+        return buffers.named(what, self.label)
 
     def _check_arrays(self, rule):
         what = self._named("parameter")
@@ -286,7 +286,7 @@ cdef class Rows:
                 f"got {self.p.dtype}"
             )
         if not self.p.flags.writeable:
-            _arrays.check_writable(self.owner, what, self.p)
+            buffers.check_writable(self.owner, what, self.p)
         if self.p.ndim == 0:
             raise ValueError(f"{self.owner}: {what} has no rows, it has no dimension")
         for slot, a in zip(rule.state, self.state):
@@ -305,11 +305,11 @@ cdef class Rows:
         what = self._named("rows of parameter")
         if isinstance(rows, (list, tuple)):
             rows = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
-        rows = _arrays.shared(self.owner, what, rows)
+        rows = buffers.shared(self.owner, what, rows)
         if not isinstance(rows, np.ndarray) or isinstance(rows, np.ma.MaskedArray):
             raise TypeError(
                 f"{self.owner}: {what} must be an array or list of integers, "
-                f"got {type(rows).__name__}{_arrays.advice(rows)}"
+                f"got {type(rows).__name__}{buffers.advice(rows)}"
             )
         if rows.dtype.kind not in "iu":
             raise TypeError(f"{self.owner}: {what} must be integers, got {rows.dtype}")
@@ -320,11 +320,11 @@ cdef class Rows:
     def _as_gradient(self, gradient):
         """The gradients of the rows as a dense array of the parameter's dtype."""
         what = self._named("gradient of parameter")
-        gradient = _arrays.shared(self.owner, what, gradient)
+        gradient = buffers.shared(self.owner, what, gradient)
         if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
             raise TypeError(
                 f"{self.owner}: {what} must be a NumPy array, got {type(gradient).__name__}"
-                f"{_arrays.advice(gradient)}"
+                f"{buffers.advice(gradient)}"
             )
         if gradient.dtype != self.p.dtype and not np.issubdtype(gradient.dtype, np.floating):
             raise TypeError(
@@ -413,16 +413,16 @@ def take_rows(rule, str owner, list params, rows, gradients, dict state):
         One for each parameter; None in both leaves it alone.
     state : dict of str to list of (ndarray or None)
     """
-    named = [(_arrays.named("parameter", i), p) for i, p in enumerate(params)]
+    named = [(buffers.named("parameter", i), p) for i, p in enumerate(params)]
     for what, p in named:
-        _arrays.check_writable(owner, what, p)
+        buffers.check_writable(owner, what, p)
     for slot, arrays in state.items():
         for i, a in enumerate(arrays):
             if a is not None:
-                what = f"{slot} of {_arrays.named('parameter', i)}"
-                _arrays.check_state(owner, what, a, params[i])
+                what = f"{slot} of {buffers.named('parameter', i)}"
+                buffers.check_state(owner, what, a, params[i])
                 named.append((what, a))
-    _arrays.refuse_overlap(owner, named)
+    buffers.refuse_overlap(owner, named)
     taken = []
     for i, p in enumerate(params):
         if both_given(owner, i, rows[i], gradients[i]):
@@ -430,7 +430,7 @@ def take_rows(rule, str owner, list params, rows, gradients, dict state):
             one = Rows(rule, owner, i, np.asarray(p), rows[i], gradients[i], own)
             taken.append(one)
             for what, array in named:
-                if _arrays.share_memory(array, one.gradient):
+                if buffers.share_memory(array, one.gradient):
                     raise ValueError(
                         f"{owner}: gradient of parameter {i} overlaps {what} in memory"
                     )
@@ -442,7 +442,7 @@ def both_given(str owner, label, rows, gradient):
     if (rows is None) != (gradient is None):
         missing, other = ("rows", "gradients") if rows is None else ("gradients", "rows")
         raise TypeError(
-            f"{owner}: {_arrays.named('parameter', label)} has {other} but no {missing}; "
+            f"{owner}: {buffers.named('parameter', label)} has {other} but no {missing}; "
             "None leaves a parameter alone where both are None"
         )
     return rows is not None

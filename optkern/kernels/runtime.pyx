@@ -18,7 +18,7 @@ from optkern.kernels._constants cimport constants_t
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
-from optkern.kernels._span cimport rule_spans_t, spans_t
+from optkern.kernels.span cimport rule_spans_t, spans_t
 from optkern.rules import RULES, loops_hash
 
 cdef extern from *:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._names import brief, spelled
+from .names import brief, spelled
 
 if TYPE_CHECKING:
     from ._choice import ThreadChoice
@@ -33,11 +33,11 @@ def load_engine_passive() -> str:
     if own is None:
         os.environ[WAIT_POLICY] = "passive"
     try:
-        from . import _runtime
+        from . import runtime
     finally:
         if own is None:
             del os.environ[WAIT_POLICY]
-    if not _runtime.OPENMP:
+    if not runtime.OPENMP:
         return "built without OpenMP: serial"
     if loaded:
         return f"{loaded} was loaded before optkern: its wait policy is the process's own"
@@ -132,10 +132,10 @@ def set_num_threads(n: int | None) -> None:
     RuntimeError
         In a process forked after its parent had used threads, for n > 1.
     """
-    from . import _runtime
+    from . import runtime
 
     number = as_num_threads("set_num_threads", n)
-    _runtime.set_thread_limit(number or machine_limit(), bool(number))
+    runtime.set_thread_limit(number or machine_limit(), bool(number))
 
 
 class ThreadReport:

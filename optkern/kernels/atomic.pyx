@@ -15,9 +15,9 @@ from cpython.dict cimport PyDict_Contains, PyDict_SetItem
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from optkern.kernels import _arrays
+from optkern.kernels import buffers
 from optkern.kernels._constants cimport encode, encode_option, hyper_t, options_t
-from optkern.kernels._engine cimport Plan, note_options, reserve_norms, transfer
+from optkern.kernels.engine cimport Plan, note_options, reserve_norms, transfer
 from optkern.kernels._plan cimport layout_t
 
 cnp.import_array()
@@ -175,14 +175,14 @@ def exchange(Plan plan, list pairs, refusal):
     plan.refuse_others("an exchange of averages")
     places = []
     for label, (one, other) in zip(plan.labels, pairs):
-        what = _arrays.named("parameter", label)
-        _arrays.check_writable(plan.owner, what, one)
+        what = buffers.named("parameter", label)
+        buffers.check_writable(plan.owner, what, one)
         if one.shape != other.shape or one.dtype != other.dtype:
             raise ValueError(
                 f"{plan.owner}: {what} has had its shape {other.shape} changed to {one.shape}; "
                 "bind it anew with rebind"
             )
-        order = _arrays.memory_order(one)[0]
+        order = buffers.memory_order(one)[0]
         places.append((writable(one, order), writable(other, order)))
     for a, b in places:
         with nogil:

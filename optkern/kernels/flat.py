@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _arrays
-from ._forms import Node, rebuilt
-from ._names import spelled
-from ._structures import Params, Structure
+from . import buffers
+from .forms import Node, rebuilt
+from .names import spelled
+from .structures import Params, Structure
 
 
 def arranged(arrays: Iterator[Any], structure: Structure) -> Any:
@@ -85,7 +85,7 @@ def flatten(params: Params) -> Flat:
     """
     structure = Structure("flatten", params)
     for label, array in zip(structure.labels, structure.arrays):
-        _arrays.check_floating("flatten", _arrays.named("parameter", label), array)
+        buffers.check_floating("flatten", buffers.named("parameter", label), array)
     arrays = structure.arrays
     dtype = np.result_type(*(array.dtype for array in arrays))
     vector = np.empty(sum(array.size for array in arrays), dtype)

@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays
+from . import buffers
 from ._containers import Contents
-from ._forms import (
+from ._gathering import Gathering
+from ._watching import Found, Watching, dotted
+from ._watching import Label as Label
+from .forms import (
     Node,
     Once,
     is_groups,
@@ -28,10 +31,7 @@ from ._forms import (
     opened,
     static_advice,
 )
-from ._gathering import Gathering
-from ._names import meant
-from ._watching import Found, Watching, dotted
-from ._watching import Label as Label
+from .names import meant
 
 Params = Any
 
@@ -103,11 +103,11 @@ class Structure(Watching, Gathering):
         if not flat and root.kind != "array":
             self._refuse_twice(labels)
         if not flat and root.kind == "array" and not isinstance(objects[0], np.ndarray):
-            objects[0] = _arrays.shared(self.owner, where, objects[0])
+            objects[0] = buffers.shared(self.owner, where, objects[0])
             if not isinstance(objects[0], np.ndarray):
                 raise TypeError(
                     f"{self.owner}: {where} must be an array, a list or a dict of arrays, or a "
-                    f"list of group dicts, got {type(params).__name__}{_arrays.advice(params)}"
+                    f"list of group dicts, got {type(params).__name__}{buffers.advice(params)}"
                 )
         self._next += len(root.children) if root.kind == "list" else root.size
         self.labels += labels
@@ -180,8 +180,8 @@ class Structure(Watching, Gathering):
         """Refuse a number in a dataclass's field, which may be a weight or a setting."""
         if more := static_advice(container, entry):
             raise TypeError(
-                f"{self.owner}: {_arrays.named('parameter', dotted(path))} must be a NumPy array, "
-                f"got {type(entry).__name__}{_arrays.advice(entry)}{more}"
+                f"{self.owner}: {buffers.named('parameter', dotted(path))} must be a NumPy array, "
+                f"got {type(entry).__name__}{buffers.advice(entry)}{more}"
             )
 
     def _refuse_numbers(self, path: tuple[Any, ...], value: Any) -> None:
@@ -191,8 +191,8 @@ class Structure(Watching, Gathering):
             name = int(path[0])
         came = type(value if path else value[0]).__name__
         raise TypeError(
-            f"{self.owner}: {_arrays.named('parameter', name)} must be a NumPy array, got {came}"
-            f"{_arrays.advice(value)}"
+            f"{self.owner}: {buffers.named('parameter', name)} must be a NumPy array, got {came}"
+            f"{buffers.advice(value)}"
         )
 
     def _refuse_twice(self, labels: list[Label]) -> None:
@@ -222,11 +222,11 @@ class Structure(Watching, Gathering):
                 )
         for path, value in found:
             number = int(path[0]) if path else 0
-            inside = len(path) == 2 and not _arrays.is_array_like(value)
+            inside = len(path) == 2 and not buffers.is_array_like(value)
             if inside and isinstance(params[number], Mapping) and not self.grouped:
                 raise TypeError(
                     f"{self.owner}: parameter {dotted(path)!r} must be a NumPy array, got "
-                    f"{type(value).__name__}{_arrays.advice(value)}; as a group of parameters "
+                    f"{type(value).__name__}{buffers.advice(value)}; as a group of parameters "
                     f"group {number} has no 'params', only {sorted(params[number])}"
                     f"{self._near_params(params[number])}"
                 )
@@ -234,7 +234,7 @@ class Structure(Watching, Gathering):
     def _shared(self, labels: Iterable[Label], objects: Iterable[Any]) -> list[Any]:
         """The entries as ndarrays over their own memory, where they have some."""
         return [
-            _arrays.shared(self.owner, _arrays.named("parameter", label), value)
+            buffers.shared(self.owner, buffers.named("parameter", label), value)
             for label, value in zip(labels, objects)
         ]
 
@@ -315,7 +315,7 @@ class Structure(Watching, Gathering):
         for label, value in zip(self.labels, objects):
             if value is None:
                 raise TypeError(
-                    f"{self.owner}: {_arrays.named('parameter', label)} must be a NumPy array, "
+                    f"{self.owner}: {buffers.named('parameter', label)} must be a NumPy array, "
                     "got None"
                 )
         new = self._with(given=params, _objects=objects, _once=once)

@@ -17,9 +17,9 @@ from libc.float cimport DBL_EPSILON, DBL_MIN, FLT_EPSILON
 from libc.math cimport fabs, log, sqrt
 from libc.stdlib cimport free, malloc, realloc
 
-from optkern.kernels._span cimport BLOCK, LANES
-from optkern.kernels._sums cimport count_blocks
-from optkern.kernels._vectors cimport (
+from optkern.kernels.span cimport BLOCK, LANES
+from optkern.kernels.sums cimport count_blocks
+from optkern.kernels.vectors cimport (
     DOT, PROJECT, SCALE, SUBTRACT, run_vectors, vector_threads,
 )
 

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from ._engine import Plan
+from .engine import Plan
 
 _T = TypeVar("_T")
 _Array = NDArray[Any]

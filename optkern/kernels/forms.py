@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _arrays
+from . import buffers
 
 MOST = 1_000_000  # entries of an iterator; one that gives more has no end
 # What a field may hold that is not meant to be trained.
@@ -75,7 +75,7 @@ class Once:
 
     def __call__(self, value: Any) -> Any:
         """The entries of an iterator as a list, the same one each time; all else as it is."""
-        if not isinstance(value, Iterator) or _arrays.is_array_like(value):
+        if not isinstance(value, Iterator) or buffers.is_array_like(value):
             return value
         if id(value) not in self._lists:
             entries = list(itertools.islice(value, MOST + 1))
@@ -94,7 +94,7 @@ def settled(value: Any, around: tuple[Any, ...] = ()) -> Any:
         new = {key: settled(entry, inner) for key, entry in value.items()}
         return value if all(new[key] is value[key] for key in new) else new
     kept = is_sequence(value)
-    if not kept and (not isinstance(value, Iterator) or _arrays.is_array_like(value)):
+    if not kept and (not isinstance(value, Iterator) or buffers.is_array_like(value)):
         return value
     before = list(value)
     entries = [settled(entry, inner) for entry in before]
@@ -108,7 +108,7 @@ def is_sequence(value: Any) -> bool:
     return (
         isinstance(value, (Sequence, ValuesView))
         and not isinstance(value, (str, range))
-        and not _arrays.is_array_like(value)
+        and not buffers.is_array_like(value)
     )
 
 
@@ -134,7 +134,7 @@ def opened(value: Any) -> tuple[str, tuple[Any, ...], list[Any]]:
         entries = list(value)
         keys = getattr(value, "_fields", None) or tuple(map(str, range(len(entries))))
         return "list", keys, entries
-    if is_dataclass(value) and not _arrays.is_array_like(value):
+    if is_dataclass(value) and not buffers.is_array_like(value):
         keys = tuple(field.name for field in dataclasses.fields(value))
         return "fields", keys, [getattr(value, key) for key in keys]
     return "array", (), []
@@ -202,7 +202,7 @@ def is_plain(node: Node, container: Any) -> bool:
 def as_array(value: Any) -> np.ndarray | None:
     """Return the array over an object's memory, or None where it has none."""
     try:
-        value = _arrays.shared("", "", value)
+        value = buffers.shared("", "", value)
     except TypeError:
         return None
     return value if isinstance(value, np.ndarray) else None

@@ -1,5 +1,5 @@
 from optkern.kernels._constants cimport constants_t
-from optkern.kernels._span cimport MAX_STREAMS
+from optkern.kernels.span cimport MAX_STREAMS
 
 
 cdef struct rows_t:

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._engine import Plan
+from .engine import Plan
 from .rules import Rule
 
 SUM_PIECE: int

@@ -3,9 +3,9 @@
 """The engine: binds arrays once, then runs a rule over all of them.
 
 1. One call updates a whole list of tensors. The work is cut into chunks of elements, across tensors
-   (edges are multiples of 256 within a tensor), and handed out dynamically (_runtime.pyx).
+   (edges are multiples of 256 within a tensor), and handed out dynamically (runtime.pyx).
 2. A call checks everything it was given before it writes one element.
-3. Arrays that are not dense, not aligned or stored in fewer bits (_storage.py) are staged piece by
+3. Arrays that are not dense, not aligned or stored in fewer bits (codecs.py) are staged piece by
    piece through scratch, unless the rule has a loop over compact state. A piece ends at a
    multiple of its size, so that it begins at a block of int8 and lies in one segment of the
    random bits.
@@ -24,7 +24,8 @@ from libc.math cimport INFINITY, isfinite, ldexp
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from optkern.kernels import _arrays, _storage, _threads
+from optkern.kernels import buffers, codecs
+from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
@@ -37,15 +38,15 @@ from optkern.kernels._plan cimport (
     WORK, chunks_t, interval_t, memory_t, order_t, missing_stream, rooms_t, scratch_t, sweep_t,
     tensor_t,
 )
-from optkern.kernels._runtime import serial_reason
-from optkern.kernels._runtime cimport SERIAL, SPANS, run_jobs, threads_for
+from optkern.kernels.runtime import serial_reason
+from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_restore_mode
-from optkern.kernels._span cimport (
+from optkern.kernels.span cimport (
     BFLOAT16, BFLOAT16_STATE, BLOCK, FLOAT16, FLOAT16_RANDOM, LANES, MAX_RULES, PLAIN, SCALED,
     MAX_STREAMS, SEGMENT, compact_t, span_t,
 )
-from optkern.kernels._sums cimport add_blocks, count_blocks, fold
-from optkern.kernels._turn cimport Turn
+from optkern.kernels.sums cimport add_blocks, count_blocks, fold
+from optkern.kernels.turn cimport Turn
 from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
 from optkern.rules import LIMITS, MAX_STATE, OPTION_SLOTS, OPTIONS, RULES
 
@@ -165,21 +166,21 @@ cdef class Plan:
 
     def _check(self):
         for label, p in zip(self.labels, self.params):
-            _arrays.check_parameter(self.owner, _arrays.named("parameter", label), p)
+            buffers.check_parameter(self.owner, buffers.named("parameter", label), p)
         for slot, arrays in self.state.items():
             for label, p, a in zip(self.labels, self.params, arrays):
                 if a is not None:
-                    what = f"{slot} of {_arrays.named('parameter', label)}"
-                    _arrays.check_state(self.owner, what, a, p)
-        _arrays.refuse_overlap(self.owner, self._named_arrays())
+                    what = f"{slot} of {buffers.named('parameter', label)}"
+                    buffers.check_state(self.owner, what, a, p)
+        buffers.refuse_overlap(self.owner, self._named_arrays())
 
     def _named_arrays(self):
         for label, p in zip(self.labels, self.params):
-            yield _arrays.named("parameter", label), p
+            yield buffers.named("parameter", label), p
         for slot, arrays in self.state.items():
             for label, a in zip(self.labels, arrays):
                 for part in () if a is None else getattr(a, "arrays", (a,)):
-                    yield f"{slot} of {_arrays.named('parameter', label)}", part
+                    yield f"{slot} of {buffers.named('parameter', label)}", part
 
     # ----------------------------------------------------------------- hyperparameters
 
@@ -403,7 +404,7 @@ cdef class Plan:
             reason = f"num_threads={num_threads} was given"
         known = measured and limit == self._tuner.many
         choice = self._tuner.choice if known else ThreadChoice()
-        return _threads.ThreadReport(reason, limit, measured, choice)
+        return ThreadReport(reason, limit, measured, choice)
 
     # ----------------------------------------------------------------- counts
 

@@ -4,10 +4,10 @@ cimport numpy as cnp
 from optkern.kernels._choice cimport Tuner
 from optkern.kernels._constants cimport DIRECTION, TRUST, constants_t, options_t
 from optkern.kernels._plan cimport layout_t, plan_t, traits_t
-from optkern.kernels._runtime cimport SPANS
+from optkern.kernels.runtime cimport SPANS
 from optkern.kernels._scalar cimport optkern_mode_t
-from optkern.kernels._span cimport MAX_RULES
-from optkern.kernels._turn cimport Turn
+from optkern.kernels.span cimport MAX_RULES
+from optkern.kernels.turn cimport Turn
 
 cdef traits_t TRAITS[MAX_RULES]   # by the rule's position in the table
 

@@ -15,7 +15,7 @@ cdef enum:
     SCALED = 256       # elements that share an int8 scale
     SEGMENT = 1 << 20  # elements whose random bits share a key
 
-# How a stream is stored (`KINDS` in _storage.py); all but PLAIN are float32 where it is computed.
+# How a stream is stored (`KINDS` in codecs.py); all but PLAIN are float32 where it is computed.
 cdef enum:
     PLAIN             # the dtype of the arithmetic
     BFLOAT16          # rounded to nearest even
@@ -37,7 +37,7 @@ ctypedef void (*span_t)(
 ctypedef bint (*finite_t)(const char* x, Py_ssize_t n) noexcept nogil
 
 # Storages. scales: those of the stream from the first element's block on; random: 32 bits for each
-# element. A call begins at a block's first element. _storage.py says the same in NumPy.
+# element. A call begins at a block's first element. codecs.py says the same in NumPy.
 ctypedef void (*load_t)(
     float* x, const char* codes, const unsigned char* scales, Py_ssize_t n
 ) noexcept nogil

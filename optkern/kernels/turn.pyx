@@ -7,7 +7,7 @@
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from optkern.kernels._runtime cimport count_forks
+from optkern.kernels.runtime cimport count_forks
 
 cdef str STEP = "a step"
 

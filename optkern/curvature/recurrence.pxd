@@ -1,4 +1,4 @@
-from optkern.kernels._vectors cimport vectors_t
+from optkern.kernels.vectors cimport vectors_t
 
 
 cdef char* address(object array, int dtype, Py_ssize_t n) except NULL

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _storage
+from . import codecs
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 LINE = 64  # bytes of a cache line
@@ -95,7 +95,7 @@ def _whose(array: np.ndarray) -> str:
 
 def check_parameter(owner: str, what: str, array: Any) -> None:
     """Refuse an array that no optimizer can update in place."""
-    if isinstance(array, np.ndarray) and _storage.kind_of(array.dtype) and array.dtype.isnative:
+    if isinstance(array, np.ndarray) and codecs.kind_of(array.dtype) and array.dtype.isnative:
         _check_memory(owner, what, array)
     else:
         check_writable(owner, what, array, "float16, bfloat16, float32 or float64")
@@ -132,11 +132,11 @@ def _check_memory(owner: str, what: str, array: np.ndarray) -> None:
 
 def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> None:
     """Refuse a state array that does not fit its parameter."""
-    if isinstance(array, _storage.Compact):
+    if isinstance(array, codecs.Compact):
         check_compact(owner, what, array, parameter)
         return
     check_writable(owner, what, array)
-    dtype = _storage.arithmetic_dtype(parameter.dtype)
+    dtype = codecs.arithmetic_dtype(parameter.dtype)
     if array.shape != parameter.shape or array.dtype != dtype:
         like = "like its parameter" if dtype == parameter.dtype else f"as {parameter.dtype} has"
         raise ValueError(
@@ -162,18 +162,16 @@ def check_zeroable(owner: str, what: str, gradient: Any, parameter: np.ndarray) 
         )
 
 
-def check_compact(owner: str, what: str, state: _storage.Compact, parameter: np.ndarray) -> None:
+def check_compact(owner: str, what: str, state: codecs.Compact, parameter: np.ndarray) -> None:
     """Refuse compact state that a kernel cannot update in place."""
     check_compact_form(owner, what, state, parameter)
     if not all(array.flags.c_contiguous and array.flags.writeable for array in state.arrays):
         raise ValueError(f"{owner}: {what} must be C-contiguous and writable")
 
 
-def check_compact_form(
-    owner: str, what: str, state: _storage.Compact, parameter: np.ndarray
-) -> None:
+def check_compact_form(owner: str, what: str, state: codecs.Compact, parameter: np.ndarray) -> None:
     """Refuse compact state that does not fit its parameter."""
-    like = _storage.Compact.zeros(state.state_dtype, parameter.shape, state.signed)
+    like = codecs.Compact.zeros(state.state_dtype, parameter.shape, state.signed)
     for array, wanted in zip(state.arrays, like.arrays):
         if (
             not isinstance(array, np.ndarray)
@@ -200,7 +198,7 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
             f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"
             f"{advice(gradient)}"
         )
-    kind = _storage.kind_of(gradient.dtype)
+    kind = codecs.kind_of(gradient.dtype)
     if not (np.issubdtype(gradient.dtype, np.floating) or kind):
         raise TypeError(f"{owner}: {what} must be real floating point, got {gradient.dtype}")
     if gradient.shape != parameter.shape:
@@ -208,7 +206,7 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
             f"{owner}: {what} must have the parameter's shape {parameter.shape}, "
             f"got {gradient.shape}; nothing is broadcast"
         )
-    dtype = _storage.arithmetic_dtype(parameter.dtype)
+    dtype = codecs.arithmetic_dtype(parameter.dtype)
     if kind and dtype == np.float32 and gradient.dtype.isnative:
         return np.asarray(gradient)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._storage import Compact
-from ._threads import ThreadReport
+from .codecs import Compact
 from .rules import Rule
+from .threads import ThreadReport
 
 EDGES: dict[str, int]
 

@@ -1,4 +1,4 @@
-from optkern.kernels._span cimport spans_t
+from optkern.kernels.span cimport spans_t
 
 cdef enum:
     SERIAL = 65536  # elements below which a second thread never paid off beside a GEMM

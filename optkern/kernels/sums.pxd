@@ -1,6 +1,6 @@
 # cython: cdivision=True
 """The running sums of a block: LANES of them take products in turn, and a fixed tree adds them."""
-from optkern.kernels._span cimport BLOCK, LANES
+from optkern.kernels.span cimport BLOCK, LANES
 
 ctypedef fused one:
     float
