@@ -7,7 +7,8 @@ import pytest
 from curvature_cases import reflected, rotated
 
 from optkern import curvature
-from optkern.curvature.operators import as_operator, random_unit
+from optkern.curvature.accepting import as_operator
+from optkern.curvature.operators import random_unit
 from optkern.curvature.recurrence import Recurrence, Tridiagonal
 from optkern.curvature.run import Run, smallest_part
 

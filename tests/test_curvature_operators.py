@@ -6,8 +6,9 @@ from curvature_cases import rotated
 from curvature_networks import Network, flat
 
 from optkern import curvature
+from optkern.curvature.accepting import as_operator
 from optkern.curvature.gradients import Gradient
-from optkern.curvature.operators import Point, as_operator
+from optkern.curvature.operators import Point
 
 DTYPES = [np.float32, np.float64]
 

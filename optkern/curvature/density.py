@@ -15,13 +15,13 @@ from ..kernels.names import brief, passing_on, spelled
 from ..kernels.threads import as_num_threads
 from ..optimizers import Optimizer
 from ..rules import RULES
+from .accepting import as_operator
 from .lanczos import LanczosResult, check_count, check_real, lanczos, percent
 from .operators import (
     Measured,
     Operator,
     Point,
     StructuredOperator,
-    as_operator,
     norm,
     random_unit,
     unit_roundoff,

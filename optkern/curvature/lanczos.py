@@ -12,7 +12,8 @@ import numpy as np
 from ..kernels.names import brief, one_of, spelled, words
 from ..kernels.rules import as_number
 from ..kernels.threads import as_num_threads
-from .operators import Operator, as_operator, norm
+from .accepting import as_operator
+from .operators import Operator, norm
 from .pairs import Settling, Stack, checked_pairs, steps_within
 from .run import MEMORY, Pair, Run
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..kernels import buffers
 from ..kernels.flat import arranged
-from ..kernels.names import brief
 from ..kernels.structures import Structure
 from .asking import asking
 from .recurrence import dot, project, subtract
@@ -311,100 +310,6 @@ def random_unit(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
     length = norm(v)
     v *= np.dtype(dtype).type(1 / length)
     return v
-
-
-def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = None) -> Operator:
-    """Whatever a user may call an operator, as one.
-
-    Parameters
-    ----------
-    operator : Operator, 2-D array, object with ``shape`` and ``matvec`` or ``@``, or callable
-        A callable ``v -> H v`` needs ``n``. Also an object with a point ``x`` and ``hvp``, the
-        products there, or else ``grad``, as `objective` of the integrations gives.
-    n : int or None
-    dtype : dtype or None
-        What the vectors are stored in; None: the operator's own, or float64.
-    """
-    if dtype is not None and not _is_known(dtype):
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {brief(dtype)}")
-    if isinstance(operator, Operator):
-        _check_n(owner, n, operator.n)
-        if dtype is not None and np.dtype(dtype) != operator.dtype:
-            return Operator(owner, operator, operator.n, dtype)
-        return operator
-    if isinstance(operator, np.ndarray):
-        return _from_array(owner, operator, n, dtype)
-    if hasattr(operator, "shape"):
-        shape = tuple(operator.shape)
-        if len(shape) != 2 or shape[0] != shape[1]:
-            raise ValueError(f"{owner}: the operator must be square, got shape {shape}")
-        _check_n(owner, n, shape[0])
-        own = getattr(operator, "dtype", None)
-        chosen = dtype or (own if own in buffers.DTYPES else np.float64)
-        if hasattr(operator, "matvec"):
-            return Operator(owner, operator.matvec, int(shape[0]), chosen)
-        return Operator(owner, lambda v: operator @ v, int(shape[0]), chosen)
-    if not callable(operator):
-        made = _of_objective(owner, operator)
-        if made is not None:
-            return as_operator(owner, made, n, dtype)
-        raise TypeError(
-            f"{owner}: the operator must be a callable, a 2-D array, have shape and matvec, or x "
-            f"with hvp or grad; got {type(operator).__name__}. Of a point's structure the products "
-            "come first: (hvp, x=...)"
-        )
-    if n is None:
-        raise TypeError(f"{owner}: n is needed with a callable operator")
-    return Operator(owner, operator, _count(owner, n), dtype or np.float64)
-
-
-def _of_objective(owner: str, at: Any) -> Operator | None:
-    """The products at an objective's point: exact where it has them, else differences."""
-    if hasattr(at, "x") and callable(getattr(at, "hvp", None)):
-        return StructuredOperator(owner, at.hvp, Point(owner, at.x))
-    if hasattr(at, "x") and callable(getattr(at, "grad", None)):
-        from .differences import DifferenceOperator  # which is built on this module
-        from .gradients import Gradient
-
-        return DifferenceOperator(owner, Gradient(owner, at.grad, Point(owner, at.x)))
-    return None
-
-
-def _is_known(dtype: Any) -> bool:
-    try:
-        return np.dtype(dtype) in buffers.DTYPES
-    except (TypeError, ValueError):
-        return False
-
-
-def _from_array(owner: str, a: np.ndarray, n: int | None, dtype: Any) -> Operator:
-    if a.ndim != 2 or a.shape[0] != a.shape[1]:
-        raise ValueError(f"{owner}: the operator must be a square 2-D array, got shape {a.shape}")
-    if a.dtype.kind not in "fiu":
-        raise TypeError(f"{owner}: the operator must be real, got {a.dtype}")
-    _check_n(owner, n, len(a))
-    if not np.isfinite(a).all():
-        raise ValueError(f"{owner}: the operator holds NaN or inf")
-    chosen = np.dtype(dtype or (a.dtype if a.dtype in buffers.DTYPES else np.float64))
-    if a.size:
-        gap = float(np.abs(a - a.T).max())
-        if gap > 100 * unit_roundoff(a.dtype if a.dtype.kind == "f" else chosen) * np.abs(a).max():
-            raise NotSymmetricError(
-                f"{owner}: the operator is not symmetric: a - a.T reaches {gap:.3g}"
-            )
-    matrix = np.asarray(a, chosen)
-    return Operator(owner, matrix.__matmul__, len(a), chosen)
-
-
-def _check_n(owner: str, n: int | None, own: int) -> None:
-    if n is not None and _count(owner, n) != own:
-        raise ValueError(f"{owner}: n is {n}, but the operator has {own} rows")
-
-
-def _count(owner: str, n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-        raise ValueError(f"{owner}: n must be an integer >= 0, got {brief(n)}")
-    return int(n)
 
 
 class StructuredOperator(Operator):

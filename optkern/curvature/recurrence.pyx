@@ -17,8 +17,7 @@ from libc.float cimport DBL_EPSILON, DBL_MIN, FLT_EPSILON
 from libc.math cimport fabs, log, sqrt
 from libc.stdlib cimport free, malloc, realloc
 
-from optkern.kernels.span cimport BLOCK, LANES
-from optkern.kernels.sums cimport count_blocks
+from optkern.kernels.sums cimport BLOCK, LANES, count_blocks
 from optkern.kernels.vectors cimport (
     DOT, PROJECT, SCALE, SUBTRACT, run_vectors, vector_threads,
 )

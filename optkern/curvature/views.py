@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..kernels.names import brief, hint
-from .operators import Measured, Operator, Point, StructuredOperator, as_operator
+from .accepting import as_operator
+from .operators import Measured, Operator, Point, StructuredOperator
 
 Map = Callable[[np.ndarray], np.ndarray]
 

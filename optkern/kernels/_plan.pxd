@@ -4,7 +4,8 @@ No Python object is in these structs, so that all that runs without the GIL gets
 nothing else.
 """
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t, options_t
-from optkern.kernels.span cimport BLOCK, MAX_STREAMS
+from optkern.kernels.span cimport MAX_STREAMS
+from optkern.kernels.sums cimport BLOCK
 from optkern.kernels._wide cimport wide_t
 
 cdef enum:

@@ -23,7 +23,8 @@ from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
 from optkern.kernels.engine cimport Plan, transfer
 from optkern.kernels._plan cimport LINE, PROPAGATE, layout_t
 from optkern.kernels.runtime cimport SPANS, run_jobs
-from optkern.kernels.span cimport BLOCK, MAX_STREAMS, span_t
+from optkern.kernels.span cimport MAX_STREAMS, span_t
+from optkern.kernels.sums cimport BLOCK
 from optkern.kernels.vectors cimport vector_threads
 from optkern.kernels.rules import RULES
 

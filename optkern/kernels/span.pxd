@@ -10,8 +10,6 @@ cdef enum:
     MAX_RULES = 32
     MAX_LIMITS = 4     # LIMITS in rules/
     DTYPES = 2         # float32, float64
-    BLOCK = 4096       # elements of one partial sum; part of the definition of every reduction
-    LANES = 16         # running sums within a block
     SCALED = 256       # elements that share an int8 scale
     SEGMENT = 1 << 20  # elements whose random bits share a key
 

@@ -1,6 +1,9 @@
 # cython: cdivision=True
 """The running sums of a block: LANES of them take products in turn, and a fixed tree adds them."""
-from optkern.kernels.span cimport BLOCK, LANES
+
+cdef enum:   # both are part of the definition of every reduction
+    BLOCK = 4096   # elements of one partial sum
+    LANES = 16     # running sums within a block
 
 ctypedef fused one:
     float

@@ -5,8 +5,7 @@ A vector is one dense array; every sum is taken block by block and the blocks' s
 so that its bits depend on neither threads nor instructions.
 """
 from optkern.kernels.runtime cimport SPANS, run_jobs, threads_for
-from optkern.kernels.span cimport BLOCK
-from optkern.kernels.sums cimport add_blocks, count_blocks
+from optkern.kernels.sums cimport BLOCK, add_blocks, count_blocks
 
 
 cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil:
