@@ -26,8 +26,9 @@ from ... import optimizers
 from ...kernels.atomic import commit
 from ...kernels.names import bound_arguments
 from .binding import WHOLE_OPTIONS, WITHOUT, Binding, Kind
-from .groups import Sealed, refuse_misspelt, sealed
+from .groups import refuse_misspelt
 from .library import torch
+from .loading import Sealed, sealed
 
 
 class WholeOption:

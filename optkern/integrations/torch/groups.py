@@ -1,4 +1,4 @@
-"""Handle what torch's optimizers hold around their tensors: groups, entries of state dicts."""
+"""Handle the groups that torch's optimizers hold their tensors in."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ from itertools import islice
 from typing import Any
 
 from ...kernels.names import misspelt
-
-
-class Sealed:
-    """Keep an entry of a state dict from torch, which would round state to float16."""
-
-    def __init__(self, entry: Any) -> None:
-        self.entry = dict(entry) if isinstance(entry, Mapping) else entry
-
-
-def sealed(optimizer: Any, state_dict: Any) -> dict[str, Any]:
-    """Seal all entries, as a hook of torch's that is called before a load."""
-    owner = f"{type(optimizer).__name__}.load_state_dict"
-    for key in ("param_groups", "state"):
-        if key not in state_dict:
-            raise ValueError(f"{owner}: the dict has no {key!r}")
-    return {**state_dict, "state": {k: Sealed(v) for k, v in state_dict["state"].items()}}
 
 
 def parted(values: Iterable[Any], groups: list[dict[str, Any]]) -> list[list[Any]]:

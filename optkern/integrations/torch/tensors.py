@@ -38,7 +38,16 @@ def copy_into(what: str, tensor: Any, array: np.ndarray) -> None:
         raise TypeError(f"{what} must be a tensor, got {type(tensor).__name__}")
     if tuple(tensor.shape) != array.shape:
         raise ValueError(f"{what} must have shape {array.shape}, got {tuple(tensor.shape)}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{what} must be dense, got {tensor.layout}")
+    if tensor.is_complex() or tensor.is_quantized or tensor.is_meta:
+        came = "a meta tensor, without numbers" if tensor.is_meta else tensor.dtype
+        raise TypeError(f"{what} must be real numbers, got {came}")
     torch.from_numpy(array).copy_(tensor.detach())
+    if array.dtype == np.float32 and tensor.dtype == torch.float64:
+        lost = np.isinf(array).sum() - int(tensor.isinf().sum())
+        if lost:
+            raise ValueError(f"{what} has {lost} numbers that are too large for float32")
 
 
 class PlainExchange:
