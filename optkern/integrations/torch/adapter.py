@@ -26,7 +26,7 @@ from ... import optimizers
 from ...kernels.atomic import commit
 from ...kernels.names import bound_arguments
 from .binding import WHOLE_OPTIONS, WITHOUT, Binding, Kind
-from .groups import refuse_misspelt
+from .groups import check_list, refuse_misspelt, refuse_stateful_strangers
 from .library import torch
 from .loading import Sealed, sealed
 
@@ -146,11 +146,12 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
     def param_groups(self) -> Any:
         """The groups: tensors and hyperparameters, writable; read at each step."""
         if self._binding is not None:
-            self._binding.write_groups(self.__dict__["param_groups"])
+            self._binding.write_groups()
         return self.__dict__["param_groups"]
 
     @param_groups.setter
     def param_groups(self, value: Any) -> None:
+        check_list(self._owner, value)
         self.__dict__["param_groups"] = value
 
     # ----------------------------------------------------------------- binding
@@ -158,7 +159,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
     def _catch_up(self) -> None:
         """Show what the optimizer has and nobody has been told: of an interrupted step, say."""
         if self._binding is not None:
-            self._binding.write_groups(self.__dict__["param_groups"])
+            self._binding.write_groups()
             self._binding.show(self.__dict__["state"])
 
     def _up_to_date(self) -> Binding:
@@ -169,7 +170,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         if binding is None or not (binding.holds(groups) and binding.shown.is_in(state)):
             return self._bind()
         binding.shown.take_counts(self._owner)
-        binding.read_groups(groups, self.defaults)
+        binding.read_groups(self.defaults)
         if binding.shown.outdated():  # an option has been switched on that needs state
             binding.show(state)
         return binding
@@ -223,7 +224,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             with torch.enable_grad():
                 loss = closure()
         binding = self._up_to_date()
-        binding.step(self.__dict__["param_groups"])
+        binding.step()
         if binding.shown.outdated():
             binding.show(self.__dict__["state"])
         return loss
@@ -272,6 +273,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         if self._binding is not None:
             self._binding.settled()
         self._up_to_date()
+        refuse_stateful_strangers(self._owner, self.param_groups, self.state)
         state_dict = super().state_dict()
         state_dict["state"] = {
             key: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()}

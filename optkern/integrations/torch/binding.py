@@ -14,7 +14,7 @@ from ...kernels.buffers import named
 from ...kernels.rules import OPTION_SLOTS, OPTIONS, checked
 from ...optimizers import refuse_impossible
 from . import tensors
-from .groups import constant, parted, refuse_misspelt, same
+from .groups import check_groups, constant, parted, refuse_misspelt, same
 from .library import torch
 from .shown import Shown
 
@@ -84,16 +84,22 @@ class Binding:
         options: dict[str, Any],
         calls: tuple[int, int],
     ) -> None:
-        self.owner, self.kind = owner, kind
+        check_groups(owner, groups, kind.names)
+        self.owner, self.kind, self.groups = owner, kind, list(groups)
         self.params = [p for group in groups for p in group["params"]]
         self.arrays = [self._array(i, p) for i, p in enumerate(self.params)]
         parts = parted(self.arrays, groups)
+        # torch's optimizer may be without tensors for a while, the one inside has always some.
+        self.spare = [] if self.params else [torch.empty(0)]
         # Hyperparameters as last taken from groups; as written there, where that says all.
         self.said = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
         self.read: list[Any] = [None] * len(groups)
         self.sizes = [*map(len, groups)]
         self.inner = inner = kind.optimizer_class(
-            [{"params": part, **values} for part, values in zip(parts, self.said)],
+            [
+                *({"params": part, **values} for part, values in zip(parts, self.said)),
+                *({"params": [p.numpy()]} for p in self.spare),
+            ],
             weight_rounding="nearest",  # as torch; its state may have no step to draw bits by
             **options,
         )
@@ -102,7 +108,7 @@ class Binding:
                 self._take_entry(i, state[p])
         steps, inner.skipped_steps = calls
         inner.steps = max(steps, int(inner._plan.steps.max()))
-        inner._exchange_averages = ExchangeOfAverages(inner, self.params)
+        inner._exchange_averages = ExchangeOfAverages(inner, self.params + self.spare)
         self.own = [tuple(own.values()) for own in inner.param_groups]
         self.shown = Shown(inner, kind.counts_steps)
 
@@ -163,8 +169,13 @@ class Binding:
     # ----------------------------------------------------------------- what changes meanwhile
 
     def holds(self, groups: list[dict[str, Any]]) -> bool:
-        """Say whether the groups hold the tensors that were bound, with their memory."""
-        params = [p for group in groups for p in group["params"]]
+        """Say whether these are the groups that were bound, of the same tensors and memory."""
+        if not same(groups, self.groups):
+            return False
+        try:
+            params = [p for group in groups for p in group["params"]]
+        except (KeyError, TypeError):  # of which a new binding says what is wrong
+            return False
         return same(params, self.params) and tensors.exchange.are(params, self.arrays)
 
     def alone(self, what: str, function: Any, *args: Any) -> Any:
@@ -186,12 +197,12 @@ class Binding:
             self.shown.place(state, self.params)
         self.shown.tell_counts()
 
-    def write_groups(self, groups: list[dict[str, Any]]) -> None:
+    def write_groups(self) -> None:
         """Write what the optimizer itself was told into torch's groups: by a checkpoint, by hand.
 
         What has been written into a group since it was read stays.
         """
-        for number, (group, own) in enumerate(zip(groups, self.inner.param_groups)):
+        for number, (group, own) in enumerate(zip(self.groups, self.inner.param_groups)):
             if same(own.values(), self.own[number]):
                 continue
             said = self.said[number]
@@ -201,15 +212,19 @@ class Binding:
                     group[name] = own[name]
             self.own[number] = tuple(own.values())
 
-    def read_groups(self, groups: list[dict[str, Any]], defaults: Mapping[str, Any]) -> None:
+    def read_groups(self, defaults: Mapping[str, Any]) -> None:
         """Take the hyperparameters that have been written into torch's groups."""
         inner, names = self.inner, self.kind.names
-        for number, group in enumerate(groups):
+        for number, group in enumerate(self.groups):
             if len(group) != self.sizes[number]:
                 owner = f"{self.owner}: group {number}"
                 refuse_misspelt(owner, group, defaults, names, WHOLE_OPTIONS)
                 self.sizes[number] = len(group)
-            written = self.kind.written(group)
+            try:
+                written = self.kind.written(group)
+            except KeyError:
+                check_groups(self.owner, self.groups, names)
+                raise
             if self.read[number] and same(written, self.read[number]):
                 continue
             values = self._hyperparameters(number, group)
@@ -226,7 +241,7 @@ class Binding:
 
     # ----------------------------------------------------------------- the step
 
-    def step(self, groups: list[dict[str, Any]]) -> None:
+    def step(self) -> None:
         """Update all tensors. What there is to tell of it is told whatever comes in between."""
         inner, before = self.inner, self.inner.steps
         gradients = self._gradients()
@@ -237,7 +252,8 @@ class Binding:
                 changed = [p for p, g in zip(self.params, gradients) if g is not None]
                 tensors.note_changes(changed)
 
-        followed(tell, inner.step, parted(gradients, groups))
+        parts = parted(gradients, self.groups) + [[None]] * len(self.spare)
+        followed(tell, inner.step, parts)
 
     def _gradients(self) -> list[np.ndarray | None]:
         gradients = [p.grad for p in self.params]
