@@ -81,6 +81,10 @@ class Point:
         self.dtype = np.result_type(*self.arrays).newbyteorder("=")
         self.n = sum(array.size for array in self.arrays)
 
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self.arrays = self.structure.arrays  # a copy may have made others of these
+
     def flatten(self, values: Any, what: str) -> np.ndarray:
         """A dense vector out of `values` of x's structure, in the widest of their dtypes."""
         flat = self.structure.flatten(values, what)

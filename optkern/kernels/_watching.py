@@ -29,6 +29,7 @@ class Watching:
         _objects: list[Any]
         _left: list[Any]
         _once: Once
+        apart: bool
         _flat: Any
         _walk: Any
 
@@ -51,30 +52,33 @@ class Watching:
     def _kept(self) -> Contents:
         """What is now in every container that can be written to."""
         rows: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
-
-        def note(node: Node, given: Any) -> None:
-            if not node.is_container or given is None:  # None: of frozen ones alone
-                return
-            container = self._once(given)
-            entries = node.read(container)
-            if not isinstance(container, tuple) and container is given:
-                keys = () if node.kind == "list" else node.keys
-                rows.append((container, keys, tuple(entries)))
-            for child, entry in zip(node.children, entries):
-                note(child, entry)
-
         if self.grouped:
             rows += [(entry, ("params",), (entry["params"],)) for entry in self._groups()]
             if not isinstance(self.given, tuple):
                 rows.append((self.given, (), tuple(self.given)))
         for part, root in zip(self.parts, self._roots()):
-            note(part, root)
-        like: Any = None
-        root = self.parts[0]
-        if not self.grouped and all(child.kind == "array" for child in root.children):
-            like = {"list": root.size, "dict": root.keys}.get(root.kind)
+            self._note(part, root, rows)
         containers, keys, entries = zip(*rows) if rows else ((), (), ())
-        return Contents(containers, keys, entries, like)
+        return Contents(containers, keys, entries, self._like())
+
+    def _note(self, node: Node, given: Any, rows: list[Any]) -> None:
+        """Note what is in a container, and in those below it."""
+        if not node.is_container or given is None:  # None: of frozen ones alone
+            return
+        container = self._once(given)
+        entries = node.read(container)
+        if not isinstance(container, tuple) and container is given:
+            keys = () if node.kind == "list" else node.keys
+            rows.append((container, keys, tuple(entries)))
+        for child, entry in zip(node.children, entries):
+            self._note(child, entry, rows)
+
+    def _like(self) -> int | tuple[Any, ...] | None:
+        """The form of gradients that go to a step as they come; None: they take a closer look."""
+        root = self.parts[0]
+        if self.apart or self.grouped or any(child.kind != "array" for child in root.children):
+            return None
+        return root.keys if root.kind == "dict" else root.size if root.kind == "list" else None
 
     def holds(self, container: Any) -> bool:
         """Whether this very container is one of those that the parameters came in."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import buffers
 from ._containers import Contents
+from ._copies import Copies
 from ._gathering import Gathering
 from ._watching import Found, Watching, dotted
 from ._watching import Label as Label
@@ -24,7 +25,6 @@ from .forms import (
     Node,
     Once,
     is_groups,
-    is_plain,
     is_sequence,
     is_static,
     name_of,
@@ -39,7 +39,7 @@ DEEPEST = 100  # containers in each other
 _NO_CONTENTS = Contents((), (), ())
 
 
-class Structure(Watching, Gathering):
+class Structure(Watching, Gathering, Copies):
     """How the user's parameters are arranged.
 
     Parameters
@@ -79,8 +79,7 @@ class Structure(Watching, Gathering):
             raise ValueError(f"{owner}: {what} is empty, there are no arrays in it")
         self.arrays: list[Any] = self._shared(self.labels, objects)
         self._objects = objects
-        self.contents = self._kept()
-        self.single = not self.grouped and self.parts[0].kind == "array"
+        self.settle()
 
     # ----------------------------------------------------------------- taking parameters in
 
@@ -323,22 +322,6 @@ class Structure(Watching, Gathering):
         new._left = []
         if params is self.given and leave_out:
             new._left = [np.asarray(x) for _, x in new.untrained()]
-        new.contents = new._kept()
+        new.apart = False
+        new.settle()
         return new
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy of what is no plain container, or no array itself, would hold something else.
-        own = all(a is b for a, b in zip(self._objects, self.arrays))
-        kept = {**self.__dict__, "_once": Once(), "_left": []}
-        if self.given is not None and own and self._is_plain():
-            return kept
-        return {**kept, "given": None, "_objects": self.arrays, "contents": _NO_CONTENTS}
-
-    def _is_plain(self) -> bool:
-        try:
-            plain = not self.grouped or (
-                type(self.given) in (list, tuple) and len(self.given) == len(self.parts)
-            )
-            return plain and all(map(is_plain, self.parts, self._roots()))
-        except (LookupError, TypeError, ValueError):
-            return False

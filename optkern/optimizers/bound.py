@@ -76,6 +76,7 @@ class Bound:
     def _find_parameters(self) -> None:
         """Refuse what was replaced in the parameters' containers, or put there; or follow it."""
         structure = self._structure
+        structure.refuse_apart()
         if structure.contents.same():
             return
         if not self.follow:
@@ -166,6 +167,7 @@ class Bound:
             While the averages are in the parameters' place.
         """
         self._refuse_swapped(f"{self._owner}.add_param_group")
+        self._structure.refuse_apart()
         if self.follow or self._structure.replaced():
             self._find_parameters()
         structure = self._structure.extended(group)

@@ -180,6 +180,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
         Other arrays come in their places by `rebind`.
         """
+        self._structure.found()
         return Params(self._structure.arrays)
 
     @property

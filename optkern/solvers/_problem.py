@@ -92,6 +92,7 @@ class Parameters(Point):
 
     def find(self) -> None:
         """Refuse what was replaced in the containers that the parameters came in."""
+        self.structure.refuse_apart()
         if not self.structure.contents.same():
             self.structure.refuse_changes(
                 "write into the array (p[...] = ...), or call rebind with the new arrays",
@@ -259,6 +260,7 @@ class Solver(ABC):
     @property
     def params(self) -> Params:
         """The parameters, flat, in their order."""
+        self._point.structure.found()
         return Params(self._point.arrays)
 
     def rebind(self, params: Any) -> None:
