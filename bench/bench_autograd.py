@@ -7,7 +7,6 @@ in turn: seconds per iteration, medians. The results are compared first. "share"
 iteration of autograd's own `adam` that is not the gradient: its update, and flattening.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from optkern.bench.options import Parser
 from optkern.integrations import autograd as ours  # before SciPy: who loads OpenMP sets its policy
 
 import autograd.numpy as anp  # isort: skip
@@ -88,11 +88,7 @@ def row(sizes: tuple[int, ...], batch: int, dtype: str, rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="autograd's adam and optkern's")
-    parser.add_argument("--quick", action="store_true", help="one round of the smallest shape")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--blas-threads", type=int, default=1)
-    options = parser.parse_args()
+    options = Parser(__doc__, rounds=15, blas_threads=1, quick=False).options()
     print(f"{'':38}{'theirs ms':>9} {'ours ms':>9} {'share':>8} {'ratio':>7} {'1/(1-s)':>9}")
     with threadpool_limits(options.blas_threads, user_api="blas"):
         for shape in SHAPES[:1] if options.quick else SHAPES:

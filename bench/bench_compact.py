@@ -14,7 +14,6 @@ memory: parameter, gradient and state, bytes per parameter; moved: what a step r
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optkern.bench import cases, parity, sides, timing
+from optkern.bench.options import Listed, Parser
 from optkern.kernels import codecs, reference, runtime
 from optkern.optimizers import CLASSES
 
@@ -126,22 +126,19 @@ def table(case: cases.Case, shape: cases.Shape, threads: int, seconds: float) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--big", action="store_true", help="1e8 parameters too")
-    parser.add_argument("--quick", action="store_true", help="1e6 parameters, a short look")
-    parser.add_argument("--rules", nargs="+", default=["adam"], choices=sorted(cases.CASES))
-    parser.add_argument("--sizes", nargs="+", default=[])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each table (10)")
-    options = parser.parse_args()
-    sizes = options.sizes or (["1e6"] if options.quick else ["1e7"])
-    sizes += ["1e8"] if options.big else []
+    parser = Parser(
+        __doc__, rules=[cases.CASES["adam"]], sizes=None, seconds=10.0, big=False, quick=False
+    )
+    parser.take("threads", [1, 2], nargs="+", action=Listed)
+    options = parser.options()
+    sizes = options.sizes or [cases.Shape.parse("1e6" if options.quick else "1e7")]
+    sizes += [cases.BIG[0]] if options.big else []
     print(f"{runtime.isa()}, {runtime.COMPILER}, NumPy {np.__version__}")
-    for name in options.rules:
+    for case in options.rules:
         for size in sizes:
             for threads in options.threads:
                 seconds = 0.5 if options.quick else options.seconds
-                table(cases.CASES[name], cases.Shape.parse(size), threads, seconds)
+                table(case, size, threads, seconds)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ that is not timed).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import resource
 import subprocess
@@ -27,11 +26,13 @@ import sys
 import time
 import tracemalloc
 import warnings
+from argparse import SUPPRESS
 
 import numpy as np
 
 import optkern
 from optkern import curvature
+from optkern.bench.options import Parser, count_of
 
 KINDS = ("easy", "hard", "psd")
 LIMIT = 100.0  # seconds after which a competitor is stopped
@@ -256,16 +257,14 @@ def big(n):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=10**6)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = Parser(__doc__, rounds=3, big=False)
+    parser.add_argument("--n", type=count_of, default=10**6)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--two-pass", action="store_true")
-    parser.add_argument("--big", action="store_true")
-    parser.add_argument("--big-here", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument("--big-here", action="store_true", help=SUPPRESS)
+    options = parser.options()
     if options.big:
         subprocess.run([sys.executable, __file__, "--big-here"], check=True)
     elif options.big_here:

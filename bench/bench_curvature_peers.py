@@ -30,13 +30,13 @@ large one scipy's eigsh in float64 to 1e-8, and the trace from a recursion over 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
+from argparse import SUPPRESS
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ from curvature_tools import CROSS_ENTROPY, Contestant, Problem, contestants
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import wasserstein_distance
 from sklearn.datasets import load_digits
+
+from optkern.bench.options import Parser
 
 TASKS = ("largest", "smallest", "trace", "density")
 TARGETS = {"largest": 1e-3, "smallest": 1e-3, "trace": 1e-2, "density": 5e-4}
@@ -241,17 +243,15 @@ def compare(at, task, rounds, seeds, memory, cut=None):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = Parser(__doc__, rounds=15, seeds=None)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seeds", type=int, help="runs that errors are medians of")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument(
         "--smoke", action="store_true", help="a small problem, two seeds, one round"
     )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--child", help=SUPPRESS)
+    args = parser.options()
     torch.set_num_threads(1)
     if args.child:
         child(args.child)

@@ -11,13 +11,13 @@ thread's own processor time), and how many moments are denormal at the end.
 
 from __future__ import annotations
 
-import argparse
 import time
 from statistics import median
 
 import numpy as np
 
 import optkern
+from optkern.bench.options import Parser, count_of
 
 SIZES = (64, 512, 10)
 BATCH = 16
@@ -68,9 +68,9 @@ def run(dead: bool, state_dtype: str | None, steps: int) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=10_000)
-    options = parser.parse_args()
+    parser = Parser(__doc__)
+    parser.add_argument("--steps", type=count_of, default=10_000)
+    options = parser.options()
     print(f"{'state':<10}{'half dead':>12}{'alive':>10}{'denormal':>10}    (allowed: {ALLOWED})")
     for state_dtype in (None, "bfloat16", "int8"):
         dead, denormal = run(True, state_dtype, options.steps)

@@ -7,15 +7,14 @@ the ratio to it of the step with the option, and of the plain step with the opti
 around it. All are timed in turn on the same sizes (optkern.bench.timing.interleaved).
 """
 
-import argparse
 from collections.abc import Callable
 
 import numpy as np
 
 import optkern
 from optkern.bench import timing
+from optkern.bench.options import Parser
 
-SECONDS = 3.0
 SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
 DECAY, LIMIT = 0.999, 1.0
 
@@ -90,25 +89,23 @@ OPTIONS = {
 }
 
 
-def row(size: int, threads: int) -> str:
+def row(size: int, threads: int, seconds: float) -> str:
     problem = Problem(size, threads)
     calls = {"plain": problem.fused()}
     for name, options in OPTIONS.items():
         calls[name] = problem.fused(**options)
         calls[f"{name} in NumPy"] = getattr(problem, name)
-    times = timing.medians(timing.interleaved(calls, SECONDS))
+    times = timing.medians(timing.interleaved(calls, seconds))
     plain = times["plain"]
     cells = (f"{times[n] / plain:6.2f} {times[f'{n} in NumPy'] / plain:6.2f}" for n in OPTIONS)
     return f"{size:<10,} {plain / size * 1e9:6.3f}  " + "  ".join(cells)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    threads = parser.parse_args().threads
+    options = Parser(__doc__, threads=1, seconds=3.0).options()
     print(f"{'size':<10} {'ns':>6}  " + "  ".join(f"{name:>13}" for name in OPTIONS))
     for size in SIZES:
-        print(row(size, threads), flush=True)
+        print(row(size, options.threads, options.seconds), flush=True)
 
 
 if __name__ == "__main__":

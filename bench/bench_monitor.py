@@ -10,12 +10,12 @@ step.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import numpy as np
 
 import optkern
+from optkern.bench.options import Parser
 
 SHAPES = {
     "64-32-10, batch 32": (64, 32, 10, 32),
@@ -61,7 +61,7 @@ def seconds(steps, loss_and_grads, opt, monitor):
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    Parser(__doc__).options()
     print(
         f"{'network':24} {'us a step':>10} {'us with record':>15} {'us in record':>13} {'share':>8}"
     )

@@ -9,7 +9,6 @@ ways, and that difference is not the options'. In parentheses: the plain loop ag
 is what the machine's noise makes of no difference at all. Needs a C compiler (`CC`, or `cc`).
 """
 
-import argparse
 import ctypes
 import os
 import shlex
@@ -23,9 +22,9 @@ import numpy as np
 
 import optkern
 from optkern.bench import cases, parity, timing
+from optkern.bench.options import Parser
 from optkern.kernels import _constants, runtime
 
-SECONDS = 2.0
 SHAPES = ("1e4", "3e4", "1e5")  # in the caches, where arithmetic shows
 
 # As in setup.py.
@@ -146,7 +145,7 @@ def check_bits(library: ctypes.CDLL, problem: cases.Problem) -> None:
             raise parity.ParityError(f"{problem.case.name}: kernel and plain loop differ in {name}")
 
 
-def costs(library: ctypes.CDLL, case: str, shape: str) -> tuple[float, float]:
+def costs(library: ctypes.CDLL, case: str, shape: str, seconds: float) -> tuple[float, float]:
     """How much longer than the plain loop the kernel takes, and the plain loop itself."""
     sides = {}
     for size in (shape, "1"):
@@ -155,7 +154,7 @@ def costs(library: ctypes.CDLL, case: str, shape: str) -> tuple[float, float]:
         sides["kernel", size] = problem.step
         for name in ("plain", "again"):
             sides[name, size] = plain_side(library, problem, problem.arrays())
-    samples = timing.interleaved(sides, SECONDS)
+    samples = timing.interleaved(sides, seconds)
     kernel, plain, again = (
         np.array(samples[name, shape]) - np.array(samples[name, "1"])
         for name in ("kernel", "plain", "again")
@@ -165,13 +164,16 @@ def costs(library: ctypes.CDLL, case: str, shape: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    seconds = Parser(__doc__, seconds=2.0).options().seconds
     print(f"kernels: {runtime.COMPILER}, {runtime.isa()}; cost of options that are off, by size")
     print(f"{'rule':<9}" + "".join(f"{shape:>18}" for shape in SHAPES))
     with tempfile.TemporaryDirectory() as folder:
         library = compiled(folder)
         for case in LOOPS:
-            cells = ("{:+.1%} ({:+.1%})".format(*costs(library, case, shape)) for shape in SHAPES)
+            cells = (
+                "{:+.1%} ({:+.1%})".format(*costs(library, case, shape, seconds))
+                for shape in SHAPES
+            )
             print(f"{case:<9}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
 
 

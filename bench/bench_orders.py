@@ -7,12 +7,12 @@ then they take steps in turn, on the processor time of this process. A row gives
 one element in either order and their ratio; the last rule takes no norm.
 """
 
-import argparse
 import time
 
 import numpy as np
 
 import optkern
+from optkern.bench.options import Parser
 
 RULES = {
     "SGD, clip_norm": lambda p, n: optkern.SGD(p, lr=1e-4, clip_norm=1.0, num_threads=n),
@@ -46,15 +46,12 @@ def compare(make, shape, dtype, seconds, threads):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
-    arguments = parser.parse_args()
+    options = Parser(__doc__, threads=1, seconds=1.0).options()
     print(f"{'':16} {'shape':>12} {'':8} {'C':>6} {'F':>6} {'F / C':>6}")
     for dtype in ("float32", "float64"):
         for shape in SHAPES:
             for name, make in RULES.items():
-                c, f = compare(make, shape, dtype, arguments.seconds, arguments.threads)
+                c, f = compare(make, shape, dtype, options.seconds, options.threads)
                 where = " x ".join(map(str, shape))
                 print(f"{name:16} {where:>12} {dtype:8} {c:6.3f} {f:6.3f} {f / c:6.2f}")
 

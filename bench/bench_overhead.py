@@ -8,7 +8,6 @@ kernel for huge pages (its default) and not: its temporaries cost page faults, w
 on it.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,8 +22,7 @@ import numpy as np
 
 import optkern
 from optkern.bench import timing
-
-SECONDS = 2.0
+from optkern.bench.options import Parser
 
 
 def arrays(count: int, size: int) -> list[np.ndarray]:
@@ -87,11 +85,11 @@ def natural_ratio(huge_pages: bool) -> float:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    times = timing.medians(timing.interleaved(calls(), SECONDS))
+    seconds = Parser(__doc__, seconds=2.0).options().seconds
+    times = timing.medians(timing.interleaved(calls(), seconds))
     print("us per call, one thread")
-    for name, seconds in times.items():
-        print(f"  {name:<51} {seconds * 1e6:9.3f}")
+    for name, time in times.items():
+        print(f"  {name:<51} {time * 1e6:9.3f}")
     print("NumPy as people write it / optkern, Adam float32 at 1e7")
     print(f"  huge pages for NumPy's temporaries (its default)    {natural_ratio(True):8.1f}")
     print(f"  none (NUMPY_MADVISE_HUGEPAGE=0)                     {natural_ratio(False):8.1f}")

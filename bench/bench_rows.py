@@ -9,8 +9,8 @@ autograd leaves them, sparse and not coalesced, and once more coalesced beforeha
 embedding's backward pass does not do. Needs the extra `peers`.
 """
 
-import argparse
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from itertools import cycle
 
@@ -18,6 +18,7 @@ import numpy as np
 
 import optkern
 from optkern.bench import timing
+from optkern.bench.options import Parser, count_of
 
 import torch  # isort: skip  (after optkern, which sets the OpenMP runtime's wait policy)
 
@@ -33,7 +34,7 @@ PAIRS = {
 }
 
 
-def batches(options: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(options: Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     shape = (options.batch, options.width)
     return [
@@ -82,7 +83,7 @@ def check(name: str, p: np.ndarray, given: list) -> None:
     np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def row(name: str, options: argparse.Namespace) -> None:
+def row(name: str, options: Namespace) -> None:
     given = batches(options)
     p = np.random.default_rng(1).standard_normal((options.rows, options.width), dtype=np.float32)
     check(name, p, given)
@@ -102,12 +103,10 @@ def row(name: str, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each rule")
-    options = parser.parse_args()
+    parser = Parser(__doc__, seconds=8.0)
+    for name, default in {"rows": 1_000_000, "width": 64, "batch": 4096}.items():
+        parser.add_argument(f"--{name}", type=count_of, default=default, help=f"({default})")
+    options = parser.options()
     warnings.filterwarnings("ignore", message="Sparse invariant checks")
     print(f"{options.batch} rows of {options.rows} x {options.width}, float32")
     print(f"{'rule':<8} {'side':<17} {'threads':>7} {'us per call':>12} {'/ ours':>8}")

@@ -9,7 +9,6 @@ are compared first, then they take turns; medians. "share" is the update's part 
 with the host's own formula.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from optkern.bench.options import Parser
 from optkern.integrations import cs231n, dl_from_scratch, evolution_strategies
 
 from threadpoolctl import threadpool_limits  # isort: skip
@@ -202,10 +202,7 @@ def row(name: str, makers: tuple[Callable, Callable], rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one round of the smallest shape")
-    parser.add_argument("--blas-threads", type=int, default=1)
-    options = parser.parse_args()
+    options = Parser(__doc__, blas_threads=1, quick=False).options()
     shapes = [((784, 50, 10), 100), ((3072, 100, 10), 200), ((784, 512, 10), 32)]
     print(f"{'':48}{'theirs ms':>9} {'ours ms':>9} {'share':>8} {'ratio':>7} {'1/(1-s)':>9}")
     with threadpool_limits(options.blas_threads, user_api="blas"):

@@ -8,7 +8,6 @@ give: no optimizer can do better. Data are random: only shapes count. The matrix
 thread unless told otherwise.
 """
 
-import argparse
 import statistics
 import time
 import warnings
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import optkern  # before scikit-learn: whoever loads OpenMP first sets its wait policy
+from optkern.bench.options import Parser
 
 import scipy.sparse  # isort: skip
 from sklearn.exceptions import ConvergenceWarning  # isort: skip
@@ -122,11 +122,7 @@ def row(shape: Shape, rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="MLPClassifier.fit with optkern and without")
-    parser.add_argument("--quick", action="store_true", help="one round of the smallest shapes")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--blas-threads", type=int, default=1)
-    options = parser.parse_args()
+    options = Parser(__doc__, rounds=5, blas_threads=1, quick=False).options()
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(f"{'':44}{'plain s':>8} {'ours s':>8} {'share':>8} {'ratio':>7} {'1/(1-s)':>9}")
     with threadpool_limits(options.blas_threads, user_api="blas"):

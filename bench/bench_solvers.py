@@ -17,13 +17,13 @@ lines say how many are not.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import classics
 import numpy as np
 import problems
 
+from optkern.bench.options import Parser
 from optkern.solvers import LBFGS, NewtonLanczos
 from optkern.solvers._two_loop import two_loop
 
@@ -204,12 +204,12 @@ def compare(makes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--small", action="store_true", help="without the digits network")
     parser.add_argument("--more", action="store_true", help="other functions of the classical set")
     parser.add_argument("--two-loop", action="store_true", help="time the recursion alone")
     parser.add_argument("--random", action="store_true", help="from 20 random starts each")
-    options = parser.parse_args()
+    options = parser.options()
     if options.random:
         random_starts()
     elif options.two_loop:

@@ -10,7 +10,6 @@ in thinc's optimizer, and 1/(1-share) what a free update would give: no optimize
 averages on, gradients clipped, weight decay. Data are random: only shapes count.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from optkern.bench.options import Parser
 from optkern.integrations import thinc as ours  # before SciPy: who loads OpenMP sets its policy
 
 import thinc.api as api  # isort: skip
@@ -116,11 +116,7 @@ def row(name: str, rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="thinc's Adam and optkern's")
-    parser.add_argument("--quick", action="store_true", help="a few batches of the smallest model")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--blas-threads", type=int, default=1)
-    options = parser.parse_args()
+    options = Parser(__doc__, rounds=60, blas_threads=1, quick=False).options()
     print("batches of float32; ratio: thinc's time over optkern's")
     print(
         f"{'':28}{'theirs ms':>9} {'ours ms':>8} {'share':>8} {'ratio':>7} {'1/(1-s)':>9}", end=""

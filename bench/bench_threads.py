@@ -16,7 +16,6 @@ The product's own time is shown beside each fixed setting: a second thread of th
 the product that follows it, which no timing of the step alone would show.
 """
 
-import argparse
 import math
 import subprocess
 import sys
@@ -27,8 +26,11 @@ from time import perf_counter
 import numpy as np
 
 import optkern
+from optkern.bench.cases import Shape
+from optkern.bench.options import Parser
 
-SIZES = ("1e3", "1e4", "1e5", "1e6", "1e7")
+SIZES = tuple(map(Shape.parse, ("1e3", "1e4", "1e5", "1e6", "1e7")))
+ROWS = ("gemm", "busy", "both")
 SIDES: dict[str, int | None] = {"default": None, "1": 1, "all": optkern.get_num_threads()}
 TURNS = 10
 SETTLE = 20  # iterations of each side before anything counts
@@ -131,27 +133,24 @@ def show(size: str, what: str, sides: dict[str, Side], allowed: float, against: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each row (5)")
-    parser.add_argument("--sizes", nargs="+", default=SIZES)
-    parser.add_argument("--rows", nargs="+", choices=("gemm", "busy", "both"), default=None)
-    options = parser.parse_args()
-    rows = options.rows or ["gemm", "busy", "both"]
+    parser = Parser(__doc__, seconds=5.0, sizes=SIZES)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    options = parser.options()
     print("us of a step and of the product beside it: default, one thread, all threads")
     print(HEAD)
     for size in options.sizes:
-        n = int(float(size))
-        if "gemm" in rows:
+        n = size.elements
+        if "gemm" in options.rows:
             sides = measured(n, layer(n), options.seconds)
-            show(size, "gemm", sides, 1.05, ["1", "all"])
-        if "busy" in rows:
+            show(size.name, "gemm", sides, 1.05, ["1", "all"])
+        if "busy" in options.rows:
             with busy(1):
                 sides = measured(n, None, options.seconds)
-            show(size, "busy", sides, 1.1, ["1"])
-        if "both" in rows:
+            show(size.name, "busy", sides, 1.1, ["1"])
+        if "both" in options.rows:
             with busy(1):
                 sides = measured(n, layer(n), options.seconds)
-            show(size, "both", sides, 1.1, ["1"])
+            show(size.name, "both", sides, 1.1, ["1"])
     print("worst: the default's iteration over the better fixed one's (gemm: 1.05 allowed) or over")
     print("one thread's (busy; both: with the product; 1.1 allowed); *: more than that")
 

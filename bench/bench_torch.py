@@ -8,13 +8,13 @@ first. "share" is the part of a training step that torch's optimizer takes as it
 1/(1-share) what a free update would give. torch's products and optimizers run on --threads threads.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from optkern.bench.options import Parser
 from optkern.integrations import torch as ours  # before torch: who loads OpenMP sets its policy
 
 import torch  # isort: skip
@@ -144,13 +144,7 @@ def shown(sizes: tuple[int, ...]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="torch.optim.Adam, as it comes and fused, and ours"
-    )
-    parser.add_argument("--quick", action="store_true", help="one round of the smallest shapes")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = Parser(__doc__, rounds=25, threads=1, quick=False).options()
     torch.set_num_threads(options.threads)
     rounds = 1 if options.quick else options.rounds
     print(

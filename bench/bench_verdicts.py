@@ -16,7 +16,6 @@ Data are scikit-learn's; gradients come from autograd (both in the extra `peers`
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 
@@ -29,6 +28,7 @@ from scipy.optimize import minimize
 from sklearn import datasets
 
 from optkern import curvature
+from optkern.bench.options import Parser
 
 STAGES = (0, 3, 10, 40, 150, 1000)
 
@@ -393,13 +393,13 @@ def rates(models, single=False, exact=False, show=print):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--models", choices=("tuned", "held", "all"), default="all")
     parser.add_argument("--single", action="store_true", help="float32 parameters and gradients")
     parser.add_argument(
         "--exact", action="store_true", help="products by autograd, not differences"
     )
-    args = parser.parse_args()
+    args = parser.options()
     chosen = {"tuned": TUNED, "held": HELD, "all": {**TUNED, **HELD}}[args.models]
     for rate, (count, of) in rates(chosen, args.single, args.exact).items():
         print(f"{rate:22} {count} of {of} ({100 * count / max(of, 1):.0f} %)")

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import optkern
+from optkern.bench.options import Parser
 
 ALLOWED = {"bfloat16": 0.01, "int8": 0.02}  # of float32's loss
 BATCH = 64
@@ -141,11 +141,9 @@ def row(run: Run, steps: int, seeds: int) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the steps")
+    parser = Parser(__doc__, seeds=5, quick=False)
     parser.add_argument("--only", help="runs whose name contains this")
-    parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args()
+    options = parser.options()
     seeds, part = (1, 10) if options.quick else (options.seeds, 1)
     print(f"{'run':<22}{'steps':>7}{'float32':>10}{'spread':>9}{'bfloat16':>20}{'int8':>20}")
     runs = [run for run in RUNS if not options.only or options.only.lower() in run.name.lower()]

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from ._versions import __version__, show_versions
+from .bench.options import Parser, UsageError
 from .demo import command as demo
 from .demo.errors import DemoError
-from .kernels.names import hint, said_of_options
+from .kernels.names import hint
 
 _COMMANDS = ("demo", "bench", "info")
-
-
-class UsageError(Exception):
-    """A command line that cannot be understood; the message is one line."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake with one line, not with the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: error: {said_of_options(message, self)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,10 +65,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="optkern",
-        description="Optimizer steps for NumPy on CPUs, fused in one pass.",
-    )
+    parser = Parser("Optimizer steps for NumPy on CPUs, fused in one pass.", "optkern")
     parser.add_argument("--version", action="version", version=f"optkern {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo_help = "a NumPy network learns real data with every rule"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import optkern
-from optkern.bench import cases, cli, natural, parity, rows, sides, timing
+from optkern.bench import cases, cli, natural, options, parity, rows, sides, timing
 from optkern.kernels.rules import RULES
 
 FAST = ["--quick", "--seconds", "0.01", "--threads", "1"]
@@ -41,9 +41,27 @@ def answer(script, *options):
 
 # By its source what would be slow to ask: half of the scripts import another library first.
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_takes_options_by_argparse(script):
+def test_a_script_takes_its_options_from_their_one_home(script):
     source = script.read_text()
-    assert "ArgumentParser(" in source and ".parse_args(" in source
+    assert re.search(r"Parser\(\s*__doc__", source) and "options()" in source
+    assert "argparse.ArgumentParser" not in source and "parse_args" not in source
+    # What is declared there is asked for by name; a script declares only what it alone has.
+    for name in options.DECLARED:
+        assert f'add_argument("--{name.replace("_", "-")}"' not in source
+
+
+def test_options_in_common_are_checked_alike():
+    parser = options.Parser("a", "it", rounds=3, seconds=1.0, threads=1, sizes=None, dtype=None)
+    for given, word in {
+        "--rounds 0": "no whole number", "--rounds 1.5": "no whole number",
+        "--seconds 0": "no positive number of seconds",
+        "--threads 0": "from 1 to 1024", "--sizes 1e3 many": "'many' is no size",
+        "--dtype int8": "invalid choice", "--secnds 3": "did you mean --seconds",
+    }.items():  # fmt: skip
+        with pytest.raises(options.UsageError, match=f"^it: error: .*{re.escape(word)}"):
+            parser.parse_args(given.split())
+    got = parser.parse_args(["--rounds", "1e2", "--sizes", "1e3,1e4", "1e3"])
+    assert (got.rounds, [shape.name for shape in got.sizes]) == (100, ["1e3", "1e4"])
 
 
 @pytest.mark.slow
@@ -66,8 +84,8 @@ def test_a_script_refuses_what_it_does_not_know(name):
 
 
 def test_prints_the_rows_asked_for(capsys):
-    options = ["--rules", "adam,sgd", "lion", "--sizes", "100", "1e3", "5x7"]
-    assert cli.main([*FAST, *options]) == 0
+    given = ["--rules", "adam,sgd", "lion", "--sizes", "100", "1e3", "5x7"]
+    assert cli.main([*FAST, *given]) == 0
     out = capsys.readouterr().out.splitlines()
     assert f"isa {optkern.isa()}" in out[0] and f"numpy {np.__version__}" in out[0]
     rows = [line.split()[:2] for line in out if line.endswith("%")]
@@ -83,8 +101,8 @@ def test_the_table_is_aligned(capsys):
 
 def test_json_holds_the_rows(tmp_path, capsys):
     path = tmp_path / "rows.json"
-    options = ["--rules", "momentum", "--sizes", "3x50", "--dtype", "float64", "--json", str(path)]
-    assert cli.main([*FAST, *options]) == 0
+    given = ["--rules", "momentum", "--sizes", "3x50", "--dtype", "float64", "--json", str(path)]
+    assert cli.main([*FAST, *given]) == 0
     written = json.loads(path.read_text())
     assert written["machine"]["isa"] == optkern.isa()
     (row,) = written["rows"]
@@ -131,20 +149,16 @@ def test_a_noisy_machine_is_told(what, monkeypatch, capsys):
 
 
 def test_defaults_are_every_rule_and_the_sizes_promised():
-    options = cli._options([])
-    assert {case.rule.name for case in options.rules} == {rule.name for rule in RULES}
-    assert [shape.name for shape in options.sizes] == [
-        "1e3",
-        "1e4",
-        "1e5",
-        "1e6",
-        "1e7",
-        "1000x1000",
-    ]
+    default = cli._options([])
+    assert {case.rule.name for case in default.rules} == {rule.name for rule in RULES}
+    sizes = ["1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000"]
+    assert [shape.name for shape in default.sizes] == sizes
+    large = cli._options(["--big", "--rules", "sgd", "--dtype", "float32"])
+    assert [shape.name for shape in large.sizes] == [*sizes, "1e8", "gpt2"]
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("given", "word"),
     [
         (["--rules", "nope"], "nope"),
         (["--sizes", "many"], "many"),
@@ -163,15 +177,18 @@ def test_defaults_are_every_rule_and_the_sizes_promised():
         (["--json", "no/such/folder/rows.json"], "no/such/folder"),
         (["--json"], "--json"),
         (["--unknown"], "--unknown"),
+        (["--plot", "a.png"], "optkern bench --peers --plot a.png"),
+        (["--mode", "gemm"], "optkern bench --peers --mode gemm"),
+        (["--threads", "1", "2"], "one number without --peers"),
         (["adam"], "adam"),
     ],
 )
-def test_bad_options_are_one_line_and_exit_code_2(options, word, capsys, monkeypatch):
+def test_bad_options_are_one_line_and_exit_code_2(given, word, capsys, monkeypatch):
     monkeypatch.setattr(cli, "measure", never)
-    assert cli.main(options) == 2
+    assert cli.main(given) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("optkern bench: ") and word in captured.err
+    assert captured.err.startswith("optkern bench: error: ") and word in captured.err
     assert captured.err.count("\n") == 1
 
 

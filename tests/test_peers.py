@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from optkern.bench import cases, cli, parity, peers
-from optkern.bench.compare import cli as comparison
 from optkern.bench.compare import rows as compared
+from optkern.bench.compare import run as comparison
 from optkern.bench.compare import workers
 from optkern.bench.peers import task
 
@@ -154,12 +154,43 @@ def test_who_is_not_installed_is_said_in_words(monkeypatch, capsys):
         return None if package != "numpy" else object()
 
     monkeypatch.setattr(workers, "find_spec", none_but_numpy)
+    monkeypatch.setattr(comparison.sys, "platform", "linux")
     arguments = ["--peers", "--quick", "--threads", "1", "--rules", "sgd", "--sizes", "10"]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
     for side, peer in peers.SIDES.items():
         if peer.package not in ("numpy", "optkern"):
             assert f"not measured: {side}: {peer.package} is not installed" in out
+    # Before anything is measured, and with what pip calls them.
+    first = out.partition("\nrule")[0]
+    assert first.endswith(
+        "not installed, so not measured: numba, torch, thinc, scikit-learn, jax optax; "
+        "to have them: pip install numba torch thinc scikit-learn jax optax "
+        "--extra-index-url https://download.pytorch.org/whl/cpu\n"
+    )
+
+
+def test_who_is_installed_is_not_asked_for():
+    assert comparison.absent(["numpy", "blocked"]) == ""
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_noisy_machine_is_told(quick, memory, monkeypatch, capsys):
+    """By what any worker's samples are: the loop at twice the step's time."""
+    order = workers.Workers.order
+
+    def timed(self, do, side, **arguments):
+        return {"time": 2.0 if side in peers.LIMITS else 1.0}.get(do) or order(
+            self, do, side, **arguments
+        )
+
+    monkeypatch.setattr(workers.Workers, "order", timed)
+    given = ["--rules", "sgd", "--sizes", "10", *FAST] if quick else ["--rules", "sgd"]
+    given += [] if quick else ["--sizes", "10", "--seconds", "1e-9", "--threads", "1", *FAST[:2]]
+    assert cli.main(given) == 0
+    out = capsys.readouterr().out
+    assert "too noisy to believe 1 of 1 rows: sgd 10 (200% of the limit)" in out
+    assert ("(without --quick)." if quick else "(--seconds 5e-09).") in out
 
 
 def test_a_peer_that_fails_is_left_out_with_its_reason(monkeypatch, capsys):
@@ -211,22 +242,24 @@ def test_plot(tmp_path):
         (["--peers", "--mode", "both"], "both"),
         (["--peers", "--json", "no/such/rows.json"], "--json"),
         (["--peers", "--plot", "no/such/rows.png"], "--plot"),
+        (["--peers", "--plot", "a.png", "--sizes", "2x3"], "no single tensor"),
+        (["--peers", "trch"], "did you mean torch"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(options, word, capsys):
     assert cli.main(options) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
-    assert captured.err.startswith("optkern bench: ") and word in captured.err
+    assert captured.err.startswith("optkern bench: error: ") and word in captured.err
 
 
 def test_defaults():
-    options = comparison._options(["--peers"])
+    options = cli._options(["--peers"])
     assert [case.name for case in options.rules] == list(comparison.RULES)
     names = [shape.name for shape in options.sizes]
     assert names == ["1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000", "resnet50"]
     assert options.peers == list(comparison.PEERS)
-    names = [shape.name for shape in comparison._options(["--peers", "--big"]).sizes]
+    names = [shape.name for shape in cli._options(["--peers", "--big"]).sizes]
     assert names[-2:] == ["1e8", "gpt2"]
 
 

@@ -99,6 +99,7 @@ def _gpt2() -> tuple[int, ...]:
 
 NETWORKS = {"resnet50": _resnet50, "gpt2": _gpt2}
 SHAPES = tuple(map(Shape.parse, ("1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000")))
+BIG = tuple(map(Shape.parse, ("1e8", "gpt2")))
 BLOCK = 100_000  # random numbers drawn; longer arrays repeat them, the time does not depend on it
 SETTLE = 10  # steps before anything is measured: past RAdam's warm-up and the choice of threads
 

@@ -4,66 +4,80 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
-from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from . import noise
-from .cases import CASES, SHAPES, Problem
+from .cases import BIG, CASES, SHAPES, Problem
+from .compare import run as comparison
 from .machine import machine
-from .options import (
-    Parser,
-    UsageError,
-    one_case,
-    one_shape,
-    refuse_too_large,
-    refuse_unwritable,
-    seconds_of,
-    several,
-    threads_of,
-)
+from .options import Listed, Parser, UsageError, refuse_too_large, refuse_unwritable
 from .parity import ParityError
 from .rows import measure
 from .table import COLUMNS, LEGEND, cells_of, show
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
-        prog="optkern bench",
-        description="Time every update rule against NumPy, after checking that the bits agree.",
+        "Time every update rule against NumPy (or, with --peers, against other libraries), after "
+        "checking that the bits agree.",
+        "optkern bench",
+        rules=None,
+        sizes=None,
+        big=False,
+        dtype="float32",
+        seconds=1.0,
+        quick=False,
+        json=None,
     )
-    add = parser.add_argument
-    add(
-        "--rules",
-        nargs="+",
-        type=several(one_case),
-        default=[],
-        help=f"of {', '.join(CASES)} (all)",
+    parser.take("threads", None, nargs="+", action=Listed)
+    compared = parser.add_argument_group("against other libraries")
+    compared.add_argument(
+        "--peers", nargs="*", action=Listed, help="those named; all that are installed"
     )
-    add("--sizes", nargs="+", type=several(one_shape), default=[], help="such as 1e5 or 1000x1000")
-    add("--dtype", choices=("float32", "float64"), default="float32")
-    add("--threads", type=threads_of, help="threads of a step (optkern's own choice)")
-    add("--seconds", type=seconds_of, default=1.0, help="time for each row (1)")
-    add("--quick", action="store_true", help="a twentieth of the time: a look, no measurement")
-    add("--json", type=Path, metavar="PATH", help="write the rows there too")
-    add("--peers", action="store_true", help="against other libraries; has options of its own")
+    compared.add_argument(
+        "--mode", choices=("isolated", "gemm"), help="gemm: a matrix product beside each step"
+    )
+    parser.take("plot", None, group=compared)
     return parser
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    options = _parser().parse_args(argv)
-    options.rules = list(chain(*options.rules)) or list(CASES.values())
-    options.sizes = list(chain(*options.sizes)) or list(SHAPES)
-    itemsize = np.dtype(options.dtype).itemsize
+    parser = _parser()
+    options = parser.parse_args(argv)
+    copies = 4
+    if options.peers is None:
+        _refuse_comparison(parser, options)
+        options.rules = options.rules or list(CASES.values())
+        options.sizes = options.sizes or [*SHAPES, *(BIG if options.big else ())]
+        options.threads = options.threads[0] if options.threads else None
+    else:
+        if os.name != "posix":
+            parser.error("argument --peers: needs a POSIX system (shared memory by descriptor)")
+        comparison.complete(parser, options)
+        copies = 5  # shared once; NumPy's peers and optax have copies and temporaries beside them
     for case in options.rules:
         for shape in options.sizes:
-            refuse_too_large(case, shape, itemsize)
-    if options.json is not None:
-        refuse_unwritable(options.json, "--json")
+            refuse_too_large(parser, case, shape, np.dtype(options.dtype).itemsize, copies)
+    for name in ("json", "plot"):
+        if getattr(options, name) is not None:
+            refuse_unwritable(parser, getattr(options, name), f"--{name}")
     return options
+
+
+def _refuse_comparison(parser: Parser, options: argparse.Namespace) -> None:
+    """What goes with --peers alone."""
+    for name in ("mode", "plot"):
+        if getattr(options, name) is not None:
+            parser.error(
+                f"argument --{name}: is of the comparison with other libraries; "
+                f"optkern bench --peers --{name} {getattr(options, name)}"
+            )
+    if len(options.threads or ()) > 1:
+        parser.error("argument --threads: one number without --peers")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -79,16 +93,11 @@ def _run(options: argparse.Namespace) -> None:
             rows.append(measure(problem, seconds, rounds))
             show(cells_of(rows[-1]))
     print(f"\n{LEGEND}")
-    if said := noise.verdict(rows, longer(options)):
+    if said := noise.verdict(rows, options.quick, options.seconds):
         print(f"\n{said}")
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
         print(f"written to {options.json}")
-
-
-def longer(options: argparse.Namespace) -> str:
-    """The options that give a row more time."""
-    return "without --quick" if options.quick else f"--seconds {5 * options.seconds:g}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,19 +111,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 where a kernel does not equal its reference; 2 for options that make no sense.
+        0; 1 where a side does not equal the reference; 2 for options that make no sense.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if "--peers" in argv:
-        from .compare.cli import main as compare
-
-        return compare(argv)
     try:
-        _run(_options(argv))
-    except ParityError as error:
+        options = _options(argv)
+        _run(options) if options.peers is None else comparison.run(options)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (ParityError, comparison.WorkerError) as error:
         print(f"optkern bench: {error}", file=sys.stderr)
         return 1
-    except (UsageError, MemoryError) as error:
+    except MemoryError as error:
         print(f"optkern bench: {error or 'not enough memory'}", file=sys.stderr)
         return 2
     return 0

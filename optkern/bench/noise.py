@@ -34,13 +34,17 @@ def doubt(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def verdict(rows: Sequence[Mapping[str, Any]], longer: str) -> str:
-    """A sentence about the machine where rows cannot be believed; empty where all can."""
+def verdict(rows: Sequence[Mapping[str, Any]], quick: bool, seconds: float) -> str:
+    """A sentence about the machine where rows cannot be believed; empty where all can.
+
+    ``quick`` and ``seconds`` are the options that the rows were measured with.
+    """
     doubts = [(row, why) for row in rows if (why := doubt(row))]
     if not doubts:
         return ""
     shown = ", ".join(f"{row['case']} {row['shape']} ({why})" for row, why in doubts[:5])
     more = f" and {len(doubts) - 5} more" if len(doubts) > 5 else ""
+    longer = "without --quick" if quick else f"--seconds {5 * seconds:g}"
     return (
         f"The machine was too noisy to believe {len(doubts)} of {len(rows)} rows: {shown}{more}. "
         f"Measure again with no other program at work, or longer ({longer})."

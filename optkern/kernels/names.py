@@ -162,8 +162,9 @@ def said_of_options(message: str, parser: argparse.ArgumentParser) -> str:
     """An argparse message, with the option that was meant by one that is not there."""
     known = {x for action in parser._actions for x in action.option_strings}
     for action in parser._actions:
-        for inner in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
-            known |= {x for own in inner._actions for x in own.option_strings}
+        for inner in action.choices.values() if isinstance(action.choices, dict) else ():
+            if isinstance(inner, type(parser)):  # a command's own options
+                known |= {x for own in inner._actions for x in own.option_strings}
     start, _, rest = message.partition("unrecognized arguments: ")
     near = meant(rest.split("=")[0].split()[0], sorted(known)) if rest and not start else []
     return message + f"; did you mean {' or '.join(near)}?" * bool(near)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..options import UsageError
+from ..cases import Shape
+from ..options import Parser
 from ..peers import OWN, SIDES
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path, about: Mapping[str, Any]) -> None:
-    """ns/param against size: a panel per rule and thread count, a line per side, the limit below.
+def refuse_undrawable(parser: Parser, sizes: Sequence[Shape]) -> None:
+    """Before an hour of measurements: there will be something to draw, and something to draw it."""
+    if find_spec("matplotlib") is None:
+        parser.error("argument --plot: needs matplotlib (pip install matplotlib)")
+    if all(len(shape.sizes) > 1 for shape in sizes):
+        parser.error("argument --plot: there is no single tensor among --sizes to draw")
 
-    Raises
-    ------
-    UsageError
-        Without matplotlib.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("argument --plot: needs matplotlib (pip install matplotlib)") from None
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path, about: Mapping[str, Any]) -> None:
+    """Draw ns/param against size: a panel per rule and thread count, a line per side, the limit."""
+    from matplotlib.figure import Figure
+
     single = [row for row in rows if row["tensors"] == 1]
-    if not single:
-        raise UsageError("argument --plot: there is no single tensor among --sizes to draw")
     cases = list(dict.fromkeys(row["case"] for row in single))
     threads = sorted({row["threads"] for row in single})
     panels = [(case, count) for count in threads for case in cases]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels import reference
+from .. import noise
 from ..cases import BLOCK, Case, Shape
 from ..parity import ParityError, bits
 from ..peers import LIMITS, OWN, SIDES
@@ -154,8 +155,8 @@ def measure(
     dict
         ``case, shape, tensors, elements, dtype, threads, mode, rounds``; ``ns_per_param`` by side,
         ``limit_ns_per_param``; in mode gemm ``product_ns_per_param`` by side;
-        ``fastest_peer``, ``ratio`` (its time / optkern's, product included), ``share_of_limit``.
-        Ready for JSON.
+        ``fastest_peer``, ``ratio`` (its time / optkern's, product included), ``share_of_limit`` and
+        ``spread`` as `optkern.bench.rows.measure` has them. Ready for JSON.
 
     Raises
     ------
@@ -188,6 +189,8 @@ def result(row: Row, mode: str, samples: Mapping[str, Sequence[Any]]) -> dict[st
     }
     steps = {s: statistics.median(x for x, _ in values) * to_ns for s, values in pairs.items()}
     whole = {s: statistics.median(map(sum, values)) * to_ns for s, values in pairs.items()}
+    loop = min((side for side in LIMITS if side in steps), key=steps.__getitem__)
+    timed = [[x for x, _ in pairs[side]] for side in ("optkern", loop)]
     limits = [steps.pop(side) for side in LIMITS if side in steps]
     rivals = {side: whole[side] for side in steps if side not in OWN}
     fastest = min(rivals, key=rivals.__getitem__) if rivals else None
@@ -205,6 +208,7 @@ def result(row: Row, mode: str, samples: Mapping[str, Sequence[Any]]) -> dict[st
         "fastest_peer": fastest,
         "ratio": rivals[fastest] / whole["optkern"] if fastest else None,
         "share_of_limit": min(limits) / steps["optkern"],
+        "spread": max(map(noise.spread, timed)),
     }
     if mode == "gemm":
         row_["product_ns_per_param"] = {

@@ -27,12 +27,17 @@ class WorkerError(Exception):
     """A peer's process cannot do what it was asked; the message says why."""
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package can be found; whether it can be imported its process will say."""
+    return find_spec(package) is not None
+
+
 class Process:
     """A worker process for the peers of one package."""
 
     def __init__(self, package: str, threads: int, memory: int) -> None:
         self.package = package
-        if package != "optkern" and find_spec(package) is None:
+        if package != "optkern" and not is_installed(package):
             raise WorkerError("is not installed")
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", WORKER, package, str(memory)],
