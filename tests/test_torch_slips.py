@@ -153,3 +153,67 @@ def test_moments_that_no_steps_leave_are_refused(how, value, rule):
             opt.step()
         else:
             opt.load_state_dict(saved)
+
+
+# --------------------------------------------------------------------------- sparse gradients
+
+INDICES = torch.tensor([1, 1, 4])
+
+
+def embedding(sparse=True):
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList([torch.nn.Embedding(5, 3, sparse=sparse), torch.nn.Linear(3, 1)])
+
+    def backward():
+        for p in layers.parameters():
+            p.grad = None
+        (layers[1](layers[0](INDICES)) ** 2).sum().backward()
+
+    return layers, backward
+
+
+def refused_sparse():
+    layers, backward = embedding()
+    opt = ours.SGD(layers.parameters(), lr=0.1)
+    backward()
+    with pytest.raises(TypeError, match="gradient of parameter 0 must be dense") as caught:
+        opt.step()
+    return layers, opt, str(caught.value)
+
+
+def weights_after(layers, backward, *opts):
+    for _ in range(2):
+        backward()
+        for opt in opts:
+            opt.step()
+    return [p.detach().clone() for p in layers.parameters()]
+
+
+def test_what_a_sparse_gradients_refusal_advises_works():
+    layers, opt, said = refused_sparse()
+    assert "make the layer with sparse=False" in said
+    layers, backward = embedding(sparse=False)
+    expected = weights_after(layers, backward, ours.SGD(layers.parameters(), lr=0.1))
+
+    layers, opt, said = refused_sparse()
+    assert "p.grad = p.grad.to_dense() before the step" in said
+    p = layers[0].weight
+
+    def backward():
+        p.grad = layers[1].zero_grad()
+        (layers[1](layers[0](INDICES)) ** 2).sum().backward()
+        p.grad = p.grad.to_dense()
+
+    assert all(map(torch.equal, weights_after(layers, backward, opt), expected))
+
+    names = ("SparseAdam", "SGD", "Adagrad")
+    assert "torch.optim.SparseAdam, or to torch.optim.SGD or Adagrad with weight_decay=0" in said
+    for name in names:
+        layers, backward = embedding()
+        rest = ours.SGD(layers[1].parameters(), lr=0.1)
+        before = layers[0].weight.detach().clone()
+        own = getattr(torch.optim, name)([layers[0].weight], lr=0.1)
+        found = weights_after(layers, backward, own, rest)
+        if name == "SGD":
+            torch.testing.assert_close(found, expected)
+        assert (found[0] != before)[[1, 4]].all() and torch.equal(found[0][0], before[0])

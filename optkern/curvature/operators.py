@@ -68,13 +68,7 @@ class Point:
         self.arrays: list[np.ndarray] = self.structure.arrays
         names = [buffers.named("array", label) + f" of {what}" for label in self.structure.labels]
         for name, array in zip(names, self.arrays):
-            if not isinstance(array, np.ndarray):
-                raise TypeError(
-                    f"{owner}: {name} must be a NumPy array, got {type(array).__name__}"
-                    f"{buffers.advice(array)}"
-                )
-            if array.dtype not in buffers.DTYPES:
-                raise TypeError(f"{owner}: {name} must be float32 or float64, got {array.dtype}")
+            buffers.check_floating(owner, name, array)
             if not np.isfinite(array).all():
                 raise ValueError(f"{owner}: {name} holds NaN or inf")
         buffers.refuse_overlap(owner, zip(names, self.arrays))
@@ -94,7 +88,10 @@ class Point:
             if isinstance(piece, (tuple, list)) or piece is None:
                 came = "None" if piece is None else f"a {type(piece).__name__}"
                 raise TypeError(f"{self.owner}: {name} must be an array, got {came}")
-            piece = np.asarray(piece)
+            given, piece = piece, np.asarray(piece)
+            if piece.dtype == object or isinstance(given, np.ma.MaskedArray):
+                came = f"{type(given).__name__}{buffers.advice(given)}"
+                raise TypeError(f"{self.owner}: {name} must be a NumPy array, got {came}")
             if not np.issubdtype(piece.dtype, np.floating):
                 raise TypeError(f"{self.owner}: {name} must be real floating, got {piece.dtype}")
             if piece.shape != array.shape:
@@ -108,7 +105,8 @@ class Point:
 
     def vector(self) -> np.ndarray:
         """x itself as a flat vector; a copy."""
-        return np.concatenate([array.reshape(-1) for array in self.arrays]).astype(self.dtype)
+        flat = [np.asarray(array).reshape(-1) for array in self.arrays]  # a matrix stays 2-D
+        return np.concatenate(flat).astype(self.dtype)
 
     def unflatten(self, vector: np.ndarray, dtype: Any = None) -> Any:
         """A flat vector as a structure like x's: views where the dtype is right.

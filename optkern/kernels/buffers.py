@@ -72,6 +72,12 @@ def advice(value: Any) -> str:
     """What makes an array of what is none, as the end of a message."""
     if hasattr(value, "to_numpy"):
         return "; np.array(x.to_numpy()) makes an array of its values"
+    if isinstance(value, np.ma.MaskedArray):
+        return (
+            "; x.filled(0) is an array with 0 where it is masked, x.data the one beneath the mask"
+        )
+    if hasattr(value, "toarray"):  # SciPy's
+        return "; x.toarray() is a dense array of it"
     if isinstance(value, (list, tuple, float, int)):
         return "; np.array makes an array of numbers, optkern.flatten one vector of many arrays"
     if isinstance(value, Mapping):
@@ -194,9 +200,11 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
         gradient = np.asarray(gradient)
     gradient = shared(owner, what, gradient)
     if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
+        few = hasattr(gradient, "toarray")  # SciPy's sparse ones
+        rows = ", and opt.step_rows takes some of its rows alone" if few else ""
         raise TypeError(
             f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"
-            f"{advice(gradient)}"
+            f"{advice(gradient)}{rows}"
         )
     kind = codecs.kind_of(gradient.dtype)
     if not (np.issubdtype(gradient.dtype, np.floating) or kind):

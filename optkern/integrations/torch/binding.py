@@ -268,8 +268,9 @@ class Binding:
         what = f"{self.owner}: {named('gradient of parameter', i)}"
         if g.layout != torch.strided:
             raise TypeError(
-                f"{what} must be dense, got {g.layout}: make the layer with sparse=False, "
-                "or use torch.optim.SparseAdam"
+                f"{what} must be dense, got {g.layout}: make the layer with sparse=False, or set "
+                "p.grad = p.grad.to_dense() before the step, or leave this parameter out and give "
+                "it to torch.optim.SparseAdam, or to torch.optim.SGD or Adagrad with weight_decay=0"
             )
         # What autograd knows to be zeros is nowhere until it is copied.
         return tensors.memory(what, g.clone() if g._is_zerotensor() else g.resolve_neg())
