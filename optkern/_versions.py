@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy
 
@@ -21,7 +22,7 @@ def show_versions() -> None:
     """Print the versions and settings that decide how optkern runs, a line each."""
     openmp = f"{runtime.OPENMP}, {openmp_policy}" if runtime.OPENMP else openmp_policy
     rows = {
-        "optkern": __version__,
+        "optkern": f"{__version__}, from {Path(__file__).parent}",
         "python": sys.version.split()[0],
         "numpy": numpy.__version__,
         "platform": platform.platform(),

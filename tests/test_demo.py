@@ -682,6 +682,7 @@ def test_info_is_show_versions(capsys):
     optkern.show_versions()
     assert (code, err) == (0, "")
     assert out == capsys.readouterr().out != ""
+    assert out.splitlines()[0].endswith(f", from {Path(optkern.__file__).parent}")
 
 
 def test_bench_gets_its_options_untouched(capsys, monkeypatch):

@@ -29,11 +29,15 @@ class Judgement:
         At the point, over the whole training set.
     verdict : optkern.curvature.Verdict
     escaped : optkern.curvature.Escape or None
+    endless : bool
+        Whether every sample's class is right already: larger weights of the last layer lower the
+        cross-entropy from there on, for ever, and no minimum comes.
     """
 
     loss: float
     verdict: curvature.Verdict
     escaped: curvature.Escape | None
+    endless: bool
 
 
 class Objective:
@@ -51,6 +55,12 @@ class Objective:
 
     def loss(self, x: Params) -> float:
         return self.network.at(x).batch_loss(self.X, self.y)
+
+    def all_right(self) -> bool:
+        """Whether every sample's class is the network's."""
+        if self.network.loss != "cross_entropy":
+            return False
+        return bool((self.network.batch_outputs(self.X).argmax(axis=1) == self.y).all())
 
     def grad(self, x: Params) -> Params:
         return self.network.at(x).loss_and_grads(self.X, self.y)[1]
@@ -74,6 +84,8 @@ def judge(network: Network, data: Data, seed: int = 0) -> Judgement | None:
         verdict = curvature.classify(at.x, at.grad, at.hvp, at.loss, seed=seed)
     except FloatingPointError:  # a product overflows
         return None
+    endless = at.all_right()
     if verdict.kind != "saddle":
-        return Judgement(loss, verdict, None)
-    return Judgement(loss, verdict, curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad))
+        return Judgement(loss, verdict, None, endless)
+    escaped = curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad)
+    return Judgement(loss, verdict, escaped, endless)

@@ -155,8 +155,12 @@ class Network:
 
     def batch_loss(self, X: Array, y: Array) -> float:
         """The loss alone of one mini-batch; updates the running statistics."""
+        return self.measure(self.batch_outputs(X), y)[0]
+
+    def batch_outputs(self, X: Array) -> Array:
+        """What the last layer gives of one mini-batch; updates the running statistics."""
         p, last = self.params, self._forward(X)[0][-1]
-        return self.measure(last @ p[f"W{self.last}"] + p[f"b{self.last}"], y)[0]
+        return last @ p[f"W{self.last}"] + p[f"b{self.last}"]
 
     def _forward(self, X: Array) -> tuple[list[Array], dict[int, Array], dict[int, Array]]:
         """Each dense layer's input, and what the hidden layers normalised and divided by."""

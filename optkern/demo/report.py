@@ -201,10 +201,12 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
     ):
         shown.add_column(header, justify="right", no_wrap=True)
     say(console)
+    judged = {}
     with _working(console, "judging the points where training stopped", len(results)) as advance:
         for result in results:
             start = perf_counter()
-            row = _judged(judgement.judge(result.optkern.network, data, seed))
+            judged[result.rule] = judgement.judge(result.optkern.network, data, seed)
+            row = _judged(judged[result.rule])
             shown.add_row(result.rule, *row)
             advance()
             if not console.is_terminal:  # where there is no bar to be seen
@@ -225,6 +227,31 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
         "way out   what going down along the negative curvature is worth",
     )
     say(console)
+    for line in unfinished(judged, len(results[0].optkern.losses)):
+        say(console, textwrap.fill(line, 80))
+
+
+def unfinished(judged: Mapping[str, judgement.Judgement | None], epochs: int) -> Iterator[str]:
+    """Why so many verdicts are not_stationary, and what to do about it."""
+    going = {
+        name: found.endless
+        for name, found in judged.items()
+        if found is not None and found.verdict.kind == "not_stationary"
+    }
+    onward = [name for name, endless in going.items() if not endless]
+    endless = [name for name, endless in going.items() if endless]
+    if onward:
+        yield (
+            f"not_stationary ({', '.join(onward)}): the training was short, a step still lowers "
+            f"the loss; train longer, as with --epochs {10 * epochs}."
+        )
+    if endless:
+        yield (
+            f"not_stationary ({', '.join(endless)}): all classes are right already; larger weights "
+            "lower the cross-entropy for ever, so no minimum comes: stop by the test accuracy."
+        )
+    if going:
+        yield ""
 
 
 def _judged(result: judgement.Judgement | None) -> tuple[str, ...]:
