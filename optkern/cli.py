@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         # The benchmarks parse their own options.
-        return run_bench(argv[1:]) if argv[:1] == ["bench"] else _run(argv)
+        code = run_bench(argv[1:]) if argv[:1] == ["bench"] else _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader had enough: `optkern bench | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
         return _fail(str(error), 2)
     except DemoError as error:

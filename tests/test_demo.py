@@ -685,6 +685,17 @@ def test_info_is_show_versions(capsys):
     assert out.splitlines()[0].endswith(f", from {Path(optkern.__file__).parent}")
 
 
+def test_a_reader_that_has_had_enough_is_no_error():
+    """As in `optkern info | head -1`."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [*COMMAND, "info"], stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=600
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_bench_gets_its_options_untouched(capsys, monkeypatch):
     got = []
     fake = SimpleNamespace(main=lambda argv: got.append(argv) or 5)
