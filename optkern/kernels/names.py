@@ -111,7 +111,10 @@ def misspelt(name: object, known: Iterable[str]) -> str:
 
 
 def spell_names(
-    module: str, names: Callable[[], Iterable[str]] | None = None, said: str = ""
+    module: str,
+    names: Callable[[], Iterable[str]] | None = None,
+    said: str = "",
+    elsewhere: Callable[[str], str] = lambda name: "",
 ) -> None:
     """Let a module say what was meant by a name that it does not have.
 
@@ -128,12 +131,17 @@ def spell_names(
         ``() -> names`` to compare with; default its ``__all__``, or what it defines.
     said : str
         What it is called, where it is known by another name.
+    elsewhere : callable, optional
+        ``name -> where it is``, in a sentence, or ``''``.
     """
     space = vars(sys.modules[module])
 
     def __getattr__(name: str) -> Any:
-        near = [] if name.startswith("__") else meant(name, names() if names else _public(space))
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = ""
+        if not name.startswith("__") and not (hint := elsewhere(name)):
+            near = meant(name, names() if names else _public(space))
+            hint = f"did you mean {' or '.join(near)}?" if near else ""
+        hint = hint and f"; {hint}"
         # Python adds a guess of its own, which may be another, where an error names no object.
         raise AttributeError(
             f"module {said or module!r} has no attribute {name!r}{hint}", name=name, obj=None

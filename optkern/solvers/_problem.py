@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -240,6 +240,13 @@ def refuse_unknown(solver: object, name: str, settable: Iterable[str]) -> None:
     raise AttributeError(f"{cls.__name__} has no attribute {name!r} to set; {hint(name, settable)}")
 
 
+def refuse_asked(solver: object, name: str, there: Iterable[str]) -> NoReturn:
+    """Say which attributes there are instead of one that is asked for."""
+    more = "" if name.startswith("_") else f"; {hint(name, there)}"
+    said = f"{type(solver).__name__} has no attribute {name!r}{more}"
+    raise AttributeError(said, name=name, obj=None)  # Python would add a guess of its own
+
+
 class Solver(ABC):
     """What `LBFGS` and `NewtonLanczos` share: options that are attributes, counts, their state."""
 
@@ -252,6 +259,11 @@ class Solver(ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         refuse_unknown(self, name, (*self._options, "num_threads", *self._counts))
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # for which every name would be there
+
+        def __getattr__(self, name: str) -> Any:
+            refuse_asked(self, name, (*self._options, "num_threads", *self._counts))
 
     @abstractmethod
     def _read_options(self, owner: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,9 +23,11 @@ from ._problem import (
     check_loaded,
     largest,
     real_loss,
+    refuse_asked,
     refuse_unknown,
 )
 
+_OWN = ("optimizer", "rho", "adaptive", "gradients")
 _LARGE = 1e12  # numbers up to it, and down to its inverse: cubes of them are float32's too
 
 
@@ -108,13 +110,34 @@ class SAM:
         return self.optimizer.steps
 
     def __setattr__(self, name: str, value: Any) -> None:
-        refuse_unknown(self, name, ("optimizer", "rho", "adaptive", "gradients"))
+        if name not in _OWN and (where := self._inside(name)):
+            raise AttributeError(f"SAM has no attribute {name!r} to set; {where}")
+        refuse_unknown(self, name, _OWN)
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # for which every name would be there
+
+        def __getattr__(self, name: str) -> Any:
+            if where := self._inside(name):
+                raise AttributeError(f"SAM has no attribute {name!r}; {where}", name=name, obj=None)
+            refuse_asked(self, name, (*_OWN, "params", "steps"))
+
+    def _inside(self, name: str) -> str:
+        """Say where the optimizer inside has a name; '' where it has not."""
+        inner = self.__dict__.get("optimizer")
+        if name.startswith("_") or hasattr(SAM, name) or not isinstance(inner, Optimizer):
+            return ""
+        if name in inner.rule.hyperparameters:
+            return f"it is opt.optimizer.param_groups[0][{name!r}]"
+        return f"it is opt.optimizer.{name}" if hasattr(inner, name) else ""
 
     def _read_options(self, owner: str = "SAM") -> float:
         if not isinstance(self.optimizer, Optimizer):
+            came, more = type(self.optimizer), ""
+            if came.__module__.startswith(("torch.", "optkern.integrations.")):  # of the same names
+                more = f" of {came.__module__}; optkern.SGD(params) is one, of arrays"
             raise TypeError(
-                f"{owner}: optimizer must be one of optkern's, got {type(self.optimizer).__name__}"
+                f"{owner}: optimizer must be one of optkern's, got {came.__name__}{more}"
             )
         if not isinstance(self.adaptive, (bool, np.bool_)):
             raise ValueError(f"{owner}: adaptive must be True or False, got {brief(self.adaptive)}")

@@ -18,6 +18,7 @@ from .library import MINIMUM
 torch: Any = host("torch", "torch", MINIMUM)
 
 from .adapter import Adapter  # noqa: E402
+from .elsewhere import elsewhere  # noqa: E402
 from .model_loss import objective  # noqa: E402
 
 __all__ = ["objective"]
@@ -42,4 +43,4 @@ for _class in optimizers.CLASSES.values():
     __all__ += [_class.__name__]
 del _class
 
-spell_names(__name__)
+spell_names(__name__, elsewhere=elsewhere)
