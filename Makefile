@@ -51,7 +51,7 @@ lint: .venv/extras-dev
 # where that is as new as the sources compiles nothing. Only what changed is compiled.
 .venv/built: .venv/bin/python $(SOURCES)
 	@$(BIN)/python setup.py needs
-	@echo 'building optkern into .venv: two to three minutes of processor time, seconds where little has changed'
+	@echo 'building optkern into .venv: each module is a line, only what has changed is compiled'
 	@$(REQUIRED) > .venv/required && $(PIP) install -r .venv/required
 	@if [ -d build ]; then find build -path 'build/lib*' -name '*.py*' -delete; fi
 	@$(BIN)/python -u setup.py -q build

@@ -1,6 +1,6 @@
 """What the rule table says in other files: between two marks, written by ``python tests/stubs.py``.
 
-README's table, the header's list of state arrays, and the entry points of thinc's registry.
+The table of docs/rules.md, the header's list of state arrays, the entry points of thinc's registry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from optkern.optimizers import CLASSES
 from optkern.rules import Rule
 
 ROOT = Path(__file__).parent.parent
-# What all rules have, and README says once.
+# What all rules have, and that page says once.
 SHARED = {"lr", "weight_decay", "decay_form", "maximize", "step"}
 
 
@@ -45,8 +45,8 @@ def own_options(rule: Rule) -> list[str]:
     return found
 
 
-def readme() -> str:
-    """README's table: a line for each rule, those that differ in defaults alone together."""
+def page() -> str:
+    """The table of rules: a line for each rule, those that differ in defaults alone together."""
     lines = ["\n", "| class | kernel | state | options of its own |", "|---|---|---|---|"]
     for _, same in groupby(optkern.RULES, key=lambda rule: (rule.formula, own_options(rule))):
         rules = list(same)
@@ -76,7 +76,12 @@ def entry_points() -> str:
 def tables() -> dict[Path, str]:
     """The path of every file that has a part written from the rows, with its text."""
     places = [
-        (ROOT / "README.md", "<!-- from the rows of optkern/rules -->", "<!-- end -->", readme()),
+        (
+            ROOT / "docs" / "rules.md",
+            "<!-- from the rows of optkern/rules -->",
+            "<!-- end -->",
+            page(),
+        ),
         (
             ROOT / "optkern" / "include" / "optkern.h",
             "each of the parameter's size and zero before the first step:",

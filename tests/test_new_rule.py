@@ -36,7 +36,8 @@ def copy_of_the_tree(to):
         if (ROOT / name).is_dir():
             unwanted = shutil.ignore_patterns("__pycache__", ".*", "_span_v3*so", "_span_v4*so")
             shutil.copytree(ROOT / name, to / name, ignore=unwanted)
-    for name in ("setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md"):
+    (to / "docs").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "CONTRIBUTING.md", "docs/rules.md"):
         shutil.copy2(ROOT / name, to / name)
 
 

@@ -1,4 +1,5 @@
-"""The README's code runs as it stands, and its table of rules is the package's."""
+"""The code of README and of docs/ runs as it stands, their links lead somewhere, and what they show
+is what comes."""
 
 import re
 from pathlib import Path
@@ -9,8 +10,14 @@ import pytest
 import optkern
 from optkern.optimizers import CLASSES
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {path.name: path.read_text() for path in PAGES}
+BLOCKS = [
+    (name, block)
+    for name, text in TEXT.items()
+    for block in re.findall(r"```python\n(.*?)```", text, re.S)
+]
 
 
 def host_of(block):
@@ -19,17 +26,29 @@ def host_of(block):
     return found[1] if found else ""
 
 
+def the_block(word):
+    """The one block in which a word stands, and that needs no trainer."""
+    (found,) = [block for _, block in BLOCKS if word in block and not host_of(block)]
+    return found
+
+
 def test_every_block_of_python_is_run():
     """A fragment that needs names from elsewhere ends in NameError in the reader's hands."""
-    assert re.findall(r"```(\w+)\n", README) == ["sh", "sh", *["python"] * len(BLOCKS), "sh"]
-    assert {host_of(block) for block in BLOCKS} == {"", "sklearn", "torch", "thinc"}
+    kinds = [kind for text in TEXT.values() for kind in re.findall(r"```(\w*)\n.*?```", text, re.S)]
+    assert kinds.count("python") == len(BLOCKS) and set(kinds) == {"python", "sh"}
+    assert {host_of(block) for _, block in BLOCKS} == {"", "sklearn", "torch", "thinc"}
+
+
+def test_readme_is_short():
+    assert len(TEXT["README.md"].splitlines()) < 130
 
 
 def pasted():
     """The blocks; those whose trainer takes seconds to import are run with the slow tests."""
-    for number, block in enumerate(BLOCKS):
+    for number, (page, block) in enumerate(BLOCKS):
         host = host_of(block)
-        yield pytest.param(block, id=host or str(number), marks=[pytest.mark.slow] if host else [])
+        name = f"{page}-{number}-{host}"
+        yield pytest.param(block, id=name, marks=[pytest.mark.slow] if host else [])
 
 
 @pytest.mark.parametrize("block", list(pasted()))
@@ -41,15 +60,42 @@ def test_code_runs_as_pasted(block, run_python):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def heading(text):
+    """What a heading is called in an address."""
+    return re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for address in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        name, _, part = address.partition("#")
+        there = (page.parent / name).resolve()
+        assert there.is_relative_to(ROOT.resolve()) and there.exists(), address
+        if part:
+            assert part in map(heading, re.findall(r"^#+ (.*)$", there.read_text(), re.M)), address
+
+
+@pytest.mark.parametrize("page", sorted(set(TEXT) - {"README.md"}))
+def test_readme_leads_to_every_page(page):
+    assert f"(docs/{page})" in TEXT["README.md"]
+
+
+def test_files_that_are_named_are_there():
+    for page, text in TEXT.items():
+        for name in re.findall(r"\b(?:bench|tests|examples|docs)/[\w/.]+\w", text):
+            assert (ROOT / name).exists(), f"{page}: {name}"
+
+
 def test_the_first_code_takes_a_step():
     names = {}
-    exec(BLOCKS[0], names)
+    exec(the_block("optkern.Adam(params, lr=1e-3)"), names)
     assert names["opt"].steps == 1
     assert not np.array_equal(names["params"][0], np.ones((3, 2)))
 
 
 def test_the_saddle_says_what_readme_shows(capsys):
-    (block,) = [b for b in BLOCKS if "curvature.classify" in b and not host_of(b)]
+    block = the_block("saddle: lambda_min")
+    assert block in TEXT["README.md"]
     names = {}
     exec(block, names)
     shown = "".join(
@@ -60,9 +106,8 @@ def test_the_saddle_says_what_readme_shows(capsys):
     assert names["loss"](names["w"]) < 0.01
 
 
-def test_the_monitor_says_what_readme_shows(capsys):
-    (block,) = [block for block in BLOCKS if "Monitor()" in block]
-    exec(block, {})
+def test_the_monitor_says_what_its_page_shows(capsys):
+    exec(the_block("Monitor()"), {})
     cause, fit = capsys.readouterr().out.splitlines()
     assert cause.startswith("oscillating: ") and cause.endswith("; lower it to 0.08")
     assert fit.startswith("overfitting: ") and "; try: " in fit
@@ -71,7 +116,11 @@ def test_the_monitor_says_what_readme_shows(capsys):
 @pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rule.name)
 def test_table_has_the_rule(rule):
     name = CLASSES[rule.name].__name__
-    (row,) = [line for line in README.splitlines() if line.startswith("|") and f"`{name}`" in line]
+    (row,) = [
+        line
+        for line in TEXT["rules.md"].splitlines()
+        if line.startswith("|") and f"`{name}`" in line
+    ]
     assert f"`{rule.name}`" in row
     for slot in rule.state:
         assert f"`{slot}`" in row
