@@ -28,7 +28,7 @@ ctypedef fused floating:
 
 
 cdef inline rule_t rule(str name, dict options=None) except *:
-    """A rule with its hyperparameters, the next step being ``options["step"]`` (default 1).
+    """Return a rule with its hyperparameters, the next step being ``options["step"]`` (default 1).
 
     Raises TypeError or ValueError where `optkern.kernels` would, and ImportError where this
     extension was built for another version of optkern's C API.

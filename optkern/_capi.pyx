@@ -98,7 +98,7 @@ fill_tables()
 
 
 def get_include():
-    """The folder of ``optkern.h``, for the ``include_dirs`` of a C extension.
+    """Return the folder of ``optkern.h``, for the ``include_dirs`` of a C extension.
 
     What is written in Cython needs ``cimport optkern`` and no header.
     """

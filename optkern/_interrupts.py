@@ -21,7 +21,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def of_handler(
     error: BaseException | None, until: BaseException | None = None
 ) -> BaseException | None:
-    """The exception of a signal handler that ``error`` is, or was made of.
+    """Return the exception of a signal handler that ``error`` is, or was made of.
 
     ``until``: one that was under way before; what that was made of is another matter.
     """
@@ -59,7 +59,7 @@ def handlers_pass(function: _Function) -> _Function:
 
 
 def _passed_handler(error: BaseException) -> bool:
-    """Whether a signal handler is among the frames that an exception came through."""
+    """Return whether a signal handler is among the frames that an exception came through."""
     traceback, interrupted = error.__traceback__, None
     codes = _codes_of_handlers() if traceback else set()
     while traceback is not None:
@@ -77,7 +77,7 @@ def _codes_of_handlers() -> set[Any]:
 
 
 def _got(frame: FrameType, interrupted: FrameType) -> bool:
-    """Whether a function was called with the frame that called it, as nothing but a handler is."""
+    """Return whether a function got the frame that called it, as nothing but a handler does."""
     for value in frame.f_locals.values():
         if value is interrupted:
             return True

@@ -20,7 +20,7 @@ _NOT_REAL = (bool, bool_, complexfloating)  # which have a float() all the same
 
 
 cpdef double real(str name, value) except? -1:
-    """A real number, of whatever type; refuses the rest."""
+    """Convert a real number, of whatever type; refuse the rest."""
     if not isinstance(value, _NOT_REAL):
         try:
             return value
@@ -50,7 +50,7 @@ cdef class Shape:
 
 
 cdef object form(grads):
-    """What gradients look like: dtypes and shapes, in lists and dicts as they came."""
+    """Remember how gradients look: dtypes and shapes, in lists and dicts as they came."""
     if isinstance(grads, cnp.ndarray):
         return Shape(grads)
     if type(grads) is dict:
@@ -61,7 +61,7 @@ cdef object form(grads):
 
 
 cdef bint alike(known, grads) except -1:
-    """Whether gradients look as those did whose form is known; some 10 ns for an array."""
+    """Return whether gradients look as those did whose form is known; some 10 ns for an array."""
     cdef PyObject* value
     if type(known) is Shape:
         return isinstance(grads, cnp.ndarray) and (<Shape> known).has(grads)

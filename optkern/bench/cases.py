@@ -31,14 +31,14 @@ class Case(NamedTuple):
 
     @property
     def streams(self) -> tuple[int, int]:
-        """How many arrays a step reads and writes."""
+        """Return how many arrays a step reads and writes."""
         hyper = self.hyperparameters
         state = sum(self.rule.needs(slot, hyper) for slot in self.rule.state)
         return 2 + state, 1 + state
 
 
 def _cases() -> dict[str, Case]:
-    """Every rule of the table with its defaults, and the further cases of its row."""
+    """List every rule of the table with its defaults, and the further cases of its row."""
     cases = {}
     for rule in RULES:
         cases[rule.name] = Case(rule.name, rule, {})
@@ -77,7 +77,10 @@ class Shape(NamedTuple):
 
 
 def _resnet50() -> tuple[int, ...]:
-    """The 161 tensors of ResNet-50: bottlenecks of three convolutions, a scale and shift each."""
+    """Return the 161 tensors of ResNet-50.
+
+    Bottlenecks of three convolutions, a scale and shift each.
+    """
     sizes, width_in = [3 * 64 * 7 * 7, 64, 64], 64
     for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
         wide = 4 * width
@@ -90,7 +93,10 @@ def _resnet50() -> tuple[int, ...]:
 
 
 def _gpt2() -> tuple[int, ...]:
-    """The 148 tensors of GPT-2 small: two embeddings, twelve blocks, the last normalisation."""
+    """Return the 148 tensors of GPT-2 small.
+
+    Two embeddings, twelve blocks, the last normalisation.
+    """
     d = 768
     attention = (d * 3 * d, 3 * d, d * d, d)
     mlp = (d * 4 * d, 4 * d, 4 * d * d, d)
@@ -159,7 +165,7 @@ class Problem:
         return list(zip(self.params, self.gradients, self.state))
 
     def copies(self) -> Arrays:
-        """The same with copies of what a step writes."""
+        """Copy what a step writes; the rest is the same."""
         return [
             (p.copy(), g, [None if a is None else a.copy() for a in state])
             for p, g, state in self.arrays()

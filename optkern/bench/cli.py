@@ -69,7 +69,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _refuse_comparison(parser: Parser, options: argparse.Namespace) -> None:
-    """What goes with --peers alone."""
+    """Return what goes with --peers alone."""
     for name in ("mode", "plot"):
         if getattr(options, name) is not None:
             parser.error(
@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `optkern bench`.
+    """Run the command `optkern bench`.
 
     Parameters
     ----------

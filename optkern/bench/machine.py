@@ -15,7 +15,7 @@ from .sides import thread_limit
 
 
 def machine(dtype: str, num_threads: int | None) -> dict[str, Any]:
-    """What the rows depend on besides themselves."""
+    """Describe the machine that the rows were measured on."""
     return {
         "optkern": __version__,
         "isa": runtime.isa(),
@@ -30,7 +30,10 @@ def machine(dtype: str, num_threads: int | None) -> dict[str, Any]:
 
 
 def _huge_pages() -> str:
-    """Whether the kernel gives NumPy huge pages: its temporaries of 1e6 and more depend on it."""
+    """Return whether the kernel gives NumPy huge pages.
+
+    Its temporaries of 1e6 and more depend on it.
+    """
     try:
         text = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
     except OSError:

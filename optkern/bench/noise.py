@@ -18,7 +18,7 @@ LUCK = 0.05
 
 
 def spread(samples: Sequence[float]) -> float:
-    """How wide the middle half of the samples is, of their median; 0 for a single one."""
+    """Return how wide the middle half of the samples is, of their median; 0 for a single one."""
     if len(samples) < 2:
         return 0.0
     low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
@@ -26,7 +26,7 @@ def spread(samples: Sequence[float]) -> float:
 
 
 def doubt(row: Mapping[str, Any]) -> str:
-    """Why a row cannot be believed, in a few words; empty where it can."""
+    """Say in a few words why a row cannot be believed; empty where it can."""
     if row["share_of_limit"] > 1 + row["spread"] + LUCK:
         return f"{row['share_of_limit']:.0%} of the limit"
     if row["spread"] > TOO_WIDE:
@@ -35,7 +35,7 @@ def doubt(row: Mapping[str, Any]) -> str:
 
 
 def verdict(rows: Sequence[Mapping[str, Any]], quick: bool, seconds: float) -> str:
-    """A sentence about the machine where rows cannot be believed; empty where all can.
+    """Say what the machine lacks where rows cannot be believed; empty where all can.
 
     ``quick`` and ``seconds`` are the options that the rows were measured with.
     """

@@ -70,14 +70,14 @@ class Listed(argparse.Action):
 
 
 def one_case(name: str) -> Case:
-    """A rule with the options it is measured with, by its name."""
+    """Return a rule with the options it is measured with, by its name."""
     if name not in CASES:
         raise argparse.ArgumentTypeError(f"no rule {name!r}; {hint(name, CASES)}")
     return CASES[name]
 
 
 def one_shape(text: str) -> Shape:
-    """The tensors of a row."""
+    """Return the tensors of a row."""
     try:
         return Shape.parse(text)
     except (ValueError, OverflowError):
@@ -88,7 +88,7 @@ def one_shape(text: str) -> Shape:
 
 
 def threads_of(text: str) -> int:
-    """A number of threads."""
+    """Return a number of threads."""
     try:
         return as_num_threads("", int(text))
     except ValueError:
@@ -98,7 +98,7 @@ def threads_of(text: str) -> int:
 
 
 def seconds_of(text: str) -> float:
-    """How long something takes."""
+    """Return how long something takes."""
     try:
         number = float(text)
     except ValueError:
@@ -109,7 +109,7 @@ def seconds_of(text: str) -> float:
 
 
 def count_of(text: str) -> int:
-    """How many of something."""
+    """Return how many of something."""
     try:
         number = float(text)  # 1e6 is one, too
     except ValueError:

@@ -15,7 +15,7 @@ class ParityError(AssertionError):
 
 
 def check_bits(problem: Problem) -> None:
-    """One step of the optimizer against one of the reference formula: all bits.
+    """Compare all bits of the optimizer's step with those of the reference formula's.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def check_bits(problem: Problem) -> None:
 
 
 def check_natural(problem: Problem) -> None:
-    """One step of the natural code against one of the reference formula: equal to rounding.
+    """Compare the natural code's step with the reference formula's: equal to rounding.
 
     Raises
     ------

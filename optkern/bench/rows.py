@@ -14,7 +14,7 @@ from .timing import interleaved, medians
 
 
 def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict[str, Any]:
-    """One row: all sides of a problem, checked, then timed in turn.
+    """Measure one row: all sides of a problem, checked, then timed in turn.
 
     Returns
     -------

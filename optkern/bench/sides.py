@@ -15,7 +15,7 @@ from .natural import NATURAL
 
 
 def reference_side(problem: Problem, arrays: Arrays) -> Call:
-    """The NumPy formula of the rule, with nothing around it, on ``arrays``."""
+    """Make a side of the rule's NumPy formula, with nothing around it, on ``arrays``."""
     rule, hyper, dtype = problem.case.rule, problem.hyperparameters, problem.dtype
     formula = getattr(reference, rule.name).formula
 
@@ -76,7 +76,7 @@ def thread_limit() -> int:
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """One flat array; a single tensor's own, so that the limit is measured on the same memory."""
+    """Join arrays into a flat one; a single tensor keeps its own memory, as the limit needs it."""
     return arrays[0].reshape(-1) if len(arrays) == 1 else np.concatenate(arrays)
 
 

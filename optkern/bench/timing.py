@@ -16,7 +16,7 @@ MAX_ROUNDS = 101
 
 
 def seconds_per_call(call: Call, count: int) -> float:
-    """The mean over ``count`` calls in a row."""
+    """Time ``count`` calls in a row; their mean."""
     start = perf_counter()
     for _ in repeat(None, count):
         call()
@@ -58,7 +58,7 @@ def interleaved(
 
 
 def calls_per_sample(call: Call) -> int:
-    """How many calls in a row take about `SAMPLE` seconds."""
+    """Find out how many calls in a row take about `SAMPLE` seconds."""
     call()
     count = 1
     while (duration := count * seconds_per_call(call, count)) < SAMPLE / 4:

@@ -122,7 +122,7 @@ def _opened(owner: str, name: str) -> IO[bytes]:
 
 
 def _said(error: BaseException) -> str:
-    """What reading a file met, in a line: some classes show the whole file."""
+    """Say in a line what reading a file met: some classes show the whole file."""
     text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return text if len(text) <= 200 else f"{text[:197]}..."
 
@@ -216,7 +216,7 @@ def _under(name: str, key: int | str) -> str:
 
 
 def _storable(name: str, array: np.ndarray) -> np.ndarray:
-    """An array of a dtype that files know; ml_dtypes' are stored as unsigned integers."""
+    """Give an array a dtype that files know; ml_dtypes' are stored as unsigned integers."""
     dtype = array.dtype
     if dtype.isbuiltin == 2:  # registered by a package
         return array.view(f"u{dtype.itemsize}")
@@ -226,7 +226,7 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _unpacked(tree: Any, arrays: Arrays, depth: int = 0) -> Any:
-    """What `_packed` was given.
+    """Rebuild what `_packed` was given.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def _entries(parts: list[Any], arrays: Arrays, depth: int) -> dict[int | str, An
 
 
 def _stored(name: str, text: str, arrays: Arrays) -> np.ndarray:
-    """An array of the file, as its own dtype."""
+    """Read an array of the file, as its own dtype."""
     if name not in arrays:
         raise ValueError(f"is no optkern checkpoint: has no array {_told(name)}")
     array = arrays[name]
@@ -286,7 +286,7 @@ _DTYPE = re.compile(r"[<>]?[A-Za-z][A-Za-z0-9_]{0,40}")
 
 
 def _told(value: Any) -> str:
-    """A value of a file, short enough for a message."""
+    """Show a value of a file, short enough for a message."""
     if isinstance(value, (dict, list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
     text = ascii(value)
@@ -356,7 +356,7 @@ def _read_npz(owner: str, file: IO[bytes]) -> tuple[str, Arrays]:
 
 
 def _checked_members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """The members of an archive, index first, of which none takes more room than the file has."""
+    """List an archive's members, index first; none may take more room than the file has."""
     members = archive.infolist()
     names = [member.filename for member in members]
     if names[:1] != [_INDEX] or len(set(names)) < len(names):
@@ -406,7 +406,7 @@ def _refuse(owner: str, error: Exception) -> NoReturn:
 
 
 def _digest(file: IO[bytes], length: int) -> bytes:
-    """The SHA-256 of a file's first bytes."""
+    """Compute the SHA-256 of a file's first bytes."""
     file.seek(0)
     digest = hashlib.sha256()
     while length > 0 and (block := file.read(min(length, 1 << 20))):

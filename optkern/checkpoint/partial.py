@@ -66,13 +66,13 @@ def parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
 
 
 def named(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
-    """The parameters by name or position."""
+    """Return the parameters by name or position."""
     labels = opt.state if isinstance(opt, Optimizer) else opt._point.structure.labels
     return dict(zip(labels, opt.params))
 
 
 def plateaus_of(opt: Saved) -> Iterator[tuple[str, Plateau]]:
-    """Every schedule with a memory, by where it stands."""
+    """Find every schedule with a memory, by where it stands."""
     for where, name, value in settings_of(opt):
         for k, schedule in enumerate(plateaus_in(value)):
             yield f"{where}/{name}/{k}", schedule
@@ -118,7 +118,7 @@ class Fit:
         ]
 
     def _other_options(self) -> Iterator[tuple[str, str, bool]]:
-        """Each option that keeps arrays and is on here alone, or in the file alone (True)."""
+        """List each option that keeps arrays and is on here alone, or in the file alone (True)."""
         saved = self.theirs.get("options") or {}
         for slot, name in OPTION_SLOTS.items():
             default = OPTIONS[name][0]
@@ -163,7 +163,7 @@ class Fit:
                 entry.pop(slot, None)
 
     def _masters_of_others(self) -> list[Label]:
-        """The parameters whose masters in the file would bring other weights with them."""
+        """List the parameters whose masters in the file would bring other weights with them."""
         found: list[Label] = []
         if not isinstance(self.opt, Optimizer):
             return found
@@ -177,7 +177,7 @@ class Fit:
         return found
 
     def report(self) -> Report:
-        """What has been left out so far."""
+        """Report what has been left out so far."""
         noted = (self.missing, self.unexpected, self.mismatched)
         missing, unexpected, mismatched = (tuple(dict.fromkeys(names)) for names in noted)
         report = Report(missing, unexpected, mismatched, self.extra)
@@ -239,7 +239,7 @@ class Fit:
         session.commit(self.change, entries, copies)
 
     def _beginnings(self, plan: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What the file has not begins with the parameters; note what that is."""
+        """Let what the file has not begin with the parameters; note what that is."""
         for i, (key, array) in enumerate(self.arrays.items()):
             entry = {slot: arrays[i] for slot, arrays in plan.state.items()}
             entry = {slot: a for slot, a in entry.items() if a is not None}
@@ -302,7 +302,7 @@ class Fit:
     def _both(
         self, what: str, mine: Mapping[Any, Any], theirs: Mapping[Any, Any]
     ) -> Iterator[tuple[Any, Any]]:
-        """What the file has of these; the names of the rest are noted."""
+        """Take what the file has of these; the names of the rest are noted."""
         self.missing += [f"{what}{key}" for key in mine if key not in theirs]
         self.unexpected += [f"{what}{key}" for key in theirs if key not in mine]
         yield from ((key, value) for key, value in theirs.items() if key in mine)
@@ -348,7 +348,7 @@ class Fit:
         return merged
 
     def _merged(self, what: str, mine: Any, theirs: Any) -> Any:
-        """The entries of a dict one by one, of whatever else a state may hold."""
+        """Merge the entries of a dict one by one, of whatever else a state may hold."""
         if not (isinstance(mine, dict) and isinstance(theirs, dict)):
             return theirs if self._alike(what, mine, theirs) else mine
         found = self._both(f"{what}/", mine, theirs)
@@ -357,7 +357,7 @@ class Fit:
     def _fitting_entries(
         self, mine: Mapping[Label, Any], theirs: Mapping[Label, Any]
     ) -> dict[Label, dict[str, Any]]:
-        """The parameters' states that fit, each as a whole but for arrays that have no place."""
+        """Take the parameters' states that fit, each whole but for arrays that have no place."""
         fitting = {}
         for key, entry in self._both("state/", mine, theirs):
             forms = self.opt.session.saved_forms(self.arrays[key])
@@ -379,7 +379,7 @@ class Fit:
         theirs: Mapping[Label, Any],
         restored: Mapping[Label, dict[str, Any]],
     ) -> None:
-        """All that the file has accumulated, or nothing: an update is of whole calls."""
+        """Take all that the file has accumulated, or nothing: an update is of whole calls."""
         held = [key for key, entry in theirs.items() if "accumulator" in entry]
         taken = list(restored)
         if not all("accumulator" in restored.get(key, ()) for key in held):

@@ -18,7 +18,7 @@ _PACKAGE = str(Path(__file__).parent.parent)
 
 
 def settings_of(opt: Saved) -> Iterator[tuple[Any, str, Any]]:
-    """Every number of an optimizer: its group's number, "options" or "sam", its name, its value."""
+    """List an optimizer's numbers: the group's number, "options" or "sam", the name, the value."""
     inner = opt.optimizer if isinstance(opt, SAM) else opt
     groups = inner.param_groups if isinstance(inner, Optimizer) else ()
     names = OPTIONS if isinstance(inner, Optimizer) else inner._options
@@ -30,7 +30,7 @@ def settings_of(opt: Saved) -> Iterator[tuple[Any, str, Any]]:
 
 
 def callables_of(opt: Saved) -> list[str]:
-    """The names of those that are callables, as a report has them: ``"param_groups/0/lr"``."""
+    """Name those that are callables, as a report has them: ``"param_groups/0/lr"``."""
     return [
         f"param_groups/{where}/{name}" if isinstance(where, int) else f"{where}/{name}"
         for where, name, value in settings_of(opt)
@@ -39,7 +39,7 @@ def callables_of(opt: Saved) -> list[str]:
 
 
 def lost(opt: Saved, content: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of those that are callables in the file alone.
+    """Name those that are callables in the file alone.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def warn_of_lost(path: str, names: tuple[str, ...], content: Mapping[str, Any]) 
 
 
 def _number(name: str, content: Mapping[str, Any]) -> str:
-    """What the file has for it, in parentheses."""
+    """Say in parentheses what the file has for it."""
     found: Any = content if name.startswith("sam/") else content["optimizer"]
     for key in name.split("/"):
         try:
@@ -77,7 +77,7 @@ def _number(name: str, content: Mapping[str, Any]) -> str:
 
 
 def _depth() -> int:
-    """How many frames up the caller's is: the first outside the package."""
+    """Count the frames up to the caller's: the first outside the package."""
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, depth = frame.f_back, depth + 1

@@ -59,7 +59,7 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
 
 
 def _of_objective(owner: str, at: Any) -> Operator | None:
-    """The products at an objective's point: exact where it has them, else differences."""
+    """Make an operator at an objective's point: exact where it has products, else differences."""
     if hasattr(at, "x") and callable(getattr(at, "hvp", None)):
         return StructuredOperator(owner, at.hvp, Point(owner, at.x))
     if hasattr(at, "x") and callable(getattr(at, "grad", None)):

@@ -102,12 +102,12 @@ def asking(
 
 
 def notes(error: BaseException) -> list[str]:
-    """The notes of an exception."""
+    """Return the notes of an exception."""
     return list(getattr(error, "__notes__", ()))
 
 
 def arrangement(x: Any) -> str:
-    """How an argument is arranged: as a dict of these keys, or whatever x is."""
+    """Say how an argument is arranged: as a dict of these keys, or whatever x is."""
     if isinstance(x, np.ndarray):
         return f"an array of shape {x.shape} and dtype {x.dtype}, as x is"
     kind = type(x).__name__

@@ -183,7 +183,7 @@ class _Ball:
         )
 
     def _boundary(self, way: np.ndarray) -> np.ndarray | None:
-        """The point of the sphere in a direction; None where there is no direction."""
+        """Return the point of the sphere in a direction; None where there is no direction."""
         most = float(np.abs(way).max(initial=0))
         if not 0 < most < math.inf:
             return None
@@ -196,7 +196,7 @@ class _Ball:
         return out
 
     def _value(self, u: np.ndarray) -> float:
-        """The rise at u; the largest and where it is are kept."""
+        """Measure the rise at u; the largest and where it is are kept."""
         self.losses += 1
         rise = self.line.value(self._moved(u)) - self.line.f
         rise = rise if math.isfinite(rise) else math.inf

@@ -68,7 +68,7 @@ class Blocks:
         return iter(self.rows)
 
     def __getitem__(self, name: str) -> Block:
-        """The block of a name."""
+        """Return the block of a name."""
         for row in self.rows:
             if row.name == str(name):
                 return row

@@ -41,11 +41,11 @@ class _Change(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How much of the loss's change the gradient claims."""
+        """Return how much of the loss's change the gradient claims."""
         return self.claimed / self.found if self.found else math.copysign(math.inf, self.claimed)
 
     def like(self, other: _Change) -> bool:
-        """Whether two lengths of one way show one fault, rather than noise."""
+        """Return whether two lengths of one way show one fault, rather than noise."""
         a, b = (
             c.found / c.claimed if abs(c.claimed) > abs(c.found) else c.ratio for c in (self, other)
         )
@@ -119,7 +119,7 @@ class _Ways:
         self.size = max(norm(self.x), 1.0)
 
     def loss(self, x: np.ndarray) -> float:
-        """The loss, NaN where a step has left its domain."""
+        """Evaluate the loss, NaN where a step has left its domain."""
         with np.errstate(all="ignore"):
             try:
                 return float(self._loss(self.point.unflatten(x.copy())))
@@ -143,7 +143,7 @@ class _Ways:
         return self.point.flatten(answer, "what grad returns").astype(np.float64)
 
     def sentence(self) -> str:
-        """What contradicts what, with the likely cause."""
+        """Say what contradicts what, with the likely cause."""
         here, again = self.loss(self.x), self.loss(self.x)
         if not math.isfinite(here):
             return ""
@@ -174,13 +174,13 @@ class _Ways:
         )
 
     def _rounding(self, here: float) -> float:
-        """What a value of the loss may be off by: of one that is a float32, as a float32."""
+        """Bound the rounding in a value of the loss: of one that is a float32, as a float32."""
         narrow = self.point.dtype == np.float32 or float(np.float32(here)) == here
         eps = float(np.finfo(np.float32 if narrow else np.float64).eps)
         return max(eps * abs(here), float(np.finfo(np.float64).tiny))
 
     def _noise(self, here: float) -> float:
-        """How far the loss moves where x does by its own rounding: terms may cancel in it."""
+        """Measure how far the loss moves as x is rounded: terms may cancel in it."""
         rng = np.random.default_rng([self.seed, 0x5EEDA])
         u, most = unit_roundoff(self.x.dtype), 0.0
         for _ in range(NEIGHBOURS):
@@ -190,7 +190,7 @@ class _Ways:
         return most
 
     def _along(self, way: np.ndarray, here: float, g: np.ndarray) -> list[_Change]:
-        """The changes over the two shortest steps that the loss, or the gradient, resolves."""
+        """Measure the changes over the two shortest steps that loss, or gradient, resolves."""
         found: list[_Change] = []
         for step in self.size * STEPS:
             end = (self.x + step * way).astype(self.x.dtype)
@@ -213,7 +213,7 @@ class _Ways:
     def _change(
         self, way: np.ndarray, step: float, change: float, first: np.ndarray, last: np.ndarray
     ) -> _Change:
-        """The integral of the slope by trapezoids, and what a slope between the ends may add."""
+        """Integrate the slope by trapezoids, and bound what a slope between the ends may add."""
         places = [
             (self.x + part * step * way).astype(self.x.dtype)
             for part in np.linspace(0, 1, PIECES + 1)
@@ -230,12 +230,12 @@ class _Ways:
 
     @staticmethod
     def _false(pair: list[_Change]) -> bool:
-        """Whether both lengths show it, and alike: noise and narrow structure do not."""
+        """Return whether both lengths show it, and alike: noise and narrow structure do not."""
         return len(pair) == 2 and all(c.differs for c in pair) and pair[0].like(pair[1])
 
     @staticmethod
     def _cause(changes: list[_Change]) -> str:
-        """What the changes along both ways have in common."""
+        """Name the cause that the changes along both ways have in common."""
         ratios = [change.ratio for change in changes]
         if all(abs(ratio + 1) < DIFFERS for ratio in ratios):
             return ": the gradient's sign is wrong (it points downhill: pass -grad, or maximize)"

@@ -218,7 +218,7 @@ def _verdict(
 
 
 def _worth(line: Line, direction: np.ndarray, curvature: float, follow: bool) -> float | None:
-    """What the way out gains: followed where the loss is known, or a few tries of the line."""
+    """Measure what the way out gains: followed where the loss is known, or tried along the line."""
     if follow and line.loss is not None:
         return way_out(line, direction, curvature)[1] or None
     return line.predicted_gain(direction, curvature)

@@ -145,7 +145,7 @@ def spectral_density(
     dtype: Any = None,
     num_threads: int | None = None,
 ) -> SpectralDensity:
-    """How the eigenvalues are distributed.
+    """Estimate how the eigenvalues are distributed.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def spectral_density(
 def _widths(
     nodes: np.ndarray, weights: np.ndarray, settled: list[list[int]], points: int
 ) -> np.ndarray:
-    """How wide the nodes' Gaussians have to be.
+    """Find how wide the nodes' Gaussians have to be.
 
     No wider than the spectrum over the steps, or what lies between a node and its neighbour: where
     eigenvalues lie dense, there nodes do. Eigenvalues known for good, only to be seen on the grid.
@@ -273,7 +273,7 @@ def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, 
 
 
 def _ended(op: Operator, run: Recurrence) -> bool:
-    """Whether the Krylov space is exhausted: what beta still shows is rounding."""
+    """Return whether the Krylov space is exhausted: what beta still shows is rounding."""
     largest = max(map(abs, [*run.alpha, *run.beta]))
     whole = run.k == op.n and run.basis is not None  # else eigenvalues have come several times
     return whole or run.beta[-1] <= 10 * unit_roundoff(op.dtype) * largest
@@ -297,7 +297,7 @@ def sharpness(
     x: Any = None,
     **options: Any,
 ) -> LanczosResult:
-    """The largest eigenvalue: how sharp a minimum is.
+    """Compute the largest eigenvalue: how sharp a minimum is.
 
     Parameters
     ----------
@@ -362,7 +362,7 @@ class StableLR:
 
 @passing_on(lanczos, without=("operator", "n", "which"))
 def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> StableLR:
-    """The learning rate up to which full-batch steps of an optimizer do not diverge here.
+    """Compute the learning rate up to which full-batch steps of an optimizer converge here.
 
     From a linear analysis of the rule around the present point, with its present second moments:
     at curvature ``c`` along an eigenvector an oscillation of alternating sign neither grows nor
@@ -497,7 +497,7 @@ class _Preconditioned(Operator):
         self.products += self.op.products - before
 
     def measure(self, v: np.ndarray) -> Measured:
-        """The product for a unit vector at the best step for it, with its error."""
+        """Measure the product for a unit vector at the best step for it, with its error."""
         w = self._argument(v)
         length = self._length(w)
         before = self.op.products
@@ -517,7 +517,7 @@ def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
 
 
 def _common(owner: str, optimizer: Optimizer) -> dict[str, Any]:
-    """The hyperparameters that all groups share; callables by their value now."""
+    """Return the hyperparameters that all groups share; callables by their value now."""
     shared: dict[str, Any] = {}
     for group in optimizer.param_groups:
         for name, value in group.items():

@@ -51,7 +51,7 @@ class Descent:
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def _held(self, x: np.ndarray) -> np.ndarray:
-        """As the user's arrays can hold it."""
+        """Round a point to what the user's arrays can hold."""
         return x.astype(self.line.x.dtype)
 
     def _gradient(self, x: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ class Descent:
         return q
 
     def step(self) -> bool:
-        """One step; False where none lowers the loss."""
+        """Take one step; False where none lowers the loss."""
         d = self._direction()
         slope = float(self.g @ d)
         if not slope < 0:

@@ -142,7 +142,7 @@ def diagonal(
 
 
 def _take(mean: np.ndarray, spread: np.ndarray, count: int, sample: np.ndarray) -> None:
-    """One sample more into the mean and the sum of squared distances from it (Welford)."""
+    """Take one sample more into the mean and the sum of squared distances from it (Welford)."""
     sample -= mean
     mean += sample / count
     sample *= sample

@@ -38,7 +38,7 @@ _SHORTENED = 30  # times at the most, until the gradient is finite
 
 
 def as_scale(owner: str, x_scale: Any, point: Point) -> float | np.ndarray | None:
-    """An `x_scale` as None, a number, or a flat vector of the sizes of x's coordinates.
+    """Check an `x_scale`: None, a number, or the sizes of x's coordinates as a flat vector.
 
     Parameters
     ----------
@@ -155,14 +155,14 @@ class DifferenceOperator(Operator):
 
     @property
     def step(self) -> float:
-        """The step for a unit vector; the smallest where coordinates have their own."""
+        """Return the step for a unit vector; the smallest where coordinates have their own."""
         if self.fixed:
             return self.given
         return min((part.step for part in self.parts if part.step), default=0.0)
 
     @property
     def cause(self) -> str:
-        """The trouble in words, with the way out; empty where there is none."""
+        """Describe the trouble, with the way out; empty where there is none."""
         if self.trouble == "kink":
             return (
                 "the gradient is not smooth here: its differences grow as their step shrinks, "
@@ -183,7 +183,7 @@ class DifferenceOperator(Operator):
 
     @property
     def remedy(self) -> str:
-        """What helps where the products' errors hide what is asked for."""
+        """Say what helps where the products' errors hide what is asked for."""
         if self.dtype == np.float32:
             return (
                 "that is the noise of float32: give float64 gradients or exact products (hvp=), "
@@ -195,12 +195,15 @@ class DifferenceOperator(Operator):
 
     @property
     def secant(self) -> float:
-        """How fast the gradient changes over a step as long as x: a curvature, whatever H is."""
+        """Return how fast the gradient changes over a step as long as x.
+
+        A curvature, whatever H is.
+        """
         return self._secant
 
     @functools.cached_property
     def _secant(self) -> float:
-        """The largest of several.
+        """Find the largest of several.
 
         To either side at random, and towards 0, where a saturated fit is none. Where the products
         show nothing but their errors, it says what those are to be small beside.
@@ -216,14 +219,14 @@ class DifferenceOperator(Operator):
         return max((change for change in found + beside if math.isfinite(change)), default=0.0)
 
     def _change(self, x: np.ndarray, h: float) -> float:
-        """By how much the gradient at x differs, over h; infinite where it is not finite."""
+        """Divide the gradient's difference at x by h; infinite where it is not finite."""
         self.products += 1
         change = norm(np.ascontiguousarray(self.gradient.probe(x) - self.gradient.value))
         return change / h if math.isfinite(change) else math.inf
 
     @property
     def terms(self) -> float:
-        """What the rounding of a gradient's terms makes of a product.
+        """Bound what the rounding of a gradient's terms makes of a product.
 
         In a saturated fit they cancel to 1e-12, and are rounded as what they were: p - 1 moves in
         steps of u, and between two steps a difference is exactly zero.
@@ -257,7 +260,7 @@ class DifferenceOperator(Operator):
         return product * v.dtype.type(length)
 
     def _sum(self, v: np.ndarray, product: Callable[[Part, np.ndarray], np.ndarray]) -> np.ndarray:
-        """The parts' products for what v has in each."""
+        """Add up the parts' products for what v has in each."""
         taken = sum(part.taken for part in self.parts)
         total = None
         for part in self.parts:
@@ -298,7 +301,7 @@ class DifferenceOperator(Operator):
             v = v / v.dtype.type(length)
 
     def measure(self, v: np.ndarray) -> Measured:
-        """The product for a unit vector at the best step for it, with its error.
+        """Measure the product for a unit vector at the best step for it, with its error.
 
         The step of the operator becomes the smaller of its own and this one: the error of a step
         that is too long has a direction, that of one too short is noise.
@@ -338,7 +341,7 @@ class DifferenceOperator(Operator):
         return measured
 
     def _tried(self, parts: list[Part], v: np.ndarray) -> Measured | None:
-        """The product with these parts, which may bring trouble; None where none is finite."""
+        """Try the product with these parts, which may bring trouble; None where none is finite."""
         self.parts, self.trouble = parts, ""
         try:
             return self._measured(v)
@@ -352,7 +355,7 @@ class DifferenceOperator(Operator):
 
     @property
     def _swallowed(self) -> bool:
-        """Whether the one step that settles is lost in the rounding of x's large coordinates."""
+        """Return whether rounding x's large coordinates loses the one step that settles."""
         return any(part.swallowed > SWALLOWED for part in self.parts)
 
     def _measured(self, v: np.ndarray) -> Measured:
@@ -411,7 +414,7 @@ class DifferenceOperator(Operator):
     # ----------------------------------------------------------------- a step of the user's
 
     def _with_own_step(self, v: np.ndarray, h: float) -> np.ndarray:
-        """The difference with the step h; refuses a step that is lost in the rounding of x."""
+        """Take the difference with the step h; refuse a step that is lost in the rounding of x."""
         gradient, kind = self.gradient, v.dtype.type
         x = gradient.x
         forward, backward = x + kind(h) * v, x - kind(h) * v

@@ -142,7 +142,7 @@ def _by_direction(line: Line, direction: np.ndarray, curvature: float, most: int
 def way_out(
     line: Line, direction: np.ndarray, curvature: float, most: int = FOLLOWED
 ) -> tuple[np.ndarray | None, float, int]:
-    """The point that a direction of negative curvature leads to, its gain, and the steps down.
+    """Follow a direction of negative curvature: the point, its gain, and the steps down.
 
     With a loss and a gradient it goes on from the best point of the straight line until the saddle
     is left for good. A gain that the loss cannot show on the line itself, it may show further on.
@@ -175,7 +175,7 @@ def way_out(
 
 
 def _by_noise(line: Line, radius: float | None, max_steps: int, seed: int) -> Escape:
-    """A random step in a ball, then gradient steps until the loss is well below."""
+    """Take a random step in a ball, then gradient steps until the loss is well below."""
     assert line.gradient is not None
     rng = np.random.default_rng(seed)
     n = line.x.size
@@ -213,7 +213,10 @@ def _by_noise(line: Line, radius: float | None, max_steps: int, seed: int) -> Es
 def _descended(
     line: Line, x: np.ndarray, f: float, g: np.ndarray, rate: float
 ) -> tuple[np.ndarray, float, float] | None:
-    """A gradient step that lowers the loss by half of what its slope promises; halved up to 60x."""
+    """Take a gradient step that lowers the loss by half of its slope's promise.
+
+    Halved up to 60x.
+    """
     square = float(g @ g)
     if not 0 < square < math.inf:
         return None

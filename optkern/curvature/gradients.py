@@ -64,7 +64,7 @@ class Gradient:
         return norm(np.ascontiguousarray(again - self.value))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The gradient at a vector, which is given away: the user's function may write to it.
+        """Ask for the gradient at a vector, which is given away: the function may write to it.
 
         What it returns is copied: it may be the same buffer each time, and then two gradients would
         not differ.
@@ -76,7 +76,7 @@ class Gradient:
         return np.array(self.point.flatten(answer, "what grad returns"))
 
     def probe(self, x: np.ndarray) -> np.ndarray:
-        """The gradient at a trial step, NaN where the step left the function's domain.
+        """Ask for the gradient at a trial step, NaN where the step left the function's domain.
 
         At x itself the function has answered, so that what it raises here is the step's doing.
         """
@@ -93,7 +93,7 @@ class Gradient:
             return np.array(g, self.dtype)
 
     def rounding(self, seed: int) -> float:
-        """How far the gradient moves when every element of x is off by a rounding error."""
+        """Measure how far the gradient moves when every element of x is off by a rounding error."""
         rng = np.random.default_rng([seed, 0x5EED2])
         u = unit_roundoff(self.point.dtype)
         signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1

@@ -63,7 +63,7 @@ class Judge:
 
     @property
     def stochastic(self) -> bool:
-        """Whether grad(x) differs between two calls by more than its terms' rounding."""
+        """Return whether grad(x) differs between two calls by more than its terms' rounding."""
         g = self.gradient
         u = unit_roundoff(g.dtype)
         terms = self.run.magnitude * norm(g.x) + norm(g.value)
@@ -71,7 +71,7 @@ class Judge:
 
     @property
     def seen_low(self) -> float:
-        """The lowest x'Hx that a product of its own has shown."""
+        """Return the lowest x'Hx that a product of its own has shown."""
         own = [] if self.lowest is None else [self.lowest.value]
         return min(self.run.recurrence.alpha + own)
 
@@ -82,18 +82,18 @@ class Judge:
 
     @property
     def proven(self) -> bool:
-        """Whether a product has shown curvature below zero, beyond its errors."""
+        """Return whether a product has shown curvature below zero, beyond its errors."""
         return self.seen_low < -self.resolution
 
     @property
     def resolved(self) -> bool:
-        """Whether the whole space was spanned: T has H's eigenvalues then, to rounding."""
+        """Return whether the whole space was spanned: T has H's eigenvalues then, to rounding."""
         spanned = self.run.has_basis and self.run.k >= self.run.n
         return spanned and not self.operator.trouble
 
     @property
     def negative(self) -> tuple[int, bool]:
-        """How many orthogonal directions curve down, at the least; and whether those are all.
+        """Count the orthogonal directions that curve down, at the least; say whether these are all.
 
         All that are told from zero: an eigenvalue within the resolution counts as flat.
         """
@@ -105,15 +105,15 @@ class Judge:
 
     @property
     def flat(self) -> int:
-        """Of a resolved spectrum, the eigenvalues that are zero to its errors."""
+        """Return the eigenvalues of a resolved spectrum that are zero to its errors."""
         return self.run.count_below(self.resolution) - self.run.count_below(-self.resolution)
 
     def decide(self) -> str | None:
-        """The kind of curvature, or None while it is open."""
+        """Decide the kind of curvature, or None while it is open."""
         return "saddle" if self._present() else self._absent()
 
     def _present(self) -> bool:
-        """A saddle: both signs, each by a fresh product.
+        """Find a saddle: both signs, each by a fresh product.
 
         A shallow saddle is one at once, but what lies deeper would be the better way out: the run
         goes on until the certificate says that nothing does.
@@ -154,7 +154,7 @@ class Judge:
         return not (self.stochastic or self.operator.trouble) and self.run.repeatable
 
     def _absent(self) -> str | None:
-        """A minimum, a maximum or nothing at all, by the certificate."""
+        """Decide by the certificate: a minimum, a maximum or nothing at all."""
         if not self._sound():
             return None
         kind = self._certified()
@@ -178,14 +178,14 @@ class Judge:
         return None
 
     def strict(self, kind: str | None) -> bool:
-        """Whether no direction is flat."""
+        """Return whether no direction is flat."""
         run, nu = self.run, self.resolution
         return (kind == "minimum" and run.bound(1) - nu > 0) or (
             kind == "maximum" and run.bound(-1) + nu < 0
         )
 
     def _worth_more(self, kind: str | None, max_matvecs: int) -> bool:
-        """Whether the whole space is within reach, and would say more than what is known."""
+        """Return whether the whole space is within reach, and would say more than what is known."""
         run = self.run
         if not run.has_basis or run.limit <= run.n or max_matvecs < run.n:
             return False
@@ -218,7 +218,7 @@ class Judge:
         return self.decide()
 
     def cause(self, max_matvecs: int) -> str:
-        """Why it is inconclusive."""
+        """Say why it is inconclusive."""
         run = self.run
         if self.stochastic:
             return "the gradient is stochastic: it answers differently at the same x"

@@ -249,7 +249,7 @@ class Search:
 
     @property
     def settled(self) -> bool:
-        """Whether what no certificate covers has stayed, or the whole space was seen."""
+        """Return whether what no certificate covers has stayed, or the whole space was seen."""
         return self.bare or self.shown or self.settling.stayed or self.run.exhausted
 
 
@@ -301,7 +301,7 @@ def _small_residuals(run: Run, signs: tuple[int, ...], tol: float) -> bool:
 
 
 def _held(run: Run, signs: tuple[int, ...], tol: float) -> bool:
-    """Whether residuals are small and bounds near, as far as the products are known."""
+    """Return whether residuals are small and bounds near, as far as the products are known."""
     level = tol * run.magnitude + 4 * run.sharpest
     return _small_residuals(run, signs, tol) and all(
         abs(run.ritz_value(sign) - run.bound(sign)) <= level for sign in signs
@@ -393,7 +393,7 @@ def _sentence(
 
 
 def _others(sign: int, found: list[Pair]) -> str:
-    """What is said of several pairs: that none lies between them was not proved."""
+    """Say of several pairs that none was proved to lie between them."""
     values = ", ".join(f"{pair.value:.6g}" for pair in found[:6]) + ", ..." * (len(found) > 6)
     end = "smallest" if sign > 0 else "largest"
     worst = max(pair.residual for pair in found)
@@ -426,7 +426,7 @@ def _empty(confidence: float) -> LanczosResult:
 
 
 def relation(sign: int, value: float, bound: float) -> str:
-    """How the smallest (1) or largest (-1) eigenvalue stands to a Rayleigh quotient."""
+    """Say how the smallest (1) or largest (-1) eigenvalue stands to a Rayleigh quotient."""
     if abs(value - bound) <= 0.1 * abs(value):
         return "="
     return "<=" if sign > 0 else ">="
@@ -451,7 +451,10 @@ def check_real(
     high: float = math.inf,
     closed: bool | None = None,
 ) -> float:
-    """A finite number in (low, high), or [low, high) where high is infinite or ``closed`` says."""
+    """Check a finite number in (low, high).
+
+    [low, high) where high is infinite or ``closed`` says.
+    """
     closed = high == math.inf if closed is None else closed
     number = as_number(value)
     if (

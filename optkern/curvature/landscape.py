@@ -335,7 +335,7 @@ class _Surface:
         self.seed = seed
 
     def at(self, ways: Sequence[np.ndarray], steps: Sequence[float]) -> float:
-        """The loss at x plus a step along each way."""
+        """Evaluate the loss at x plus a step along each way."""
         moved = self.x.astype(np.float64)
         for way, step in zip(ways, steps):
             moved += step * way
@@ -353,7 +353,7 @@ class _Surface:
         return np.linspace(*default, points)
 
     def towards(self, other: Any, what: str) -> np.ndarray:
-        """The way from x to another solution, whole."""
+        """Return the way from x to another solution, whole."""
         way = self.point.flatten(other, what).astype(np.float64) - self.x
         return self._nonzero(way, f"{what} is x itself")
 
@@ -401,7 +401,7 @@ class _Surface:
         return [self._filtered(way) for way in ways] if self.normalise == "filter" else ways
 
     def _filtered(self, way: np.ndarray) -> np.ndarray:
-        """Each filter's part with the norm of x's filter; the others' parts zero."""
+        """Give each filter's part the norm of x's filter; the others' parts are zero."""
         parts = [np.array(part, np.float64) for part in self._pieces(way)]
         for part, array in zip(parts, self.point.arrays):
             if array.ndim < 2:
@@ -441,7 +441,7 @@ class _Surface:
         return [np.asarray(way, np.float64).reshape(-1) for way in ways], names
 
     def principal(self, path: Sequence[Any]) -> tuple[list[np.ndarray], np.ndarray, float]:
-        """The principal axes of a path around x, where it lies on them, and their share of it."""
+        """Find the principal axes of a path around x, its places on them, and their share of it."""
         rows = [self.point.flatten(place, f"path[{k}]") for k, place in enumerate(path)]
         if len(rows) < 3:
             raise ValueError(f"{self.owner}: path needs three points at least, got {len(rows)}")

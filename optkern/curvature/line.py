@@ -36,7 +36,7 @@ class Line:
             raise ValueError(f"{owner}: loss(x) is {self.f}")
 
     def value(self, x: np.ndarray) -> float:
-        """The loss at a trial point, NaN where the step left the function's domain.
+        """Evaluate the loss at a trial point, NaN where the step left the function's domain.
 
         At x itself the function has answered, so that what it raises here is the step's doing.
         """
@@ -81,7 +81,7 @@ class Line:
         return change if math.isfinite(change) else math.inf
 
     def rounding(self, seed: int) -> float:
-        """How far the loss moves when every element of x is off by a rounding error."""
+        """Measure how far the loss moves when every element of x is off by a rounding error."""
         rng = np.random.default_rng([seed, 0x5EED6])
         u = unit_roundoff(self.x.dtype)
         most = 0.0
@@ -100,14 +100,14 @@ class Line:
         return dot(np.ascontiguousarray(g, direction.dtype), direction)
 
     def least_step(self, curvature: float) -> float:
-        """A step whose gain of curvature t^2/2 stands ten times above the loss's rounding."""
+        """Find a step whose gain of curvature t^2/2 stands ten times above the loss's rounding."""
         u = unit_roundoff(self.x.dtype)
         return math.sqrt(20 * u * abs(self.f) / abs(curvature)) if self.f else 0.0
 
     def search(
         self, direction: np.ndarray, curvature: float, tries: int = 60, quick: bool = False
     ) -> tuple[float, float] | None:
-        """A step t with change <= -|curvature| t^2 / 6, by the cubic model; with its change.
+        """Search a step t with change <= -|curvature| t^2 / 6, by the cubic model; with its change.
 
         rho = 6 |change - slope t - curvature t^2/2| / t^3 is how fast the curvature changes, and
         2 |curvature| / rho the model's step. Its estimate depends on t, so that the two are
@@ -141,7 +141,7 @@ class Line:
         return min(max(_geometric(t, rest, bend), 1.1 * t), 10 * t)
 
     def predicted_gain(self, direction: np.ndarray, curvature: float) -> float | None:
-        """What the search finds in a few tries; None where no step of its lowers the loss."""
+        """Predict the gain from a few tries of the search; None where no step lowers the loss."""
         found = self.search(direction, curvature, tries=6, quick=True)
         return None if found is None else -found[1]
 

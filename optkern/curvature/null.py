@@ -79,7 +79,7 @@ class _Whole(Compression):
         return super()._product(v) + self.on_modes * (v - self.null.removed(v))
 
     def measure(self, v: np.ndarray) -> Measured:
-        """The product for a unit vector, with its error."""
+        """Measure the product for a unit vector, with its error."""
         inside = self.null.removed(v)
         length = norm(inside)
         on_modes = self.dtype.type(self.on_modes) * (v - inside)
@@ -120,16 +120,16 @@ class Null:
         return v - (self._inverse @ (self._w @ v)) @ self._w
 
     def spread(self, v: np.ndarray) -> np.ndarray:
-        """A flat vector of n - k elements as the one of n elements that it stands for."""
+        """Spread a flat vector of n - k elements to the n elements that it stands for."""
         whole = np.concatenate([np.zeros(self.k), v])
         return self._turned(whole).astype(v.dtype)
 
     def gather(self, w: np.ndarray) -> np.ndarray:
-        """The n - k elements that a flat vector of n has outside the modes."""
+        """Gather the n - k elements that a flat vector of n has outside the modes."""
         return self._turned(w.astype(np.float64))[self.k :].astype(w.dtype)
 
     def removed(self, w: np.ndarray) -> np.ndarray:
-        """A flat vector of n elements without what it has along the modes."""
+        """Remove what a flat vector of n elements has along the modes."""
         wide = w.astype(np.float64)
         wide = wide - (self.modes @ wide) @ self.modes
         return (wide - (self.modes @ wide) @ self.modes).astype(w.dtype)
@@ -277,7 +277,7 @@ def null(x: Any, directions: Any) -> Null:
 
 
 def _each(directions: Any, point: Point) -> Sequence[Any]:
-    """A sequence of directions, or the one that came alone."""
+    """List the directions, or the one that came alone."""
     if isinstance(directions, (str, Mapping, np.ndarray)):
         return [directions]
     if not isinstance(directions, (list, tuple)):
@@ -291,7 +291,7 @@ def _each(directions: Any, point: Point) -> Sequence[Any]:
 
 
 def _family(owner: str, one: Any, point: Point) -> np.ndarray:
-    """What one entry of the directions gives: rows of n elements."""
+    """Expand one entry of the directions into rows of n elements."""
     if isinstance(one, str):
         if one not in WORDS:
             raise ValueError(
@@ -322,7 +322,7 @@ def _finite(owner: str, rows: np.ndarray) -> np.ndarray:
 
 
 def _points(owner: str, word: str, point: Point) -> np.ndarray:
-    """All of x as points of d coordinates, one a row."""
+    """View all of x as points of d coordinates, one a row."""
     shapes = [array.shape for array in point.arrays]
     if any(len(shape) < 2 for shape in shapes) or len({shape[-1] for shape in shapes}) > 1:
         raise ValueError(
@@ -359,7 +359,7 @@ def _scaling(owner: str, exponents: Mapping[Any, Any], point: Point) -> np.ndarr
 
 
 def _independent(rows: np.ndarray, dtype: Any) -> np.ndarray:
-    """An orthonormal basis of some rows' span, but for what rounding may have made."""
+    """Make an orthonormal basis of some rows' span, but for what rounding may have made."""
     if not rows.size:
         return rows
     _, sizes, right = np.linalg.svd(rows, full_matrices=False)

@@ -34,12 +34,12 @@ def unit_roundoff(dtype: Any) -> float:
 
 
 def norm(x: np.ndarray) -> float:
-    """The 2-norm of a dense vector, summed in float64."""
+    """Compute the 2-norm of a dense vector, summed in float64."""
     return math.sqrt(dot(x, x))
 
 
 def out_of_range(owner: str, what: str, size: float) -> FloatingPointError:
-    """What to say of numbers that are finite, and too large for their squares to be summed."""
+    """Say that numbers are finite, but too large for their squares to be summed."""
     return FloatingPointError(
         f"{owner}: {what} reach {size:.1g}, and sums of their squares leave the range of float64; "
         "scale the function down"
@@ -80,7 +80,7 @@ class Point:
         self.arrays = self.structure.arrays  # a copy may have made others of these
 
     def flatten(self, values: Any, what: str) -> np.ndarray:
-        """A dense vector out of `values` of x's structure, in the widest of their dtypes."""
+        """Flatten `values` of x's structure into a dense vector, in the widest of their dtypes."""
         flat = self.structure.flatten(values, what)
         pieces = []
         for label, piece, array in zip(self.structure.labels, flat, self.arrays):
@@ -109,7 +109,7 @@ class Point:
         return np.concatenate(flat).astype(self.dtype)
 
     def unflatten(self, vector: np.ndarray, dtype: Any = None) -> Any:
-        """A flat vector as a structure like x's: views where the dtype is right.
+        """Arrange a flat vector as a structure like x's: views where the dtype is right.
 
         ``dtype=None``: each array gets its own of x.
         """
@@ -187,22 +187,25 @@ class Operator:
 
     @property
     def secant(self) -> float:
-        """How fast the gradient changes over a step as long as x; 0 where that is not known."""
+        """Return how fast the gradient changes over a step as long as x.
+
+        0 where that is not known.
+        """
         return 0.0
 
     @property
     def terms(self) -> float:
-        """What the rounding of terms that cancel in a gradient makes of a product."""
+        """Bound what the rounding of terms that cancel in a gradient makes of a product."""
         return 0.0
 
     @property
     def cause(self) -> str:
-        """The trouble in words."""
+        """Describe the trouble in words."""
         return ""
 
     @property
     def remedy(self) -> str:
-        """What helps where the products' errors hide what is asked for."""
+        """Say what helps where the products' errors hide what is asked for."""
         return "pass a larger curvature_tol"
 
     # scipy's `aslinearoperator` and others know operators by `shape` and `matvec`.
@@ -217,13 +220,13 @@ class Operator:
         """Get ready for a Lanczos run from the unit vector v."""
 
     def measure(self, v: np.ndarray) -> Measured:
-        """The product for a unit vector, with its error."""
+        """Measure the product for a unit vector, with its error."""
         return Measured(self(v), 0.0, False)
 
     def examine(
         self, seed: int, known: Sequence[np.ndarray] = (), num_threads: int = 0
     ) -> tuple[float, float]:
-        """The relative error of products, from H q - H r - H(q - r) for a random vector q.
+        """Measure the products' relative error by H q - H r - H(q - r) for a random vector q.
 
         Its norm, and that or sqrt(n) times its largest element among those that it changes by more
         than a tenth, whichever is larger: an error that swallows small elements is all there is to
@@ -302,12 +305,12 @@ class Operator:
         return largest
 
     def _drawn(self, seed: int, which: int) -> np.ndarray:
-        """A random unit vector."""
+        """Draw a random unit vector."""
         return random_unit(np.random.default_rng([seed, 0x5EED1, which]), self.n, self.dtype)
 
 
 def random_unit(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
-    """A vector from the uniform distribution on the unit sphere."""
+    """Draw a vector from the uniform distribution on the unit sphere."""
     v = rng.standard_normal(n, dtype=np.dtype(dtype).type)
     length = norm(v)
     v *= np.dtype(dtype).type(1 / length)

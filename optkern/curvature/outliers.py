@@ -122,12 +122,12 @@ class Outliers:
             line[places] = shares
 
     def settled(self) -> list[list[int]]:
-        """The places of the spanned eigenspaces' nodes, for each run."""
+        """Return the places of the spanned eigenspaces' nodes, for each run."""
         spaces = [space for space in self.spaces if space.spanned]
         return [[int(space.nodes[run][0]) for space in spaces] for run in range(self.runs)]
 
     def places(self) -> list[list[int]]:
-        """All places of the spanned eigenspaces' nodes, where rounding brought copies, too."""
+        """Return all places of the spanned eigenspaces' nodes, copies by rounding among them."""
         spaces = [space for space in self.spaces if space.spanned]
         return [[int(j) for space in spaces for j in space.nodes[run]] for run in range(self.runs)]
 

@@ -24,7 +24,7 @@ Ritz = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def ritz_pairs(run: Run, sign: int, k: int) -> Ritz:
-    """The k outermost Ritz values of an end, outermost first, and how far each is to be trusted.
+    """Return the k outermost Ritz values of an end, outermost first, and the trust in each.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def ritz_pairs(run: Run, sign: int, k: int) -> Ritz:
 
 
 def checked_pairs(run: Run, signs: tuple[int, ...], k: int, certify: bool) -> dict[int, list[Pair]]:
-    """The k outermost pairs of each end, every one from a fresh product, outermost first.
+    """Check the k outermost pairs of each end by fresh products, outermost first.
 
     Fewer than k where the run took fewer steps. Where one pair is wanted uncertified, products are
     exact and the basis is there, the run's own value and residual are as good.
@@ -103,7 +103,7 @@ class Stack:
 
 
 def steps_within(owner: str, run: Run, k: int, memory: int) -> int:
-    """How many steps ``memory`` keeps a basis for, which k pairs need.
+    """Count the steps that ``memory`` keeps a basis for, which k pairs need.
 
     Raises
     ------
@@ -167,7 +167,7 @@ class Settling:
         return self.stayed
 
     def _passing(self, sign: int) -> np.ndarray | None:
-        """The end's Ritz values if all residuals are small enough."""
+        """Return the end's Ritz values if all residuals are small enough."""
         run = self.run
         level = self.tol * run.magnitude + run.floor
         if run.k < self.k or not self._close(sign, level) or self._hidden(sign):
@@ -178,7 +178,7 @@ class Settling:
         return values if bool((residuals <= level).all()) else None
 
     def _close(self, sign: int, level: float) -> bool:
-        """Whether the residual, or of one uncertified value what follows from it, is within."""
+        """Return whether the residual, or what follows of an uncertified value, is within."""
         residual = self.run.residual(sign)
         if residual <= level or self.k > 1 or self.certify:
             return residual <= level
@@ -186,7 +186,7 @@ class Settling:
         return residual <= RESIDUAL * level and self.run.alone(sign, residual**2 / level)
 
     def _hidden(self, sign: int) -> bool:
-        """Whether there is room for an eigenvalue further out that has not shown itself."""
+        """Return whether there is room for an eigenvalue further out that has not shown itself."""
         run, value = self.run, self.run.ritz_value(sign)
         if self.certify:
             return False

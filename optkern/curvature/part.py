@@ -23,7 +23,7 @@ class NothingFiniteError(FloatingPointError):
 
 
 def _lost(moved: np.ndarray, v: np.ndarray) -> tuple[float, float, float]:
-    """How much of a step the rounding of x swallows: each coordinate counts alike, 1 at most.
+    """Measure how much of a step the rounding of x swallows: coordinates count alike, 1 at most.
 
     But for those in which v has next to nothing. Then the most that it swallows of one, against
     v's usual element, and the norm of it all.
@@ -79,13 +79,13 @@ class Part:
         return w
 
     def size(self, v: np.ndarray) -> float:
-        """The length of a step along a unit vector that changes x by its size."""
+        """Return the length of a step along a unit vector that changes x by its size."""
         if isinstance(self.scale, float):
             return self.scale
         return 1 / norm(np.ascontiguousarray(v / self.scale, np.float64))
 
     def rung(self, v: np.ndarray, h: float, look: bool = True) -> Rung:
-        """The difference with step h along v."""
+        """Take the difference with step h along v."""
         gradient, kind = self.gradient, v.dtype.type
         x, g = gradient.x, gradient.value
         forward, backward = x + kind(h) * v, x - kind(h) * v
@@ -124,7 +124,7 @@ class Part:
         return self.measure(v).product
 
     def measure(self, v: np.ndarray, survey: bool = False) -> Measured:
-        """The product for a unit vector at the best step for it, with its error.
+        """Measure the product for a unit vector at the best step for it, with its error.
 
         Of few coordinates what the rounding of x swallowed of the step is made up for by a product
         of its own: where one of them asks for short steps, another may hardly move by them.
@@ -143,7 +143,7 @@ class Part:
         return Measured(found.product + v.dtype.type(length) * more.product, noise, self.kink)
 
     def _moved(self, v: np.ndarray, h: float) -> np.ndarray:
-        """The direction in which a step along v moves x, once that is rounded."""
+        """Return the direction in which a step along v moves x, once that is rounded."""
         x, kind = self.gradient.x, v.dtype.type
         return ((x + kind(h) * v) - (x - kind(h) * v)) * kind(1 / (2 * h))
 
@@ -196,7 +196,7 @@ class Part:
         return Ladder(at, h, bottom, size, 0.1 * self.u ** (2 / 3), self.rounding)
 
     def _holds(self, ladder: Ladder, at: At, bottom: float) -> bool:
-        """Whether far below the step the product is the same but for rounding."""
+        """Return whether far below the step the product is the same but for rounding."""
         best = ladder.best
         if not math.isfinite(ladder.error):
             return False

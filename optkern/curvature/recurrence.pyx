@@ -37,7 +37,7 @@ SUM_BLOCK, SUM_LANES = BLOCK, LANES
 
 
 cdef char* address(object array, int dtype, Py_ssize_t n) except NULL:
-    """Where a dense vector of n elements begins."""
+    """Return where a dense vector of n elements begins."""
     cdef const float[::1] f32
     cdef const double[::1] f64
     cdef Py_ssize_t size
@@ -136,7 +136,7 @@ cdef Pass passes(object x, int num_threads):
 
 
 def blocks(Py_ssize_t n):
-    """How many partial sums a sum over n elements has."""
+    """Return how many partial sums a sum over n elements has."""
     return count_blocks(n)
 
 
@@ -151,7 +151,7 @@ def dot(x, y, int num_threads=0):
 
 
 def project(list rows, x, int num_threads=0):
-    """The dots of x with each of the rows, as float64."""
+    """Return the dots of x with each of the rows, as float64."""
     cdef Pass p = passes(x, num_threads)
     cdef Py_ssize_t j, k = len(rows)
     cdef char* a = address(x, p.v.dtype, p.v.n)
@@ -199,7 +199,7 @@ def scale(out, x, double a, int num_threads=0):
 
 
 def fresh_direction(list basis, Py_ssize_t k, int num_threads=0):
-    """A unit vector orthogonal to the basis, for a Krylov space that has ended to within rounding.
+    """Draw a unit vector orthogonal to the basis, for a Krylov space that has ended to rounding.
 
     What rounding leaves there is as arbitrary, but would shrink from product to product until it
     leaves the range of the numbers.
@@ -399,7 +399,7 @@ cdef class Tridiagonal:
         free(self.a)
 
     cpdef double norm(self) noexcept:
-        """A bound on ||T||: the largest sum of magnitudes in a row."""
+        """Return a bound on ||T||: the largest sum of magnitudes in a row."""
         cdef double largest = 0, left = 0, right
         cdef Py_ssize_t j
         for j in range(self.k):
@@ -421,11 +421,11 @@ cdef class Tridiagonal:
         return below
 
     def count_below(self, double t):
-        """How many Ritz values lie below t."""
+        """Return how many Ritz values lie below t."""
         return self.factor(t)
 
     cpdef double lowest(self) noexcept:
-        """The smallest Ritz value, by bisection to the last bits."""
+        """Return the smallest Ritz value, by bisection to the last bits."""
         cdef double high = self.a[0], low, middle, norm = self.norm()
         cdef Py_ssize_t j
         for j in range(self.k):
@@ -458,7 +458,7 @@ cdef class Tridiagonal:
         return 2.0 ** (-logarithm * 1.4426950408889634) + sqrt(square) * noise
 
     def lower_bound(self, double gamma, double floor, double noise):
-        """The t left of which no lowest eigenvalue lies, if v_1 has at least gamma of its vector.
+        """Find the t left of which no lowest eigenvalue lies if v_1 has gamma of its vector.
 
         Solves ``1/|p_k(t)| + ||(T_k - t)^-1 e_1|| noise = gamma`` for t below the smallest Ritz
         value, with ``beta_k = max(beta_k, floor)``.
@@ -491,7 +491,7 @@ cdef class Tridiagonal:
         return low
 
     def vector(self, double theta):
-        """The unit eigenvector of T for its eigenvalue theta, from twisted factors.
+        """Return the unit eigenvector of T for its eigenvalue theta, from twisted factors.
 
         References
         ----------

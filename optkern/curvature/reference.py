@@ -27,7 +27,7 @@ def dot(x, y):
 
 
 def halved(sums):
-    """The sum along the first axis: the upper half onto the lower until one is left."""
+    """Sum along the first axis: the upper half onto the lower until one is left."""
     while len(sums) > 1:
         half = (len(sums) + 1) // 2
         sums = np.concatenate(
@@ -37,7 +37,7 @@ def halved(sums):
 
 
 def project(rows, x):
-    """The dots of x with each of the rows."""
+    """Compute the dots of x with each of the rows."""
     return np.array([dot(row, x) for row in rows])
 
 
@@ -113,7 +113,7 @@ class Recurrence:
         return alpha, 0.0
 
     def _fresh_direction(self):
-        """A unit vector orthogonal to the basis."""
+        """Draw a unit vector orthogonal to the basis."""
         rng = np.random.default_rng([0x5EED4, self.k])
         x = rng.standard_normal(self.vector.size, self.vector.dtype.type)
         square = dot(x, x)

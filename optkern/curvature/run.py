@@ -33,7 +33,7 @@ STREAM = 0x5EED0
 
 
 def smallest_part(delta: float, n: int) -> float:
-    """What |u'v| reaches with probability 1 - delta at least, for v uniform on the sphere in R^n.
+    """Bound |u'v| from below at probability 1 - delta, for v uniform on the sphere in R^n.
 
     The square has the distribution Beta(1/2, (n - 1)/2); for n > 2 its root's density is largest at
     0, and the bound takes that value all the way: right to first order in delta, and safe.
@@ -130,7 +130,7 @@ class Run:
     # ----------------------------------------------------------------- the run
 
     def advance(self) -> None:
-        """One product more."""
+        """Take one product more."""
         product = self.operator(self.recurrence.vector)
         self.recurrence.advance(product)
         alpha, beta = self.recurrence.alpha[-1], self.recurrence.beta[-1]
@@ -165,7 +165,7 @@ class Run:
         return self._ends[sign][1:]
 
     def ritz_value(self, sign: int) -> float:
-        """The smallest (1) or largest (-1) eigenvalue of T."""
+        """Return the smallest (1) or largest (-1) eigenvalue of T."""
         return sign * self._end(sign)[1]
 
     @property
@@ -175,12 +175,12 @@ class Run:
 
     @property
     def floor(self) -> float:
-        """What rounding makes of a zero: 10 u ||T||."""
+        """Bound what rounding makes of a zero: 10 u ||T||."""
         return 10 * self.u * self.magnitude
 
     @property
     def exhausted(self) -> bool:
-        """Whether no further product can tell anything.
+        """Return whether no further product can tell anything.
 
         A beta_k within rounding is no such end: what the recurrence goes on with sharpens the
         certificate, which takes beta_k for rounding. Without a basis the rounding of a rounding is
@@ -193,12 +193,15 @@ class Run:
 
     @property
     def sharpest(self) -> float:
-        """How near to an eigenvalue the certificate can come at all, for rounding and products."""
+        """Bound how near to an eigenvalue rounding and products let the certificate come at all."""
         return self.floor + self.remainder / self.gamma
 
     @property
     def direction_noise(self) -> float:
-        """The error of V'HV's elements, from those that should be 0; widened where they are few."""
+        """Estimate the error of V'HV's elements by those that should be 0.
+
+        Widened where they are few.
+        """
         count = self.recurrence.noise_count
         if not count:
             return 0.0
@@ -206,7 +209,7 @@ class Run:
 
     @property
     def ritz_noise(self) -> float:
-        """What the products' errors can do to a Ritz value.
+        """Bound what the products' errors can do to a Ritz value.
 
         The norm of what V'HV has where T has nothing: all of it (Frobenius), or for errors at
         random three times its expected norm, whichever is larger; and as much for the error
@@ -256,7 +259,7 @@ class Run:
         return self.edge(sign, self.gamma)
 
     def edge(self, sign: int, gamma: float) -> float:
-        """What `bound` is for a start with at least gamma of its length along the eigenvector."""
+        """Bound the spectrum, from a start with gamma of its length along the eigenvector."""
         small, lowest = self._end(sign)
         bound = small.lower_bound(gamma, self.floor, self.remainder)
         if self.has_basis and self.k >= self.n:
@@ -269,7 +272,7 @@ class Run:
         return abs(self.recurrence.beta[-1] * float(small.vector(theta)[-1]))
 
     def alone(self, sign: int, distance: float) -> bool:
-        """Whether no other Ritz value is as near to the outermost one."""
+        """Return whether no other Ritz value is as near to the outermost one."""
         small, theta = self._end(sign)
         return small.count_below(theta + distance) <= 1
 
@@ -280,7 +283,7 @@ class Run:
     # ----------------------------------------------------------------- vectors
 
     def pairs(self, signs: tuple[int, ...]) -> list[Pair]:
-        """The Ritz pairs of some ends, each checked with a fresh product."""
+        """Check the Ritz pairs of some ends, each with a fresh product."""
         vectors = self.ritz_vectors(signs)
         return [self.fresh(vector) for vector in vectors]
 

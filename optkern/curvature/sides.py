@@ -21,7 +21,7 @@ import numpy as np
 def certain_sides(
     alpha: np.ndarray, beta: np.ndarray, ended: bool, resolution: float
 ) -> tuple[float, float]:
-    """The least that can lie below -resolution, and above resolution, of a measure of mass 1.
+    """Bound from below a measure of mass 1 below -resolution, and above resolution.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def _least_below(alpha: np.ndarray, beta: np.ndarray, ended: bool, t: float) -> 
 def _with_a_node_at(
     alpha: np.ndarray, beta: np.ndarray, t: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """The tridiagonal matrix of the quadrature with a node at t, and how many are below it.
+    """Make the quadrature's tridiagonal matrix with a node at t, and count those below it.
 
     One row more makes use of all coefficients. Where t lies at a node of Gauss' quadrature that
     row's element leaves the range, as the further node goes to infinity with no weight; then the

@@ -82,7 +82,7 @@ class Stationarity:
 
     @property
     def unscaled(self) -> bool:
-        """Whether coordinates of unlike curvature make the problem ill-conditioned.
+        """Return whether coordinates of unlike curvature make the problem ill-conditioned.
 
         Flat directions alone, a symmetry's among them, make the condition large as well, and no
         scaling mends that.
@@ -120,7 +120,7 @@ class Newton:
 
 
 def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
-    """The Newton step for the gradient g in the space that a run with a basis has spanned.
+    """Solve for the Newton step of the gradient g in the space that a run's basis spans.
 
     Where |H| is below what the products' errors could feign, the floor stands for it.
     """
@@ -152,7 +152,7 @@ def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
 
 
 def unlikeness(run: Run, noise: float) -> float:
-    """How far coordinates differ in curvature: the largest row of H by a small one.
+    """Measure how far coordinates differ in curvature: the largest row of H by a small one.
 
     H v_j is beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1}: what `PRODUCTS` of them show of the
     rows, or all where they span the space; without rows that are zero to the products' errors.
@@ -174,7 +174,7 @@ def unlikeness(run: Run, noise: float) -> float:
 
 
 def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> Run:
-    """A run of `PRODUCTS` products from g; its basis is kept whatever the memory."""
+    """Run `PRODUCTS` products from g; the basis is kept whatever the memory."""
     unit = (g / norm(g)).astype(operator.dtype)
     room = (PRODUCTS + 2) * operator.n * operator.dtype.itemsize
     run = Run(operator, 0.5, (1, -1), room, seed, unit, num_threads)
@@ -187,7 +187,7 @@ def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> Ru
 
 
 def tried(line: Line, step: np.ndarray) -> tuple[float, float]:
-    """By how much the loss falls along a step, and after which share of it.
+    """Try a step: by how much the loss falls along it, and after which share of it.
 
     Halved until the loss falls and on while it falls further; doubled likewise, where the whole
     step gained: on a plateau or in a narrow valley the model says too little.
@@ -247,7 +247,10 @@ class StationarityTest:
         self.scale = max(own, x_scale or (math.sqrt(unit_roundoff(gradient.dtype)) if own else 1.0))
 
     def by_gradient(self) -> Stationarity | None:
-        """A zero, noise, or what the user calls zero; None where it takes products to say."""
+        """Decide by the gradient: zero, noise, or zero to the user.
+
+        None where it takes products.
+        """
         size = norm(self.gradient.value)
         if size == 0:
             return Stationarity(True, "the gradient is zero")
@@ -259,7 +262,10 @@ class StationarityTest:
         return None
 
     def by_newton(self, whole: Run | None) -> Stationarity:
-        """By the Newton step in the Krylov space of g, and where all of H is known by its own."""
+        """Decide by the Newton step in the Krylov space of g.
+
+        Where all of H is known by its own.
+        """
         before = self.operator.products
         run = krylov(self.gradient.value, self.operator, self.seed, self.num_threads)
         noise = 0.0 if self.operator.exact else self.operator.noise
@@ -290,7 +296,7 @@ class StationarityTest:
         return verdict if followed is None else followed  # which is false, where it is one
 
     def _of_unlike(self) -> list[Newton]:
-        """The Newton step in units of x's own coordinates, where their sizes are unlike.
+        """Return the Newton step in units of x's own coordinates, where their sizes are unlike.
 
         What moves a coordinate of 1e13 by its size is a curvature of 1e-26, below the rounding of
         any other; S H S with S = diag(|x|) has it beside theirs.
@@ -359,12 +365,12 @@ class StationarityTest:
 
 
 def share_of(gain: float, f: float) -> str:
-    """A gain as a share of the loss."""
+    """Show a gain as a share of the loss."""
     if not f > 0:
         return "the loss is 0"
     return f"{percentage(gain / f)} of the loss"
 
 
 def percentage(share: float) -> str:
-    """Two digits, and no exponent where none is needed."""
+    """Show two digits, and no exponent where none is needed."""
     return f"{100 * share:.0f} %" if 0.1 <= share < 1e4 else f"{100 * share:.2g} %"

@@ -46,14 +46,17 @@ At = Callable[[float], Rung]
 
 
 def change(a: Rung, b: Rung) -> float:
-    """The distance of two products; infinite where one is not finite."""
+    """Measure the distance of two products; infinite where one is not finite."""
     if not (math.isfinite(a.size) and math.isfinite(b.size)):
         return math.inf
     return norm(np.ascontiguousarray(a.product - b.product))
 
 
 def _swallows(above: Rung, rung: Rung) -> bool:
-    """Whether the step is lost in the function's own sums: some element does not change a bit."""
+    """Return whether the step is lost in the function's own sums.
+
+    Some element does not change a bit.
+    """
     level = 0.02 * above.size / math.sqrt(above.product.size)
     return bool(np.any((rung.product == 0) & (np.abs(above.product) > level)))
 
@@ -162,7 +165,7 @@ class Survey:
         return max(self.noise, self.least) / (2 * self.steps[i])
 
     def _range(self) -> tuple[float, bool]:
-        """The lowest range where products agree, and whether there is one."""
+        """Find the lowest range where products agree, and whether there is one."""
         if not self.steps:
             return self.finite, False
         settled = self._settled_at(range(len(self.steps)))
@@ -179,11 +182,11 @@ class Survey:
         return self.steps[best], near and self._alone(best)
 
     def _alone(self, best: int) -> bool:
-        """Whether lower steps, which some coordinates do not feel, show nothing larger."""
+        """Return whether lower steps, which some coordinates do not feel, show nothing larger."""
         return self.beyond <= 3 * max(self.sizes[best], self.magnitude)
 
     def _jumps(self) -> bool:
-        """Whether below the range some changes in a row are one jump, divided by the step."""
+        """Return whether some changes in a row below the range are one jump over the step."""
         # Among few dimensions noise is often parallel to noise.
         alike, needed = 0, 2 if self.n >= FEW else 3
         near = [size for h, size in zip(self.steps, self.sizes) if h >= self.start]

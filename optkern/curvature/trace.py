@@ -152,7 +152,7 @@ def _exact(op: Operator, before: int) -> Trace:
 
 
 def finite_product(op: Operator, product: np.ndarray) -> np.ndarray:
-    """The product in float64."""
+    """Take the product in float64."""
     if not np.isfinite(product).all():
         raise FloatingPointError(f"{op.owner}: a product holds NaN or inf, or overflows")
     return product.astype(np.float64)
@@ -164,14 +164,14 @@ def signs(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def standard_error(samples: Any) -> float:
-    """Of the mean of independent samples; infinite for one."""
+    """Return the standard error of the mean of independent samples; infinite for one."""
     if len(samples) < 2:
         return math.inf
     return float(np.std(samples, ddof=1) / math.sqrt(len(samples)))
 
 
 def widening(count: int) -> float:
-    """What Student's quantile at 95 % is over the Gaussian's, for the spread of few samples.
+    """Return Student's quantile at 95 % over the Gaussian's, for the spread of few samples.
 
     Two standard errors times this hold at 95 %, whatever the count.
     Abramowitz, Stegun, "Handbook of mathematical functions", 1964, 26.7.5.
@@ -205,7 +205,7 @@ class Spread:
         return float(np.sum(elements))
 
     def error(self) -> float:
-        """The standard error of the mean of z'Hz."""
+        """Return the standard error of the mean of z'Hz."""
         if self.count < 2:
             return math.inf
         variance = 2 * self.square / (self.count - 1)
@@ -263,7 +263,7 @@ class _Sketch:
         return np.stack([self.basis.T @ z.astype(np.float64) for z in omega.T], axis=1)
 
     def value(self) -> float:
-        """The mean of the trace with each vector left out of Q and sampled with instead.
+        """Return the mean of the trace with each vector left out of Q and sampled with instead.
 
         With u = Q'omega - s s'Q'omega, what is left of omega is omega - Q u, and of Q Q - Q s s'.
         """
@@ -288,7 +288,7 @@ class _Sketch:
         return s, along, w - s * along
 
     def error(self, k: int | None = None) -> float:
-        """The standard error of the value of the first k vectors.
+        """Return the standard error of the value of the first k vectors.
 
         What a vector left out of Q sees shares with what the others see the products that c of
         them have in common: the variance of the mean is then c times that of independent samples,
@@ -309,7 +309,7 @@ class _Sketch:
         return math.hypot(math.sqrt(order / k) * now, rounding)
 
     def _sampled(self, k: int) -> float:
-        """The standard deviation of what one of k vectors sees."""
+        """Estimate the standard deviation of what one of k vectors sees."""
         basis, image, h = self.basis[:, :k], self.image[:, :k], self.h[:k, :k]
         s, _, u = self._left_out(k)
         spread = Spread()
@@ -379,12 +379,12 @@ class _Estimate:
         return min(found, key=lambda one: one[1]) if found else (0.0, math.inf, "hutchinson")
 
     def _sampled(self, spread: Spread) -> float:
-        """The standard error of samples, and what rounding may add to it."""
+        """Add to the standard error of samples what rounding may."""
         unit = unit_roundoff(self.op.dtype)
         return math.hypot(spread.error(), 4 * unit * float(np.sum(np.abs(spread.mean))))
 
     def _sketch_is_better(self) -> bool:
-        """Whether XTrace promises the smaller error, at the end or at twice the products."""
+        """Return whether XTrace promises the smaller error, at the end or at twice the products."""
         if self.method != "auto" or not self.sketch.k:
             return self.method == "xtrace"
         left = self.matvecs - self.taken
@@ -403,7 +403,7 @@ class _Estimate:
         return Trace(value, error, self.op.products - self.before, method, converged)
 
     def _hutch_plus_plus(self) -> Trace:
-        """A third of the products for a basis, a third in it, the rest outside of it."""
+        """Spend a third of the products on a basis, a third in it, the rest outside of it."""
         op, rng = self.op, self.rng
         third = (self.matvecs if self.rtol is None else min(self.matvecs, 60)) // 3
         sketch = [finite_product(op, op(signs(rng, op.n).astype(op.dtype))) for _ in range(third)]

@@ -89,19 +89,19 @@ class Verdict:
 
     @property
     def newton_decrement(self) -> float:
-        """What the quadratic model promises of it; `stationary.newton_decrement`."""
+        """Return what the quadratic model promises of it; `stationary.newton_decrement`."""
         return self.stationary.newton_decrement
 
     @property
     def gain(self) -> float | None:
-        """By how much the loss fell where it was tried; `stationary.gain`."""
+        """Return by how much the loss fell where it was tried; `stationary.gain`."""
         return self.stationary.gain
 
     def __str__(self) -> str:
         return self.explanation
 
     def report(self) -> str:
-        """All figures, a line each."""
+        """Write all figures, a line each."""
         rows = [("verdict", self.kind), ("loss", _known(self.loss))]
         rows += _about_gradient(self) + _about_curvature(self) + _about_way_out(self)
         rows.append(("products", str(self.matvecs)))
@@ -152,7 +152,7 @@ def _interval(bounds: Interval) -> str:
 
 
 def at_least(value: float) -> str:
-    """A lower bound in four digits: rounded down, unless the digits left out are rounding."""
+    """Show a lower bound in four digits: rounded down, unless the rest is rounding."""
     return _towards(value, -1)
 
 
@@ -178,7 +178,7 @@ def _worth(v: Verdict) -> str:
 
 
 def explained(v: Verdict, cause: str) -> str:
-    """The sentence: the kind, what to do, the one figure."""
+    """Write the sentence: the kind, what to do, the one figure."""
     words = {
         "saddle": _saddle,
         "minimum": _minimum,
@@ -196,7 +196,7 @@ def explained(v: Verdict, cause: str) -> str:
 
 
 def _rests(v: Verdict) -> str:
-    """Where a step's gain was not tried but guessed from its length."""
+    """Say so where a step's gain was not tried but guessed from its length."""
     s = v.stationary
     return f"; {s.why}" if s.gain is None and s.newton_length else ""
 

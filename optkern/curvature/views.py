@@ -51,12 +51,12 @@ class Compression(Operator):
 
     @property
     def cause(self) -> str:
-        """The trouble in words."""
+        """Describe the trouble in words."""
         return self.op.cause
 
     @property
     def remedy(self) -> str:
-        """What helps where the products' errors hide what is asked for."""
+        """Say what helps where the products' errors hide what is asked for."""
         return self.op.remedy
 
     def prepare(self, v: np.ndarray) -> None:
@@ -66,7 +66,7 @@ class Compression(Operator):
         self._take_over(before)
 
     def measure(self, v: np.ndarray) -> Measured:
-        """The product for a unit vector, with its error."""
+        """Measure the product for a unit vector, with its error."""
         before = self.op.products
         found = self.op.measure(self.spread(v))
         self._take_over(before)
@@ -77,7 +77,7 @@ class Compression(Operator):
 def at_point(
     owner: str, operator: Any, n: int | None = None, dtype: Any = None, x: Any = None
 ) -> tuple[Operator, Point | None]:
-    """An operator, and the point whose structure its rows have, where that is known.
+    """Return an operator, and the point whose structure its rows have, where that is known.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def at_point(
 
 
 def hessian(owner: str, hvp: Any, point: Point) -> Operator:
-    """A user's ``hvp`` at a point, its products counted from 0.
+    """Make an operator of a user's ``hvp`` at a point, its products counted from 0.
 
     What is an operator already keeps what it knows of its errors.
     """
@@ -114,7 +114,7 @@ def hessian(owner: str, hvp: Any, point: Point) -> Operator:
 
 
 def chosen(owner: str, block: Any, point: Point) -> list[slice]:
-    """Where the arrays of a block lie in a flat vector.
+    """Find where the arrays of a block lie in a flat vector.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def chosen(owner: str, block: Any, point: Point) -> list[slice]:
 
 
 def names(point: Point) -> list[str]:
-    """All that `chosen` takes: arrays and the layers they are in, each before what it holds."""
+    """List all that `chosen` takes: arrays and their layers, each before what it holds."""
     found: dict[str, None] = {}
     for label in point.structure.labels:
         parts = str(label).split(".")
@@ -152,7 +152,7 @@ def names(point: Point) -> list[str]:
 
 
 def block_of(op: Operator, pieces: list[slice]) -> Compression:
-    """The diagonal block of an operator that some slices of its rows make."""
+    """Cut out the diagonal block of an operator that some slices of its rows make."""
     size = sum(piece.stop - piece.start for piece in pieces)
 
     def spread(v: np.ndarray) -> np.ndarray:
@@ -177,7 +177,7 @@ def viewed(
     block: Any = None,
     x: Any = None,
 ) -> Operator:
-    """The operator, or the diagonal block of it that is asked for.
+    """Return the operator, or the diagonal block of it that is asked for.
 
     Raises
     ------

@@ -26,7 +26,7 @@ PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
-    """A parser of integers in [low, high]."""
+    """Make a parser of integers in [low, high]."""
 
     def parse(text: str) -> int:
         try:
@@ -56,7 +56,7 @@ def units(text: str) -> tuple[int, ...]:
 
 
 def a_rule(text: str) -> Rule:
-    """A rule by its name."""
+    """Find a rule by its name."""
     name = text.strip().lower()
     if name not in RULES:
         raise argparse.ArgumentTypeError(f"no rule {name!r}; {hint(name, RULES)}")
@@ -92,7 +92,7 @@ def rates(text: str) -> dict[str, float]:
 
 
 def a_schedule(text: str) -> str:
-    """A schedule by its name."""
+    """Find a schedule by its name."""
     name = text.strip().lower()
     if name not in training.SCHEDULES:
         known = ", ".join(training.SCHEDULES)
@@ -101,7 +101,7 @@ def a_schedule(text: str) -> str:
 
 
 def a_norm(text: str) -> float:
-    """The largest norm that gradients may have."""
+    """Parse the largest norm that gradients may have."""
     try:
         norm = float(text)
     except ValueError:
@@ -174,7 +174,7 @@ def _check_rates(args: argparse.Namespace) -> None:
 
 
 def _check_extras(args: argparse.Namespace) -> None:
-    """All that will be needed is there, before any work is done."""
+    """Check that all that will be needed is there, before any work is done."""
     needed = {"rich": "rich"}
     if args.data is None:
         needed["sklearn"] = "scikit-learn"
@@ -193,7 +193,7 @@ def _check_extras(args: argparse.Namespace) -> None:
 
 
 def _check_plot(args: argparse.Namespace) -> None:
-    """The plot can be written, before any work is done."""
+    """Check that the plot can be written, before any work is done."""
     if args.no_plot:
         return
     path = Path(args.plot)
@@ -207,7 +207,7 @@ def _check_plot(args: argparse.Namespace) -> None:
 
 
 def _check_folder(args: argparse.Namespace) -> None:
-    """The folder of the checkpoints is there and can be written to, before any work is done."""
+    """Check that the checkpoints' folder can be written to, before any work is done."""
     if args.checkpoint is None:
         return
     try:
@@ -283,7 +283,10 @@ def _resumable(args: argparse.Namespace) -> Iterator[None]:
 
 
 def _same_bits(results: list[training.Result]) -> bool:
-    """Whether both runs of every rule ended with the same bits; the rules that do not, named."""
+    """Return whether both runs of every rule ended with the same bits.
+
+    Name the rules that differ.
+    """
     differing = [result for result in results if result.difference]
     for result in differing:
         print(

@@ -82,7 +82,7 @@ def prepared(name: str, X: Array, y: Array, seed: int) -> Data:
 
 
 def batches(samples: int, batch: int, rng: np.random.Generator) -> Iterator[Array]:
-    """The rows of each mini-batch of one epoch, shuffled.
+    """Yield the rows of each mini-batch of one epoch, shuffled.
 
     Every sample comes once: what ``batch`` leaves over is spread over the mini-batches, because
     batch normalisation over two or three samples would be noise.
@@ -91,7 +91,7 @@ def batches(samples: int, batch: int, rng: np.random.Generator) -> Iterator[Arra
 
 
 def count_batches(samples: int, batch: int) -> int:
-    """The mini-batches, and so the updates, of one epoch."""
+    """Count the mini-batches, and so the updates, of one epoch."""
     return max(1, samples // batch)
 
 
@@ -139,7 +139,7 @@ def _checked(path: str, X: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _objections(X: Array, y: Array) -> Iterator[str]:
-    """What is wrong with the user's arrays; only the first sentence is sure to make sense."""
+    """Say what is wrong with the user's arrays; only the first sentence is sure to make sense."""
     for name, array in (("X", X), ("y", y)):
         if array.dtype.kind not in "fiub":
             yield f"{name} must hold numbers, got dtype {array.dtype}"

@@ -14,7 +14,7 @@ from .network import Array, Network
 
 
 def hessian_product(network: Network, X: Array, y: Array, v: dict[str, Array]) -> dict[str, Array]:
-    """The Hessian of the loss over ``X, y`` at the network's parameters, times ``v``.
+    """Multiply ``v`` by the Hessian of the loss over ``X, y`` at the network's parameters.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def hessian_product(network: Network, X: Array, y: Array, v: dict[str, Array]) -
 
 
 def _loss(network: Network, outputs: Array, Ro: Array, y: Array) -> tuple[Array, Array]:
-    """The gradient of the loss by the outputs, and its derivative along the direction."""
+    """Compute the loss's gradient by the outputs, and its derivative along the direction."""
     _, d = network.measure(outputs, y)
     if network.loss == "mse":
         return d, Ro * (2 / Ro.size)

@@ -57,7 +57,7 @@ class Objective:
         return self.network.at(x).batch_loss(self.X, self.y)
 
     def all_right(self) -> bool:
-        """Whether every sample's class is the network's."""
+        """Return whether every sample's class is the network's."""
         if self.network.loss != "cross_entropy":
             return False
         return bool((self.network.batch_outputs(self.X).argmax(axis=1) == self.y).all())

@@ -25,23 +25,26 @@ def relu(z: Array) -> Array:
 
 
 def relu_backward(d: Array, a: Array) -> Array:
-    """The gradient before a ReLU from the one behind it; ``a`` is what the ReLU gave."""
+    """Compute the gradient before a ReLU from the one behind it; ``a`` is what the ReLU gave."""
     return d * (a > 0)
 
 
 def tanh_backward(d: Array, a: Array) -> Array:
-    """The gradient before a tanh from the one behind it; ``a`` is what the tanh gave."""
+    """Compute the gradient before a tanh from the one behind it; ``a`` is what the tanh gave."""
     return d * (1 - a * a)
 
 
 def batch_norm_backward(d: Array, gamma: Array, normalised: Array, deviation: Array) -> Array:
-    """The gradient before a batch normalisation: mean and variance depend on the batch too."""
+    """Compute the gradient before a batch normalisation.
+
+    Its mean and variance depend on the batch.
+    """
     d = d * gamma
     return (d - d.mean(axis=0) - normalised * (d * normalised).mean(axis=0)) / deviation
 
 
 def softmax_cross_entropy(scores: Array, y: Array) -> tuple[float, Array]:
-    """The mean of -log softmax(scores)[y] over the samples, and its gradient."""
+    """Compute the mean of -log softmax(scores)[y] over the samples, and its gradient."""
     rows = np.arange(len(y))
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -51,7 +54,7 @@ def softmax_cross_entropy(scores: Array, y: Array) -> tuple[float, Array]:
 
 
 def mean_squared_error(outputs: Array, y: Array) -> tuple[float, Array]:
-    """The mean of (outputs - y)**2 over samples and outputs, and its gradient."""
+    """Compute the mean of (outputs - y)**2 over samples and outputs, and its gradient."""
     difference = outputs - y.reshape(outputs.shape)
     return float((difference * difference).mean()), difference * (2 / difference.size)
 
@@ -120,14 +123,14 @@ class Network:
                 self.running[f"variance{k}"] = np.ones(n_out, dtype)
 
     def at(self, params: dict[str, Array]) -> Network:
-        """The same network at other parameters, with running statistics of its own."""
+        """Copy the network to other parameters, with running statistics of its own."""
         other = copy(self)
         other.params = params
         other.running = {name: array.copy() for name, array in self.running.items()}
         return other
 
     def loss_and_grads(self, X: Array, y: Array) -> tuple[float, dict[str, Array]]:
-        """The loss of one mini-batch and its gradients; updates the running statistics.
+        """Compute the loss of one mini-batch and its gradients; update the running statistics.
 
         Parameters
         ----------
@@ -154,16 +157,16 @@ class Network:
         return loss, grads
 
     def batch_loss(self, X: Array, y: Array) -> float:
-        """The loss alone of one mini-batch; updates the running statistics."""
+        """Compute the loss alone of one mini-batch; update the running statistics."""
         return self.measure(self.batch_outputs(X), y)[0]
 
     def batch_outputs(self, X: Array) -> Array:
-        """What the last layer gives of one mini-batch; updates the running statistics."""
+        """Return what the last layer gives of one mini-batch; updates the running statistics."""
         p, last = self.params, self._forward(X)[0][-1]
         return last @ p[f"W{self.last}"] + p[f"b{self.last}"]
 
     def _forward(self, X: Array) -> tuple[list[Array], dict[int, Array], dict[int, Array]]:
-        """Each dense layer's input, and what the hidden layers normalised and divided by."""
+        """Return each dense layer's input, and what the hidden layers normalised and divided by."""
         p, inputs, normalised, deviations = self.params, [X], {}, {}
         for k in range(1, self.last):
             z = inputs[-1] @ p[f"W{k}"]
@@ -183,7 +186,10 @@ class Network:
         return centred / deviation, deviation
 
     def outputs(self, X: Array) -> Array:
-        """What the last layer gives, with the running statistics: shape (samples, outputs)."""
+        """Compute the last layer's output, with the running statistics.
+
+        Shape (samples, outputs).
+        """
         p, a = self.params, X
         for k in range(1, self.last):
             z = a @ p[f"W{k}"] - self.running[f"mean{k}"]
@@ -198,5 +204,5 @@ class Network:
 
     @property
     def size(self) -> int:
-        """How many numbers the parameters are."""
+        """Count the parameters' numbers."""
         return sum(array.size for array in self.params.values())

@@ -33,7 +33,7 @@ def say(console: Console, line: str = "") -> None:
 
 
 def introduce(console: Console, data: Data, network: Network, settings: Settings) -> None:
-    """What is learnt, by which network, and how."""
+    """Say what is learnt, by which network, and how."""
     train, test = data.X_train, data.X_test
     clipping = f"clipping  of all gradients together, to the norm {settings.clip_norm}"
     schedule = f"schedule  {settings.schedule}, of each rule's learning rate"
@@ -53,7 +53,7 @@ def introduce(console: Console, data: Data, network: Network, settings: Settings
 
 
 def resume(console: Console, folder: str, done: Mapping[str, int], epochs: int) -> None:
-    """What is on disk already."""
+    """Say what is on disk already."""
     say(console, f"state     kept in {folder} after each epoch of optkern's runs")
     found = [f"{name} {count:,}" for name, count in done.items() if count]
     if found:
@@ -101,7 +101,7 @@ class Bars:
 
     @contextmanager
     def rule(self, name: str) -> Iterator[Callable[[], None]]:
-        """The bar of one rule; what it gives is to be called after each epoch."""
+        """Begin the bar of one rule; what it gives is to be called after each epoch."""
         start = perf_counter()
         if self.console.is_terminal:
             task = self.progress.add_task(name, total=2 * self.epochs)
@@ -116,7 +116,7 @@ class Bars:
 
 
 def table(results: Sequence[Result], loss: str) -> Table:
-    """A row per rule."""
+    """Print a row per rule."""
     classes = loss == "cross_entropy"
     shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
     shown.add_column("\nrule", no_wrap=True)
@@ -147,18 +147,18 @@ def table(results: Sequence[Result], loss: str) -> Table:
 
 
 def number(value: float) -> str:
-    """A loss, short even where a run diverged."""
+    """Show a loss, short even where a run diverged."""
     return f"{value:.4f}" if value < 1e4 else f"{value:.2e}"
 
 
 def microseconds(seconds: float) -> str:
-    """A time in microseconds, with three digits or all before the point."""
+    """Show a time in microseconds, with three digits or all before the point."""
     value = seconds * 1e6
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} us"
 
 
 def explain(console: Console, results: Sequence[Result], data: Data) -> None:
-    """What the columns mean."""
+    """Say what the columns mean."""
     updates = len(results[0].optkern.update_times)
     for line in (
         "",
@@ -175,7 +175,7 @@ def explain(console: Console, results: Sequence[Result], data: Data) -> None:
 
 
 def conclude(console: Console, results: Sequence[Result], size: int) -> None:
-    """That both runs of every rule ended with the same bits."""
+    """Say that both runs of every rule ended with the same bits."""
     rules = results[0].rule if len(results) == 1 else f"all {len(results)} rules"
     say(console, f"same bits: with {rules}, optkern and NumPy end with the same {size:,} weights")
 
@@ -232,7 +232,7 @@ def judge(console: Console, results: Sequence[Result], data: Data, seed: int) ->
 
 
 def unfinished(judged: Mapping[str, judgement.Judgement | None], epochs: int) -> Iterator[str]:
-    """Why so many verdicts are not_stationary, and what to do about it."""
+    """Say why so many verdicts are not_stationary, and what to do about it."""
     going = {
         name: found.endless
         for name, found in judged.items()
@@ -271,7 +271,7 @@ def _judged(result: judgement.Judgement | None) -> tuple[str, ...]:
 
 
 def _share(gain: float | None, loss: float) -> str:
-    """A gain as a share of the loss, in five places at the most."""
+    """Show a gain as a share of the loss, in five places at the most."""
     if gain is None or not loss:
         return ""
     percent = 100 * gain / loss
@@ -280,7 +280,7 @@ def _share(gain: float | None, loss: float) -> str:
 
 @contextmanager
 def _working(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar that goes away when the work is done; nothing where nobody watches."""
+    """Show a progress bar until the work is done; nothing where nobody watches."""
     with Progress(
         TextColumn(what), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
         console=console, transient=True, disable=not console.is_terminal,

@@ -27,7 +27,7 @@ Params = dict[str, Array]
 
 
 def learning_rate(rule: Rule) -> float:
-    """What the demo trains with where the user does not say."""
+    """Return the learning rate that the demo trains with where the user does not say."""
     return float(rule.hyperparameters["lr"] if rule.trial_lr is None else rule.trial_lr)
 
 
@@ -51,7 +51,7 @@ SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
 
 
 def scheduled(lr: float, data: Data, settings: Settings) -> float | Schedule:
-    """The learning rate, or the schedule that begins or peaks with it."""
+    """Return the learning rate, or the schedule that begins or peaks with it."""
     if settings.schedule is None:
         return lr
     updates = settings.epochs * count_batches(len(data.X_train), settings.batch)
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def share(self) -> float:
-        """The update's share of a training step, of the medians."""
+        """Return the update's share of a training step, of the medians."""
         return self.update_time / float(np.median(self.step_times))
 
 
@@ -163,7 +163,7 @@ class Settings:
 
 
 def new_network(data: Data, settings: Settings) -> Network:
-    """The network that every run starts from."""
+    """Make the network that every run starts from."""
     sizes = (data.X_train.shape[1], *settings.hidden, data.outputs)
     return Network(sizes, data.loss, seed=[settings.seed, 1])
 
@@ -309,7 +309,7 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """How many times faster optkern's update is."""
+        """Return how many times faster optkern's update is."""
         return self.numpy.update_time / self.optkern.update_time
 
 
@@ -333,7 +333,7 @@ def compare(
 
 
 def epochs_done(rule: Rule, lr: float, data: Data, settings: Settings) -> int:
-    """How many epochs of a rule's run are on disk already.
+    """Count the epochs of a rule's run that are on disk already.
 
     Raises
     ------
@@ -347,7 +347,7 @@ def epochs_done(rule: Rule, lr: float, data: Data, settings: Settings) -> int:
 
 
 def first_difference(params: Params, others: Params) -> str | None:
-    """The first parameter whose bits differ, in words; None where all are the same.
+    """Name the first parameter whose bits differ; None where all are the same.
 
     Any NaN counts as the same as any other: its payload bits are the processor's choice.
     """

@@ -72,7 +72,7 @@ DECAY = Real("", 0.0, 1.0, open_high=True)
 
 
 def checked(owner: str, name: str, domain: Domain, value: Any, more: str = "") -> Any:
-    """A host's argument as its domain holds it; ValueError, in the host's words, where it does not.
+    """Check a host's argument as its domain holds it; ValueError, in the host's words, if not.
 
     ``more`` says what else would have been allowed.
     """

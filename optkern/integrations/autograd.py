@@ -150,7 +150,7 @@ def _descend(
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
-    """The arrays and numbers of nested containers, in the order of autograd's flatten."""
+    """Yield the arrays and numbers of nested containers, in the order of autograd's flatten."""
     if type(tree) in (list, tuple):
         for branch in tree:
             yield from _leaves(branch)
@@ -182,7 +182,7 @@ def _array(name: str, leaf: Any) -> np.ndarray:
 
 
 def _fitted(name: str, leaf: Any, view: np.ndarray, vector: np.ndarray) -> Any:
-    """A gradient as the optimizer takes it: of its view's shape, in memory of its own."""
+    """Give a gradient as the optimizer takes it: of its view's shape, in memory of its own."""
     if type(leaf) is not np.ndarray or leaf.shape != view.shape:
         if np.size(leaf) != view.size:
             raise ValueError(
@@ -198,7 +198,7 @@ def _fitted(name: str, leaf: Any, view: np.ndarray, vector: np.ndarray) -> Any:
 
 @spelled
 def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
-    """A function and a point of autograd's, for `optkern.curvature`.
+    """Describe a function and a point of autograd's for `optkern.curvature`.
 
     ``at = objective(fun, x)``, then ``curvature.classify(at.x, at.grad, at.hvp, at.loss)``; or
     ``x, loss, grad = objective(fun, x)``, which leaves the products to differences of gradients.

@@ -73,7 +73,7 @@ class _Updater:
 
     @staticmethod
     def _of_names(params: Mapping[str, Any], grads: Any) -> dict[str, Any]:
-        """The gradients that the parameters ask for."""
+        """Pick the gradients that the parameters ask for."""
         if not isinstance(grads, Mapping):
             raise TypeError(f"update: grads must be a dict like params, got {type(grads).__name__}")
         for name in params:
@@ -82,7 +82,7 @@ class _Updater:
         return {name: grads[name] for name in params}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of `optkern.Optimizer`: no name that means nothing."""
+        """Refuse a name that means nothing, as `optkern.Optimizer` does."""
         known = name[:1] == "_" or name in ("lr", "optimizer")
         if type(self).__module__ == __name__ and not known:
             raise AttributeError(optimizers.no_attribute(type(self).__name__, name, ("lr",), ()))

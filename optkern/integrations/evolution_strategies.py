@@ -50,7 +50,7 @@ class Optimizer(ABC):
         self.t = 0
 
     def _theta(self) -> np.ndarray:
-        """The policy's vector, which must be one."""
+        """Return the policy's vector, which must be one."""
         theta = np.asarray(self.pi.get_trainable_flat())
         if theta.shape != (self.dim,):
             raise ValueError(
@@ -92,7 +92,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _compute_step(self, globalg: np.ndarray) -> np.ndarray:
-        """The step along a gradient; the state moves on."""
+        """Compute the step along a gradient; the state moves on."""
 
 
 @spelled

@@ -159,7 +159,7 @@ class MLPOptimizer:
         self._lr = value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of `optkern.Optimizer`: no name that means nothing, or no longer does."""
+        """Refuse a name that means nothing, or no longer does, as `optkern.Optimizer` does."""
         known = name[:1] == "_" or name in ("learning_rate", "optimizer")
         if type(self) is MLPOptimizer and not known and "_saved" in vars(self):
             raise AttributeError(no_attribute("MLPOptimizer", name, ("learning_rate",), ()))
@@ -189,7 +189,7 @@ class MLPOptimizer:
             self.learning_rate = self.lr / (time_step + 1) ** self.power_t
 
     def trigger_stopping(self, msg: str, verbose: bool) -> bool:
-        """Whether to stop when the loss no longer falls; "adaptive" first divides lr by 5."""
+        """Say whether to stop when the loss no longer falls; "adaptive" first divides lr by 5."""
         stop, outcome = True, "Stopping."
         if self.schedule == "adaptive":
             stop, outcome = self.learning_rate <= 1e-6, "Learning rate too small. Stopping."
@@ -367,7 +367,7 @@ def _exchange(module: ModuleType) -> None:
 
 
 def _innermost() -> accelerate | None:
-    """The settings that hold in the calling thread."""
+    """Return the settings that hold in the calling thread."""
     active = _active.get()
     return active[-1] if active else None
 
@@ -397,7 +397,7 @@ def _made(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """The optimizer of one fit: optkern's where the calling thread has asked for it."""
+    """Make the optimizer of one fit: optkern's where the calling thread has asked for it."""
     own = _innermost()
     if own is None:
         warnings.warn(
@@ -416,7 +416,7 @@ def _made(
 
 @spelled
 def objective(model: Any, X: Any, y: Any) -> Objective:
-    """What a fitted MLP has been minimising, over all of the data, for `optkern.curvature`.
+    """Describe what a fitted MLP has been minimising, over all data, for `optkern.curvature`.
 
     ``x, loss, grad = objective(clf, X, y)``, then ``curvature.classify(x, grad=grad, loss=loss)``.
 

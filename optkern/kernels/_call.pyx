@@ -177,7 +177,7 @@ cdef class Kernel:
         return True
 
     cdef bint lacks_step(self, dict kwargs) except -1:
-        """Whether the step's number may matter in a call that does not say it."""
+        """Return whether the step's number may matter in a call that does not say it."""
         for name in self.counted:
             if name == "step" or name in kwargs:
                 return True
@@ -208,7 +208,7 @@ cdef class Kernel:
 
 
 cdef inline bint plain(object array, object like, bint written) noexcept:
-    """Whether this is an array that a span can run over as it stands, shaped like another."""
+    """Return whether a span can run over this array as it stands, shaped like another."""
     cdef cnp.ndarray a, p
     cdef int k
     if not (cnp.PyArray_CheckExact(array) and cnp.PyArray_CheckExact(like)):

@@ -64,11 +64,11 @@ cdef class ThreadChoice:
 
     @property
     def trying(self):
-        """Whether a trial is under way."""
+        """Return whether a trial is under way."""
         return self._phase != RESTING
 
     cdef bint begin(self, double now) noexcept nogil:
-        """Whether the call that begins is to use many threads."""
+        """Return whether the call that begins is to use many threads."""
         if self._phase > 1:
             self._gaps[self._many][(self._phase - 2) // 2] = now - self._now
         if self._phase > 2 * PROBES:
@@ -123,7 +123,7 @@ cdef class ThreadChoice:
             self._settle(False)
 
     cdef void _charge(self, const double* probes, int n, double usual) noexcept nogil:
-        """What probes have taken beyond a usual step is owed."""
+        """Owe what probes have taken beyond a usual step."""
         cdef int k
         for k in range(n):
             self.debt += max(<double> 0, probes[k] - usual)
@@ -160,7 +160,7 @@ cdef class Tuner:
         self.choice = ThreadChoice()
 
     cdef int begin(self, int many, double work) except -1:
-        """The threads that a call over so many elements is to use; `end` has to follow."""
+        """Return the threads that a call over so many elements is to use; `end` has to follow."""
         if many != self.many:   # what was measured was measured with another number
             self.choice, self.many, self._work = ThreadChoice(), many, work
         return many if self.choice.begin(seconds_now()) else 1
@@ -178,5 +178,5 @@ cdef double most(const double* x) noexcept nogil:
 
 
 cdef double median(const double* x) noexcept nogil:
-    """Of PROBES = 4 numbers: one outlier, of a neighbour on the machine, does not decide."""
+    """Take the typical of PROBES = 4 numbers: one outlier, of a neighbour, does not decide."""
     return (x[0] + x[1] + x[2] + x[3] - most(x) - least(x)) / 2

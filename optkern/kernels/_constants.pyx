@@ -19,7 +19,10 @@ cdef enum:
 
 
 cdef list fields():
-    """The names of the fields of `hyper_t`; the last is an array, all others are one double."""
+    """Return the names of the fields of `hyper_t`.
+
+    The last is an array, all others are one double.
+    """
     cdef hyper_t o
     memset(&o, 0, sizeof(o))
     return list(o)
@@ -29,7 +32,7 @@ cdef list FIELDS = fields()
 
 
 cdef dict places(rule):
-    """The position in `hyper_t` of the first double of each of a rule's hyperparameters."""
+    """Return the position in `hyper_t` of the first double of each of a rule's hyperparameters."""
     cdef Py_ssize_t own = FIELDS.index("own")
     found = {}
     for name, default in rule.hyperparameters.items():
@@ -54,7 +57,7 @@ if [bit for _, bit in sorted(FLAGS.items())] != [
 
 
 cdef derive_t derivation(rule) except NULL:
-    """The function that derives the constants of ``rule``."""
+    """Return the function that derives the constants of ``rule``."""
     cdef derive_t found = stamped_derivation(rule.formula)
     if found == NULL:
         raise ImportError(
@@ -65,7 +68,7 @@ cdef derive_t derivation(rule) except NULL:
 
 
 def position(rule, name):
-    """Where the first double of a rule's hyperparameter stands in `hyper_t`."""
+    """Return where the first double of a rule's hyperparameter stands in `hyper_t`."""
     return PLACES[rule.name][name]
 
 
@@ -79,7 +82,7 @@ cdef int encode(hyper_t* o, rule, str name, object value) except -1:
 
 
 def derive(rule, dict hyperparameters):
-    """The constants of one step, for the NumPy reference: name -> float, and ``flags``.
+    """Return the constants of one step, for the NumPy reference: name -> float, and ``flags``.
 
     Parameters
     ----------
@@ -111,7 +114,7 @@ cdef int encode_option(options_t* o, str name, object value) except -1:
 
 
 cdef double clipped(double limit, double scale, double norm) noexcept nogil:
-    """The scale that brings a norm under its limit, as torch.nn.utils.clip_grad_norm_ has it."""
+    """Return the scale that limits a norm, as torch.nn.utils.clip_grad_norm_ has it."""
     cdef double factor
     if limit == INFINITY:
         return scale
@@ -120,7 +123,7 @@ cdef double clipped(double limit, double scale, double norm) noexcept nogil:
 
 
 cdef wide_t widely_clipped(double limit, wide_t scale, wide_t norm) noexcept nogil:
-    """The same, where a double does not hold the norm, or a dtype the scale."""
+    """Return the same, where a double does not hold the norm, or a dtype the scale."""
     cdef wide_t factor
     if limit == INFINITY:
         return scale
@@ -129,7 +132,7 @@ cdef wide_t widely_clipped(double limit, wide_t scale, wide_t norm) noexcept nog
 
 
 cdef double gradient_share(const options_t* o, double calls) noexcept nogil:
-    """What unscales, and averages over the calls, the gradients as they came."""
+    """Return what unscales, and averages over the calls, the gradients as they came."""
     return 1 / (o.grad_scale * (calls if o.accumulate_form == ACCUMULATE_MEAN else 1))
 
 
@@ -198,7 +201,7 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
 
 
 cdef wide_t as_wide(object norm):
-    """A number, or one of rules/reductions.py's with the exponent it has."""
+    """Return a number, or one of rules/reductions.py's with the exponent it has."""
     cdef wide_t to
     to.value, to.exponent = getattr(norm, "parts", (norm, 0))
     return to

@@ -53,11 +53,11 @@ cdef class Contents:
         return Contents, (self.containers, self.keys, self.entries, self.like)
 
     def taking(self, like):
-        """The same where gradients of another form go straight to a step."""
+        """Return the same where gradients of another form go straight to a step."""
         return Contents(self.containers, self.keys, self.entries, like)
 
     cpdef bint same(self) except -1:
-        """Whether each container still holds the same objects."""
+        """Return whether each container still holds the same objects."""
         cdef Py_ssize_t k
         for k in range(PyTuple_GET_SIZE(self.containers)):
             if not _holds(self.containers[k], self.keys[k], self.entries[k], self.sizes[k]):
@@ -89,7 +89,10 @@ cdef class Contents:
 
 
 cdef Py_ssize_t _size(object container, tuple keys) except -2:
-    """How many entries a container has, also beside the parameters; -1 where attributes count."""
+    """Return how many entries a container has, also beside the parameters.
+
+    -1 where attributes count.
+    """
     if isinstance(container, Mapping) or (not keys and hasattr(container, "__len__")):
         return len(container)
     return -1

@@ -112,7 +112,7 @@ class Copies:
         self.found()
 
     def _held_by_none(self) -> list[Any]:
-        """The labels of arrays in whose containers nobody has a part."""
+        """Return the labels of arrays in whose containers nobody has a part."""
         seen: list[bool] = []
         if self.given is None or not self.contents.same():  # which is told in its own words
             return self.labels if self.given is None else []
@@ -128,7 +128,7 @@ class Copies:
 
 
 def _references(entries: list[Any], k: int) -> int:
-    """How many references an entry of a list has beside the list's."""
+    """Return how many references an entry of a list has beside the list's."""
     return sys.getrefcount(entries[k]) - _IN_A_LIST
 
 

@@ -93,7 +93,7 @@ class Gathering:
             )
 
     def _entries(self, node: Node, values: Any, where: str, strict: bool | None) -> list[Any]:
-        """What stands in a container in the order of the parameters'; None for what may lack."""
+        """Read a container in the order of the parameters'; None for what may lack."""
         if node.kind == "list":
             if not is_sequence(values):
                 self._refuse_kind(node, values, where)

@@ -15,7 +15,7 @@ LEVELS = ("baseline", "v3", "v4")
 
 
 def available(cpu_level: int) -> tuple[str, ...]:
-    """The instruction sets that both this CPU and this build have, the best one last."""
+    """Return the instruction sets that both this CPU and this build have, the best one last."""
     return tuple(
         name
         for name in LEVELS[: cpu_level + 1]
@@ -24,7 +24,7 @@ def available(cpu_level: int) -> tuple[str, ...]:
 
 
 def chosen(names: tuple[str, ...]) -> str:
-    """The instruction set to run, out of ``names``.
+    """Choose the instruction set to run, out of ``names``.
 
     Raises
     ------

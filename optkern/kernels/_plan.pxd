@@ -202,7 +202,7 @@ cdef struct plan_t:
 cdef inline int missing_stream(
     const traits_t* traits, unsigned int flags, char* const* at
 ) noexcept nogil:
-    """The first stream that a rule touches with these flags and that is not there, or -1."""
+    """Return the first stream that a rule touches with these flags and that is not there, or -1."""
     cdef int j
     for j in range(traits.streams):
         if at[j] == NULL and traits.needs[j] & (flags | ALWAYS):

@@ -31,7 +31,7 @@ cdef inline floating flush(floating x) noexcept nogil:
 
 
 cdef inline floating epsilon(floating x) noexcept nogil:
-    """The distance from 1 to the next number of the dtype of `x`."""
+    """Return the distance from 1 to the next number of the dtype of `x`."""
     if floating is float:
         return FLT_EPSILON
     else:
@@ -119,13 +119,16 @@ cdef inline unsigned int to_float16_at_random(float x, unsigned int random) noex
 
 
 cdef inline unsigned int exponent_of(unsigned int scale) noexcept nogil:
-    """The biased exponent that a block counts from; scales below 31 mark one with infinities."""
+    """Return the biased exponent that a block counts from.
+
+    Scales below 31 mark one with infinities.
+    """
     cdef unsigned int least = 31, most = 254, marked = min(most, 23 + 8 * scale)
     return marked if scale - 1 < 30 else max(least, scale)
 
 
 cdef inline unsigned int int8_offset(unsigned int scale) noexcept nogil:
-    """What the codes of a block with this scale count from; 255: all codes are NaN."""
+    """Return what the codes of a block with this scale count from; 255: all codes are NaN."""
     cdef unsigned int exponent = exponent_of(scale)
     return (exponent - 14) << 23 if exponent < 255 else 0x77D00000
 

@@ -18,7 +18,7 @@ RunRows = Callable[[list[Rows], dict], None]
 
 
 def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
-    """The public function ``<place>.<rule>(p, g, *state, **hyperparameters)``.
+    """Make the public function ``<place>.<rule>(p, g, *state, **hyperparameters)``.
 
     ``run`` gets a plan over the arrays, the checked gradients, and the hyperparameters together
     with the ``extra`` keywords.
@@ -40,7 +40,7 @@ def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
 
 
 def rows_twin(rule: Rule, place: str, run: RunRows, **extra: Any) -> Callable[..., None]:
-    """The public function ``<place>.<rule>_rows(p, rows, g, *state, **hyperparameters)``.
+    """Make the public function ``<place>.<rule>_rows(p, rows, g, *state, **hyperparameters)``.
 
     ``run`` gets the checked rows of each parameter that has some, and what `twin`'s gets.
     """

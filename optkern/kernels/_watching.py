@@ -34,7 +34,7 @@ class Watching:
         _walk: Any
 
     def _groups(self) -> list[Any]:
-        """The group dicts that are trained: the user's list may hold more of them now."""
+        """Return the group dicts that are trained: the user's list may hold more of them now."""
         groups = list(self.given)[: len(self.parts)]
         if len(groups) < len(self.parts):
             raise ValueError(
@@ -46,11 +46,11 @@ class Watching:
         return [entry["params"] for entry in self._groups()] if self.grouped else [self.given]
 
     def entries(self, node: Node, container: Any) -> list[Any]:
-        """What one of the user's containers holds in the places that the structure knows."""
+        """Read one of the user's containers in the places that the structure knows."""
         return node.read(self._once(container))
 
     def _kept(self) -> Contents:
-        """What is now in every container that can be written to."""
+        """Read every container that can be written to."""
         rows: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
         if self.grouped:
             rows += [(entry, ("params",), (entry["params"],)) for entry in self._groups()]
@@ -74,18 +74,21 @@ class Watching:
             self._note(child, entry, rows)
 
     def _like(self) -> int | tuple[Any, ...] | None:
-        """The form of gradients that go to a step as they come; None: they take a closer look."""
+        """Return the form of gradients that go to a step as they come.
+
+        None: they take a closer look.
+        """
         root = self.parts[0]
         if self.apart or self.grouped or any(child.kind != "array" for child in root.children):
             return None
         return root.keys if root.kind == "dict" else root.size if root.kind == "list" else None
 
     def holds(self, container: Any) -> bool:
-        """Whether this very container is one of those that the parameters came in."""
+        """Return whether this very container is one of those that the parameters came in."""
         return any(container is known for known in self.contents.containers)
 
     def replaced(self) -> list[Label]:
-        """The labels of what the containers no longer hold; new views of its memory are noted.
+        """Name what the containers no longer hold; new views of its memory are noted.
 
         Raises
         ------
@@ -113,11 +116,11 @@ class Watching:
         return moved
 
     def added(self) -> list[Label]:
-        """The labels of arrays that have come into the containers and are not trained."""
+        """Name the arrays that have come into the containers and are not trained."""
         return [] if self.contents.same() else [label for label, _ in self.untrained()]
 
     def untrained(self) -> list[tuple[Label, Any]]:
-        """What the containers hold beside the parameters and what was left out, by its label."""
+        """Find what the containers hold beside parameters and what was left out, by its label."""
         if self.given is None:
             return []
         integers = any(isinstance(label, int) for label in self.labels)
@@ -128,7 +131,7 @@ class Watching:
         ]
 
     def _more(self) -> Found:
-        """What the containers hold in other places than the parameters'."""
+        """Find what the containers hold in other places than the parameters'."""
         found: Found = []
         for part, root in zip(self.parts, self._roots()):
             self._look(part, root, (), found)
@@ -138,7 +141,7 @@ class Watching:
         return found
 
     def shifted(self) -> bool:
-        """Whether arrays stand in others' places and there are more, as after `list.insert`."""
+        """Return whether arrays stand in others' places, with more, as after `list.insert`."""
         places = {id(x): k for k, x in enumerate(self._objects)}
         now = self._flat(self._roots(), self.what, None, self._once)
         moved = any(places.get(id(x), k) != k for k, x in enumerate(now))
@@ -181,7 +184,7 @@ class Watching:
             raise ValueError(f"{self.owner}: {said}")
 
     def said_changes(self, replaced: str, added: str) -> str:
-        """That arrays have been replaced or added, in words, with the ways out; '' where none."""
+        """Say that arrays have been replaced or added, with the ways out; '' where none."""
         if moved := self.replaced():
             return (
                 f"{_several(moved)} has been replaced in its container since it was given: the "
@@ -208,5 +211,5 @@ def _several(labels: list[Label]) -> str:
 
 
 def dotted(path: tuple[Any, ...]) -> str:
-    """The name of an array: the keys down to it."""
+    """Return the name of an array: the keys down to it."""
     return ".".join(str(name_of(key)) for key in path)

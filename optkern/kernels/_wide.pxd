@@ -19,7 +19,10 @@ cdef struct wide_t:
 
 
 cdef inline int rescue(double squares, int is_double) noexcept nogil:
-    """The power of two to sum the squares anew with; 0: the sum is good. float32's always is."""
+    """Return the power of two to sum the squares anew with.
+
+    0: the sum is good. float32's always is.
+    """
     if not is_double or squares != squares:
         return 0
     if squares > DBL_MAX:
@@ -28,7 +31,7 @@ cdef inline int rescue(double squares, int is_double) noexcept nogil:
 
 
 cdef inline wide_t root(double squares, int shift) noexcept nogil:
-    """The norm whose squares were summed of numbers times 2**shift."""
+    """Return the norm whose squares were summed of numbers times 2**shift."""
     cdef wide_t norm
     norm.value = sqrt(squares)
     norm.exponent = -shift if norm.value else 0
@@ -62,12 +65,12 @@ cdef inline wide_t total(wide_t a, wide_t b) noexcept nogil:
 
 
 cdef inline double narrowed(wide_t a) noexcept nogil:
-    """The double nearest to it: infinite where it is too large."""
+    """Return the double nearest to it: infinite where it is too large."""
     return ldexp(a.value, a.exponent) if a.exponent else a.value
 
 
 cdef inline bint fits(double x, int is_double) noexcept nogil:
-    """Whether a dtype holds a positive number with all its digits."""
+    """Return whether a dtype holds a positive number with all its digits."""
     if is_double:
         return DBL_MIN <= x <= DBL_MAX
     return FLT_MIN <= x <= FLT_MAX

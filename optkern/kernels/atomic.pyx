@@ -63,7 +63,7 @@ cdef class Setting:
 
 @cython.final
 cdef class Place:
-    """Where an array's elements lie, in an order of axes; all that can fail is done here."""
+    """Note where an array's elements lie, in an order of axes; all that can fail is done here."""
 
     cdef object array
     cdef layout_t layout
@@ -108,7 +108,7 @@ cdef Place writable(object array, order=None):
 
 
 cdef list copies_in_place(list copies):
-    """Of pairs (to, values): where to write, and the values as a C array of its dtype."""
+    """Split pairs (to, values): where to write, and the values as a C array of its dtype."""
     places = []
     for to, values in copies:
         values = np.ascontiguousarray(values)

@@ -19,7 +19,7 @@ def named(what: str, label: int | str) -> str:
 
 
 def shared(owner: str, what: str, value: Any) -> Any:
-    """The ndarray over another library's own memory; what has no memory to share comes back as is.
+    """Return the ndarray over another library's memory; what has none to share comes back as is.
 
     By the buffer protocol, ``__array_interface__`` or DLPack on CPU; never a copy.
 
@@ -60,7 +60,7 @@ def _has_buffer(value: Any) -> bool:
 
 
 def is_array_like(value: Any) -> bool:
-    """Whether an object is an array, or another library's with memory of its own."""
+    """Return whether an object is an array, or another library's with memory of its own."""
     return (
         isinstance(value, (np.ndarray, np.generic))
         or _has_buffer(value)
@@ -69,7 +69,7 @@ def is_array_like(value: Any) -> bool:
 
 
 def advice(value: Any) -> str:
-    """What makes an array of what is none, as the end of a message."""
+    """Say what makes an array of what is none, as the end of a message."""
     if hasattr(value, "to_numpy"):
         return "; np.array(x.to_numpy()) makes an array of its values"
     if isinstance(value, np.ma.MaskedArray):
@@ -192,7 +192,7 @@ def check_compact_form(owner: str, what: str, state: codecs.Compact, parameter: 
 
 
 def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> np.ndarray:
-    """The gradient as a native array of the arithmetic's dtype; a cast makes a copy.
+    """Return the gradient as a native array of the arithmetic's dtype; a cast makes a copy.
 
     float16 and bfloat16 stay as they are where the arithmetic is float32.
     """
@@ -248,7 +248,7 @@ def byte_bounds(array: np.ndarray) -> tuple[int, int]:
 
 
 def share_memory(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays have a byte in common; where that is too hard to say, yes."""
+    """Return whether two arrays have a byte in common; where that is too hard to say, yes."""
     try:
         return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
@@ -256,7 +256,7 @@ def share_memory(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
-    """The axes from the slowest to the fastest in memory, and whether that order has no gaps.
+    """Order the axes from the slowest to the fastest in memory; say whether that has no gaps.
 
     An array with gaps is walked in C order.
     """

@@ -49,24 +49,27 @@ _NAN = 255  # a block's scale, and all of its codes
 
 
 def is_bfloat16(dtype: np.dtype) -> bool:
-    """Whether this is ml_dtypes' bfloat16, told by its name: that package is not imported."""
+    """Return whether this is ml_dtypes' bfloat16, told by its name.
+
+    That package is not imported.
+    """
     return dtype.itemsize == 2 and dtype.name == "bfloat16"  # a name takes NumPy a microsecond
 
 
 def kind_of(dtype: np.dtype) -> int:
-    """The position in `KINDS` of a parameter's or gradient's dtype."""
+    """Return the position in `KINDS` of a parameter's or gradient's dtype."""
     if dtype == np.float16:
         return KINDS.index("float16")
     return KINDS.index("bfloat16") if is_bfloat16(dtype) else 0
 
 
 def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype that a parameter of ``dtype`` is updated in."""
+    """Return the dtype that a parameter of ``dtype`` is updated in."""
     return np.dtype(np.float32) if kind_of(dtype) else dtype
 
 
 def checked_rounding(owner: str, value: Any, master: bool) -> str:
-    """How float16 and bfloat16 parameters are rounded, from the option `weight_rounding`."""
+    """Check the option `weight_rounding`: how float16 and bfloat16 parameters are rounded."""
     if value is None:
         return "nearest" if master else "stochastic"
     words = ("stochastic", "nearest")
@@ -86,7 +89,7 @@ def checked_rounding(owner: str, value: Any, master: bool) -> str:
 
 
 def widened(array: np.ndarray) -> np.ndarray:
-    """A float16 or bfloat16 array as float32; another one as it is."""
+    """Widen a float16 or bfloat16 array to float32; return another one as it is."""
     if is_bfloat16(array.dtype):
         return decode_bfloat16(array.view(np.uint16))
     return array.astype(np.float32) if array.dtype == np.float16 else array
@@ -187,7 +190,7 @@ def encode_int8(
 
 
 def _offset(scales: np.ndarray, signed: bool) -> np.ndarray:
-    """What the codes of each block count from, as a float32's bits."""
+    """Return what the codes of each block count from, as a float32's bits."""
     beside = np.minimum(_NAN - 1, _LOW_EXPONENT - 8 + 8 * scales.astype(np.int32))
     exponent = np.where(_marked(scales), beside, np.maximum(scales, _LOW_EXPONENT)).astype(np.int32)
     if signed:
@@ -196,7 +199,7 @@ def _offset(scales: np.ndarray, signed: bool) -> np.ndarray:
 
 
 def _marked(scales: np.ndarray) -> np.ndarray:
-    """Which blocks hold infinities."""
+    """Return which blocks hold infinities."""
     return (scales > 0) & (scales < _LOW_EXPONENT)
 
 
@@ -219,7 +222,7 @@ def mixed(x: int) -> int:
 
 
 def tensor_key(label: int | str) -> int:
-    """What of a parameter goes into its random bits: its name, or its position where it has none.
+    """Return what a parameter adds to its random bits: its name, or position where it has none.
 
     64 bits of the name's BLAKE2b, the uppermost set: no position is as large.
     """
@@ -230,7 +233,7 @@ def tensor_key(label: int | str) -> int:
 
 
 def random_bits(seed: int, step: int, tensor: int | str, n: int, first: int = 0) -> np.ndarray:
-    """A uint32 for each of ``n`` elements; its upper 20 bits are random.
+    """Make a uint32 for each of ``n`` elements; its upper 20 bits are random.
 
     Parameters
     ----------
@@ -255,7 +258,7 @@ def random_bits(seed: int, step: int, tensor: int | str, n: int, first: int = 0)
 
 
 def _hashed(x: np.ndarray, key: np.uint32) -> np.ndarray:
-    """Two rounds of a multiplicative hash with a key between them (multipliers: xxHash's).
+    """Apply two rounds of a multiplicative hash, a key between them (multipliers: xxHash's).
 
     Of the distances within a segment one (494,009) correlates by 0.05, the next by 0.04, those up
     to 16 and powers of two by less than 0.015; farther apart the upper bits of a position reach too
@@ -311,7 +314,7 @@ class Compact:
 
     @property
     def kind(self) -> int:
-        """The position in `KINDS`."""
+        """Return the position in `KINDS`."""
         return KINDS.index("bfloat16 state") if self.scales is None else 5 - self.signed
 
     @property
@@ -327,7 +330,7 @@ class Compact:
         return (self.codes,) if self.scales is None else (self.codes, self.scales)
 
     def decode(self) -> np.ndarray:
-        """The values, as a new float32 array."""
+        """Decode the values into a new float32 array."""
         if self.scales is None:
             return decode_bfloat16(self.codes)
         return decode_int8(self.codes, self.scales, self.signed)

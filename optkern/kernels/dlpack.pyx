@@ -104,7 +104,7 @@ cdef class Exchange:
         return arrays
 
     def are(self, list tensors, list arrays):
-        """Whether each tensor's memory is its array's, in shape and strides as well."""
+        """Return whether each tensor's memory is its array's, in shape and strides as well."""
         cdef Py_ssize_t i
         cdef tensor_t t
         if len(arrays) != len(tensors):
@@ -149,7 +149,7 @@ cdef class Exchange:
 
 
 cdef object array_over(cnp.ndarray like, void* data, object owner):
-    """An array like another, over the memory of its owner."""
+    """Return an array like another, over the memory of its owner."""
     cdef cnp.dtype descr = like.dtype
     cdef cnp.ndarray array
     Py_INCREF(descr)   # the call below takes it

@@ -59,7 +59,7 @@ class Node(NamedTuple):
         return self.kind in ("list", "dict", "fields")
 
     def read(self, container: Any) -> list[Any]:
-        """The entries of a container of this form."""
+        """Return the entries of a container of this form."""
         if self.kind == "list":
             return list(container)
         if self.kind == "dict":
@@ -74,7 +74,10 @@ class Once:
         self._lists: dict[int, tuple[Any, list[Any]]] = {}
 
     def __call__(self, value: Any) -> Any:
-        """The entries of an iterator as a list, the same one each time; all else as it is."""
+        """Return the entries of an iterator as a list, the same one each time.
+
+        All else as it is.
+        """
         if not isinstance(value, Iterator) or buffers.is_array_like(value):
             return value
         if id(value) not in self._lists:
@@ -86,7 +89,7 @@ class Once:
 
 
 def settled(value: Any, around: tuple[Any, ...] = ()) -> Any:
-    """A structure that can be read twice: lists in the places of iterators."""
+    """Make a structure that can be read twice: lists in the places of iterators."""
     if any(value is other for other in around):  # it contains itself, which is for others to say
         return value
     inner = (*around, value)
@@ -102,7 +105,7 @@ def settled(value: Any, around: tuple[Any, ...] = ()) -> Any:
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether an object is a container whose entries have positions."""
+    """Return whether an object is a container whose entries have positions."""
     if isinstance(value, (list, tuple)):
         return True
     return (
@@ -113,19 +116,19 @@ def is_sequence(value: Any) -> bool:
 
 
 def is_groups(params: Any) -> bool:
-    """Whether a sequence is one of groups: one of its dicts has the key "params"."""
+    """Return whether a sequence is one of groups: one of its dicts has the key "params"."""
     return is_sequence(params) and any(
         isinstance(entry, Mapping) and "params" in entry for entry in params
     )
 
 
 def is_dataclass(value: Any) -> bool:
-    """Whether an object is one of a dataclass, not the class."""
+    """Return whether an object is one of a dataclass, not the class."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def opened(value: Any) -> tuple[str, tuple[Any, ...], list[Any]]:
-    """A container's kind, keys and entries; of all else "array"."""
+    """Return a container's kind, keys and entries; of all else "array"."""
     if isinstance(value, np.ndarray):
         return "array", (), []
     if isinstance(value, Mapping):
@@ -141,7 +144,7 @@ def opened(value: Any) -> tuple[str, tuple[Any, ...], list[Any]]:
 
 
 def is_static(container: Any, key: Any, entry: Any) -> bool:
-    """Whether a dataclass's or a named tuple's field holds what is no parameter."""
+    """Return whether a dataclass's or a named tuple's field holds what is no parameter."""
     if is_dataclass(container):
         metadata = container.__dataclass_fields__[key].metadata
         if metadata.get("static") or metadata.get("pytree_node") is False:
@@ -154,7 +157,7 @@ def is_static(container: Any, key: Any, entry: Any) -> bool:
 
 
 def static_advice(container: Any, value: Any) -> str:
-    """How a field's number may be left out, or be a parameter; as the end of a message."""
+    """Say how a field's number may be left out, or be a parameter; as the end of a message."""
     if not is_dataclass(container) or not isinstance(value, numbers.Number):
         return ""
     return (
@@ -164,7 +167,7 @@ def static_advice(container: Any, value: Any) -> str:
 
 
 def name_of(key: Any) -> str | None:
-    """What a mapping's key is called in a parameter's name; None where it may not be one."""
+    """Return a mapping's key as a part of a parameter's name; None where it may not be one."""
     if isinstance(key, str):
         return str(key)
     integer = isinstance(key, numbers.Integral) and not isinstance(key, (bool, np.bool_))
@@ -191,7 +194,7 @@ def rebuilt(like: Any, node: Node, entries: list[Any]) -> Any:
 
 
 def is_plain(node: Node, container: Any) -> bool:
-    """Whether all containers from here on are lists, tuples and dicts, of parameters alone."""
+    """Return whether all containers from here on are lists, tuples and dicts of parameters."""
     if not node.is_container or container is None:
         return True
     if type(container) not in (list, tuple, dict) or len(container) != len(node.keys):

@@ -68,7 +68,7 @@ class NoSuchNameError(KeyError, ValueError):
 
 
 def one_of(value: object, words: Iterable[str]) -> bool:
-    """Whether a value of any type is one of these words."""
+    """Return whether a value of any type is one of these words."""
     return isinstance(value, str) and value in words
 
 
@@ -151,7 +151,7 @@ def spell_names(
 
 
 def _public(space: Mapping[str, Any]) -> Iterable[str]:
-    """The names that a module gives out."""
+    """Return the names that a module gives out."""
     own = space["__name__"]
     return space.get("__all__") or [
         name
@@ -167,7 +167,7 @@ def words(name: str, value: object, known: Iterable[str]) -> str:
 
 
 def said_of_options(message: str, parser: argparse.ArgumentParser) -> str:
-    """An argparse message, with the option that was meant by one that is not there."""
+    """Add to an argparse message the option that was meant by one that is not there."""
     known = {x for action in parser._actions for x in action.option_strings}
     for action in parser._actions:
         for inner in action.choices.values() if isinstance(action.choices, dict) else ():
@@ -215,7 +215,7 @@ def spelled(function: _Function) -> _Function:
 def passing_on(
     inner: Callable[..., Any], without: Iterable[str] = ()
 ) -> Callable[[_Function], _Function]:
-    """As `spelled`, of a function that hands keywords on to ``inner``, but for some."""
+    """Do as `spelled` for a function that hands keywords on to ``inner``, but for some."""
     names = [name for name in _keywords(inner) if name not in without]
 
     def decorate(function: _Function) -> _Function:
@@ -241,7 +241,7 @@ def _checking(function: _Function, known: list[str]) -> _Function:
 
 
 def _keywords(function: Callable[..., Any]) -> list[str]:
-    """The names that a function takes as keywords."""
+    """Return the names that a function takes as keywords."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters
     return [name for name, p in parameters.items() if p.kind in kinds and name != "self"]

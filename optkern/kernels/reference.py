@@ -75,7 +75,7 @@ class Constants:
                 setattr(self, name, value if name in kept else dtype.type(value))
 
     def trusted(self, p_norm: float, norm: float) -> Constants:
-        """The same with the trust ratio of two norms."""
+        """Return the same constants with the trust ratio of two norms."""
         other = object.__new__(Constants)
         other._take(
             self.rule, trusted(self.exact, p_norm, norm, self.dtype == np.float64), self.dtype
@@ -110,7 +110,7 @@ def update(
     master: Any = None,
     weight_rounding: str = "stochastic",
 ) -> None:
-    """One step of a rule on arrays in any storage, in place: decoded, updated, encoded.
+    """Take one step of a rule on arrays in any storage, in place: decoded, updated, encoded.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def update(
 
 
 def sum_rows(rows, g):
-    """The distinct rows, and for each the sum of its gradients: float64, in the order they came."""
+    """Find the distinct rows, and for each sum its gradients: float64, in the order they came."""
     distinct, first, number = np.unique(rows, return_index=True, return_inverse=True)
     rest = np.delete(np.arange(len(rows)), first)
     total = g[first].astype(np.float64)
@@ -159,7 +159,7 @@ def sum_rows(rows, g):
 
 
 def public_rows(rule: Rule) -> Callable[..., None]:
-    """The public twin that applies a rule to some rows: gather, the formula, scatter."""
+    """Make the public twin that applies a rule to some rows: gather, the formula, scatter."""
 
     def run(taken: list[Rows], hyperparameters: dict[str, Any]) -> None:
         with np.errstate(all="ignore"):
@@ -188,7 +188,7 @@ for _rule in ROW_RULES:
 def accumulate(
     held: Sequence[np.ndarray | None], grads: Sequence[np.ndarray | None]
 ) -> list[np.ndarray | None]:
-    """What is held after one more call's gradients; None where there has been none."""
+    """Add one more call's gradients to those held; None where there has been none."""
     totals = []
     with np.errstate(all="ignore"):
         for h, g in zip(held, grads):
@@ -212,7 +212,7 @@ def fused_step(
     calls: int = 1,
     **options: Any,
 ) -> float:
-    """One step of an optimizer with options around its rule: what `opt.step` does, in NumPy.
+    """Take an optimizer's step with options around its rule: what `opt.step` does, in NumPy.
 
     Parameters
     ----------

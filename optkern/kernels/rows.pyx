@@ -110,7 +110,7 @@ cdef void run_some(void* context, Py_ssize_t job, int thread) noexcept nogil:
 
 
 cdef inline char* row_of(const rows_t* r, int stream, Py_ssize_t k) noexcept nogil:
-    """Where the k-th distinct row of a stream begins."""
+    """Return where the k-th distinct row of a stream begins."""
     if r.data[stream] == NULL:
         return NULL
     if stream == 1:
@@ -163,7 +163,10 @@ ctypedef fused floating:
 cdef void sum_gradients(
     const rows_t* r, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n, floating* to
 ) noexcept nogil:
-    """The sum of the gradients of one row: `n` elements of the k-th gradient and its followers."""
+    """Return the sum of the gradients of one row.
+
+    `n` elements of the k-th gradient and its followers.
+    """
     cdef double sum[SUMMED]
     cdef const floating* g = <const floating*> (r.data[1] + k * r.stride[1]) + first
     cdef Py_ssize_t i
@@ -179,7 +182,7 @@ cdef void sum_gradients(
 
 
 cdef bint finite_sum(const rows_t* r, Py_ssize_t k) noexcept nogil:
-    """Whether the sum of the gradients of one row is finite, in the dtype it is rounded to."""
+    """Return whether the sum of one row's gradients is finite, in the dtype it is rounded to."""
     cdef char sum[SUMMED * 8]
     cdef Py_ssize_t n, first = 0
     while first < r.width:
@@ -302,7 +305,7 @@ cdef class Rows:
             )
 
     def _indices(self, rows):
-        """The rows as a dense array of Py_ssize_t; their range is checked by `_find`."""
+        """Return the rows as a dense array of Py_ssize_t; their range is checked by `_find`."""
         what = self._named("rows of parameter")
         if isinstance(rows, (list, tuple)):
             rows = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
@@ -319,7 +322,7 @@ cdef class Rows:
         return np.ascontiguousarray(rows, dtype=np.intp)
 
     def _as_gradient(self, gradient):
-        """The gradients of the rows as a dense array of the parameter's dtype."""
+        """Return the gradients of the rows as a dense array of the parameter's dtype."""
         what = self._named("gradient of parameter")
         gradient = buffers.shared(self.owner, what, gradient)
         if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
@@ -380,7 +383,7 @@ cdef class Rows:
         return np.asarray(<Py_ssize_t[:self.r.count]> self.r.row) if self.r.count else []
 
     cdef bint finite(self) noexcept nogil:
-        """Whether all gradients are, and the sums of those that share a row."""
+        """Return whether all gradients are, and the sums of those that share a row."""
         cdef Py_ssize_t k
         if not SPANS.finite[self.r.dtype](self.r.data[1], self.given * self.r.width):
             return False
@@ -439,7 +442,7 @@ def take_rows(rule, str owner, list params, rows, gradients, dict state):
 
 
 def both_given(str owner, label, rows, gradient):
-    """Whether a parameter has rows; it then has gradients too."""
+    """Return whether a parameter has rows; it then has gradients too."""
     if (rows is None) != (gradient is None):
         missing, other = ("rows", "gradients") if rows is None else ("gradients", "rows")
         raise TypeError(
@@ -508,7 +511,7 @@ cdef bint take_step(
 
 
 cdef list take_all(Plan plan, tuple rows, tuple gradients):
-    """The rows of each parameter, checked; None where it has none."""
+    """Return the rows of each parameter, checked; None where it has none."""
     cdef Py_ssize_t i
     cdef Rows one
     cdef list taken = [None] * plan.core.count

@@ -119,7 +119,7 @@ def stale(str module):
 
 
 def isa():
-    """The instruction set the kernels run: ``"v4"``, ``"v3"`` or ``"baseline"``."""
+    """Return the instruction set the kernels run: ``"v4"``, ``"v3"`` or ``"baseline"``."""
     return ISA
 
 
@@ -139,7 +139,10 @@ cdef int forks = 0                 # between this process and the one that loade
 
 
 def set_thread_limit(int n, bint explicit):
-    """The number of threads a call may use at the most; ``explicit``: the user's own word."""
+    """Return the number of threads a call may use at the most.
+
+    ``explicit``: the user's own word.
+    """
     global thread_limit, limit_explicit, forked
     if hangs and n > 1 and explicit:
         raise RuntimeError(
@@ -157,7 +160,10 @@ def get_thread_limit():
 
 
 cdef int current_limit() noexcept nogil:
-    """The default number of threads now: a limit lowered from outside (threadpoolctl) counts."""
+    """Return the default number of threads now.
+
+    A limit lowered from outside (threadpoolctl) counts.
+    """
     cdef int openmp = omp_get_max_threads()
     if forked or not OPTKERN_OPENMP:
         return 1
@@ -167,7 +173,7 @@ cdef int current_limit() noexcept nogil:
 
 
 cdef int threads_for(Py_ssize_t elements, Py_ssize_t jobs, int wanted) noexcept nogil:
-    """The threads that so many jobs are to use, or, for 0, the most that the engine may choose."""
+    """Return the threads for so many jobs, or, for 0, the most that the engine may choose."""
     if forked or not OPTKERN_OPENMP or jobs <= 1:
         return 1
     if wanted == 0:
@@ -176,7 +182,7 @@ cdef int threads_for(Py_ssize_t elements, Py_ssize_t jobs, int wanted) noexcept 
 
 
 def serial_reason(Py_ssize_t elements, Py_ssize_t jobs, Py_ssize_t share, int wanted):
-    """Why `threads_for` says one thread; an empty string where it may say more.
+    """Say why `threads_for` says one thread; an empty string where it may say more.
 
     ``share``: the elements of one job at the most.
     """
@@ -225,7 +231,7 @@ cdef double now() noexcept nogil:
 
 
 cdef int count_forks() noexcept nogil:
-    """The forks between this process and the one that loaded optkern."""
+    """Return the forks between this process and the one that loaded optkern."""
     return forks
 
 

@@ -117,14 +117,14 @@ class Structure(Watching, Gathering, Copies):
         return objects
 
     def _read(self, value: Any, where: str) -> Any:
-        """A container; of an iterator the list of what it gave."""
+        """Read a container; of an iterator the list of what it gave."""
         try:
             return self._once(value)
         except ValueError as error:
             raise ValueError(f"{self.owner}: {where}: {error}") from None
 
     def _label(self, root: Node, flat: bool, path: tuple[Any, ...]) -> Label:
-        """An array's path; its position in a flat list, its key in a flat dict."""
+        """Return an array's path; its position in a flat list, its key in a flat dict."""
         if not path:
             return self._next
         if flat:
@@ -204,7 +204,7 @@ class Structure(Watching, Gathering, Copies):
             known.add(label)
 
     def _near_params(self, group: Mapping[str, Any]) -> str:
-        """That a group's key may be meant for 'params', where one is near it."""
+        """Say that a group's key may be meant for 'params', where one is near it."""
         near = [key for key in group if meant(key, ["params"], cutoff=0.8)]
         return f": did you mean 'params' by {near[0]!r}?" if near else ""
 
@@ -231,14 +231,14 @@ class Structure(Watching, Gathering, Copies):
                 )
 
     def _shared(self, labels: Iterable[Label], objects: Iterable[Any]) -> list[Any]:
-        """The entries as ndarrays over their own memory, where they have some."""
+        """Return the entries as ndarrays over their own memory, where they have some."""
         return [
             buffers.shared(self.owner, buffers.named("parameter", label), value)
             for label, value in zip(labels, objects)
         ]
 
     def extended(self, entry: Any) -> Structure:
-        """The same with one group more; the arrays of the others stay the objects they are."""
+        """Add one group; the arrays of the others stay the objects they are."""
         if not isinstance(entry, Mapping):
             raise TypeError(
                 f"{self.owner}: a group must be a dict with the key 'params', "
@@ -258,7 +258,7 @@ class Structure(Watching, Gathering, Copies):
         return new
 
     def last_group(self) -> Structure:
-        """The last group alone, under its own number."""
+        """Return the last group alone, under its own number."""
         count = self.parts[-1].size
         names = ("parts", "overrides")
         rows = ("labels", "arrays", "_objects")
@@ -279,7 +279,7 @@ class Structure(Watching, Gathering, Copies):
     # ----------------------------------------------------------------- other arrays, copies
 
     def grown(self) -> Structure | None:
-        """The same with what has come into the containers; None where names would change."""
+        """Take in what has come into the containers; None where names would change."""
         new = self._with(parts=[], overrides=[], groups=[], labels=[], _next=0, single=False)
         objects: list[Any] = []
         for number, entry in enumerate(
@@ -295,7 +295,7 @@ class Structure(Watching, Gathering, Copies):
         return new
 
     def rebound(self, params: Params, leave_out: bool = True) -> Structure:
-        """The same structure over other parameters.
+        """Lay the same structure over other parameters.
 
         ``leave_out``: what has come into the user's containers since is no parameter.
         """

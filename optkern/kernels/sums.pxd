@@ -45,7 +45,7 @@ cdef inline void add_squares(
 
 
 cdef inline double fold(double* lane) noexcept nogil:
-    """The sum of the lanes, the upper half onto the lower until one is left."""
+    """Return the sum of the lanes, the upper half onto the lower until one is left."""
     cdef int j, width = LANES // 2
     while width:
         for j in range(width):
@@ -59,7 +59,7 @@ cdef inline Py_ssize_t count_blocks(Py_ssize_t n) noexcept nogil:
 
 
 cdef inline double add_blocks(double* partial, Py_ssize_t n) noexcept nogil:
-    """The sum of n numbers, the upper half onto the lower until one is left."""
+    """Return the sum of n numbers, the upper half onto the lower until one is left."""
     cdef Py_ssize_t i, half
     if n == 0:
         return 0

@@ -45,7 +45,7 @@ def load_engine_passive() -> str:
 
 
 def _loaded_runtime() -> str:
-    """The OpenMP runtime that another library has loaded already, or an empty string."""
+    """Find the OpenMP runtime that another library has loaded already, or an empty string."""
     try:
         with open("/proc/self/maps") as maps:
             paths = {line.rsplit("/", 1)[-1].strip() for line in maps if "/" in line}
@@ -55,7 +55,7 @@ def _loaded_runtime() -> str:
 
 
 def machine_limit() -> int:
-    """The cores this process may use: CPU affinity and the cgroup's quota."""
+    """Count the cores this process may use: CPU affinity and the cgroup's quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -64,7 +64,7 @@ def machine_limit() -> int:
 
 
 def _cgroup_cores(root: str = "/") -> int:
-    """The smallest quota of this process's cgroup (version 1 or 2) and those above it, in cores."""
+    """Read the smallest quota, in cores, of this process's cgroup (version 1 or 2) or one above."""
     found = [sys.maxsize]
     for line in _read(Path(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -91,7 +91,7 @@ def _read(path: Path) -> str:
 
 
 def as_num_threads(owner: str, value: Any) -> int:
-    """The ``num_threads`` of a call as the engine takes it: 0 stands for None."""
+    """Check the ``num_threads`` of a call; the engine takes 0 for None."""
     if value is None:
         return 0
     try:
@@ -106,7 +106,7 @@ def as_num_threads(owner: str, value: Any) -> int:
 
 
 def initial_limit() -> tuple[int, bool]:
-    """The limit at import, and whether it is the user's own word (``OPTKERN_NUM_THREADS``)."""
+    """Return the limit at import, and whether it is the user's word (``OPTKERN_NUM_THREADS``)."""
     own = os.environ.get("OPTKERN_NUM_THREADS", "")
     if not own:
         return machine_limit(), False

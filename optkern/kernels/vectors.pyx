@@ -9,7 +9,7 @@ from optkern.kernels.sums cimport BLOCK, add_blocks, count_blocks
 
 
 cdef int vector_threads(Py_ssize_t n, int wanted) noexcept nogil:
-    """The number of threads for vectors of n elements; 0: the engine's own choice."""
+    """Return the number of threads for vectors of n elements; 0: the engine's own choice."""
     return threads_for(n, count_blocks(n), wanted)
 
 

@@ -38,7 +38,7 @@ class Aim:
         return self.sign > 0 and not self.decay.any()
 
     def gradient(self, grad: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
-        """Of the gradient, or of products with the Hessian."""
+        """Turn the gradient, or products with the Hessian, into those of what is minimised."""
         if self.plain:
             return grad
 

@@ -40,7 +40,7 @@ class Raise(NamedTuple):
 
 
 def raised(trend: Trend, seen: Evidence) -> Raise | None:
-    """The last rise of lr, where the loss stands above what it was before it, beyond chance."""
+    """Find the last rise of lr after which the loss stands above what it was, beyond chance."""
     if trend.count < FEWEST or not math.isfinite(seen.lr):
         return None
     looks = [look for look in seen.looks if math.isfinite(look.lr) and look.record >= trend.first]
@@ -70,7 +70,7 @@ def raised(trend: Trend, seen: Evidence) -> Raise | None:
 
 
 def by_raise(trend: Trend, seen: Evidence) -> Diagnosis | None:
-    """That a raised lr has thrown the loss up; a lesser rise is left to a remark."""
+    """Say that a raised lr has thrown the loss up; a lesser rise is left to a remark."""
     rise = raised(trend, seen)
     if rise is None:
         return None
@@ -92,7 +92,7 @@ def by_raise(trend: Trend, seen: Evidence) -> Diagnosis | None:
 
 
 def exploded(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
-    """That the loss has left for ever, and since which record."""
+    """Say that the loss has left for ever, and since which record."""
     began = trend.explosion()
     if began is None and trend.falls and (onset := trend.above_start()) is not None:
         return _above_start(trend, seen, onset)
@@ -120,7 +120,7 @@ def exploded(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis
 
 
 def _above_start(trend: Trend, seen: Evidence, onset: int) -> Diagnosis:
-    """A loss that falls, from where long steps have thrown it, and stands far above its start."""
+    """Judge a loss that falls from where long steps have thrown it, far above its start."""
     return said(
         trend,
         "exploding",

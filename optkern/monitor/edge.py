@@ -35,7 +35,7 @@ class Edge(NamedTuple):
 
     @property
     def stable(self) -> float:
-        """What lr allows `sharpness` to be for plain gradient descent: 2 / lr."""
+        """Return what lr allows `sharpness` to be for plain gradient descent: 2 / lr."""
         return 2 / self.lr if self.lr > 0 else math.inf
 
 

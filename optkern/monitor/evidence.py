@@ -74,7 +74,7 @@ class Evidence:
 
     @property
     def spent(self) -> str:
-        """That lr has come to nothing; empty where it has not, or the loss has fallen since."""
+        """Say that lr has come to nothing; empty where it has not, or the loss has fallen since."""
         if not self.lr < SPENT * self.peak:
             return ""
         before = [look.record for look in self.looks if look.lr >= SPENT * self.peak]
@@ -88,7 +88,7 @@ class Evidence:
 
     @property
     def straight(self) -> bool:
-        """Whether the updates were seen to keep their direction."""
+        """Return whether the updates were seen to keep their direction."""
         return self.straightness >= STRAIGHT or self.reversal > -REVERSED
 
     @property
@@ -97,7 +97,7 @@ class Evidence:
 
     @property
     def still(self) -> str:
-        """Why nothing moves any more; empty where something does."""
+        """Say why nothing moves any more; empty where something does."""
         if self.lr == 0:
             return self.spent or "lr is 0"
         if self.stands and self.decays:
@@ -118,7 +118,7 @@ class Evidence:
 
     @property
     def uphill(self) -> str:
-        """What a loss that climbs along updates that keep their direction asks."""
+        """Say what a loss asks that climbs along updates which keep their direction."""
         if found := self.ask():
             return found
         if self.averages:
@@ -138,14 +138,14 @@ class Evidence:
 
     @property
     def climbs(self) -> str:
-        """What a loss above its start says, whether the updates turn back or go on."""
+        """Say what a loss above its start means, whether the updates turn back or go on."""
         if self.straight or self.averages:
             return self.uphill
         return f"the steps are too long{self.tenth}, best from a new start"
 
     @property
     def held(self) -> str:
-        """That clipping sets the length of the steps; empty where it does not."""
+        """Say that clipping sets the length of the steps; empty where it does not."""
         if len(self.kept) >= LOOKS and max(self.kept) < 1 / HELD:
             return (
                 f"clip_value = {self.value_clip:.3g} cuts every gradient seen to "
@@ -164,7 +164,7 @@ class Evidence:
         return f"; it may fall faster, for {self.held}" if self.held else "; go on"
 
     def aside(self, trend: Trend) -> str:
-        """What the looks say by themselves of a loss that does not fall."""
+        """Say what the looks by themselves tell of a loss that does not fall."""
         if self.spent:
             return f", and {self.spent}"
         if self.still:

@@ -19,7 +19,7 @@ LARGE = 0.1  # of the whole gradient's norm
 
 
 def turned(losses: np.ndarray, at: np.ndarray, validated: np.ndarray) -> tuple[int, str]:
-    """Where a validation loss turned while the training loss falls on; (-1, "") where it did not.
+    """Find where a validation loss turned while the training loss falls on; else (-1, "").
 
     Levels of a tenth of the validations each are compared: a lowest one by chance does not count.
     """
@@ -49,7 +49,7 @@ def turned(losses: np.ndarray, at: np.ndarray, validated: np.ndarray) -> tuple[i
 
 
 def jumped(losses: np.ndarray) -> int:
-    """The last record at which the loss goes to another level in one record; -1 for none.
+    """Find the last record at which the loss goes to another level at once; -1 for none.
 
     Neither a spike (it does not stay) nor an explosion (it goes on rising) nor a fast fall (the
     records before show it).
@@ -90,7 +90,7 @@ def contradiction(
     hvp: Callable[[Any], Any] | None,
     seed: int,
 ) -> str:
-    """That what diagnose was given is not of one function: asked before any of it is believed."""
+    """Say that diagnose was not given one function: asked before any of it is believed."""
     found = ""
     arrays = Structure("diagnose", x, "x").arrays
     numbers = [a for a in map(np.asarray, arrays) if a.dtype.kind == "f"]
@@ -107,7 +107,7 @@ def contradiction(
 
 
 def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray], seen: str) -> str:
-    """That a parameter never got a gradient where the full gradient is large; else empty.
+    """Say that a parameter never got a gradient where the full gradient is large; else empty.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray]
 
 
 def lifeless(labels: Sequence[Any], full: Sequence[np.ndarray]) -> str:
-    """That most of a gradient over all the data is exactly zero, and where; else empty."""
+    """Say that most of a gradient over all the data is exactly zero, and where; else empty."""
     count = sum(g.size for g in full)
     zeros = [int(np.count_nonzero(g == 0)) for g in full]
     if not count or not 0.5 * count < sum(zeros) < count:
@@ -152,7 +152,7 @@ def lifeless(labels: Sequence[Any], full: Sequence[np.ndarray]) -> str:
 
 
 def alike(labels: Sequence[Any], arrays: Sequence[np.ndarray]) -> str:
-    """That all units of a layer are the same ones; else empty."""
+    """Say that all units of a layer are the same ones; else empty."""
     for label, a in zip(labels, arrays):
         if a.ndim != 2 or min(a.shape) < 2 or not np.isfinite(a).all():
             continue

@@ -151,7 +151,7 @@ class _Fits(NamedTuple):
     tolerance: float
 
     def above(self, a: _Fit | None, b: _Fit | None, times: float = 1.0) -> bool:
-        """Whether one loss is above another by more than the tolerance (times it) and chance."""
+        """Return whether a loss is above another beyond the tolerance (times it) and chance."""
         if a is None or b is None:
             return False
         least = max(times * self.tolerance * abs(b.loss), 3 * math.hypot(a.scatter, b.scatter))
@@ -162,7 +162,10 @@ class _Fits(NamedTuple):
 
     @property
     def low(self) -> bool:
-        """Whether the training loss is known to be low: by the target, or by held-out losses."""
+        """Return whether the training loss is known to be low.
+
+        By the target, or by held-out losses.
+        """
         if self.target is not None:
             return not self.above_target(self.fit)
         return any(o.loss - self.fit.loss > 0.5 * abs(o.loss) for o in self.given.values())
@@ -182,7 +185,7 @@ class _Fits(NamedTuple):
 
     @property
     def other_kind(self) -> str:
-        """Why the test data must be of another kind than validation's; empty where nothing says it.
+        """Say why the test data must be of another kind than validation's; empty where none.
 
         Both are held out: what lies between them is not the training's doing.
         """
@@ -208,7 +211,7 @@ class _Fits(NamedTuple):
         return ""
 
     def verdict(self) -> tuple[str, str]:
-        """The kind and the sentence."""
+        """Judge the fit: the kind and the sentence."""
         met = self.target is not None and not self.above_target(self.fit)
         if self.smaller is not None and self.above(self.fit, self.smaller) and not met:
             return (
@@ -234,7 +237,7 @@ class _Fits(NamedTuple):
         return self._gap()
 
     def _too_high(self) -> tuple[str, str]:
-        """The training loss is above the target: does size help?"""
+        """Judge a training loss above the target: does size help?"""
         high = f"{self.trained}, above the target {self.target:.4g}"
         if self.smaller is None:
             return (
@@ -252,7 +255,7 @@ class _Fits(NamedTuple):
         )
 
     def _gap(self) -> tuple[str, str]:
-        """The training loss is low, or may be: what do the held-out data say?"""
+        """Judge a training loss that is low, or may be: what do the held-out data say?"""
         said = f"{self.trained}, {self.listed}"
         if self.target is not None and not any(map(self.above_target, self.given.values())):
             return (
@@ -293,7 +296,7 @@ class _Fits(NamedTuple):
 
 
 def _fit(owner: str, name: str, value: Any) -> _Fit | None:
-    """A loss, or where a curve of losses ends."""
+    """Check a loss, or take where a curve of losses ends."""
     if value is None:
         return None
     try:

@@ -16,7 +16,7 @@ ABOVE = 10.0  # and how far it ends above what was before it
 
 
 def growing(losses: np.ndarray, noise: float) -> bool:
-    """Whether a loss multiplies itself up to its last record, through more than a decade.
+    """Return whether a loss multiplies itself up to its last record, through more than a decade.
 
     The last five records and more are tried, each length by itself: its thirds must lie one above
     the other, and the way up be far longer than what the logarithm scatters by, in it and before.
@@ -35,7 +35,7 @@ def growing(losses: np.ndarray, noise: float) -> bool:
 
 
 def logarithm(losses: np.ndarray, noise: float) -> np.ndarray:
-    """The logarithm of how far each loss lies above the lowest, in units of that or of noise."""
+    """Take the logarithm of each loss above the lowest, in units of that or of noise."""
     best = float(losses.min())
     above = losses - best
     unit = max(abs(best), noise)
@@ -46,7 +46,7 @@ def logarithm(losses: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _rises(x: np.ndarray, length: int) -> bool:
-    """Whether the last ``length`` logarithms rise throughout, and to where none was before."""
+    """Return whether the last ``length`` logarithms rise throughout, beyond all before."""
     last, before = x[-length:], x[: len(x) - length]
     third = max(length // 3, 2)
     low, middle, high = last[:third], last[third:-third], last[-third:]
@@ -65,7 +65,7 @@ def _rises(x: np.ndarray, length: int) -> bool:
 
 
 def _goes_on(last: np.ndarray, way: float) -> bool:
-    """Whether it still rises at its end: a jump to another level is over."""
+    """Return whether it still rises at its end: a jump to another level is over."""
     tail = last[-max(len(last) // 4, 3) :]
     steps = np.diff(tail)
     share = (len(tail) - 1) / (len(last) - 1)

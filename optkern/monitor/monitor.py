@@ -158,7 +158,7 @@ class Monitor(Record):
         return at.verdict()
 
     def _trend(self, sign: float) -> Trend:
-        """What the losses say; those since a change of the data, where one is seen."""
+        """Read the trend of the losses; of those since a change of the data, where one is seen."""
         losses = sign * self.losses
         at = jumped(losses)
         if at >= 0 and not self._rates_change(at):
@@ -174,7 +174,7 @@ class Monitor(Record):
         return trend
 
     def _rates_change(self, record: int) -> bool:
-        """Whether lr differs between the looks before and after a record, or is not known."""
+        """Return whether lr differs between the looks around a record, or is not known."""
         before = [k.lr for k in self.looks if k.record < record and math.isfinite(k.lr)]
         after = [k.lr for k in self.looks if k.record >= record and math.isfinite(k.lr)]
         return not before or not after or abs(after[0] - before[-1]) > 0.5 * abs(before[-1])
@@ -205,7 +205,7 @@ class Monitor(Record):
         return ask
 
     def _unfed(self, x: Any, grad: Callable[[Any], Any], opt: Optimizer | SAM | None) -> str:
-        """That a parameter never got a gradient, though the full gradient is large there."""
+        """Say that a parameter never got a gradient, though the full gradient is large there."""
         if opt is None or opt is not self.opt:
             return ""
         point = Point("diagnose", x)
@@ -220,7 +220,7 @@ class Monitor(Record):
         return unfed(inner("diagnose", opt).session.labels, fed, parts, how)
 
     def _fed_or_moved(self, params: Sequence[np.ndarray]) -> tuple[list[bool], str] | None:
-        """Which parameters had a gradient or, where none was recorded, have moved at all."""
+        """Find which parameters had a gradient or, where none was recorded, have moved at all."""
         if self._fed is not None and self._feedings >= LOOKS:
             looks = f"in {self._feedings} looks no gradient but None or zeros came for"
             return self._fed, looks
@@ -235,7 +235,10 @@ class Monitor(Record):
         return moved, f"since record {self._trail[0][0]} no step has moved"
 
     def _skipped(self, opt: Optimizer | SAM | None) -> str:
-        """That no step is applied any more, each gradient having NaN or inf; empty where any is."""
+        """Say that no step is applied any more, each gradient having NaN or inf.
+
+        Empty where any is.
+        """
         if opt is None or opt is not self.opt or self._stood is None:
             return ""
         rule, (since, steps, before) = inner("diagnose", opt), self._stood
@@ -251,7 +254,7 @@ class Monitor(Record):
         )
 
     def _evidence(self, trend: Trend, opt: Optimizer | SAM | None) -> Evidence:
-        """What the looks in the windows of the trend say; in half the run where those have few."""
+        """Gather the looks in the windows of the trend; in half the run where those have few."""
         since = trend.first + trend.count - 2 * trend.window
         if sum(look.record >= since for look in self.looks) < LOOKS:
             since = trend.first + trend.count // 2

@@ -69,7 +69,7 @@ class Sample:
         self.factor = math.sqrt(n / sum(count for _, _, count in self.places))
 
     def of(self, arrays: Sequence[Any]) -> np.ndarray:
-        """The elements, as float64; zeros for an array that is None."""
+        """Return the elements as float64; zeros for an array that is None."""
         pieces: list[np.ndarray] = [
             # A view where that is possible: `flat` takes three times as long.
             np.zeros(count)
@@ -80,7 +80,7 @@ class Sample:
         return np.concatenate(pieces, dtype=np.float64) if pieces else np.zeros(0)
 
     def norm(self, values: np.ndarray) -> float:
-        """The norm of all elements, as the sample has it."""
+        """Return the norm of all elements, as the sample has it."""
         return self.factor * float(np.linalg.norm(values))
 
 
@@ -163,7 +163,7 @@ class Record(Recorder):
             checked(rule, grads)
 
     def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
-        """What a record has beyond its loss, which is noted already."""
+        """Note what a record has beyond its loss, which is noted already."""
         validated = len(self._val_at)
         try:
             if val_loss is not None:
@@ -197,17 +197,17 @@ class Record(Recorder):
 
     @property
     def losses(self) -> np.ndarray:
-        """All losses recorded, a copy."""
+        """Return all losses recorded, a copy."""
         return np.array(self._losses)
 
     @property
     def val_losses(self) -> np.ndarray:
-        """All validation losses recorded, a copy."""
+        """Return all validation losses recorded, a copy."""
         return np.array(self._val_losses)
 
     @property
     def val_records(self) -> list[int]:
-        """The records that the validation losses belong to, a copy."""
+        """Return the records that the validation losses belong to, a copy."""
         return list(self._val_at)
 
     def __repr__(self) -> str:
@@ -217,7 +217,7 @@ class Record(Recorder):
     # ----------------------------------------------------------------- looking
 
     def _look(self, grads: Any, opt: Optimizer | SAM | None) -> None:
-        """One of three calls in a row: two updates, their norm and the cosine between them."""
+        """Look in three calls in a row: two updates, their norm and the cosine between them."""
         begin = time.perf_counter()
         opt = taken("Monitor.record", opt)
         if opt is not self.opt:
@@ -245,7 +245,7 @@ class Record(Recorder):
             self._look_at = self._due(begin, seen)
 
     def _due(self, now: float, seen: dict[str, Any]) -> int:
-        """How many records there will be when the next look is due."""
+        """Return how many records there will be when the next look is due."""
         count = len(self._losses)
         if self.every is not None:
             return int(seen["index"]) + 1 + self.every
@@ -278,7 +278,7 @@ class Record(Recorder):
                 self._see_fed(opt, checked(opt, grads))
 
     def _see_fed(self, opt: Optimizer, arrays: Sequence[Any]) -> None:
-        """Which parameters have ever had a gradient, and what clip_value leaves of it."""
+        """Note which parameters have ever had a gradient, and what clip_value leaves of it."""
         assert self._sample is not None
         if self._fed is None:
             self._fed = [False] * len(arrays)
@@ -311,7 +311,7 @@ class Record(Recorder):
         self._kept.setdefault("gradients", []).append(self._sample.of(arrays))
 
     def _gradient_norm(self, opt: Optimizer, grads: Any) -> float:
-        """What the step has computed already, or else what the sample has."""
+        """Return the gradient's norm: the step's own, or else the sample's."""
         known = opt.last_grad_norm
         if known is not None:
             return float(known)
@@ -342,13 +342,13 @@ class Record(Recorder):
         )
 
     def _travelled(self) -> float:
-        """How far the run has come from where it was first looked at."""
+        """Measure how far the run has come from where it was first looked at."""
         if self._sample is None or self._start is None:
             return 0.0
         return self._sample.norm(self._trail[-1][2] - self._start)
 
     def _straightness(self, since: int) -> float:
-        """What is left, as distance, of the way gone since a record; NaN where it was not seen."""
+        """Measure what is left, as distance, of the way gone since a record; NaN where unseen."""
         trail = [row for row in self._trail if row[0] >= since]
         norms = [k.update_norm for k in self.looks if k.record >= since]
         if self._sample is None or len(trail) < LOOKS or not np.isfinite(norms).all():

@@ -13,7 +13,7 @@ from ..solvers import LBFGS, SAM, NewtonLanczos
 
 
 def inner(owner: str, opt: Any) -> Optimizer:
-    """The optimizer whose steps these are: SAM's, and a host's, is the one it wraps."""
+    """Return the optimizer whose steps these are: SAM's, and a host's, is the one it wraps."""
     if isinstance(opt, (LBFGS, NewtonLanczos)):
         raise TypeError(
             f"{owner}: opt must be an optimizer of one update a step, and a step of "
@@ -28,7 +28,7 @@ def inner(owner: str, opt: Any) -> Optimizer:
 
 
 def taken(owner: str, opt: Any) -> Optimizer | SAM | None:
-    """What came as opt, checked; of a host's wrapper the optimizer inside."""
+    """Check what came as opt; of a host's wrapper return the optimizer inside."""
     return opt if opt is None or isinstance(opt, SAM) else inner(owner, opt)
 
 
@@ -46,12 +46,12 @@ def checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
 
 
 def rate(opt: Optimizer) -> float:
-    """The largest learning rate of a group at the step just taken."""
+    """Return the largest learning rate of a group at the step just taken."""
     return max(map(float, now(opt, "lr")))
 
 
 def now(opt: Optimizer, name: str) -> list[Any]:
-    """A hyperparameter of each group at the step just taken."""
+    """Return a hyperparameter of each group at the step just taken."""
     return [at_last(opt, group[name]) for group in opt.param_groups]
 
 
@@ -60,14 +60,14 @@ def at_last(opt: Optimizer, value: Any) -> Any:
 
 
 def clip(opt: Optimizer) -> float:
-    """The clip_norm that bounds a step; inf where none does: other rules divide by the gradient."""
+    """Return the clip_norm that bounds a step; inf where none does, or the rule normalises."""
     if opt.rule.scales_by_itself or opt.clip_norm is None:
         return math.inf
     return float(at_last(opt, opt.clip_norm))
 
 
 def decays(opt: Optimizer) -> list[float]:
-    """The weight decay of each group."""
+    """Return the weight decay of each group."""
     return [float(value) for value in now(opt, "weight_decay")]
 
 
@@ -76,7 +76,7 @@ def maximizes(opt: Optimizer) -> bool:
 
 
 def value_clip(opt: Optimizer) -> float:
-    """The clip_value that shortens a step; inf where none does.
+    """Return the clip_value that shortens a step; inf where none does.
 
     Rules that divide by the gradient take steps as long, unless eps is longer than it.
     """
@@ -90,7 +90,7 @@ def value_clip(opt: Optimizer) -> float:
 
 
 def remembers(opt: Optimizer) -> bool:
-    """Whether a step goes on in the direction of those before, whatever its own gradient is."""
+    """Return whether a step goes on along those before it, whatever its own gradient is."""
     return any(
         group.get("momentum", 0.0) or any(name.startswith("beta") for name in group)
         for group in opt.param_groups

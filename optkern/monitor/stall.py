@@ -140,7 +140,7 @@ class ByCurvature:
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
 
     def _higher(self) -> tuple[str, bool]:
-        """What steps of the rule at the lr that the run had do from here, and whether they gain."""
+        """Try steps of the rule at the lr that the run had, and say whether they gain."""
         if self.loss is None or self.opt is None:
             return "and whether a higher one gains was not tried (give loss)", False
         peak = self.seen.peak
@@ -155,7 +155,7 @@ class ByCurvature:
         return f"and {count} steps of the rule at lr = {tried} with grad gain nothing", False
 
     def _spent(self, v: curvature.Verdict, higher: str) -> Diagnosis:
-        """An lr of nothing: asked before the point is judged, for that is not why it stalled."""
+        """Say that lr is nothing: asked before the point is judged, which is not why it stalled."""
         could = f"a step could gain {self.gain:.2g}"
         if higher:
             could = higher
@@ -171,13 +171,13 @@ class ByCurvature:
         )
 
     def beside(self) -> str:
-        """What is to be said of a run that falls, yet could fall farther."""
+        """Say what there is to say of a run that falls, yet could fall farther."""
         text = f"; yet {self.unfed}" if self.unfed else ""
         text += alike(self.point.structure.labels, self.point.arrays)
         return text + (self._cost() if self._decay_balances() else "")
 
     def _decay_balances(self) -> bool:
-        """Whether most of the gradient is taken up by weight decay."""
+        """Return whether most of the gradient is taken up by weight decay."""
         x = self.point.vector()
         aim = self._gradient(self.point, x)
         if self.aim.decay.any():
@@ -186,7 +186,7 @@ class ByCurvature:
         return float(pull @ aim) < 0 and self.seen.update_norm < 0.3 * norm(pull)
 
     def _dead(self, point: Point) -> str:
-        """A word on parameters that the loss does not feel at all."""
+        """Name parameters that the loss does not feel at all."""
         if not point.n:
             return ""
         sizes = np.cumsum([a.size for a in point.arrays])[:-1]
@@ -217,7 +217,7 @@ class ByCurvature:
     # ----------------------------------------------------------------- lr
 
     def _ask_for_limit(self, point: Point, valley: bool) -> None:
-        """What the curvature allows: at x and, for a run that bounces, between its walls.
+        """Ask what lr the curvature allows: at x and, for a run that bounces, between its walls.
 
         Walls that flatten out hold a bouncing run where the curvature alone would not: it is the
         bottom between them that is too sharp for the step.
@@ -244,7 +244,7 @@ class ByCurvature:
                 self.stable, self.limit = found.value, found.estimate
 
     def _without_limit(self, error: str) -> str:
-        """Why what lr the curvature allows is not known, in the words of a run."""
+        """Say, in the words of a run, why it is not known what lr the curvature allows."""
         assert self.opt is not None
         still = [k for k, entry in inner("diagnose", self.opt).state.items() if not entry["step"]]
         if still:
@@ -260,7 +260,7 @@ class ByCurvature:
         return curvature.hvp_from_grad(self.raw, point.unflatten(place.copy()))
 
     def _bottom(self, point: Point) -> np.ndarray:
-        """Where the slope along the gradient vanishes, between x and the other wall."""
+        """Find where the slope along the gradient vanishes, between x and the other wall."""
         x, g = point.vector(), self._gradient(point, point.vector())
         size = norm(g)
         if size == 0:
@@ -289,7 +289,7 @@ class ByCurvature:
     # ----------------------------------------------------------------- not at rest
 
     def _going(self, point: Point, v: curvature.Verdict, dead: str) -> Diagnosis:
-        """The loss could fall but does not: a bounce, noise, an lr of nothing, or a plateau."""
+        """Judge what keeps a loss from falling: a bounce, noise, an lr of nothing, a plateau."""
         trend, seen, stalled = self.trend, self.seen, self.trend.stalled()
         nowhere = seen.bounces or seen.straightness < STRAIGHT
         if self.opt is not None and not seen.still:
@@ -348,14 +348,14 @@ class ByCurvature:
         )
 
     def _lower(self) -> str:
-        """An lr to try: a tenth, and below what the curvature allows."""
+        """Name an lr to try: a tenth, and below what the curvature allows."""
         if not self.seen.lr > 0:
             return "try a tenth of lr"
         allowed = self.stable if self.stable > 0 else math.inf
         return f"try lr = {min(0.1 * self.seen.lr, 0.5 * allowed):.2g}"
 
     def _edge(self) -> str:
-        """Where lr is relative to its limit, and what ends the bounce."""
+        """Say where lr is relative to its limit, and what ends the bounce."""
         assert self.opt is not None
         near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
         where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
@@ -369,7 +369,7 @@ class ByCurvature:
         )
 
     def _balanced(self, point: Point) -> bool:
-        """Whether decay beside the gradient's step takes a step as long, and nothing moves."""
+        """Return whether decay's step is as long as the gradient's, and nothing moves."""
         x = point.vector()
         pull = self.aim.shrink * x
         decay = norm(pull)
@@ -377,7 +377,7 @@ class ByCurvature:
         return self.seen.lr != 0 and decay > 0 and self.seen.update_norm < 0.05 * decay and against
 
     def _cost(self) -> str:
-        """What weight decay holds the loss up by: steps along its own gradient, tried."""
+        """Measure what weight decay holds the loss up by: steps along its own gradient, tried."""
         point, x = self.point, self.point.vector().astype(np.float64)
         g = self.aim.sign * point.flatten(self.raw(self.x), "what grad returns").astype(np.float64)
         size = norm(g)
@@ -401,7 +401,7 @@ class ByCurvature:
         )
 
     def _rate(self) -> str:
-        """A word on an lr that is far too low."""
+        """Say that an lr is far too low."""
         if not self.seen.lr < 0.01 * self.stable:
             return ""
         if math.isinf(self.stable):
@@ -409,7 +409,7 @@ class ByCurvature:
         return f"; lr = {self.seen.lr:.3g} is far below the {self.stable:.3g} that is stable here"
 
     def _thin(self, v: curvature.Verdict, nowhere: bool, could: str) -> str:
-        """Why nothing can be said; empty where the run goes straight ahead and is no noise."""
+        """Say why nothing can be said; empty where the run goes straight ahead and is no noise."""
         seen = self.seen
         if nowhere:
             return (
@@ -445,7 +445,7 @@ class ByCurvature:
         return ""
 
     def _how(self) -> str:
-        """What was seen of updates that lead nowhere."""
+        """Say what was seen of updates that lead nowhere."""
         parts = []
         if math.isfinite(self.seen.reversal):
             parts.append(f"successive ones have the cosine {self.seen.reversal:.2f}")
@@ -454,7 +454,7 @@ class ByCurvature:
         return ", ".join(parts)
 
     def _allowed(self) -> str:
-        """What is known of the largest lr."""
+        """Say what is known of the largest lr."""
         if self.no_limit:
             return self.no_limit
         if self.opt is None:
@@ -464,7 +464,7 @@ class ByCurvature:
         return f"lr is {self.seen.lr:.3g}, the curvature allows {self.limit:.3g}"
 
     def _noisy(self, v: curvature.Verdict) -> bool:
-        """Whether what was recorded is about the batches rather than about the point."""
+        """Return whether what was recorded is about the batches rather than about the point."""
         if math.isfinite(self.seen.gradient_norm):
             return self.seen.gradient_norm > 1.5 * v.gradient_norm
         return self.trend.scatter > 0.01 * max(abs(self.trend.loss), self.trend.span)

@@ -52,7 +52,7 @@ class Trend:
         self.rises = bool(lower < 0 and -self.drop > min(max(self.noise, self.material), little))
 
     def _over(self, last: np.ndarray) -> bool:
-        """Whether what the last window falls by within itself is nothing beside the drop to it."""
+        """Return whether the last window's own fall is nothing beside the drop to it."""
         half = len(last) // 2
         within = level(last[:half]) - level(last[half:])
         noise = 3 * 1.25 * scatter(last) * math.sqrt(2 / half)
@@ -60,23 +60,23 @@ class Trend:
 
     @property
     def material(self) -> float:
-        """A drop that is worth the name: a thousandth of the whole, or 1e-4 of the level."""
+        """Return the least drop worth the name: a thousandth of the whole, or 1e-4 of the level."""
         return max(1e-3 * self.span, self.least)
 
     @property
     def least(self) -> float:
-        """A gain that is too small to be missed."""
+        """Return a gain that is too small to be missed."""
         return max(1e-6 * self.whole, 1e-4 * abs(self.loss))
 
     @property
     def blurred(self) -> bool:
-        """Whether a fall of more than a tenth could hide in what chance does."""
+        """Return whether a fall of more than a tenth could hide in what chance does."""
         return max(self.drop, 0.0) + self.noise > 0.1 * abs(self.loss) and self.noise > 0.5 * abs(
             self.drop
         )
 
     def explosion(self) -> int | None:
-        """The record where the loss began to leave for ever, or None."""
+        """Find the record where the loss began to leave for ever, or None."""
         finite = np.isfinite(self.losses)
         if not finite.all():
             first = int(np.argmin(finite))
@@ -93,7 +93,7 @@ class Trend:
         return self._onset(self.losses, 3 if rising else max(3, min(self.count // 10, 50)), floor)
 
     def climbs(self, onset: int) -> bool:
-        """Whether the loss goes up all the way since a record: by the medians of its fifths.
+        """Return whether the loss goes up all the way since a record: by the medians of its fifths.
 
         One step onto a plateau, and the slow way down from there, is no climb.
         """
@@ -104,7 +104,7 @@ class Trend:
         return bool((np.diff([np.median(part) for part in np.array_split(since, 5)]) > 0).all())
 
     def above_start(self) -> int | None:
-        """The record since which the loss stands far above where it began; None where it does not.
+        """Find the record since which the loss stands far above where it began, or None.
 
         Far: by more than what it scatters by, and more than it ever fell below its start.
         """
@@ -121,7 +121,7 @@ class Trend:
         return int(below[-1]) + 5 if len(below) else 1
 
     def settled(self, began: int | None) -> bool:
-        """Whether a rise lies before both windows, and less than doubled from one to the other."""
+        """Return whether a rise lies before both windows, less than doubled between them."""
         if began is None or not np.isfinite(self.losses).all():
             return False
         over = -self.drop < 0.5 * (self.loss - float(self.losses.min()))
@@ -129,7 +129,7 @@ class Trend:
 
     @staticmethod
     def _onset(losses: np.ndarray, w: int, floor: float = 0.0) -> int | None:
-        """Where the rise to a level far above the best, half of the first at least, began."""
+        """Find where the rise to a level far above the best, half of the first at least, began."""
         # The end too must be high: what spikes and comes down again has not left for ever.
         last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
         best = float(losses.min())
@@ -141,7 +141,7 @@ class Trend:
         return int(np.flatnonzero(losses <= calm)[-1]) + 1
 
     def stalled(self) -> str:
-        """What the loss has done, in words."""
+        """Say what the loss has done."""
         change = f"{'fell' if self.drop >= 0 else 'rose'} by {abs(self.drop):.2g}"
         by_chance = f"chance alone: {self.noise:.2g}"
         if self.rises:
@@ -164,7 +164,7 @@ class Trend:
 
 
 def _calm(losses: np.ndarray) -> float:
-    """What losses scattered by on the way to the lowest of them."""
+    """Measure the losses' scatter on the way to the lowest of them."""
     lowest = int(losses.argmin())
     before = losses[max(0, lowest - 50) : lowest + 1]
     return scatter(before) if len(before) > 4 else 0.0
@@ -180,7 +180,7 @@ def bridged(losses: np.ndarray) -> np.ndarray:
 
 
 def level(values: np.ndarray) -> float:
-    """The mean of the middle three fifths: a spike does not count.
+    """Take the mean of the middle three fifths: a spike does not count.
 
     Of a loss that jumps between two values the median is one of them, by luck of the count.
     """
@@ -189,7 +189,7 @@ def level(values: np.ndarray) -> float:
 
 
 def scatter(values: np.ndarray) -> float:
-    """The standard deviation about a straight line, from quartiles: a spike does not count."""
+    """Estimate the deviation about a straight line, from quartiles: a spike does not count."""
     half = len(values) // 2
     slope = (level(values[-half:]) - level(values[:half])) / max(len(values) - half, 1)
     low, high = np.quantile(values - slope * np.arange(len(values)), (0.25, 0.75))

@@ -117,7 +117,7 @@ def best_of(
     rates: list[float],
     fresh: bool = False,
 ) -> tuple[Trial | None, int]:
-    """The trial that gains most, and how many steps all of them took."""
+    """Find the trial that gains most, and count the steps that all of them took."""
     trials = [t for lr in rates if (t := tried(opt, point, grad, loss, lr, fresh)) is not None]
     if not trials:
         return None, 0
@@ -131,7 +131,7 @@ def sign_or_rate(
     loss: Callable[[Any], float],
     lr: float,
 ) -> str:
-    """Of a run that climbs: what the same steps do with the gradient that is known to be right.
+    """Try, of a run that climbs, the same steps with the gradient that is known to be right.
 
     Where they fall steadily at the very lr, the run cannot have got this gradient; where only a
     lower lr falls, that is the cause. "" where no trial tells.

@@ -75,7 +75,7 @@ class Arguments:
             self.rule.refuse_compact(owner, self._state_dtype, values)
 
     def _checked_value(self, owner: str, name: str, value: Any) -> Any:
-        """A hyperparameter or option, checked; a callable, where one may be, as it is."""
+        """Check a hyperparameter or option; return a callable, where one may be, as it is."""
         domain = OPTIONS[name][1] if name in OPTIONS else self.rule.domain(name)
         if callable(value) and isinstance(domain, (Real, Numbers)):
             return value
@@ -98,7 +98,7 @@ class Arguments:
         return {name: self._checked_value(owner, name, value) for name, value in options.items()}
 
     def _value(self, owner: str, name: str, value: Any, step: int | None = None) -> Any:
-        """A hyperparameter's value at ``step``, or now."""
+        """Return a hyperparameter's value at ``step``, or now."""
         if not callable(value):
             return value
         step = self.steps if step is None else step
@@ -121,7 +121,7 @@ class Arguments:
 
     @property
     def on_nonfinite(self) -> str:
-        """What a step does about NaN or inf in a gradient."""
+        """Say what a step does about NaN or inf in a gradient."""
         return ON_NONFINITE[self._on_nonfinite]
 
     @on_nonfinite.setter

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def class_options(cls: type[Optimizer]) -> dict[str, Any]:
-    """Every option of a class with its default, in the order of torch.optim's arguments."""
+    """List a class's options with their defaults, in the order of torch.optim's arguments."""
     options: dict[str, Any] = {}
     for name, default in cls.rule.hyperparameters.items():
         options |= {

@@ -217,21 +217,21 @@ def _refuse_where(wrong: Any, owner: str, rule: str, values: np.ndarray) -> None
 
 
 def as_saved(name: str, value: Any) -> dict[str, Any]:
-    """An entry of a parameter's state as a state dict has it: copies of its arrays, by name."""
+    """Copy an entry of a parameter's state as a state dict has it: its arrays, by name."""
     if isinstance(value, codecs.Compact):
         return {name + part: a.copy() for part, a in zip(PARTS, value.arrays)}
     return {name: value.copy() if isinstance(value, np.ndarray) else value}
 
 
 def copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
-    """A copy that lies in memory as a parameter does."""
+    """Make a copy that lies in memory as a parameter does."""
     copy = buffers.zeros_beside(array, values.dtype)
     copy[...] = values
     return copy
 
 
 def checked_count(what: str, value: Any) -> int:
-    """A number of steps."""
+    """Check a number of steps."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not (integer and 0 <= value < 2**53):
         raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {brief(value)}")
@@ -239,7 +239,7 @@ def checked_count(what: str, value: Any) -> int:
 
 
 def checked_seed(owner: str, seed: Any) -> int:
-    """A seed of random bits."""
+    """Check a seed of random bits."""
     integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
     if not (integer and 0 <= seed < 2**64):
         raise (ValueError if integer else TypeError)(

@@ -123,7 +123,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
     @property
     def steps(self) -> int:
-        """The calls applied so far; callable hyperparameters get it."""
+        """Return the calls applied so far; callable hyperparameters get it."""
         return self._plan.applied if self._plan is not None else 0
 
     @steps.setter
@@ -133,7 +133,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
     @property
     def skipped_steps(self) -> int:
-        """The calls skipped because a gradient was not finite."""
+        """Return the calls skipped because a gradient was not finite."""
         return self._plan.skipped
 
     @skipped_steps.setter
@@ -159,7 +159,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
     @property
     def param_groups(self) -> ParamGroups:
-        """The hyperparameters of each group, a dict each. Writable; a write is checked."""
+        """Return the hyperparameters of each group, a dict each. Writable; a write is checked."""
         return ParamGroups(self._groups)
 
     @property
@@ -168,7 +168,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
     @property
     def session(self) -> Session:
-        """What integrations and checkpoints use: the plan, state and counts, and their changes."""
+        """Return what integrations and checkpoints use: plan, state, counts and their changes."""
         return Session(self)
 
     def _members(self, number: int) -> list[Label]:
@@ -176,7 +176,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
     @property
     def params(self) -> Params:
-        """The parameters, flat, in their order: the arrays themselves, which may be written into.
+        """Return the parameters, flat, in their order: the arrays themselves, which may be written.
 
         Other arrays come in their places by `rebind`.
         """
@@ -260,7 +260,7 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
     @exclusive
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings.
+        """Copy everything that `load_state_dict` needs: arrays, numbers and strings.
 
         A callable hyperparameter or option is stored as the value it gives now.
         """

@@ -34,37 +34,37 @@ class Session:
 
     @property
     def owner(self) -> str:
-        """The name that error messages speak of."""
+        """Return the name that error messages speak of."""
         return self._optimizer._owner
 
     @property
     def plan(self) -> Any:
-        """The plan in use; another one after a change of state, parameters or needs."""
+        """Return the plan in use; another one after a change of state, parameters or needs."""
         return self._optimizer._plan
 
     @property
     def structure(self) -> Structure:
-        """How the parameters were given, and where they are."""
+        """Return how the parameters were given, and where they are."""
         return self._optimizer._structure
 
     @property
     def labels(self) -> list[Label]:
-        """The parameters' names, or positions."""
+        """Return the parameters' names, or positions."""
         return self._optimizer._labels
 
     @property
     def slots(self) -> Mapping[str, Sequence[Any]]:
-        """The state by slot: an array for each parameter, or None; live."""
+        """Return the state by slot: an array for each parameter, or None; live."""
         return self._optimizer._plan.state
 
     @property
     def counts(self) -> Counts:
-        """A copy of what has been counted, per parameter and of calls."""
+        """Copy what has been counted, per parameter and of calls."""
         return Counts.of(self._optimizer._plan)
 
     @property
     def keywords(self) -> Mapping[str, Any]:
-        """The class's keywords beyond its rule's hyperparameters."""
+        """Return the class's keywords beyond its rule's hyperparameters."""
         return self._optimizer.rule.settings
 
     def members(self, group: int) -> list[Label]:

@@ -143,7 +143,7 @@ class ParameterState(_View):
 
 
 def _position(optimizer: Optimizer, what: str, label: Any) -> int:
-    """Where a parameter stands, by its position or name."""
+    """Find where a parameter stands, by its position or name."""
     labels = optimizer._labels
     plain = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
     if isinstance(label, str) and label in labels:
@@ -217,7 +217,7 @@ def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> 
 
 
 def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> Any:
-    """A copy of what is to stand in a state array, in the array's own storage."""
+    """Copy what is to stand in a state array, in the array's own storage."""
     old, array = optimizer._plan.state[slot][i], optimizer._structure.arrays[i]
     what = f"{slot} of {buffers.named('parameter', optimizer._labels[i])}"
     if not isinstance(old, codecs.Compact):

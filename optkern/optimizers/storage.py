@@ -46,7 +46,7 @@ class Storage:
 
     @property
     def state_dtype(self) -> str | None:
-        """What the state arrays are stored as; None: the dtype of the arithmetic."""
+        """Say what the state arrays are stored as; None: the dtype of the arithmetic."""
         return self._state_dtype
 
     @property
@@ -56,7 +56,7 @@ class Storage:
 
     @property
     def weight_rounding(self) -> str:
-        """How float16 and bfloat16 parameters are rounded: "stochastic" or "nearest"."""
+        """Say how float16 and bfloat16 parameters are rounded: "stochastic" or "nearest"."""
         return self._weight_rounding
 
     @property
@@ -69,12 +69,12 @@ class Storage:
 
     @property
     def seed(self) -> int:
-        """Of the random bits that round state and weights."""
+        """Return the seed of the random bits that round state and weights."""
         return self._seed
 
     @property
     def _slots(self) -> tuple[str, ...]:
-        """The names of the state arrays that this optimizer may have."""
+        """Return the names of the state arrays that this optimizer may have."""
         return (*self.rule.state, "master") if self._master_weights else self.rule.state
 
     def _has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
@@ -139,7 +139,7 @@ class Storage:
         group: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """A parameter's saved state, with the start of what it lacks under these options."""
+        """Add to a parameter's saved state the start of what it lacks under these options."""
         needed = [slot for slot in self._slots if self._has_slot(slot, array, group)]
         needed += [slot for slot in ("slow", "ema") if options.get(OPTION_SLOTS[slot]) is not None]
         entry = dict(entry)

@@ -93,7 +93,7 @@ LIMITS: tuple[Rule, ...] = tuple(
 
 
 def loops_hash(rule: Rule) -> int:
-    """A hash of what the build stamps a rule's loops from: loops of another row would be wrong."""
+    """Hash what the build stamps a rule's loops from: loops of another row would be wrong."""
     flags = [rule.flag(slot) for slot in rule.state]
     signs = [slot.nonnegative for slot in rule.arrays]
     return zlib.crc32(repr((rule.formula, rule.state, flags, signs, rule.variants)).encode())

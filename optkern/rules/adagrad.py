@@ -22,7 +22,7 @@ def formula(p, g, s, h):
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:
-    """What a step divides the gradient by."""
+    """Compute what a step divides the gradient by."""
     root = np.sqrt(entry["sum"], dtype=np.float64)
     return (root + h["eps"]) * (1 + (entry["step"] - 1) * h["lr_decay"])
 

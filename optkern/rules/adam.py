@@ -27,7 +27,7 @@ def formula(p, g, m, v, vmax, h):
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:
-    """What a step divides the gradient by."""
+    """Compute what a step divides the gradient by."""
     v = entry["max_exp_avg_sq" if h["amsgrad"] else "exp_avg_sq"]
     return corrected_root(v, entry["step"], h)
 

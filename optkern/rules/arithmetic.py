@@ -19,7 +19,7 @@ def flush(x):
 
 
 def ascended(p, g, h):
-    """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
+    """Return the gradient to descend along: scaled, clipped, turned to maximise, L2 decay added."""
     if h.lift:
         g = np.ldexp(g.astype(np.float64), h.lift).astype(g.dtype)
     if h.flags & SCALE:
@@ -34,7 +34,7 @@ def ascended(p, g, h):
 
 
 def shrunk(p, h):
-    """The parameter after decoupled weight decay."""
+    """Return the parameter after decoupled weight decay."""
     return p * h.shrink if h.flags & SHRINK else p
 
 
@@ -45,7 +45,7 @@ def move_moments(g, m, v, h):
 
 
 def corrected_root(v: Any, t: int, h: Any) -> np.ndarray:
-    """What a bias-corrected Adam step with these hyperparameters divides the gradient by."""
+    """Compute what a bias-corrected Adam step of these hyperparameters divides by."""
     beta1, beta2 = h["betas"]
     v = np.sqrt(v, dtype=np.float64)
     corrected = math.sqrt(1 - beta2**t)

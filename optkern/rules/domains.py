@@ -60,7 +60,7 @@ def got(value: object, words: Iterable[str] = ()) -> str:
 
 
 def as_number(value: Any) -> float | None:
-    """The float that ``value`` stands for, or None if it is NaN or stands for no such thing."""
+    """Return the float that ``value`` stands for; None where it is NaN or stands for none."""
     if isinstance(value, (bool, complex, str, bytes)) or not hasattr(value, "__float__"):
         return None
     if getattr(getattr(value, "dtype", None), "kind", "f") in "bcmM":  # NumPy's bool, complex, time

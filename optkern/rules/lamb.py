@@ -28,7 +28,7 @@ def formula(p, g, m, v, h):
 
 
 def direction(p, m, v, h):
-    """The direction that the state gives."""
+    """Return the direction that the state gives."""
     d = m * h.rate / (np.sqrt(v) + h.eps)
     return d + h.decay * p if h.flags & DECAY else d
 

@@ -29,13 +29,13 @@ class Norm(float):
         return self
 
     def times(self, factor: float) -> Norm:
-        """The norm of numbers times a factor."""
+        """Multiply the norm as its numbers are by a factor."""
         value, exponent = self.parts
         return Norm(value * factor, exponent)
 
 
 def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
-    """The sum of the squares of an array, in float64 and in a fixed order.
+    """Sum the squares of an array, in float64 and in a fixed order.
 
     The elements are taken in C order, however they lie in memory, in blocks of 4096; in each block
     16 running sums take every sixteenth element. Their sum, and that of the blocks, adds the upper
@@ -58,7 +58,7 @@ def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
 
 
 def add_halves(x: np.ndarray) -> Any:
-    """The sums over the last axis, the upper half onto the lower until one number is left."""
+    """Sum over the last axis, the upper half onto the lower until one number is left."""
     if x.shape[-1] == 0:
         return np.zeros(x.shape[:-1])
     while x.shape[-1] > 1:
@@ -69,14 +69,14 @@ def add_halves(x: np.ndarray) -> Any:
 
 
 def rescue(total: float, dtype: Any = np.float64) -> int:
-    """The power of two to take squares anew with: they overflowed, or underflow was lost; or 0."""
+    """Return the power of two to take lost squares anew with: overflow or underflow; or 0."""
     if dtype != np.float64 or np.isnan(total):
         return 0
     return -RESCUE if np.isinf(total) else RESCUE if total < LEAST else 0
 
 
 def norm_of(x: np.ndarray) -> Norm:
-    """The norm of an array of any magnitude.
+    """Compute the norm of an array of any magnitude.
 
     Where squares overflow, or are lost to underflow, they are taken of it times 2**-600 or 2**600.
     """
@@ -91,7 +91,7 @@ def norm_of(x: np.ndarray) -> Norm:
 def gradient_norms(
     params: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]
 ) -> tuple[Norm, list[Norm]]:
-    """The norm of all gradients together, and of each (0 where there is none)."""
+    """Compute the norm of all gradients together, and of each (0 where there is none)."""
     given = [g for _, g in zip(params, grads)]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         sums = [0.0 if g is None else sum_of_squares(g) for g in given]

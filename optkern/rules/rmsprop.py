@@ -34,7 +34,7 @@ def formula(p, g, v, m, buf, h):
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:
-    """What a step divides the gradient by."""
+    """Compute what a step divides the gradient by."""
     v = np.asarray(entry["square_avg"], np.float64)
     if h["centered"]:
         v = np.maximum(v - np.asarray(entry["grad_avg"], np.float64) ** 2, 0)

@@ -189,27 +189,27 @@ class Rule:
 
     @property
     def state(self) -> tuple[str, ...]:
-        """The names of the parameter-shaped state arrays: all that any option needs."""
+        """Name the parameter-shaped state arrays: all that any option needs."""
         return tuple(slot.name for slot in self.arrays)
 
     @property
     def slots(self) -> dict[str, str | None]:
-        """Each state array with the hyperparameter that it is needed with; None: always."""
+        """Return each state array with the hyperparameter that it is needed with; None: always."""
         return {slot.name: slot.needed_with for slot in self.arrays}
 
     @property
     def nonnegative(self) -> frozenset[str]:
-        """The state arrays that have no signs."""
+        """Return the state arrays that have no signs."""
         return frozenset(slot.name for slot in self.arrays if slot.nonnegative)
 
     @property
     def formula(self) -> str:
-        """The stem of its compiled formula."""
+        """Return the stem of its compiled formula."""
         return self.shared_formula or self.name
 
     @property
     def structural(self) -> dict[str, str]:
-        """The flag that each hyperparameter sets which a state array is needed with."""
+        """Return the flag that each hyperparameter sets which a state array is needed with."""
         return {
             switch: self.own_flags.get(switch, switch.upper())
             for switch in self.slots.values()
@@ -239,7 +239,7 @@ class Rule:
         return any(hyperparameters[name] for name in self.counted)
 
     def check(self, owner: str, hyperparameters: Values) -> dict[str, Any]:
-        """All hyperparameters, checked, the missing ones from the defaults."""
+        """Check all hyperparameters; fill in the missing ones from the defaults."""
         unknown = [name for name in hyperparameters if name not in self.hyperparameters]
         if unknown:
             known = ", ".join(self.hyperparameters)

@@ -41,7 +41,7 @@ def conflict(hyper: Values) -> str | None:
 
 
 def stable_factor(h: Values) -> float:
-    """The largest stable lr times curvature (Cohen et al., 2021, appendix B)."""
+    """Return the largest stable lr times curvature (Cohen et al., 2021, appendix B)."""
     mu = h["momentum"]
     plain = 2 * (1 + mu) / (1 + 2 * mu) if h["nesterov"] else 2 * (1 + mu)
     gain = 1 - mu if h["momentum_form"] == "average" and mu else 1 - h["dampening"] if mu else 1.0

@@ -190,7 +190,10 @@ class CosineWarmRestarts(Schedule):
         return _mix(top, self.eta_min, _half_cosine(into / length))
 
     def _cycle(self, step: int) -> tuple[int, int, int]:
-        """The cycle of a step, how far into it the step is, and its length: integers, exact."""
+        """Return the cycle of a step, how far into it the step is, and its length.
+
+        Integers, exact.
+        """
         if self.T_mult == 1:
             return step // self.T_0, step % self.T_0, self.T_0
         cycle, length = 0, self.T_0

@@ -35,7 +35,7 @@ class Join(Schedule):
 
 @spelled
 def join(schedules: Sequence[Operand], milestones: Sequence[int]) -> Join:
-    """One schedule after the other, each counting its steps from its own beginning.
+    """Join schedules one after the other, each counting its steps from its own beginning.
 
     Parameters
     ----------

@@ -55,10 +55,10 @@ class _Function:
         self._check(owner)
 
     def _check(self, owner: str) -> None:
-        """What the fields must be together."""
+        """Check what the fields must be together."""
 
     def _length(self) -> int:
-        """The steps worth drawing."""
+        """Return the steps worth drawing."""
         return 1000
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ class _Function:
 
 @dataclass_transform(frozen_default=True)
 def _made(cls: type[_Kind]) -> type[_Kind]:
-    """What all kinds are: frozen values, particular about their keywords."""
+    """Make a kind: frozen values, particular about their keywords."""
     return spelled(dataclass(frozen=True, repr=False)(cls))
 
 
@@ -133,7 +133,7 @@ class Schedule(_Function, ABC):
 
     @abstractmethod
     def _at(self, step: int) -> float:
-        """The value after a number of steps that has been checked."""
+        """Compute the value after a number of steps that has been checked."""
 
     @spelled
     def clamp(self, low: float | None = None, high: float | None = None) -> Clamp:

@@ -156,7 +156,7 @@ class Plateau(Schedule):
         return loss > (self.best * (1 + threshold) if relative else self.best + threshold)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has in mind: numbers alone."""
+        """Copy what it has in mind: numbers alone."""
         return {name: getattr(self, name) for name in self._memory}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -172,7 +172,7 @@ class Plateau(Schedule):
 
     @classmethod
     def checked_state(cls, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """What `load_state_dict` takes, checked."""
+        """Check what `load_state_dict` takes."""
         owner = "Plateau.load_state_dict"
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"{owner}: expected a dict, got {type(state_dict).__name__}")
@@ -192,7 +192,7 @@ class Plateau(Schedule):
 
 
 def _loss(value: Any) -> float:
-    """A loss that was observed; NaN and infinities are some."""
+    """Check a loss that was observed; NaN and infinities are some."""
     wrong = isinstance(value, (bool, str, bytes, complex, type)) or not hasattr(value, "__float__")
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
     if wrong or kind in "bcmM" or getattr(value, "ndim", 0) > 0:
@@ -204,7 +204,7 @@ def _loss(value: Any) -> float:
 
 
 def plateaus(value: Any) -> Iterator[Plateau]:
-    """Every `Plateau` that a hyperparameter is, or is made of."""
+    """Find every `Plateau` that a hyperparameter is, or is made of."""
     if isinstance(value, Plateau):
         yield value
     elif isinstance(value, tuple):

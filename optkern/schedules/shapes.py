@@ -13,7 +13,7 @@ def _mix(start: float, end: float, share: float) -> float:
 
 
 def _half_cosine(share: float) -> float:
-    """How far along half a cosine wave has come: 0 at 0, 1 at 1."""
+    """Return how far half a cosine wave has come: 0 at 0, 1 at 1."""
     return (1 - math.cos(math.pi * share)) / 2
 
 

@@ -66,7 +66,7 @@ Callback = Callable[[Report], Any]
 
 
 def real_loss(owner: str, loss: Any) -> float:
-    """A closure's loss as a float."""
+    """Check a closure's loss and return it as a float."""
     try:
         array = np.asarray(loss)
         if array.size == 1 and array.dtype.kind in "fiu":
@@ -153,11 +153,14 @@ class Parameters(Point):
         return out
 
     def layout(self) -> list[list[Any]]:
-        """The name and shape of each parameter, in the order of the vectors."""
+        """Return the name and shape of each parameter, in the order of the vectors."""
         return [[x, list(a.shape)] for x, a in zip(self.structure.labels, self.arrays)]
 
     def places(self, owner: str, layout: Any) -> np.ndarray:
-        """Where the elements stand in vectors of another layout: parameters go by their names."""
+        """Find where the elements stand in vectors of another layout.
+
+        Parameters go by their names.
+        """
         own = self.layout()
         if not isinstance(layout, list) or sorted(map(repr, layout)) != sorted(map(repr, own)):
             raise ValueError(f"{owner}: the state is of the parameters {layout!r}, not {own!r}")
@@ -192,7 +195,7 @@ class Objective:
         return real_loss(self.point.owner, loss), self.point.gather(grads)
 
     def trial(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """The same at a step that may be too long: what overflows there is no one's fault."""
+        """Evaluate a step that may be too long: what overflows there is no one's fault."""
         with np.errstate(all="ignore"):
             return self(x)
 
@@ -207,7 +210,7 @@ class Objective:
 
 
 def largest(x: np.ndarray) -> float:
-    """The largest magnitude in a vector; 0 for one without elements."""
+    """Return the largest magnitude in a vector; 0 for one without elements."""
     return float(np.abs(x).max(initial=0.0))
 
 
@@ -271,7 +274,7 @@ class Solver(ABC):
 
     @property
     def params(self) -> Params:
-        """The parameters, flat, in their order."""
+        """Return the parameters, flat, in their order."""
         self._point.structure.found()
         return Params(self._point.arrays)
 
@@ -293,12 +296,12 @@ class Solver(ABC):
         self._point.find()
 
     def _option(self, name: str) -> Any:
-        """An option as a state dict has it: of a callable what it gives now."""
+        """Return an option as a state dict has it: of a callable what it gives now."""
         value = getattr(self, name)
         return value(self.steps) if callable(value) else value
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything that `load_state_dict` needs: arrays, numbers and strings.
+        """Copy everything that `load_state_dict` needs: arrays, numbers and strings.
 
         Raises
         ------
@@ -332,7 +335,7 @@ class Solver(ABC):
         return self._turn.reading("a copy", dict, vars(self))
 
     def _loaded(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes that `load_state_dict` binds."""
+        """Return the attributes that `load_state_dict` binds."""
         owner = f"{type(self).__name__}.load_state_dict"
         check_loaded(owner, type(self).__name__, state_dict, set(self._saved()))
         options = state_dict["options"]
@@ -348,11 +351,11 @@ class Solver(ABC):
 
     @abstractmethod
     def _memory(self) -> dict[str, Any]:
-        """What the next step needs besides options and counts."""
+        """Return what the next step needs besides options and counts."""
 
     @abstractmethod
     def _checked_memory(self, owner: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """The same out of a state dict, as attributes."""
+        """Check the same out of a state dict; return it as attributes."""
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
@@ -394,7 +397,7 @@ class Call(ABC):
         """Until something ends it: what, and whether it has converged."""
 
     def _told(self) -> bool:
-        """Whether the callback, where there is one, wants to stop here."""
+        """Return whether the callback, where there is one, wants to stop here."""
         if self.callback is None:
             return False
         stop = bool(self.solver._turn.rest(self.callback, self._report("running", False)))

@@ -59,7 +59,7 @@ class Race:
     rate: float = 0.0
 
     def turn(self, cost: int) -> bool:
-        """Whether a Krylov step is next, where a round costs so many gradients."""
+        """Return whether a Krylov step is next, where a round costs so many gradients."""
         return self.krylov != (self.spent >= self.patience * cost)
 
     def after(self, krylov: bool, rate: float, cost: int) -> Race:
@@ -71,12 +71,12 @@ class Race:
         return Race(self.krylov, 0, min(2 * self.patience, MOST_PATIENCE), self.rate)
 
     def saved(self) -> dict[str, Any]:
-        """What a state dict holds of it."""
+        """Return what a state dict holds of it."""
         return asdict(self)
 
     @staticmethod
     def loaded(owner: str, state: Any) -> Race:
-        """What `saved` gave, checked."""
+        """Check what `saved` gave and rebuild it."""
         if not isinstance(state, Mapping) or set(state) != set(Race().saved()):
             raise ValueError(f"{owner}: race must have the keys {', '.join(Race().saved())}")
         if not isinstance(state["krylov"], (bool, np.bool_)):
@@ -145,7 +145,7 @@ class EnrichedCall(KrylovCall):
     # ----------------------------------------------------------------- an iteration
 
     def _descend(self) -> bool:
-        """A Krylov step, or quasi-Newton steps for as many gradients; whole or not at all."""
+        """Take a Krylov step, or quasi-Newton steps for as many gradients; whole or not at all."""
         krylov = self.race.turn(self.round)
         before, calls = self.f, self.objective.gradients
         if not self._step_of(krylov, calls + self.round):
@@ -202,7 +202,7 @@ class EnrichedCall(KrylovCall):
         return -v, -size, min(size / bend, self.solver.radius)
 
     def _search(self, d: np.ndarray, slope: float, t: float) -> bool:
-        """A step by line search; False where the loss does not fall."""
+        """Take a step by line search; False where the loss does not fall."""
         threads = self.solver._threads
 
         def at(t: float) -> np.ndarray:

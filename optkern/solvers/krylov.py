@@ -81,7 +81,7 @@ class Model:
         self.negative = self.theta < -max(self.floor, EDGE * float(self.bend.max()))
 
     def solve(self, radius: float) -> np.ndarray:
-        """The step in eigenvectors of T: -c / (|theta| + mu), no longer than the radius.
+        """Solve for the step in T's eigenvectors: -c / (|theta| + mu), no longer than the radius.
 
         Dauphin et al., "Identifying and attacking the saddle point problem in high-dimensional
         non-convex optimization", 2014, section 5; mu by Newton's method on 1/||z||: More,
@@ -112,7 +112,7 @@ class Model:
         return rest + down * (max(room, part) / part)
 
     def change(self, z: np.ndarray) -> float:
-        """What the model says that the step does to the loss."""
+        """Return what the model says that the step does to the loss."""
         return float(self.c @ z + 0.5 * (self.theta * z) @ z)
 
     def residual(self, z: np.ndarray) -> float:
@@ -154,7 +154,7 @@ class KrylovCall(Call):
                 return "stopped by the callback", False
 
     def _at_rest(self) -> str:
-        """Which tolerance is met, and whether that is convergence; or nothing."""
+        """Say which tolerance is met, and whether that is convergence; or nothing."""
         solver, most = self.solver, largest(self.g)
         if most <= solver._tolerance_grad:
             return f"converged: max|g| = {most:.2g} <= tolerance_grad"
@@ -175,12 +175,12 @@ class KrylovCall(Call):
 
     @abstractmethod
     def _noise(self, magnitude: float) -> float:
-        """What products' errors make of zero curvature."""
+        """Bound what products' errors make of zero curvature."""
 
     # ----------------------------------------------------------------- a step
 
     def _descend(self) -> bool:
-        """One step of the trust region; False where even the smallest does not help."""
+        """Take one step of the trust region; False where even the smallest does not help."""
         solver = self.solver
         model = self._learned() or self._krylov()
         least, before, unchanged = self.u * (norm(self.x) or 1.0), solver.radius, 0
@@ -214,7 +214,10 @@ class KrylovCall(Call):
         return False
 
     def _judge(self, model: Model, z: np.ndarray, f: float, g: np.ndarray) -> tuple[float, float]:
-        """What the step keeps of the model's promise, and by how much to shrink if it is little."""
+        """Judge how much the step keeps of the model's promise.
+
+        If little, by how much to shrink.
+        """
         if not (math.isfinite(f) and np.isfinite(g).all()):
             return -math.inf, 0.1
         promised, slope = model.change(z), float(model.c @ z)
@@ -228,7 +231,7 @@ class KrylovCall(Call):
         return ratio, min(max(shrink, 0.1), 0.5)
 
     def _learned(self) -> Model | None:
-        """The last step's model with what the step has taught, where its space still holds g.
+        """Update the last step's model with what the step taught, where its space still holds g.
 
         Nocedal, Wright, "Numerical optimization", 2006, equation 6.19.
         """
@@ -298,7 +301,7 @@ class KrylovCall(Call):
         return self.objective(self.point.flatten(x, "x"))[0]
 
     def _lowest(self) -> Pair | None:
-        """A direction of negative curvature, by Lanczos from a random start."""
+        """Find a direction of negative curvature, by Lanczos from a random start."""
         solver = self.solver
         operator = Operator("NewtonLanczos", self._product, self.x.size, self.x.dtype)
         seed = solver._seed + solver._checks

@@ -154,7 +154,10 @@ class LBFGS(Solver):
         return _Call(self, Objective(self._point, closure), callback).run()
 
     def _direction(self, g: np.ndarray) -> tuple[np.ndarray, float]:
-        """The next direction and the loss's slope along it; takes the last step's pair in."""
+        """Return the next direction and the loss's slope along it.
+
+        Takes the last step's pair in.
+        """
         if self._g is None or self._d is None:
             return Pairs().direction(g, self._threads)
         y = np.empty_like(g)
@@ -242,7 +245,10 @@ class _Call(Call):
                 return "stopped by the callback", False
 
     def _nothing_lower(self, promised: float) -> tuple[str, bool]:
-        """The line search came back to where it began: at the loss's rounding that is the end."""
+        """Say that the line search came back to its start.
+
+        At the loss's rounding that is the end.
+        """
         if promised <= 10 * unit_roundoff(self.g.dtype) * abs(self.f):
             return self._ended("what the slope promises is below the loss's rounding"), False
         return (
@@ -251,7 +257,7 @@ class _Call(Call):
         ), False
 
     def _ended(self, reason: str) -> str:
-        """What ended it short of a small gradient, and how small the gradient is."""
+        """Say what ended it short of a small gradient, and how small the gradient is."""
         solver = self.solver
         return (
             f"stopped: {reason}, with max|g| = {largest(self.g):.2g} above "
@@ -274,7 +280,7 @@ class _Call(Call):
         return x
 
     def _search(self, d: np.ndarray, t: float, slope: float) -> bool:
-        """A step by line search; False where it stays where it is."""
+        """Take a step by line search; False where it stays where it is."""
         solver = self.solver
 
         def trial_at(t: float) -> Trial:
@@ -300,7 +306,7 @@ class _Call(Call):
         return best.t > 0
 
     def _fixed(self, d: np.ndarray, t: float, last: bool) -> bool:
-        """A step of length t; its loss is not evaluated after the last iteration."""
+        """Take a step of length t; its loss is not evaluated after the last iteration."""
         x = self._at(d, t)
         if last:
             self.point.write(x)

@@ -28,7 +28,7 @@ class Trial(NamedTuple):
 
 
 def cubic_minimum(a: Trial, b: Trial, low: float, high: float) -> float:
-    """The minimum of the cubic through both values and slopes, kept within [low, high].
+    """Find the minimum of the cubic through both values and slopes, kept within [low, high].
 
     Nocedal, Wright, equation 3.59. The middle where the cubic has no minimum, where a loss is
     infinite, and where both points are one.
@@ -56,7 +56,7 @@ def strong_wolfe(
     tolerance_change: float,
     max_trials: int,
 ) -> Trial:
-    """The best trial found: one that satisfies both conditions, if `max_trials` were enough.
+    """Find the best trial: one that satisfies both conditions, if `max_trials` are enough.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def _bracket(
 
 
 def _between(ends: list[Trial], stuck: bool) -> tuple[float, bool]:
-    """The next trial within the bracket, and whether it lies close to one of its ends."""
+    """Return the next trial within the bracket, and whether it lies close to one of its ends."""
     low, high = sorted((ends[0].t, ends[1].t))
     t = cubic_minimum(ends[0], ends[1], low, high)
     margin = MARGIN * (high - low)

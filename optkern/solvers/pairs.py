@@ -43,12 +43,12 @@ class Pairs:
         )
 
     def direction(self, g: np.ndarray, threads: int) -> tuple[np.ndarray, float]:
-        """The quasi-Newton direction, and the slope along it."""
+        """Return the quasi-Newton direction, and the slope along it."""
         d = np.empty_like(g)
         return d, two_loop(d, g, self.s, self.y, self.rho, self.gamma, threads)
 
     def reach(self) -> np.ndarray | None:
-        """Each coordinate's longest step; None where there are no pairs."""
+        """Return each coordinate's longest step; None where there are no pairs."""
         if not self.s:
             return None
         longest = np.abs(self.s[0]).astype(np.float64)
@@ -57,7 +57,7 @@ class Pairs:
         return longest
 
     def saved(self, point: Parameters) -> dict[str, Any]:
-        """What a state dict holds of them."""
+        """Return what a state dict holds of them."""
         none = np.empty((0, point.n), point.dtype)
         return {
             "layout": point.layout(),
@@ -79,7 +79,7 @@ def check_vector(owner: str, name: str, array: Any, shape: tuple[int, ...], dtyp
 
 
 def loaded_pairs(owner: str, state: Mapping[str, Any], point: Parameters) -> Pairs:
-    """What `Pairs.saved` gave, with the elements where these parameters have them."""
+    """Rebuild what `Pairs.saved` gave, the elements where these parameters have them."""
     rho = np.asarray(state["rho"])
     if rho.ndim != 1 or rho.dtype != np.float64:
         raise ValueError(

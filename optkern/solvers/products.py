@@ -78,11 +78,11 @@ class Products:
         self.size = whole
 
     def _length(self, size: Any, reach: Any) -> Any:
-        """The difference step, of numbers or arrays."""
+        """Return the difference step, of numbers or arrays."""
         return (self.u * size * reach**self.order) ** (1 / (self.order + 1))
 
     def noise(self, magnitude: float) -> float:
-        """What the products' errors make of zero curvature."""
+        """Bound what the products' errors make of zero curvature."""
         if self.surveyed is not None:
             return 10 * self.surveyed.noise if not self.surveyed.trouble else math.inf
         share = float(self.share**self.order)
@@ -127,7 +127,7 @@ class Products:
 
     @property
     def trouble(self) -> str:
-        """Why nothing is known of H at x, or nothing."""
+        """Say why nothing is known of H at x, or nothing."""
         if self.surveyed is None or not self.surveyed.trouble:
             return ""
         if self.surveyed.trouble == "kink":

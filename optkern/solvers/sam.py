@@ -101,12 +101,12 @@ class SAM:
 
     @property
     def params(self) -> tuple[np.ndarray, ...]:
-        """The parameters, flat, in their order."""
+        """Return the parameters, flat, in their order."""
         return self.optimizer.params
 
     @property
     def steps(self) -> int:
-        """The steps that the optimizer has applied."""
+        """Return the steps that the optimizer has applied."""
         return self.optimizer.steps
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -146,7 +146,7 @@ class SAM:
 
     @spelled
     def step(self, closure: Closure, callback: Callable[[Report], Any] | None = None) -> Report:
-        """One step; the parameters are changed by the rule alone.
+        """Take one step; the parameters are changed by the rule alone.
 
         Parameters
         ----------
@@ -208,14 +208,17 @@ class SAM:
         return real_loss("SAM", answer[0]), answer[1]
 
     def _flat(self, grads: Any) -> list[np.ndarray | None]:
-        """The gradients in the parameters' order, checked."""
+        """Return the gradients in the parameters' order, checked."""
         optimizer = self.optimizer
         return optimizer.session.check(grads)
 
     def _gradient_nearby(
         self, closure: Closure, flat: list[np.ndarray | None], rho: float, grads: Any
     ) -> Any:
-        """The gradient at p + e, or `grads` where e is 0; p is put back from a copy, exactly."""
+        """Take the gradient at p + e, or `grads` where e is 0.
+
+        P is put back from a copy, exactly.
+        """
         params = self.optimizer.params
         # The worst neighbour: up where the rule descends, down where it maximises.
         groups, owning = self.optimizer.param_groups, self.optimizer.session.structure.groups
@@ -262,7 +265,7 @@ class SAM:
         return {"rho": rho, "adaptive": self.adaptive, "gradients": self.gradients}
 
     def _checked_own(self, owner: str, loaded: Mapping[str, Any]) -> dict[str, Any]:
-        """The same out of a state dict, as attributes; a callable rho stays."""
+        """Check the same out of a state dict; return it as attributes; a callable rho stays."""
         missing = sorted(set(self._own_state()) - set(loaded))
         if missing:
             raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
@@ -276,7 +279,7 @@ class SAM:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything that `load_state_dict` needs, the optimizer's state included."""
+        """Copy everything that `load_state_dict` needs, the optimizer's state included."""
         return {"solver": "SAM", **self._own_state(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, about: Mapping[str, Any]
 
 
 def draw(axes: Any, rows: Sequence[Mapping[str, Any]], sides: Sequence[str]) -> None:
-    """One panel; a side keeps its colour in all of them."""
+    """Draw one panel; a side keeps its colour in all of them."""
     sizes = [row["elements"] for row in rows]
     limit = [row["limit_ns_per_param"] for row in rows]
     axes.set_xscale("log")

@@ -53,7 +53,7 @@ class Row:
         return f"{self.case.name}, {self.shape.name}, {self.dtype}"
 
     def fill(self) -> None:
-        """The start that all sides are compared from; state is not negative."""
+        """Fill in the start that all sides are compared from; state is not negative."""
         block = np.random.default_rng(0).standard_normal(BLOCK).astype(self.dtype)
         for k, flat in enumerate(self.task.flat):
             part = np.roll(block, 1000 * k)
@@ -64,12 +64,12 @@ class Row:
                     np.abs(room, out=room)
 
     def written(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The streams that a step writes, by name."""
+        """Return the streams that a step writes, by name."""
         yield "p", self.task.flat[0]
         yield from zip(self.task.state, self.task.flat[2:])
 
     def expected(self, options: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """What the reference makes of the start."""
+        """Compute what the reference makes of the start."""
         key = json.dumps(options, sort_keys=True)
         if key not in self.references:
             self.fill()
@@ -120,7 +120,7 @@ class Row:
         return self.case.name in peer.rules and self.dtype in peer.dtypes
 
     def product(self) -> dict[str, int]:
-        """The shape of the matrix product beside a step."""
+        """Return the shape of the matrix product beside a step."""
         return {"m": BATCH, "k": min(WIDEST, math.ceil(math.sqrt(self.shape.elements)))}
 
 
@@ -181,7 +181,7 @@ def measure(
 
 
 def result(row: Row, mode: str, samples: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """A row of the table from its samples."""
+    """Make a row of the table from its samples."""
     to_ns = 1e9 / row.shape.elements
     pairs = {
         side: [(x, 0.0) if mode == "isolated" else x for x in values]

@@ -52,7 +52,7 @@ def complete(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def shared_memory() -> Any:
-    """A file without a name, in memory where the system can."""
+    """Open a file without a name, in memory where the system can."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("optkern-bench"), "wb")
     return tempfile.TemporaryFile()

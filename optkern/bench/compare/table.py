@@ -29,7 +29,7 @@ def shown(value: float | None) -> str:
 
 
 def lines(row: Mapping[str, Any], sides: Sequence[str]) -> Iterator[str]:
-    """A row as printed."""
+    """Return a row as printed."""
     times = row["ns_per_param"]
     yield line(
         [

@@ -28,7 +28,7 @@ class WorkerError(Exception):
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package can be found; whether it can be imported its process will say."""
+    """Return whether a package can be found; whether it can be imported its process will say."""
     return find_spec(package) is not None
 
 
@@ -79,7 +79,10 @@ class Process:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What every library reads its number of threads from; the rest as the user has it."""
+    """Set the variables that libraries read their number of threads from.
+
+    The rest is the user's.
+    """
     names = ("OMP", "OPENBLAS", "MKL", "NUMBA", "BLIS")
     limits = {f"{name}_NUM_THREADS": str(threads) for name in names}
     path = [str(ROOM.parent.parent), os.environ.get("PYTHONPATH", "")]

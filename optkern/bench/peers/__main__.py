@@ -75,7 +75,7 @@ class Worker:
         gc.collect()
 
     def step(self, side: str) -> None:
-        """One step, its outcome in the shared memory."""
+        """Take one step; its outcome is in the shared memory."""
         peer = self.sides[side]
         if peer.refill:
             peer.refill()
@@ -83,7 +83,7 @@ class Worker:
         peer.publish()
 
     def count(self, side: str) -> int:
-        """How many steps in a row make a sample, found out once the side has settled."""
+        """Find out how many steps in a row make a sample, once the side has settled."""
         peer = self.sides[side]
         end = perf_counter() + PATIENCE
         for _ in repeat(None, SETTLE):

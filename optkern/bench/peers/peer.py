@@ -50,7 +50,7 @@ class Peer:
         """Write what lies elsewhere into the task's arrays."""
 
     def make_product(self, m: int, k: int) -> Callable[[], Any]:
-        """A product of an m x k and a k x k matrix with the library's own routine."""
+        """Make a product of an m x k and a k x k matrix with the library's own routine."""
         a, b = np.ones((m, k), np.float32), np.ones((k, k), np.float32)
         c = np.empty((m, k), np.float32)
         return lambda: np.matmul(a, b, out=c)

@@ -51,7 +51,7 @@ class Task:
 
 
 def cut(flat: np.ndarray, sizes: Any) -> Iterator[np.ndarray]:
-    """One array after the other, each on a cache line of its own."""
+    """Cut out one array after the other, each on a cache line of its own."""
     line = ALIGNMENT // flat.itemsize
     at = 0
     for size in sizes:
@@ -60,7 +60,7 @@ def cut(flat: np.ndarray, sizes: Any) -> Iterator[np.ndarray]:
 
 
 def stream_bytes(sizes: Any, dtype: str) -> int:
-    """The bytes of one stream, in whole pages."""
+    """Return the bytes of one stream, in whole pages."""
     itemsize = np.dtype(dtype).itemsize
     total = sum(-(-size * itemsize // ALIGNMENT) * ALIGNMENT for size in sizes)
     return -(-total // mmap.PAGESIZE) * mmap.PAGESIZE

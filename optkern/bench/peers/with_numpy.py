@@ -64,7 +64,7 @@ class Blocked(Peer):
 
 
 def folded(case: str, o: Any) -> SimpleNamespace:
-    """The numbers of a step with bias corrections folded into rate and eps."""
+    """Fold the bias corrections of a step into rate and eps."""
     h = SimpleNamespace(rate=o.lr, eps=getattr(o, "eps", 0.0))
     if case in ("adam", "adamw"):
         h.beta1, h.beta2 = o.betas

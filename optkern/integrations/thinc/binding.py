@@ -56,7 +56,10 @@ class BoundArray:
 
     @property
     def counts(self) -> tuple[int, float]:
-        """Whether its state has begun, and the product of momenta: counted besides the steps."""
+        """Return whether its state has begun, and the product of momenta.
+
+        Counted besides the steps.
+        """
         return int(self.plan.started[0]), float(self.plan.mu_products[0])
 
 

@@ -135,7 +135,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         self._seen: dict[str, float] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of `optkern.Optimizer`: no name that means nothing."""
+        """Refuse a name that means nothing, as `optkern.Optimizer` does."""
         own = ("last_score", *self._scheduled)  # the first is in no class of thinc 8
         known = name[:1] == "_" or hasattr(type(self), name) or name in own
         if type(self) is Optimizer and not known:

@@ -117,7 +117,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def optimizer(self) -> optimizers.Optimizer:
-        """What does the work: `thread_report`, `last_grad_norm`, `averaged`.
+        """Return what does the work: `thread_report`, `last_grad_norm`, `averaged`.
 
         Another one once tensors or state have been replaced.
 
@@ -134,7 +134,10 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def state(self) -> Any:
-        """The state of each parameter, by tensor; written entries take effect at the next step."""
+        """Return the state of each parameter, by tensor.
+
+        What is written takes effect at the next step.
+        """
         self._catch_up()
         return self.__dict__["state"]
 
@@ -144,7 +147,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def param_groups(self) -> Any:
-        """The groups: tensors and hyperparameters, writable; read at each step."""
+        """Return the groups: tensors and hyperparameters, writable; read at each step."""
         if self._binding is not None:
             self._binding.write_groups()
         return self.__dict__["param_groups"]

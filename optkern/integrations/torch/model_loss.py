@@ -33,7 +33,7 @@ def objective(
     dtype: Any = "float64",
     memory: float = 2**30,
 ) -> Objective:
-    """What a model minimises over all of the data, in float64, for `optkern.curvature`.
+    """Describe what a model minimises over all data, in float64, for `optkern.curvature`.
 
     ``at = objective(model, X, y, torch.nn.functional.cross_entropy)``, then
     ``curvature.classify(at.x, at.grad, at.hvp, at.loss)``; or ``x, loss, grad = objective(...)``,
@@ -181,12 +181,12 @@ class _Total:
                 p.copy_(torch.tensor(x[name]))
 
     def batches(self) -> Iterator[slice]:
-        """The rows that go through the model at a time."""
+        """Yield the rows that go through the model at a time."""
         n = len(self.X)
         return (slice(first, min(first + self.batch, n)) for first in range(0, n, self.batch))
 
     def part(self, rows: Any, n: int | None = None) -> Any:
-        """What some rows add to the loss of n of them; None: of all."""
+        """Compute what some rows add to the loss of n of them; None: of all."""
         n = n or len(self.X)
         sums = getattr(self.loss_fn, "reduction", "mean") == "sum"
         X, y = self.X[rows].clone(), self.y[rows].clone()  # a layer may write into its input
@@ -211,14 +211,14 @@ class _Total:
             )
 
     def graph(self, rows: Any) -> list[Any]:
-        """The gradient of some rows' share, with its graph."""
+        """Compute the gradient of some rows' share, with its graph."""
         return list(_derivatives(self.part(rows), self.leaves(), create_graph=True))
 
     def leaves(self) -> list[Any]:
         return list(self.params.values())
 
     def added(self, pieces: Iterable[Any]) -> dict[str, np.ndarray]:
-        """The batches' derivatives, summed in float64."""
+        """Add up the batches' derivatives in float64."""
         totals = {name: np.zeros(tuple(p.shape)) for name, p in self.params.items()}
         for piece in pieces:
             for total, tensor in zip(totals.values(), piece):
@@ -262,7 +262,7 @@ class _Products:
         return [torch.tensor(a / scale, dtype=self.dtype) for a in arrays], scale
 
     def _products(self, direction: list[Any]) -> Iterator[Any]:
-        """Each batch's share: one backward pass through the gradient, kept or built."""
+        """Yield each batch's share: one backward pass through the gradient, kept or built."""
         if self.room is None:
             self._tried()
             self.room = self._measured()
@@ -291,7 +291,7 @@ class _Products:
             warnings.warn(f"objective: {wrong}", RuntimeWarning, stacklevel=5)
 
     def _measured(self) -> int:
-        """How many batches' graphs go into the memory: by what the first, the largest, saves.
+        """Count the batches' graphs that memory holds: by what the first, the largest, saves.
 
         Some of its rows tell, where even with the square of their number all would go in.
         """
@@ -328,7 +328,7 @@ class _Products:
 
 
 def _copied(module: Any, dtype: Any) -> Any:
-    """A copy of a module that computes in a dtype on the CPU."""
+    """Copy a module to the CPU, to compute in a dtype."""
     return copy.deepcopy(module).to("cpu", dtype)
 
 
@@ -337,7 +337,7 @@ def _cast(data: Any, dtype: Any) -> Any:
 
 
 def _derivatives(value: Any, leaves: list[Any], create_graph: bool = False) -> Any:
-    """The derivatives of a number; zeros where it does not depend on a leaf."""
+    """Compute the derivatives of a number; zeros where it does not depend on a leaf."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
@@ -348,7 +348,7 @@ def _along(leaves: list[Any], gradient: list[Any], direction: list[Any]) -> Any:
 
 
 def _derivative(gradient: list[Any], direction: list[Any], leaves: list[Any], kept: bool) -> Any:
-    """The derivative of the gradient's product with a direction."""
+    """Compute the derivative of the gradient's product with a direction."""
     pairs = [(g, d) for g, d in zip(gradient, direction) if g.requires_grad]
     if not pairs:  # of a linear loss
         return [torch.zeros_like(leaf) for leaf in leaves]

@@ -34,7 +34,7 @@ cdef enum:
 
 
 cdef inline floating ascended(floating p, floating g, constants_t h) noexcept nogil:
-    """The gradient to descend along: scaled and clipped, turned to maximise, L2 decay added."""
+    """Return the gradient to descend along: scaled, clipped, turned to maximise, L2 decay added."""
     cdef floating limit = <floating> h.limit
     if h.flags & SCALE:
         g = g * <floating> h.scale
@@ -48,7 +48,7 @@ cdef inline floating ascended(floating p, floating g, constants_t h) noexcept no
 
 
 cdef inline floating shrunk(floating p, constants_t h) noexcept nogil:
-    """The parameter after decoupled weight decay."""
+    """Return the parameter after decoupled weight decay."""
     return p * <floating> h.shrink if h.flags & SHRINK else p
 
 
@@ -63,7 +63,7 @@ cdef inline floating move_moments(
 
 
 cdef inline void common(const hyper_t* o, constants_t* h) noexcept nogil:
-    """What all rules share: the direction of the gradient and weight decay."""
+    """Derive what all rules share: the direction of the gradient and weight decay."""
     h.rate = o.lr
     h.eps = o.eps
     if o.maximize:
@@ -79,7 +79,7 @@ cdef inline void common(const hyper_t* o, constants_t* h) noexcept nogil:
 
 
 cdef inline void averages(const hyper_t* o, constants_t* h) noexcept nogil:
-    """The weights of the two running averages."""
+    """Return the weights of the two running averages."""
     h.beta1 = o.beta1
     h.gain1 = 1 - o.beta1
     h.beta2 = o.beta2

@@ -35,6 +35,6 @@ cdef inline floating limit3(
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """What makes a limit's loop leave every value as it is."""
+    """Derive what makes a limit's loop leave every value as it is."""
     h.rate = 0
     h.gain = 1
