@@ -44,9 +44,11 @@ def as_text(value):
 
 def picture(opt):
     """Everything that an optimizer is, to be compared."""
-    bound = [a.ctypes.data == b.ctypes.data for a, b in zip(opt._plan.params, opt.params)]
-    rest = (opt._schedules, opt.on_nonfinite, bound)
-    return repr(as_text((opt.state_dict(), opt.params, opt._options, opt.param_groups, rest)))
+    bound = [a.ctypes.data == b.ctypes.data for a, b in zip(opt.session.plan.params, opt.params)]
+    rest = (opt.session.schedules, opt.on_nonfinite, bound)
+    return repr(
+        as_text((opt.state_dict(), opt.params, opt.session.options, opt.param_groups, rest))
+    )
 
 
 def enter_and_leave(opt):
@@ -180,7 +182,7 @@ def test_a_signal_in_a_long_step_comes_before_or_after_all_that_counts(options, 
                 while True:
                     opt.step(g)
             twin = optkern.Adam(np.zeros(4, np.float32), **options)
-            for _ in range(opt.steps * opt.accumulate + opt._plan.accumulated):
+            for _ in range(opt.steps * opt.accumulate + opt.session.plan.accumulated):
                 twin.step(np.ones(4, np.float32) if not options.get("clip_norm") else g[:4])
             assert opt.state[0]["step"] == opt.steps == twin.steps
             if not options.get("clip_norm"):
@@ -248,7 +250,7 @@ def test_a_step_is_refused_beside_what_reads_the_state():
         assert go.wait(60)
         return opt.state_dict()  # it may come again itself
 
-    thread = threading.Thread(target=opt._plan.alone, args=("a long look", reading))
+    thread = threading.Thread(target=opt.session.plan.alone, args=("a long look", reading))
     thread.start()
     assert inside.wait(60)
     with pytest.raises(RuntimeError, match="a long look is under way already, in another thread"):

@@ -278,7 +278,7 @@ def test_any_names_and_structures(kind, target):
     for make in structures:
         opt, other = optkern.Adam(make(), lr=0.1), optkern.Adam(make())
         grads = [ordinary(q.dtype, q.size, 3).reshape(q.shape) for q in opt.params]
-        opt._plan.step(tuple(grads), 1, False)
+        opt.session.plan.step(tuple(grads), 1, False)
         optkern.save(target(kind), opt)
         places = other.params
         report = optkern.load(target(kind), other)

@@ -851,7 +851,9 @@ def test_averages_begin_with_the_weights_that_training_begins_with(dtype):
             for one in (opt, plain):
                 one.params[4][...] = 7
         assert opt.step(copies(late)) is plain.step(copies(late))
-    twin = Twin(opt.rule, arrays(9, dtype), {"lr": 0.1}, **{k: opt._options[k] for k in KEEPING})
+    twin = Twin(
+        opt.rule, arrays(9, dtype), {"lr": 0.1}, **{k: opt.session.options[k] for k in KEEPING}
+    )
     twin.params[0][...] = twin.state["slow"][0][...] = twin.state["ema"][0][...] = 3
     twin.params[4][...] = twin.state["slow"][4][...] = twin.state["ema"][4][...] = 7
     for k, grads in enumerate(calls):

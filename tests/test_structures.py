@@ -551,10 +551,10 @@ def test_add_param_group_refuses_as_a_whole(case):
     group, error, words = REFUSED.get(case, ({"params": p["w"]}, ValueError, "overlap"))
     opt = optkern.Adam(p, lr=1.0)
     opt.step({"w": ones(2)})
-    before = repr(opt), opt._plan, opt._structure
+    before = repr(opt), opt.session.plan, opt.session.structure
     with pytest.raises(error, match=words):
         opt.add_param_group(group)
-    assert (repr(opt), opt._plan, opt._structure) == before
+    assert (repr(opt), opt.session.plan, opt.session.structure) == before
     assert opt.step({"w": ones(2)})
 
 

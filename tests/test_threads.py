@@ -506,7 +506,7 @@ opt = optkern.SGD(np.zeros(70_000, np.float32))
 g = np.ones(70_000, np.float32)
 for _ in range(10):
     opt.step(g)
-say(choice=opt._plan.prefers_threads)
+say(choice=opt.session.plan.prefers_threads)
 """
     )
     assert said == {"choice": False}

@@ -1129,7 +1129,7 @@ def test_options_are_attributes():
     again = copy.deepcopy(opt)
     assert again.ema_decay == 0.9 and again.num_threads == 1 and again.clip_norm == 1e-3
     saved = opt.state_dict()["state"]
-    for i, average in enumerate(opt.optimizer._plan.state["ema"]):
+    for i, average in enumerate(opt.optimizer.session.plan.state["ema"]):
         np.testing.assert_array_equal(saved[i]["ema"].numpy(), average)
     with pytest.raises(AttributeError, match="zero_grad is torch's method"):
         opt.zero_grad = True

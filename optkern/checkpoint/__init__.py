@@ -69,7 +69,7 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     if isinstance(inner, Optimizer):  # whose arrays no step may write while they are read
         inner.session.alone("optkern.save", _save, name, opt, params, extra)
     else:
-        inner._turn.reading("optkern.save", _save, name, opt, params, extra)
+        inner.session.reading("optkern.save", _save, name, opt, params, extra)
 
 
 def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
@@ -77,7 +77,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
     if not params and isinstance(inner, Optimizer):  # the averages would not go along
         inner.session.refuse_averages("optkern.save")
     if params:
-        inner._find_parameters()
+        inner.session.find_parameters()
     content = {
         "optimizer": inner.state_dict(),
         "plateaus": {key: schedule.state_dict() for key, schedule in plateaus_of(opt)},
@@ -85,7 +85,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
         "callables": callables_of(opt),
     }
     if sam is not None:
-        content["sam"] = sam._own_state()
+        content["sam"] = sam.session.saved()
     if params:
         content["params"] = named(inner)
     format.write("optkern.save", name, content)
@@ -137,7 +137,7 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     if isinstance(inner, Optimizer):
         fit = inner.session.alone("optkern.load", _load, name, opt, params, strict)
     else:
-        fit = inner._turn.alone("optkern.load", _load, name, opt, params, strict)
+        fit = inner.session.alone("optkern.load", _load, name, opt, params, strict)
     unwrapped("optkern.load", host)  # which shows what has been loaded
     return fit.report()
 
@@ -148,11 +148,11 @@ def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
     if isinstance(inner, Optimizer):
         inner.session.refuse_averages("optkern.load")
     if params:
-        inner._find_parameters()
+        inner.session.find_parameters()
     content = format.read("optkern.load", name)
     try:
         _refuse_another(opt, content)
-        around = {} if sam is None else sam._checked_own("SAM", content["sam"])
+        around = {} if sam is None else sam.session.prepare("SAM", content["sam"])
         fit = (Fit if isinstance(inner, Optimizer) else SolverFit)(opt, content, params)
         if strict:
             fit.refuse_differences()

@@ -67,8 +67,7 @@ def parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
 
 def named(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
     """Return the parameters by name or position."""
-    labels = opt.state if isinstance(opt, Optimizer) else opt._point.structure.labels
-    return dict(zip(labels, opt.params))
+    return dict(zip(opt.session.labels, opt.params))
 
 
 def plateaus_of(opt: Saved) -> Iterator[tuple[str, Plateau]]:
@@ -398,7 +397,7 @@ class SolverFit(Fit):
 
     def load_state(self, strict: bool) -> None:
         try:
-            self.attributes = self.opt._loaded(self.theirs)
+            self.attributes = self.opt.session.prepare(self.theirs)
         except (TypeError, ValueError) as error:
             pass_on(error)
             if strict:

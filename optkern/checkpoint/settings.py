@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..kernels.rules import OPTIONS
 from ..optimizers import Optimizer
 from ..solvers import LBFGS, SAM, NewtonLanczos
 
@@ -21,8 +20,7 @@ def settings_of(opt: Saved) -> Iterator[tuple[Any, str, Any]]:
     """List an optimizer's numbers: the group's number, "options" or "sam", the name, the value."""
     inner = opt.optimizer if isinstance(opt, SAM) else opt
     groups = inner.param_groups if isinstance(inner, Optimizer) else ()
-    names = OPTIONS if isinstance(inner, Optimizer) else inner._options
-    options = {name: getattr(inner, name) for name in names}
+    options = {name: getattr(inner, name) for name in inner.session.options}
     around = {"rho": opt.rho} if isinstance(opt, SAM) else {}
     for where, values in [*enumerate(groups), ("options", options), ("sam", around)]:
         for name, value in values.items():

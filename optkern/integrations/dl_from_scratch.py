@@ -29,7 +29,7 @@ class _Updater:
         What does the work.
     """
 
-    _instead = dict.fromkeys(
+    instead = dict.fromkeys(
         ("optkern.save", "optkern.load"),
         "give its `optimizer`, which is there from the first update on; lr is its own",
     )

@@ -81,7 +81,7 @@ class MLPOptimizer:
     """
 
     # What `optkern.save` and `load` say of it: a schedule's learning rate is not in the optimizer.
-    _instead = dict.fromkeys(
+    instead = dict.fromkeys(
         ("optkern.save", "optkern.load"), "pickle.dump(model, file) keeps it along with its model"
     )
 

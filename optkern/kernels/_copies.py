@@ -68,7 +68,8 @@ class Copies:
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         probes = kept.pop("_probes", None)
-        self.__dict__.update(kept)
+        # Those of before had no iterator that is read once.
+        self.__dict__.update({"_once": Once(), "_left": [], **kept})
         if self.given is not None:
             try:
                 self.arrays = self._flat(self._roots(), self.what, None, self._once)

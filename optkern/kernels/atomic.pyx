@@ -190,9 +190,9 @@ def exchange(Plan plan, list pairs, refusal):
     plan.refusal = refusal
 
 
-def exchange_averages(optimizer, refusal):
+def exchange_averages(session, refusal=None):
     """Exchange an optimizer's parameters and averages; it refuses steps then, or no longer."""
-    cdef Plan plan = optimizer._plan
+    cdef Plan plan = session.plan
     exchange(plan, list(zip(plan.params, plan.state["ema"])), refusal)
 
 
@@ -262,13 +262,13 @@ cdef class Averaged:
             self.optimizer.swap_out()   # which says that they are not in
         self.leave()
         if exception == (None, None, None):
-            self.optimizer._find_parameters()   # one that was replaced in the block is told
+            self.optimizer.session.find_parameters()   # one that was replaced in the block is told
 
     def __del__(self):
         self.leave()
 
     cdef Plan plan(self):
-        return self.optimizer._plan
+        return self.optimizer.session.plan
 
     cdef int leave(self) except -1:
         """Bring the averages back; a second time where an interrupt came in the first."""
@@ -277,9 +277,9 @@ cdef class Averaged:
         self.entered = False
         try:
             if self.plan().refusal is not None:
-                self.optimizer._exchange_averages(None)
+                self.optimizer.session.exchange_averages(None)
         except BaseException:
             if self.plan().refusal is not None:
-                self.optimizer._exchange_averages(None)
+                self.optimizer.session.exchange_averages(None)
             raise
         return 0

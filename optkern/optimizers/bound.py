@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import buffers, codecs
-from ..kernels.names import brief
 from ..kernels.structures import Params, Structure
-from .change import exclusive
+from .change import Counts, exclusive
+from .groups import ParamGroup
 
 WAY_OUT = (
     "write into the array (p[...] = ...), call rebind with the new arrays, or construct with "
@@ -25,57 +25,32 @@ NEW_WAY_OUT = (
 )
 
 
-class Switch:
-    """An attribute that is True or False, checked when it is written."""
-
-    def __init__(self, meaning: str) -> None:
-        self.__doc__ = meaning
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name, self.place = name, f"_{name}"
-
-    # Not by `vars`: an object whose __dict__ was asked for gives its attributes .1 us later a step.
-    def __get__(self, optimizer: Any, owner: type) -> Any:
-        return self if optimizer is None else getattr(optimizer, self.place)
-
-    def __set__(self, optimizer: Any, value: Any) -> None:
-        if not isinstance(value, (bool, np.bool_)):
-            who = type(optimizer).__name__
-            raise ValueError(f"{who}: {self.name} must be True or False, got {brief(value)}")
-        setattr(optimizer, self.place, bool(value))
-
-
 class Bound:
-    """The part of an optimizer that knows where its parameters are."""
+    """The part of a session that knows where its parameters are."""
 
     if TYPE_CHECKING:
-        _structure: Structure
+        structure: Structure
 
         def __getattr__(self, name: str) -> Any:
-            """Find what the other parts of an optimizer have."""
+            """Find what the other parts of a session have."""
 
-    follow = Switch(
-        "Whether a step goes on with an array that was put in a parameter's place, as `rebind` does"
-    )
-    strict_grads = Switch("Whether gradients of dicts must name all parameters")
-
-    def _gathered(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
+    def gather(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
         """Gradients, flat, where the parameters still are where they were."""
-        structure = self._structure
+        structure = self.structure
         if structure.single:
             return (values,)
         if flat := structure.contents.gather(values):
             return flat
-        self._find_parameters()
-        return self._flat(values, what)
+        self.find_parameters()
+        return self.flatten(values, what)
 
-    def _flat(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
+    def flatten(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
         """Gradients, flat, wherever the parameters are."""
-        return self._structure.flatten(values, what, self.strict_grads)
+        return self.structure.flatten(values, what, self.strict_grads)
 
-    def _find_parameters(self) -> None:
+    def find_parameters(self) -> None:
         """Refuse what was replaced in the parameters' containers, or put there; or follow it."""
-        structure = self._structure
+        structure = self.structure
         structure.refuse_apart()
         if structure.contents.same():
             return
@@ -90,111 +65,80 @@ class Bound:
 
     def _take_in(self) -> None:
         """Train what has come into the containers too; its state starts."""
-        structure = self._structure.grown()
+        structure = self.structure.grown()
         if structure is None:  # as where a list's entries have moved up
-            self._structure.refuse_changes(WAY_OUT, NEW_WAY_OUT.rpartition(",")[0])
+            self.structure.refuse_changes(WAY_OUT, NEW_WAY_OUT.rpartition(",")[0])
             return
-        places = {label: k for k, label in enumerate(self._labels)}
+        places = {label: k for k, label in enumerate(self.labels)}
         old = [places.get(label) for label in structure.labels]
         state = {
             slot: [None if k is None else arrays[k] for k in old]
-            for slot, arrays in self._plan.state.items()
+            for slot, arrays in self.plan.state.items()
         }
-        mine, fresh = self._plan_counts(), (0, 1.0, 0, False)
-        counts = [
+        mine, fresh = self.counts, (0, 1.0, 0, False)
+        arrays = [
             np.array([start if k is None else values[k] for k in old], values.dtype)
             for values, start in zip(mine[:4], fresh)
         ]
+        counts = Counts._make([*arrays, *mine[4:]])
         forms = [(array.shape, array.dtype) for array in structure.arrays]
-        self._rebuild(state, self._groups, structure, type(mine)(*counts, *mine[4:]), _forms=forms)
+        self.rebuild(state, self.groups, structure, counts, {"forms": forms})
 
     @exclusive
     def rebind(self, params: Params) -> None:
-        """Go on with new arrays in the parameters' places; state is kept by position or name.
-
-        A float32 master is kept where it rounds to the new array's element, and starts from that
-        element elsewhere: weights written by hand count from here on. Arrays that have come into
-        the container that is bound already are left out from here on, unless ``follow=True``.
-
-        Parameters
-        ----------
-        params : same structure, shapes and dtypes as at construction
-
-        Raises
-        ------
-        RuntimeError
-            While the averages are in the parameters' place.
-        """
-        self._refuse_swapped(f"{self._owner}.rebind")
-        structure = self._structure.rebound(params, leave_out=not self.follow)
-        for label, new, (shape, dtype) in zip(self._labels, structure.arrays, self._forms):
+        """Go on with new arrays in the parameters' places, as `Optimizer.rebind` says."""
+        self.refuse_averages(f"{self.owner}.rebind")
+        structure = self.structure.rebound(params, leave_out=not self.follow)
+        for label, new, (shape, dtype) in zip(self.labels, structure.arrays, self.forms):
             what = buffers.named("parameter", label)
-            buffers.check_parameter(self._owner, what, new)
+            buffers.check_parameter(self.owner, what, new)
             if new.shape != shape or new.dtype != dtype:
                 raise ValueError(
-                    f"{self._owner}: {what} must have shape {shape} and dtype {dtype}, "
+                    f"{self.owner}: {what} must have shape {shape} and dtype {dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        state = dict(self._plan.state)
-        if self._master_weights:
+        state = dict(self.plan.state)
+        if self.master_weights:
             state["master"] = [
                 None if master is None else renewed(master, np.asarray(new))
                 for master, new in zip(state["master"], structure.arrays)
             ]
-        self._rebuild(state, self._groups, structure)
-        if self.follow and self._structure.untrained():
+        self.rebuild(state, self.groups, structure)
+        if self.follow and self.structure.untrained():
             self._take_in()
 
     @exclusive
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Train more parameters from now on, in a group of their own.
-
-        Their state starts; that of the others is not touched. From now on ``grads`` is a list with
-        one entry per group, also where there was one structure without groups before.
-
-        Parameters
-        ----------
-        group : dict
-            ``"params"``, of any structure, and hyperparameters; those not given are the
-            constructor's. Names must not be those of other groups; a list's positions go on.
-
-        Raises
-        ------
-        TypeError, ValueError
-            On anything that the constructor would refuse, parameters that are trained already
-            among it. Nothing has been modified then.
-        RuntimeError
-            While the averages are in the parameters' place.
-        """
-        self._refuse_swapped(f"{self._owner}.add_param_group")
-        self._structure.refuse_apart()
-        if self.follow or self._structure.replaced():
-            self._find_parameters()
-        structure = self._structure.extended(group)
+        """Train more parameters from now on, as `Optimizer.add_param_group` says."""
+        self.refuse_averages(f"{self.owner}.add_param_group")
+        self.structure.refuse_apart()
+        if self.follow or self.structure.replaced():
+            self.find_parameters()
+        structure = self.structure.extended(group)
         structure.refuse_untrained(NEW_WAY_OUT)
         part = object.__new__(type(self))
-        vars(part).update({k: v for k, v in vars(self).items() if k != "_plan"})
-        part._structure = structure.last_group()
-        part._start()
-        absent = [None] * len(part._structure.labels)
+        vars(part).update({k: v for k, v in vars(self).items() if k != "plan"})
+        part.structure = structure.last_group()
+        part.start()
+        absent = [None] * len(part.structure.labels)
         state = {
-            slot: [*arrays, *part._plan.state.get(slot, absent)]
-            for slot, arrays in self._plan.state.items()
+            slot: [*arrays, *part.plan.state.get(slot, absent)]
+            for slot, arrays in self.plan.state.items()
         }
-        mine, theirs = self._plan_counts(), part._plan_counts()
-        counts = [np.concatenate(pair) for pair in zip(mine[:4], theirs[:4])]
-        counts = type(mine)(*counts, *mine[4:])
-        groups = [*self._groups, self._new_group(len(self._groups), part._groups[0])]
-        forms = [*self._forms, *part._forms]
-        own = [*self._own_values, *part._own_values]
-        also = {"_groups": groups, "_forms": forms, "_own_values": own}
-        self._rebuild(state, groups, structure, counts, **also)
+        mine, theirs = self.counts, part.counts
+        arrays = [np.concatenate(pair) for pair in zip(mine[:4], theirs[:4])]
+        counts = Counts._make([*arrays, *mine[4:]])
+        groups = [*self.groups, ParamGroup(self, len(self.groups), part.groups[0])]
+        forms = [*self.forms, *part.forms]
+        own = [*self.own_values, *part.own_values]
+        also = {"groups": groups, "forms": forms, "own_values": own}
+        self.rebuild(state, groups, structure, counts, also)
 
 
-def not_trained(opt: Bound, x: Any) -> str:
+def not_trained(opt: Any, x: Any) -> str:
     """Say that the parameters in x, a container that they were given in, are no longer trained."""
-    structure = opt._structure
-    if not structure.holds(x) or opt.follow:
+    structure = opt.session.structure
+    if not structure.holds(x) or opt.session.follow:
         return ""
     try:
         return structure.said_changes(WAY_OUT, NEW_WAY_OUT)

@@ -50,7 +50,7 @@ class Change:
 
     Parameters
     ----------
-    optimizer : Optimizer
+    session : Session
     entries : list of (dict, dict)
         Attributes and hyperparameters to bind, and what to.
     plan : Plan, optional
@@ -66,22 +66,22 @@ class Change:
 
     def __init__(
         self,
-        optimizer: Any,
+        session: Any,
         entries: list[tuple[dict[str, Any], dict[str, Any]]],
         plan: Plan | None = None,
         setting: Setting | None = None,
     ) -> None:
-        self.optimizer, self.entries = optimizer, entries
+        self.session, self.entries = session, entries
         self.plan, self.setting = plan, setting
         self.copies: list[tuple[np.ndarray, np.ndarray]] = []
 
     def commit(self) -> None:
         """Make the change, all of it."""
-        commit(self.optimizer._plan, self.entries, self.copies, self.setting, self.plan)
+        commit(self.session.plan, self.entries, self.copies, self.setting, self.plan)
 
 
 def alone_as(what: str) -> Callable[[_Method], _Method]:
-    """Let a method of an optimizer run alone: beside a step in another thread it is an error.
+    """Let a method of a session run alone: beside a step in another thread it is an error.
 
     ``what`` it does is for the message of that error.
     """
@@ -89,7 +89,7 @@ def alone_as(what: str) -> Callable[[_Method], _Method]:
     def decorate(method: _Method) -> _Method:
         @functools.wraps(method)
         def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._plan.alone(what, method, self, *args, **kwargs)
+            return self.plan.alone(what, method, self, *args, **kwargs)
 
         return alone  # type: ignore[return-value]
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..kernels.rules import (
     OPTIONS,
     Numbers,
     Real,
+    Rule,
 )
 from .words import COUNTED
 
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
 
-
-def class_options(cls: type[Optimizer]) -> dict[str, Any]:
+def class_options(rule: Rule) -> dict[str, Any]:
     """List a class's options with their defaults, in the order of torch.optim's arguments."""
     options: dict[str, Any] = {}
-    for name, default in cls.rule.hyperparameters.items():
+    for name, default in rule.hyperparameters.items():
         options |= {
-            key: setting.default
-            for key, setting in cls.rule.settings.items()
-            if setting.before == name
+            key: setting.default for key, setting in rule.settings.items() if setting.before == name
         }
         if name not in COUNTED:
             options[name] = default
@@ -40,19 +36,19 @@ def class_options(cls: type[Optimizer]) -> dict[str, Any]:
     return options | {name: default for name, (default, _) in OPTIONS.items()}
 
 
-def class_signature(cls: type[Optimizer]) -> inspect.Signature:
+def class_signature(rule: Rule) -> inspect.Signature:
     kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter("params", kind)]
-    for name, default in class_options(cls).items():
+    for name, default in class_options(rule).items():
         if name == "maximize":
             kind = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, kind, default=default))
     return inspect.Signature(parameters)
 
 
-def class_document(cls: type[Optimizer]) -> str:
+def class_document(rule: Rule, own: str | None) -> str:
     lines = [
-        inspect.cleandoc(cls.__doc__ or ""),
+        inspect.cleandoc(own or ""),
         "",
         "Parameters",
         "----------",
@@ -64,16 +60,16 @@ def class_document(cls: type[Optimizer]) -> str:
         "    no parameter, nor is what a dataclass or named tuple says of a layer: words,",
         "    integers, functions, and fields with metadata {'static': True}.",
     ]
-    for name, default in cls.rule.hyperparameters.items():
+    for name, default in rule.hyperparameters.items():
         if name in COUNTED:
             continue
-        domain = cls.rule.domain(name)
+        domain = rule.domain(name)
         schedule = ", or a callable step -> value" if isinstance(domain, (Real, Numbers)) else ""
         lines += [
             f"{name} : {domain.allowed}{schedule}",
             f"    {domain.meaning}; default {default!r}.",
         ]
-    for name, setting in cls.rule.settings.items():
+    for name, setting in rule.settings.items():
         domain = setting.domain
         lines += [
             f"{name} : {domain.allowed}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +18,14 @@ from ..kernels.rules import (
 from ..kernels.structures import Label
 from .words import COUNTED
 
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
-
 
 class ParamGroup(dict[str, Any]):
     """The hyperparameters of one group; a write is checked and takes effect at the next step."""
 
-    def __init__(self, optimizer: Optimizer, number: int, values: Mapping[str, Any]) -> None:
+    def __init__(self, session: Any, number: int, values: Mapping[str, Any]) -> None:
         super().__init__(values)
         # Weakly: a cycle would keep a dropped optimizer's state until the collector runs.
-        self._optimizer = weakref.ref(optimizer)
+        self._session = weakref.ref(session)
         self._number = number
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -38,18 +35,18 @@ class ParamGroup(dict[str, Any]):
         raise NoSuchNameError(f"a group has no {name!r}; {hint(name, self)}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("_optimizer", "_number"):
+        if name not in ("_session", "_number"):
             raise AttributeError(f"hyperparameters are a group's entries: group[{name!r}] = ...")
         super().__setattr__(name, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Write several hyperparameters at once: all of them, or none where one is bad."""
-        optimizer = self._optimizer()
-        if optimizer is None:
+        session = self._session()
+        if session is None:
             raise ReferenceError("this group's optimizer is gone")
         changes = dict(*args, **kwargs)
         what = f"a write of {' and '.join(map(str, changes)) or 'nothing'}"
-        optimizer._plan.alone(what, optimizer._write_group, self._number, changes)
+        session.alone(what, session.write_group, self._number, changes)
 
     def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self.update(other)
@@ -91,6 +88,22 @@ class InGroup:
         raise AttributeError(self.where)
 
 
+class Switch:
+    """An attribute that is True or False, checked when it is written."""
+
+    def __init__(self, meaning: str) -> None:
+        self.__doc__ = meaning
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        return self if optimizer is None else getattr(optimizer.session, self.name)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        optimizer.session.switch(self.name, value)
+
+
 class Option:
     """One of OPTIONS on an optimizer: a write is checked and takes effect at the next step."""
 
@@ -100,11 +113,12 @@ class Option:
         self.__doc__ = f"{domain.meaning}: {domain.allowed}."
 
     def __get__(self, optimizer: Any, owner: type) -> Any:
-        return self if optimizer is None else optimizer._options[self.name]
+        return self if optimizer is None else optimizer.session.options[self.name]
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         what = f"a write of {self.name}"
-        optimizer._plan.alone(what, optimizer._write_options, {self.name: value})
+        session = optimizer.session
+        session.alone(what, session.write_options, {self.name: value})
 
     def __delete__(self, optimizer: Any) -> None:
         raise AttributeError(
@@ -115,14 +129,17 @@ class Option:
 class _Zeroing(Flag):
     """The option `zero_grad`, True or False; called, as torch's method is, it zeroes gradients."""
 
-    _optimizer: Optimizer
+    _session: Any
     _signature = inspect.Signature(
         [inspect.Parameter("grads", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)]
     )
 
+    def __reduce__(self) -> Any:
+        return bool, (bool(self),)
+
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        optimizer = self._optimizer
-        owner = f"{optimizer._owner}.zero_grad"
+        session = self._session
+        owner = f"{session.owner}.zero_grad"
         if "set_to_none" in kwargs:
             raise TypeError(
                 f"{owner}: gradients are not kept between steps, so that set_to_none has nothing "
@@ -130,7 +147,7 @@ class _Zeroing(Flag):
             )
         grads = bound_arguments(owner, self._signature, args, kwargs).arguments.get("grads")
         if grads is not None:
-            zero(owner, optimizer._labels, optimizer._flat(grads))
+            zero(owner, session.labels, session.flatten(grads))
         elif not self:
             raise TypeError(
                 f"{owner}: gradients are not kept between steps, give them: opt.zero_grad(grads); "
@@ -142,8 +159,8 @@ class ZeroGrad(Option):
     def __get__(self, optimizer: Any, owner: type) -> Any:
         if optimizer is None:
             return self
-        value = _Zeroing(optimizer._options[self.name])
-        value._optimizer = optimizer
+        value = _Zeroing(optimizer.session.options[self.name])
+        value._session = optimizer.session
         return value
 
 

@@ -18,30 +18,30 @@ PARTS = ("", "_scales")
 class Loaded:
     """A state dict, checked against an optimizer before anything is changed."""
 
-    def __init__(self, optimizer: Any, state_dict: Mapping[str, Any]) -> None:
-        self.optimizer = optimizer
-        self.owner = f"{type(optimizer).__name__}.load_state_dict"
+    def __init__(self, session: Any, state_dict: Mapping[str, Any]) -> None:
+        self.session = session
+        self.owner = f"{session.owner}.load_state_dict"
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"{self.owner}: expected a dict, got {type(state_dict).__name__}")
         for key in ("rule", "steps", "skipped_steps", "param_groups", "state"):
             if key not in state_dict:
                 raise ValueError(f"{self.owner}: the dict has no {key!r}")
-        if state_dict["rule"] != optimizer.rule.name:
+        if state_dict["rule"] != session.rule.name:
             raise ValueError(
                 f"{self.owner}: this is the state of {state_dict['rule']!r}, "
-                f"not of {optimizer.rule.name!r}"
+                f"not of {session.rule.name!r}"
             )
         self.steps = self._count("steps", state_dict["steps"])
         self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
         self.accumulated = self._count("accumulated", state_dict.get("accumulated", 0))
         self.options, on = self._check_options(state_dict.get("options"))
-        own, saved = optimizer.state_dtype, state_dict.get("state_dtype")
+        own, saved = session.state_dtype, state_dict.get("state_dtype")
         if saved != own:
             raise ValueError(
                 f"{self.owner}: the state was saved with state_dtype={saved!r}, "
                 f"this optimizer has state_dtype={own!r}"
             )
-        self.seed = checked_seed(self.owner, state_dict.get("seed", optimizer.seed))
+        self.seed = checked_seed(self.owner, state_dict.get("seed", session.seed))
         self.groups = self._check_groups(state_dict["param_groups"])
         self._check_state(state_dict["state"], on)
         self.averages_are_in = state_dict.get("averages_are_in", False)
@@ -55,20 +55,20 @@ class Loaded:
 
     def _check_options(self, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the options to go on with, and those the state was saved with."""
-        own = self.optimizer._options
+        own = self.session.options
         if options is None:  # saved before there were any
             return own, {}
         if not isinstance(options, Mapping):
             raise TypeError(f"{self.owner}: options must be a dict, got {type(options).__name__}")
         defaults = {name: default for name, (default, _) in OPTIONS.items()}
-        saved = self.optimizer._checked_options(self.owner, {**defaults, **options})
+        saved = self.session.check_options(self.owner, {**defaults, **options})
         return {**saved, **{k: v for k, v in own.items() if callable(v)}}, saved
 
     def _count(self, name: str, value: Any) -> int:
         return checked_count(f"{self.owner}: {name}", value)
 
     def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
-        own = self.optimizer.param_groups
+        own = self.session.groups
         if not isinstance(groups, (list, tuple)) or len(groups) != len(own):
             raise ValueError(f"{self.owner}: expected {len(own)} param_groups, got {brief(groups)}")
         result = []
@@ -78,7 +78,7 @@ class Loaded:
             if not isinstance(theirs, Mapping):
                 raise TypeError(f"{owner} must be a dict, got {type(theirs).__name__}")
             values = {k: v for k, v in theirs.items() if k != "params"}
-            members = self.optimizer._members(number)
+            members = self.session.members(number)
             came = theirs.get("params", members)
             alike = isinstance(came, (list, tuple))
             if not alike or sorted(map(repr, came)) != sorted(map(repr, members)):
@@ -87,19 +87,19 @@ class Loaded:
             if missing:
                 raise ValueError(f"{owner} has no {missing[0]!r}")
             kept = {k: v for k, v in mine.items() if callable(v)}
-            self.saved.append(self.optimizer._checked(owner, {**mine, **values}, self.steps))
-            result.append(self.optimizer._checked(owner, {**mine, **values, **kept}, self.steps))
+            self.saved.append(self.session.check_group(owner, {**mine, **values}, self.steps))
+            result.append(self.session.check_group(owner, {**mine, **values, **kept}, self.steps))
         return result
 
     def _check_state(self, state: Any, options: Mapping[str, Any]) -> None:
-        structure, rule = self.optimizer._structure, self.optimizer.rule
+        structure, rule = self.session.structure, self.session.rule
         if not isinstance(state, Mapping) or set(state) != set(structure.labels):
             came = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(
                 f"{self.owner}: the state is of other parameters: "
                 f"expected {sorted(map(str, structure.labels))}, got {came}"
             )
-        slots = (*self.optimizer._slots, *OPTION_SLOTS)
+        slots = (*self.session.slot_names, *OPTION_SLOTS)
         self.state: dict[str, list[Any]] = {slot: [] for slot in slots}
         self.counts: list[int] = []
         self.mu_products: list[float] = []
@@ -118,14 +118,14 @@ class Loaded:
             array = structure.arrays[i]
             needed = required | {
                 slot
-                for slot in self.optimizer._slots
-                if self.optimizer._has_slot(slot, array, hyper)
+                for slot in self.session.slot_names
+                if self.session.has_slot(slot, array, hyper)
             }
             if not isinstance(entry, Mapping):
                 raise ValueError(
                     f"{self.owner}: the state of {what} must be a dict, got {type(entry).__name__}"
                 )
-            places = known | set(self.optimizer._saved_forms(array))
+            places = known | set(self.session.saved_forms(array))
             unknown = sorted(name for name in map(str, entry) if name not in places)
             if unknown:
                 raise ValueError(
@@ -154,14 +154,14 @@ class Loaded:
             raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
 
     def _is_compact(self, slot: str) -> bool:
-        return self.optimizer.state_dtype is not None and slot in self.optimizer.rule.state
+        return self.session.state_dtype is not None and slot in self.session.rule.state
 
     def _copied_compact(
         self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
     ) -> codecs.Compact | None:
         if entry.get(slot) is None:
             return None
-        new = self.optimizer._new_state(slot, array)
+        new = self.session.new_state(slot, array)
         parts: list[Any] = [entry.get(slot + part) for part, _ in zip(PARTS, new.arrays)]
         codes, scales = [*parts, None][:2]
         loaded = codecs.Compact(codes, scales, new.signed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from copy import copy
 from typing import Any
 
 from ..kernels import RULES
@@ -17,27 +16,20 @@ from ..kernels.rules import (
     OPTIONS,
     Rule,
 )
-from ..kernels.structures import Label, Structure
-from . import state as states
-from .arguments import Arguments
-from .bound import Bound
-from .change import Change, Counts, alone_as, exclusive
+from ..kernels.structures import Params as ParamsLike
 from .documentation import class_document, class_signature
-from .groups import InGroup, Option, ParamGroup, ZeroGrad, no_attribute
-from .loading import Loaded, as_saved, checked_count
-from .planning import Planning
+from .groups import InGroup, Option, Switch, ZeroGrad, no_attribute
 from .refused import INSTEAD, ParamGroups, Params, refuse_in_vain
 from .session import Session
-from .state import StateView
+from .state import StateView, reset
 from .stepping import Stepping
-from .storage import Storage
-from .words import COUNTED, SWAPPED
+from .words import COUNTED
 
 # The class of each rule, by the rule's name.
 CLASSES: dict[str, type[Optimizer]] = {}
 
 
-class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
+class Optimizer(Stepping):
     """What all optimizers share; `optkern.Adam` and the other classes say which rule.
 
     The options around the rule (`clip_norm` and those that follow it) are attributes too. A name
@@ -46,8 +38,13 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
     """
 
     rule: Rule
-    _plan: Any = None
+    _session: Any = None
     _signature: inspect.Signature
+
+    follow = Switch(
+        "Whether a step goes on with an array that was put in a parameter's place, as `rebind` does"
+    )
+    strict_grads = Switch("Whether gradients of dicts must name all parameters")
 
     for _name in OPTIONS:
         locals()[_name] = (ZeroGrad if _name == "zero_grad" else Option)(_name)
@@ -66,47 +63,19 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
         for name in cls.rule.hyperparameters:
             if name not in COUNTED:
                 setattr(cls, name, InGroup(name))
-        cls._signature = class_signature(cls)
+        cls._signature = class_signature(cls.rule)
         cls.__signature__ = cls._signature  # type: ignore[attr-defined]
-        cls.__doc__ = class_document(cls)
+        cls.__doc__ = class_document(cls.rule, cls.__doc__)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer has no rule; use the class of one, such as optkern.Adam")
         bound = bound_arguments(self._owner, self._signature, args, kwargs)
         bound.apply_defaults()
-        options = bound.arguments
-        params = options.pop("params")
-        self.num_threads = options.pop("num_threads")
-        self.on_nonfinite = options.pop("on_nonfinite")
-        self._options = self._checked_options(
-            self._owner, {name: options.pop(name) for name in OPTIONS}
-        )
-        self._structure = Structure(self._owner, params)
-        self.follow, self.strict_grads = options.pop("follow"), options.pop("strict_grads")
-        stored = ("state_dtype", "master_weights", "weight_rounding", "seed")
-        self._set_storage(*(options.pop(k) for k in stored))
-        self._defaults = options
-        self._start()
-
-    def _start(self) -> None:
-        """Begin with the groups of the structure."""
-        self._groups: list[ParamGroup] = []
-        own = []
-        for number, override in enumerate(self._structure.overrides):
-            values = {**self._defaults, **override}
-            owner = self._group_owner(number)
-            own.append(
-                self._checked_settings(
-                    owner, {name: values.pop(name) for name in self.rule.settings}
-                )
-            )
-            group = self._checked(owner, self._translated(owner, values, own[-1]))
-            self._groups.append(ParamGroup(self, number, group))
-        self._own_values = own
-        self._rebuild({}, self._groups)
-        # What `rebind` compares with: the arrays themselves may be resized behind our back.
-        self._forms = [(array.shape, array.dtype) for array in self._structure.arrays]
+        arguments = bound.arguments
+        self.num_threads = arguments.pop("num_threads")
+        self.on_nonfinite = arguments.pop("on_nonfinite")
+        self._session = Session(self._owner, self.rule, arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") or name.startswith("__"):
@@ -122,57 +91,56 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
     # ----------------------------------------------------------------- arguments
 
     @property
-    def steps(self) -> int:
-        """Return the calls applied so far; callable hyperparameters get it."""
-        return self._plan.applied if self._plan is not None else 0
-
-    @steps.setter
-    @alone_as("a write of steps")
-    def steps(self, value: int) -> None:
-        self._plan.applied = checked_count(f"{self._owner}: steps", value)
-
-    @property
-    def skipped_steps(self) -> int:
-        """Return the calls skipped because a gradient was not finite."""
-        return self._plan.skipped
-
-    @skipped_steps.setter
-    @alone_as("a write of skipped_steps")
-    def skipped_steps(self, value: int) -> None:
-        self._plan.skipped = checked_count(f"{self._owner}: skipped_steps", value)
-
-    @property
     def _owner(self) -> str:
         return type(self).__name__
-
-    def _group_owner(self, number: int) -> str:
-        structure = self._structure
-        return (
-            f"{self._owner}: group {structure.first + number}" if structure.grouped else self._owner
-        )
-
-    def _new_group(self, number: int, values: Mapping[str, Any]) -> ParamGroup:
-        return ParamGroup(self, number, values)
-
-    def _plan_counts(self) -> Counts:
-        return Counts.of(self._plan)
-
-    @property
-    def param_groups(self) -> ParamGroups:
-        """Return the hyperparameters of each group, a dict each. Writable; a write is checked."""
-        return ParamGroups(self._groups)
-
-    @property
-    def _labels(self) -> list[Label]:
-        return self._structure.labels
 
     @property
     def session(self) -> Session:
         """Return what integrations and checkpoints use: plan, state, counts and their changes."""
-        return Session(self)
+        return self._session
 
-    def _members(self, number: int) -> list[Label]:
-        return [x for x, k in zip(self._labels, self._structure.groups) if k == number]
+    @property
+    def steps(self) -> int:
+        """Return the calls applied so far; callable hyperparameters get it."""
+        return self._session.applied if self._session is not None else 0
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._session.set_applied(value)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Return the calls skipped because a gradient was not finite."""
+        return self._session.plan.skipped
+
+    @skipped_steps.setter
+    def skipped_steps(self, value: int) -> None:
+        self._session.set_skipped(value)
+
+    @property
+    def state_dtype(self) -> str | None:
+        """Say what the state arrays are stored as; None: the dtype of the arithmetic."""
+        return self._session.state_dtype
+
+    @property
+    def master_weights(self) -> bool:
+        """Return whether 16-bit parameters have float32 masters (state slot ``master``)."""
+        return self._session.master_weights
+
+    @property
+    def weight_rounding(self) -> str:
+        """Say how float16 and bfloat16 parameters are rounded: "stochastic" or "nearest"."""
+        return self._session.weight_rounding
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the random bits that round state and weights."""
+        return self._session.seed
+
+    @property
+    def param_groups(self) -> ParamGroups:
+        """Return the hyperparameters of each group, a dict each. Writable; a write is checked."""
+        return ParamGroups(self._session.groups)
 
     @property
     def params(self) -> Params:
@@ -180,8 +148,8 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
         Other arrays come in their places by `rebind`.
         """
-        self._structure.found()
-        return Params(self._structure.arrays)
+        self._session.structure.found()
+        return Params(self._session.structure.arrays)
 
     @property
     def state(self) -> StateView:
@@ -202,20 +170,19 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
             While a step is under way. An array that was taken before is memory that steps write
             to: read it while none is.
         """
-        return self._plan.alone("a read of state", self._state_view)
+        return self._session.alone("a read of state", self._state_view)
 
     @state.setter
     def state(self, value: Any) -> None:
         # What `opt.state |= changes` has written is put back as it is.
-        if not (isinstance(value, StateView) and value.belongs_to(self)):
+        if not (isinstance(value, StateView) and value.belongs_to(self._session)):
             raise AttributeError(f"{self._owner}: state cannot be set; {INSTEAD['state']}")
 
     def _state_view(self) -> StateView:
-        if self._fresh:
-            self._begin()
-        return StateView(self)
+        if self._session.fresh:
+            self._session.begin()
+        return StateView(self._session)
 
-    @exclusive
     def reset(self, names: Any = None) -> None:
         """Let moments, step counts and all other state begin as at construction.
 
@@ -244,54 +211,15 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
         >>> opt.state["W"]["step"], opt.state["b"]["step"]
         (0, 1)
         """
-        states.reset(self, names)
+        reset(self._session, names)
 
-    def _counts(self) -> Counts:
-        return Counts.of(self._plan)
-
-    def _state_of(self, i: int) -> dict[str, Any]:
-        entry: dict[str, Any] = {"step": int(self._plan.steps[i])}
-        if "mu_product" in self.rule.hyperparameters:
-            entry["mu_product"] = float(self._plan.mu_products[i])
-        for slot, arrays in self._plan.state.items():
-            if arrays[i] is not None:
-                entry[slot] = arrays[i]
-        return entry
-
-    @exclusive
     def state_dict(self) -> dict[str, Any]:
         """Copy everything that `load_state_dict` needs: arrays, numbers and strings.
 
         A callable hyperparameter or option is stored as the value it gives now.
         """
-        self._begin()
-        groups = []
-        for number, group in enumerate(self.param_groups):
-            values = {k: self._value(self._owner, k, v) for k, v in group.items()}
-            groups.append({**values, "params": self._members(number)})
-        options = {k: self._value(self._owner, k, v) for k, v in self._options.items()}
-        return {
-            "rule": self.rule.name,
-            "steps": self.steps,
-            "skipped_steps": self.skipped_steps,
-            "accumulated": self._plan.accumulated,
-            "averages_are_in": self.averages_are_in,
-            "options": {k: v for k, v in options.items() if v != OPTIONS[k][0]},
-            "param_groups": groups,
-            **({"state_dtype": self._state_dtype} if self._state_dtype else {}),
-            **({"seed": self._seed} if self._draws else {}),
-            "state": {label: self._saved_state_of(i) for i, label in enumerate(self._labels)},
-        }
+        return self._session.state_dict()
 
-    def _saved_state_of(self, i: int) -> dict[str, Any]:
-        entry: dict[str, Any] = {}
-        for name, value in self._state_of(i).items():
-            if name != "accumulator" or self._plan.held[i]:
-                entry |= as_saved(name, value)
-        started = int(self._plan.started[i])
-        return {**entry, "started": started} if started else entry
-
-    @exclusive
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, hyperparameters included, from copies.
 
@@ -309,46 +237,79 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 
         Nothing has been modified then.
         """
-        self._loaded(state_dict).commit()
+        self._session.load_state_dict(state_dict)
 
-    def _loaded(self, state_dict: Mapping[str, Any]) -> Change:
-        """Prepare what `load_state_dict` does."""
-        self._refuse_swapped(f"{self._owner}.load_state_dict")
-        loaded = Loaded(self, state_dict)
-        counts = Counts(
-            *(loaded.counts, loaded.mu_products, loaded.started, loaded.held),
-            *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
-            SWAPPED if loaded.averages_are_in else None,
-        )
-        return self._rebuilt(loaded.state, loaded.groups, None, counts, loaded.options, loaded.seed)
+    # ----------------------------------------------------------------- other parameters
 
-    @alone_as("copying or pickling it")
+    def rebind(self, params: ParamsLike) -> None:
+        """Go on with new arrays in the parameters' places; state is kept by position or name.
+
+        A float32 master is kept where it rounds to the new array's element, and starts from that
+        element elsewhere: weights written by hand count from here on. Arrays that have come into
+        the container that is bound already are left out from here on, unless ``follow=True``.
+
+        Parameters
+        ----------
+        params : same structure, shapes and dtypes as at construction
+
+        Raises
+        ------
+        RuntimeError
+            While the averages are in the parameters' place.
+        """
+        self._session.rebind(params)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Train more parameters from now on, in a group of their own.
+
+        Their state starts; that of the others is not touched. From now on ``grads`` is a list with
+        one entry per group, also where there was one structure without groups before.
+
+        Parameters
+        ----------
+        group : dict
+            ``"params"``, of any structure, and hyperparameters; those not given are the
+            constructor's. Names must not be those of other groups; a list's positions go on.
+
+        Raises
+        ------
+        TypeError, ValueError
+            On anything that the constructor would refuse, parameters that are trained already
+            among it. Nothing has been modified then.
+        RuntimeError
+            While the averages are in the parameters' place.
+        """
+        self._session.add_param_group(group)
+
+    # ----------------------------------------------------------------- copies, pickles, text
+
     def __getstate__(self) -> dict[str, Any]:
-        kept = {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_schedules")}
-        kept["_groups"] = [dict(group) for group in self._groups]
-        kept["_bound"] = (self._plan.state, Counts.of(self._plan))
-        return kept
+        own = {k: v for k, v in self.__dict__.items() if k != "_session"}
+        return {**own, **self._session.kept()}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        state, counts = kept.pop("_bound")
+        kept.pop("_exchange_averages", None)  # of a host, whose memory it is no longer over
+        session = Session.restored(self._owner, self.rule, kept)
         self.__dict__.update(kept)
-        self._groups = [ParamGroup(self, k, group) for k, group in enumerate(kept["_groups"])]
-        self._structure = copy(self._structure)  # whose arrays `rebind` replaces
-        self._rebuilt(state, self._groups, counts=counts).commit()
+        self._session = session
+
+    def _exchange_averages(self, refusal: str | None) -> None:
+        """Do what pickles of earlier versions name: a host's exchange of averages."""
+        self._session.exchange_averages(refusal)
 
     def __repr__(self) -> str:
-        count = len(self._labels)
-        size = sum(array.size for array in self._structure.arrays)
+        arrays, options = self._session.structure.arrays, self._session.options
+        count, size = len(arrays), sum(array.size for array in arrays)
         head = f"{count} array{'s' if count > 1 else ''} of {size:,} elements"
-        if self._state_dtype:
-            head += f", state_dtype={self._state_dtype!r}"
-        if self._master_weights:
+        if self.state_dtype:
+            head += f", state_dtype={self.state_dtype!r}"
+        if self.master_weights:
             head += ", master_weights=True"
         parts = [", ".join(self._shown(group)) for group in self.param_groups]
-        options = [f", {k}={v!r}" for k, v in self._options.items() if v != OPTIONS[k][0]]
+        around = [f", {k}={v!r}" for k, v in options.items() if v != OPTIONS[k][0]]
         if len(parts) == 1:
-            return f"{self._owner}({head}, {parts[0]}{''.join(options)})"
-        head += "".join(options)
+            return f"{self._owner}({head}, {parts[0]}{''.join(around)})"
+        head += "".join(around)
         lines = "".join(f"\n  group {k}: {part}" for k, part in enumerate(parts))
         return f"{self._owner}({head}{lines}\n)"
 
@@ -362,9 +323,9 @@ class Optimizer(Stepping, Planning, Storage, Arguments, Bound):
 def unwrapped(owner: str, opt: Any) -> Any:
     """Return what does the work in an optimizer of `optkern.integrations`; all else as it is.
 
-    An integration for which that would not do has in `_instead` what to say, by owner.
+    An integration for which that would not do has in `instead` what to say, by owner.
     """
-    inner = None if owner in getattr(opt, "_instead", ()) else getattr(opt, "optimizer", None)
+    inner = None if owner in getattr(opt, "instead", ()) else getattr(opt, "optimizer", None)
     return inner if isinstance(inner, Optimizer) else opt
 
 
@@ -374,16 +335,15 @@ def no_optimizer(owner: str, opt: Any) -> str:
     name = kind.__name__
     if name == "Optimizer" or name.lower() in CLASSES:  # of another library
         name = f"{kind.__module__}.{name}"
-    if owner in getattr(opt, "_instead", ()):
-        return f"got {name}: {kind._instead[owner]}"
+    if owner in getattr(opt, "instead", ()):
+        return f"got {name}: {kind.instead[owner]}"
     if getattr(opt, "optimizer", opt) is None:
         return f"got {name}, which has no state before its first update"
     return f"got {name}"
 
 
 # What Python says of a call without its arguments names a method as it is called.
-for _part in (Stepping, Planning, Storage, Arguments, Bound):
-    for _name, _method in vars(_part).items():
-        if inspect.isfunction(_method) and not _name.startswith("_"):
-            _method.__qualname__ = f"Optimizer.{_name}"
-del _part, _name, _method
+for _name, _method in vars(Stepping).items():
+    if inspect.isfunction(_method) and not _name.startswith("_"):
+        _method.__qualname__ = f"Optimizer.{_name}"
+del _name, _method

@@ -22,14 +22,14 @@ from .words import OF_WEIGHTS, SWAPPED
 
 
 class Planning:
-    """The part of an optimizer that holds a plan over its parameters, state and counts."""
+    """The part of a session that holds a plan over its parameters, state and counts."""
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Find what the other parts of an optimizer have."""
+            """Find what the other parts of a session have."""
 
-    def _rebuilt(
+    def prepare_plan(
         self,
         state: Mapping[str, list[Any]],
         groups: Sequence[Mapping[str, Any]],
@@ -42,35 +42,35 @@ class Planning:
 
         State that is needed and absent starts.
         """
-        structure, old = structure or self._structure, self._plan
+        structure, old = structure or self.structure, self.plan
         arrays = structure.arrays
-        options = self._options if options is None else options
-        seed = self._seed if seed is None else seed
+        options = self.options if options is None else options
+        seed = self.seed if seed is None else seed
         for label, array in zip(structure.labels, arrays):
-            self._refuse_parameter(label, array)
+            self.refuse_parameter(label, array)
         if counts is None and old is not None:
             counts = Counts.of(old)
-        slots = [slot for slot in OPTION_SLOTS if self._needs(slot, options)]
+        slots = [slot for slot in OPTION_SLOTS if self.needs(slot, options)]
         if counts is not None and counts.accumulated and "accumulator" not in slots:
             slots.append("accumulator")  # it still holds what calls before have added
         absent = [None] * len(arrays)
         state = {
             slot: [
-                self._first_state(slot, array, group)
-                if a is None and (slot in slots or self._has_slot(slot, array, groups[group]))
+                self.first_state(slot, array, group)
+                if a is None and (slot in slots or self.has_slot(slot, array, groups[group]))
                 else a
                 for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
             ]
-            for slot in (*self._slots, *slots)
+            for slot in (*self.slot_names, *slots)
         }
         plan = Plan(
             self.rule,
-            self._owner,
+            self.owner,
             structure.labels,
             arrays,
             state,
             seed,
-            self._weight_rounding,
+            self.weight_rounding,
         )
         plan.set_groups(structure.groups, len(groups))
         if counts is not None:
@@ -81,26 +81,28 @@ class Planning:
         kept = any(slot in plan.state for slot in OF_WEIGHTS)
         fresh = np.flatnonzero(plan.steps == 0).tolist() if kept else []
         entries += [
-            (vars(self), {"_plan": plan, "_structure": structure, "_seed": seed, "_fresh": fresh}),
+            (vars(self), {"plan": plan, "structure": structure, "seed": seed, "fresh": fresh}),
         ]
         return Change(self, entries, plan)
 
-    def _rebuild(
+    def rebuild(
         self,
         state: Mapping[str, list[Any]],
         groups: Sequence[Mapping[str, Any]],
         structure: Structure | None = None,
         counts: Counts | None = None,
-        **also: Any,
+        also: Mapping[str, Any] | None = None,
     ) -> None:
-        """Go on with what `_rebuilt` prepares, and with attributes that change with it."""
-        change = self._rebuilt(state, groups, structure, counts)
-        change.entries.append((vars(self), also))
+        """Go on with what `prepare_plan` prepares, and with attributes that change with it."""
+        change = self.prepare_plan(state, groups, structure, counts)
+        change.entries.append((vars(self), dict(also or {})))
         change.commit()
 
-    def _rewritten(self, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> Change:
+    def prepare_values(
+        self, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]
+    ) -> Change:
         """Prepare hyperparameters and options that go with the state there is."""
-        entries, setting = self._encoded(self._plan, groups, options)
+        entries, setting = self._encoded(self.plan, groups, options)
         return Change(self, entries, None, setting)
 
     def _encoded(
@@ -109,7 +111,7 @@ class Planning:
         """Prepare what to bind for hyperparameters and options, and their values in a plan."""
 
         def now(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {k: self._value(self._owner, k, v, plan.applied) for k, v in values.items()}
+            return {k: self.value_at(self.owner, k, v, plan.applied) for k, v in values.items()}
 
         setting = Setting(plan, [now(group) for group in groups], now(options))
         schedules = [
@@ -117,23 +119,23 @@ class Planning:
             for number, group in [*enumerate(groups), (None, options)]
             if (scheduled := {name: v for name, v in group.items() if callable(v)})
         ]
-        entries = [(own, dict(group)) for own, group in zip(self._groups, groups)]
-        entries.append((vars(self), {"_options": options, "_schedules": schedules}))
+        entries = [(own, dict(group)) for own, group in zip(self.groups, groups)]
+        entries.append((vars(self), {"options": options, "schedules": schedules}))
         return entries, setting
 
-    def _begin(self, gradients: Sequence[Any] | None = None) -> None:
+    def begin(self, gradients: Sequence[Any] | None = None) -> None:
         """Let averages and masters begin with what the parameters hold now, up to the first step.
 
         Weights loaded between construction and training count. ``gradients``: for a step, which
         leaves parameters without one alone.
         """
-        plan = self._plan
+        plan = self.plan
         if self.averages_are_in:
             return
-        self._fresh: list[int] = [i for i in self._fresh if not plan.steps[i]]
+        self.fresh: list[int] = [i for i in self.fresh if not plan.steps[i]]
         masters = plan.state.get("master")
-        for i in self._fresh:
-            p, (shape, _) = plan.params[i], self._forms[i]
+        for i in self.fresh:
+            p, (shape, _) = plan.params[i], self.forms[i]
             absent = gradients is not None and gradients[i] is None and not plan.held[i]
             if absent or p.size != math.prod(shape):  # resized: the step says so
                 continue
@@ -145,49 +147,49 @@ class Planning:
                 if slot in plan.state and plan.state[slot][i] is not None:
                     plan.state[slot][i][...] = weights
 
-    def _needs(self, slot: str, options: Mapping[str, Any] | None = None) -> bool:
+    def needs(self, slot: str, options: Mapping[str, Any] | None = None) -> bool:
         """Return whether an option around the rule needs its slot."""
         name = OPTION_SLOTS[slot]
-        return (self._options if options is None else options)[name] != OPTIONS[name][0]
+        return (self.options if options is None else options)[name] != OPTIONS[name][0]
 
-    def _write_options(self, changes: dict[str, Any]) -> None:
-        options = {**self._options, **self._checked_options(self._owner, changes)}
-        if all(self._needs(slot, options) == (slot in self._plan.state) for slot in OPTION_SLOTS):
-            change = self._rewritten(self._groups, options)
+    def write_options(self, changes: dict[str, Any]) -> None:
+        options = {**self.options, **self.check_options(self.owner, changes)}
+        if all(self.needs(slot, options) == (slot in self.plan.state) for slot in OPTION_SLOTS):
+            change = self.prepare_values(self.groups, options)
         elif self.averages_are_in:
-            raise RuntimeError(f"{self._owner}: {', '.join(changes)}: {SWAPPED}")
+            raise RuntimeError(f"{self.owner}: {', '.join(changes)}: {SWAPPED}")
         else:
-            change = self._rebuilt(self._plan.state, self._groups, options=options)
+            change = self.prepare_plan(self.plan.state, self.groups, options=options)
         change.commit()
 
-    def _write_group(self, number: int, changes: dict[str, Any]) -> None:
-        group = self._groups[number]
-        good = self._checked(self._group_owner(number), {**group, **changes})
-        groups = [good if k == number else other for k, other in enumerate(self._groups)]
+    def write_group(self, number: int, changes: dict[str, Any]) -> None:
+        group = self.groups[number]
+        good = self.check_group(self.group_owner(number), {**group, **changes})
+        groups = [good if k == number else other for k, other in enumerate(self.groups)]
         missing = any(
-            self._plan.state[slot][i] is None and self.rule.needs(slot, good)
+            self.plan.state[slot][i] is None and self.rule.needs(slot, good)
             for slot in self.rule.state
-            for i, owning in enumerate(self._structure.groups)
+            for i, owning in enumerate(self.structure.groups)
             if owning == number
         )
         if missing:
-            change = self._rebuilt(self._plan.state, groups)
+            change = self.prepare_plan(self.plan.state, groups)
         else:
-            change = self._rewritten(groups, self._options)
+            change = self.prepare_values(groups, self.options)
         change.commit()
 
-    def _run_schedules(self) -> None:
+    def run_schedules(self) -> None:
         values = []
         options = {}
-        for number, scheduled in self._schedules:
-            owner = self._owner if number is None else self._group_owner(number)
-            now = {name: self._value(owner, name, value) for name, value in scheduled.items()}
+        for number, scheduled in self.schedules:
+            owner = self.owner if number is None else self.group_owner(number)
+            now = {name: self.value_at(owner, name, value) for name, value in scheduled.items()}
             if number is None:
                 options = now
                 continue
-            self._refuse_conflict(owner, {**self._groups[number], **now})
+            self.refuse_conflict(owner, {**self.groups[number], **now})
             values += [(number, name, value) for name, value in now.items()]
         for row in values:
-            self._plan.set_hyperparameter(*row)
+            self.plan.set_hyperparameter(*row)
         for name, value in options.items():
-            self._plan.set_option(name, value)
+            self.plan.set_option(name, value)

@@ -1,111 +1,147 @@
-"""What other packages see of an optimizer: parameters, state and counts, and their changes."""
+"""What an optimizer works on: a plan over parameters and state, what has been counted, its values.
+
+An `Optimizer` takes arguments and steps; here is what it holds, and every change of it, made as a
+whole. The packages above (integrations, checkpoints, solvers, diagnoses) use this and no more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from typing import Any
 
 import numpy as np
 
-from ..kernels.atomic import commit, exchange
+from ..kernels.atomic import commit, exchange_averages
+from ..kernels.names import brief
+from ..kernels.rules import OPTIONS, Rule
 from ..kernels.structures import Label, Structure
-from .change import Change, Counts
+from .arguments import Arguments
+from .bound import Bound
+from .change import Change, Counts, alone_as, exclusive
+from .groups import ParamGroup
+from .loading import Loaded, as_saved, checked_count
+from .planning import Planning
+from .storage import Storage
+from .words import SWAPPED
 
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
+# What a pickle keeps of it, under these names with an underscore: those that optimizers had.
+KEPT = (
+    *("options", "structure", "follow", "strict_grads", "defaults", "own_values", "forms", "fresh"),
+    *("state_dtype", "master_weights", "weight_rounding", "seed"),
+)
 
 
-class Session:
-    """An optimizer's plan, state and counts, for the packages above: integrations, checkpoints.
-
-    It holds nothing itself: what it gives is the optimizer's at the moment of the call.
+class Session(Planning, Storage, Bound, Arguments):
+    """An optimizer's parameters, state, counts and values, and the plan that steps with them.
 
     Parameters
     ----------
-    optimizer : Optimizer
+    owner : str
+        Who speaks in error messages.
+    rule : Rule
+    values : dict
+        The arguments of the rule's class, defaults among them, but for what only a step uses.
+
+    Attributes
+    ----------
+    plan : Plan
+        The one in use; another one after a change of state, parameters or needs.
+    structure : Structure
+        How the parameters were given, and where they are.
+    groups : list of ParamGroup
+    options : dict
+        Those around the rule, by OPTIONS' names.
+    schedules : list of (int or None, dict)
+        The callables among a group's hyperparameters, or (None) among the options.
+    fresh : list of int
+        The parameters whose averages and masters begin with what they hold at their first step.
     """
 
-    __slots__ = ("_optimizer",)
+    plan: Any = None
+    exchange_averages = exchange_averages  # compiled; a host whose memory moves puts its own here
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
+    def __init__(self, owner: str, rule: Rule, values: dict[str, Any]) -> None:
+        self.owner, self.rule = owner, rule
+        params = values.pop("params")
+        self.options = self.check_options(owner, {name: values.pop(name) for name in OPTIONS})
+        self.structure = Structure(owner, params)
+        for name in ("follow", "strict_grads"):
+            self.switch(name, values.pop(name))
+        stored = ("state_dtype", "master_weights", "weight_rounding", "seed")
+        self._set_storage(*(values.pop(name) for name in stored))
+        self.defaults = values
+        self.start()
+
+    def start(self) -> None:
+        """Begin with the groups of the structure."""
+        self.groups: list[ParamGroup] = []
+        self.own_values: list[dict[str, Any]] = []
+        own = []
+        for number, override in enumerate(self.structure.overrides):
+            values = {**self.defaults, **override}
+            owner = self.group_owner(number)
+            keywords = {name: values.pop(name) for name in self.rule.settings}
+            own.append(self.check_settings(owner, keywords))
+            group = self.check_group(owner, self.hyperparameters(owner, values, own[-1]))
+            self.groups.append(ParamGroup(self, number, group))
+        self.own_values = own
+        self.rebuild({}, self.groups)
+        # What `rebind` compares with: the arrays themselves may be resized behind our back.
+        self.forms = [(array.shape, array.dtype) for array in self.structure.arrays]
 
     # ----------------------------------------------------------------- what there is
 
     @property
-    def owner(self) -> str:
-        """Return the name that error messages speak of."""
-        return self._optimizer._owner
-
-    @property
-    def plan(self) -> Any:
-        """Return the plan in use; another one after a change of state, parameters or needs."""
-        return self._optimizer._plan
-
-    @property
-    def structure(self) -> Structure:
-        """Return how the parameters were given, and where they are."""
-        return self._optimizer._structure
-
-    @property
     def labels(self) -> list[Label]:
         """Return the parameters' names, or positions."""
-        return self._optimizer._labels
+        return self.structure.labels
 
     @property
     def slots(self) -> Mapping[str, Sequence[Any]]:
         """Return the state by slot: an array for each parameter, or None; live."""
-        return self._optimizer._plan.state
+        return self.plan.state
 
     @property
     def counts(self) -> Counts:
         """Copy what has been counted, per parameter and of calls."""
-        return Counts.of(self._optimizer._plan)
+        return Counts.of(self.plan)
+
+    @property
+    def applied(self) -> int:
+        """Return the calls applied so far; callable hyperparameters get it."""
+        return self.plan.applied if self.plan is not None else 0
+
+    @property
+    def averages_are_in(self) -> bool:
+        """Return whether the averages are in the parameters' place."""
+        return self.plan.refusal is not None
 
     @property
     def keywords(self) -> Mapping[str, Any]:
         """Return the class's keywords beyond its rule's hyperparameters."""
-        return self._optimizer.rule.settings
+        return self.rule.settings
+
+    def group_owner(self, number: int) -> str:
+        """Return who speaks of a group in error messages."""
+        structure = self.structure
+        return (
+            f"{self.owner}: group {structure.first + number}" if structure.grouped else self.owner
+        )
 
     def members(self, group: int) -> list[Label]:
         """Return the labels of a group's parameters."""
-        return self._optimizer._members(group)
+        return [label for label, k in zip(self.labels, self.structure.groups) if k == group]
 
-    def saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shape and dtype of each array that the saved state of a parameter may hold."""
-        return self._optimizer._saved_forms(array)
-
-    def completed(
-        self,
-        entry: Mapping[str, Any],
-        array: np.ndarray,
-        group: Mapping[str, Any],
-        options: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Return a parameter's saved state with the start of what it lacks under these options."""
-        return self._optimizer._completed(entry, array, group, options)
-
-    def hyperparameters(
-        self, owner: str, values: Mapping[str, Any], keywords: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return a group's values as the rule's, with what a class's further keywords stand for."""
-        return self._optimizer._translated(owner, dict(values), dict(keywords))
-
-    # ----------------------------------------------------------------- gradients
-
-    def flatten(self, gradients: Any) -> tuple[Any, ...]:
-        """Return gradients in the parameters' order, wherever the parameters are."""
-        return self._optimizer._flat(gradients)
-
-    def check(self, gradients: Any) -> Any:
-        """Check gradients as a step would; return them as it would take them.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `Optimizer.step`.
-        """
-        return self.plan.check(self._optimizer._gathered(gradients))
+    def state_of(self, i: int) -> dict[str, Any]:
+        """Return one parameter's step count and state arrays, live."""
+        entry: dict[str, Any] = {"step": int(self.plan.steps[i])}
+        if "mu_product" in self.rule.hyperparameters:
+            entry["mu_product"] = float(self.plan.mu_products[i])
+        for slot, arrays in self.plan.state.items():
+            if arrays[i] is not None:
+                entry[slot] = arrays[i]
+        return entry
 
     # ----------------------------------------------------------------- acts
 
@@ -121,17 +157,31 @@ class Session:
         """
         return self.plan.alone(what, function, *args)
 
-    def find_parameters(self) -> None:
-        """Refuse arrays that were replaced in their containers, or follow them where asked to."""
-        self._optimizer._find_parameters()
+    def check(self, gradients: Any) -> Any:
+        """Check gradients as a step would; return them as it would take them.
 
-    def refuse_averages(self, owner: str) -> None:
-        """Raise RuntimeError while the averages are in the parameters' place."""
-        self._optimizer._refuse_swapped(owner)
+        Raises
+        ------
+        TypeError, ValueError
+            As `Optimizer.step`.
+        """
+        return self.plan.check(self.gather(gradients))
 
-    def prepare(self, state_dict: Mapping[str, Any]) -> Change:
-        """Check a state dict and return the change that loading it is; `Change.commit` makes it."""
-        return self._optimizer._loaded(state_dict)
+    def switch(self, name: str, value: Any) -> None:
+        """Set ``follow`` or ``strict_grads``."""
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{self.owner}: {name} must be True or False, got {brief(value)}")
+        setattr(self, name, bool(value))
+
+    @alone_as("a write of steps")
+    def set_applied(self, value: Any) -> None:
+        """Set the calls applied so far."""
+        self.plan.applied = checked_count(f"{self.owner}: steps", value)
+
+    @alone_as("a write of skipped_steps")
+    def set_skipped(self, value: Any) -> None:
+        """Set the calls skipped so far."""
+        self.plan.skipped = checked_count(f"{self.owner}: skipped_steps", value)
 
     def commit(
         self,
@@ -146,12 +196,98 @@ class Session:
         else:
             commit(before, [*change.entries, *entries], copies, change.setting, change.plan)
 
-    def exchange_averages(
-        self, arrays: Sequence[np.ndarray] | None = None, refusal: str | None = None
-    ) -> None:
-        """Exchange averages and parameters (or other arrays in their place), element by element.
+    # ----------------------------------------------------------------- averages
 
-        ``refusal`` is why no step may be taken from now on; None: one may.
-        """
-        arrays = self.plan.params if arrays is None else arrays
-        exchange(self.plan, list(zip(arrays, self.plan.state["ema"])), refusal)
+    def refuse_averages(self, owner: str) -> None:
+        """Raise RuntimeError while the averages are in the parameters' place."""
+        if self.averages_are_in:
+            raise RuntimeError(f"{owner}: {SWAPPED}")
+
+    @exclusive
+    def swap_in(self) -> None:
+        """Exchange parameters and averages, as `Optimizer.swap_in` says."""
+        if not self.needs("ema"):
+            raise RuntimeError(f"{self.owner}.swap_in: there are no averages; set ema_decay")
+        self.refuse_averages(f"{self.owner}.swap_in")
+        self.find_parameters()
+        self.begin()
+        self.exchange_averages(SWAPPED)
+
+    @exclusive
+    def swap_out(self) -> None:
+        """Exchange them back, as `Optimizer.swap_out` says."""
+        if not self.averages_are_in:
+            raise RuntimeError(f"{self.owner}.swap_out: the averages are not swapped in")
+        self.exchange_averages(None)
+        self.find_parameters()
+
+    # ----------------------------------------------------------------- to and from dicts
+
+    @exclusive
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of everything, as `Optimizer.state_dict` says."""
+        self.begin()
+        groups = []
+        for number, group in enumerate(self.groups):
+            values = {k: self.value_at(self.owner, k, v) for k, v in group.items()}
+            groups.append({**values, "params": self.members(number)})
+        options = {k: self.value_at(self.owner, k, v) for k, v in self.options.items()}
+        return {
+            "rule": self.rule.name,
+            "steps": self.applied,
+            "skipped_steps": self.plan.skipped,
+            "accumulated": self.plan.accumulated,
+            "averages_are_in": self.averages_are_in,
+            "options": {k: v for k, v in options.items() if v != OPTIONS[k][0]},
+            "param_groups": groups,
+            **({"state_dtype": self.state_dtype} if self.state_dtype else {}),
+            **({"seed": self.seed} if self.draws else {}),
+            "state": {label: self._saved_state_of(i) for i, label in enumerate(self.labels)},
+        }
+
+    def _saved_state_of(self, i: int) -> dict[str, Any]:
+        entry: dict[str, Any] = {}
+        for name, value in self.state_of(i).items():
+            if name != "accumulator" or self.plan.held[i]:
+                entry |= as_saved(name, value)
+        started = int(self.plan.started[i])
+        return {**entry, "started": started} if started else entry
+
+    @exclusive
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave, as `Optimizer.load_state_dict` says."""
+        self.prepare(state_dict).commit()
+
+    def prepare(self, state_dict: Mapping[str, Any]) -> Change:
+        """Check a state dict and return the change that loading it is; `Change.commit` makes it."""
+        self.refuse_averages(f"{self.owner}.load_state_dict")
+        loaded = Loaded(self, state_dict)
+        counts = Counts(
+            *(loaded.counts, loaded.mu_products, loaded.started, loaded.held),
+            *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
+            SWAPPED if loaded.averages_are_in else None,
+        )
+        state, groups = loaded.state, loaded.groups
+        return self.prepare_plan(state, groups, None, counts, loaded.options, loaded.seed)
+
+    @alone_as("copying or pickling it")
+    def kept(self) -> dict[str, Any]:
+        """Return what a pickle keeps of it; the arrays themselves, in containers of their own."""
+        kept = {f"_{name}": getattr(self, name) for name in KEPT}
+        kept["_groups"] = [dict(group) for group in self.groups]
+        kept["_bound"] = (self.plan.state, self.counts)
+        return kept
+
+    @classmethod
+    def restored(cls, owner: str, rule: Rule, kept: dict[str, Any]) -> Session:
+        """Make another one of what `kept` gave, and take that out of the dict."""
+        new = object.__new__(cls)
+        new.owner, new.rule = owner, rule
+        for name in KEPT:
+            setattr(new, name, kept.pop(f"_{name}"))
+        state, counts = kept.pop("_bound")
+        groups = kept.pop("_groups")
+        new.groups = [ParamGroup(new, k, group) for k, group in enumerate(groups)]
+        new.structure = copy(new.structure)  # whose arrays `rebind` replaces
+        new.prepare_plan(state, new.groups, counts=counts).commit()
+        return new

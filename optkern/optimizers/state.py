@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from ..kernels import buffers, codecs
 from ..kernels.names import NoSuchNameError, brief, hint
 from ..kernels.rules import checked
 from .loading import checked_count, refuse_impossible, refuse_nonfinite
-
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
+from .session import Session
 
 Label = int | str
 
@@ -26,24 +24,24 @@ Label = int | str
 class _View(dict[Any, Any]):
     """A dict over an optimizer's state: what is not a write or a reset of it is refused."""
 
-    _optimizer: weakref.ref[Optimizer]
+    _session: weakref.ref[Session]
 
-    def __init__(self, optimizer: Optimizer, values: Mapping[Any, Any]) -> None:
+    def __init__(self, session: Session, values: Mapping[Any, Any]) -> None:
         super().__init__(values)
-        vars(self)["_optimizer"] = weakref.ref(optimizer)
+        vars(self)["_session"] = weakref.ref(session)
 
-    def belongs_to(self, optimizer: Any) -> bool:
+    def belongs_to(self, session: Session) -> bool:
         """Return whether this is a view of an optimizer's state."""
-        return self._optimizer() is optimizer
+        return self._session() is session
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"what state holds are entries: state[{name!r}] = ...")
 
-    def _owner(self) -> Optimizer:
-        optimizer = self._optimizer()
-        if optimizer is None:
+    def _owned(self) -> Session:
+        session = self._session()
+        if session is None:
             raise ReferenceError("this state's optimizer is gone")
-        return optimizer
+        return session
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.update({key: value})
@@ -74,32 +72,32 @@ class StateView(_View):
     ``del state[name]`` and ``state.clear()`` let it begin anew, as `Optimizer.reset` does.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        labels = optimizer._labels
-        super().__init__(optimizer, {k: ParameterState(optimizer, i) for i, k in enumerate(labels)})
+    def __init__(self, session: Session) -> None:
+        labels = session.labels
+        super().__init__(session, {k: ParameterState(session, i) for i, k in enumerate(labels)})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        optimizer, changes = self._owner(), dict(*args, **kwargs)
+        session, changes = self._owned(), dict(*args, **kwargs)
         for label, entry in changes.items():
-            _position(optimizer, "state", label)
+            _position(session, "state", label)
             if not isinstance(entry, Mapping):
                 raise TypeError(
-                    f"{optimizer._owner}: the state of {buffers.named('parameter', label)} must be "
+                    f"{session.owner}: the state of {buffers.named('parameter', label)} must be "
                     f"a dict, got {type(entry).__name__}"
                 )
-            _refuse_part(optimizer, label, entry)
-        write(optimizer, {label: dict(entry) for label, entry in changes.items()})
+            _refuse_part(session, label, entry)
+        write(session, {label: dict(entry) for label, entry in changes.items()})
         self._renew()
 
     def __delitem__(self, label: Label) -> None:
-        self._owner().reset([label])
+        reset(self._owned(), [label])
         self._renew()
 
     def __missing__(self, label: Any) -> Any:
-        return _position(self._owner(), "state", label)
+        return _position(self._owned(), "state", label)
 
     def clear(self) -> None:
-        self._owner().reset()
+        reset(self._owned())
         self._renew()
 
     def _renew(self) -> None:
@@ -116,61 +114,59 @@ class ParameterState(_View):
 
     _i: int
 
-    def __init__(self, optimizer: Optimizer, i: int) -> None:
+    def __init__(self, session: Session, i: int) -> None:
         vars(self)["_i"] = i
-        super().__init__(optimizer, optimizer._state_of(i))
+        super().__init__(session, session.state_of(i))
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        optimizer = self._owner()
-        write(optimizer, {optimizer._labels[self._i]: dict(*args, **kwargs)})
+        session = self._owned()
+        write(session, {session.labels[self._i]: dict(*args, **kwargs)})
         self._renew()
 
     def __delitem__(self, name: str) -> None:
         self._refused()
 
     def __missing__(self, name: Any) -> Any:
-        optimizer = self._owner()
-        what = buffers.named("parameter", optimizer._labels[self._i])
-        raise NoSuchNameError(
-            f"{optimizer._owner}.state: {what} has no {name!r}; {hint(name, self)}"
-        )
+        session = self._owned()
+        what = buffers.named("parameter", session.labels[self._i])
+        raise NoSuchNameError(f"{session.owner}.state: {what} has no {name!r}; {hint(name, self)}")
 
     clear = _View._refused
 
     def _renew(self) -> None:
         dict.clear(self)
-        dict.update(self, self._owner()._state_of(self._i))
+        dict.update(self, self._owned().state_of(self._i))
 
 
-def _position(optimizer: Optimizer, what: str, label: Any) -> int:
+def _position(session: Session, what: str, label: Any) -> int:
     """Find where a parameter stands, by its position or name."""
-    labels = optimizer._labels
+    labels = session.labels
     plain = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
     if isinstance(label, str) and label in labels:
         return labels.index(label)
     if plain and int(label) in labels:
         return labels.index(int(label))
-    words = f"{optimizer._owner}.{what}: there is no parameter {label!r}"
+    words = f"{session.owner}.{what}: there is no parameter {label!r}"
     names = [known for known in labels if isinstance(known, str)]
     if names:
         raise NoSuchNameError(f"{words}; {hint(label, names)}")
     raise NoSuchNameError(f"{words}; there are 0 to {len(labels) - 1}")
 
 
-def _refuse_part(optimizer: Optimizer, label: Label, entry: Mapping[str, Any]) -> None:
+def _refuse_part(session: Session, label: Label, entry: Mapping[str, Any]) -> None:
     """Raise ValueError where a parameter's state is replaced by a part of one, as a load would."""
-    i = _position(optimizer, "state", label)
-    for name in optimizer._state_of(i):
-        started = name != "accumulator" or optimizer._plan.held[i]
+    i = _position(session, "state", label)
+    for name in session.state_of(i):
+        started = name != "accumulator" or session.plan.held[i]
         if name not in entry and started:
             raise ValueError(
-                f"{optimizer._owner}.state: the state of {buffers.named('parameter', label)} has "
+                f"{session.owner}.state: the state of {buffers.named('parameter', label)} has "
                 f"no {name!r}; opt.state[{label!r}].update(...) writes a part of it, "
                 f"opt.reset({label!r}) lets it begin anew"
             )
 
 
-def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> None:
+def write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None:
     """Put new values into the state of some parameters: all of them, or none where one is bad.
 
     No step comes between what is read and what is written.
@@ -182,17 +178,17 @@ def write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> N
     RuntimeError
         While the averages are in the parameters' place, or a step is under way.
     """
-    optimizer._plan.alone("a write of state", _write, optimizer, changes)
+    session.alone("a write of state", _write, session, changes)
 
 
-def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> None:
-    owner = f"{optimizer._owner}.state"
-    optimizer._refuse_swapped(owner)
-    state = {slot: list(arrays) for slot, arrays in optimizer._plan.state.items()}
-    counts = optimizer._counts()
+def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None:
+    owner = f"{session.owner}.state"
+    session.refuse_averages(owner)
+    state = {slot: list(arrays) for slot, arrays in session.plan.state.items()}
+    counts = session.counts
     steps, mu_products, started, held, *_ = counts
     for label, values in changes.items():
-        i, what = _position(optimizer, "state", label), buffers.named("parameter", label)
+        i, what = _position(session, "state", label), buffers.named("parameter", label)
         for name, value in values.items():
             if state.get(name) and value is not None and value is state[name][i]:
                 continue  # `state[label] |= changes` puts back what it has written
@@ -201,28 +197,28 @@ def _write(optimizer: Optimizer, changes: Mapping[Label, Mapping[str, Any]]) -> 
                 started[i] = min(started[i], steps[i])
                 if steps[i] == 0 and "mu_product" not in values:
                     mu_products[i] = 1.0  # of no factors
-            elif name == "mu_product" and name in optimizer.rule.hyperparameters:
+            elif name == "mu_product" and name in session.rule.hyperparameters:
                 mu_products[i] = checked(f"{owner}: {what}", name, value)
             elif name == "accumulator" and not held[i]:
                 raise ValueError(f"{owner}: {what} has accumulated no gradients to be replaced")
             elif state.get(name) and state[name][i] is not None:
-                state[name][i] = _copied(optimizer, owner, name, i, value)
+                state[name][i] = _copied(session, owner, name, i, value)
                 refuse_nonfinite(owner, name, what, state[name][i])
             else:
-                known = list(optimizer._state_of(i))
+                known = list(session.state_of(i))
                 raise ValueError(f"{owner}: {what} has no {name!r}; {hint(name, known)}")
-        written = {slot: state[slot][i] for slot in optimizer.rule.state if slot in values}
+        written = {slot: state[slot][i] for slot in session.rule.state if slot in values}
         refuse_impossible(owner, what, written)
-    optimizer._rebuild(state, optimizer._groups, counts=counts)
+    session.rebuild(state, session.groups, counts=counts)
 
 
-def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> Any:
+def _copied(session: Session, owner: str, slot: str, i: int, value: Any) -> Any:
     """Copy what is to stand in a state array, in the array's own storage."""
-    old, array = optimizer._plan.state[slot][i], optimizer._structure.arrays[i]
-    what = f"{slot} of {buffers.named('parameter', optimizer._labels[i])}"
+    old, array = session.plan.state[slot][i], session.structure.arrays[i]
+    what = f"{slot} of {buffers.named('parameter', session.labels[i])}"
     if not isinstance(old, codecs.Compact):
         buffers.check_state(owner, what, value, array)
-        new = optimizer._new_state(slot, array)
+        new = session.new_state(slot, array)
         new[...] = value
         return new
     if isinstance(value, codecs.Compact):
@@ -233,20 +229,24 @@ def _copied(optimizer: Optimizer, owner: str, slot: str, i: int, value: Any) -> 
         buffers.check_compact_form(owner, what, value, array)
         return value.copy()
     buffers.check_floating(owner, what, value)
-    refuse_impossible(owner, buffers.named("parameter", optimizer._labels[i]), {slot: value})
-    refuse_nonfinite(owner, slot, buffers.named("parameter", optimizer._labels[i]), value)
+    refuse_impossible(owner, buffers.named("parameter", session.labels[i]), {slot: value})
+    refuse_nonfinite(owner, slot, buffers.named("parameter", session.labels[i]), value)
     if value.shape != array.shape:
         raise ValueError(f"{owner}: {what} must have shape {array.shape}, got {value.shape}")
-    new = optimizer._new_state(slot, array)
+    new = session.new_state(slot, array)
     new.encode(value)
     return new
 
 
-def reset(optimizer: Optimizer, names: Any = None) -> None:
+def reset(session: Session, names: Any = None) -> None:
     """Let the state of some parameters (None: of all) begin as at construction."""
-    owner = f"{optimizer._owner}.reset"
-    optimizer._refuse_swapped(owner)
-    labels = optimizer._labels
+    session.alone("reset", _reset, session, names)
+
+
+def _reset(session: Session, names: Any) -> None:
+    owner = f"{session.owner}.reset"
+    session.refuse_averages(owner)
+    labels = session.labels
     if names is None:
         chosen = set(range(len(labels)))
     else:
@@ -258,19 +258,19 @@ def reset(optimizer: Optimizer, names: Any = None) -> None:
                 f"{owner}: names must be None, or names or positions of parameters, "
                 f"got {type(names).__name__}"
             ) from None
-        chosen = {_position(optimizer, "reset", label) for label in given}
-    counts = optimizer._counts()
+        chosen = {_position(session, "reset", label) for label in given}
+    counts = session.counts
     steps, mu_products, started, held, accumulated, *_ = counts
     for i in chosen:
         steps[i], mu_products[i], started[i], held[i] = 0, 1.0, 0, False
     if not any(held):
         accumulated = 0
-    params = optimizer._structure
+    params = session.structure
     state = {
         slot: [
-            optimizer._first_state(slot, array, group) if i in chosen and a is not None else a
+            session.first_state(slot, array, group) if i in chosen and a is not None else a
             for i, (a, array, group) in enumerate(zip(arrays, params.arrays, params.groups))
         ]
-        for slot, arrays in optimizer._plan.state.items()
+        for slot, arrays in session.plan.state.items()
     }
-    optimizer._rebuild(state, optimizer._groups, counts=counts._replace(accumulated=accumulated))
+    session.rebuild(state, session.groups, counts=counts._replace(accumulated=accumulated))

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..kernels import buffers
-from ..kernels.atomic import Averaged, exchange_averages
+from ..kernels.atomic import Averaged
+from ..kernels.names import got, one_of
 from ..kernels.rows import step_rows
 from ..kernels.rules import (
+    ON_NONFINITE,
     OPTIONS,
     ROW_RULES,
 )
-from .change import exclusive
-from .words import SWAPPED
+from ..kernels.threads import ThreadReport, as_num_threads
+from .session import Session
 
 
 class Stepping:
     """The part of an optimizer that updates parameters."""
 
     if TYPE_CHECKING:
+        _session: Session
 
         def __getattr__(self, name: str) -> Any:
             """Find what the other parts of an optimizer have."""
@@ -48,17 +51,18 @@ class Stepping:
             While the averages are in the parameters' place, or another step is under way.
         """
         # One array needs no flattening, and two calls less are a third of a small step.
-        structure = self._structure
+        session = self._session
+        structure = session.structure
         gradients = (
             (grads,)
             if structure.single
-            else structure.contents.gather(grads) or self._gathered(grads)
+            else structure.contents.gather(grads) or session.gather(grads)
         )
-        if self._schedules:
-            self._run_schedules()
-        if self._fresh:
-            self._plan.alone("a step", self._begin, gradients)
-        if self._plan.step(gradients, self._num_threads, self._on_nonfinite):
+        if session.schedules:
+            session.run_schedules()
+        if session.fresh:
+            session.alone("a step", session.begin, gradients)
+        if session.plan.step(gradients, self._num_threads, self._on_nonfinite):
             return True
         return self._not_applied()
 
@@ -89,12 +93,13 @@ class Stepping:
         >>> opt.step(np.array([1.0])), opt.step(np.array([3.0])), opt.flush(), p
         (False, False, True, array([-2.]))
         """
-        self._find_parameters()
-        if self._schedules:
-            self._run_schedules()
-        if self._fresh:
-            self._plan.alone("a step", self._begin, (None,) * len(self._labels))
-        return self._plan.flush(self._num_threads, self._on_nonfinite) or self._not_applied()
+        session = self._session
+        session.find_parameters()
+        if session.schedules:
+            session.run_schedules()
+        if session.fresh:
+            session.alone("a step", session.begin, (None,) * len(session.labels))
+        return session.plan.flush(self._num_threads, self._on_nonfinite) or self._not_applied()
 
     def step_rows(self, rows: Any, grads: Any) -> bool:
         """Update some rows of the parameters in place; the cost is that of these rows.
@@ -125,58 +130,91 @@ class Stepping:
             On a row that is not there, on gradients that do not fit, or where the rule or an
             option around it has no row-wise form. Nothing has been modified then.
         """
-        if self.rule not in ROW_RULES:
+        session = self._session
+        if session.rule not in ROW_RULES:
             known = ", ".join(rule.name for rule in ROW_RULES)
             raise TypeError(
-                f"{self._owner}: the rule {self.rule.name} has no row-wise form; {known} have one"
+                f"{session.owner}: the rule {session.rule.name} has no row-wise form; "
+                f"{known} have one"
             )
-        dense = [name for name, value in self._options.items() if value != OPTIONS[name][0]]
+        dense = [name for name, value in session.options.items() if value != OPTIONS[name][0]]
         if dense:
             raise ValueError(
-                f"{self._owner}: {dense[0]}={self._options[dense[0]]!r} has no row-wise form; "
+                f"{session.owner}: {dense[0]}={session.options[dense[0]]!r} has no row-wise form; "
                 "step_rows takes the rule alone"
             )
-        if self._state_dtype:
+        if session.state_dtype:
             raise ValueError(
-                f"{self._owner}: state_dtype={self._state_dtype!r} has no row-wise form; "
+                f"{session.owner}: state_dtype={session.state_dtype!r} has no row-wise form; "
                 "step_rows takes state in the parameters' own dtype"
             )
-        indices, gradients = self._gathered(rows, "rows"), self._gathered(grads)
-        if self._schedules:
-            self._run_schedules()
-        if step_rows(self._plan, indices, gradients, self._num_threads, self._on_nonfinite):
+        indices, gradients = session.gather(rows, "rows"), session.gather(grads)
+        if session.schedules:
+            session.run_schedules()
+        if step_rows(session.plan, indices, gradients, self._num_threads, self._on_nonfinite):
             return True
         return self._not_applied()
 
     def _not_applied(self) -> bool:
         """Raise where a gradient that is not finite is an error; else it was skipped or added."""
-        if self._plan.nonfinite is not None and self.on_nonfinite == "raise":
-            what = buffers.named("gradient of parameter", self._plan.nonfinite)
-            raise ValueError(f"{self._owner}: {what} holds NaN or inf; nothing was updated")
+        if self._session.plan.nonfinite is not None and self.on_nonfinite == "raise":
+            what = buffers.named("gradient of parameter", self._session.plan.nonfinite)
+            raise ValueError(f"{self._session.owner}: {what} holds NaN or inf; nothing was updated")
         return False
 
     @property
     def last_grad_norm(self) -> float | None:
-        """The norm of all gradients together, unscaled and before clipping, at the last step.
+        """Return the norm of all gradients, unscaled and before clipping, at the last step.
 
         None where nothing has asked for it: `clip_norm` does (``inf`` without clipping),
         `clip_norm_per_tensor` and LARS. Squares are summed in float64: elements below 1e-154 lose
         precision in it, and count as 0 below 1e-162.
         """
-        return self._plan.grad_norm if self._plan.norm_taken else None
+        return self._session.plan.grad_norm if self._session.plan.norm_taken else None
+
+    # ----------------------------------------------------------------- how
+
+    @property
+    def num_threads(self) -> int | None:
+        """Threads that a step uses; None: optkern's choice."""
+        return self._num_threads or None
+
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None:
+        self._num_threads = as_num_threads(self._owner, value)
+
+    @property
+    def on_nonfinite(self) -> str:
+        """Say what a step does about NaN or inf in a gradient."""
+        return ON_NONFINITE[self._on_nonfinite]
+
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: str) -> None:
+        if not one_of(value, ON_NONFINITE):
+            raise ValueError(
+                f"{self._owner}: on_nonfinite must be one of {', '.join(ON_NONFINITE)}, "
+                f"{got(value, ON_NONFINITE)}"
+            )
+        self._on_nonfinite = ON_NONFINITE.index(value)
+
+    def thread_report(self) -> ThreadReport:
+        """Tell how many threads a step uses, and why: what was measured, when it is again.
+
+        Returns
+        -------
+        ThreadReport
+            ``print(opt.thread_report())`` says it in a sentence; ``threads, limit, reason,
+            serial_seconds, parallel_seconds, steps, trials, next_trial`` are its attributes.
+        """
+        return self._session.plan.thread_report(self._num_threads)
 
     # ----------------------------------------------------------------- averages
 
     @property
     def averages_are_in(self) -> bool:
         """Return whether the averages are in the parameters' place (`swap_in`)."""
-        return self._plan.refusal is not None
+        return self._session.averages_are_in
 
-    def _refuse_swapped(self, owner: str) -> None:
-        if self.averages_are_in:
-            raise RuntimeError(f"{owner}: {SWAPPED}")
-
-    @exclusive
     def swap_in(self) -> None:
         """Exchange parameters and their averages in place; no step can be taken until `swap_out`.
 
@@ -187,14 +225,8 @@ class Stepping:
         RuntimeError
             Where there are no averages (``ema_decay=None``), or they are in already.
         """
-        if not self._needs("ema"):
-            raise RuntimeError(f"{self._owner}.swap_in: there are no averages; set ema_decay")
-        self._refuse_swapped(f"{self._owner}.swap_in")
-        self._find_parameters()
-        self._begin()
-        self._exchange_averages(SWAPPED)
+        self._session.swap_in()
 
-    @exclusive
     def swap_out(self) -> None:
         """Exchange them back.
 
@@ -206,13 +238,8 @@ class Stepping:
             Where a parameter has been replaced in its container since: the weights are back in the
             arrays that are trained.
         """
-        if not self.averages_are_in:
-            raise RuntimeError(f"{self._owner}.swap_out: the averages are not swapped in")
-        self._exchange_averages(None)
-        self._find_parameters()
+        self._session.swap_out()
 
     def averaged(self) -> Averaged:
         """Context: the averages are in the parameters' place."""
         return Averaged(self)
-
-    _exchange_averages = exchange_averages  # compiled: no interrupt comes between

@@ -19,17 +19,17 @@ from .words import OF_WEIGHTS
 
 
 class Storage:
-    """The part of an optimizer that makes state arrays."""
+    """The part of a session that makes state arrays."""
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Find what the other parts of an optimizer have."""
+            """Find what the other parts of a session have."""
 
     def _set_storage(
         self, state_dtype: Any, master_weights: Any, weight_rounding: Any, seed: Any
     ) -> None:
-        owner = self._owner
+        owner = self.owner
         known = isinstance(state_dtype, str) and state_dtype in codecs.STATE_DTYPES
         if state_dtype is not None and not known:
             allowed = ", ".join(map(repr, codecs.STATE_DTYPES))
@@ -39,100 +39,80 @@ class Storage:
             raise ValueError(
                 f"{owner}: master_weights must be True or False, got {master_weights!r}"
             )
-        self._state_dtype: str | None = state_dtype
-        self._master_weights = bool(master_weights)
-        self._weight_rounding = codecs.checked_rounding(owner, weight_rounding, master_weights)
-        self._seed = checked_seed(owner, seed)
+        self.state_dtype: str | None = state_dtype
+        self.master_weights = bool(master_weights)
+        self.weight_rounding = codecs.checked_rounding(owner, weight_rounding, master_weights)
+        self.seed = checked_seed(owner, seed)
 
     @property
-    def state_dtype(self) -> str | None:
-        """Say what the state arrays are stored as; None: the dtype of the arithmetic."""
-        return self._state_dtype
-
-    @property
-    def master_weights(self) -> bool:
-        """Return whether 16-bit parameters have float32 masters (state slot ``master``)."""
-        return self._master_weights
-
-    @property
-    def weight_rounding(self) -> str:
-        """Say how float16 and bfloat16 parameters are rounded: "stochastic" or "nearest"."""
-        return self._weight_rounding
-
-    @property
-    def _draws(self) -> bool:
+    def draws(self) -> bool:
         """Return whether steps round something at random."""
-        weights = self._weight_rounding == "stochastic"
-        return bool(self._state_dtype) or any(
-            weights and codecs.kind_of(p.dtype) for p in self._plan.params
+        weights = self.weight_rounding == "stochastic"
+        return bool(self.state_dtype) or any(
+            weights and codecs.kind_of(p.dtype) for p in self.plan.params
         )
 
     @property
-    def seed(self) -> int:
-        """Return the seed of the random bits that round state and weights."""
-        return self._seed
-
-    @property
-    def _slots(self) -> tuple[str, ...]:
+    def slot_names(self) -> tuple[str, ...]:
         """Return the names of the state arrays that this optimizer may have."""
-        return (*self.rule.state, "master") if self._master_weights else self.rule.state
+        return (*self.rule.state, "master") if self.master_weights else self.rule.state
 
-    def _has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
+    def has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
         """Return whether a parameter needs a state array under these hyperparameters."""
         if slot in OPTION_SLOTS:
-            return self._needs(slot)
+            return self.needs(slot)
         if slot == "master":
             return bool(codecs.kind_of(array.dtype))
         return self.rule.needs(slot, group)
 
-    def _first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
+    def first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
         """Make a state array as it begins, by the rule's slot and the group's keywords."""
-        new = self._new_state(slot, array)
+        new = self.new_state(slot, array)
         start = next((own.start for own in self.rule.arrays if own.name == slot), 0.0)
         if start == 0:
             return new
         if isinstance(start, str):
-            settings = self._own_values[group]
-            start = settings[start] if start in settings else self._groups[group][start]
+            settings = self.own_values[group]
+            start = settings[start] if start in settings else self.groups[group][start]
         if isinstance(new, codecs.Compact):
             new.encode(start)
         else:
             new[...] = start
         return new
 
-    def _new_state(self, slot: str, array: np.ndarray) -> Any:
+    def new_state(self, slot: str, array: np.ndarray) -> Any:
         """Make a state array as it starts: averages of the parameter begin with it."""
         if slot == "ema" and codecs.kind_of(array.dtype):
             raise ValueError(
-                f"{self._owner}: ema_decay needs float32 or float64 parameters (an average would "
+                f"{self.owner}: ema_decay needs float32 or float64 parameters (an average would "
                 f"lose digits in their place), got {array.dtype}"
             )
         if slot in OF_WEIGHTS:
             return copy_beside(codecs.widened(np.asarray(array)), array)
-        if self._state_dtype and slot != "accumulator":
+        if self.state_dtype and slot != "accumulator":
             signed = slot not in self.rule.nonnegative
-            state = codecs.Compact.zeros(self._state_dtype, array.shape, signed)
+            state = codecs.Compact.zeros(self.state_dtype, array.shape, signed)
             if array.flags.c_contiguous:  # codes are in C order
                 codes = buffers.zeros_beside(array, state.codes.dtype)
                 return codecs.Compact(codes, state.scales, signed)
             return state
         return buffers.zeros_beside(array, codecs.arithmetic_dtype(array.dtype))
 
-    def _saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and dtype of each array that the saved state of a parameter may hold."""
+    def saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return shape and dtype of each array that the saved state of a parameter may hold."""
         wide = (array.shape, codecs.arithmetic_dtype(array.dtype))
         forms = dict.fromkeys(OPTION_SLOTS, wide)
         if codecs.kind_of(array.dtype):
             del forms["ema"]
-            forms |= {"master": wide} if self._master_weights else {}
+            forms |= {"master": wide} if self.master_weights else {}
         for slot in self.rule.state:
             forms[slot] = wide
-            if self._state_dtype:
-                new = self._new_state(slot, array)
+            if self.state_dtype:
+                new = self.new_state(slot, array)
                 forms |= {slot + part: (a.shape, a.dtype) for part, a in zip(PARTS, new.arrays)}
         return forms
 
-    def _completed(
+    def completed(
         self,
         entry: Mapping[str, Any],
         array: np.ndarray,
@@ -140,19 +120,19 @@ class Storage:
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Add to a parameter's saved state the start of what it lacks under these options."""
-        needed = [slot for slot in self._slots if self._has_slot(slot, array, group)]
+        needed = [slot for slot in self.slot_names if self.has_slot(slot, array, group)]
         needed += [slot for slot in ("slow", "ema") if options.get(OPTION_SLOTS[slot]) is not None]
         entry = dict(entry)
         for slot in needed:
             if slot not in entry:
-                entry |= as_saved(slot, self._new_state(slot, array))
+                entry |= as_saved(slot, self.new_state(slot, array))
         return entry
 
-    def _refuse_parameter(self, label: Label, array: Any) -> None:
+    def refuse_parameter(self, label: Label, array: Any) -> None:
         what = buffers.named("parameter", label)
-        buffers.check_parameter(self._owner, what, array)
-        if self._state_dtype and array.dtype == np.float64:
+        buffers.check_parameter(self.owner, what, array)
+        if self.state_dtype and array.dtype == np.float64:
             raise ValueError(
-                f"{self._owner}: state_dtype={self._state_dtype!r} needs float32, float16 or "
+                f"{self.owner}: state_dtype={self.state_dtype!r} needs float32, float16 or "
                 f"bfloat16 parameters, {what} is float64"
             )

@@ -250,6 +250,46 @@ def refuse_asked(solver: object, name: str, there: Iterable[str]) -> NoReturn:
     raise AttributeError(said, name=name, obj=None)  # Python would add a guess of its own
 
 
+class Session:
+    """What `optkern.save` and `load` see of a solver: its parameters, options and state.
+
+    Parameters
+    ----------
+    solver : Solver
+    """
+
+    __slots__ = ("_solver",)
+
+    def __init__(self, solver: Solver) -> None:
+        self._solver = solver
+
+    @property
+    def labels(self) -> list[Any]:
+        """Return the parameters' names, or positions."""
+        return self._solver._point.structure.labels
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the names of the attributes that are options."""
+        return self._solver._options
+
+    def alone(self, what: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function while no step is under way; RuntimeError where one is."""
+        return self._solver._turn.alone(what, function, *args)
+
+    def reading(self, what: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that only reads, which a step's own callback may do too."""
+        return self._solver._turn.reading(what, function, *args)
+
+    def find_parameters(self) -> None:
+        """Refuse what was replaced in the containers that the parameters came in."""
+        self._solver._point.find()
+
+    def prepare(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Check a state dict and return the attributes that loading it binds."""
+        return self._solver._loaded(state_dict)
+
+
 class Solver(ABC):
     """What `LBFGS` and `NewtonLanczos` share: options that are attributes, counts, their state."""
 
@@ -273,6 +313,11 @@ class Solver(ABC):
         """Check all options as they are now."""
 
     @property
+    def session(self) -> Session:
+        """Return what checkpoints use: parameters, options and state."""
+        return Session(self)
+
+    @property
     def params(self) -> Params:
         """Return the parameters, flat, in their order."""
         self._point.structure.found()
@@ -291,9 +336,6 @@ class Solver(ABC):
             Where they are of another form; nothing has been modified then.
         """
         self._turn.alone("rebind", self._point.rebind, params)
-
-    def _find_parameters(self) -> None:
-        self._point.find()
 
     def _option(self, name: str) -> Any:
         """Return an option as a state dict has it: of a callable what it gives now."""

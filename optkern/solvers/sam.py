@@ -63,6 +63,40 @@ def move_exactly(
     return True
 
 
+class Around:
+    """What `optkern.save` and `load` see of SAM: its own numbers, around the optimizer's state.
+
+    Parameters
+    ----------
+    sam : SAM
+    """
+
+    __slots__ = ("_sam",)
+
+    def __init__(self, sam: SAM) -> None:
+        self._sam = sam
+
+    def saved(self) -> dict[str, Any]:
+        """Return them as a state dict has them; of a callable what it gives now."""
+        sam = self._sam
+        rho = sam.rho(sam.steps) if callable(sam.rho) else sam.rho
+        return {"rho": rho, "adaptive": sam.adaptive, "gradients": sam.gradients}
+
+    def prepare(self, owner: str, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the same out of a state dict; return them as attributes. A callable rho stays."""
+        missing = sorted(set(self.saved()) - set(loaded))
+        if missing:
+            raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
+        rho = check_real(owner, "rho", loaded["rho"], 0.0)
+        if not isinstance(loaded["adaptive"], (bool, np.bool_)):
+            raise ValueError(f"{owner}: adaptive must be True or False, got {loaded['adaptive']!r}")
+        return {
+            "rho": self._sam.rho if callable(self._sam.rho) else rho,
+            "adaptive": bool(loaded["adaptive"]),
+            "gradients": check_count(owner, "gradients", loaded["gradients"], 0),
+        }
+
+
 class SAM:
     """Step with the gradient of the worst point nearby: flat minima are preferred.
 
@@ -98,6 +132,11 @@ class SAM:
         self.adaptive = adaptive
         self.gradients = 0
         self._read_options()
+
+    @property
+    def session(self) -> Around:
+        """Return what checkpoints use beside the optimizer's own session."""
+        return Around(self)
 
     @property
     def params(self) -> tuple[np.ndarray, ...]:
@@ -260,27 +299,9 @@ class SAM:
         kernels.sgd(params, e, lr=rho / length, maximize=True)
         return True
 
-    def _own_state(self) -> dict[str, Any]:
-        rho = self.rho(self.steps) if callable(self.rho) else self.rho
-        return {"rho": rho, "adaptive": self.adaptive, "gradients": self.gradients}
-
-    def _checked_own(self, owner: str, loaded: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the same out of a state dict; return it as attributes; a callable rho stays."""
-        missing = sorted(set(self._own_state()) - set(loaded))
-        if missing:
-            raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
-        rho = check_real(owner, "rho", loaded["rho"], 0.0)
-        if not isinstance(loaded["adaptive"], (bool, np.bool_)):
-            raise ValueError(f"{owner}: adaptive must be True or False, got {loaded['adaptive']!r}")
-        return {
-            "rho": self.rho if callable(self.rho) else rho,
-            "adaptive": bool(loaded["adaptive"]),
-            "gradients": check_count(owner, "gradients", loaded["gradients"], 0),
-        }
-
     def state_dict(self) -> dict[str, Any]:
         """Copy everything that `load_state_dict` needs, the optimizer's state included."""
-        return {"solver": "SAM", **self._own_state(), "optimizer": self.optimizer.state_dict()}
+        return {"solver": "SAM", **self.session.saved(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave; a callable rho stays.
@@ -291,9 +312,9 @@ class SAM:
             Where the dict is of something else; nothing is modified then.
         """
         owner = "SAM.load_state_dict"
-        check_loaded(owner, "SAM", state_dict, {"optimizer", *self._own_state()})
+        check_loaded(owner, "SAM", state_dict, {"optimizer", *self.session.saved()})
         change = self.optimizer.session.prepare(state_dict["optimizer"])
-        change.entries.append((vars(self), self._checked_own(owner, state_dict)))
+        change.entries.append((vars(self), self.session.prepare(owner, state_dict)))
         self.optimizer.session.alone(owner, change.commit)
 
     def __repr__(self) -> str:

@@ -74,7 +74,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
 
     _scheduled: tuple[str, ...] = ()
     # What the rest of optkern says of it.
-    _instead = {
+    instead = {
         **dict.fromkeys(
             ("optkern.save", "optkern.load"),
             "it has its state by thinc's keys, and no parameters; pickle.dump(optimizer, file) "

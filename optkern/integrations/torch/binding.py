@@ -107,8 +107,10 @@ class Binding:
             if state.get(p):
                 self._take_entry(i, state[p])
         steps, inner.skipped_steps = calls
-        inner.steps = max(steps, int(inner._plan.steps.max()))
-        inner._exchange_averages = ExchangeOfAverages(inner, self.params + self.spare)
+        inner.steps = max(steps, int(inner.session.plan.steps.max()))
+        inner.session.exchange_averages = ExchangeOfAverages(
+            inner.session, self.params + self.spare
+        )
         self.own = [tuple(own.values()) for own in inner.param_groups]
         self.shown = Shown(inner, kind.counts_steps)
 
@@ -143,7 +145,7 @@ class Binding:
 
     def _take_entry(self, i: int, entry: Mapping[str, Any]) -> None:
         """Copy one parameter's state to its place in the optimizer, which is new."""
-        inner, plan = self.inner, self.inner._plan
+        inner, plan = self.inner, self.inner.session.plan
         owner = f"{self.owner}: the state of {named('parameter', i)}"
         if not isinstance(entry, Mapping):
             raise TypeError(f"{owner} must be a dict, got {type(entry).__name__}")
@@ -180,17 +182,17 @@ class Binding:
 
     def alone(self, what: str, function: Any, *args: Any) -> Any:
         """Call a function that no step may come beside: in another thread it is an error."""
-        return self.inner._plan.alone(what, function, *args)
+        return self.inner.session.alone(what, function, *args)
 
     def settled(self) -> Binding:
         """Refuse to go on while the averages are in the weights' place."""
-        self.inner._refuse_swapped(self.owner)
+        self.inner.session.refuse_averages(self.owner)
         return self
 
     def show(self, state: Any) -> None:
         """Let `state` show what the optimizer holds by now."""
         if self.shown.outdated():
-            if self.shown.plan is not self.inner._plan:  # loaded, or with an option more
+            if self.shown.plan is not self.inner.session.plan:  # loaded, or with an option more
                 tensors.note_changes(self.params)
             self.shown = Shown(self.inner, self.kind.counts_steps, self.shown)
         if self.shown.placed is None:
@@ -237,7 +239,7 @@ class Binding:
         """Put what a group says in the words of the optimizer that does the work."""
         own = {name: values[name] for name in self.inner.session.keywords}
         rest = {name: value for name, value in values.items() if name not in own}
-        return self.inner._translated(f"{self.owner}: group {number}", rest, own)
+        return self.inner.session.hyperparameters(f"{self.owner}: group {number}", rest, own)
 
     # ----------------------------------------------------------------- the step
 
@@ -279,15 +281,16 @@ class Binding:
 class ExchangeOfAverages:
     """Exchange weights and averages of an optimizer, where the tensors' memory is by then."""
 
-    def __init__(self, inner: Any, params: list[Any]) -> None:
-        self.inner, self.params = inner, params
+    def __init__(self, session: Any, params: list[Any]) -> None:
+        self.session, self.params = session, params
 
     def __call__(self, refusal: str | None) -> None:
         """Exchange them; steps are refused from now on for a reason, or for none no longer."""
-        inner, averages = self.inner, self.inner._plan.state["ema"]
-        arrays = list(inner.params)
+        session, averages = self.session, self.session.slots["ema"]
+        session.structure.found()
+        arrays = list(session.structure.arrays)
         if not tensors.exchange.are(self.params, arrays):
-            what = [f"{inner._owner}: {named('parameter', i)}" for i in range(len(self.params))]
+            what = [f"{session.owner}: {named('parameter', i)}" for i in range(len(self.params))]
             arrays = list(map(tensors.memory, what, self.params))
             for name, array, average in zip(what, arrays, averages):
                 if array.shape != average.shape:
@@ -299,8 +302,4 @@ class ExchangeOfAverages:
         def tell() -> None:
             tensors.note_changes(self.params)
 
-        followed(tell, exchange, inner._plan, list(zip(arrays, averages)), refusal)
-
-    def __reduce__(self) -> Any:
-        """Let a copy be an optimizer over arrays, of which no tensor knows."""
-        return getattr, (self.inner, "_exchange_averages")
+        followed(tell, exchange, session.plan, list(zip(arrays, averages)), refusal)

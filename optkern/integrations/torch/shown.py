@@ -71,7 +71,7 @@ class Shown:
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def __init__(self, inner: Any, counts_steps: bool, before: Shown | None = None) -> None:
         self.inner, self.counts_steps = inner, counts_steps
-        self.plan = plan = inner._plan
+        self.plan = plan = inner.session.plan
         self.begun = _count_begun(plan)
         self.placed: Placed | None = None
         shows_same = before is not None and before.plan is plan
@@ -124,7 +124,7 @@ class Shown:
     def outdated(self) -> bool:
         """Say whether the optimizer has more, or other, things to show by now."""
         plan = self.plan
-        if self.inner._plan is not plan:
+        if self.inner.session.plan is not plan:
             return True
         complete = self.begun == 2 * len(plan.params)
         return not complete and self.begun != _count_begun(plan)
