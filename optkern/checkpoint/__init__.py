@@ -23,10 +23,11 @@ from typing import Any
 from .._interrupts import handlers_pass
 from ..kernels.names import brief, spell_names, spelled
 from ..optimizers import Optimizer, no_optimizer, unwrapped
+from ..optimizers.given import warn_of_replaced
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
 from .partial import Fit, Report, SolverFit, named, parts, plateaus_of
-from .settings import Saved, callables_of, warn_of_lost
+from .settings import Saved, callables_of, given_of, replaced, warn_of_lost
 
 __all__ = ["Report", "load", "save"]
 
@@ -83,6 +84,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
         "plateaus": {key: schedule.state_dict() for key, schedule in plateaus_of(opt)},
         "extra": extra,
         "callables": callables_of(opt),
+        "given": given_of(opt),
     }
     if sam is not None:
         content["sam"] = sam.session.saved()
@@ -99,7 +101,8 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     Hyperparameters come back too; one that is a callable here stays that callable, as with
     `Optimizer.load_state_dict`, and a `schedules.Plateau` gets its memory back. One that was a
     callable only when it was saved is a number from then on: a warning and the report's
-    ``lost_callables`` name it. Options that keep
+    ``lost_callables`` name it. So are, in ``replaced``, those that were given here and not to the
+    optimizer that was saved: the file's holds. Options that keep
     something beside each parameter (``ema_decay``, ``lookahead``, ``accumulate``) are on in both,
     or the file does not fit; with ``strict=False`` they stay on or off as they are here.
 
@@ -157,10 +160,13 @@ def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
         if strict:
             fit.refuse_differences()
         fit.load_state(strict)
+        fit.replaced = replaced(opt, content, fit.change, around or fit.attributes)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optkern.load: {name}: {error}") from error
     if fit.lost:  # before anything changes: a warning may be made an error
         warn_of_lost(name, fit.lost, content)
+    inner_name = "opt" if sam is None else "opt.optimizer"
+    warn_of_replaced(f"optkern.load: {name}", fit.replaced, inner_name)
     fit.write_rest([] if sam is None else [(vars(sam), around)])
     return fit
 

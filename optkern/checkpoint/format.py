@@ -176,8 +176,9 @@ _PARTS = {
     "params": dict,
     "sam": dict,
     "callables": list,
+    "given": dict,
 }
-_OPTIONAL = ("params", "sam", "callables")
+_OPTIONAL = ("params", "sam", "callables", "given")
 
 
 def _packed(name: str, value: Any, arrays: Arrays, depth: int = 0) -> Any:

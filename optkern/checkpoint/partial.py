@@ -13,6 +13,7 @@ from ..kernels.atomic import commit
 from ..kernels.rules import OPTION_SLOTS, OPTIONS
 from ..kernels.structures import Label
 from ..optimizers import OF_WEIGHTS, Change, Optimizer, renewed
+from ..optimizers.given import Replaced
 from ..schedules import Plateau
 from ..schedules.plateau import plateaus as plateaus_in
 from ..solvers import LBFGS, SAM, NewtonLanczos
@@ -52,12 +53,17 @@ class Report(_Found):
     lost_callables : tuple of str
         Hyperparameters and options that were callables when the file was written and are none
         here: ``"param_groups/0/lr"``. They have the number that the callable gave then.
+    replaced : dict
+        Settings that were given here and not to the optimizer that was saved, by name, each with
+        what was given and what was loaded: ``{"options/clip_norm": (1.0, None)}``.
     """
 
     lost_callables: tuple[str, ...] = ()
+    replaced: Replaced = {}
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, lost_callables={self.lost_callables!r})"
+        more = f"lost_callables={self.lost_callables!r}, replaced={self.replaced!r}"
+        return f"{super().__repr__()[:-1]}, {more})"
 
 
 def parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
@@ -86,6 +92,8 @@ class Fit:
         if isinstance(self.opt, Optimizer):
             refuse_formless(self.theirs)
         self.change: Change | None = None  # of the optimizer, prepared
+        self.attributes: dict[str, Any] = {}  # of a solver, to be bound
+        self.replaced: Replaced = {}
         self.missing: list[str] = []
         self.unexpected: list[str] = []
         self.mismatched: list[str] = []
@@ -180,7 +188,7 @@ class Fit:
         noted = (self.missing, self.unexpected, self.mismatched)
         missing, unexpected, mismatched = (tuple(dict.fromkeys(names)) for names in noted)
         report = Report(missing, unexpected, mismatched, self.extra)
-        report.lost_callables = self.lost
+        report.lost_callables, report.replaced = self.lost, self.replaced
         return report
 
     def refuse_differences(self) -> None:
@@ -392,8 +400,6 @@ class Fit:
 
 class SolverFit(Fit):
     """The same of a solver, whose state is restored as a whole or not at all."""
-
-    attributes: dict[str, Any] = {}
 
     def load_state(self, strict: bool) -> None:
         try:

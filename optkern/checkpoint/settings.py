@@ -1,19 +1,16 @@
-"""Hyperparameters and options that were callables when a file was written, and are none here."""
+"""Hyperparameters and options that are others after a load than a user may think."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from ..optimizers import Optimizer
+from ..optimizers import Change, Optimizer
+from ..optimizers.given import Replaced, caller_depth, differing, given_anew, written
 from ..solvers import LBFGS, SAM, NewtonLanczos
 
 Saved = Optimizer | SAM | LBFGS | NewtonLanczos
-
-_PACKAGE = str(Path(__file__).parent.parent)
 
 
 def settings_of(opt: Saved) -> Iterator[tuple[Any, str, Any]]:
@@ -34,6 +31,46 @@ def callables_of(opt: Saved) -> list[str]:
         for where, name, value in settings_of(opt)
         if callable(value)
     ]
+
+
+def given_of(opt: Saved) -> dict[str, Any]:
+    """Return the settings given at construction, by the same names; of solvers those now."""
+    inner = opt.optimizer if isinstance(opt, SAM) else opt
+    if isinstance(inner, Optimizer):
+        own = written(opt, "sam")[0] if isinstance(opt, SAM) else {}
+        return {**inner.session.given, **own}
+    return written(inner, "options")[0]
+
+
+def replaced(
+    opt: Saved, content: Mapping[str, Any], change: Change | None, own: Mapping[str, Any]
+) -> Replaced:
+    """Return what was given here anew, not to who was saved, and what is loaded replaces.
+
+    ``change`` is the optimizer's; ``own`` are a solver's attributes to be.
+
+    Raises
+    ------
+    ValueError
+        Where the file's own settings are no dict.
+    """
+    record = content.get("given", {})
+    if not isinstance(record, Mapping):
+        raise ValueError("is no optkern checkpoint: given must be a dict")
+    inner = opt.optimizer if isinstance(opt, SAM) else opt
+    if "given" not in content and inner.steps:  # of a file from before
+        return {}
+    found: Replaced = {}
+    defaults: dict[str, Any] = {}
+    if change is not None and isinstance(inner, Optimizer):
+        found, defaults = dict(change.replaced), inner.session.default_settings()
+    if not isinstance(opt, Optimizer):
+        place = "sam" if isinstance(opt, SAM) else "options"
+        given, theirs = written(opt, place)
+        found |= differing(given, {f"{place}/{name}": value for name, value in own.items()})
+        defaults |= theirs
+    names = lost(opt, content)
+    return given_anew({k: pair for k, pair in found.items() if k not in names}, record, defaults)
 
 
 def lost(opt: Saved, content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -59,7 +96,7 @@ def warn_of_lost(path: str, names: tuple[str, ...], content: Mapping[str, Any]) 
         f"optkern.load: {path}: saved with a callable for {said}, of which a file keeps the number "
         "it gave, and this optimizer has no callable there: what was a schedule is constant from "
         "now on; construct the optimizer with the callable to go on as before",
-        stacklevel=_depth(),
+        stacklevel=caller_depth(),
     )
 
 
@@ -72,11 +109,3 @@ def _number(name: str, content: Mapping[str, Any]) -> str:
         except (KeyError, IndexError, TypeError, ValueError):
             return ""  # an option at its default is left out
     return f" ({found!r:.60})"
-
-
-def _depth() -> int:
-    """Count the frames up to the caller's: the first outside the package."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame, depth = frame.f_back, depth + 1
-    return depth

@@ -138,7 +138,7 @@ _IN_A_LIST = _references([object()], 0)
 
 
 def _held(entries: list[Any], k: int, parent: Any) -> bool:
-    """Whether others hold a container than what it lies in, and `Contents` those that change."""
+    """Return whether others hold a container than what it lies in and `Contents`."""
     own = 1 + (type(entries[k]) is not tuple) + (type(parent) in (list, dict))
     return _references(entries, k) > own
 

@@ -13,6 +13,7 @@ from ..kernels.rules import (
     Real,
     checked,
 )
+from .given import settings_of
 from .words import COUNTED
 
 
@@ -107,3 +108,27 @@ class Arguments:
         if name in OPTIONS:
             return checked(owner, name, value)
         return self.rule.checked(owner, name, value)
+
+    # ----------------------------------------------------------------- what was given
+
+    def default_settings(self) -> dict[str, Any]:
+        """Return what the constructor takes for each setting that is not given."""
+        options = {name: default for name, (default, _) in OPTIONS.items()}
+        return settings_of([self.rule.hyperparameters] * len(self.groups), options)
+
+    def settings_written(self) -> dict[str, Any]:
+        """Return the settings that are not as by default."""
+        now, defaults = settings_of(self.groups, self.options), self.default_settings()
+        return {name: value for name, value in now.items() if value != defaults[name]}
+
+    def settings_named(self, arguments: frozenset[str]) -> dict[str, Any]:
+        """Return the settings that these arguments and the group dicts gave."""
+        keywords = self.rule.settings.items()
+        means = {key: own.means[0] for key, own in keywords if own.means is not None}
+        found = {}
+        for name, value in settings_of(self.groups, self.options).items():
+            _, *group, last = name.split("/")
+            named = arguments | set(self.structure.overrides[int(group[0])] if group else ())
+            if last in {means.get(key, key) for key in named}:
+                found[name] = value
+        return found

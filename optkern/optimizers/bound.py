@@ -131,7 +131,10 @@ class Bound:
         groups = [*self.groups, ParamGroup(self, len(self.groups), part.groups[0])]
         forms = [*self.forms, *part.forms]
         own = [*self.own_values, *part.own_values]
-        also = {"groups": groups, "forms": forms, "own_values": own}
+        number = f"param_groups/{len(self.groups)}"
+        new = {f"{number}/{k.rpartition('/')[2]}": v for k, v in part.given.items() if "/0/" in k}
+        given = {**self.given, **new}
+        also = {"groups": groups, "forms": forms, "own_values": own, "given": given}
         self.rebuild(state, groups, structure, counts, also)
 
 

@@ -62,6 +62,8 @@ class Change:
     ----------
     copies : list of (ndarray, ndarray)
         Arrays that are written with it, and their new values.
+    replaced : dict
+        Settings that were given, by name, with what comes in their place.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Change:
         self.session, self.entries = session, entries
         self.plan, self.setting = plan, setting
         self.copies: list[tuple[np.ndarray, np.ndarray]] = []
+        self.replaced: dict[str, tuple[Any, Any]] = {}
 
     def commit(self) -> None:
         """Make the change, all of it."""

@@ -71,11 +71,12 @@ class Optimizer(Stepping):
         if type(self) is Optimizer:
             raise TypeError("Optimizer has no rule; use the class of one, such as optkern.Adam")
         bound = bound_arguments(self._owner, self._signature, args, kwargs)
+        named = frozenset(bound.arguments)
         bound.apply_defaults()
         arguments = bound.arguments
         self.num_threads = arguments.pop("num_threads")
         self.on_nonfinite = arguments.pop("on_nonfinite")
-        self._session = Session(self._owner, self.rule, arguments)
+        self._session = Session(self._owner, self.rule, arguments, named)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") or name.startswith("__"):
@@ -224,9 +225,10 @@ class Optimizer(Stepping):
         """Restore what `state_dict` gave, hyperparameters included, from copies.
 
         Parameters of a dict are found by their names, in whatever order; others by position. A
-        hyperparameter or option that is a callable here stays that callable. The parameters
-        themselves are not part of it: put them back before the next step, or let `optkern.save`
-        and `optkern.load` do both.
+        hyperparameter or option that is a callable here stays that callable; of another that was
+        given to this optimizer the loaded one holds, with a warning before the first step. The
+        parameters themselves are not part of it: put them back before the next step, or let
+        `optkern.save` and `optkern.load` do both.
 
         Raises
         ------

@@ -19,6 +19,7 @@ from ..kernels.structures import Label, Structure
 from .arguments import Arguments
 from .bound import Bound
 from .change import Change, Counts, alone_as, exclusive
+from .given import differing, settings_of, warn_of_replaced
 from .groups import ParamGroup
 from .loading import Loaded, as_saved, checked_count
 from .planning import Planning
@@ -42,6 +43,8 @@ class Session(Planning, Storage, Bound, Arguments):
     rule : Rule
     values : dict
         The arguments of the rule's class, defaults among them, but for what only a step uses.
+    named : frozenset of str
+        Those that were given.
 
     Attributes
     ----------
@@ -54,6 +57,8 @@ class Session(Planning, Storage, Bound, Arguments):
         Those around the rule, by OPTIONS' names.
     schedules : list of (int or None, dict)
         The callables among a group's hyperparameters, or (None) among the options.
+    given : dict
+        The settings that the constructor was given, by name: ``param_groups/0/lr``.
     fresh : list of int
         The parameters whose averages and masters begin with what they hold at their first step.
     """
@@ -61,8 +66,10 @@ class Session(Planning, Storage, Bound, Arguments):
     plan: Any = None
     exchange_averages = exchange_averages  # compiled; a host whose memory moves puts its own here
 
-    def __init__(self, owner: str, rule: Rule, values: dict[str, Any]) -> None:
-        self.owner, self.rule = owner, rule
+    def __init__(
+        self, owner: str, rule: Rule, values: dict[str, Any], named: frozenset[str] = frozenset()
+    ) -> None:
+        self.owner, self.rule, self.named = owner, rule, named
         params = values.pop("params")
         self.options = self.check_options(owner, {name: values.pop(name) for name in OPTIONS})
         self.structure = Structure(owner, params)
@@ -87,6 +94,7 @@ class Session(Planning, Storage, Bound, Arguments):
             self.groups.append(ParamGroup(self, number, group))
         self.own_values = own
         self.rebuild({}, self.groups)
+        self.given = self.settings_named(self.named)
         # What `rebind` compares with: the arrays themselves may be resized behind our back.
         self.forms = [(array.shape, array.dtype) for array in self.structure.arrays]
 
@@ -256,7 +264,10 @@ class Session(Planning, Storage, Bound, Arguments):
     @exclusive
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, as `Optimizer.load_state_dict` says."""
-        self.prepare(state_dict).commit()
+        change = self.prepare(state_dict)
+        if not self.applied:  # later it goes back to what was before, as to the best so far
+            warn_of_replaced(f"{self.owner}.load_state_dict", change.replaced)
+        change.commit()
 
     def prepare(self, state_dict: Mapping[str, Any]) -> Change:
         """Check a state dict and return the change that loading it is; `Change.commit` makes it."""
@@ -268,12 +279,16 @@ class Session(Planning, Storage, Bound, Arguments):
             SWAPPED if loaded.averages_are_in else None,
         )
         state, groups = loaded.state, loaded.groups
-        return self.prepare_plan(state, groups, None, counts, loaded.options, loaded.seed)
+        change = self.prepare_plan(state, groups, None, counts, loaded.options, loaded.seed)
+        given = self.given if self.applied else {**self.given, **self.settings_written()}
+        change.replaced = differing(given, settings_of(groups, loaded.options))
+        return change
 
     @alone_as("copying or pickling it")
     def kept(self) -> dict[str, Any]:
         """Return what a pickle keeps of it; the arrays themselves, in containers of their own."""
         kept = {f"_{name}": getattr(self, name) for name in KEPT}
+        kept["_given"] = (self.given, self.named)
         kept["_groups"] = [dict(group) for group in self.groups]
         kept["_bound"] = (self.plan.state, self.counts)
         return kept
@@ -285,6 +300,7 @@ class Session(Planning, Storage, Bound, Arguments):
         new.owner, new.rule = owner, rule
         for name in KEPT:
             setattr(new, name, kept.pop(f"_{name}"))
+        new.given, new.named = kept.pop("_given", ({}, frozenset()))
         state, counts = kept.pop("_bound")
         groups = kept.pop("_groups")
         new.groups = [ParamGroup(new, k, group) for k, group in enumerate(groups)]

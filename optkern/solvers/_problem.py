@@ -18,6 +18,7 @@ from ..kernels import buffers
 from ..kernels.atomic import commit
 from ..kernels.names import hint
 from ..kernels.turn import Turn
+from ..optimizers.given import differing, warn_of_replaced, written
 from ..optimizers.refused import Params
 
 Closure = Callable[[], tuple[Any, Any]]
@@ -363,6 +364,8 @@ class Solver(ABC):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, options included; a callable one stays.
 
+        Of others that were given here the loaded ones hold, with a warning before the first step.
+
         Raises
         ------
         TypeError, ValueError
@@ -371,7 +374,12 @@ class Solver(ABC):
         self._turn.alone("load_state_dict", self._load, state_dict)
 
     def _load(self, state_dict: Mapping[str, Any]) -> None:
-        commit(None, [(vars(self), self._loaded(state_dict))])
+        loaded = self._loaded(state_dict)
+        if not self.steps:
+            options = {f"options/{name}": loaded[name] for name in self._options}
+            replaced = differing(written(self, "options")[0], options)
+            warn_of_replaced(f"{type(self).__name__}.load_state_dict", replaced)
+        commit(None, [(vars(self), loaded)])
 
     def __getstate__(self) -> dict[str, Any]:
         return self._turn.reading("a copy", dict, vars(self))

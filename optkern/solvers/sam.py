@@ -16,6 +16,7 @@ from ..kernels.atomic import restoring
 from ..kernels.codecs import widened, write_rounded
 from ..kernels.names import brief, spelled
 from ..optimizers import Optimizer
+from ..optimizers.given import differing, warn_of_replaced, written
 from ._problem import (
     Closure,
     Report,
@@ -314,7 +315,12 @@ class SAM:
         owner = "SAM.load_state_dict"
         check_loaded(owner, "SAM", state_dict, {"optimizer", *self.session.saved()})
         change = self.optimizer.session.prepare(state_dict["optimizer"])
-        change.entries.append((vars(self), self.session.prepare(owner, state_dict)))
+        own = self.session.prepare(owner, state_dict)
+        if not self.steps:
+            given = written(self, "sam")[0]
+            mine = differing(given, {f"sam/{name}": value for name, value in own.items()})
+            warn_of_replaced(owner, {**change.replaced, **mine}, "opt.optimizer")
+        change.entries.append((vars(self), own))
         self.optimizer.session.alone(owner, change.commit)
 
     def __repr__(self) -> str:
