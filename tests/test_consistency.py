@@ -190,3 +190,18 @@ def test_terms_that_cancel_in_the_loss_are_its_noise(terms):
         x = 1 + 1e-9 * np.random.default_rng(seed).standard_normal(4)
         assert loss_against_gradient(x, loss, lambda x: x - 1, seed=seed) == ""
         assert loss_against_gradient(x + 1, loss, lambda x: 1 - x, seed=seed) != ""
+
+
+def test_a_curvature_that_the_gradient_cancels_is_no_contradiction():
+    """p - y is 0 where a classifier is sure, p (1 - p) is not: neither is wrong."""
+    x, w = np.abs(A[:, :1]) + 1, np.array([150.0])
+
+    def grad(w):
+        return x.T @ (np.exp(-np.logaddexp(0, -x @ w)) - 1) / 60
+
+    q = np.exp(-np.logaddexp(0, x @ w))
+    assert q.all() and not grad(w)[0]
+    assert gradient_against_hvp(w, grad, lambda v: x.T @ (q * (x @ v)) / 60) == ""
+    # A gradient that does not change at all, and products that do.
+    said = gradient_against_hvp(w, lambda w: 0 * w, lambda v: 1e-3 * v)
+    assert said.startswith("grad and hvp contradict each other"), said

@@ -1,5 +1,7 @@
 """Advice to scale the features: where coordinates are unlike, and nowhere else."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,7 @@ def test_what_the_step_shows_of_the_errors_is_taken_into_the_verdict(monkeypatch
     verdict = curvature.classify(x + 1, lambda y: d * (y - 1))
     assert verdict.kind == "inconclusive" and "resolution" in str(verdict)
     monkeypatch.setattr(judge.Judge, "again", lambda self: "minimum")
+    monkeypatch.setattr(critical.StationarityTest, "endless", lambda self, run: "")
     assert curvature.classify(x + 1, lambda y: d * (y - 1)).kind == "minimum"
 
 
@@ -158,3 +161,68 @@ def test_a_loss_left_by_a_trial_step_warns_and_raises_nothing(math_library):
         assert off.kind == "not_stationary"
         with pytest.raises((ValueError, FloatingPointError, RuntimeWarning)):
             curvature.classify(np.array([1e5, -1.0]), grad, loss=loss)
+
+
+def network(x, labels, sizes):
+    """A network of sigmoid layers, its loss and gradient by hand."""
+    shapes = [s for a, b in pairwise(sizes) for s in ((a, b), (b,))]
+    cuts = np.cumsum([int(np.prod(s)) for s in shapes])[:-1]
+
+    def forward(w):
+        p = [a.reshape(s) for a, s in zip(np.split(w, cuts), shapes)]
+        layers = [x]
+        for k in range(0, len(p), 2):
+            z = layers[-1] @ p[k] + p[k + 1]
+            layers.append(z if k == len(p) - 2 else 1 / (1 + np.exp(-z)))
+        e = np.exp(layers[-1] - layers[-1].max(1, keepdims=True))
+        return p, layers, e / e.sum(1, keepdims=True)
+
+    def loss(w):
+        return -float(np.mean(np.log(forward(w)[2][np.arange(len(x)), labels])))
+
+    def grad(w):
+        p, layers, out = forward(w)
+        d = (out - np.eye(sizes[-1])[labels]) / len(x)
+        grads = []
+        for k in range(len(p) - 2, -1, -2):
+            grads = [layers[k // 2].T @ d, d.sum(0), *grads]
+            if k:
+                d = (d @ p[k].T) * layers[k // 2] * (1 - layers[k // 2])
+        return np.concatenate([g.ravel() for g in grads])
+
+    return loss, grad, int(cuts[-1]) + sizes[-1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whitened_inputs_are_not_said_to_need_scaling(seed):
+    """Rows of H differ by layers of unlike depth here, its condition is beyond 1e9 by these."""
+    rng = np.random.default_rng(seed)
+    u = np.linalg.svd(rng.standard_normal((120, 4)), full_matrices=False)[0] * np.sqrt(120)
+    loss, grad, n = network(u, (u[:, 0] + u[:, 1] > 0).astype(int), (4, 5, 5, 5, 2))
+    w = rng.standard_normal(n)
+    verdict = curvature.classify(w, grad, loss=loss)
+    assert verdict.stationary.condition > 1e9 and verdict.stationary.unlike > 40
+    assert not verdict.stationary.unscaled and "unlike units" not in str(verdict)
+
+
+@pytest.mark.parametrize("n", [4, 250])
+def test_the_advice_to_scale_is_followed_and_mends(n):
+    """What the sentence says of other units is so; of 250 unknowns it is had by products alone."""
+    rng = np.random.default_rng(n)
+    X = rng.standard_normal((2 * n, n)) * np.geomspace(1e-3, 1e4, n)
+    X = np.c_[X, np.ones(2 * n)]
+    y = (rng.standard_normal(2 * n) > 0) * 1.0
+    loss, grad, hvp_at = logistic(X, y)
+    w = np.full(n + 1, 1e-9)
+    verdict = curvature.classify(w, grad, hvp_at(w), loss=loss, max_matvecs=60)
+    s = verdict.stationary
+    assert s.unscaled and WORDS in str(verdict) and "unlike units" in str(verdict)
+    p = 1 / (1 + np.exp(-(X @ w)))
+    h = (X.T * p * (1 - p)) @ X / len(y)
+    units = 1 / np.sqrt(np.diag(h))
+    assert np.linalg.cond(units[:, None] * h * units) < 30 * s.mended < 0.1 * s.unlike
+    Z = np.c_[(X[:, :n] - X[:, :n].mean(0)) / X[:, :n].std(0), np.ones(2 * n)]
+    loss, grad, hvp_at = logistic(Z, y)
+    after = curvature.classify(w, grad, hvp_at(w), loss=loss, max_matvecs=60)
+    assert not after.stationary.unscaled and after.stationary.condition < 100
+    assert WORDS not in str(after)

@@ -315,3 +315,70 @@ def test_what_contradicts_itself_is_no_minimum_and_no_maximum(given, words):
     assert curvature.classify(x, **right, hvp=lambda v: D * v).kind == "minimum"
     verdict = curvature.classify(x, **{**right, **given})
     assert verdict.kind == "inconclusive" and words in str(verdict)
+
+
+def separable(offset, hidden):
+    """Classes that a plane through 3 features separates, beside `hidden` more of no use."""
+    rng = np.random.default_rng(7 + hidden)
+    X = rng.standard_normal((60, 3 + hidden))
+    y = (X[:, :3] @ [1.0, -2.0, 0.5] > 0) * 1.0
+    return np.c_[X + offset, np.ones(60)], y
+
+
+def newton(X, y, steps):
+    w = np.zeros(X.shape[1])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-X @ w))
+        w -= np.linalg.lstsq((X.T * p * (1 - p)) @ X, X.T @ (p - y), rcond=None)[0]
+    return w
+
+
+@pytest.mark.parametrize(
+    "offset, hidden, steps", [(0, 0, 15), (50, 0, 15), (50, 12, 12), (0, 30, 25)]
+)
+@pytest.mark.parametrize("exact", [False, True])
+def test_without_a_loss_what_only_decays_is_no_minimum(offset, hidden, steps, exact):
+    """Its Newton step is short beside x, the curvature certified; the infimum is at infinity."""
+    X, y = separable(offset, hidden)
+    w = newton(X, y, steps)
+    if not offset:
+        w *= 150 / ((2 * y - 1) * (X @ w)).min()  # its loss is e**-150
+    A = (2 * y - 1)[:, None] * X  # margins, so that nothing cancels in the gradient
+
+    def loss(w):
+        return float(np.mean(np.logaddexp(0, -A @ w)))
+
+    def grad(w):
+        return -A.T @ np.exp(-np.logaddexp(0, A @ w)) / 60
+
+    assert loss(2 * w) < 0.5 * loss(w)
+    p = np.exp(-np.logaddexp(0, A @ w))
+    hvp = (lambda v: A.T @ (p * (1 - p) * (A @ v)) / 60) if exact else None
+    v = curvature.classify(w, grad, hvp)
+    assert v.kind in ("inconclusive", "not_stationary"), str(v)
+    assert "loss" in str(v)
+
+
+def test_a_float32_point_where_only_the_rounding_of_x_hides_the_way_on():
+    """Its gradient is within what the rounding of x makes of it, yet the loss falls for ever."""
+    X, y = separable(1000, 0)
+    w = newton(X, y, 14).astype(np.float32)
+    loss, grad = logistic(X, y)
+    for given in (None, loss):
+        assert curvature.classify(w, grad, loss=given).kind != "minimum"
+
+
+def test_without_a_loss_minima_are_still_minima():
+    """Those of a quartic along one way, and of a ridge that separates."""
+    X, y = separable(0, 4)
+    grad = logistic(X, y)[1]
+    w = np.zeros(8)
+    for _ in range(40):
+        p = 1 / (1 + np.exp(-X @ w))
+        h = (X.T * p * (1 - p)) @ X / 60 + 1e-4 * np.eye(8)
+        w -= np.linalg.solve(h, grad(w) + 1e-4 * w)
+    v = curvature.classify(w * (1 + 1e-4), lambda w: grad(w) + 1e-4 * w)
+    assert v.kind == "minimum" and v.strict
+    d = np.array([1.0, 2.0, 0.0])
+    v = curvature.classify(np.array([5.0, 5.0, 1e-3]), lambda x: d * (x - 5) + 4 * x**3 * (d == 0))
+    assert v.kind == "minimum"

@@ -164,7 +164,13 @@ def classify(
     against = ""
     if stationary and kind in ("minimum", "maximum"):
         against = contradiction(owner, x, grad, loss, hvp, seed)
-        kind = None if against else kind
+    if stationary and kind == "minimum" and not against and stationary.gain is None:
+        against = test.endless(run)
+        if against and loss is not None:  # a gradient within its rounding, and no step was tried
+            stationary, against = test.by_newton(run), ""
+        elif against:
+            against += "; pass `loss` to have it tried"
+    kind = None if against else kind
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
     cause = against or judge.cause(max_matvecs)

@@ -92,10 +92,13 @@ class Gradient:
             g = self.point.flatten(answer, "what grad returns")
             return np.array(g, self.dtype)
 
-    def rounding(self, seed: int) -> float:
-        """Measure how far the gradient moves when every element of x is off by a rounding error."""
+    def rounding(self, seed: int, dtype: Any = None) -> float:
+        """Measure how far the gradient moves when every element of x is off by a rounding error.
+
+        One of the dtype that x is stored in, or of another that is given.
+        """
         rng = np.random.default_rng([seed, 0x5EED2])
-        u = unit_roundoff(self.point.dtype)
+        u = unit_roundoff(self.point.dtype if dtype is None else dtype)
         signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1
         moved = self.x + self.x * signs * self.x.dtype.type(u)
         g = self(moved).astype(self.dtype, copy=False)

@@ -19,7 +19,16 @@ from .line import Line
 from .operators import Operator, norm, unit_roundoff
 from .recurrence import project
 from .run import Run
-from .views import Compression
+from .units import (
+    MENDS,
+    SUSPECT,
+    UNLIKE,
+    condition_of,
+    equilibrated,
+    in_units,
+    mended,
+    unlikeness,
+)
 
 # Products for the Newton step: ten found all that forty did (34 of 74 points of small real models).
 PRODUCTS = 10
@@ -32,13 +41,16 @@ LENGTH = 0.01
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
 UNLIKE_SIZES = 1e3  # of x's coordinates: a step is tried in units of each
-UNLIKE = 100.0  # rows of H that differ as much are those of coordinates in unlike units
 # Of |loss|: a gain between this and GAIN is followed by so many steps of L-BFGS.
 WORTH_FOLLOWING = 1e-6
 FOLLOWED = 30
 FOLLOWED_GAIN = 1e-2
 HALVINGS = 30
 DOUBLINGS = 40
+# Newton steps by gradients alone, all with the curvature at x, and what may be left of the gradient
+# after them: e**-t leaves .14, a minimum of x**4 .08, one that is quadratic as far as that nothing.
+CHORDS = 5
+LEFT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +78,9 @@ class Stationarity:
     unlike : float
         How far the coordinates differ in it: the largest row of H, as its products have shown it,
         by that which a tenth of the rows are below; rows of zeros do not count.
+    mended : float or None
+        The same condition in units in which each coordinate curves alike; None where coordinates do
+        not differ, or the condition is no trouble.
     products : int
         Hessian-vector products it took.
     """
@@ -78,17 +93,26 @@ class Stationarity:
     tried_length: float = 0.0
     condition: float = 1.0
     unlike: float = 1.0
+    mended: float | None = None
     products: int = 0
 
     @property
-    def unscaled(self) -> bool:
-        """Return whether coordinates of unlike curvature make the problem ill-conditioned.
+    def units_matter(self) -> bool:
+        """Whether the units of the coordinates make the condition what it is: others were tried.
 
-        Flat directions alone, a symmetry's among them, make the condition large as well, and no
-        scaling mends that.
+        Flat directions, saturated units and layers of unlike depth make the condition large as
+        well, and no scaling mends that.
         """
+        # A row is no longer than the largest eigenvalue, and no shorter than the smallest.
+        least = max(self.condition, self.unlike)
+        return self.mended is not None and self.mended * MENDS < least
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether the problem is ill-conditioned by the coordinates' units, and else is not."""
         worst = max(self.condition, self.unlike**2)  # of diag(H), which is no worse than H's own
-        return worst > ILL_CONDITIONED and self.unlike > UNLIKE
+        ill = worst > ILL_CONDITIONED
+        return ill and self.units_matter and (self.mended or 0.0) < ILL_CONDITIONED
 
     def __bool__(self) -> bool:
         return self.holds
@@ -119,58 +143,56 @@ class Newton:
     condition: float
 
 
-def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
-    """Solve for the Newton step of the gradient g in the space that a run's basis spans.
+class Space:
+    """The space that a run with a basis has spanned: H there, and Newton steps in it.
 
     Where |H| is below what the products' errors could feign, the floor stands for it.
     """
-    basis = run.recurrence.basis
-    assert basis is not None
-    rows = basis[: run.k]
-    beta = np.array(run.recurrence.beta[: run.k - 1])
-    t = np.diag(np.array(run.recurrence.alpha)) + np.diag(beta, 1) + np.diag(beta, -1)
-    theta, vectors = np.linalg.eigh(t)
-    parts = vectors.T @ project(rows, np.ascontiguousarray(g, run.operator.dtype))
-    size = np.abs(theta)
-    floor = max(run.floor, noise)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        coefficients = np.where(parts == 0, 0.0, -parts / (size + floor))
-    weights = vectors @ coefficients
-    step = np.zeros(run.n)
-    for row, weight in zip(rows, weights):
-        step += weight * row
-    # What exact products show as zero is: no scaling mends a symmetry. What differences leave open
-    # below their noise may be as small as rounding lets it be.
-    there = size if noise else size[size > 10 * run.floor]
-    smallest = max(float(there.min(initial=math.inf)), run.floor)
+
+    def __init__(self, run: Run, noise: float) -> None:
+        basis = run.recurrence.basis
+        assert basis is not None
+        self.run, self.rows, self.noise = run, basis[: run.k], noise
+        beta = np.array(run.recurrence.beta[: run.k - 1])
+        t = np.diag(np.array(run.recurrence.alpha)) + np.diag(beta, 1) + np.diag(beta, -1)
+        theta, self.vectors = np.linalg.eigh(t)
+        self.size = np.abs(theta)
+        self.floor = max(run.floor, noise)
+
+    def parts(self, g: np.ndarray) -> np.ndarray:
+        """What a vector has along H's eigenvectors in this space."""
+        flat = np.ascontiguousarray(g, self.run.operator.dtype)
+        out: np.ndarray = self.vectors.T @ project(self.rows, flat)
+        return out
+
+    def newton(self, parts: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(parts == 0, 0.0, -parts / (self.size + self.floor))
+
+    def decrement(self, parts: np.ndarray) -> float:
+        return -0.5 * float(parts @ self.newton(parts))
+
+    def spread(self, coefficients: np.ndarray) -> np.ndarray:
+        """The vector of n elements with these along H's eigenvectors."""
+        out = np.zeros(self.run.n)
+        for row, weight in zip(self.rows, self.vectors @ coefficients):
+            out += weight * row
+        return out
+
+    @property
+    def condition(self) -> float:
+        """Of the curvature that is not zero."""
+        return condition_of(self.size, self.run.floor, self.noise)
+
+
+def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
+    """The Newton step for the gradient g in the space that a run with a basis has spanned."""
+    space = Space(run, noise)
+    parts = space.parts(g)
+    step = space.newton(parts)
     return Newton(
-        step,
-        -0.5 * float(parts @ coefficients),
-        float(np.linalg.norm(coefficients)),
-        max(float(size.max()) / smallest, 1.0) if smallest > 0 else math.inf,
+        space.spread(step), space.decrement(parts), float(np.linalg.norm(step)), space.condition
     )
-
-
-def unlikeness(run: Run, noise: float) -> float:
-    """Measure how far coordinates differ in curvature: the largest row of H by a small one.
-
-    H v_j is beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1}: what `PRODUCTS` of them show of the
-    rows, or all where they span the space; without rows that are zero to the products' errors.
-    """
-    basis, alpha, beta = run.recurrence.basis, run.recurrence.alpha, run.recurrence.beta
-    if basis is None or run.k < 2:
-        return 1.0
-    squares = np.zeros(run.n)
-    columns = run.k - 1 if run.k >= run.n else min(run.k - 1, PRODUCTS)
-    for j in range(columns):
-        column = alpha[j] * basis[j].astype(np.float64) + beta[j] * basis[j + 1]
-        if j:
-            column += beta[j - 1] * basis[j - 1]
-        squares += column**2
-    rows = np.sqrt(squares)
-    errors = max(run.floor, noise) * math.sqrt(columns / run.n)
-    rows = np.sort(rows[rows > errors])
-    return float(rows[-1] / rows[(rows.size - 1) // 10]) if rows.size else 1.0
 
 
 def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> Run:
@@ -278,8 +300,9 @@ class StationarityTest:
             newton.decrement,
             condition=newton.condition,
             unlike=unlikeness(whole or run, noise),
-            products=self.operator.products - before,
         )
+        found = self._in_other_units(found, whole, noise)
+        found = replace(found, products=self.operator.products - before)
         if self.line.loss is None:
             return self._by_length(found)
         steps = [newton, *self._of_unlike()]
@@ -295,6 +318,60 @@ class StationarityTest:
         followed = self._followed(verdict, steps)
         return verdict if followed is None else followed  # which is false, where it is one
 
+    def endless(self, whole: Run) -> str:
+        """That Newton steps find no end of the gradient, only its decay; empty where they do.
+
+        Of a loss without a minimum (classes that can be separated) the gradient and the curvature
+        decay alike, for ever: certified curvature, and a step that is short beside x, are had there
+        as well.
+        """
+        gradient, op = self.gradient, self.operator
+        if not 0 < norm(gradient.value) < math.inf:
+            return ""
+        run = whole
+        if not (whole.has_basis and whole.k >= whole.n):
+            run = krylov(gradient.value, op, self.seed, self.num_threads)
+        space = Space(run, 0.0 if op.exact else op.noise)
+        x, parts = gradient.x.astype(np.float64), space.parts(gradient.value)
+        first = space.decrement(parts)
+        # Of the gradient as a function: it may be wider than what x is stored in.
+        rounding = 4 * max(gradient.noise, gradient.rounding(self.seed, gradient.dtype))
+        for _ in range(CHORDS):
+            x = x + space.spread(space.newton(parts))
+            g = gradient.probe(x.astype(gradient.dtype))
+            if not norm(g) > 10 * rounding:  # NaN: a step has left the domain
+                return ""
+            parts = space.parts(g)
+        left = math.sqrt(space.decrement(parts) / first)
+        if not left > LEFT:
+            return ""
+        way = norm(x - gradient.x) / self.scale
+        return (
+            f"{CHORDS} Newton steps by gradients, over {way:.1g} of ||x||, leave "
+            f"{percentage(left)} of the gradient: they find no end of it, as where a loss decays "
+            "for ever (classes that can be separated), in a bent valley, or where the products' "
+            "errors hide the curvature"
+        )
+
+    def _in_other_units(self, found: Stationarity, whole: Run | None, noise: float) -> Stationarity:
+        """Whether the condition is one of the coordinates' units."""
+        op = self.operator
+        if whole is not None and whole.k >= whole.n:
+            seen = Space(whole, noise).condition
+            found = replace(found, condition=max(found.condition, seen))
+        if not (found.unlike > UNLIKE and max(found.condition, found.unlike**2) > SUSPECT):
+            return found
+        if whole is not None and whole.k >= whole.n:
+            return replace(found, mended=mended(whole, noise))
+        try:
+            units = equilibrated(op, self.seed)
+            run = krylov(
+                units * self.gradient.value, in_units(op, units), self.seed, self.num_threads
+            )
+        except FloatingPointError:  # beyond the range of the numbers, in such units
+            return found
+        return replace(found, mended=Space(run, 0.0).condition)
+
     def _of_unlike(self) -> list[Newton]:
         """Return the Newton step in units of x's own coordinates, where their sizes are unlike.
 
@@ -306,10 +383,7 @@ class StationarityTest:
         sizes = np.where(x > 0, x, min(largest, 1.0))
         if not largest > UNLIKE_SIZES * float(sizes.min(initial=math.inf)):
             return []
-        op = self.operator
-        view = Compression(
-            op, op.n, lambda v: (sizes * v).astype(op.dtype), lambda w: sizes * w.astype(np.float64)
-        )
+        view = in_units(self.operator, sizes)
         g = sizes * self.gradient.value
         if not 0 < norm(g) < math.inf:
             return []

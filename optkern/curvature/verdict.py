@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .lanczos import Interval, percent
-from .stationarity import ILL_CONDITIONED, Stationarity, share_of
+from .stationarity import Stationarity, share_of
 
 KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconclusive")
 
@@ -188,11 +188,19 @@ def explained(v: Verdict, cause: str) -> str:
     }
     said = words[v.kind](v) if v.kind in words else _inconclusive(v, cause)
     if v.stationary.unscaled:
-        said += (
-            f"; scale the features: the curvature's condition is beyond {ILL_CONDITIONED:.0e}, "
-            f"coordinates differ {v.stationary.unlike:.0e}-fold in it"
-        )
+        said += f"; {in_unlike_units(v)}"
     return f"{said}; {v.matvecs} products"
+
+
+def in_unlike_units(v: Verdict) -> str:
+    """What was measured of coordinates in unlike units, and what mends it."""
+    s = v.stationary
+    return (
+        f"x's coordinates are in unlike units: rows of H differ {s.unlike:.0e}-fold, its condition "
+        f"is at least {max(s.condition, s.unlike):.0e}, and what was seen of it {s.mended:.0e} in "
+        "units in which each coordinate curves alike; where x are weights of raw features, scale "
+        "the features (mean 0, deviation 1)"
+    )
 
 
 def _rests(v: Verdict) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import curvature
 from ..curvature.operators import Operator, Point, StructuredOperator, norm
+from ..curvature.verdict import in_unlike_units
 from ..optimizers import Optimizer
 from ..solvers import SAM
 from .aim import Aim
@@ -28,7 +29,6 @@ from .settings import inner
 from .trend import FEWEST, Trend
 from .trial import best_of
 
-UNLIKE = 1e5  # curvatures' ratio from which the scales are what is wrong
 STALLS = (
     "plateau",
     "oscillating",
@@ -195,14 +195,12 @@ class ByCurvature:
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
         text += alike(self.point.structure.labels, self.point.arrays)
-        condition = 1.0 if verdict is None else verdict.stationary.condition
-        told = "scale the features" in text or "exactly zero" in text or "where it began" in text
-        if kind in STALLS and condition > UNLIKE and not told:
+        told = "unlike units" in text or "exactly zero" in text or "where it began" in text
+        units = verdict is not None and verdict.stationary.units_matter
+        if verdict is not None and kind in STALLS and units and not told:
             plain = self.opt is not None and not inner("diagnose", self.opt).rule.scales_by_itself
-            rule = ", or take a rule that scales by itself" * plain
             text += (
-                f"; the curvature seen along the gradient spans a factor {condition:.1g}: where "
-                f"inputs are of unlike scales, scale the features (mean 0, deviation 1){rule}"
+                f"; {in_unlike_units(verdict)}{', or take a rule that scales by itself' * plain}"
             )
         return said(
             self.trend,
