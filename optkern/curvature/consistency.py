@@ -338,7 +338,7 @@ def gradient_against_hvp(
 
 
 def _cancelled(point: Point, grad: Callable[[Any], Any], curvature: float) -> bool:
-    """Whether such a curvature is lost in a gradient that is a difference of larger numbers.
+    """Return whether such a curvature is lost in a gradient that is a difference of larger numbers.
 
     Those of p - y in a classifier that is sure of all its classes: 0, while p (1 - p) is 1e-60.
     """

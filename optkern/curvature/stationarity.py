@@ -98,7 +98,7 @@ class Stationarity:
 
     @property
     def units_matter(self) -> bool:
-        """Whether the units of the coordinates make the condition what it is: others were tried.
+        """Return whether the coordinates' units make the condition what it is: others were tried.
 
         Flat directions, saturated units and layers of unlike depth make the condition large as
         well, and no scaling mends that.
@@ -109,7 +109,7 @@ class Stationarity:
 
     @property
     def unscaled(self) -> bool:
-        """Whether the problem is ill-conditioned by the coordinates' units, and else is not."""
+        """Return whether the problem is ill-conditioned by the coordinates' units alone."""
         worst = max(self.condition, self.unlike**2)  # of diag(H), which is no worse than H's own
         ill = worst > ILL_CONDITIONED
         return ill and self.units_matter and (self.mended or 0.0) < ILL_CONDITIONED
@@ -160,7 +160,7 @@ class Space:
         self.floor = max(run.floor, noise)
 
     def parts(self, g: np.ndarray) -> np.ndarray:
-        """What a vector has along H's eigenvectors in this space."""
+        """Resolve a vector along H's eigenvectors in this space."""
         flat = np.ascontiguousarray(g, self.run.operator.dtype)
         out: np.ndarray = self.vectors.T @ project(self.rows, flat)
         return out
@@ -173,7 +173,7 @@ class Space:
         return -0.5 * float(parts @ self.newton(parts))
 
     def spread(self, coefficients: np.ndarray) -> np.ndarray:
-        """The vector of n elements with these along H's eigenvectors."""
+        """Return the vector of n elements with these along H's eigenvectors."""
         out = np.zeros(self.run.n)
         for row, weight in zip(self.rows, self.vectors @ coefficients):
             out += weight * row
@@ -181,12 +181,12 @@ class Space:
 
     @property
     def condition(self) -> float:
-        """Of the curvature that is not zero."""
+        """Return the condition of the curvature that is not zero."""
         return condition_of(self.size, self.run.floor, self.noise)
 
 
 def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
-    """The Newton step for the gradient g in the space that a run with a basis has spanned."""
+    """Solve for the Newton step of the gradient g in the space that a run's basis spans."""
     space = Space(run, noise)
     parts = space.parts(g)
     step = space.newton(parts)
@@ -319,7 +319,7 @@ class StationarityTest:
         return verdict if followed is None else followed  # which is false, where it is one
 
     def endless(self, whole: Run) -> str:
-        """That Newton steps find no end of the gradient, only its decay; empty where they do.
+        """Say that Newton steps find no end of the gradient, only its decay; "" where they do.
 
         Of a loss without a minimum (classes that can be separated) the gradient and the curvature
         decay alike, for ever: certified curvature, and a step that is short beside x, are had there
@@ -354,7 +354,7 @@ class StationarityTest:
         )
 
     def _in_other_units(self, found: Stationarity, whole: Run | None, noise: float) -> Stationarity:
-        """Whether the condition is one of the coordinates' units."""
+        """Try whether the condition is one of the coordinates' units."""
         op = self.operator
         if whole is not None and whole.k >= whole.n:
             seen = Space(whole, noise).condition

@@ -26,7 +26,7 @@ _STREAM = 0x5EED9
 
 
 def unlikeness(run: Run, noise: float) -> float:
-    """How far coordinates differ in curvature: the largest row of H by a small one.
+    """Measure how far coordinates differ in curvature: the largest row of H by a small one.
 
     H v_j is beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1}: what `PRODUCTS` of them show of the
     rows, or all where they span the space; without rows that are zero to the products' errors.
@@ -48,7 +48,7 @@ def unlikeness(run: Run, noise: float) -> float:
 
 
 def condition_of(size: np.ndarray, floor: float, noise: float) -> float:
-    """The largest curvature by the smallest that is not zero.
+    """Divide the largest curvature by the smallest that is not zero.
 
     What exact products show as zero is: no scaling mends a symmetry. What differences leave open
     below their noise may be as small as rounding lets it be.
@@ -59,7 +59,7 @@ def condition_of(size: np.ndarray, floor: float, noise: float) -> float:
 
 
 def whole_matrix(run: Run) -> np.ndarray:
-    """H, of a run with a basis that has spanned all of the space."""
+    """Put together H, of a run with a basis that has spanned all of the space."""
     basis = run.recurrence.basis
     assert basis is not None and run.k >= run.n
     beta = np.array(run.recurrence.beta[: run.n - 1])
@@ -70,14 +70,14 @@ def whole_matrix(run: Run) -> np.ndarray:
 
 
 def own_units(diagonal: np.ndarray, noise: float) -> np.ndarray:
-    """|diagonal|**-1/2, and of what is zero to the products' errors no more than these allow."""
+    """Return |diagonal|**-1/2, and of what is zero to the products' errors no more than these allow."""
     size = np.abs(diagonal)
     least = max(noise, np.finfo(np.float64).eps * float(size.max(initial=0)))
     return 1 / np.sqrt(np.maximum(size, least or 1.0))
 
 
 def mended(whole: Run, noise: float) -> float:
-    """The condition of a known H once each coordinate curves alike."""
+    """Compute the condition of a known H once each coordinate curves alike."""
     h = whole_matrix(whole)
     units = own_units(np.diag(h), noise)
     size = np.abs(np.linalg.eigvalsh(units[:, None] * h * units))
@@ -85,7 +85,7 @@ def mended(whole: Run, noise: float) -> float:
 
 
 def equilibrated(op: Operator, seed: int) -> np.ndarray:
-    """Units in which the rows of H are alike, by products alone (Ruiz, 2001, with random rows)."""
+    """Find units in which the rows of H are alike, by products alone (Ruiz, 2001, with random rows)."""
     rng = np.random.default_rng([seed, _STREAM])
     units = np.ones(op.n)
     for _ in range(TURNS):
@@ -103,7 +103,7 @@ def equilibrated(op: Operator, seed: int) -> np.ndarray:
 
 
 def in_units(op: Operator, units: np.ndarray) -> Compression:
-    """S H S with S = diag(units)."""
+    """Form S H S with S = diag(units), as an operator."""
     return Compression(
         op, op.n, lambda v: (units * v).astype(op.dtype), lambda w: units * w.astype(np.float64)
     )

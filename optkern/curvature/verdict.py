@@ -193,7 +193,7 @@ def explained(v: Verdict, cause: str) -> str:
 
 
 def in_unlike_units(v: Verdict) -> str:
-    """What was measured of coordinates in unlike units, and what mends it."""
+    """Say what was measured of coordinates in unlike units, and what mends it."""
     s = v.stationary
     return (
         f"x's coordinates are in unlike units: rows of H differ {s.unlike:.0e}-fold, its condition "
