@@ -38,3 +38,22 @@ def interrupted(line: int, act: Callable[[], Any], where: tuple[str, ...] = (PAC
     finally:
         sys.settrace(before)
     return False
+
+
+def lines_of(act: Callable[[], Any], where: tuple[str, ...] = (PACKAGE,)) -> int:
+    """Count the lines of files below ``where`` that a whole run takes."""
+    count = [0]
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(where):
+            return None
+        count[0] += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return count[0]

@@ -459,7 +459,7 @@ def test_the_rest_of_optkern_says_what_serves_instead(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "words"),
     [
-        (["adan"], {}, ValueError, "rule must be one of 'sgd', .*'adan'"),
+        (["adamm"], {}, ValueError, "rule must be one of 'sgd', .*'adamm'"),
         (["adam"], {"schedule": "cosine"}, ValueError, "schedule must be a callable.*'cosine'"),
         (["adam"], {"lr": -1}, ValueError, "Adam: lr must be a finite number.*-1"),
         ([["adam"]], {}, ValueError, "rule must be one of 'sgd'"),

@@ -1,59 +1,42 @@
-"""thinc under optkern: the same models to rounding, every rule, spaCy's ways, curvature."""
+"""thinc under optkern: the same models to rounding, every rule, spaCy's ways."""
 
 import base64
-import copy
-import importlib.metadata
+import dataclasses
 import pickle
-import threading
-import tomllib
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import optkern
-from optkern import curvature, schedules
+from optkern import schedules
 
 pytest.importorskip("thinc", reason="needs thinc: make test EXTRAS=thinc")
 
 import thinc.api as api
 import thinc.optimizers as theirs
-from thinc.backends import get_array_ops
+from thinc_cases import (
+    EXACT,
+    KEY,
+    ROUNDED,
+    SENTENCES,
+    TAGS,
+    arrays,
+    assert_close,
+    run,
+    tagger,
+    train,
+    weights,
+)
 
 from optkern.integrations import thinc as ours
 from optkern.integrations.thinc import library
-
-KEY = (1, "W")
-CLOSE = {"rtol": 3e-6, "atol": 5e-7}
-# thinc computes 1 - beta in float32: of these without an error, of .999 with one of 1e-5.
-EXACT = {"beta1": 0.875, "beta2": 0.984375}
-ROUNDED = {"atol": 2e-5}
-rng = np.random.default_rng(0)
-
-
-def arrays(shape=(40, 7), count=1, seed=0):
-    generator = np.random.default_rng(seed)
-    return [generator.standard_normal(shape).astype(np.float32) for _ in range(count)]
-
-
-def run(optimizer, updates=12, scale=1.0, lr_scale=1.0, step=True):
-    """Weights and average after some updates of one array; gradients of very different lengths."""
-    w = arrays()[0]
-    for k, g in enumerate(arrays(count=updates, seed=1)):
-        g *= scale * 10.0 ** (-k % 4)
-        back, zeros = optimizer(KEY, w, g, lr_scale=lr_scale)
-        assert np.shares_memory(back, w) and np.shares_memory(zeros, g) and not g.any()
-        if step:
-            optimizer.step_schedules()
-    return [w, *([optimizer.averages[KEY]] if optimizer.averages is not None else [])]
-
-
-def assert_close(found, expected, **tolerance):
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == b.dtype == np.float32
-        np.testing.assert_allclose(a, b, **{**CLOSE, **tolerance})
-
+from optkern.integrations.thinc.arguments import (
+    is_schedule,
+    may_be_scheduled,
+    options_of,
+    schedule_of,
+)
 
 # --------------------------------------------------------------------------- thinc's optimizers
 
@@ -287,6 +270,53 @@ def test_a_schedule_of_another_number():
     assert np.array_equal(w, reference)
 
 
+def again_and_again(value):
+    while True:
+        yield value
+
+
+def of_numbers(rule):
+    kinds = (optkern.rules.Real, optkern.rules.Numbers)
+    return {k: v for k, v in options_of(rule).items() if isinstance(rule.domain(k), kinds)}
+
+
+@pytest.mark.parametrize("how", ("callable", "list", "generator", "value"))
+@pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rule.name)
+def test_every_number_of_a_rules_own_may_be_scheduled(rule, how):
+    """By its row: those of its own domains and those of several numbers, too."""
+    given = {}
+    for name, default in of_numbers(rule).items():
+        given[name] = {
+            "callable": lambda step, default=default: default,
+            "list": [default] * 3,
+            "generator": again_and_again(default),
+            "value": default,
+        }[how]
+    made = ours.Optimizer(0.02, rule=rule.name, **given)
+    assert all(map(np.array_equal, run(made), run(ours.Optimizer(0.02, rule=rule.name))))
+
+
+def test_some_numbers_together_are_a_value_and_none_of_thincs_schedules():
+    """As a rule's own betas are, of which none here has three yet."""
+    rule = optkern.optimizers.CLASSES["rmsprop"].rule
+    each = optkern.rules.Real("", 0.0, 1.0)
+    three = optkern.rules.Numbers("three numbers", (each, each, each))
+    rule = dataclasses.replace(rule, domains={**rule.domains, "momentum": three})
+    values = (0.1, 0.2, 0.3)
+    assert may_be_scheduled(rule, "momentum")
+    for value in (values, list(values)):
+        assert not is_schedule(rule, "momentum", value)
+        assert schedule_of(rule, "momentum", value)(5) == value
+    for value in ([values] * 2, lambda step: values):
+        assert is_schedule(rule, "momentum", value)
+
+
+@pytest.mark.parametrize("form", ("classical", "average"))
+def test_a_schedule_is_not_judged_by_a_value_it_never_gives(form):
+    options = {"momentum_form": form, "dampening": lambda step: 0.0}
+    run(ours.Optimizer(0.02, rule="lars", **options))
+
+
 def test_last_score():
     optimizer = ours.Adam()
     assert getattr(optimizer, "last_score", None) is None
@@ -334,50 +364,6 @@ raise SystemExit(code)
 
 
 # --------------------------------------------------------------------------- models
-
-
-def tagger(seed=0):
-    api.fix_random_seed(seed)
-    embed = api.concatenate(
-        api.HashEmbed(8, 200, seed=1, column=0), api.HashEmbed(8, 100, seed=2, column=1)
-    )
-    model = api.with_array(
-        api.chain(embed, api.expand_window(1), api.Maxout(12, 48, 3), api.Softmax(5, 12)), pad=1
-    )
-    return model.initialize(SENTENCES[:5], TAGS[:5])
-
-
-def network(seed=0, activation=None):
-    api.fix_random_seed(seed)
-    layers = (activation or api.Relu)(9, 6), api.Dropout(0.2), api.Softmax(3, 9)
-    return api.chain(*layers).initialize()
-
-
-def regressor():
-    api.fix_random_seed(0)
-    return api.chain(api.Mish(7, 6), api.Linear(2, 7)).initialize()
-
-
-SENTENCES = [rng.integers(1, 300, (n, 2)).astype("uint64") for n in rng.integers(3, 9, 40)]
-TAGS = [np.eye(5, dtype="f")[s[:, 0] % 5] for s in SENTENCES]
-X = rng.standard_normal((60, 6)).astype("f")
-Y = np.eye(3, dtype="f")[np.argmax(X[:, :3], axis=1)]
-T = np.tanh(X[:, :2])
-
-
-def train(model, optimizer, batches=20):
-    loss = api.SequenceCategoricalCrossentropy()
-    for k in range(batches):
-        rows = slice(8 * k % 40, 8 * k % 40 + 8)
-        guesses, backprop = model.begin_update(SENTENCES[rows])
-        backprop(loss.get_grad(guesses, TAGS[rows]))
-        model.finish_update(optimizer)
-        optimizer.step_schedules()
-    return weights(model)
-
-
-def weights(model):
-    return [n.get_param(name) for n in model.walk() for name in n.param_names if n.has_param(name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -438,629 +424,3 @@ def test_options_of_a_rule():
         opt.step(g)
         optimizer(KEY, w, g)
     assert np.array_equal(w, expected)
-
-
-# --------------------------------------------------------------------------- arrays
-
-
-@pytest.mark.parametrize("rule", ("adamw", "nadam", "sgd"))
-def test_arrays_that_move_keep_their_state(rule):
-    options = {"momentum": 0.9, "dampening": 0.5} if rule == "sgd" else {}
-    results = []
-    for moving in (False, True):
-        optimizer = ours.Optimizer(0.05, rule=rule, **options)
-        w = arrays()[0]
-        for g in arrays(count=6, seed=1):
-            w, _ = optimizer(KEY, w.copy() if moving else w, g)
-        results.append([w, optimizer.averages[KEY]])
-    assert all(map(np.array_equal, *results))
-
-
-def velocities(moving, begins, counts=()):
-    """Weights after six steps with a dampened momentum that begins late; arrays that move or not.
-
-    ``counts`` are numbers of updates that are written before a step.
-    """
-    momentum = lambda step: 0.9 if step >= begins else 0.0  # noqa: E731
-    options = {"momentum": momentum, "dampening": 0.5, "grad_clip": 0.0, "use_averages": False}
-    optimizer = ours.Optimizer(0.05, rule="sgd", **options)
-    w = arrays()[0]
-    for k, g in enumerate(arrays(count=6, seed=1)):
-        if k in dict(counts):
-            optimizer.nr_update[KEY] = dict(counts)[k]
-        w, _ = optimizer(KEY, w.copy() if moving else w, g)
-        optimizer.step_schedules()
-    return w
-
-
-@pytest.mark.parametrize("moving", (False, True))
-@pytest.mark.parametrize("begins", (0, 1, 3, 5))
-def test_a_velocity_begins_where_momentum_does(moving, begins):
-    """Its first gradient is not dampened, all that follow are."""
-    expected = arrays()[0]
-    opt = optkern.SGD(
-        expected, lr=0.05, momentum=lambda step: 0.9 if step >= begins else 0.0, dampening=0.5
-    )
-    for g in arrays(count=6, seed=1):
-        opt.step(g)
-    assert np.array_equal(velocities(moving, begins), expected)
-
-
-@pytest.mark.parametrize("moving", (False, True))
-def test_a_count_written_down_leaves_no_velocity_in_the_past(moving):
-    """It was to begin after five updates; after two, as the count says then, it begins as well."""
-    written = velocities(moving, begins=5, counts={5: 2}.items())
-    assert np.array_equal(written, velocities(False, begins=5))
-    # One that has begun goes on, whatever the count is.
-    written = velocities(moving, begins=1, counts={4: 2}.items())
-    assert np.array_equal(written, velocities(False, begins=1))
-
-
-def test_another_view_of_the_same_memory_is_the_same_array():
-    optimizer = ours.Adam(0.05)
-    w = arrays()[0]
-    for g in arrays(count=2, seed=1):
-        optimizer(KEY, w[:], g)
-    bound = optimizer._bound[KEY]
-    optimizer(KEY, w[:], arrays(seed=2)[0])
-    assert optimizer._bound[KEY] is bound
-    optimizer(KEY, w.copy(), arrays(seed=2)[0])
-    assert optimizer._bound[KEY] is not bound
-
-
-@pytest.mark.parametrize("rule", (None, "nadam", "adagrad"))
-def test_copies_go_on_bit_for_bit(rule):
-    schedule = schedules.Cosine(0.05, T_max=20)
-    optimizer = ours.Optimizer(schedule, rule=rule, L2=0.1)
-    if library.Schedule is None:
-        optimizer = ours.Optimizer(0.05, rule=rule, L2=0.1)
-    w = run(optimizer, updates=5)[0]
-    made = [optimizer, pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)]
-    results = []
-    for each in made:
-        mine = w.copy()
-        for g in arrays(count=5, seed=4):
-            each(KEY, mine, g)
-            each.step_schedules()
-        results.append([mine, each.averages[KEY]])
-    for other in results[1:]:
-        assert all(map(np.array_equal, other, results[0]))
-
-
-def test_copies_of_replaced_moments_go_on_bit_for_bit():
-    optimizer = ours.Adam(0.05)
-    w = run(optimizer, updates=3)[0]
-    optimizer.mom1 = {k: v.copy() for k, v in optimizer.mom1.items()}
-    for g in arrays(count=3, seed=4):
-        optimizer(KEY, w, g)
-    other, mine = pickle.loads(pickle.dumps(optimizer)), w.copy()
-    optimizer(KEY, w, arrays(seed=5)[0])
-    other(KEY, mine, arrays(seed=5)[0])
-    assert np.array_equal(w, mine)
-
-
-def test_a_wrapped_pytorch_model():
-    torch = pytest.importorskip("torch", reason="needs PyTorch: make test EXTRAS=torch")
-    results = []
-    for side in (theirs, ours):
-        torch.manual_seed(0)
-        model = api.PyTorchWrapper(torch.nn.Linear(6, 3)).initialize()
-        optimizer = side.Adam(0.05, L2=0.1, **EXACT)
-        for _ in range(5):
-            guesses, backprop = model.begin_update(X)
-            backprop((guesses - Y) / len(Y))
-            model.finish_update(optimizer)
-        results.append(model.predict(X))
-    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="wraps another library's model"):
-        ours.objective(model, X, Y)
-
-
-# --------------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "words"),
-    [
-        ({"rule": "adan"}, ValueError, "rule must be None or one of sgd, .*'adan'"),
-        ({"rule": 3}, ValueError, "rule must be None or one of"),
-        ({"rule": "lion", "use_radam": True}, ValueError, "use_radam=True is thinc's own choice"),
-        ({"rule": "lion", "eps": 0.1}, TypeError, "the rule lion has no eps"),
-        ({"rule": "sgd", "beta1": 0.1}, TypeError, "the rule sgd has no beta1"),
-        (
-            {"rule": "sgd", "momentun": 0.1},
-            TypeError,
-            "option 'momentun'; sgd has moment.* did you mean momentum",
-        ),
-        ({"rule": "adam", "weight_decay": 0.1}, TypeError, "unknown option 'weight_decay'"),
-        ({"momentum": 0.9}, TypeError, "unknown option 'momentum'; there are some with a rule"),
-        ({"rule": "sgd", "momentum": 1.5}, ValueError, "SGD: momentum must be"),
-        ({"rule": "sgd", "nesterov": True}, ValueError, "nesterov=True needs momentum"),
-        ({"num_threads": 0}, ValueError, "num_threads"),
-        (
-            {"L2": "much"},
-            ValueError,
-            r"L2 must be a finite number in \[0, inf\) or a sched.*'much'",
-        ),
-        ({"L2": []}, ValueError, "L2 must be .* or a schedule of such, got \\[\\]"),
-        ({"grad_clip": None}, ValueError, "grad_clip must be .*got None"),
-        ({"grad_clip": np.ones(2)}, ValueError, "grad_clip must be .*got array"),
-        ({"beta1": 1.0}, ValueError, r"beta1 must be a finite number in \[0, 1\) or .*got 1.0"),
-        ({"beta2": -1}, ValueError, "beta2 must be .*got -1"),  # which was taken for SGD
-        ({"rule": "adamw", "beta2": "x"}, ValueError, "beta2 must be .*got 'x'"),
-        ({"eps": -1}, ValueError, "eps must be .*got -1"),
-        ({"use_averages": "no"}, ValueError, "use_averages must be True or False, got 'no'"),
-        ({"use_radam": 3}, ValueError, "use_radam must be True or False, got 3"),
-        ({"L2_is_weight_decay": "no"}, ValueError, "L2_is_weight_decay must be True or False"),
-        ({"rule": "adamw", "lr": 0.1}, TypeError, "option 'lr'; here it is learn_rate; adamw has"),
-        ({"betas": (0.9, 0.99)}, TypeError, "option 'betas'; here it is beta1 and beta2; there"),
-        ({"rule": "adam", "weight_decay": 0.1}, TypeError, "here it is L2; adam has amsgrad"),
-    ],
-)
-def test_bad_arguments_are_refused_at_once(options, error, words):
-    with pytest.raises(error, match=words):
-        ours.Optimizer(0.1, **options)
-
-
-BAD_NUMBERS = [
-    ({"learn_rate": -0.1}, "learn_rate must be a finite number in .*-0.1"),
-    ({"learn_rate": float("nan")}, "learn_rate must be"),
-    ({"learn_rate": 0.1, "L2": -1.0}, "L2 must be"),
-    ({"learn_rate": 0.1, "grad_clip": -1.0}, "grad_clip must be"),
-    ({"learn_rate": 0.1, "beta1": 1.0}, "beta1 must be"),
-    ({"learn_rate": 0.1, "beta2": -1.0}, "beta2 must be"),
-    ({"learn_rate": 0.1, "eps": -1.0}, "eps must be"),
-    ({"learn_rate": 0.1, "L2": "x"}, "L2 must be .*got 'x'"),
-    ({"learn_rate": 0.1, "beta2": np.ones(2)}, "beta2 must be .*got array"),
-]
-
-
-@pytest.mark.parametrize(("options", "words"), BAD_NUMBERS)
-def test_bad_numbers_are_refused_at_once(options, words):
-    with pytest.raises(ValueError, match=words):
-        ours.Optimizer(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        *(
-            ({**options, name: lambda step, bad=bad: bad}, words)
-            for options, words in BAD_NUMBERS
-            for name, bad in [list(options.items())[-1]]
-        ),
-        ({"learn_rate": 0.5, "L2": 3.0}, "learn_rate . L2 must not exceed 1, got 1.5"),
-    ],
-)
-def test_bad_numbers_are_refused_when_they_come(options, words):
-    optimizer = ours.Optimizer(**options)
-    w, g = arrays(count=2)
-    before = w.copy(), g.copy()
-    with pytest.raises(ValueError, match=words):
-        optimizer(KEY, w, g)
-    assert np.array_equal(w, before[0]) and np.array_equal(g, before[1])
-    assert not optimizer.nr_update[KEY] and not optimizer.averages
-
-
-@pytest.mark.parametrize("settings", ({}, {"L2": 0.1, "L2_is_weight_decay": False}))
-def test_arrays_that_do_not_fit(settings):
-    optimizer = ours.Adam(0.1, **EXACT, **settings)
-    w = arrays()[0]
-    before = w.copy()
-    for gradient, error, words in (
-        (np.ones(3, "f"), ValueError, r"'W of node 1' must have the parameter's shape"),
-        (np.ones(w.shape), TypeError, "must be an array of float32"),
-        (w, ValueError, "overlaps"),
-        ([1.0], TypeError, "must be"),
-        (None, TypeError, "gradient of parameter 'W of node 1' must be a NumPy array, got NoneT"),
-    ):
-        with pytest.raises(error, match=words):
-            optimizer(KEY, w, gradient)
-    for scale in (-1, "x", float("nan")):
-        with pytest.raises(ValueError, match="lr_scale must be"):
-            optimizer(KEY, w, np.ones(w.shape, "f"), lr_scale=scale)
-    for weights_, error, words in (
-        ([1.0], TypeError, "parameter 'W of node 1' must be a NumPy array of float32"),
-        (np.ones(3, int), TypeError, "must be float32 or float64, got int64"),
-    ):
-        with pytest.raises(error, match=words):
-            optimizer((1, "W"), weights_, np.ones(3, "f"))
-    assert np.array_equal(w, before) and not optimizer.averages
-    assert_close(run(optimizer), run(theirs.Adam(0.1, **EXACT, **settings)))
-
-
-def test_no_gradient_is_no_update():
-    optimizer = ours.Adam(0.1)
-    w, g = np.zeros((1, 2)), np.zeros(0)
-    back = optimizer(KEY, w, g)
-    assert back[0] is w and back[1] is g
-    assert not optimizer.nr_update and not w.any()
-
-
-@pytest.mark.parametrize(
-    ("held", "value", "words"),
-    [
-        ("mom1", np.ones(2, "f"), "mom1 of 'W of node 1' must have .* elements of float32 like"),
-        ("mom2", [1.0], "mom2 of 'W of node 1' must be a NumPy array, got list"),
-        ("averages", np.ones(2, "f"), "averages of 'W of node 1' must have"),
-        ("nr_update", -5, "nr_update of .*'W'.* must be an integer >= 0, got -5"),
-        ("nr_update", "x", "nr_update of .*'W'.* must be an integer >= 0, got 'x'"),
-    ],
-)
-def test_state_that_was_written_badly(held, value, words):
-    optimizer = ours.Adam(0.1)
-    w, g = arrays(count=2)
-    optimizer(KEY, w, g.copy())
-    kept = getattr(optimizer, held)[KEY]
-    before = w.copy()
-    getattr(optimizer, held)[KEY] = value
-    with pytest.raises((TypeError, ValueError), match=words):
-        optimizer(KEY, w, g.copy())
-    assert np.array_equal(w, before)
-    getattr(optimizer, held)[KEY] = kept
-    optimizer(KEY, w, g.copy())
-    assert optimizer.nr_update[KEY] == 2
-
-
-def test_an_attribute_that_means_nothing_is_refused():
-    optimizer = ours.Optimizer(0.1, rule="rmsprop", momentum=0.5)
-    with pytest.raises(AttributeError, match=r"no attribute 'lern_rate' .* opt\.learn_rate\?"):
-        optimizer.lern_rate = 0.2
-    for twin in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
-        twin.learn_rate = twin.L2 = twin.momentum = 0.0  # as thinc 8 has its schedules' values
-        with pytest.raises(AttributeError, match="'momentun'"):
-            twin.momentun = 0.1
-
-    class Own(ours.Optimizer):
-        pass
-
-    own = Own(0.1)
-    own.anything = 1
-    assert own.anything == 1
-
-
-def test_the_rest_of_optkern_says_what_serves_instead(tmp_path):
-    optimizer = ours.Adam(0.1)
-    for call in (optkern.save, optkern.load):
-        with pytest.raises(TypeError, match=r"thinc.Optimizer: .*pickle.dump\(optimizer, file\)"):
-            call(tmp_path / "x.npz", optimizer)
-    with pytest.raises(TypeError, match="one array at a time; leave opt out"):
-        optkern.Monitor().record(1.0, None, optimizer)
-    run(optimizer)
-    again = pickle.loads(pickle.dumps(optimizer))
-    assert all(map(np.array_equal, run(optimizer), run(again)))
-
-
-def test_training_the_averages_themselves_is_refused():
-    model, optimizer = tagger(), ours.Adam(0.01)
-    train(model, optimizer, batches=2)
-    with model.use_params(optimizer.averages), pytest.raises(ValueError, match="overlap"):
-        train(model, optimizer, batches=1)
-    train(model, optimizer, batches=1)
-
-
-def test_a_host_that_is_missing_or_too_old(run_python):
-    code = """
-import sys
-{change}
-try:
-    import optkern.integrations.thinc
-except ImportError as error:
-    print(error)
-"""
-    result = run_python(code.format(change="sys.modules['thinc'] = None"))
-    assert "needs thinc 8.3 or newer, which is not installed: pip install" in result.stdout
-    old = "import types; m = types.ModuleType('thinc'); m.__version__ = '8.2.5'\n"
-    result = run_python(code.format(change=old + "sys.modules['thinc'] = m"))
-    assert "needs thinc 8.3 or newer, found 8.2.5: pip install 'thinc>=8.3'" in result.stdout
-
-
-# --------------------------------------------------------------------------- configurations
-
-
-@pytest.mark.parametrize("name", [cls.__name__ for cls in optkern.optimizers.CLASSES.values()])
-def test_from_a_configuration(name):
-    config = {"@optimizers": f"optkern.{name}.v1", "learn_rate": 0.01, "L2": 0.1}
-    if name == "SGD":
-        config["grad_clip"] = 2.0
-    optimizer = api.registry.resolve({"optimizer": config})["optimizer"]
-    assert isinstance(optimizer, theirs.Optimizer) and isinstance(optimizer, ours.Optimizer)
-    run(optimizer)
-
-
-def test_a_configuration_with_a_rules_own_options_and_a_schedule():
-    schedule = {"@schedules": "constant.v1", "rate": 0.01}
-    config = {"@optimizers": "optkern.RMSprop.v1", "learn_rate": schedule, "momentum": 0.5}
-    optimizer = api.registry.resolve({"optimizer": config})["optimizer"]
-    expected = ours.Optimizer(0.01, rule="rmsprop", momentum=0.5)
-    assert all(map(np.array_equal, run(optimizer), run(expected)))
-    config["momentun"] = 0.5
-    with pytest.raises(api.ConfigValidationError, match="momentun"):
-        api.registry.resolve({"optimizer": config})
-
-
-def test_configurations_find_the_names_without_an_import():
-    """By the package's entry points, which installed or not say what is registered."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    points = project["entry-points"]["thinc_optimizers"]
-    assert set(points) == {
-        f"optkern.{cls.__name__}.v1" for cls in optkern.optimizers.CLASSES.values()
-    }
-    for name, where in points.items():
-        module, _, function = where.partition(":")
-        assert module == ours.__name__
-        assert api.registry.optimizers.get(name) is getattr(ours, function)
-
-
-def test_an_installed_package_is_found_in_a_fresh_process(run_python):
-    """By the registry of thinc alone, which reads the entry points of what is installed."""
-    try:
-        importlib.metadata.distribution("optkern")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("needs optkern installed as a distribution: pip install .")
-    code = """
-import sys
-from thinc.api import registry
-assert not any(name.startswith("optkern") for name in sys.modules)
-config = {"@optimizers": "optkern.Lion.v1", "learn_rate": 0.01}
-print(registry.resolve({"optimizer": config})["optimizer"])
-found = registry.optimizers.get_entry_points()
-print(*sorted(name for name in found if name.startswith("optkern.")))
-"""
-    result = run_python(code)
-    assert result.returncode == 0, result.stderr
-    first, names = result.stdout.splitlines()
-    assert first == "Optimizer(lion, 0 arrays so far)"
-    classes = optkern.optimizers.CLASSES.values()
-    assert names.split() == sorted(f"optkern.{cls.__name__}.v1" for cls in classes)
-
-
-# --------------------------------------------------------------------------- Ops
-
-
-def test_ops_adam_is_thincs():
-    numbers = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "learn_rate": 0.03}
-    results = []
-    for ops in (api.NumpyOps(), ours.Ops()):
-        w, g, m, v = arrays((1003,), count=4)
-        v = abs(v)
-        for k in range(5):
-            g += arrays((1003,), seed=k)[0]
-            back = ops.adam(w, g, m, v, **numbers)
-            assert all(a is b for a, b in zip(back, (w, g, m, v), strict=True)) and not g.any()
-        results.append([w, m, v])
-    assert_close(results[1], results[0])
-
-
-def test_ops_by_name():
-    with api.use_ops("optkern"):
-        assert isinstance(api.get_current_ops(), ours.Ops)
-        model = api.Linear(2, 3).initialize()
-    assert isinstance(model.ops, ours.Ops)
-    assert not isinstance(api.get_current_ops(), ours.Ops)
-
-
-def test_accelerate(monkeypatch):
-    calls = []
-    adam = ours.Ops.adam
-    monkeypatch.setattr(ours.Ops, "adam", lambda *args: calls.append(1) or adam(*args))
-    plain = train(tagger(), theirs.Adam(0.01))
-    assert not calls
-    with ours.accelerate(), ours.accelerate():
-        fast = train(tagger(), theirs.Adam(0.01))
-    assert len(calls) == 20 * len(plain)
-    assert_close(fast, plain, rtol=1e-3, atol=2e-5)
-    assert theirs.get_array_ops is get_array_ops
-
-
-def test_accelerate_ends_with_an_error_and_holds_in_its_own_thread():
-    seen = []
-
-    def look():
-        seen.append(type(theirs.get_array_ops(X)))
-
-    with pytest.raises(ZeroDivisionError), ours.accelerate():
-        look()
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join()
-        raise ZeroDivisionError
-    look()
-    assert seen == [ours.Ops, api.NumpyOps, api.NumpyOps]
-    assert theirs.get_array_ops is get_array_ops
-
-
-# --------------------------------------------------------------------------- curvature
-
-CASES = {
-    "classes": (network, X, Y, None),
-    "labels": (network, X, Y.argmax(axis=1).tolist(), api.CategoricalCrossentropy()),
-    "smoothed": (
-        network, X, Y.argmax(axis=1).tolist(), api.CategoricalCrossentropy(label_smoothing=0.1),
-    ),
-    "sequences": (tagger, SENTENCES, TAGS, None),
-    "regression": (regressor, X, T, api.L2Distance()),
-    "sum": (regressor, X, T, api.L2Distance(normalize=False)),
-    "cosine": (regressor, X, T, api.CosineDistance()),
-    "own": (
-        regressor, X, T, lambda g, t: ((g - t) ** 3 / len(g), 0.25 * ((g - t) ** 4).sum() / len(g)),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_objective(case):
-    make, inputs, truths, loss = CASES[case]
-    model = make()
-    at = ours.objective(model, inputs, truths, loss, L2=0.3)
-    pieces = ours.objective(model, inputs, truths, loss, L2=0.3, batch_size=7)
-    x, value, grad = at
-    assert all(a.dtype == np.float64 for a in x)
-    assert all(map(np.array_equal, x, weights(model)))
-    # Where it comes some layers are zeros, and those below them have no gradient.
-    generator = np.random.default_rng(1)
-    x = [a + 0.2 * generator.standard_normal(a.shape) for a in x]
-    assert value(x) == pytest.approx(pieces.loss(x), rel=1e-12)
-    gradient = grad(x)
-    for a, b in zip(gradient, pieces.grad(x), strict=True):
-        assert a.dtype == np.float64 and a.any()
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
-    for i, g in enumerate(gradient):
-        along = [generator.standard_normal(a.shape) * (k == i) for k, a in enumerate(x)]
-        h = 1e-6
-        up, down = ([a + s * h * d for a, d in zip(x, along, strict=True)] for s in (1, -1))
-        slope = float(np.vdot(g, along[i]))
-        assert (value(up) - value(down)) / (2 * h) == pytest.approx(slope, rel=1e-4, abs=1e-8)
-
-
-def test_objective_is_what_training_descends():
-    """Its gradient is what thinc accumulates for a full batch."""
-    model = tagger()
-    guesses, backprop = model.begin_update(SENTENCES)
-    backprop(api.SequenceCategoricalCrossentropy().get_grad(guesses, TAGS))
-    expected = [n.get_grad(name) for n in model.walk() for name in n.grad_names]
-    x, _, grad = ours.objective(model, SENTENCES, TAGS)
-    for a, b in zip(grad(x), expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
-
-
-def test_objective_does_not_touch_the_model():
-    model = network()
-    guesses, backprop = model.begin_update(X)
-    backprop(guesses - Y)
-    before = model.to_bytes(), {k: g.copy() for k, (_, g) in model.get_gradients().items()}
-    kept = weights(model)
-    x, loss, grad = ours.objective(model, X, Y)
-    for a in x:
-        a += 1.0
-    loss(x), grad(x)
-    assert model.to_bytes() == before[0]
-    assert all(a is b for a, b in zip(weights(model), kept, strict=True))
-    for key, (_, g) in model.get_gradients().items():
-        assert np.array_equal(g, before[1][key])
-    dropouts = [n.attrs["dropout_rate"] for n in model.walk() if "dropout_rate" in n.attrs]
-    assert 0.2 in dropouts
-
-
-def single():
-    """A layer that gives float32 whatever it gets."""
-
-    def forward(model, inputs, is_train):
-        tanh = np.tanh(inputs, dtype="f", casting="same_kind")
-        return tanh, lambda d: d * (1 - tanh**2)
-
-    return api.Model("single", forward)
-
-
-@pytest.mark.parametrize("middle", ("Relu", "Mish", "Gelu", "HardSwish", "Maxout", "residual"))
-def test_layers_of_float32_alone_give_float32(middle):
-    model = network()
-    layer = api.residual(api.Mish(9, 9)) if middle == "residual" else getattr(api, middle)(9, 9)
-    model.layers[1:1] = [single(), layer.initialize()]
-    x, loss, grad = ours.objective(model, X, Y)
-    assert all(a.dtype == np.float32 for a in x)
-    assert loss(x) > 0 and all(g.dtype == np.float32 for g in grad(x))
-
-
-def test_parameters_without_a_gradient_are_no_part_of_the_point():
-    def forward(model, inputs, is_train):
-        return inputs * model.get_param("scale"), lambda d: d * model.get_param("scale")
-
-    model = network()
-    model.layers.insert(0, api.Model("scaled", forward, params={"scale": np.full(6, 2.0, "f")}))
-    x, _, _ = ours.objective(model, X, Y)
-    assert len(x) == len(weights(model)) - 1
-    frozen = api.chain(model.layers[0], api.softmax_activation())
-    with pytest.raises(ValueError, match="no parameter of the model gets a gradient"):
-        ours.objective(frozen, X[:, :3].repeat(2, axis=1), Y.repeat(2, axis=1) / 2)
-
-
-def test_a_gradient_that_is_none_is_refused():
-    """thinc's LSTM gives no gradient of its output: differences say so, in thinc 8.3 and 9.1."""
-    api.fix_random_seed(0)
-    sequences, truths = [X[:5], X[5:12], X[12:15]], [Y[:5], Y[5:12], Y[12:15]]
-    lstm = api.with_padded(api.LSTM(4, 6, depth=1))
-    model = api.chain(lstm, api.with_array(api.Softmax(3, 4))).initialize(sequences, truths)
-    with pytest.raises(ValueError, match="does not give the gradient of its value"):
-        ours.objective(model, sequences, truths)
-
-
-@pytest.mark.parametrize("passed", (0.0, 0.5))
-@pytest.mark.parametrize("layers", ((), (single,)), ids=("float64", "float32"))
-def test_a_layer_that_stops_the_gradient_is_refused(layers, passed):
-    """Along what is left of the gradient the loss rises as it says."""
-    stop = api.Model(
-        "stop", lambda model, inputs, is_train: (inputs, lambda d: d * np.float32(passed))
-    )
-    api.fix_random_seed(0)
-    model = api.chain(api.Mish(9, 6), *(make() for make in layers), stop, api.Softmax(3, 9))
-    words = "along a direction of W of mish the value rises by .*the gradient says"
-    with pytest.raises(ValueError, match=words):
-        ours.objective(model.initialize(), X, Y)
-
-
-def saddle():
-    """Two linear layers of zeros that give the mean: no gradient, and two directions go down."""
-    model = api.chain(api.Linear(2, 6), api.Linear(2, 2)).initialize()
-    for w in weights(model):
-        w[...] = 0
-    model.layers[1].set_param("b", T.mean(axis=0, dtype=float))
-    return model
-
-
-def test_objective_judges_a_saddle_and_leaves_it():
-    x, loss, grad = ours.objective(saddle(), X, T.astype(float), api.L2Distance())
-    verdict = curvature.classify(x, grad=grad, loss=loss)
-    assert verdict.kind == "saddle", verdict
-    before = loss(x)
-    assert curvature.escape(x, verdict, loss=loss, grad=grad).moved
-    assert loss(x) < 0.99 * before
-
-
-def test_diagnose_takes_an_objective():
-    monitor = optkern.Monitor()
-    for _ in range(40):
-        monitor.record(0.5)
-    x, loss, grad = ours.objective(saddle(), X, T.astype(float), api.L2Distance())
-    assert monitor.diagnose(x, grad=grad, loss=loss).kind == "saddle"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
-        ((None, X, Y), TypeError, "model must be a thinc Model, got NoneType"),
-        ((api.Softmax(3, 6), X, Y), ValueError, "W of softmax is not set: initialize first"),
-        ((network(), X, Y[:5]), ValueError, "X and Y must be of one length > 0, got 60 and 5"),
-        ((network(), X[:0], Y[:0]), ValueError, "X and Y must be of one length > 0"),
-        ((network(), X, Y, "mse"), TypeError, "loss must be a loss of thinc.*got str"),
-        ((network(), X, None), TypeError, "Y must be an array or a list, got NoneType"),
-        ((network(), X, Y, lambda g, t: 3), TypeError, "loss must give a tuple .*got int"),
-        ((network(), X * np.nan, Y), ValueError, "the loss is nan .*must be finite"),
-        (
-            (network(), X, np.ones((60, 1), "f"), api.L2Distance()),  # which NumPy would broadcast
-            ValueError,
-            "Y must have the shape that the model gives",
-        ),
-        (
-            (api.chain(api.Linear(3, 6), api.Logistic()).initialize(), X, Y),
-            ValueError,
-            "does not give the gradient of its value.*needs a Softmax",
-        ),
-    ],
-)
-def test_objective_refuses(arguments, error, words):
-    with pytest.raises(error, match=words):
-        ours.objective(*arguments)
-
-
-@pytest.mark.parametrize("batch_size", (0, -1, 1.5, "all", None))
-def test_objective_refuses_a_batch_of(batch_size):
-    with pytest.raises((TypeError, ValueError), match="batch_size must be an integer >= 1, got"):
-        ours.objective(network(), X, Y, batch_size=batch_size)
-
-
-def test_negated_classes_descend_no_function():
-    loss = api.CategoricalCrossentropy(names=["a", "b", "c"], neg_prefix="!")
-    truths = ["a", "!b", "c"] * 20
-    with pytest.raises(ValueError, match="neg_prefix descends no function"):
-        ours.objective(network(), X, truths, loss)

@@ -141,21 +141,7 @@ def test_interrupted_at_some_lines(name):
 
 
 def lines_of(act):
-    count = [0]
-
-    def trace(frame, event, arg):
-        if not frame.f_code.co_filename.startswith(WHERE):
-            return None
-        count[0] += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return count[0]
+    return interruption.lines_of(act, WHERE)
 
 
 def test_what_the_inner_optimizer_resets_is_shown():

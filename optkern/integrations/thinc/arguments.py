@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ... import optimizers
 from ...kernels.names import got, meant
 from ...optimizers import CLASSES
-from ...rules import VOCABULARY, Domain, Real, Rule
+from ...rules import VOCABULARY, Domain, Numbers, Real, Rule
 from .._host import AMOUNT, DECAY, checked
 from . import library
 
@@ -63,8 +64,18 @@ def options_of(rule: Rule) -> dict[str, Any]:
 
 
 def may_be_scheduled(rule: Rule, option: str) -> bool:
-    """Tell whether an option of a rule is a number, which a schedule may give."""
-    return isinstance(rule.domain(option), Real)
+    """Tell whether an option of a rule is a number, or some together, which a schedule may give."""
+    return isinstance(rule.domain(option), (Real, Numbers))
+
+
+def schedule_of(rule: Rule, option: str, value: Any) -> Any:
+    """Give what says an option of numbers step by step, as thinc takes it: also of a value."""
+    lone = isinstance(rule.domain(option), Real)  # of which alone thinc makes constants
+    return hosted(value if lone or is_schedule(rule, option, value) else partial(_always, value))
+
+
+def _always(value: Any, step: int) -> Any:
+    return value
 
 
 def checked_class(
@@ -84,16 +95,18 @@ def checked_class(
             raise TypeError(f"Optimizer: unknown option {option!r}; {_meant(option, name, known)}")
     if cls is None:
         return None
-    scheduled = [
-        k for k, v in options.items() if may_be_scheduled(cls.rule, k) and not is_number(v)
-    ]
-    cls(np.zeros(1), **{k: _half if k in scheduled else v for k, v in options.items()})
+    # A default stands for a schedule.
+    given = {k: known[k] if is_schedule(cls.rule, k, v) else v for k, v in options.items()}
+    cls(np.zeros(1), **given)
     return cls
 
 
-def _half(step: int) -> float:
-    """Stand for a schedule: within the domain of any number."""
-    return 0.5
+def is_schedule(rule: Rule, option: str, value: Any) -> bool:
+    """Tell whether an option's value is none itself, but says one at each step."""
+    together = isinstance(rule.domain(option), Numbers) and isinstance(value, list)
+    if together and not any(isinstance(x, (list, tuple)) for x in value):
+        return False  # numbers that are one value
+    return may_be_scheduled(rule, option) and not is_number(value)
 
 
 def _meant(option: str, rule: str | None, known: dict[str, Any]) -> str:

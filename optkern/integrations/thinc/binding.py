@@ -48,6 +48,7 @@ class BoundArray:
         """Give the engine a hyperparameter, where the rule has it, or an option."""
         if self.values.get(name, self) == value:
             return
+        self.values.pop(name, None)  # not known while it is being told
         if name in OPTIONS:
             self.plan.set_option(name, value)
         elif name in self.rule.hyperparameters:

@@ -7,8 +7,10 @@
    the kernel's decay, and a smaller rate.
 3. thinc clips at ``norm >= grad_clip``, by their quotient; the engine's own clipping is torch's,
    which adds 1e-6 to the norm. So the norm is taken here, and its share goes into the pass.
-4. L2 that is added to the gradient is clipped along with it in thinc; where both are on, it is a
-   pass of its own.
+4. L2 that is added to the gradient is clipped along with it in thinc. The kernel adds it after the
+   clipping: a share of it that is as much smaller as the gradient gets.
+5. The pass counts in the plan, and nr_update follows whatever comes in between: an interrupt at any
+   line leaves an array, its state and its count as they were, or a step on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels import buffers
+from ...kernels.atomic import followed
 from ...kernels.threads import as_num_threads
 from ...optimizers import CLASSES, no_attribute
 from ...rules import VOCABULARY, Rule
@@ -27,9 +30,9 @@ from .arguments import (
     NUMBERS,
     checked_class,
     checked_number,
-    hosted,
     may_be_scheduled,
     refuse_unheard,
+    schedule_of,
     takes_betas,
 )
 from .binding import THINCS, BoundArray, check_companion, excess, label_of, zeros_like
@@ -128,7 +131,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         self._fixed = {k: v for k, v in options.items() if not self._is_scheduled(k)}
         self._scheduled = tuple(k for k in options if self._is_scheduled(k))
         for name in self._scheduled:
-            self._set_attr_or_schedule(name, hosted(options[name]))
+            self._set_attr_or_schedule(name, schedule_of(self._cls.rule, name, options[name]))
         self._state: dict[str, dict[Key, np.ndarray]] = {}
         self._counts: dict[Key, tuple[int, float]] = {}
         self._bound: dict[Key, BoundArray] = {}
@@ -188,20 +191,27 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         grad_clip = self._number("grad_clip", key)
         if lr_scale != 1.0:
             lr *= checked("Optimizer", "lr_scale", AMOUNT, lr_scale)
-        if L2 and not self.L2_is_weight_decay and grad_clip:
-            bound.set("lr", lr)
+        times = 1.0
+        if grad_clip and L2 and not self.L2_is_weight_decay:
             bound.plan.check((gradient,))
-            gradient += L2 * weights
-            L2 = 0.0
-        self._set_rates(bound, lr, L2)
+            times = excess(gradient + L2 * weights, grad_clip)
+        elif grad_clip:
+            times = excess(gradient, grad_clip)
+        self._set_rates(bound, lr, L2 if self.L2_is_weight_decay else L2 / times)
         count = self.nr_update[key] + 1
         if bound.average is not None:
             bound.set("ema_decay", min((1.0 + count) / (10.0 + count), 0.9999))
-        bound.set("grad_scale", excess(gradient, grad_clip) if grad_clip else 1.0)
-        bound.plan.step((gradient,), self._num_threads)
-        self.nr_update[key] = count
-        if bound.average is not None:
-            self.averages[key] = bound.average
+        bound.set("grad_scale", times)
+        steps = bound.plan.steps
+        before = steps[0]
+
+        def tell() -> None:
+            if steps[0] != before:
+                self.nr_update[key] = count
+                if bound.average is not None:
+                    self.averages[key] = bound.average
+
+        followed(tell, bound.plan.step, (gradient,), self._num_threads)
         return weights, gradient
 
     def _set_rates(self, bound: BoundArray, lr: float, L2: float) -> None:
