@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import inspect
@@ -30,13 +29,13 @@ import numpy as np
 
 from ..kernels.names import brief, one_of, spell_names, spelled, words
 from ..optimizers import CLASSES, Optimizer, no_attribute
+from ._begun import HEIRS, continue_from, moments
 from ._carried import carry
 from ._host import AMOUNT, FINITE, Objective, checked, host
+from ._mlp_loss import Total, targets
 
 MINIMUM = "1.7"
 _SCHEDULES = ("constant", "invscaling", "adaptive")
-# Rows that go through the network at a time where all the data is summed over.
-_ROWS = 4096
 
 
 def _sklearn(module: str) -> ModuleType:
@@ -144,6 +143,21 @@ class MLPOptimizer:
             self._optimizer.rebind(list(params))
             self._bound = tuple(params)
         return self._optimizer
+
+    def begin_with(self, network: Any, steps: int, entries: Sequence[dict[str, Any]]) -> None:
+        """Take over a network's arrays and what another optimizer has kept of them."""
+        params = [*network.coefs_, *network.intercepts_]
+        self._optimizer = continue_from(self._made(params), steps, entries)
+        self._bound, self._network = tuple(params), weakref.ref(network)
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the arguments but for the rule."""
+        own = {"lr": self.lr, "schedule": self.schedule, "power_t": self.power_t}
+        return {**own, **self.options}
+
+    def alike(self, other: MLPOptimizer) -> bool:
+        """Return whether another one was made with the same arguments."""
+        return self.rule == other.rule and self.numbers() == other.numbers()
 
     @property
     def learning_rate(self) -> float:
@@ -270,8 +284,9 @@ class accelerate(ContextDecorator):
     scikit-learn's to rounding in float64; in float32 they differ as two orders of summation do.
     It may be nested and used again. It holds for fits in the calling thread and in what joblib
     sends from there, as in ``GridSearchCV(n_jobs=2)``; a fit in any other thread warns that it is
-    scikit-learn's. It is a decorator too, for fits that run anywhere, other processes included: a
-    class with ``fit = accelerate()(MLPClassifier.fit)``.
+    scikit-learn's. `partial_fit` of a model that has begun to train goes on with its moments in the
+    solver's own rule (or ``"adamw"`` after Adam). It is a decorator too, for fits that run
+    anywhere, other processes included: a class with ``fit = accelerate()(MLPClassifier.fit)``.
 
     Parameters
     ----------
@@ -293,8 +308,8 @@ class accelerate(ContextDecorator):
     Warns
     -----
     RuntimeWarning
-        By a ``fit`` that trains as if this were not there: with ``solver="lbfgs"``, or in a thread
-        that is not joblib's.
+        By a ``fit`` that trains as if this were not there: with ``solver="lbfgs"``, in a thread
+        that is not joblib's, or by `partial_fit` of a model that has begun with another rule.
     """
 
     def __init__(self, rule: str | None = None, **settings: Any) -> None:
@@ -318,6 +333,11 @@ class accelerate(ContextDecorator):
         if self.rule is None:
             return MLPOptimizer(solver, **{**own, **self.settings})
         return MLPOptimizer(self.rule, **{"lr": own["lr"], **self.settings})
+
+    def asked(self) -> str:
+        """Return the arguments as they were written."""
+        rule = [repr(self.rule)] if self.rule is not None else []
+        return ", ".join([*rule, *(f"{name}={value!r}" for name, value in self.settings.items())])
 
     def __enter__(self) -> accelerate:
         global _entered
@@ -361,8 +381,18 @@ def _exchange(module: ModuleType) -> None:
         _refuse_lbfgs(type(self).__name__)
         return fit_lbfgs(self, *args, **kwargs)
 
-    network._fit_lbfgs = refusing
-    _undo.append(functools.partial(setattr, network, "_fit_lbfgs", fit_lbfgs))
+    fit_stochastic = network._fit_stochastic
+
+    @functools.wraps(fit_stochastic)
+    def taking_over(self: Any, *args: Any, **kwargs: Any) -> Any:
+        incremental = inspect.signature(fit_stochastic).bind(self, *args, **kwargs)
+        if incremental.arguments.get("incremental") and hasattr(self, "_optimizer"):
+            _go_on(self, module)
+        return fit_stochastic(self, *args, **kwargs)
+
+    for name, function in (("_fit_lbfgs", refusing), ("_fit_stochastic", taking_over)):
+        _undo.append(functools.partial(setattr, network, name, getattr(network, name)))
+        setattr(network, name, function)
     _undo.append(carry(importlib.import_module("joblib"), _innermost))
 
 
@@ -378,15 +408,69 @@ def _refuse_lbfgs(model: str) -> None:
         return
     what = f"solver='lbfgs' of this {model} has no update step"
     if own.rule is not None or own.settings:
-        asked = [repr(own.rule)] if own.rule is not None else []
-        asked += [f"{name}={value!r}" for name, value in own.settings.items()]
         raise ValueError(
-            f"accelerate({', '.join(asked)}): {what} that could take it; use solver='adam' or "
+            f"accelerate({own.asked()}): {what} that could take it; use solver='adam' or "
             "'sgd', or fit this model outside the context"
         )
-    warnings.warn(
-        f"accelerate: {what}; this fit is scikit-learn's own", RuntimeWarning, stacklevel=5
+    _warn(f"accelerate: {what}; this fit is scikit-learn's own")
+
+
+def _go_on(model: Any, module: ModuleType) -> None:
+    """Take over what a model has begun with, or warn that `partial_fit` keeps it."""
+    own, found = _innermost(), model._optimizer
+    known = [
+        (solver, translated)
+        for name, (solver, translated) in _SOLVERS.items()
+        if isinstance(found, getattr(module, name).args[0])
+    ]
+    if own is None:
+        if known:
+            _warn_elsewhere()
+        return
+    if isinstance(found, MLPOptimizer):
+        asked = own.rule is not None or own.settings
+        if asked and not found.alike(own.optimizer(found.rule, found.numbers())):
+            _warn_kept(own, found)
+    elif known:
+        solver, translated = known[0]
+        if own.rule in (None, *HEIRS[solver]):
+            names = inspect.signature(translated).parameters
+            numbers = translated(**{name: getattr(found, name) for name in names})
+            new = own.optimizer(solver, numbers)
+            new.begin_with(model, *moments(solver, found))
+            if solver == "sgd" and not {"lr", "schedule"} & set(own.settings):
+                new.learning_rate = found.learning_rate
+            model._optimizer = new
+        else:
+            _warn_kept(own, found)
+
+
+def _warn_kept(own: accelerate, found: Any) -> None:
+    what = repr(found)
+    if not isinstance(found, MLPOptimizer):
+        what = f"scikit-learn's {type(found).__name__}"
+    _warn(
+        f"accelerate({own.asked()}): partial_fit goes on with {what}, with which this model has "
+        "begun to train; to begin anew with what is asked for, set model._optimizer = "
+        f"MLPOptimizer({own.asked()}) from optkern.integrations.sklearn before partial_fit"
     )
+
+
+def _warn_elsewhere() -> None:
+    _warn(
+        "accelerate: optkern's context is open in another thread and does not hold in this "
+        "one; this fit is scikit-learn's own. Open it here, or give the model a class with "
+        "fit = accelerate()(MLPClassifier.fit)"
+    )
+
+
+def _warn(message: str) -> None:
+    """Warn who has called scikit-learn."""
+    frame, depth = sys._getframe(1), 3
+    own = ("sklearn.", "optkern.")
+    while frame.f_back is not None and frame.f_back.f_globals.get("__name__", "").startswith(own):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=depth)
 
 
 def _made(
@@ -400,13 +484,7 @@ def _made(
     """Make the optimizer of one fit: optkern's where the calling thread has asked for it."""
     own = _innermost()
     if own is None:
-        warnings.warn(
-            "accelerate: optkern's context is open in another thread and does not hold in this "
-            "one; this fit is scikit-learn's own. Open it here, or give the model a class with "
-            "fit = accelerate()(MLPClassifier.fit)",
-            RuntimeWarning,
-            stacklevel=5,
-        )
+        _warn_elsewhere()
         return original(params, *args, **kwargs)
     return own.optimizer(solver, translated(*args, **kwargs))
 
@@ -456,77 +534,9 @@ def objective(model: Any, X: Any, y: Any) -> Objective:
         raise ValueError(
             f"objective: X must have the model's {model.n_features_in_} features, got {X.shape[1]}"
         )
-    over = _Total(model, X, _targets(model, y, X.shape[0]))
+    over = Total(model, X, targets(model, y, X.shape[0]))
     x = [np.array(a, np.float64) for a in (*model.coefs_, *model.intercepts_)]
     return Objective(x, over.loss, over.grad)
-
-
-def _targets(model: Any, y: Any, rows: int) -> np.ndarray:
-    """y as the network's outputs: one column each."""
-    y = np.asarray(y)
-    y = y.ravel() if y.shape == (rows, 1) else y
-    if y.shape[:1] != (rows,):
-        raise ValueError(f"objective: y must have X's {rows} rows, got shape {y.shape}")
-    if hasattr(model, "classes_"):
-        if y.ndim == 1 and not np.isin(y, model.classes_).all():
-            unknown = y[~np.isin(y, model.classes_)][0]
-            raise ValueError(f"objective: y holds {unknown!r}, not one of the model's classes")
-        y = model._label_binarizer.transform(y)
-    try:
-        y = y.reshape(rows, -1).astype(np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"objective: y must hold numbers, got {y.dtype}") from None
-    if not np.isfinite(y).all():
-        raise ValueError("objective: y holds NaN or inf")
-    if y.shape[1] != model.n_outputs_:
-        raise ValueError(
-            f"objective: y must have the model's {model.n_outputs_} outputs, got {y.shape[1]}"
-        )
-    return y
-
-
-class _Total:
-    """The loss of a network summed over all rows, a few thousand at a time."""
-
-    def __init__(self, model: Any, X: Any, y: np.ndarray) -> None:
-        self.network = copy.copy(model)
-        self.network.alpha = 0.0  # the penalty is added once
-        self.shapes = [a.shape for a in (*model.coefs_, *model.intercepts_)]
-        self.X, self.y = X, y
-        self.outputs = model.n_outputs_ if model.loss == "squared_error" else 1
-        n = X.shape[0]
-        batch = n
-        if model.solver != "lbfgs":
-            batch = min(200 if model.batch_size == "auto" else model.batch_size, n)
-        self.decay = model.alpha * -(-n // batch) / n
-
-    def __call__(self, x: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-        network, n = self.network, self.X.shape[0]
-        if [np.shape(a) for a in x] != self.shapes:
-            raise ValueError(
-                f"objective: x must be a list of arrays of the shapes {self.shapes}, "
-                f"got {[np.shape(a) for a in x]}"
-            )
-        layers = len(x) // 2
-        network.coefs_, network.intercepts_ = list(x[:layers]), list(x[layers:])
-        loss = self.decay / 2 * sum(float(np.vdot(w, w)) for w in network.coefs_)
-        grads = [self.decay * w for w in network.coefs_]
-        grads += [np.zeros_like(b) for b in network.intercepts_]
-        for first in range(0, n, _ROWS):
-            X, y = self.X[first : first + _ROWS], self.y[first : first + _ROWS]
-            share = len(y) / n
-            lists: list[list[Any]] = [[None] * layers for _ in range(3)]
-            part, *own = network._backprop(X, y, None, [X] + [None] * layers, *lists)
-            loss += share * self.outputs * float(part)
-            for total, piece in zip(grads, own[0] + own[1]):
-                total += share * piece
-        return loss, grads
-
-    def loss(self, x: list[np.ndarray]) -> float:
-        return self(x)[0]
-
-    def grad(self, x: list[np.ndarray]) -> list[np.ndarray]:
-        return self(x)[1]
 
 
 spell_names(__name__)
