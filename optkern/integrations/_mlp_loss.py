@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 
-# Rows that go through the network at a time where all the data is summed over.
-_ROWS = 4096
-
 
 def targets(model: Any, y: Any, rows: int) -> np.ndarray:
-    """y as the network's outputs: one column each."""
+    """Return y as the network's outputs: one column each."""
     y = np.asarray(y)
     y = y.ravel() if y.shape == (rows, 1) else y
     if y.shape[:1] != (rows,):
@@ -36,9 +33,10 @@ def targets(model: Any, y: Any, rows: int) -> np.ndarray:
 
 
 class Total:
-    """The loss of a network summed over all rows, a few thousand at a time."""
+    """The loss of a network summed over all rows, so many at a time."""
 
-    def __init__(self, model: Any, X: Any, y: np.ndarray) -> None:
+    def __init__(self, model: Any, X: Any, y: np.ndarray, rows: int) -> None:
+        self.rows = rows
         self.network = copy.copy(model)
         self.network.alpha = 0.0  # the penalty is added once
         self.shapes = [a.shape for a in (*model.coefs_, *model.intercepts_)]
@@ -62,8 +60,8 @@ class Total:
         loss = self.decay / 2 * sum(float(np.vdot(w, w)) for w in network.coefs_)
         grads = [self.decay * w for w in network.coefs_]
         grads += [np.zeros_like(b) for b in network.intercepts_]
-        for first in range(0, n, _ROWS):
-            X, y = self.X[first : first + _ROWS], self.y[first : first + _ROWS]
+        for first in range(0, n, self.rows):
+            X, y = self.X[first : first + self.rows], self.y[first : first + self.rows]
             share = len(y) / n
             lists: list[list[Any]] = [[None] * layers for _ in range(3)]
             part, *own = network._backprop(X, y, None, [X] + [None] * layers, *lists)

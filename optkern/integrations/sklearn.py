@@ -35,6 +35,8 @@ from ._host import AMOUNT, FINITE, Objective, checked, host
 from ._mlp_loss import Total, targets
 
 MINIMUM = "1.7"
+# Rows that go through the network at a time where all the data is summed over.
+_ROWS = 4096
 _SCHEDULES = ("constant", "invscaling", "adaptive")
 
 
@@ -534,7 +536,7 @@ def objective(model: Any, X: Any, y: Any) -> Objective:
         raise ValueError(
             f"objective: X must have the model's {model.n_features_in_} features, got {X.shape[1]}"
         )
-    over = Total(model, X, targets(model, y, X.shape[0]))
+    over = Total(model, X, targets(model, y, X.shape[0]), _ROWS)
     x = [np.array(a, np.float64) for a in (*model.coefs_, *model.intercepts_)]
     return Objective(x, over.loss, over.grad)
 
