@@ -11,6 +11,8 @@ from libc.string cimport memcmp
 
 from numpy import bool_, complexfloating
 
+from optkern.kernels.names import check_keywords
+
 cnp.import_array()
 
 cdef enum:
@@ -91,7 +93,7 @@ cdef class Recorder:
     cdef public object _given  # the opt that was checked last, and the form of its gradients
     cdef public object _known
 
-    def record(self, loss, grads=None, opt=None, val_loss=None):
+    def record(self, loss=None, grads=None, opt=None, val_loss=None, **misspelt):
         """Note one step, after it was taken.
 
         Parameters
@@ -110,6 +112,8 @@ cdef class Recorder:
             For a loss that is no real number, an opt that is none of optkern's, and grads that its
             ``step`` would refuse. What is refused is not recorded.
         """
+        if misspelt:
+            check_keywords("Monitor.record", misspelt, ("loss", "grads", "opt", "val_loss"))
         cdef Py_ssize_t count = len(self._losses)
         cdef double value = loss if isinstance(loss, float) else real("loss", loss)
         if opt is not None and (

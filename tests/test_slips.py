@@ -19,6 +19,7 @@ import optkern
 from optkern import curvature, schedules, solvers
 from optkern.curvature import landscape
 from optkern.integrations import cs231n, dl_from_scratch, evolution_strategies
+from optkern.integrations.sklearn import MLPOptimizer, accelerate
 
 ROOT = str(Path(optkern.__file__).parent)
 A = np.diag([1.0, -2.0, 3.0])
@@ -59,7 +60,9 @@ def public():
     found |= {f"reference.{r.name}": getattr(optkern.reference, r.name) for r in optkern.RULES}
     methods = (
         *(optkern.Monitor.diagnose, optkern.LBFGS.step, optkern.SAM.step, schedules.Step.clamp),
-        *(optkern.NewtonLanczos.step, curvature.Null.project),
+        *(optkern.NewtonLanczos.step, curvature.Null.project, optkern.Monitor().record),
+        *(getattr(optkern.Adam, name) for name in ("rebind", "reset", "load_state_dict")),
+        optkern.Adam.add_param_group,
     )
     return found | {method.__qualname__: method for method in methods}
 
@@ -323,6 +326,27 @@ def test_a_wrong_argument_is_refused_in_a_sentence_or_taken(name, what, tmp_path
             assert str(error).count(" ") >= 3, said
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_what_nothing_knows_is_never_taken(name, tmp_path):
+    """Not either where another argument makes it idle: it would be in the call that counts."""
+    function, given = CALLS[name]
+    if name in ("save", "load"):
+        given = {**given, "path": tmp_path / "run.npz"}
+        optkern.save(given["path"], stepped())
+    if name == "escape":
+        given = {**given, "by": "direction", "radius": None}
+    for key in given:
+        with pytest.raises((TypeError, ValueError)):
+            function(**{**given, key: Odd()})
+
+
+@pytest.mark.parametrize("keyword", ["schedul", "powert", "rul", "weight_deccay"])
+def test_accelerate_says_what_its_own_keywords_are(keyword):
+    for call in (accelerate, MLPOptimizer):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument.*did you mean [a-z]+"):
+            call(**{keyword: 1})
+
+
 def public_modules():
     """Every module that a user may ask for a name, with one that it has."""
     integrations = [x.name for x in pkgutil.iter_modules(optkern.integrations.__path__)]
@@ -404,6 +428,8 @@ WORDS = {
     "method": (lambda: curvature.trace(lambda v: v, 3, method="hutchinsn"), "hutchinson"),
     "by": (lambda: curvature.escape(ONES, None, by="directon"), "direction"),
     "directions": (lambda: curvature.null(np.ones((3, 2)), ["translatons"]), "translations"),
+    "dtype": (lambda: curvature.lanczos(A, dtype="flaot32"), "float32"),
+    "schedule": (lambda: MLPOptimizer(schedule="invscalin"), "invscaling"),
     "mode": (lambda: schedules.Plateau(1e-3, mode="mn"), "min"),
     "anneal_strategy": (
         lambda: schedules.OneCycle(1e-3, total_steps=3, anneal_strategy="coss"), "cos",
@@ -419,7 +445,9 @@ WORDS = {
 @pytest.mark.parametrize("option", WORDS)
 def test_a_misspelt_word(option):
     call, right = WORDS[option]
-    with pytest.raises((ValueError, KeyError), match=rf"did you mean '?{right}'?( or|\?)"):
+    with pytest.raises(
+        (ValueError, KeyError, TypeError), match=rf"did you mean '?{right}'?( or|\?)"
+    ):
         call()
 
 

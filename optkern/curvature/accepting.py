@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import buffers
-from ..kernels.names import brief
+from ..kernels.names import brief, got
 from .differences import DifferenceOperator
 from .gradients import Gradient
 from .operators import NotSymmetricError, Operator, Point, StructuredOperator, unit_roundoff
@@ -26,7 +26,8 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
         What the vectors are stored in; None: the operator's own, or float64.
     """
     if dtype is not None and not _is_known(dtype):
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {brief(dtype)}")
+        came = got(dtype, ("float32", "float64"))
+        raise TypeError(f"{owner}: dtype must be float32 or float64, {came}")
     if isinstance(operator, Operator):
         _check_n(owner, n, operator.n)
         if dtype is not None and np.dtype(dtype) != operator.dtype:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..kernels.names import brief, passing_on
 from .differences import hvp_from_grad
-from .lanczos import Interval, check_callable, check_count, lanczos
+from .lanczos import Interval, check_callable, check_count, check_real, lanczos
 from .operators import Operator, Point, StructuredOperator
 from .trace import Trace, trace
 from .views import block_of, chosen
@@ -173,6 +173,8 @@ def blocks(
         if name in options:
             raise TypeError(f"{owner}: {name} is no argument here; it is one of lanczos")
     max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
+    if trace_rtol is not None:
+        trace_rtol = check_real(owner, "trace_rtol", trace_rtol, 0.0)
     wanted: list[Any] = point.structure.labels if names is None else _listed(owner, names)
     pieces = [chosen(owner, name, point) for name in wanted]
     op: Operator

@@ -17,7 +17,7 @@ from ..kernels.forms import settled
 from ..kernels.names import spelled
 from ..kernels.threads import as_num_threads
 from .consistency import contradiction
-from .differences import DifferenceOperator, as_scale
+from .differences import DifferenceOperator, as_scale, check_step
 from .escape import way_out
 from .gradients import Gradient
 from .judge import Judge
@@ -141,6 +141,7 @@ def classify(
     memory = check_count(owner, "memory", memory, 0)
     seed = check_count(owner, "seed", seed, 0)
     threads = as_num_threads(owner, num_threads)
+    step = check_step(owner, step)  # also where exact products make none
     check_callable(owner, hvp=hvp, loss=loss, callback=callback)
     gradient = Gradient(owner, grad, point)
     if point.n == 0:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.names import brief, spelled
+from ..kernels.rules import as_number
 from .gradients import GradFunction, Gradient
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
 from .part import SWALLOWED, NothingFiniteError, Part
@@ -91,6 +92,16 @@ def groups_of_like(sizes: np.ndarray) -> list[np.ndarray]:
 # --------------------------------------------------------------------------- the operator
 
 
+def check_step(owner: str, step: Any) -> float | None:
+    """Check a difference step that a user gives."""
+    if step is None:
+        return None
+    number = as_number(step)
+    if number is None or not 0 < number < math.inf:
+        raise ValueError(f"{owner}: step must be a finite number > 0, got {brief(step)}")
+    return number
+
+
 class DifferenceOperator(Operator):
     """H v = (grad(x + h v) - grad(x - h v)) / 2h.
 
@@ -128,9 +139,7 @@ class DifferenceOperator(Operator):
         super().__init__(owner, self._difference, gradient.point.n, gradient.dtype)
         self.point = gradient.point
         self.fixed = step is not None
-        if step is not None and not (isinstance(step, (int, float)) and 0 < step < math.inf):
-            raise ValueError(f"{owner}: step must be a finite number > 0, got {brief(step)}")
-        self.given = step or 0.0
+        self.given = check_step(owner, step) or 0.0
         self.parts = [Part(gradient, None, self._size(x_scale))]
         self.scaled = x_scale is not None
         if isinstance(x_scale, np.ndarray):

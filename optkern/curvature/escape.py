@@ -102,11 +102,11 @@ def escape(
     max_steps = check_count(owner, "max_steps", max_steps, 1)
     seed = check_count(owner, "seed", seed, 0)
     check_callable(owner, loss=loss, grad=grad)
+    if radius is not None:
+        radius = check_real(owner, "radius", radius, 0.0, math.inf, closed=False)
     if by == "noise":
         if loss is None or grad is None:
             raise TypeError(f"{owner}: by='noise' needs both loss and grad")
-        if radius is not None:
-            radius = check_real(owner, "radius", radius, 0.0, math.inf, closed=False)
         line = Line(owner, point, loss, Gradient(owner, grad, point))
         return _by_noise(line, radius, max_steps, seed)
     if loss is None and grad is None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.names import brief, one_of, spell_names, spelled, words
+from ..kernels.names import check_keywords, got, one_of, spell_names, spelled, words
 from ..optimizers import CLASSES, Optimizer, no_attribute
 from ._begun import HEIRS, continue_from, moments
 from ._carried import carry
@@ -38,6 +38,8 @@ MINIMUM = "1.7"
 # Rows that go through the network at a time where all the data is summed over.
 _ROWS = 4096
 _SCHEDULES = ("constant", "invscaling", "adaptive")
+# Keywords of MLPOptimizer that are not the rule's.
+_OWN = ("rule", "schedule", "power_t")
 
 
 def _sklearn(module: str) -> ModuleType:
@@ -97,12 +99,13 @@ class MLPOptimizer:
     ) -> None:
         if not isinstance(rule, str) or rule not in CLASSES:
             raise ValueError(f"MLPOptimizer: {words('rule', rule, CLASSES)}")
+        check_keywords(CLASSES[rule].__name__, options, [*_OWN, *_options_of(rule)])
         if callable(schedule):
             lr, schedule = schedule, None
         elif schedule is not None and not one_of(schedule, _SCHEDULES):
             raise ValueError(
                 "MLPOptimizer: schedule must be a callable step -> lr or one of "
-                f"{', '.join(_SCHEDULES)}, got {brief(schedule)}"
+                f"{', '.join(_SCHEDULES)}, {got(schedule, _SCHEDULES)}"
             )
         if callable(lr) and schedule in ("invscaling", "adaptive"):
             raise ValueError(
@@ -236,6 +239,11 @@ class MLPOptimizer:
         return f"MLPOptimizer({', '.join([repr(self.rule), *shown])})"
 
 
+def _options_of(rule: str) -> list[str]:
+    """Name the keywords of a rule's class, but for the parameters."""
+    return [name for name in inspect.signature(CLASSES[rule]).parameters if name != "params"]
+
+
 def _nobody() -> None:
     """Stand for a weak reference to no network."""
 
@@ -320,15 +328,8 @@ class accelerate(ContextDecorator):
         if rule is not None:
             MLPOptimizer(rule, **settings)
             return
-        known = {"lr", "schedule", "power_t"}
-        for solver, _ in _SOLVERS.values():
-            known |= {*inspect.signature(CLASSES[solver]).parameters} - {"params"}
-        for name in settings:
-            if name not in known:
-                raise TypeError(
-                    f"accelerate: unexpected keyword argument {name!r}, which neither solver's "
-                    f"rule takes; there are {', '.join(sorted(known))}"
-                )
+        known = [name for solver, _ in _SOLVERS.values() for name in _options_of(solver)]
+        check_keywords("accelerate", settings, dict.fromkeys([*_OWN, *known]))
 
     def optimizer(self, solver: str, own: dict[str, Any]) -> MLPOptimizer:
         """For one fit of a solver with these numbers."""

@@ -178,6 +178,23 @@ def said_of_options(message: str, parser: argparse.ArgumentParser) -> str:
     return message + f"; did you mean {' or '.join(near)}?" * bool(near)
 
 
+def check_keywords(owner: str, kwargs: Iterable[str], known: Iterable[str]) -> None:
+    """Check that keywords are known.
+
+    Raises
+    ------
+    TypeError
+        Naming ``owner`` and, of a keyword that is not there, the one that was meant.
+    """
+    known = list(known)
+    for name in kwargs:
+        if name not in known:
+            what = hint(name, known, "the arguments are") if known else "there are none"
+            if name in _IMPLEMENTATIONS:
+                what = "it chooses among torch's implementations, here there is one: leave it out"
+            raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
+
+
 def bound_arguments(
     owner: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> inspect.BoundArguments:
@@ -188,12 +205,7 @@ def bound_arguments(
     TypeError
         Naming ``owner`` and, of a keyword that is not there, the one that was meant.
     """
-    for name in kwargs:
-        if name not in signature.parameters:
-            what = hint(name, signature.parameters, "the arguments are")
-            if name in _IMPLEMENTATIONS:
-                what = "it chooses among torch's implementations, here there is one: leave it out"
-            raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
+    check_keywords(owner, kwargs, signature.parameters)
     try:
         return signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -225,16 +237,16 @@ def passing_on(
     return decorate
 
 
-def _checking(function: _Function, known: list[str]) -> _Function:
-    made = function.__name__ == "__init__"
+def _checking(function: _Function, names: list[str]) -> _Function:
+    known = frozenset(names)
+    method = next(iter(inspect.signature(function).parameters), "") == "self"
+    act = "" if function.__name__ == "__init__" else f".{function.__name__}"
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        for name in kwargs:
-            if name not in known:
-                owner = type(args[0]).__name__ if made else function.__qualname__
-                what = hint(name, known, "the arguments are") if known else "there are none"
-                raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
+        if kwargs and not known.issuperset(kwargs):
+            owner = f"{type(args[0]).__name__}{act}" if method and args else function.__qualname__
+            check_keywords(owner, kwargs, names)
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]

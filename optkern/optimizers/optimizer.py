@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..kernels import RULES
-from ..kernels.names import bound_arguments
+from ..kernels.names import bound_arguments, spelled
 from ..kernels.rules import (
     OPTIONS,
     Rule,
@@ -184,6 +184,7 @@ class Optimizer(Stepping):
             self._session.begin()
         return StateView(self._session)
 
+    @spelled
     def reset(self, names: Any = None) -> None:
         """Let moments, step counts and all other state begin as at construction.
 
@@ -221,6 +222,7 @@ class Optimizer(Stepping):
         """
         return self._session.state_dict()
 
+    @spelled
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, hyperparameters included, from copies.
 
@@ -243,6 +245,7 @@ class Optimizer(Stepping):
 
     # ----------------------------------------------------------------- other parameters
 
+    @spelled
     def rebind(self, params: ParamsLike) -> None:
         """Go on with new arrays in the parameters' places; state is kept by position or name.
 
@@ -261,6 +264,7 @@ class Optimizer(Stepping):
         """
         self._session.rebind(params)
 
+    @spelled
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Train more parameters from now on, in a group of their own.
 
