@@ -43,7 +43,7 @@ for name, operation in t.OPERATIONS.items():
         shim.arm(k)
         try:
             operation(opt, given)
-        except Exception:
+        except MemoryError:
             pass
         left = shim.remaining()
         shim.arm(0)
@@ -52,6 +52,42 @@ for name, operation in t.OPERATIONS.items():
             opt.swap_out()
         assert t.goes_on(opt) and t.whole(tmp), (name, k)
         k += stride
+"""
+
+
+SOLVERS = """
+import ctypes, sys
+import numpy as np
+import test_solvers_atomic as t
+shim, name, stride = ctypes.CDLL(None), sys.argv[1], int(sys.argv[2])
+shim.arm.argtypes, shim.remaining.restype = [ctypes.c_long], ctypes.c_long
+p = t.start()
+solver, reached = t.MAKERS[name](p), [t.vector(p)]
+options = {} if name == "SAM" else {"callback": lambda _: reached.append(t.vector(p))}
+for _ in range(2):
+    solver.step(t.problem(p), **options)
+    reached.append(t.vector(p))
+left, k, failures = 0, 1, 0
+while left == 0:
+    p = t.start()
+    solver, closure = t.MAKERS[name](p), t.problem(p)
+    shim.arm(k)
+    try:
+        for _ in range(2):
+            solver.step(closure)
+    except MemoryError:
+        failures += 1
+    left = shim.remaining()
+    shim.arm(0)
+    assert any(np.array_equal(t.vector(p), x) for x in reached), (name, k)
+    memory = solver.state_dict()
+    for s, y in zip(memory.get("s", ()), memory.get("y", ()), strict=True):
+        assert np.allclose(y, t.BENDING * s, rtol=1e-6, atol=1e-12), (name, k)
+    before = closure()[0]
+    solver.load_state_dict(memory)
+    assert solver.step(closure).value <= before, (name, k)
+    k += stride
+assert failures > 50 // stride, (name, failures)
 """
 
 
@@ -110,6 +146,17 @@ def with_failing_allocations(folder, script, *arguments):
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_kth_allocation_fails(tmp_path, stride):
     with_failing_allocations(tmp_path, SWEEP, str(tmp_path), str(stride))
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("LBFGS", 17), ("SAM", 5), ("NewtonLanczos", 101)]
+    + [pytest.param(name, 1, marks=pytest.mark.slow) for name in ("LBFGS", "fixed", "SAM")]
+    + [pytest.param("NewtonLanczos", 5, marks=pytest.mark.slow)],
+)
+def test_the_kth_allocation_of_a_solver_fails(tmp_path, name, stride):
+    """NumPy's reductions fail without a word: that is a MemoryError too."""
+    with_failing_allocations(tmp_path, SOLVERS, name, str(stride))
 
 
 def test_the_kth_allocation_of_a_function_fails(tmp_path):

@@ -64,9 +64,10 @@ def saved(tmp_path):
     return other.state_dict()
 
 
+NINTH = gradients(9)
 OPERATIONS = {
     "construct": lambda opt, more: optkern.Adam(more["params"], lr=falling, clip_norm=1.0),
-    "step": lambda opt, more: opt.step(gradients(9)),
+    "step": lambda opt, more: opt.step(NINTH),
     "step_rows": lambda opt, more: opt.step_rows({"W": [4, 1], "b": None}, ROWS),
     "flush": lambda opt, more: opt.flush(),
     "reset": lambda opt, more: opt.reset("W"),

@@ -103,22 +103,26 @@ def read(owner: str, name: str) -> dict[str, Any]:
 
 def _opened(owner: str, name: str) -> IO[bytes]:
     """Open a regular file to read: of a pipe without a writer the end would never come."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | _AS_IT_IS)
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # of a socket, or a device that is not there
+
+    def regular(name: str, flags: int) -> int:
+        try:
+            descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | _AS_IT_IS)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # of a socket, or a device that is not there
+                raise
+            raise OSError(errno.EINVAL, f"{owner}: not a regular file", name) from None
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise OSError(errno.EISDIR, f"{owner}: {os.strerror(errno.EISDIR)}", name)
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, f"{owner}: not a regular file", name)
+        except BaseException:
+            os.close(descriptor)
             raise
-        raise OSError(errno.EINVAL, f"{owner}: not a regular file", name) from None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise OSError(errno.EISDIR, f"{owner}: {os.strerror(errno.EISDIR)}", name)
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, f"{owner}: not a regular file", name)
-        return open(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+        return descriptor
+
+    return open(name, "rb", opener=regular)  # which closes it where it fails itself
 
 
 def _said(error: BaseException) -> str:
@@ -401,15 +405,23 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
 def _refuse(owner: str, error: Exception) -> NoReturn:
     """Raise what was met in a file that says something else of itself than what it holds."""
     # EINVAL: the archive names a place before its beginning. Others are of the disk, the machine.
-    if isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", 0) != errno.EINVAL:
+    machine = isinstance(error, (OSError, MemoryError, SystemError))
+    if (machine and getattr(error, "errno", 0) != errno.EINVAL) or "can't allocate" in str(error):
         raise error
     raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
+
+
+def _sha256(data: bytes | bytearray = b"") -> Any:
+    try:
+        return hashlib.sha256(data)
+    except ValueError as error:  # OpenSSL's word for it
+        raise MemoryError(f"SHA-256: an allocation failed ({error})") from error
 
 
 def _digest(file: IO[bytes], length: int) -> bytes:
     """Compute the SHA-256 of a file's first bytes."""
     file.seek(0)
-    digest = hashlib.sha256()
+    digest = _sha256()
     while length > 0 and (block := file.read(min(length, 1 << 20))):
         digest.update(block)
         length -= len(block)
@@ -432,7 +444,7 @@ def _write_safetensors(file: IO[bytes], arrays: Arrays, text: str) -> None:
         _raise_unless_refused(error)
         raise TypeError(f"optkern.save: safetensors cannot hold this: {error!r}") from None
     start = data.index(_FIELD) + len(_FIELD)
-    data[start : start + _DIGITS] = hashlib.sha256(data).hexdigest().encode()
+    data[start : start + _DIGITS] = _sha256(data).hexdigest().encode()
     file.write(data)
 
 
@@ -445,7 +457,7 @@ def _read_safetensors(owner: str, file: IO[bytes]) -> tuple[str, Arrays]:
         raise ValueError(f"{owner}: is no optkern checkpoint, or its beginning is damaged")
     expected = bytes(data[start : start + _DIGITS])
     data[start : start + _DIGITS] = b"0" * _DIGITS
-    if hashlib.sha256(data).hexdigest().encode() != expected:
+    if _sha256(data).hexdigest().encode() != expected:
         raise ValueError(f"{owner}: is cut off or damaged: its content does not have its SHA-256")
     try:
         text = json.loads(data[8 : 8 + length])["__metadata__"]["optkern"]

@@ -11,7 +11,7 @@ import numpy as np
 
 cimport cython
 cimport numpy as cnp
-from cpython.dict cimport PyDict_Contains, PyDict_SetItem
+from cpython.dict cimport PyDict_Contains, PyDict_DelItem, PyDict_SetItem
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -145,10 +145,15 @@ def commit(Plan old, list entries, list copies=None, Setting setting=None, Plan 
     # What is replaced lives on to the end: nobody's destructor runs in between. A name that is
     # new to a dict may take memory: it is there before the first one is bound.
     kept = [dict(to) for to, _ in entries]
-    for to, values in entries:
-        for name in values:
-            if not PyDict_Contains(to, name):
-                PyDict_SetItem(to, name, None)
+    new_names = [(to, name) for to, values in entries for name in values if name not in to]
+    try:
+        for to, name in new_names:
+            PyDict_SetItem(to, name, None)
+    except BaseException:
+        for to, name in new_names:
+            if PyDict_Contains(to, name):
+                PyDict_DelItem(to, name)
+        raise
     write_copies(places)
     for to, values in entries:
         for name, value in values.items():

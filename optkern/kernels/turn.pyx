@@ -3,6 +3,8 @@
 
 1. Compiled, so that no interrupt comes between taking the turn and the way to give it back.
 2. A fork takes no threads along: a turn that was taken in another process has ended.
+3. Where memory runs out, NumPy's reductions and iterators fail without saying so, and Python's
+   locks in a RuntimeError: a MemoryError says it.
 """
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -10,6 +12,21 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from optkern.kernels.runtime cimport count_forks
 
 cdef str STEP = "a step"
+
+
+cdef int refuse_unsaid(str owner, error) except -1:
+    """Raise MemoryError for what is another error where an allocation has failed."""
+    text = str(error)
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    inside = frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("numpy")
+    if type(error) is RuntimeError:
+        if text not in ("can't allocate lock", "can't allocate read lock"):
+            return 0
+    elif not (text.startswith("<class 'numpy.") or inside) or "exception" not in text:
+        return 0
+    raise MemoryError(f"{owner}: an allocation failed ({text})") from error
 
 
 @cython.final
@@ -54,6 +71,9 @@ cdef class Turn:
         cdef bint outermost = self.begin(what, stepping, reading)
         try:
             return function(*args, **kwargs)
+        except (SystemError, RuntimeError) as error:
+            refuse_unsaid(self.owner, error)
+            raise
         finally:
             if outermost:
                 self.end()

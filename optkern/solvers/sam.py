@@ -98,6 +98,11 @@ class Around:
         }
 
 
+def largest_of(arrays: Sequence[np.ndarray | None]) -> float:
+    """Return the largest magnitude in all of these; 0 where there is none."""
+    return max((largest(widened(a)) for a in arrays if a is not None), default=0.0)
+
+
 class SAM:
     """Step with the gradient of the worst point nearby: flat minima are preferred.
 
@@ -215,7 +220,7 @@ class SAM:
         # Nobody may step from a closure, of which the second call comes from p + e.
         loss, grads = self.optimizer.session.alone(None, self._call, closure)
         flat = self._flat(grads)
-        gmax = max((largest(widened(g)) for g in flat if g is not None), default=0.0)
+        gmax = self.optimizer.session.alone(None, largest_of, flat)
         if 0 < gmax < math.inf and rho > 0:
             grads = self._gradient_nearby(closure, flat, rho, grads)
         skipped = self.optimizer.skipped_steps
