@@ -1,4 +1,15 @@
-"""optkern: optimizer steps for NumPy on CPUs, fused in one pass, bit for bit the NumPy formula."""
+"""Optimizer steps for NumPy on CPUs, fused in one pass, bit for bit the NumPy formula.
+
+>>> import numpy as np, optkern
+>>> params = [np.ones((3, 2)), np.zeros(2)]
+>>> opt = optkern.Adam(params, lr=0.01)  # once
+>>> opt.step([np.full((3, 2), 0.1), np.full(2, 0.1)])  # each iteration, in place
+True
+
+`optkern.schedules` are learning rates over time, `optkern.curvature` says whether a point is a
+minimum or a saddle, `optkern.Monitor` why training has stalled; `optkern.solvers` work on the full
+batch, `optkern.integrations` in other trainers. `optkern.kernels` has the bare updates.
+"""
 
 from __future__ import annotations
 

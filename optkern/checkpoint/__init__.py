@@ -63,6 +63,21 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
         Where the file cannot be written. What was at ``path`` is still there then.
     ImportError
         For safetensors that is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np, optkern
+    >>> w, again = np.ones(3), np.zeros(3)
+    >>> opt = optkern.Adam({"w": w})
+    >>> opt.step({"w": np.ones(3)})
+    True
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "run.npz")
+    ...     optkern.save(path, opt)
+    ...     report = optkern.load(path, optkern.Adam({"w": again}))
+    >>> bool((again == w).all())
+    True
     """
     opt = opt if isinstance(opt, SAM) else unwrapped("optkern.save", opt)
     name = _checked("optkern.save", path, opt, params=params)
@@ -133,6 +148,21 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
         While the averages are in the parameters' place: the weights would be lost.
     ImportError
         For safetensors that is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np, optkern
+    >>> w, again = np.ones(3), np.zeros(3)
+    >>> opt = optkern.Adam({"w": w})
+    >>> opt.step({"w": np.ones(3)})
+    True
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "run.npz")
+    ...     optkern.save(path, opt)
+    ...     report = optkern.load(path, optkern.Adam({"w": again}))
+    >>> bool((again == w).all())
+    True
     """
     host, opt = opt, opt if isinstance(opt, SAM) else unwrapped("optkern.load", opt)
     name = _checked("optkern.load", path, opt, params=params, strict=strict)

@@ -124,6 +124,16 @@ def classify(
 
     Exact products of a network with kinks (ReLU) see the Hessian of its smooth pieces, which exists
     almost everywhere; differences of its gradients end inconclusive on a kink.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern import curvature
+    >>> loss = lambda w: (1 - w[0] * w[1]) ** 2
+    >>> grad = lambda w: -2 * (1 - w[0] * w[1]) * w[::-1]
+    >>> verdict = curvature.classify(np.zeros(2), grad, loss=loss)
+    >>> verdict.kind, bool(verdict.eigenvalue_min < 0)
+    ('saddle', True)
     """
     owner = "classify"
     x = settled(x)

@@ -178,6 +178,15 @@ def spectral_density(
     -------
     SpectralDensity
 
+    Examples
+    --------
+    >>> import numpy as np, optkern
+    >>> from optkern import curvature
+    >>> H = np.diag([1.0, 2.0, 20.0])
+    >>> density = curvature.spectral_density(H)
+    >>> round(density.mean(lambda x: x)[0], 6)
+    7.666667
+
     References
     ----------
     Ubaru, Chen, Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", 2017,
@@ -314,6 +323,14 @@ def sharpness(
     LanczosResult
         ``eigenvalue_max`` is the sharpness, ``bounds_max[1]`` its certified upper bound.
 
+    Examples
+    --------
+    >>> import numpy as np, optkern
+    >>> from optkern import curvature
+    >>> H = np.diag([1.0, 2.0, 20.0])
+    >>> round(curvature.sharpness(H).eigenvalue_max, 6)
+    20.0
+
     References
     ----------
     Keskar et al., "On large-batch training for deep learning: generalization gap and sharp minima",
@@ -388,6 +405,15 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     ------
     TypeError, ValueError
         For a rule with no known limit, and for adaptive rules without state.
+
+    Examples
+    --------
+    >>> import numpy as np, optkern
+    >>> from optkern import curvature
+    >>> H = np.diag([1.0, 2.0, 20.0])
+    >>> opt = optkern.SGD(np.ones(3), lr=0.01)
+    >>> round(curvature.max_stable_lr(opt, H).value, 3)  # 2 / 20
+    0.1
 
     References
     ----------

@@ -88,6 +88,17 @@ def escape(
     TypeError, ValueError
         On bad arguments, and where the verdict has no direction; nothing has been modified then.
 
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern import curvature
+    >>> loss = lambda w: (1 - w[0] * w[1]) ** 2
+    >>> grad = lambda w: -2 * (1 - w[0] * w[1]) * w[::-1]
+    >>> w = np.zeros(2)
+    >>> verdict = curvature.classify(w, grad, loss=loss)
+    >>> curvature.escape(w, verdict, loss=loss, grad=grad).moved, bool(loss(w) < 0.01)
+    (True, True)
+
     References
     ----------
     Jin, Ge, Netrapalli, Kakade, Jordan, "How to escape saddle points efficiently", 2017,

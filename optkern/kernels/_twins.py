@@ -195,9 +195,11 @@ def _document(rule: Rule, place: str, rows: bool = False) -> str:
             f"    State like p (float32 for half-precision p), zeros before the first step{when}; "
             "updated in place.",
         ]
-    for name, default in rule.hyperparameters.items():
-        domain = rule.domain(name)
-        lines += [f"{name} : {domain.allowed}, default {default!r}", f"    {domain.meaning}"]
+    for option, default in rule.hyperparameters.items():
+        domain = rule.domain(option)
+        needed = option == "step" and rule.counts(rule.hyperparameters)
+        without = "needed" if needed else f"default {default!r}"
+        lines += [f"{option} : {domain.allowed}, {without}", f"    {domain.meaning}"]
     if place == "kernels":
         lines += [
             "num_threads : int or None",
@@ -209,5 +211,27 @@ def _document(rule: Rule, place: str, rows: bool = False) -> str:
         "------",
         "TypeError, ValueError",
         "    On any bad argument; nothing has been written then.",
+        "",
+        "Examples",
+        "--------",
+        *_example(rule, place, name),
     ]
     return "\n".join(lines)
+
+
+def _example(rule: Rule, place: str, name: str) -> list[str]:
+    """Write a first step, with the state that the defaults need."""
+    rows = name.endswith("_rows")
+    shape = "(4, 2)" if rows else "3"
+    state = [slot for slot in rule.state if rule.needs(slot, rule.hyperparameters)]
+    given = ["p", *(["rows"] if rows else []), "g", *state]
+    count = ["step=1"] if rule.counts(rule.hyperparameters) else []
+    return [
+        ">>> import numpy as np, optkern",
+        f">>> p, g = np.ones({shape}), np.full({'(2, 2)' if rows else '3'}, 0.1)",
+        *([">>> rows = np.array([0, 3])"] if rows else []),
+        *(f">>> {slot} = np.zeros({shape})" for slot in state),
+        f">>> optkern.{place}.{name}({', '.join(given + count)})",
+        f">>> bool((p{'[rows]' if rows else ''} < 1).all())",
+        "True",
+    ]

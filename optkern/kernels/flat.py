@@ -78,6 +78,7 @@ def flatten(params: Params) -> Flat:
 
     Examples
     --------
+    >>> import numpy as np, optkern
     >>> vector, views = optkern.flatten({"W": np.ones((2, 3)), "b": np.zeros(3)})
     >>> views["b"][...] = 5
     >>> vector

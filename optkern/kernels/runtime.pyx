@@ -156,6 +156,7 @@ def set_thread_limit(int n, bint explicit):
 
 
 def get_thread_limit():
+    """Return how many threads a step may use where its own ``num_threads`` is None."""
     return current_limit()
 
 

@@ -131,6 +131,14 @@ def set_num_threads(n: int | None) -> None:
     ------
     RuntimeError
         In a process forked after its parent had used threads, for n > 1.
+
+    Examples
+    --------
+    >>> import optkern
+    >>> optkern.set_num_threads(1)
+    >>> optkern.get_num_threads()
+    1
+    >>> optkern.set_num_threads(None)
     """
     from . import runtime
 

@@ -119,6 +119,12 @@ def compare_fits(
     target can say that losses without a gap between them are good: at chance level there is none
     either.
 
+    Examples
+    --------
+    >>> import optkern
+    >>> optkern.compare_fits(train=0.02, test=0.41, target=0.05).kind
+    'overfitting'
+
     References
     ----------
     Ng, "Machine learning yearning", 2018, chapters 20-43; He, Zhang, Ren, Sun, "Deep residual

@@ -54,14 +54,16 @@ class Monitor(Record):
 
     Examples
     --------
-    ::
-
-        monitor = optkern.Monitor()
-        for batch in batches:
-            loss, grads = ...
-            opt.step(grads)
-            monitor.record(loss, grads, opt)
-        print(monitor.diagnose(params, grad=full_batch_gradient, loss=full_batch_loss))
+    >>> import numpy as np, optkern
+    >>> A = np.array([1.0, 20.0])
+    >>> w = [np.ones(2)]
+    >>> opt, monitor = optkern.SGD(w, lr=0.1), optkern.Monitor()
+    >>> for _ in range(100):
+    ...     loss, grads = float(A @ w[0] ** 2) / 2, [A * w[0]]
+    ...     applied = opt.step(grads)
+    ...     monitor.record(loss, grads, opt)  # after every step
+    >>> monitor.diagnose(w, grad=lambda w: [A * w[0]]).kind
+    'oscillating'
     """
 
     # ----------------------------------------------------------------- the verdict

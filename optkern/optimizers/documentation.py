@@ -115,5 +115,15 @@ def class_document(rule: Rule, own: str | None) -> str:
         "------",
         "TypeError, ValueError",
         "    On any bad argument, with its name, what came and what is allowed.",
+        "",
+        "Examples",
+        "--------",
+        ">>> import numpy as np, optkern",
+        ">>> params = {'W': np.ones((3, 2)), 'b': np.zeros(2)}",
+        f">>> opt = optkern.{rule.class_name}(params)",
+        ">>> opt.step({'W': np.full((3, 2), 0.1), 'b': np.full(2, 0.1)})",
+        "True",
+        ">>> bool((params['W'] < 1).all())",
+        "True",
     ]
     return "\n".join(lines)

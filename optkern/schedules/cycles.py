@@ -25,6 +25,10 @@ class OneCycle(Schedule):
 
     Smith, Topin, "Super-convergence: very fast training of neural networks using large learning
     rates", 2018, section 3.
+
+    >>> from optkern.schedules import OneCycle
+    >>> OneCycle(0.1, total_steps=100)(30)
+    0.09994965352845243
     """
 
     max_lr: float
@@ -74,6 +78,10 @@ class Cyclic(Schedule):
     of the whole (``"exp_range"``). A momentum that goes down first: ``Cyclic(0.95, 0.85)``.
 
     Smith, "Cyclical learning rates for training neural networks", 2017, section 3.
+
+    >>> from optkern.schedules import Cyclic
+    >>> Cyclic(0.1, 0.2, step_size_up=10)(10)
+    0.2
     """
 
     base_lr: float
@@ -107,6 +115,10 @@ class Noam(Schedule):
     ``factor * d_model**-0.5 * min(s**-0.5, s * warmup_steps**-1.5)`` with ``s = step + 1``.
 
     Vaswani et al., "Attention is all you need", 2017, equation 3.
+
+    >>> from optkern.schedules import Noam
+    >>> round(Noam(d_model=512)(3999), 6)
+    0.000699
     """
 
     d_model: int
@@ -133,6 +145,10 @@ class WarmupStableDecay(Schedule):
 
     Hu et al., "MiniCPM: unveiling the potential of small language models with scalable training
     strategies", 2024, section 4.2.
+
+    >>> from optkern.schedules import WarmupStableDecay
+    >>> [WarmupStableDecay(0.1, 2, 5, 2)(step) for step in (0, 1, 5, 9)]
+    [0.0, 0.05, 0.1, 0.0]
     """
 
     lr: float

@@ -13,7 +13,12 @@ from .shapes import _half_cosine, _mix, _times_power
 
 @_made
 class Constant(Schedule):
-    """The same value at every step: ``lr``."""
+    """The same value at every step: ``lr``.
+
+    >>> from optkern.schedules import Constant
+    >>> Constant(0.1)(1000)
+    0.1
+    """
 
     lr: float
 
@@ -23,7 +28,12 @@ class Constant(Schedule):
 
 @_made
 class Step(Schedule):
-    """Times ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``."""
+    """Times ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``.
+
+    >>> from optkern.schedules import Step
+    >>> [Step(0.1, step_size=10, gamma=0.5)(step) for step in (0, 10, 20)]
+    [0.1, 0.05, 0.025]
+    """
 
     lr: float
     step_size: int
@@ -38,7 +48,12 @@ class Step(Schedule):
 
 @_made
 class MultiStep(Schedule):
-    """Times ``gamma`` at each of the ``milestones``; one that comes twice counts twice."""
+    """Times ``gamma`` at each of the ``milestones``; one that comes twice counts twice.
+
+    >>> from optkern.schedules import MultiStep
+    >>> [MultiStep(0.1, [10, 15], gamma=0.5)(step) for step in (0, 10, 15)]
+    [0.1, 0.05, 0.025]
+    """
 
     lr: float
     milestones: Sequence[int]
@@ -58,6 +73,10 @@ class Exponential(Schedule):
 
     Keras's ``ExponentialDecay(lr, decay_steps, decay_rate)`` has
     ``gamma = decay_rate**(1 / decay_steps)``.
+
+    >>> from optkern.schedules import Exponential
+    >>> Exponential(0.1, gamma=0.5)(1)
+    0.05
     """
 
     lr: float
@@ -74,6 +93,10 @@ class InverseTime(Schedule):
     Keras's ``InverseTimeDecay``; with ``staircase`` the time goes up once in ``decay_steps``.
     Decays like this satisfy the conditions of Robbins, Monro, "A stochastic approximation
     method", 1951, section 4.
+
+    >>> from optkern.schedules import InverseTime
+    >>> InverseTime(0.1, decay_rate=1.0)(1)
+    0.05
     """
 
     lr: float
@@ -96,6 +119,10 @@ class InverseSqrt(Schedule):
     After a warmup of as many steps as the timescale, this is the schedule of Raffel et al.,
     "Exploring the limits of transfer learning with a unified text-to-text transformer", 2020,
     section 3.1.2: ``warmup(n, then=InverseSqrt(lr, timescale=n))``.
+
+    >>> from optkern.schedules import InverseSqrt
+    >>> InverseSqrt(0.1, timescale=1.0)(3)
+    0.05
     """
 
     lr: float
@@ -110,7 +137,12 @@ class InverseSqrt(Schedule):
 
 @_made
 class Polynomial(Schedule):
-    """Down to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``."""
+    """Down to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``.
+
+    >>> from optkern.schedules import Polynomial
+    >>> Polynomial(0.1, total_iters=10)(5)
+    0.05
+    """
 
     lr: float
     total_iters: int
@@ -127,7 +159,12 @@ class Polynomial(Schedule):
 
 @_made
 class Linear(Schedule):
-    """Straight from ``start`` to ``end`` over ``total_iters`` steps."""
+    """Straight from ``start`` to ``end`` over ``total_iters`` steps.
+
+    >>> from optkern.schedules import Linear
+    >>> Linear(0.0, 0.1, total_iters=10)(5)
+    0.05
+    """
 
     start: float
     end: float
@@ -148,6 +185,10 @@ class Cosine(Schedule):
     goes on, as torch's does: at ``2 * T_max`` it is ``lr`` again.
 
     Loshchilov, Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5.
+
+    >>> from optkern.schedules import Cosine
+    >>> Cosine(0.1, T_max=10)(5)
+    0.05000000000000001
     """
 
     lr: float
@@ -174,6 +215,10 @@ class CosineWarmRestarts(Schedule):
     ``m_mul``).
 
     Loshchilov, Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5.
+
+    >>> from optkern.schedules import CosineWarmRestarts
+    >>> CosineWarmRestarts(0.1, T_0=10)(10)
+    0.1
     """
 
     lr: float

@@ -13,7 +13,12 @@ from .kinds import Schedule, _at, _Function, _length, _made
 
 @_made
 class Join(Schedule):
-    """One schedule after the other; see `join`."""
+    """One schedule after the other; see `join`.
+
+    >>> from optkern.schedules import join
+    >>> join([0.1, 0.01], [100])(100)
+    0.01
+    """
 
     schedules: Sequence[Operand]
     milestones: Sequence[int]
@@ -45,6 +50,7 @@ def join(schedules: Sequence[Operand], milestones: Sequence[int]) -> Join:
 
     Examples
     --------
+    >>> from optkern.schedules import Linear, join
     >>> join([0.1, Linear(0.1, 0.0, 50)], [100])
     Join((0.1, Linear(0.1, end=0.0, total_iters=50)), milestones=(100,))
     """
@@ -65,6 +71,12 @@ def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
         The value at step 0; at 0 the first step leaves the parameters where they are.
 
     Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2.
+
+    Examples
+    --------
+    >>> from optkern.schedules import Constant, warmup
+    >>> warmup(10, then=Constant(0.1))(5)
+    0.05
     """
     n = _checked("warmup", "n", n, _LENGTH)
     then = _checked("warmup", "then", then, _OPERAND)
@@ -78,6 +90,7 @@ def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
 class Pair(_Function):
     """Two schedules or numbers as one schedule of pairs, for ``betas``.
 
+    >>> from optkern.schedules import Linear, Pair
     >>> Pair(Linear(0.95, 0.85, 300), 0.999)(0)
     (0.95, 0.999)
     """

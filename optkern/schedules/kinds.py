@@ -170,7 +170,12 @@ class Schedule(_Function, ABC):
 
 @_made
 class Combined(Schedule):
-    """Two schedules, or a schedule and a number, combined by an operator."""
+    """Two schedules, or a schedule and a number, combined by an operator.
+
+    >>> from optkern.schedules import Cosine
+    >>> (Cosine(0.1, T_max=10) * 0.5)(0)
+    0.05
+    """
 
     left: Operand
     operator: str
@@ -205,7 +210,12 @@ def _combined(left: Any, operator: str, right: Any) -> Combined:
 
 @_made
 class Clamp(Schedule):
-    """A schedule kept within [low, high]; None: no bound on that side."""
+    """A schedule kept within [low, high]; None: no bound on that side.
+
+    >>> from optkern.schedules import Clamp, Cosine
+    >>> Clamp(Cosine(0.1, T_max=10), low=0.01)(10)
+    0.01
+    """
 
     schedule: Operand
     low: float | None = None

@@ -40,6 +40,7 @@ class Plateau(Schedule):
 
     Examples
     --------
+    >>> from optkern.schedules import Plateau
     >>> schedule = Plateau(0.1, patience=1)
     >>> [schedule.observe(loss) for loss in (1.0, 0.5, 0.5, 0.5)]
     [False, False, False, True]

@@ -57,6 +57,16 @@ class LBFGS(Solver):
     steps, iterations, gradients : int
         Calls of `step`, iterations and closure calls so far.
 
+    Examples
+    --------
+    >>> import numpy as np, optkern
+    >>> w = [np.array([3.0, -2.0])]
+    >>> def closure():
+    ...     return float(w[0] @ w[0]), [2 * w[0]]
+    >>> report = optkern.LBFGS(w, line_search_fn="strong_wolfe").step(closure)
+    >>> report.converged, bool(abs(w[0]).max() < 1e-6)
+    (True, True)
+
     References
     ----------
     Liu, Nocedal, "On the limited memory BFGS method for large scale optimization", 1989,

@@ -51,6 +51,16 @@ class NewtonLanczos(Solver):
     steps, iterations, gradients, products : int
         Calls of `step`, iterations, closure calls and exact products so far.
 
+    Examples
+    --------
+    >>> import numpy as np, optkern
+    >>> w = [np.array([3.0, -2.0])]
+    >>> def closure():
+    ...     return float(w[0] @ w[0]), [2 * w[0]]
+    >>> report = optkern.NewtonLanczos(w).step(closure)
+    >>> report.converged, bool(abs(w[0]).max() < 1e-6)
+    (True, True)
+
     References
     ----------
     Gould, Lucidi, Roma, Toint, "Solving the trust-region subproblem using the Lanczos method",

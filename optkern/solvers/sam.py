@@ -118,6 +118,18 @@ class SAM:
         The radius of the neighbourhood.
     adaptive : bool
 
+    Examples
+    --------
+    >>> import numpy as np, optkern
+    >>> w = [np.array([3.0, -2.0])]
+    >>> def closure():
+    ...     return float(w[0] @ w[0]), [2 * w[0]]
+    >>> opt = optkern.SAM(optkern.SGD(w, lr=0.1), rho=0.05)
+    >>> for _ in range(50):
+    ...     report = opt.step(closure)
+    >>> bool(abs(w[0]).max() < 0.05)
+    True
+
     References
     ----------
     Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-aware minimization for efficiently improving
