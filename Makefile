@@ -43,6 +43,7 @@ lint: .venv/extras-dev
 	$(BIN)/mypy --strict tests/typing_check.py
 
 .venv/bin/python:
+	@command -v $(PYTHON) > /dev/null || { echo 'optkern: there is no $(PYTHON): make PYTHON=... takes another, 3.11 or newer (Debian, Ubuntu: apt install python3-dev python3-venv; Fedora: dnf install python3-devel; macOS: python.org or Homebrew)'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "optkern needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@$(PYTHON) setup.py needs
 	$(PYTHON) -m venv .venv

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -20,14 +21,36 @@ def missing() -> list[str]:
     """What a build takes and this machine has not; asked before anything else is imported."""
     found = []
     if sys.platform != "win32":
-        compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-        if not shutil.which(shlex.split(compiler)[0]):
-            found.append("a C compiler")
+        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+        if not shutil.which(compiler[0]):
+            found.append(f"a C compiler ({compiler[0]} is not found)")
+        elif said := complaint(compiler):
+            found.append(f"a C compiler that works ({compiler[0]}: {said})")
         if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
             found.append("Python's headers (Python.h)")
     if not (find_spec("venv") and find_spec("ensurepip")) and sys.argv[1:] == ["needs"]:
         found.append("venv with ensurepip")
     return found
+
+
+def complaint(compiler: list[str]) -> str:
+    """What a compiler says to a program of one line; '' where it compiles it.
+
+    On macOS there is a cc before there are tools, and on Linux one may be there without the C
+    library's headers.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "program.c"
+        source.write_text("#include <stdio.h>\nint main(void) { return 0; }\n")
+        done = subprocess.run(
+            [*compiler, "-c", str(source), "-o", str(source.with_suffix(".o"))],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    if not done.returncode:
+        return ""
+    lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+    wrong = [line for line in lines if "error" in line.lower()] or lines
+    return wrong[0].replace(str(source), source.name) if wrong else f"exit code {done.returncode}"
 
 
 if absent := missing():

@@ -1,0 +1,77 @@
+"""What a build says where something is missing: one sentence, before anything is compiled."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="asks for a compiler and headers on POSIX alone"),
+    pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the sources"),
+]
+HOW = (
+    "on Debian and Ubuntu `apt install python3-dev python3-venv gcc make`, "
+    "on Fedora `dnf install python3-devel gcc make`, on macOS `xcode-select --install`"
+)
+
+
+def asked(change="", **environment):
+    """`python setup.py needs` of a Python that a line of code has changed."""
+    script = f"import runpy, sys; sys.argv = ['setup.py', 'needs']; {change}; "
+    return subprocess.run(
+        [sys.executable, "-I", "-c", script + "runpy.run_path('setup.py', run_name='__main__')"],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def compiler(folder, text):
+    path = folder / "a compiler"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return f"'{path}'"
+
+
+NOTHING = "pass"
+NO_HEADERS = "import sysconfig; sysconfig.get_path = lambda *_: '/nowhere'"
+NO_VENV = (
+    "import importlib.util as u; find = u.find_spec; "
+    "u.find_spec = lambda name: None if name == 'ensurepip' else find(name)"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "cc", "absent"),
+    [
+        (NOTHING, "no-such-cc -m64", "a C compiler (no-such-cc is not found)"),
+        (NO_HEADERS, "true", "Python's headers (Python.h)"),
+        (NO_VENV, "true", "venv with ensurepip"),
+        (NO_VENV, "no-such-cc", "a C compiler (no-such-cc is not found) and venv with ensurepip"),
+    ],
+)
+def test_what_is_missing_is_named_with_how_to_get_it(change, cc, absent):
+    done = asked(change, CC=cc)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"optkern: to build it, {absent} must be there: {HOW}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("echo note: xcode >&2; echo 'error: no developer tools' >&2; exit 1", "error: no dev"),
+        ("echo 'program.c:1: fatal error: stdio.h: No such file'; exit 1", "program.c:1: fatal"),
+        ("exit 3", "exit code 3"),
+    ],
+)
+def test_a_compiler_that_does_not_compile_is_told_by_what_it_says(text, said, tmp_path):
+    done = asked(NOTHING, CC=compiler(tmp_path, text))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"a C compiler that works ({tmp_path}/a compiler: {said}" in done.stderr
+
+
+def test_nothing_is_said_where_all_is_there(tmp_path):
+    done = asked(NOTHING, CC=compiler(tmp_path, "exit 0"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
