@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.names import brief, spelled
+from .figures import percentage
 from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
@@ -56,7 +57,7 @@ class BallSharpness:
         if not self.rise > 0:
             said = "no step within it was found to raise the loss"
         else:
-            share = f", {100 * self.rise / abs(self.loss):.3g} % of it" if self.loss else ""
+            share = f", {percentage(self.rise / abs(self.loss))} of it" if self.loss else ""
             said = f"the loss, {self.loss:.4g}, rises by at least {self.rise:.4g}{share}"
         ended = "" if self.converged else "; the search had not ended"
         return (

@@ -24,6 +24,7 @@ from .judge import Judge
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
 from .operators import Operator, Point, norm
+from .pinned import free_of_absent
 from .recurrence import dot
 from .run import MEMORY, Run
 from .stationarity import Stationarity, StationarityTest
@@ -57,7 +58,8 @@ def classify(
     x : ndarray, list, dict or groups of arrays
         float32 or float64; not modified.
     grad : callable
-        ``x -> gradient``, in x's structure; deterministic (full batch). It gets fresh arrays.
+        ``x -> gradient``, in x's structure; deterministic (full batch). It gets fresh arrays. An
+        array whose gradient is None is held as it is.
     hvp : callable or None
         ``v -> H v`` at x, in x's structure; None: differences of gradients with a measured step.
         Also what `null(x, ...).project(...)` gives: H without its null modes.
@@ -153,7 +155,7 @@ def classify(
     threads = as_num_threads(owner, num_threads)
     step = check_step(owner, step)  # also where exact products make none
     check_callable(owner, hvp=hvp, loss=loss, callback=callback)
-    gradient = Gradient(owner, grad, point)
+    gradient, pinned, (grad, loss, hvp) = free_of_absent(owner, x, point, grad, loss, hvp)
     if point.n == 0:
         return _nothing(confidence)
     if hvp is not None:
@@ -166,6 +168,7 @@ def classify(
     test = StationarityTest(gradient, operator, line, grad_tol, least, seed, threads)
     stationary = test.by_gradient()
     judge = Judge(run, operator, curvature_tol, eigenvalue_tol, gradient)
+    judge.pinned = pinned
     kind = judge.go(max_matvecs, callback)
     if stationary is None:
         known = judge.resolution
@@ -230,6 +233,8 @@ def _verdict(
         loss=None if line.loss is None else line.f,
     )
     sentence = explained(verdict, cause)
+    if judge.pinned:
+        sentence += f"; {judge.pinned.said}"
     object.__setattr__(verdict, "explanation", sentence)
     return verdict
 

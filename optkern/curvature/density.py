@@ -16,7 +16,8 @@ from ..kernels.threads import as_num_threads
 from ..optimizers import Optimizer
 from ..rules import RULES
 from .accepting import as_operator
-from .lanczos import LanczosResult, check_count, check_real, lanczos, percent
+from .figures import percent
+from .lanczos import LanczosResult, check_count, check_real, lanczos
 from .operators import (
     Measured,
     Operator,

@@ -25,6 +25,7 @@ import numpy as np
 
 from ..kernels.names import brief, spelled
 from ..kernels.rules import as_number
+from .figures import percentage
 from .gradients import GradFunction, Gradient
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
 from .part import SWALLOWED, NothingFiniteError, Part
@@ -432,8 +433,8 @@ class DifferenceOperator(Operator):
         if off > 0.1:
             raise ValueError(
                 f"{self.owner}: step h={h:.3g} is lost in the rounding of x (norm {norm(x):.3g}, "
-                f"{gradient.point.dtype}): x + h v is off by {off:.0%} of h v; use a larger one, "
-                "or None to have it measured"
+                f"{gradient.point.dtype}): x + h v is off by {percentage(off)} of h v; use a "
+                "larger one, or None to have it measured"
             )
         return (gradient.probe(forward) - gradient.probe(backward)) * kind(1 / (2 * h))
 

@@ -12,10 +12,10 @@ import numpy as np
 from ..kernels import buffers
 from ..kernels.names import got, one_of, spelled
 from .descent import Descent
-from .gradients import Gradient
 from .lanczos import check_callable, check_count, check_real
 from .line import Line
 from .operators import Point, norm, unit_roundoff
+from .pinned import free_of_absent
 from .verdict import Verdict
 
 FOLLOWED = 100  # steps down from a saddle, at the most
@@ -118,8 +118,12 @@ def escape(
     if by == "noise":
         if loss is None or grad is None:
             raise TypeError(f"{owner}: by='noise' needs both loss and grad")
-        line = Line(owner, point, loss, Gradient(owner, grad, point))
-        return _by_noise(line, radius, max_steps, seed)
+        gradient, pinned, (_, loss, _) = free_of_absent(owner, x, point, grad, loss)
+        line = Line(owner, point, loss, gradient)
+        found = _by_noise(line, radius, max_steps, seed)
+        if pinned:
+            pinned.put_back()
+        return found
     if loss is None and grad is None:
         raise TypeError(f"{owner}: loss or grad is needed, both are None")
     if not isinstance(verdict, Verdict):
@@ -127,9 +131,15 @@ def escape(
     if verdict.escape_direction is None:
         raise ValueError(f"{owner}: this verdict ({verdict.kind}) has no escape_direction")
     direction = point.flatten(verdict.escape_direction, "verdict.escape_direction")
-    gradient = None if grad is None else Gradient(owner, grad, point)
-    line = Line(owner, point, loss, gradient)
-    return _by_direction(line, direction, verdict.eigenvalue_min, min(max_steps, FOLLOWED))
+    if grad is None:
+        line, pinned = Line(owner, point, loss, None), None
+    else:
+        gradient, pinned, (_, loss, _) = free_of_absent(owner, x, point, grad, loss)
+        line = Line(owner, point, loss, gradient)
+    found = _by_direction(line, direction, verdict.eigenvalue_min, min(max_steps, FOLLOWED))
+    if pinned:
+        pinned.put_back()
+    return found
 
 
 def _by_direction(line: Line, direction: np.ndarray, curvature: float, most: int) -> Escape:

@@ -9,6 +9,7 @@ from typing import Any
 from .gradients import Gradient
 from .lanczos import Checks
 from .operators import Operator, norm, unit_roundoff
+from .pinned import Pinned
 from .run import Pair, Run
 
 # The default curvature_tol, as a share of the largest eigenvalue's magnitude.
@@ -41,6 +42,7 @@ class Judge:
         self.highest: Pair | None = None
         self.retry = 0
         self.last = False  # no product will follow
+        self.pinned: Pinned | None = None  # what has no gradient, and no curvature
 
     @property
     def claim(self) -> float:
@@ -106,7 +108,8 @@ class Judge:
     @property
     def flat(self) -> int:
         """Return the eigenvalues of a resolved spectrum that are zero to its errors."""
-        return self.run.count_below(self.resolution) - self.run.count_below(-self.resolution)
+        flat = self.run.count_below(self.resolution) - self.run.count_below(-self.resolution)
+        return flat - (self.pinned.count if self.pinned else 0)
 
     def decide(self) -> str | None:
         """Decide the kind of curvature, or None while it is open."""
@@ -180,6 +183,8 @@ class Judge:
     def strict(self, kind: str | None) -> bool:
         """Return whether no direction is flat."""
         run, nu = self.run, self.resolution
+        if self.pinned:  # their curvature is 0, and none of theirs
+            return kind in ("minimum", "maximum") and self.resolved and self.flat == 0
         return (kind == "minimum" and run.bound(1) - nu > 0) or (
             kind == "maximum" and run.bound(-1) + nu < 0
         )

@@ -13,6 +13,7 @@ from ..kernels.names import brief, one_of, spelled, words
 from ..kernels.rules import as_number
 from ..kernels.threads import as_num_threads
 from .accepting import as_operator
+from .figures import percent
 from .operators import Operator, norm
 from .pairs import Settling, Stack, checked_pairs, steps_within
 from .run import MEMORY, Pair, Run
@@ -430,10 +431,6 @@ def relation(sign: int, value: float, bound: float) -> str:
     if abs(value - bound) <= 0.1 * abs(value):
         return "="
     return "<=" if sign > 0 else ">="
-
-
-def percent(confidence: float) -> str:
-    return f"{100 * confidence:.15g} %"
 
 
 def check_callable(owner: str, **functions: Any) -> None:

@@ -24,6 +24,10 @@ PIECE = 2**16  # elements at a time where a whole vector more would be too much
 _ASYMMETRY = 10.0
 
 
+class AbsentError(TypeError):
+    """Says that None came where an array is asked for: of a gradient, a frozen parameter's."""
+
+
 class NotSymmetricError(ValueError):
     """The operator is not symmetric: it has no real spectrum that Lanczos could find."""
 
@@ -74,6 +78,7 @@ class Point:
         buffers.refuse_overlap(owner, zip(names, self.arrays))
         self.dtype = np.result_type(*self.arrays).newbyteorder("=")
         self.n = sum(array.size for array in self.arrays)
+        self.held = [False] * len(self.arrays)  # those that have no gradient
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)
@@ -85,8 +90,10 @@ class Point:
         pieces = []
         for label, piece, array in zip(self.structure.labels, flat, self.arrays):
             name = f"{what}: {buffers.named('array', label)}"
-            if isinstance(piece, (tuple, list)) or piece is None:
-                came = "None" if piece is None else f"a {type(piece).__name__}"
+            if piece is None:
+                raise AbsentError(f"{self.owner}: {name} must be an array, got None")
+            if isinstance(piece, (tuple, list)):
+                came = f"a {type(piece).__name__}"
                 raise TypeError(f"{self.owner}: {name} must be an array, got {came}")
             given, piece = piece, np.asarray(piece)
             if piece.dtype == object or isinstance(given, np.ma.MaskedArray):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .descent import Descent
+from .figures import percentage, share_of
 from .gradients import Gradient
 from .line import Line
 from .operators import Operator, norm, unit_roundoff
@@ -436,15 +437,3 @@ class StationarityTest:
         else:
             why = f"a Newton step of length {length:.2g} gains {gain:.2g} ({share_of(gain, f)})"
         return replace(found, holds=holds, why=why, gain=gain, tried_length=length)
-
-
-def share_of(gain: float, f: float) -> str:
-    """Show a gain as a share of the loss."""
-    if not f > 0:
-        return "the loss is 0"
-    return f"{percentage(gain / f)} of the loss"
-
-
-def percentage(share: float) -> str:
-    """Show two digits, and no exponent where none is needed."""
-    return f"{100 * share:.0f} %" if 0.1 <= share < 1e4 else f"{100 * share:.2g} %"

@@ -70,7 +70,7 @@ def whole_matrix(run: Run) -> np.ndarray:
 
 
 def own_units(diagonal: np.ndarray, noise: float) -> np.ndarray:
-    """Return |diagonal|**-1/2, and of what is zero to the products' errors no more than these allow."""
+    """Return |diagonal|**-1/2, and no more than the products' errors allow."""
     size = np.abs(diagonal)
     least = max(noise, np.finfo(np.float64).eps * float(size.max(initial=0)))
     return 1 / np.sqrt(np.maximum(size, least or 1.0))
@@ -85,7 +85,7 @@ def mended(whole: Run, noise: float) -> float:
 
 
 def equilibrated(op: Operator, seed: int) -> np.ndarray:
-    """Find units in which the rows of H are alike, by products alone (Ruiz, 2001, with random rows)."""
+    """Find units in which the rows of H are alike, by products alone (Ruiz, 2001)."""
     rng = np.random.default_rng([seed, _STREAM])
     units = np.ones(op.n)
     for _ in range(TURNS):

@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from .lanczos import Interval, percent
-from .stationarity import Stationarity, share_of
+from .figures import percent, share_of
+from .lanczos import Interval
+from .stationarity import Stationarity
 
 KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconclusive")
 

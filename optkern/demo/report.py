@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..curvature.figures import percentage
 from . import judgement
 from .data import Data, count_batches
 from .network import Network
@@ -136,7 +137,7 @@ def table(results: Sequence[Result], loss: str) -> Table:
             result.rule,
             f"{result.lr:g}",
             number(result.optkern.losses[-1]),
-            f"{result.score:.1%}" if classes else number(result.score),
+            percentage(result.score, 1).replace(" ", "") if classes else number(result.score),
             microseconds(result.numpy.update_time),
             microseconds(result.optkern.update_time),
             f"{result.ratio:.1f}x",
@@ -274,8 +275,8 @@ def _share(gain: float | None, loss: float) -> str:
     """Show a gain as a share of the loss, in five places at the most."""
     if gain is None or not loss:
         return ""
-    percent = 100 * gain / loss
-    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.1f}%" if percent >= 0.1 else "<.1%"
+    share = gain / loss
+    return percentage(share, int(share < 0.1)).replace(" ", "") if share >= 1e-3 else "<.1%"
 
 
 @contextmanager

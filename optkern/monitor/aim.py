@@ -30,7 +30,8 @@ class Aim:
             (decay, 0.0) if form == "l2" else (0.0, decay * (lr if form == "decoupled" else 1.0))
             for decay, form, lr in rows
         ]
-        both = np.repeat([groups[k] for k in opt.session.structure.groups], sizes, axis=0)
+        decayed = zip(opt.session.structure.groups, point.held)
+        both = np.repeat([(0.0, 0.0) if held else groups[k] for k, held in decayed], sizes, axis=0)
         self.decay, self.shrink = both.reshape(-1, 2).T
 
     @property

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..curvature.consistency import gradient_against_hvp, loss_against_gradient
+from ..curvature.figures import percentage
+from ..curvature.pinned import Pinned
+from ..kernels.flat import arranged
 from ..kernels.structures import Structure
 from .trend import FEWEST, level, scatter
 
@@ -106,6 +109,15 @@ def contradiction(
     return found
 
 
+def held(x: Any, grad: Callable[[Any], Any]) -> Pinned | None:
+    """Find the parameters that have no gradient, None; None where all have one."""
+    given = Structure("diagnose", x, "x")
+    if any(np.asarray(a).dtype.kind != "f" for a in given.arrays):
+        return None  # no point at all, which those that come to it next refuse
+    fresh = arranged(iter([np.array(a) for a in given.arrays]), given)
+    return Pinned("diagnose", x, grad(fresh)) or None
+
+
 def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray], seen: str) -> str:
     """Say that a parameter never got a gradient where the full gradient is large; else empty.
 
@@ -146,8 +158,8 @@ def lifeless(labels: Sequence[Any], full: Sequence[np.ndarray]) -> str:
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         where = f", all of them in parameter {', '.join(gone[:3])}{more}"
     return (
-        f"{sum(zeros) / count:.0%} of the gradient's elements are exactly zero{where} (dead units, "
-        "or parameters that the loss does not use)"
+        f"{percentage(sum(zeros) / count)} of the gradient's elements are exactly zero{where} "
+        "(dead units, or parameters that the loss does not use)"
     )
 
 

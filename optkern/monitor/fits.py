@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..curvature.figures import percentage
 from ..curvature.lanczos import check_real
 from ..kernels.names import spelled
 from .trend import scatter
@@ -267,7 +268,7 @@ class _Fits(NamedTuple):
             return (
                 "good",
                 f"{said}: none above the target {self.target:.4g} by more than "
-                f"{self.tolerance:.0%} and chance",
+                f"{percentage(self.tolerance)} and chance",
             )
         gap = self.above(self.tested, self.fit)
         shows = self.above(self.held_out, self.fit) or (gap and self.held_out is None)
@@ -296,8 +297,8 @@ class _Fits(NamedTuple):
             return "inconclusive", f"{said}: the differences are too small to tell"
         return (
             "inconclusive",
-            f"{said}: no gap beyond {self.tolerance:.0%}, nor is there one at chance level; "
-            "give target, a training loss that would be good",
+            f"{said}: no gap beyond {percentage(self.tolerance)}, nor is there one at chance "
+            "level; give target, a training loss that would be good",
         )
 
 

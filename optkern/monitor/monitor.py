@@ -12,6 +12,7 @@ import numpy as np
 from ..curvature.asking import asking
 from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import Point
+from ..curvature.pinned import Pinned
 from ..kernels.forms import settled
 from ..kernels.names import spelled
 from ..kernels.structures import Structure
@@ -19,7 +20,7 @@ from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
-from .faults import contradiction, jumped, turned, unfed
+from .faults import contradiction, held, jumped, turned, unfed
 from .record import LOOKS, Record, few
 from .settings import clip, decays, inner, maximizes, rate, remembers, taken, value_clip
 from .stall import ByCurvature, by_record
@@ -134,10 +135,13 @@ class Monitor(Record):
                 return said(trend, "inconclusive", replaced)
             if skipped := self._skipped(opt):
                 return said(trend, "inconclusive", skipped)
+            pinned = None
+            if grad is not None and (pinned := held(x, grad)):
+                grad, loss, hvp = pinned.functions(grad, loss, hvp)
             false = "" if grad is None else contradiction(x, grad, loss, hvp, seed)
             seen = self._evidence(trend, opt)
             if grad is not None and loss is not None and not false:
-                seen.ask = self._asking(trend, opt, x, grad, loss)
+                seen.ask = self._asking(trend, opt, x, grad, loss, pinned)
             known = by_record(trend, seen, grad is not None)
         if known is not None and grad is None:
             return known
@@ -154,7 +158,7 @@ class Monitor(Record):
             first = f"{seen.spent}, and " * bool(seen.spent)
             return said(trend, "inconclusive", f"{first}{trend.stalled()}; {false}", lr=seen.lr)
         missing = self._unfed(x, grad, opt)
-        at = ByCurvature(trend, seen, opt, x, grad, loss, hvp, options, missing)
+        at = ByCurvature(trend, seen, opt, x, grad, loss, hvp, options, missing, pinned)
         if known is not None:
             return replace(known, explanation=known.explanation + at.beside())
         return at.verdict()
@@ -188,6 +192,7 @@ class Monitor(Record):
         x: Any,
         grad: Callable[[Any], Any],
         loss: Callable[[Any], float],
+        pinned: Pinned | None,
     ) -> Callable[[], str]:
         """Steps to be tried, once, where a sentence needs them."""
         found: list[str] = []
@@ -199,6 +204,7 @@ class Monitor(Record):
                 if opt is not None and all(np.isfinite(a).all() for a in arrays):
                     rule, sign = inner("diagnose", opt), -1.0 if trend.negated else 1.0
                     point = Point("diagnose", x)
+                    point.held = pinned.held if pinned else point.held
                     found[0] = sign_or_rate(
                         rule, point, grad, lambda x: sign * float(loss(x)), rate(rule)
                     )

@@ -10,13 +10,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import curvature
+from ..curvature.figures import percentage
 from ..curvature.operators import Operator, Point, StructuredOperator, norm
+from ..curvature.pinned import Pinned
 from ..curvature.verdict import in_unlike_units
 from ..optimizers import Optimizer
 from ..solvers import SAM
@@ -83,9 +85,13 @@ class ByCurvature:
         hvp: Callable[[Any], Any] | None,
         options: dict[str, Any],
         unfed: str = "",
+        pinned: Pinned | None = None,
     ) -> None:
         self.trend, self.seen = trend, seen
         self.opt, self.x, self.point = opt, x, Point("diagnose", x)
+        self.pinned = pinned
+        if pinned:
+            self.point.held = pinned.held
         self.aim = Aim(self.point, None if opt is None else inner("diagnose", opt))
         self.raw, self.raw_hvp, self.raw_loss = (
             grad,
@@ -105,7 +111,8 @@ class ByCurvature:
     def verdict(self) -> Diagnosis:
         point = self.point
         size = max(norm(point.vector()), self.seen.travelled)
-        v = curvature.classify(self.x, self.grad, self.hvp, self.loss, **self.options, x_scale=size)
+        grad = self.pinned.absent(self.grad) if self.pinned else self.grad
+        v = curvature.classify(self.x, grad, self.hvp, self.loss, **self.options, x_scale=size)
         # A run that bounces or is noisy hovers near enough to a minimum for its curvature to hold
         # there, and yet above it.
         steepest = max(v.eigenvalue_max, abs(v.eigenvalue_min))
@@ -173,7 +180,7 @@ class ByCurvature:
     def beside(self) -> str:
         """Say what there is to say of a run that falls, yet could fall farther."""
         text = f"; yet {self.unfed}" if self.unfed else ""
-        text += alike(self.point.structure.labels, self.point.arrays)
+        text += alike(*self._free(self.point.arrays))
         return text + (self._cost() if self._decay_balances() else "")
 
     def _decay_balances(self) -> bool:
@@ -191,10 +198,18 @@ class ByCurvature:
             return ""
         sizes = np.cumsum([a.size for a in point.arrays])[:-1]
         parts = np.split(self._gradient(point, point.vector()), sizes)
-        return lifeless(point.structure.labels, parts)
+        return lifeless(*self._free(parts))
+
+    def _free(self, arrays: Sequence[np.ndarray]) -> tuple[list[Any], list[np.ndarray]]:
+        """Leave out the arrays that have no gradient; names and arrays."""
+        rows = zip(self.point.structure.labels, arrays, self.point.held)
+        free = [(label, array) for label, array, held in rows if not held]
+        return [label for label, _ in free], [array for _, array in free]
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
-        text += alike(self.point.structure.labels, self.point.arrays)
+        text += alike(*self._free(self.point.arrays))
+        if self.pinned and self.pinned.said not in text:
+            text += f"; {self.pinned.said}"
         told = "unlike units" in text or "exactly zero" in text or "where it began" in text
         units = verdict is not None and verdict.stationary.units_matter
         if verdict is not None and kind in STALLS and units and not told:
@@ -312,7 +327,7 @@ class ByCurvature:
         if trend.above_start() is not None:
             return self._above_start(v, dead)
         # Zeros of a symmetric start are no dead units.
-        if dead and not (trend.creeps or alike(point.structure.labels, point.arrays)):
+        if dead and not (trend.creeps or alike(*self._free(point.arrays))):
             return self._said("plateau", f"{stalled}{dead}: look there before lr is changed", v)
         if trend.creeps and not seen.bounces:
             return self._said(
@@ -448,7 +463,7 @@ class ByCurvature:
         if math.isfinite(self.seen.reversal):
             parts.append(f"successive ones have the cosine {self.seen.reversal:.2f}")
         if math.isfinite(self.seen.straightness):
-            parts.append(f"{self.seen.straightness:.0%} of the way is left as distance")
+            parts.append(f"{percentage(self.seen.straightness)} of the way is left as distance")
         return ", ".join(parts)
 
     def _allowed(self) -> str:

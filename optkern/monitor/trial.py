@@ -82,7 +82,10 @@ def tried(
         parts = np.split(flat, np.cumsum([p.size for p in own.params])[:-1])
         own.step(
             arranged(
-                iter([g.reshape(p.shape).astype(p.dtype) for g, p in zip(parts, own.params)]),
+                iter(
+                    None if held else g.reshape(p.shape).astype(p.dtype)
+                    for g, p, held in zip(parts, own.params, point.held)
+                ),
                 own.session.structure,
             )
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...curvature.figures import percentage
 from .library import torch
 
 ROWS = 8  # that the products are tried on
@@ -82,10 +83,11 @@ def compared(
     if not off > max(_WRONG * size, _SMOOTH * bend):
         return ""
     return (
-        f"products are not the derivatives of the gradient: {off / max(size, off):.0%} of one is "
-        "wrong on some rows. Either an operation of the model or of loss_fn has a wrong second "
-        "derivative in torch, or something hides from autograd that the parameters matter (detach, "
-        "round). Differences of the gradient do not meet it: classify(at.x, at.grad, loss=at.loss)"
+        "products are not the derivatives of the gradient: "
+        f"{percentage(off / max(size, off))} of one is wrong on some rows. Either an operation of "
+        "the model or of loss_fn has a wrong second derivative in torch, or something hides from "
+        "autograd that the parameters matter (detach, round). Differences of the gradient do not "
+        "meet it: classify(at.x, at.grad, loss=at.loss)"
     )
 
 
