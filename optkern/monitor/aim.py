@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature.operators import Point
+from ..curvature.operators import Point, norm
 from ..optimizers import Optimizer
 from .settings import decays as decays
 from .settings import maximizes, now
@@ -59,3 +59,30 @@ class Aim:
             return self.sign * float(loss(x)) + 0.5 * float(np.sum(self.decay * at * at))
 
         return aim
+
+    def cost(
+        self, raw: Callable[[Any], Any], loss: Callable[[Any], float] | None, least: float
+    ) -> str:
+        """Say what weight decay holds the loss up by: steps along its own gradient, tried."""
+        point, x = self.point, self.point.vector().astype(np.float64)
+        at = point.unflatten(point.vector())
+        g = self.sign * point.flatten(raw(at), "what grad returns").astype(np.float64)
+        size = norm(g)
+        if loss is None or size == 0:
+            return (
+                f" (the loss's own gradient has norm {size:.3g}; give loss to see what that costs)"
+            )
+        here = self.sign * float(loss(at))
+        best, step = 0.0, 1e-3 * max(norm(x), 1.0) / size
+        for _ in range(20):
+            moved = point.unflatten((x - step * g).astype(point.dtype))
+            gain = here - self.sign * float(loss(moved))
+            if not gain > best:
+                break
+            best, step = gain, 2 * step
+        if not best > max(least, 1e-3 * abs(here)):
+            return ""
+        return (
+            f"; weight decay holds the loss up: one step along its own gradient (norm {size:.3g}) "
+            f"gains {best:.2g} of {here:.4g}; less weight_decay lets it fall"
+        )

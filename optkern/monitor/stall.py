@@ -390,28 +390,7 @@ class ByCurvature:
         return self.seen.lr != 0 and decay > 0 and self.seen.update_norm < 0.05 * decay and against
 
     def _cost(self) -> str:
-        """Measure what weight decay holds the loss up by: steps along its own gradient, tried."""
-        point, x = self.point, self.point.vector().astype(np.float64)
-        g = self.aim.sign * point.flatten(self.raw(self.x), "what grad returns").astype(np.float64)
-        size = norm(g)
-        if self.raw_loss is None or size == 0:
-            return (
-                f" (the loss's own gradient has norm {size:.3g}; give loss to see what that costs)"
-            )
-        here = self.aim.sign * float(self.raw_loss(self.x))
-        best, step = 0.0, 1e-3 * max(norm(x), 1.0) / size
-        for _ in range(20):
-            moved = point.unflatten((x - step * g).astype(point.dtype))
-            gain = here - self.aim.sign * float(self.raw_loss(moved))
-            if not gain > best:
-                break
-            best, step = gain, 2 * step
-        if not best > max(self.trend.least, 1e-3 * abs(here)):
-            return ""
-        return (
-            f"; weight decay holds the loss up: one step along its own gradient (norm {size:.3g}) "
-            f"gains {best:.2g} of {here:.4g}; less weight_decay lets it fall"
-        )
+        return self.aim.cost(self.raw, self.raw_loss, self.trend.least)
 
     def _rate(self) -> str:
         """Say that an lr is far too low."""
