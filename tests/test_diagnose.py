@@ -1061,7 +1061,7 @@ def test_the_standard_decision(arguments, options, kind):
 
 def test_a_loss_within_the_tolerance_of_the_target_is_not_said_to_be_below_it():
     text = str(compare_fits(0.02, 0.055, 0.3, target=0.05))
-    assert "none above the target 0.05 by more than 10%" in text, text
+    assert "none above the target 0.05 by more than 10 %" in text, text
 
 
 def test_of_a_curve_its_end_counts_and_its_scatter():
