@@ -91,6 +91,51 @@ assert failures > 50 // stride, (name, failures)
 """
 
 
+MONITOR = """
+import ctypes
+import numpy as np
+import optkern
+shim = ctypes.CDLL(None)
+shim.arm.argtypes, shim.remaining.restype = [ctypes.c_long], ctypes.c_long
+grads = {"w": np.full(3, 0.3)}
+
+def begun(records):
+    opt = optkern.Adam({"w": np.linspace(1.0, 2.0, 3)}, lr=optkern.schedules.Cosine(0.1, T_max=9))
+    monitor = optkern.Monitor(every=1)
+    for k in range(records + 1):
+        opt.step(grads)
+        if k < records:
+            monitor.record(3.0 - k, grads, opt)
+    return monitor, opt
+
+def seen(monitor):
+    return monitor.losses.tolist(), [repr(look) for look in monitor.looks]
+
+failures = 0
+for records in range(5):
+    monitor, opt = begun(records)
+    old = seen(monitor)
+    monitor.record(1.5, grads, opt)
+    done, left, k = seen(monitor), 0, 1
+    while left == 0:
+        monitor, opt = begun(records)
+        shim.arm(k)
+        try:
+            monitor.record(1.5, grads, opt)
+        except MemoryError:
+            failures += 1
+        left = shim.remaining()
+        shim.arm(0)
+        assert seen(monitor) in (old, done), (records, k)
+        for loss in (1.4, 1.3, 1.2, 1.1):
+            opt.step(grads)
+            monitor.record(loss, grads, opt)
+        assert monitor.losses[-4:].tolist() == [1.4, 1.3, 1.2, 1.1]
+        k += 1
+assert failures > 10, failures
+"""
+
+
 FUNCTIONS = """
 import ctypes, sys
 import numpy as np
@@ -157,6 +202,11 @@ def test_the_kth_allocation_fails(tmp_path, stride):
 def test_the_kth_allocation_of_a_solver_fails(tmp_path, name, stride):
     """NumPy's reductions fail without a word: that is a MemoryError too."""
     with_failing_allocations(tmp_path, SOLVERS, name, str(stride))
+
+
+def test_the_kth_allocation_of_a_record_fails(tmp_path):
+    """What a Monitor has recorded is the old or the new, and it goes on."""
+    with_failing_allocations(tmp_path, MONITOR)
 
 
 def test_the_kth_allocation_of_a_function_fails(tmp_path):

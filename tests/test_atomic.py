@@ -419,3 +419,26 @@ for own in (False, True):
 """
     run = run_python(code, timeout=600)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("act", ["observe", "load_state_dict"])
+def test_an_exception_at_any_line_leaves_a_plateau_as_it_was_or_as_it_is_to_be(act):
+    def begun():
+        schedule = optkern.schedules.Plateau(0.1, patience=0, cooldown=2)
+        schedule.observe(1.0)
+        return schedule
+
+    other = {"value": 0.01, "best": 0.5, "num_bad_epochs": 3, "cooldown_counter": 1}
+    given = {"observe": 2.0, "load_state_dict": other}[act]
+    schedule = begun()
+    old = schedule.state_dict()
+    getattr(schedule, act)(given)
+    done, seen = schedule.state_dict(), []
+    for line in itertools.count(1):
+        schedule = begun()
+        reached = interrupted(line, lambda schedule=schedule: getattr(schedule, act)(given))
+        assert schedule.state_dict() in (old, done), f"torn at line {line}"
+        seen.append(schedule.state_dict())
+        if not reached:
+            break
+    assert seen[0] == old and seen[-1] == done != old

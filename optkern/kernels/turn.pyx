@@ -14,19 +14,26 @@ from optkern.kernels.runtime cimport count_forks
 cdef str STEP = "a step"
 
 
-cdef int refuse_unsaid(str owner, error) except -1:
+cpdef int refuse_unsaid(str owner, error) except -1:
     """Raise MemoryError for what is another error where an allocation has failed."""
     text = str(error)
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    inside = frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("numpy")
     if type(error) is RuntimeError:
         if text not in ("can't allocate lock", "can't allocate read lock"):
             return 0
-    elif not (text.startswith("<class 'numpy.") or inside) or "exception" not in text:
+    elif type(error) is not SystemError or not text.endswith(("exception set", "an exception")):
+        return 0
+    elif not (text.startswith("<ufunc ") or "numpy" in text or is_in_numpy(error.__traceback__)):
         return 0
     raise MemoryError(f"{owner}: an allocation failed ({text})") from error
+
+
+cdef bint is_in_numpy(traceback) except -1:
+    """Return whether an exception was raised in NumPy's own Python code."""
+    if traceback is None:
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("numpy.")
 
 
 @cython.final

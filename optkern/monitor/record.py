@@ -27,6 +27,7 @@ from ..kernels.codecs import widened
 from ..kernels.forms import settled
 from ..kernels.names import hint, spelled
 from ..kernels.structures import Structure
+from ..kernels.turn import refuse_unsaid
 from ..optimizers import Optimizer
 from ..solvers import SAM
 from .edge import Edge, Tracker
@@ -164,7 +165,8 @@ class Record(Recorder):
 
     def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
         """Note what a record has beyond its loss, which is noted already."""
-        validated = len(self._val_at)
+        validated, looked, measured = len(self._val_at), len(self.looks), len(self.edges)
+        last = self._trail[-1] if self._trail else None
         try:
             if val_loss is not None:
                 self._val_losses.append(real("val_loss", val_loss))
@@ -174,10 +176,14 @@ class Record(Recorder):
                     self._look(settled(grads), opt)
             if self._tracker is not None and len(self._losses) >= self._tracker.due:
                 self._track(self._tracker, grads, opt)
-        except BaseException:
+        except BaseException as error:
             self._losses.pop()
             del self._val_losses[validated:], self._val_at[validated:]
+            del self.looks[looked:], self.edges[measured:]
+            if self._trail and self._trail[-1] is not last:
+                self._trail.pop()
             self._phase, self._look_at, self._next = 0, 0, 0
+            refuse_unsaid("Monitor.record", error)
             raise
         self._next = self._look_at
         if self._tracker is not None:

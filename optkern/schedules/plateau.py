@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
 
+from ..kernels.atomic import commit
 from ..kernels.names import brief, spelled
 from ..kernels.rules import Choice, Real
 from .domains import _LENGTH, _NOT_NEGATIVE, _NUMBER, _checked
@@ -122,23 +123,23 @@ class Plateau(Schedule):
         TypeError
             Where the loss is not a number.
         """
-        settings = self._settings
+        settings, new = self._settings, self.state_dict()
         current = _loss(loss)
         if self._is_better(current):
-            self.best, self.num_bad_epochs = current, 0
+            new["best"], new["num_bad_epochs"] = current, 0
         else:
-            self.num_bad_epochs += 1
+            new["num_bad_epochs"] += 1
         if self.cooldown_counter > 0:
-            self.cooldown_counter -= 1
-            self.num_bad_epochs = 0
-        if self.num_bad_epochs <= settings["patience"]:
-            return False
-        self.cooldown_counter, self.num_bad_epochs = settings["cooldown"], 0
-        reduced = max(self.value * settings["factor"], settings["min_lr"])
-        if not self.value - reduced > settings["eps"]:
-            return False
-        self.value = reduced
-        return True
+            new["cooldown_counter"] -= 1
+            new["num_bad_epochs"] = 0
+        reduces = new["num_bad_epochs"] > settings["patience"]
+        if reduces:
+            new["cooldown_counter"], new["num_bad_epochs"] = settings["cooldown"], 0
+            reduced = max(self.value * settings["factor"], settings["min_lr"])
+            reduces = self.value - reduced > settings["eps"]
+            new["value"] = reduced if reduces else self.value
+        commit(None, [(vars(self), new)])
+        return reduces
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._memory:
@@ -168,8 +169,7 @@ class Plateau(Schedule):
         TypeError, ValueError
             Where it is something else. Nothing has been modified then.
         """
-        for name, value in self.checked_state(state_dict).items():
-            setattr(self, name, value)
+        commit(None, [(vars(self), self.checked_state(state_dict))])
 
     @classmethod
     def checked_state(cls, state_dict: Mapping[str, Any]) -> dict[str, Any]:
