@@ -251,6 +251,11 @@ def test_bad_options(options, error, words):
         objective(made(), X, Y, CROSS, **options)
 
 
+def test_a_loss_that_is_a_word():
+    with pytest.raises(TypeError, match="loss_fn must be a callable .* got 'mse'"):
+        objective(made(), X, Y, "mse")
+
+
 def test_a_direction_of_another_shape():
     at = objective(made(), X, Y, CROSS)
     v = random_like(at.x)

@@ -114,6 +114,11 @@ class _Total:
             raise TypeError(
                 f"objective: model must be a torch.nn.Module, got {type(model).__name__}"
             )
+        if not callable(loss_fn):
+            raise TypeError(
+                "objective: loss_fn must be a callable (outputs, y) -> loss, such as "
+                f"torch.nn.functional.mse_loss, got {loss_fn!r:.60}"
+            )
         if len(X) != len(y) or len(X) == 0:
             raise ValueError(f"objective: X and y must have rows, got {len(X)} and {len(y)}")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
