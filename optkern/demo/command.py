@@ -95,8 +95,7 @@ def a_schedule(text: str) -> str:
     """Find a schedule by its name."""
     name = text.strip().lower()
     if name not in training.SCHEDULES:
-        known = ", ".join(training.SCHEDULES)
-        raise argparse.ArgumentTypeError(f"no schedule {name!r}; there are {known}")
+        raise argparse.ArgumentTypeError(f"no schedule {name!r}; {hint(name, training.SCHEDULES)}")
     return name
 
 
