@@ -252,7 +252,7 @@ def test_bad_options(options, error, words):
 
 
 def test_a_loss_that_is_a_word():
-    with pytest.raises(TypeError, match="loss_fn must be a callable .* got 'mse'"):
+    with pytest.raises(TypeError, match=r"loss_fn must be a callable .* got 'mse'"):
         objective(made(), X, Y, "mse")
 
 
