@@ -153,18 +153,11 @@ def test_centered_rmsprop_whose_second_moment_overflows(dtype, size, momentum):
     assert (p[1::2] == 1).all() and (p[::2] < 1).all()
 
 
-BEYOND = {  # the rows of docs/range.md: class, options, weights, gradients of the calls
+BEYOND = {  # rows of docs/range.md: class, options, weights, gradients of the calls
     "momentum": (optkern.SGD, {"momentum": 0.9}, 1.0, [3e38, 3e38]),
-    "nesterov": (optkern.SGD, {"momentum": 0.9, "nesterov": True}, 1.0, [3e38]),
-    "sgd, l2": (optkern.SGD, {"weight_decay": 0.5}, 3e38, [3e38]),
-    "adam, l2": (optkern.Adam, {"weight_decay": 0.5}, 3e38, [3e38]),
+    "averages": (optkern.Adam, {"grad_scale": 1e-10}, 1.0, [1e30]),
     "accumulate": (optkern.SGD, {"accumulate": 2}, 0.0, [3e38, 3e38]),
-    "adamax, lr": (optkern.Adamax, {"lr": 2.0}, 1.0, [3e38]),
-    "adagrad, lr": (optkern.Adagrad, {"lr": 10.0}, 1.0, [3e38]),
-    "adam, eps": (optkern.Adam, {"eps": 0.0}, 1.0, [1e-30]),
     "ema": (optkern.SGD, {"lr": 1.0, "ema_decay": 0.5}, 3e38, [3e38, 3e38]),
-    "adadelta": (optkern.Adadelta, {"eps": 1e4}, 1.0, [3e38]),
-    "grad_scale": (optkern.SGD, {"grad_scale": 1e-20}, 1.0, [1e25]),
 }
 
 
@@ -172,21 +165,102 @@ BEYOND = {  # the rows of docs/range.md: class, options, weights, gradients of t
 def test_where_finite_numbers_become_infinite(case):
     """Documented, and the same in both twins; what is mended here leaves docs/range.md too."""
     cls, keywords, size, calls = BEYOND[case]
-    hyper = {k: x for k, x in keywords.items() if k in cls.rule.hyperparameters}
-    options = {k: x for k, x in keywords.items() if k not in hyper}
-    params = [np.full(3, size, np.float32)]
-    grads = [[np.full(3, g, np.float32)] for g in calls]
-    opt = assert_trains_like_twin(cls.rule, params, grads, hyper, **options)
+    opt = trained_like_twin(cls, keywords, size, calls, np.float32)
     average = opt.state[0].get("ema", opt.params[0])
     assert not np.isfinite(average).any()
 
 
-def test_where_lambs_trust_ratio_becomes_infinite():
-    """The row of docs/range.md: updates of 0 where squares overflow, times it."""
+def trained_like_twin(cls, keywords, size, calls, dtype):
+    hyper = {k: x for k, x in keywords.items() if k in cls.rule.hyperparameters}
+    options = {k: x for k, x in keywords.items() if k not in hyper}
+    params = [np.full(3, size, dtype)]
+    grads = [[np.full(3, g, dtype)] for g in calls]
+    return assert_trains_like_twin(cls.rule, params, grads, hyper, **options)
+
+
+L2 = {"weight_decay": 0.5, "decay_form": "l2"}
+AHEAD = {"momentum": 0.9, "nesterov": True, "lr": 0.5}
+# Where an intermediate number is beyond the range and the result is not: class, options, weight,
+# gradients and the right weight, in units of 2**127 (or 2**1023); of a weight of "one", in ones.
+WITHIN = {
+    "nesterov": (optkern.SGD, AHEAD, 0, [1.9], -0.5 * 3.61),
+    "nesterov, average": (
+        optkern.SGD, AHEAD | {"momentum_form": "average"}, 0, [1.9], -0.5 * 0.19 * 1.9,
+    ),
+    "sgd, l2": (optkern.SGD, L2 | {"lr": 0.1}, 1.9, [1.9], 1.9 - 0.1 * 2.85),
+    "sgd, l2, down": (optkern.SGD, L2 | {"lr": 0.1}, -1.9, [-1.9], -1.9 + 0.1 * 2.85),
+    "sgd, l2, up": (optkern.SGD, L2 | {"maximize": True}, -1.9, [1.9], -1.9 + 1e-3 * 2.85),
+    "sgd, l2, clipped": (optkern.SGD, L2 | {"lr": 0.1, "clip_norm": 1.0}, 1.9, [1.9], 1.9 - 0.095),
+    "sgd, much l2": (optkern.SGD, L2 | {"lr": 1e-6, "weight_decay": 1e5}, 1.9, [1], 1.9 - 0.19),
+    "lars, l2": (optkern.LARS, L2 | {"lr": 0.1}, 1.9, [1.9], 1.9 - 1.9e-4),
+    "adam, l2": (optkern.Adam, L2, 1.9, [1.9], 1.9),
+    "nadam, l2": (optkern.NAdam, L2, 1.9, [1.9], 1.9),
+    "radam, l2": (optkern.RAdam, L2, 1.9, [1.9], 1.9 - 1e-3 * 2.85),
+    "lamb, l2": (optkern.LAMB, L2, 1.9, [1.9], 1.9),
+    "rmsprop, l2": (optkern.RMSprop, L2 | {"momentum": 0.9, "centered": True}, 1.9, [1.9], 1.9),
+    "adagrad, l2": (optkern.Adagrad, L2, 1.9, [1.9], 1.9),
+    "adadelta, l2": (optkern.Adadelta, L2, 1.9, [1.9], 1.9),
+    "adamax, l2": (optkern.Adamax, L2, 1.9, [1.9], 1.9),
+    "adamax, lr": (optkern.Adamax, {"lr": 8.0}, "one", [1.9], -7.0),
+    "adagrad, lr": (optkern.Adagrad, {"lr": 1e6}, "one", [1.9], 1.0),
+    "adam, lr": (optkern.Adam, {"lr": 1e6}, "one", [1.9], 1.0),
+    "nadam, lr": (optkern.NAdam, {"lr": 1e6}, "one", [1.9], 1.0),
+    "rmsprop, lr": (optkern.RMSprop, {"lr": 1e6}, "one", [1.9], 1.0),
+    "adadelta, eps": (optkern.Adadelta, {"eps": 1e4}, "one", [1.9], 1.0),
+    "grad_scale": (optkern.SGD, {"grad_scale": 2.0**-20, "lr": 2.0**-21}, 0, [1.9], -0.95),
+    "sum": (
+        optkern.SGD,
+        {"grad_scale": 0.5, "lr": 0.25, "accumulate": 2, "accumulate_form": "sum"},
+        0, [0.9, 0.9], -0.9,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@pytest.mark.parametrize("case", WITHIN)
+def test_no_intermediate_number_leaves_the_range(case, dtype):
+    cls, keywords, size, calls, right = WITHIN[case]
+    unit = 2.0 ** (127 if dtype is np.float32 else 1023)
+    scale = 1.0 if size == "one" else unit
+    size = 1.0 if size == "one" else size * unit
+    opt = trained_like_twin(cls, keywords, size, [g * unit for g in calls], dtype)
+    np.testing.assert_allclose(opt.params[0] / dtype(scale), right, rtol=1e-5)
+
+
+def test_the_momentum_of_a_decayed_gradient_is_right_where_that_is_not_representable():
+    for cls, name, share in (
+        (optkern.Lion, "exp_avg", 0.01),
+        (optkern.Adam, "exp_avg", 0.1),
+        (optkern.SGD, "momentum_buffer", 0.1),
+    ):
+        options = {"momentum": 0.9, "momentum_form": "average"} if cls is optkern.SGD else {}
+        opt = trained_like_twin(cls, L2 | options, 3e38, [3e38], np.float32)
+        np.testing.assert_allclose(opt.state[0][name], share * 4.5e38, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eps", (0.0, 1e-50))
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@pytest.mark.parametrize("name", [n for n in CLASSES if n not in ("sgd", "lars", "lion")])
+def test_without_eps_no_second_moment_that_has_underflown_is_divided_by(name, dtype, eps):
+    """The steps are no longer than those of the moment that is not kept."""
+    cls = CLASSES[name]
+    options = {"weight_decay": 0.0} if "weight_decay" in cls.rule.hyperparameters else {}
+    for g in (0.0, float(np.finfo(dtype).smallest_normal) ** 0.8, 1e-12, 1.0):
+        for more in ({}, {"momentum": 0.9}) if name == "rmsprop" else ({},):
+            keywords = options | more | {"eps": eps, "lr": 0.01}
+            opt = trained_like_twin(cls, keywords, 1.0, [g, g, 0.0, g, -g], dtype)
+            assert (np.abs(opt.params[0] - 1) < 1).all(), (g, more)
+            if g == 0:
+                assert (opt.params[0] == 1).all()
+
+
+def test_lambs_trust_ratio_beside_updates_of_0():
+    """The squares of two decayed gradients overflow; the ratio is beyond the largest number."""
     params, grads = [np.array([1e35, -1e35, 0], np.float32)], [[np.full(3, 1e-20, np.float32)]]
     hyper = {"lr": 0.1, "weight_decay": 0.01, "decay_form": "l2"}
     opt = assert_trains_like_twin(optkern.LAMB.rule, params, grads, hyper)
-    assert np.isnan(opt.params[0][:2]).all()
+    assert (opt.params[0][:2] == params[0][:2]).all()
+    np.testing.assert_allclose(opt.params[0][2], -0.1 * 2**0.5 * 1e35, rtol=1e-5)
 
 
 def test_where_rows_that_cancel_become_infinite():

@@ -6,7 +6,7 @@ cdef enum:
     # What an update does beyond its plain form. DECAYS and SCALES are arithmetic on p and g alone;
     # the others decide which state is touched (`Rule.variants` in rules/row.py). The constants of
     # SCALES change nothing where their flag is off: a loop may take them all.
-    MAXIMIZE = 1
+    TURN = 1
     L2 = 2
     SHRINK = 4
     MOMENTUM = 8
@@ -20,11 +20,12 @@ cdef enum:
     CLAMP = 2048
     TRUST = 4096
     DECAY = 8192
+    GUARD = 16384     # quotients whose parts could leave the range, or be 0
     OWN1 = 1 << 16    # a rule's own, as in rules/flags.py
     OWN2 = 1 << 17
     OWN3 = 1 << 18
     OWN4 = 1 << 19
-    DECAYS = MAXIMIZE | L2 | SHRINK | DECAY
+    DECAYS = TURN | L2 | SHRINK | DECAY
     SCALES = SCALE | CLAMP | TRUST
 
 
@@ -56,6 +57,7 @@ cdef struct hyper_t:
     double step
     double trust_coefficient
     double adapt
+    double share         # how much of a gradient as it comes an update takes; 0: all of it
     double own[OWN]      # what no other rule has, in the order of `Rule.domains`
 
 
@@ -89,6 +91,9 @@ cdef struct constants_t:
     double scale         # multiplies the gradient: unscaling and clipping by norms
     double limit         # clips the gradient's elements
     double trust         # LARS: multiplies the gradient; LAMB: the direction
+    double turn          # multiplies the gradient: -1 to maximise, over `full`
+    double full          # a power of two: makes good what keeps the gradient in range, mostly 1
+    double down          # the same of a quotient: multiplies its divisor
     double own[OWN]      # what no other rule has, in the order of `Rule.constants`
     unsigned int flags
     int lift             # the gradient goes in times 2**lift: what `scale` does not hold, mostly 0

@@ -7,7 +7,7 @@
    division per element.
 3. A constant is cast to the parameter's dtype once, by whoever runs the formula.
 """
-from libc.math cimport INFINITY, isfinite, ldexp
+from libc.math cimport INFINITY, fabs, isfinite, ldexp, logb
 from libc.string cimport memset
 
 from optkern.kernels._wide cimport fits, product, quotient, split, total, wide, wide_t
@@ -16,6 +16,9 @@ from optkern.rules import FLAGS, LIMITS, OPTIONS, RULES
 
 cdef enum:
     ACCUMULATE_MEAN
+
+cdef enum:
+    LOWEST_DIVISOR = 62   # powers of two that a divisor, 2**-63 at least, may be cut by
 
 
 cdef list fields():
@@ -50,8 +53,8 @@ cdef dict places(rule):
 cdef dict PLACES = {rule.name: places(rule) for rule in (*RULES, *LIMITS)}
 
 if [bit for _, bit in sorted(FLAGS.items())] != [
-    AMSGRAD, APPLY, CENTERED, CLAMP, DECAY, DIRECTION, L2, MAXIMIZE, MOMENTUM, NESTEROV, OWN1, OWN2,
-    OWN3, OWN4, RECTIFIED, SCALE, SHRINK, TRUST,
+    AMSGRAD, APPLY, CENTERED, CLAMP, DECAY, DIRECTION, GUARD, L2, MOMENTUM, NESTEROV, OWN1,
+    OWN2, OWN3, OWN4, RECTIFIED, SCALE, SHRINK, TRUST, TURN,
 ]:
     raise ImportError("optkern: rules/flags.py and kernels/_constants.pxd differ; build again")
 
@@ -81,7 +84,7 @@ cdef int encode(hyper_t* o, rule, str name, object value) except -1:
     return 0
 
 
-def derive(rule, dict hyperparameters):
+def derive(rule, dict hyperparameters, double share=1):
     """Return the constants of one step, for the NumPy reference: name -> float, and ``flags``.
 
     Parameters
@@ -89,11 +92,14 @@ def derive(rule, dict hyperparameters):
     rule : Rule
     hyperparameters : dict
         All of the rule's hyperparameters, checked.
+    share : float
+        How much of a gradient as it comes an update takes (`share_of`).
     """
     cdef hyper_t o
     cdef constants_t h
     memset(&o, 0, sizeof(o))
     memset(&h, 0, sizeof(h))
+    o.share = share
     for name, value in hyperparameters.items():
         encode(&o, rule, name, value)
     derivation(rule)(&o, &h)
@@ -157,6 +163,8 @@ cdef void adjust(
         if isfinite(norm.value) and isfinite(tensor_norm.value):   # else 0 or NaN, as above
             h.lift = split(scale, is_double, &h.scale)
     h.limit = o.clip_value if o.clip_value else INFINITY
+    if h.scale > 1 and h.full > 1:   # the power of two goes to the first factor
+        h.scale, h.limit, h.turn = h.scale / h.full, h.limit / h.full, h.turn * h.full
     h.flags &= ~(<unsigned int> (SCALE | CLAMP))
     if h.scale != 1:
         h.flags |= SCALE
@@ -169,24 +177,23 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
 
     Where the dtype does not hold it, a power of two goes from it to what it multiplies.
     """
-    cdef double before = h.trust
+    cdef double before = h.trust, decay = h.decay * h.full
+    cdef double scale = h.scale * fabs(h.turn) * h.full   # `full` is in one of the two
     cdef bint plain = p_norm.exponent == 0 and norm.exponent == 0 and h.lift == 0
-    cdef wide_t ratio = p_norm, scaled = product(norm, wide(h.scale, h.lift))
-    cdef int left
+    cdef wide_t ratio = p_norm, scaled = product(norm, wide(scale, h.lift))
+    cdef int left, lower
     if not (p_norm.value > 0 and norm.value > 0):
         if h.flags & TRUST:
             h.trust = 1
         return
     if h.flags & TRUST:
-        h.trust = before * p_norm.value / (
-            h.scale * norm.value + h.decay * p_norm.value + h.eps
-        )
+        h.trust = before * p_norm.value / (scale * norm.value + decay * p_norm.value + h.eps)
     else:
         h.trust *= p_norm.value / norm.value
     if plain and fits(h.trust, is_double) or not isfinite(p_norm.value) or not isfinite(norm.value):
         return
     if h.flags & TRUST:
-        ratio = total(scaled, total(product(p_norm, wide(h.decay, 0)), wide(h.eps, 0)))
+        ratio = total(scaled, total(product(p_norm, wide(decay, 0)), wide(h.eps, 0)))
         ratio = quotient(product(wide(before, 0), p_norm), ratio)
     else:
         ratio = product(wide(before, 0), quotient(p_norm, norm))
@@ -196,8 +203,13 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
         h.limit = ldexp(h.limit, left)
         h.lift = split(wide(h.scale, h.lift + left), is_double, &h.scale)
         h.flags |= SCALE
-    else:
-        h.rate = ldexp(h.rate, left)
+        return
+    if left > 0:   # to the divisor, or the dividend would overflow where both are large
+        lower = min(left, LOWEST_DIVISOR + <int> logb(h.down))
+        h.down = ldexp(h.down, -lower)
+        left -= lower
+        h.flags |= GUARD
+    h.rate = ldexp(h.rate, left)
 
 
 cdef wide_t as_wide(object norm):
@@ -211,13 +223,24 @@ def adjusted(
     dict options, dict constants, double calls, norm, tensor_norm, bint is_double=True
 ):
     """`adjust` for the NumPy reference: derived constants with a tensor's scale and limit."""
-    cdef options_t o
+    cdef options_t o = encoded(options)
     cdef constants_t h = constants
+    adjust(&o, &h, calls, as_wide(norm), as_wide(tensor_norm), is_double)
+    return h
+
+
+cdef options_t encoded(dict options) except *:
+    cdef options_t o
     memset(&o, 0, sizeof(o))
     for name, (default, domain) in OPTIONS.items():
         encode_option(&o, name, options.get(name, default))
-    adjust(&o, &h, calls, as_wide(norm), as_wide(tensor_norm), is_double)
-    return h, gradient_share(&o, calls)
+    return o
+
+
+def share_of(dict options, double calls):
+    """Return `gradient_share` for the NumPy reference."""
+    cdef options_t o = encoded(options)
+    return gradient_share(&o, calls)
 
 
 def trusted(dict constants, p_norm, norm, bint is_double):

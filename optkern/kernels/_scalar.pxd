@@ -38,6 +38,22 @@ cdef inline floating epsilon(floating x) noexcept nogil:
         return DBL_EPSILON
 
 
+cdef inline floating least(floating x) noexcept nogil:
+    """Give the smallest number that `flush` keeps, in the dtype of `x`."""
+    if floating is float:
+        return FLT_MIN
+    else:
+        return DBL_MIN
+
+
+cdef inline floating least_root(floating x) noexcept nogil:
+    """Give the root of the smallest number that `flush` keeps, in the dtype of `x`."""
+    if floating is float:
+        return <float> 1.0842021724855044e-19   # 2**-63
+    else:
+        return 1.4916681462400413e-154   # 2**-511
+
+
 cdef extern from *:
     """
     #include <string.h>

@@ -30,6 +30,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
     cdef Py_ssize_t i, last = -1
     cdef constants_t* h = NULL
     cdef hyper_t o
+    cdef double share = gradient_share(&plan.options, <double> (plan.accumulated + 1))
     plan.lacking = False
     for i in range(plan.count):
         if not plan.tensors[i].active:
@@ -47,6 +48,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
             o = plan.hypers[plan.tensors[i].group]
             o.step = <double> (plan.steps[i] - plan.started[i] + 1)
             o.carried = plan.mu_products[i]
+            o.share = share
             h = &plan.constants[i]
             memset(h, 0, sizeof(constants_t))
             plan.traits.derive(&o, h)

@@ -22,7 +22,7 @@ from ..rules.reductions import add_halves as add_halves
 from ..rules.reductions import gradient_norms as gradient_norms
 from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import codecs
-from ._constants import adjusted, derive, trusted
+from ._constants import adjusted, derive, share_of, trusted
 from ._twins import rows_twin, twin
 from .engine import Plan
 from .names import spell_names
@@ -60,9 +60,9 @@ class Constants:
         norm: float = 0.0,
         tensor_norm: float = 0.0,
     ) -> None:
-        derived = derive(rule, hyperparameters)
-        wide = dtype == np.float64
-        exact, _ = adjusted(dict(options or {}), derived, calls, norm, tensor_norm, wide)
+        options, wide = dict(options or {}), dtype == np.float64
+        derived = derive(rule, hyperparameters, share_of(options, calls))
+        exact = adjusted(options, derived, calls, norm, tensor_norm, wide)
         self._take(rule, exact, dtype)
 
     def _take(self, rule: Rule, exact: dict[str, Any], dtype: np.dtype) -> None:
@@ -253,8 +253,7 @@ def fused_step(
                 approach(state["ema"][i], p, 1 - options["ema_decay"])
             if options.get("zero_grad") and grads[i] is not None:
                 grads[i][...] = 0
-        share = adjusted(options, derive(rule, hyperparameters[0]), calls, norm, 0.0)[1]
-    return norm.times(share)
+    return norm.times(share_of(options, calls))
 
 
 spell_names(__name__, lambda: [rule.name for rule in RULES], "optkern.reference")

@@ -11,13 +11,20 @@ from __future__ import annotations
 import numpy as np
 
 from .arithmetic import ascended, flush, shrunk
+from .flags import GUARD
 from .row import Rule, Slot
 
 
 def formula(p, g, v, u, h):
     g = ascended(p, g, h)
     v[...] = flush(h.beta2 * v + h.gain2 * g * g)
-    d = np.sqrt(u + h.eps) * g / np.sqrt(v + h.eps)
+    least, past = np.finfo(v.dtype).smallest_normal, v + h.eps
+    back = v.dtype.type(1)
+    if h.flags & GUARD:
+        past = np.where(past < least, least, past)
+        far = 1 / np.sqrt(least)  # times a root it may leave the range, which the quotient does not
+        back = np.where(np.abs(g) > far, far, back)
+    d = np.sqrt(u + h.eps) * (g / back) / np.sqrt(past) * back
     u[...] = flush(h.beta2 * u + h.gain2 * d * d)
     p[...] = shrunk(p, h) - h.rate * d
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk
+from .arithmetic import ascended, denominator, flush, shrunk, whole
 from .domains import Real
 from .row import Rule, Setting, Slot, Values
 
 
 def formula(p, g, s, h):
     g = ascended(p, g, h)
-    s[...] = flush(s + g * g)
-    p[...] = shrunk(p, h) - g * h.rate / (np.sqrt(s) + h.eps)
+    s[...] = flush(s + whole(g, h) * whole(g, h))
+    p[...] = shrunk(p, h) - g * h.rate / denominator(s, h)
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:

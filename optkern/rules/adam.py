@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, corrected_root, flush, move_moments, shrunk
+from .arithmetic import ascended, corrected_root, denominator, flush, move_moments, shrunk
 from .flags import AMSGRAD
 from .row import DECOUPLED, Rule, Slot, Values
 
@@ -23,7 +23,7 @@ def formula(p, g, m, v, vmax, h):
     if h.flags & AMSGRAD:
         d = np.where(vmax > d, vmax, d)
         vmax[...] = flush(d)
-    p[...] = shrunk(p, h) - m * h.rate / (np.sqrt(d) + h.eps)
+    p[...] = shrunk(p, h) - m * h.rate / denominator(d, h)
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk
+from .arithmetic import ascended, flush, shrunk, whole
+from .flags import GUARD
 from .row import Rule, Slot
 
 
 def formula(p, g, m, u, h):
     g = ascended(p, g, h)
     m[...] = flush(h.beta1 * m + h.gain1 * g)
-    past, now = h.beta2 * u, np.abs(g) + h.eps
+    past, now = h.beta2 * u, np.abs(whole(g, h)) + h.eps
     u[...] = flush(np.where(past > now, past, now))
-    p[...] = shrunk(p, h) - m * h.rate / u
+    d = u
+    if h.flags & GUARD:
+        least = np.finfo(u.dtype).smallest_normal
+        d = np.where(u * h.down < least, least, u * h.down)
+    p[...] = shrunk(p, h) - m * h.rate / d
 
 
 RULE = Rule(

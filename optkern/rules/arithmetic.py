@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .flags import CLAMP, L2, MAXIMIZE, SCALE, SHRINK
+from .flags import CLAMP, GUARD, L2, SCALE, SHRINK, TURN
 
 
 def flush(x):
@@ -19,18 +19,35 @@ def flush(x):
 
 
 def ascended(p, g, h):
-    """Return the gradient to descend along: scaled, clipped, turned to maximise, L2 decay added."""
+    """Return the gradient to descend along: scaled, clipped, turned to maximise, L2 decay added.
+
+    Times a power of two, `whole` makes it good, where that may leave the range.
+    """
     if h.lift:
         g = np.ldexp(g.astype(np.float64), h.lift).astype(g.dtype)
     if h.flags & SCALE:
         g = g * h.scale
     if h.flags & CLAMP:
         g = np.where(g > h.limit, h.limit, np.where(g < -h.limit, -h.limit, g))
-    if h.flags & MAXIMIZE:
-        g = -g
+    if h.flags & TURN:
+        g = g * h.turn
     if h.flags & L2:
         g = g + h.decay * p
     return g
+
+
+def whole(x, h):
+    """Make what is linear in an ascended gradient what it is of the gradient itself."""
+    return x * h.full if h.flags & TURN else x
+
+
+def denominator(v, h):
+    """Return sqrt(v) + eps; where v is too small to be kept, the root of the smallest that is."""
+    d = np.sqrt(v) + h.eps
+    if h.flags & GUARD:
+        least = np.sqrt(np.finfo(d.dtype).smallest_normal)
+        d = np.where(d < least, least, d) * h.down
+    return d
 
 
 def shrunk(p, h):

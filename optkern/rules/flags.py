@@ -5,7 +5,7 @@ The build writes the enum of the compiled side from these (`_vocabulary.pxd`).
 
 from __future__ import annotations
 
-MAXIMIZE = 1 << 0
+TURN = 1 << 0  # the gradient is multiplied: by -1 to maximise, by a power of two to stay in range
 L2 = 1 << 1
 SHRINK = 1 << 2
 MOMENTUM = 1 << 3
@@ -19,6 +19,7 @@ SCALE = 1 << 10
 CLAMP = 1 << 11
 TRUST = 1 << 12
 DECAY = 1 << 13
+GUARD = 1 << 14  # quotients whose parts could leave the range, or be 0
 # A rule's own, for what no other rule has: two rules may give one of these two meanings.
 OWN1 = 1 << 16
 OWN2 = 1 << 17
@@ -29,5 +30,5 @@ FLAGS = {name: bit for name, bit in globals().items() if name.isupper()}
 
 # Arithmetic on p and g alone; the constants of SCALES change nothing where their flag is off, so a
 # loop may take them all. The other flags decide which state is touched (`Rule.variants`).
-DECAYS = MAXIMIZE | L2 | SHRINK | DECAY
+DECAYS = TURN | L2 | SHRINK | DECAY
 SCALES = SCALE | CLAMP | TRUST

@@ -11,9 +11,7 @@ algorithm 2.
 
 from __future__ import annotations
 
-import numpy as np
-
-from .arithmetic import ascended, move_moments, shrunk
+from .arithmetic import ascended, denominator, move_moments, shrunk
 from .flags import DECAY, DIRECTION
 from .reductions import norm_of
 from .row import Rule, Slot
@@ -29,7 +27,7 @@ def formula(p, g, m, v, h):
 
 def direction(p, m, v, h):
     """Return the direction that the state gives."""
-    d = m * h.rate / (np.sqrt(v) + h.eps)
+    d = m * h.rate / denominator(v, h)
     return d + h.decay * p if h.flags & DECAY else d
 
 

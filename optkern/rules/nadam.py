@@ -6,9 +6,7 @@ schedule ``mu = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
 
 from __future__ import annotations
 
-import numpy as np
-
-from .arithmetic import ascended, move_moments, shrunk
+from .arithmetic import ascended, denominator, move_moments, shrunk
 from .row import DECOUPLED, Rule, Slot
 
 
@@ -16,7 +14,7 @@ def formula(p, g, m, v, h):
     g = ascended(p, g, h)
     move_moments(g, m, v, h)
     d = m * h.rate + g * h.gradient_rate
-    p[...] = shrunk(p, h) - d / (np.sqrt(v) + h.eps)
+    p[...] = shrunk(p, h) - d / denominator(v, h)
 
 
 RULE = Rule(

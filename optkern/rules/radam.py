@@ -5,9 +5,7 @@ Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, al
 
 from __future__ import annotations
 
-import numpy as np
-
-from .arithmetic import ascended, move_moments, shrunk
+from .arithmetic import ascended, denominator, move_moments, shrunk
 from .flags import RECTIFIED
 from .row import DECOUPLED, Rule, Slot
 
@@ -17,7 +15,7 @@ def formula(p, g, m, v, h):
     move_moments(g, m, v, h)
     d = m * h.rate
     if h.flags & RECTIFIED:
-        d = d / (np.sqrt(v) + h.eps)
+        d = d / denominator(v, h)
     p[...] = shrunk(p, h) - d
 
 

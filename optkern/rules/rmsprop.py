@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk
+from .arithmetic import ascended, denominator, flush, shrunk, whole
 from .flags import CENTERED, MOMENTUM
 from .row import Rule, Slot, Values
 
@@ -20,14 +20,14 @@ def formula(p, g, v, m, buf, h):
     v[...] = flush(h.beta2 * v + h.gain2 * g * g)
     d = v
     if h.flags & CENTERED:
-        m[...] = flush(h.beta2 * m + h.gain2 * g)
+        m[...] = flush(h.beta2 * m + h.gain1 * g)
         share = np.finfo(d.dtype).eps * h.horizon
         least = np.where(share > 1, d.dtype.type(1), share) * d  # the averages' rounding
         d = d - m * m
         d = np.where(d >= least, d, least)  # beyond the range inf - inf, and inf as not centered
-    d = np.sqrt(d) + h.eps
+    d = denominator(d, h)
     if h.flags & MOMENTUM:
-        buf[...] = flush(h.momentum * buf + g / d)
+        buf[...] = flush(h.momentum * buf + whole(g / d, h))
         p[...] = shrunk(p, h) - h.rate * buf
     else:
         p[...] = shrunk(p, h) - g * h.rate / d

@@ -19,9 +19,13 @@ def formula(p, g, buf, h):
     g = ascended(p, g, h)
     if h.flags & TRUST:
         g = g * h.trust
-    if h.flags & MOMENTUM:
+    if h.flags & NESTEROV:
+        half = h.half_gain * g
+        buf[...] = flush(h.momentum * buf + (half + half))
+        g = half + h.half_momentum * buf
+    elif h.flags & MOMENTUM:
         buf[...] = flush(h.momentum * buf + h.gain * g)
-        g = h.gain * g + h.momentum * buf if h.flags & NESTEROV else buf
+        g = buf
     p[...] = shrunk(p, h) - h.rate * g
 
 
@@ -57,6 +61,7 @@ RULE = Rule(
         "maximize": False, "decay_form": "l2", "momentum_form": "torch", "step": 1,
     },
     variants=((), ("MOMENTUM",), ("MOMENTUM", "NESTEROV")),
+    constants=("half_gain", "half_momentum"),
     counted=("dampening",),
     conflicting=("nesterov", "dampening"),
     conflict=conflict,

@@ -10,12 +10,18 @@
    and a check for a zero divisor in the loop costs a factor of two.
 5. A moment that is used after another one has been stored is kept in a variable (`now_m`): gcc
    would load it again behind the store, 15 % of adamax and nadam.
-6. What is a rule's own has its place in `o.own` and `h.own`, in the order of its row.
+6. A gradient that is unscaled or decayed may leave the range where no result does: a rule lets it
+   go in over a power of two and makes that good (`make_room`). A rate above 1 is cut by one as
+   well, and so is what it is divided by (`guard`). Such factors are exact: they change no bits but
+   of what lies beside the smallest normal number.
+7. What is a rule's own has its place in `o.own` and `h.own`, in the order of its row.
 """
+from libc.math cimport INFINITY, frexp, ldexp
+
 from optkern.kernels._constants cimport (
-    CLAMP, L2, MAXIMIZE, SCALE, SHRINK, constants_t, hyper_t,
+    CLAMP, GUARD, L2, SCALE, SHRINK, TURN, constants_t, hyper_t,
 )
-from optkern.kernels._scalar cimport floating, flush
+from optkern.kernels._scalar cimport floating, flush, least_root, square_root
 
 # The words of the `Choice`s in rules/vocabulary.py, in their order.
 cdef enum:
@@ -32,16 +38,19 @@ cdef enum:
     FORM_CLASSICAL
     FORM_AVERAGE
 
+cdef enum:
+    HEADROOM = 62   # the largest power of two whose square is a constant of float32
+
 
 cdef inline floating ascended(floating p, floating g, constants_t h) noexcept nogil:
-    """Return the gradient to descend along: scaled, clipped, turned to maximise, L2 decay added."""
+    """Give the gradient to descend along, over `full`: scaled, clipped, turned, decayed."""
     cdef floating limit = <floating> h.limit
     if h.flags & SCALE:
         g = g * <floating> h.scale
     if h.flags & CLAMP:
         g = limit if g > limit else (-limit if g < -limit else g)
-    if h.flags & MAXIMIZE:
-        g = -g
+    if h.flags & TURN:
+        g = g * <floating> h.turn
     if h.flags & L2:
         g = g + <floating> h.decay * p
     return g
@@ -50,6 +59,19 @@ cdef inline floating ascended(floating p, floating g, constants_t h) noexcept no
 cdef inline floating shrunk(floating p, constants_t h) noexcept nogil:
     """Return the parameter after decoupled weight decay."""
     return p * <floating> h.shrink if h.flags & SHRINK else p
+
+
+cdef inline floating whole(floating x, constants_t h) noexcept nogil:
+    """Multiply what is linear in a gradient that has gone in over `full` by it."""
+    return x * <floating> h.full if h.flags & TURN else x
+
+
+cdef inline floating denominator(floating v, constants_t h) noexcept nogil:
+    """Give sqrt(v) + eps; where v is too small to be kept, the root of the smallest that is."""
+    cdef floating d = square_root(v) + <floating> h.eps
+    if h.flags & GUARD:
+        d = (least_root(v) if d < least_root(v) else d) * <floating> h.down
+    return d
 
 
 cdef inline floating move_moments(
@@ -62,12 +84,24 @@ cdef inline floating move_moments(
     return now_m
 
 
+cdef inline int excess(double factor) noexcept nogil:
+    """Find the power of two that takes a factor below 1, if it is above; at most HEADROOM."""
+    cdef int k = 0
+    if factor <= 1:
+        return 0
+    frexp(factor * (1 + 1e-6), &k)   # it is rounded later
+    return k if k < HEADROOM else HEADROOM
+
+
 cdef inline void common(const hyper_t* o, constants_t* h) noexcept nogil:
     """Derive what all rules share: the direction of the gradient and weight decay."""
     h.rate = o.lr
     h.eps = o.eps
+    h.scale = h.full = h.down = 1
+    h.limit = INFINITY
+    h.turn = -1 if o.maximize else 1
     if o.maximize:
-        h.flags |= MAXIMIZE
+        h.flags |= TURN
     if o.weight_decay == 0:
         return
     if o.decay_form == DECAY_L2:
@@ -78,9 +112,31 @@ cdef inline void common(const hyper_t* o, constants_t* h) noexcept nogil:
         h.shrink = 1 - o.weight_decay * (o.lr if o.decay_form == DECAY_DECOUPLED else 1.0)
 
 
+cdef inline void make_room(const hyper_t* o, constants_t* h) noexcept nogil:
+    """Let the gradient go in over `full`, if unscaling or decay may take it out of range.
+
+    A rule that asks for it makes that good: by `full` in its weights, or by `whole`.
+    """
+    cdef double most = (o.share if o.share > 1 else 1) + h.decay   # times the largest gradient
+    h.full = ldexp(1, excess(most))
+    h.turn = h.turn / h.full
+    h.decay = h.decay / h.full
+    if h.full != 1:
+        h.flags |= TURN
+
+
+cdef inline void guard(constants_t* h, double rate) noexcept nogil:
+    """Keep a quotient's parts in range: the largest rate of its dividend, and its divisor."""
+    cdef int k = excess(rate)
+    h.down = ldexp(1, -k)
+    h.rate = h.rate * h.down
+    if k or h.eps < least_root(<float> 0):
+        h.flags |= GUARD
+
+
 cdef inline void averages(const hyper_t* o, constants_t* h) noexcept nogil:
-    """Return the weights of the two running averages."""
+    """Derive the weights of the two running averages, of the gradient and of its square."""
     h.beta1 = o.beta1
-    h.gain1 = 1 - o.beta1
+    h.gain1 = (1 - o.beta1) * h.full
     h.beta2 = o.beta2
-    h.gain2 = 1 - o.beta2
+    h.gain2 = (1 - o.beta2) * h.full * h.full

@@ -2,9 +2,10 @@
 from libc.math cimport sqrt
 
 from optkern.kernels._constants cimport AMSGRAD, constants_t, hyper_t
-from optkern.kernels._scalar cimport floating, flush, square_root
+from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
-    EPS_CORRECTED, ascended, averages, common, move_moments, shrunk,
+    EPS_CORRECTED, ascended, averages, common, denominator, guard, make_room, move_moments,
+    shrunk,
 )
 
 
@@ -18,16 +19,18 @@ cdef inline floating formula(
     if h.flags & AMSGRAD:
         d = vmax[0] if vmax[0] > d else d
         vmax[0] = flush(d)
-    return shrunk(p, h) - now_m * <floating> h.rate / (square_root(d) + <floating> h.eps)
+    return shrunk(p, h) - now_m * <floating> h.rate / denominator(d, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     """lr m^ / (sqrt(v^) + eps) = rate m / (sqrt(v) + eps'): one division."""
     cdef double root = sqrt(1 - o.beta2 ** o.step)
     common(o, h)
+    make_room(o, h)
     averages(o, h)
     h.rate = o.lr * root / (1 - o.beta1 ** o.step)
     if o.eps_form == EPS_CORRECTED:
         h.eps = o.eps * root
+    guard(h, h.rate)
     if o.amsgrad:
         h.flags |= AMSGRAD

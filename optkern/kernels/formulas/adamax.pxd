@@ -1,7 +1,9 @@
 # cython: cdivision=True, cpow=True
-from optkern.kernels._constants cimport constants_t, hyper_t
-from optkern.kernels._scalar cimport floating, flush, magnitude
-from optkern.kernels.formulas._common cimport ascended, averages, common, shrunk
+from optkern.kernels._constants cimport GUARD, constants_t, hyper_t
+from optkern.kernels._scalar cimport floating, flush, least, magnitude
+from optkern.kernels.formulas._common cimport (
+    ascended, averages, common, guard, make_room, shrunk, whole,
+)
 
 
 cdef inline floating formula(
@@ -11,12 +13,20 @@ cdef inline floating formula(
     g = ascended(p, g, h)
     now_m = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * g)
     m[0] = now_m
-    now = magnitude(g) + <floating> h.eps
-    u[0] = flush(past if past > now else now)
-    return shrunk(p, h) - now_m * <floating> h.rate / u[0]
+    now = magnitude(whole(g, h)) + <floating> h.eps
+    now = past if past > now else now
+    if h.flags & GUARD:   # else eps keeps it above all that is flushed
+        now = flush(now)
+    u[0] = now
+    if h.flags & GUARD:
+        now = now * <floating> h.down
+        now = least(p) if now < least(p) else now
+    return shrunk(p, h) - now_m * <floating> h.rate / now
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     common(o, h)
+    make_room(o, h)
     averages(o, h)
     h.rate = o.lr / (1 - o.beta1 ** o.step)
+    guard(h, h.rate)

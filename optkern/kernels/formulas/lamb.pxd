@@ -2,9 +2,10 @@
 from libc.math cimport sqrt
 
 from optkern.kernels._constants cimport APPLY, DECAY, DIRECTION, SHRINK, constants_t, hyper_t
-from optkern.kernels._scalar cimport floating, square_root
+from optkern.kernels._scalar cimport floating
 from optkern.kernels.formulas._common cimport (
-    DECAY_DECOUPLED, ascended, averages, common, move_moments, shrunk,
+    DECAY_DECOUPLED, ascended, averages, common, denominator, guard, make_room, move_moments,
+    shrunk,
 )
 
 
@@ -15,7 +16,7 @@ cdef inline floating formula(
     if not h.flags & APPLY:
         g = ascended(p, g, h)
         now_m = move_moments(g, m, v, h)
-    d = now_m * <floating> h.rate / (square_root(v[0]) + <floating> h.eps)
+    d = now_m * <floating> h.rate / denominator(v[0], h)
     if h.flags & DECAY:
         d = d + <floating> h.decay * p
     if h.flags & DIRECTION:
@@ -27,9 +28,11 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     """m^ / (sqrt(v^) + eps) as Adam has it, the learning rate left to the trust ratio."""
     cdef double root = sqrt(1 - o.beta2 ** o.step)
     common(o, h)
+    make_room(o, h)
     averages(o, h)
     h.rate = root / (1 - o.beta1 ** o.step)
     h.eps = o.eps * root
+    guard(h, h.rate)
     h.trust = o.lr
     if h.flags & SHRINK and o.decay_form == DECAY_DECOUPLED:   # a part of the direction
         h.flags ^= SHRINK | DECAY

@@ -1,7 +1,7 @@
 # cython: cdivision=True, cpow=True
 from optkern.kernels._constants cimport constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
-from optkern.kernels.formulas._common cimport ascended, averages, common, shrunk
+from optkern.kernels.formulas._common cimport ascended, averages, common, make_room, shrunk
 
 
 cdef inline floating formula(floating p, floating g, floating* m, constants_t h) noexcept nogil:
@@ -15,4 +15,6 @@ cdef inline floating formula(floating p, floating g, floating* m, constants_t h)
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     common(o, h)
+    make_room(o, h)
     averages(o, h)
+    h.gain2 = (1 - o.beta2) * h.full   # of the gradient as well

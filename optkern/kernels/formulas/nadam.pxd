@@ -2,8 +2,10 @@
 from libc.math cimport sqrt
 
 from optkern.kernels._constants cimport constants_t, hyper_t
-from optkern.kernels._scalar cimport floating, square_root
-from optkern.kernels.formulas._common cimport ascended, averages, common, move_moments, shrunk
+from optkern.kernels._scalar cimport floating
+from optkern.kernels.formulas._common cimport (
+    ascended, averages, common, denominator, guard, make_room, move_moments, shrunk,
+)
 
 
 cdef enum:
@@ -17,7 +19,7 @@ cdef inline floating formula(
     g = ascended(p, g, h)
     now_m = move_moments(g, m, v, h)
     d = now_m * <floating> h.rate + g * <floating> h.own[GRADIENT_RATE]
-    return shrunk(p, h) - d / (square_root(v[0]) + <floating> h.eps)
+    return shrunk(p, h) - d / denominator(v[0], h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
@@ -25,8 +27,11 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     cdef double mu = o.beta1 * (1 - 0.5 * 0.96 ** (o.step * o.momentum_decay))
     cdef double mu_next = o.beta1 * (1 - 0.5 * 0.96 ** ((o.step + 1) * o.momentum_decay))
     common(o, h)
+    make_room(o, h)
     averages(o, h)
     h.carried = o.carried * mu
-    h.own[GRADIENT_RATE] = o.lr * root * (1 - mu) / (1 - h.carried)
+    h.own[GRADIENT_RATE] = o.lr * root * (1 - mu) / (1 - h.carried) * h.full
     h.rate = o.lr * root * mu_next / (1 - h.carried * mu_next)
     h.eps = o.eps * root
+    guard(h, h.rate + h.own[GRADIENT_RATE])
+    h.own[GRADIENT_RATE] *= h.down

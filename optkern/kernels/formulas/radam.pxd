@@ -2,8 +2,10 @@
 from libc.math cimport sqrt
 
 from optkern.kernels._constants cimport RECTIFIED, constants_t, hyper_t
-from optkern.kernels._scalar cimport floating, square_root
-from optkern.kernels.formulas._common cimport ascended, averages, common, move_moments, shrunk
+from optkern.kernels._scalar cimport floating
+from optkern.kernels.formulas._common cimport (
+    ascended, averages, common, denominator, guard, make_room, move_moments, shrunk,
+)
 
 
 cdef inline floating formula(
@@ -14,7 +16,7 @@ cdef inline floating formula(
     now_m = move_moments(g, m, v, h)
     d = now_m * <floating> h.rate
     if h.flags & RECTIFIED:
-        d = d / (square_root(v[0]) + <floating> h.eps)
+        d = d / denominator(v[0], h)
     return shrunk(p, h) - d
 
 
@@ -24,9 +26,11 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     cdef double rho = rho_inf - 2 * o.step * power2 / (1 - power2)
     cdef double rectification
     common(o, h)
+    make_room(o, h)
     averages(o, h)
     h.rate = o.lr / (1 - o.beta1 ** o.step)
     if rho > 5:
         rectification = ((rho - 4) * (rho - 2) * rho_inf) / ((rho_inf - 4) * (rho_inf - 2) * rho)
         h.flags |= RECTIFIED
         h.rate *= sqrt(rectification) * sqrt(1 - power2)
+        guard(h, h.rate)

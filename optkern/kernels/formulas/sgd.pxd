@@ -1,33 +1,44 @@
 # cython: cdivision=True, cpow=True
 from optkern.kernels._constants cimport MOMENTUM, NESTEROV, TRUST, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
-from optkern.kernels.formulas._common cimport FORM_AVERAGE, FORM_TORCH, ascended, common, shrunk
+from optkern.kernels.formulas._common cimport (
+    FORM_AVERAGE, FORM_TORCH, ascended, common, make_room, shrunk,
+)
+
+
+cdef enum:
+    HALF_GAIN   # gradient and velocity are summed by halves, before the rate makes them small
+    HALF_MOMENTUM
 
 
 cdef inline floating formula(floating p, floating g, floating* buf, constants_t h) noexcept nogil:
-    cdef floating momentum = <floating> h.momentum, gain = <floating> h.gain
+    cdef floating momentum = <floating> h.momentum, gain = <floating> h.gain, half
     g = ascended(p, g, h)
     if h.flags & TRUST:
         g = g * <floating> h.trust
-    if h.flags & MOMENTUM:
+    if h.flags & NESTEROV:
+        half = <floating> h.own[HALF_GAIN] * g
+        buf[0] = flush(momentum * buf[0] + (half + half))   # a product more is 9 % in cache
+        g = half + <floating> h.own[HALF_MOMENTUM] * buf[0]
+    elif h.flags & MOMENTUM:
         buf[0] = flush(momentum * buf[0] + gain * g)
-        g = gain * g + momentum * buf[0] if h.flags & NESTEROV else buf[0]
+        g = buf[0]
     return shrunk(p, h) - <floating> h.rate * g
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     """buf = momentum * buf + gain * g and p -= rate * buf, in all three forms."""
     common(o, h)
+    make_room(o, h)
     h.trust = 1
     if o.adapt:   # LARS
         h.flags |= TRUST
         h.trust = o.trust_coefficient
     if o.momentum == 0:
+        h.rate = o.lr * h.full
         return
     h.flags |= MOMENTUM
     h.momentum = o.momentum
-    if o.nesterov:
-        h.flags |= NESTEROV
     if o.momentum_form == FORM_TORCH:
         h.gain = 1.0 if o.step == 1 else 1 - o.dampening
     elif o.momentum_form == FORM_AVERAGE:
@@ -35,3 +46,9 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     else:
         h.gain = -o.lr
         h.rate = -1
+    h.gain = h.gain * h.full
+    if o.nesterov:
+        h.flags |= NESTEROV
+        h.own[HALF_GAIN] = h.gain / 2
+        h.own[HALF_MOMENTUM] = h.momentum / 2
+        h.rate = h.rate * 2
