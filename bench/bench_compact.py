@@ -52,7 +52,7 @@ CHECKED = 50_001
 
 def buffers(row: Row, n: int) -> tuple[np.ndarray, np.ndarray]:
     dtype = ml_dtypes.bfloat16 if row.dtype == "bfloat16" else row.dtype
-    block = np.random.default_rng(0).standard_normal(cases.BLOCK)
+    block = np.random.default_rng(0).standard_normal(cases.RANDOM_NUMBERS)
     return tuple(np.resize(x.astype(dtype), n) for x in (block, block[::-1] / 100))
 
 
@@ -95,7 +95,7 @@ def bytes_of(opt: Any, g: np.ndarray) -> tuple[float, float]:
     return memory / p.size, (2 * read_and_written + g.nbytes) / p.size
 
 
-def table(case: cases.Case, shape: cases.Shape, threads: int, seconds: float) -> None:
+def table(case: cases.Case, shape: cases.TensorSizes, threads: int, seconds: float) -> None:
     n = shape.elements
     problem = cases.Problem(case, shape, "float32", threads)
     timed = {"limit": sides.limit_sides(problem)[f"loop, {threads} threads"]}
@@ -131,7 +131,7 @@ def main() -> None:
     )
     parser.take("threads", [1, 2], nargs="+", action=Listed)
     options = parser.options()
-    sizes = options.sizes or [cases.Shape.parse("1e6" if options.quick else "1e7")]
+    sizes = options.sizes or [cases.TensorSizes.parse("1e6" if options.quick else "1e7")]
     sizes += [cases.BIG[0]] if options.big else []
     print(f"{runtime.isa()}, {runtime.COMPILER}, NumPy {np.__version__}")
     for case in options.rules:

@@ -119,7 +119,9 @@ def compiled(folder: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def plain_side(library: ctypes.CDLL, problem: cases.Problem, arrays: cases.Arrays) -> Callable:
+def plain_side(
+    library: ctypes.CDLL, problem: cases.Problem, arrays: cases.TensorArrays
+) -> Callable:
     """The plain loop on the one tensor of ``arrays``."""
     (tensor,) = arrays
     p, g, state = tensor
@@ -149,7 +151,7 @@ def costs(library: ctypes.CDLL, case: str, shape: str, seconds: float) -> tuple[
     """How much longer than the plain loop the kernel takes, and the plain loop itself."""
     sides = {}
     for size in (shape, "1"):
-        problem = cases.Problem(cases.CASES[case], cases.Shape.parse(size), num_threads=1)
+        problem = cases.Problem(cases.CASES[case], cases.TensorSizes.parse(size), num_threads=1)
         check_bits(library, problem)
         sides["kernel", size] = problem.step
         for name in ("plain", "again"):

@@ -26,10 +26,10 @@ from time import perf_counter
 import numpy as np
 
 import optkern
-from optkern.bench.cases import Shape
+from optkern.bench.cases import TensorSizes
 from optkern.bench.options import Parser
 
-SIZES = tuple(map(Shape.parse, ("1e3", "1e4", "1e5", "1e6", "1e7")))
+SIZES = tuple(map(TensorSizes.parse, ("1e3", "1e4", "1e5", "1e6", "1e7")))
 ROWS = ("gemm", "busy", "both")
 SIDES: dict[str, int | None] = {"default": None, "1": 1, "all": optkern.get_num_threads()}
 TURNS = 10

@@ -19,7 +19,7 @@ SECONDS = 0.3  # of timing for each side of a group, at the least three rounds
 @lru_cache(maxsize=1)
 def checked_problem(case: str, shape: str) -> cases.Problem:
     """The buffers that both sides of a group share, once they are known to agree."""
-    problem = cases.Problem(cases.CASES[case], cases.Shape.parse(shape))
+    problem = cases.Problem(cases.CASES[case], cases.TensorSizes.parse(shape))
     parity.check_bits(problem)
     return problem
 

@@ -64,7 +64,7 @@ def _passed_handler(error: BaseException) -> bool:
     codes = _codes_of_handlers() if traceback else set()
     while traceback is not None:
         frame = traceback.tb_frame
-        if interrupted is not None and (frame.f_code in codes or _got(frame, interrupted)):
+        if interrupted is not None and (frame.f_code in codes or _took_frame(frame, interrupted)):
             return True
         interrupted, traceback = frame, traceback.tb_next
     return False
@@ -76,7 +76,7 @@ def _codes_of_handlers() -> set[Any]:
     return {getattr(part, "__code__", None) for pair in parts for part in pair} - {None}
 
 
-def _got(frame: FrameType, interrupted: FrameType) -> bool:
+def _took_frame(frame: FrameType, interrupted: FrameType) -> bool:
     """Return whether a function got the frame that called it, as nothing but a handler does."""
     for value in frame.f_locals.values():
         if value is interrupted:

@@ -67,7 +67,7 @@ def _run(argv: list[str]) -> int:
     if args.command == "info":
         show_versions()
         return 0
-    return demo.run(args)
+    return demo.run_demo(args)
 
 
 def _parser() -> Parser:

@@ -18,7 +18,7 @@ FAST = ["--quick", "--seconds", "0.01", "--threads", "1"]
 
 
 def problem(case, shape="1000", dtype="float32"):
-    return cases.Problem(cases.CASES[case], cases.Shape.parse(shape), dtype, 1)
+    return cases.Problem(cases.CASES[case], cases.TensorSizes.parse(shape), dtype, 1)
 
 
 SCRIPTS = [
@@ -284,5 +284,5 @@ def test_a_rule_without_natural_code_has_no_such_column(monkeypatch, capsys):
 
 
 def test_shapes():
-    assert cases.Shape.parse("1e3") == ("1e3", (1000,))
-    assert cases.Shape.parse("3X1e1").sizes == (10, 10, 10)
+    assert cases.TensorSizes.parse("1e3") == ("1e3", (1000,))
+    assert cases.TensorSizes.parse("3X1e1").sizes == (10, 10, 10)

@@ -9,7 +9,7 @@ from curvature_cases import dropping, rotated
 from optkern import curvature
 from optkern.curvature.operators import Operator
 from optkern.curvature.recurrence import Tridiagonal
-from optkern.curvature.run import Run
+from optkern.curvature.run import LanczosRun
 
 N = 400
 SPECTRA = {
@@ -64,7 +64,7 @@ def failures(d, kind, rotate, delta, starts, first=0):
     rounding = 1e-12 * np.abs(d).max()
     failed = 0
     for seed in range(first, first + starts):
-        run = Run(Operator("me", product, N, dtype), 1 - delta, (1,), memory, seed, None, 1)
+        run = LanczosRun(Operator("me", product, N, dtype), 1 - delta, (1,), memory, seed, None, 1)
         bad = False
         while run.k < 40 and not run.exhausted and not bad:
             run.advance()
@@ -125,7 +125,7 @@ def test_a_bound_is_never_made_of_nan():
     def product(v):
         return v * np.linspace(-1, 1, N) if next(answers, False) else np.full(N, np.nan)
 
-    run = Run(Operator("me", product, N, np.float64), 0.999)
+    run = LanczosRun(Operator("me", product, N, np.float64), 0.999)
     for _ in range(5):
         run.advance()
     with pytest.raises(FloatingPointError, match="NaN"):
@@ -135,7 +135,7 @@ def test_a_bound_is_never_made_of_nan():
 
 def test_a_basis_of_the_whole_space_needs_no_luck():
     d = np.linspace(-1, 3, 12)
-    run = Run(Operator("me", lambda v: d * v, 12, np.float64), 1 - 1e-12)
+    run = LanczosRun(Operator("me", lambda v: d * v, 12, np.float64), 1 - 1e-12)
     for _ in range(12):
         run.advance()
     assert -1 - 1e-13 < run.bound(1) <= -1 + 1e-15 and 3 - 1e-15 <= run.bound(-1) < 3 + 1e-13
@@ -148,7 +148,7 @@ def test_the_bound_is_not_vacuous():
 
 def test_the_bound_closes_in():
     d = SPECTRA["one below a bulk"]
-    run = Run(Operator("me", lambda v: d * v, N, np.float64), 0.999, seed=1)
+    run = LanczosRun(Operator("me", lambda v: d * v, N, np.float64), 0.999, seed=1)
     gaps = []
     for _ in range(60):
         run.advance()
@@ -159,7 +159,7 @@ def test_the_bound_closes_in():
 
 def test_half_of_delta_goes_to_each_end():
     op = Operator("me", lambda v: v, 1000, np.float64)
-    both, one = Run(op, 0.99).gamma, Run(op, 0.99, (1,)).gamma
+    both, one = LanczosRun(op, 0.99).gamma, LanczosRun(op, 0.99, (1,)).gamma
     assert both == pytest.approx(one / 2, rel=1e-12)
 
 

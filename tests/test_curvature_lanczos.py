@@ -10,7 +10,7 @@ from optkern import curvature
 from optkern.curvature.accepting import as_operator
 from optkern.curvature.operators import random_unit
 from optkern.curvature.recurrence import Recurrence, Tridiagonal
-from optkern.curvature.run import Run, smallest_part
+from optkern.curvature.run import LanczosRun, smallest_part
 
 DTYPES = [np.float32, np.float64]
 
@@ -310,7 +310,7 @@ def test_seeded_reproducible_and_independent_of_threads(dtype):
 def test_the_start_is_not_the_users_own_random_numbers():
     """Data from default_rng(0) and a run with seed 0 must have nothing in common."""
     op = as_operator("me", np.eye(1000))
-    start = Run(op, 0.99, seed=0).recurrence.vector
+    start = LanczosRun(op, 0.99, seed=0).recurrence.vector
     theirs = np.random.default_rng(0).standard_normal(1000)
     assert abs(start @ theirs) / np.linalg.norm(theirs) < 0.15
 

@@ -7,7 +7,7 @@ from curvature_networks import Network, flat
 
 from optkern import curvature
 from optkern.curvature.accepting import as_operator
-from optkern.curvature.gradients import Gradient
+from optkern.curvature.gradients import FlatGradient
 from optkern.curvature.operators import Point
 
 DTYPES = [np.float32, np.float64]
@@ -467,5 +467,5 @@ def test_a_gradient_that_takes_only_float32():
         return d * x
 
     point = Point("me", np.zeros(2, np.float32))
-    assert Gradient("me", picky, point).dtype == np.float32
+    assert FlatGradient("me", picky, point).dtype == np.float32
     assert curvature.classify(np.zeros(2, np.float32), picky).kind == "saddle"

@@ -195,7 +195,7 @@ def test_the_seed_decides_everything_but_the_times(capsys):
 
 def test_the_seed_decides_the_mini_batches():
     """From the same weights and data: only their order is another."""
-    digits = data.load(None, seed=0)
+    digits = data.load_data(None, seed=0)
     losses = []
     for seed in (0, 0, 1):
         network = training.new_network(digits, training.Settings((8,), 64, 1, seed=0))
@@ -343,7 +343,7 @@ def interrupted(batch: int, folder: str) -> subprocess.CompletedProcess:
 def end_of(folder: str, name: str) -> tuple[list, dict]:
     """All that a run left on disk, but the times."""
     rule = RULES[name]
-    params = training.new_network(data.load(None, 0), training.Settings((8,), 64, 4, 0)).params
+    params = training.new_network(data.load_data(None, 0), training.Settings((8,), 64, 4, 0)).params
     opt = training.optkern_optimizer(rule, params, 0.1, None)
     extra = optkern.load(f"{folder}/{name}.npz", opt).extra
     assert len(extra["update_times"]) == len(extra["step_times"]) == 4 * 21
@@ -401,7 +401,7 @@ def test_a_checkpoint_that_cannot_be_used(capsys, content):
     elif content == "damaged":
         Path("ck/adam.npz").write_bytes(b"PK")
     else:
-        network = training.new_network(data.load(None, 0), training.Settings((8,), 64, 1, 0))
+        network = training.new_network(data.load_data(None, 0), training.Settings((8,), 64, 1, 0))
         optkern.save("ck/adam.npz", optkern.Adam(network.params))
     line = refused(demo(capsys, "--rules", "adam", "--no-plot", "--checkpoint", "ck"))
     expected = {"folder": "Is a directory", "damaged": "is no optkern checkpoint"}
@@ -503,7 +503,7 @@ def test_any_integers_are_class_labels(capsys, labels):
 def test_split_and_normalisation():
     X = np.arange(40.0).reshape(20, 2) ** 2
     X = np.c_[X, np.full(20, 0.1)]
-    made = data.prepared("own", X, np.arange(20) % 2, seed=3)
+    made = data.prepared_data("own", X, np.arange(20) % 2, seed=3)
     assert (len(made.X_train), len(made.X_test)) == (15, 5)
     assert made.X_train.dtype == np.float32
     np.testing.assert_allclose(made.X_train.mean(axis=0), 0, atol=1e-6)

@@ -20,7 +20,7 @@ def settings(epochs):
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(None, 0)
+    return data.load_data(None, 0)
 
 
 def trained(digits, epochs):
@@ -45,7 +45,7 @@ def test_a_short_training_is_told_to_go_on_and_going_on_helps(capsys, tmp_path, 
 def test_where_every_class_is_right_larger_weights_lower_the_loss(digits):
     found = judgement.judge(network := trained(digits, 40), digits)
     assert found.endless
-    at = judgement.Objective(network, digits)
+    at = judgement.TrainingLoss(network, digits)
     for factor in (1.01, 2.0, 10.0):
         larger = {k: a * factor if k in ("W2", "b2") else a for k, a in at.x.items()}
         assert at.loss(larger) < found.loss

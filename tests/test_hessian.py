@@ -6,7 +6,7 @@ import pytest
 from optkern import curvature
 from optkern.demo.data import Data
 from optkern.demo.hessian import hessian_product
-from optkern.demo.judgement import Objective, judge
+from optkern.demo.judgement import TrainingLoss, judge
 from optkern.demo.network import Network
 
 LOSSES, ACTIVATIONS = ("cross_entropy", "mse"), ("tanh", "relu")
@@ -114,7 +114,7 @@ def test_judgement_agrees_with_the_dense_hessian(seed):
             p -= 0.3 * grads[name]
     before = {name: a.copy() for name, a in network.params.items()}
     result = judge(network, data)
-    values = np.linalg.eigvalsh(dense_hessian(Objective(network, data)))
+    values = np.linalg.eigvalsh(dense_hessian(TrainingLoss(network, data)))
     verdict = result.verdict
     slack = 1e-9 * abs(values).max()
     assert verdict.bounds_min[0] - slack <= values[0] <= verdict.bounds_min[1] + slack

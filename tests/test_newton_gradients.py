@@ -8,7 +8,7 @@ import pytest
 from difference_problems import atoms, barrier, hessian, normal
 
 from optkern.solvers import LBFGS, NewtonLanczos
-from optkern.solvers._problem import Objective, Parameters
+from optkern.solvers._problem import CountedClosure, Parameters
 from optkern.solvers.enriched import EnrichedCall
 from optkern.solvers.pairs import Pairs
 from optkern.solvers.products import Products
@@ -161,7 +161,7 @@ def products_at(grad, x, reach=None, columns=50):
     def closure():
         return 0.0, np.asarray(grad(x.copy()), np.float64)
 
-    objective = Objective(Parameters("test", x), closure)
+    objective = CountedClosure(Parameters("test", x), closure)
     products = Products(objective, columns)
     products.at(x.copy(), objective(x.copy())[1], reach)
     return products, objective
@@ -246,7 +246,7 @@ def test_errors_that_hide_curvature_are_said():
 def test_pairs_without_curvature_are_left_out():
     x = np.zeros(3)
     solver = NewtonLanczos(x)
-    call = EnrichedCall(solver, Objective(Parameters("test", x), lambda: (0.0, x)), None)
+    call = EnrichedCall(solver, CountedClosure(Parameters("test", x), lambda: (0.0, x)), None)
     for y in (-np.ones(3), np.zeros(3), np.array([1.0, -1.0, 0.0]), np.full(3, np.nan)):
         call._learn(np.ones(3), y)
     assert not call.pairs.s

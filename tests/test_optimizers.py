@@ -26,7 +26,7 @@ from conftest import (
 
 import optkern
 from optkern.kernels.engine import EDGES
-from optkern.kernels.rules import OPTIONS, Pair, Real
+from optkern.kernels.rules import OPTIONS, Real, TwoNumbers
 from optkern.optimizers import CLASSES
 
 SHAPES = ((4, 3), (5,), (), (2, 0))
@@ -345,7 +345,7 @@ def test_gradients_are_not_kept(call):
 def test_any_number_may_be_a_callable(rule):
     """A callable gets the number of completed calls, and its value is the hyperparameter's."""
     for name, default in rule.hyperparameters.items():
-        if not isinstance(rule.domain(name), (Real, Pair)) or name in ("step", "mu_product"):
+        if not isinstance(rule.domain(name), (Real, TwoNumbers)) or name in ("step", "mu_product"):
             continue
         fixed = {"momentum": 0.5, "momentum_form": "torch"} if name == "dampening" else {}
 

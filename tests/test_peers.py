@@ -36,7 +36,7 @@ def memory():
 
 
 def row_of(case, memory, shape="3x70", dtype="float32"):
-    return compared.Row(cases.CASES[case], cases.Shape.parse(shape), dtype, 1, memory)
+    return compared.Row(cases.CASES[case], cases.TensorSizes.parse(shape), dtype, 1, memory)
 
 
 def peer_of(side, row):
@@ -61,7 +61,7 @@ def test_every_peer_does_what_the_reference_does(side, case, memory):
         peer.refill()
     peer.step()
     peer.publish()
-    if side in peers.LIMITS:
+    if side in peers.LIMIT_SIDES:
         np.testing.assert_array_equal(row.task.flat[0], before)
     else:
         row.check(side)
@@ -89,7 +89,7 @@ def test_one_bit_of_optkern_is_one_too_many(memory):
         row.check("optkern")
 
 
-@pytest.mark.parametrize("case", comparison.RULES)
+@pytest.mark.parametrize("case", comparison.PEER_RULES)
 def test_a_peer_with_twice_the_learning_rate_is_refused(case, memory):
     row = row_of(case, memory)
     peer = peer_of("numpy", row)
@@ -180,7 +180,7 @@ def test_a_noisy_machine_is_told(quick, memory, monkeypatch, capsys):
     order = workers.Workers.order
 
     def timed(self, do, side, **arguments):
-        return {"time": 2.0 if side in peers.LIMITS else 1.0}.get(do) or order(
+        return {"time": 2.0 if side in peers.LIMIT_SIDES else 1.0}.get(do) or order(
             self, do, side, **arguments
         )
 
@@ -255,7 +255,7 @@ def test_bad_options_are_one_line_and_exit_code_2(options, word, capsys):
 
 def test_defaults():
     options = cli._options(["--peers"])
-    assert [case.name for case in options.rules] == list(comparison.RULES)
+    assert [case.name for case in options.rules] == list(comparison.PEER_RULES)
     names = [shape.name for shape in options.sizes]
     assert names == ["1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000", "resnet50"]
     assert options.peers == list(comparison.PEERS)
@@ -270,7 +270,7 @@ def test_defaults():
     ("name", "tensors", "elements"), [("resnet50", 161, 25_557_032), ("gpt2", 148, 124_439_808)]
 )
 def test_networks_have_their_published_sizes(name, tensors, elements):
-    shape = cases.Shape.parse(name)
+    shape = cases.TensorSizes.parse(name)
     assert (len(shape.sizes), shape.elements) == (tensors, elements)
 
 

@@ -13,6 +13,40 @@ import rooms
 
 HOUSE = rooms.House()
 
+# One word, one meaning: names that several modules define, for these reasons alone.
+SAME_MEANING = {
+    "__all__": "Python's",
+    "RULE": "the row of each rule's file",
+    "formula": "the NumPy formula of each rule's file",
+    "preconditioner": "what a rule divides by, in its own file",
+    "Recurrence": "the reference of the compiled one",
+    "main": "what a command runs",
+    "MINIMUM": "the oldest version of a host that its room works with",
+    "objective": "the public function of each host",
+    "accelerate": "the public context of each host",
+    "Report": "public in both rooms",
+    **dict.fromkeys(("SGD", "Adam", "sgd", "adam", "rmsprop", "Optimizer"), "hosts' own names"),
+    "Schedule": "thinc's own name for what it is here",
+    "torch": "the host, imported where it is used",
+}
+
+
+def test_one_word_has_one_meaning():
+    assert set(HOUSE.namesakes()) == set(SAME_MEANING)
+
+
+# A docstring says what its function does: with a verb.
+NOUNS = ("What", "Whether", "How", "The", "A", "An", "Which", "Where", "Why", "That")
+
+
+def test_docstrings_of_functions_begin_with_a_verb():
+    found = [
+        f"{place} {name}: {said}"
+        for place, name, said in HOUSE.docstrings()
+        if said.split()[0] in NOUNS
+    ]
+    assert found == []
+
 
 def test_imports_run_downward():
     assert HOUSE.upward() == []

@@ -242,23 +242,30 @@ class House:
         ]
 
     def docstrings(self) -> Iterator[tuple[str, str, str]]:
-        """Give every function's and class's first sentence: place, name, sentence."""
+        """Give every function's first sentence: place, name, sentence."""
         for module in self.modules:
             if not module.is_python:
                 continue
             for node in ast.walk(module.tree):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     said = ast.get_docstring(node)
                     if said:
                         yield f"{module.place}:{node.lineno}", node.name, said.split("\n\n")[0]
 
     def namesakes(self) -> dict[str, list[str]]:
-        """Give the names that more than one module defines at its top, with the modules."""
+        """Give the names that more than one module defines at its top, with the modules.
+
+        Of Cython's modules the classes count: other names there are C's or have twins in Python.
+        """
         homes: dict[str, list[str]] = defaultdict(list)
         for module in self.modules:
             if module.is_python:
-                for name in _defined(module.tree):
-                    homes[name].append(module.place)
+                names = set(_defined(module.tree))
+            else:
+                is_source = module.path.suffix == ".pyx"
+                names = {name for name, _ in _classes(module)} if is_source else set()
+            for name in names:
+                homes[name].append(module.place)
         return {name: places for name, places in sorted(homes.items()) if len(places) > 1}
 
 
@@ -271,7 +278,8 @@ def _defined(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Assign):
-            yield from (t.id for t in node.targets if isinstance(t, ast.Name))
+            inner = (x for t in node.targets for x in (t.elts if isinstance(t, ast.Tuple) else [t]))
+            yield from (x.id for x in inner if isinstance(x, ast.Name))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield node.target.id
 

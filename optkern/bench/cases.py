@@ -15,7 +15,9 @@ from ..optimizers import CLASSES
 Call = Callable[[], Any]
 
 
-Arrays = list[tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]]  # p, g, state of each tensor
+TensorArrays = list[
+    tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]
+]  # p, g, state of each tensor
 
 
 class Case(NamedTuple):
@@ -49,7 +51,7 @@ def _cases() -> dict[str, Case]:
 CASES = _cases()
 
 
-class Shape(NamedTuple):
+class TensorSizes(NamedTuple):
     """The sizes of the tensors of a row, and what the row calls them."""
 
     name: str
@@ -60,7 +62,7 @@ class Shape(NamedTuple):
         return sum(self.sizes)
 
     @classmethod
-    def parse(cls, text: str) -> Shape:
+    def parse(cls, text: str) -> TensorSizes:
         """``"1e5"``: one tensor; ``"1000x1000"``: so many of so many elements; or a network's name.
 
         Raises
@@ -104,10 +106,14 @@ def _gpt2() -> tuple[int, ...]:
 
 
 NETWORKS = {"resnet50": _resnet50, "gpt2": _gpt2}
-SHAPES = tuple(map(Shape.parse, ("1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000")))
-BIG = tuple(map(Shape.parse, ("1e8", "gpt2")))
-BLOCK = 100_000  # random numbers drawn; longer arrays repeat them, the time does not depend on it
-SETTLE = 10  # steps before anything is measured: past RAdam's warm-up and the choice of threads
+SHAPES = tuple(map(TensorSizes.parse, ("1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000")))
+BIG = tuple(map(TensorSizes.parse, ("1e8", "gpt2")))
+RANDOM_NUMBERS = (
+    100_000  # random numbers drawn; longer arrays repeat them, the time does not depend on it
+)
+SETTLING_STEPS = (
+    10  # steps before anything is measured: past RAdam's warm-up and the choice of threads
+)
 
 
 def settle_allocator() -> None:
@@ -133,12 +139,12 @@ class Problem:
     """
 
     def __init__(
-        self, case: Case, shape: Shape, dtype: Any = "float32", num_threads: int | None = None
+        self, case: Case, shape: TensorSizes, dtype: Any = "float32", num_threads: int | None = None
     ) -> None:
         settle_allocator()
         self.case, self.shape, self.num_threads = case, shape, num_threads
         self.dtype = np.dtype(dtype)
-        block = np.random.default_rng(0).standard_normal(BLOCK).astype(self.dtype)
+        block = np.random.default_rng(0).standard_normal(RANDOM_NUMBERS).astype(self.dtype)
         self.params = [np.resize(block, n) for n in shape.sizes]
         self.gradients = [np.resize(block[::-1], n) for n in shape.sizes]
         # As a user calls it: one array, or a list of them.
@@ -147,7 +153,7 @@ class Problem:
         make = CLASSES[case.rule.name]
         self.optimizer = make(params, **case.options, num_threads=num_threads)
         self.step: Call = partial(self.optimizer.step, gradients)
-        for _ in range(SETTLE):
+        for _ in range(SETTLING_STEPS):
             self.step()
         entries = self.optimizer.state.values()
         self.state = [[entry.get(slot) for slot in case.rule.state] for entry in entries]
@@ -160,11 +166,11 @@ class Problem:
         known = self.case.rule.hyperparameters
         return self.case.hyperparameters | {k: v for k, v in counts.items() if k in known}
 
-    def arrays(self) -> Arrays:
+    def arrays(self) -> TensorArrays:
         """(p, g, state) of each tensor."""
         return list(zip(self.params, self.gradients, self.state))
 
-    def copies(self) -> Arrays:
+    def copies(self) -> TensorArrays:
         """Copy what a step writes; the rest is the same."""
         return [
             (p.copy(), g, [None if a is None else a.copy() for a in state])

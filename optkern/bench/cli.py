@@ -20,7 +20,7 @@ from .rows import measure
 from .table import COLUMNS, LEGEND, cells_of, show
 
 
-def _parser() -> Parser:
+def _bench_parser() -> Parser:
     parser = Parser(
         "Time every update rule against NumPy (or, with --peers, against other libraries), after "
         "checking that the bits agree.",
@@ -46,7 +46,7 @@ def _parser() -> Parser:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
+    parser = _bench_parser()
     options = parser.parse_args(argv)
     copies = 4
     if options.peers is None:
@@ -80,7 +80,7 @@ def _refuse_comparison(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("argument --threads: one number without --peers")
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run_bench(options: argparse.Namespace) -> None:
     about = machine(options.dtype, options.threads)
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print()
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         options = _options(argv)
-        _run(options) if options.peers is None else comparison.run(options)
+        _run_bench(options) if options.peers is None else comparison.run(options)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..kernels.names import hint, said_of_options
 from ..kernels.threads import as_num_threads
-from .cases import CASES, NETWORKS, Case, Shape
+from .cases import CASES, NETWORKS, Case, TensorSizes
 
 
 class UsageError(Exception):
@@ -76,10 +76,10 @@ def one_case(name: str) -> Case:
     return CASES[name]
 
 
-def one_shape(text: str) -> Shape:
+def one_shape(text: str) -> TensorSizes:
     """Return the tensors of a row."""
     try:
-        return Shape.parse(text)
+        return TensorSizes.parse(text)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no size; give numbers of elements such as 1e5, or 1000x1000, "
@@ -146,7 +146,7 @@ DECLARED: dict[str, dict[str, Any]] = {
 
 
 def refuse_too_large(
-    parser: Parser, case: Case, shape: Shape, itemsize: int, copies: int = 4
+    parser: Parser, case: Case, shape: TensorSizes, itemsize: int, copies: int = 4
 ) -> None:
     """Before the operating system ends the process: a row holds every array several times."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:

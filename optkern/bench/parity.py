@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .cases import Arrays, Problem
-from .sides import Natural, reference_side
+from .cases import Problem, TensorArrays
+from .sides import NaturalStep, reference_side
 
 
 class ParityError(AssertionError):
@@ -43,7 +43,7 @@ def check_natural(problem: Problem) -> None:
     """
     expected, arrays = problem.copies(), problem.copies()
     reference_side(problem, expected)()
-    natural = Natural(problem, arrays)
+    natural = NaturalStep(problem, arrays)
     natural()
     slots = problem.case.rule.state
     result = [(p, g, [s.get(slot) for slot in slots]) for p, g, s in natural.tensors]
@@ -57,7 +57,7 @@ def check_natural(problem: Problem) -> None:
             )
 
 
-def pairs(problem: Problem, left: Arrays, right: Arrays) -> list[tuple[str, Any, Any]]:
+def pairs(problem: Problem, left: TensorArrays, right: TensorArrays) -> list[tuple[str, Any, Any]]:
     """(name, array, array) of everything that a step writes."""
     pairs = []
     for (p, _, state), (q, _, other) in zip(left, right):

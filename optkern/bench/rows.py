@@ -9,7 +9,7 @@ from . import noise
 from .cases import Call, Problem
 from .natural import NATURAL
 from .parity import check_bits, check_natural
-from .sides import Natural, limit_sides, reference_side
+from .sides import NaturalStep, limit_sides, reference_side
 from .timing import interleaved, medians
 
 
@@ -33,7 +33,7 @@ def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict
     sides["reference"] = reference_side(problem, problem.arrays())
     if problem.case.name in NATURAL:
         check_natural(problem)
-        sides["natural"] = Natural(problem, problem.arrays())
+        sides["natural"] = NaturalStep(problem, problem.arrays())
     limits = limit_sides(problem)
     samples = interleaved({**sides, **limits}, seconds, min_rounds)
     per_param = {k: s / problem.shape.elements * 1e9 for k, s in medians(samples).items()}

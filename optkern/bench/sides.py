@@ -10,11 +10,11 @@ import numpy as np
 
 from ..kernels import engine, reference, runtime
 from ..kernels.rules import LIMITS
-from .cases import Arrays, Call, Problem
+from .cases import Call, Problem, TensorArrays
 from .natural import NATURAL
 
 
-def reference_side(problem: Problem, arrays: Arrays) -> Call:
+def reference_side(problem: Problem, arrays: TensorArrays) -> Call:
     """Make a side of the rule's NumPy formula, with nothing around it, on ``arrays``."""
     rule, hyper, dtype = problem.case.rule, problem.hyperparameters, problem.dtype
     formula = getattr(reference, rule.name).formula
@@ -27,13 +27,13 @@ def reference_side(problem: Problem, arrays: Arrays) -> Call:
     return call
 
 
-class Natural:
+class NaturalStep:
     """NumPy as people write it, on the parameters and gradients of ``arrays``.
 
     It has a copy of the state, because such code binds a new array where it updates an average.
     """
 
-    def __init__(self, problem: Problem, arrays: Arrays) -> None:
+    def __init__(self, problem: Problem, arrays: TensorArrays) -> None:
         self.formula = NATURAL[problem.case.name]
         self.options = SimpleNamespace(**problem.hyperparameters)
         slots = problem.case.rule.state

@@ -11,7 +11,7 @@ from time import perf_counter
 
 from .cases import Call
 
-SAMPLE = 2e-3  # seconds a sample lasts at least: the clock's own cost vanishes in it
+SAMPLE_SECONDS = 2e-3  # seconds a sample lasts at least: the clock's own cost vanishes in it
 MAX_ROUNDS = 101
 
 
@@ -58,12 +58,12 @@ def interleaved(
 
 
 def calls_per_sample(call: Call) -> int:
-    """Find out how many calls in a row take about `SAMPLE` seconds."""
+    """Find out how many calls in a row take about `SAMPLE_SECONDS` seconds."""
     call()
     count = 1
-    while (duration := count * seconds_per_call(call, count)) < SAMPLE / 4:
+    while (duration := count * seconds_per_call(call, count)) < SAMPLE_SECONDS / 4:
         count *= 4
-    return max(1, math.ceil(SAMPLE * count / duration))
+    return max(1, math.ceil(SAMPLE_SECONDS * count / duration))
 
 
 def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..optimizers.given import warn_of_replaced
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
-from .partial import Fit, Report, SolverFit, named, parts, plateaus_of
+from .partial import Fit, Report, SolverFit, parameters_by_name, parts, plateaus_of
 from .settings import Saved, callables_of, given_of, replaced, warn_of_lost
 
 __all__ = ["Report", "load", "save"]
@@ -80,7 +80,7 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
     True
     """
     opt = opt if isinstance(opt, SAM) else unwrapped("optkern.save", opt)
-    name = _checked("optkern.save", path, opt, params=params)
+    name = _checked_path("optkern.save", path, opt, params=params)
     _, inner = parts(opt)
     if isinstance(inner, Optimizer):  # whose arrays no step may write while they are read
         inner.session.alone("optkern.save", _save, name, opt, params, extra)
@@ -104,7 +104,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
     if sam is not None:
         content["sam"] = sam.session.saved()
     if params:
-        content["params"] = named(inner)
+        content["params"] = parameters_by_name(inner)
     format.write("optkern.save", name, content)
 
 
@@ -165,7 +165,7 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     True
     """
     host, opt = opt, opt if isinstance(opt, SAM) else unwrapped("optkern.load", opt)
-    name = _checked("optkern.load", path, opt, params=params, strict=strict)
+    name = _checked_path("optkern.load", path, opt, params=params, strict=strict)
     _, inner = parts(opt)
     if isinstance(inner, Optimizer):
         fit = inner.session.alone("optkern.load", _load, name, opt, params, strict)
@@ -212,7 +212,7 @@ def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:
         raise ValueError(f"holds the state of {came}, not of {mine}; load it into {needs}")
 
 
-def _checked(owner: str, path: Any, opt: Any, **flags: Any) -> str:
+def _checked_path(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         raise TypeError(f"{owner}: path must be a name or a path, got {brief(path)}")

@@ -29,7 +29,7 @@ from .._interrupts import pass_on
 from .._versions import __version__
 from ..kernels.names import brief
 
-Arrays = dict[str, np.ndarray]
+NamedArrays = dict[str, np.ndarray]
 
 FORMAT = 1
 _DIGITS = 64
@@ -46,7 +46,7 @@ def write(owner: str, name: str, content: Mapping[str, Any]) -> None:
     OSError, TypeError, ValueError
         Which begin with ``owner``, the caller's name.
     """
-    arrays: Arrays = {}
+    arrays: NamedArrays = {}
     try:
         tree = {
             key: _packed("" if key == "optimizer" else key, x, arrays) for key, x in content.items()
@@ -185,7 +185,7 @@ _PARTS = {
 _OPTIONAL = ("params", "sam", "callables", "given")
 
 
-def _packed(name: str, value: Any, arrays: Arrays, depth: int = 0) -> Any:
+def _packed(name: str, value: Any, arrays: NamedArrays, depth: int = 0) -> Any:
     """``value`` as JSON; its arrays go into ``arrays``, under names a person recognises."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -230,7 +230,7 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
     raise TypeError(f"optkern.save: {name} must hold numbers, got dtype {dtype}")
 
 
-def _unpacked(tree: Any, arrays: Arrays, depth: int = 0) -> Any:
+def _unpacked(tree: Any, arrays: NamedArrays, depth: int = 0) -> Any:
     """Rebuild what `_packed` was given.
 
     Raises
@@ -254,7 +254,7 @@ def _unpacked(tree: Any, arrays: Arrays, depth: int = 0) -> Any:
     raise ValueError(f"is no optkern checkpoint: holds {_told(tree)}")
 
 
-def _entries(parts: list[Any], arrays: Arrays, depth: int) -> dict[int | str, Any]:
+def _entries(parts: list[Any], arrays: NamedArrays, depth: int) -> dict[int | str, Any]:
     found: dict[int | str, Any] = {}
     for part in parts:
         match part:
@@ -265,7 +265,7 @@ def _entries(parts: list[Any], arrays: Arrays, depth: int) -> dict[int | str, An
     return found
 
 
-def _stored(name: str, text: str, arrays: Arrays) -> np.ndarray:
+def _stored(name: str, text: str, arrays: NamedArrays) -> np.ndarray:
     """Read an array of the file, as its own dtype."""
     if name not in arrays:
         raise ValueError(f"is no optkern checkpoint: has no array {_told(name)}")
@@ -314,7 +314,7 @@ _HEADER = re.compile(
 )
 
 
-def _write_npz(file: IO[bytes], arrays: Arrays, text: str) -> None:
+def _write_npz(file: IO[bytes], arrays: NamedArrays, text: str) -> None:
     archive = None
     try:
         archive = zipfile.ZipFile(file, "w")
@@ -335,7 +335,7 @@ def _write_npz(file: IO[bytes], arrays: Arrays, text: str) -> None:
     file.write(digest)
 
 
-def _read_npz(owner: str, file: IO[bytes]) -> tuple[str, Arrays]:
+def _read_npz(owner: str, file: IO[bytes]) -> tuple[str, NamedArrays]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(30 + len(_INDEX))
@@ -434,7 +434,7 @@ def _digest(file: IO[bytes], length: int) -> bytes:
 _FIELD = b'"sha256":"'
 
 
-def _write_safetensors(file: IO[bytes], arrays: Arrays, text: str) -> None:
+def _write_safetensors(file: IO[bytes], arrays: NamedArrays, text: str) -> None:
     library = _library("optkern.save")
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {"optkern": text, "sha256": "0" * _DIGITS}
@@ -448,7 +448,7 @@ def _write_safetensors(file: IO[bytes], arrays: Arrays, text: str) -> None:
     file.write(data)
 
 
-def _read_safetensors(owner: str, file: IO[bytes]) -> tuple[str, Arrays]:
+def _read_safetensors(owner: str, file: IO[bytes]) -> tuple[str, NamedArrays]:
     library = _library("optkern.load")
     data = bytearray(file.read())
     length = int.from_bytes(data[:8], "little")

@@ -17,7 +17,7 @@ from ..optimizers.given import Replaced
 from ..schedules import Plateau
 from ..schedules.plateau import plateaus as plateaus_in
 from ..solvers import LBFGS, SAM, NewtonLanczos
-from .settings import Saved, lost, settings_of
+from .settings import Saved, all_settings_of, lost
 
 # What every optimizer's state dict has; its `load_state_dict` does without some of it.
 _KEYS = {
@@ -71,14 +71,14 @@ def parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
     return (opt, opt.optimizer) if isinstance(opt, SAM) else (None, opt)
 
 
-def named(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
+def parameters_by_name(opt: Optimizer | LBFGS | NewtonLanczos) -> dict[Label, np.ndarray]:
     """Return the parameters by name or position."""
     return dict(zip(opt.session.labels, opt.params))
 
 
 def plateaus_of(opt: Saved) -> Iterator[tuple[str, Plateau]]:
     """Find every schedule with a memory, by where it stands."""
-    for where, name, value in settings_of(opt):
+    for where, name, value in all_settings_of(opt):
         for k, schedule in enumerate(plateaus_in(value)):
             yield f"{where}/{name}/{k}", schedule
 
@@ -99,7 +99,7 @@ class Fit:
         self.mismatched: list[str] = []
         self.forms: dict[str, str] = {}  # of what is mismatched: how it is there and here
         self.restored: Mapping[Label, Mapping[str, Any]] = {}  # the file's state in the optimizer's
-        self.arrays = named(self.opt)
+        self.arrays = parameters_by_name(self.opt)
         own = self.arrays if params else {}
         for key, array in own.items():
             buffers.check_parameter(type(opt).__name__, buffers.named("parameter", key), array)

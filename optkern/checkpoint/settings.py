@@ -13,7 +13,7 @@ from ..solvers import LBFGS, SAM, NewtonLanczos
 Saved = Optimizer | SAM | LBFGS | NewtonLanczos
 
 
-def settings_of(opt: Saved) -> Iterator[tuple[Any, str, Any]]:
+def all_settings_of(opt: Saved) -> Iterator[tuple[Any, str, Any]]:
     """List an optimizer's numbers: the group's number, "options" or "sam", the name, the value."""
     inner = opt.optimizer if isinstance(opt, SAM) else opt
     groups = inner.param_groups if isinstance(inner, Optimizer) else ()
@@ -28,7 +28,7 @@ def callables_of(opt: Saved) -> list[str]:
     """Name those that are callables, as a report has them: ``"param_groups/0/lr"``."""
     return [
         f"param_groups/{where}/{name}" if isinstance(where, int) else f"{where}/{name}"
-        for where, name, value in settings_of(opt)
+        for where, name, value in all_settings_of(opt)
         if callable(value)
     ]
 

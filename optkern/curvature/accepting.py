@@ -9,7 +9,7 @@ import numpy as np
 from ..kernels import buffers
 from ..kernels.names import brief, got
 from .differences import DifferenceOperator
-from .gradients import Gradient
+from .gradients import FlatGradient
 from .operators import NotSymmetricError, Operator, Point, StructuredOperator, unit_roundoff
 
 
@@ -64,7 +64,7 @@ def _of_objective(owner: str, at: Any) -> Operator | None:
     if hasattr(at, "x") and callable(getattr(at, "hvp", None)):
         return StructuredOperator(owner, at.hvp, Point(owner, at.x))
     if hasattr(at, "x") and callable(getattr(at, "grad", None)):
-        return DifferenceOperator(owner, Gradient(owner, at.grad, Point(owner, at.x)))
+        return DifferenceOperator(owner, FlatGradient(owner, at.grad, Point(owner, at.x)))
     return None
 
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from ..kernels.names import brief, spelled
 from .figures import percentage
-from .gradients import Gradient
+from .gradients import FlatGradient
 from .lanczos import check_callable, check_count, check_real
-from .line import Line
+from .line import LossAlongDirection
 from .operators import Point, norm, random_unit
 
 _SHORTEST = 2.0**-10  # of a step towards the boundary
-_STREAM = 0xBA11
+_BALL_STREAM = 0xBA11
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +145,21 @@ def ball_sharpness(
     max_gradients = check_count(owner, "max_gradients", max_gradients, 1)
     seed = check_count(owner, "seed", seed, 0)
     point = Point(owner, x)
-    ball = _Ball(Line(owner, point, loss, None), Gradient(owner, grad, point), rho, bool(adaptive))
+    ball = _Ball(
+        LossAlongDirection(owner, point, loss, None),
+        FlatGradient(owner, grad, point),
+        rho,
+        bool(adaptive),
+    )
     return ball.search(starts, tol, max_gradients, seed)
 
 
 class _Ball:
     """A ball of radius rho in u, for x + scale * u."""
 
-    def __init__(self, line: Line, gradient: Gradient, rho: float, adaptive: bool) -> None:
+    def __init__(
+        self, line: LossAlongDirection, gradient: FlatGradient, rho: float, adaptive: bool
+    ) -> None:
         self.line, self.gradient, self.rho = line, gradient, rho
         self.x = line.x.astype(np.float64)
         self.scale = np.abs(self.x) if adaptive else np.ones_like(self.x)
@@ -163,7 +170,7 @@ class _Ball:
         """Climb from every start, as far as the budget goes."""
         u = self._boundary(self.scale * self.gradient.value)
         one_step = 0.0 if u is None else self._value(u)
-        rng = np.random.default_rng([seed, _STREAM])
+        rng = np.random.default_rng([seed, _BALL_STREAM])
         converged = True
         for k in range(starts):
             if k:

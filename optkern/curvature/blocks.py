@@ -12,7 +12,7 @@ from .differences import hvp_from_grad
 from .lanczos import Interval, check_callable, check_count, check_real, lanczos
 from .operators import Operator, Point, StructuredOperator
 from .trace import Trace, trace
-from .views import block_of, chosen
+from .views import block_of, block_slices
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def blocks(
     if trace_rtol is not None:
         trace_rtol = check_real(owner, "trace_rtol", trace_rtol, 0.0)
     wanted: list[Any] = point.structure.labels if names is None else _listed(owner, names)
-    pieces = [chosen(owner, name, point) for name in wanted]
+    pieces = [block_slices(owner, name, point) for name in wanted]
     op: Operator
     op = StructuredOperator(owner, hvp, point) if hvp else hvp_from_grad(grad, x)  # type: ignore[arg-type]
     options.update(max_matvecs=max_matvecs, seed=seed, num_threads=num_threads)

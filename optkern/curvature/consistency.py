@@ -17,7 +17,7 @@ from .asking import ChangedError, asking
 from .differences import hvp_from_grad
 from .operators import Point, norm, random_unit, unit_roundoff
 
-STEPS = 10.0 ** np.arange(-7, 1)  # of the norm of x, or of 1 where that is larger
+STEP_LENGTHS = 10.0 ** np.arange(-7, 1)  # of the norm of x, or of 1 where that is larger
 PIECES = 8  # of a way, for the integral
 LONG = 0.05  # of the size of x
 NEIGHBOURS = 5  # of x, at which the loss shows its noise
@@ -192,7 +192,7 @@ class _Ways:
     def _along(self, way: np.ndarray, here: float, g: np.ndarray) -> list[_Change]:
         """Measure the changes over the two shortest steps that loss, or gradient, resolves."""
         found: list[_Change] = []
-        for step in self.size * STEPS:
+        for step in self.size * STEP_LENGTHS:
             end = (self.x + step * way).astype(self.x.dtype)
             there = self.loss(end)
             last = self.grad(end)

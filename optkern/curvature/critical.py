@@ -19,14 +19,14 @@ from ..kernels.threads import as_num_threads
 from .consistency import contradiction
 from .differences import DifferenceOperator, as_scale, check_step
 from .escape import way_out
-from .gradients import Gradient
+from .gradients import FlatGradient
 from .judge import Judge
 from .lanczos import check_callable, check_count, check_real
-from .line import Line
+from .line import LossAlongDirection
 from .operators import Operator, Point, norm
 from .pinned import free_of_absent
 from .recurrence import dot
-from .run import MEMORY, Run
+from .run import MEMORY, LanczosRun
 from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained
 from .views import hessian
@@ -49,7 +49,7 @@ def classify(
     step: float | None = None,
     seed: int = 0,
     num_threads: int | None = None,
-    callback: Callable[[Run], Any] | None = None,
+    callback: Callable[[LanczosRun], Any] | None = None,
 ) -> Verdict:
     """Judge a point: minimum, saddle (and the way out), maximum, degenerate, or not stationary.
 
@@ -162,8 +162,8 @@ def classify(
         operator: Operator = hessian(owner, hvp, point)
     else:
         operator = DifferenceOperator(owner, gradient, step, scale)
-    line = Line(owner, point, loss, gradient, least)
-    run = Run(operator, confidence, (1, -1), memory, seed, None, threads)
+    line = LossAlongDirection(owner, point, loss, gradient, least)
+    run = LanczosRun(operator, confidence, (1, -1), memory, seed, None, threads)
     operator.prepare(run.recurrence.vector)
     test = StationarityTest(gradient, operator, line, grad_tol, least, seed, threads)
     stationary = test.by_gradient()
@@ -195,7 +195,7 @@ def _verdict(
     judge: Judge,
     kind: str | None,
     stationary: Stationarity,
-    line: Line,
+    line: LossAlongDirection,
     confidence: float,
     cause: str,
 ) -> Verdict:
@@ -205,7 +205,7 @@ def _verdict(
     direction, gain = None, None
     if judge.lowest is not None and judge.lowest.value < -nu:
         direction = _downhill(judge.lowest.vector, judge.gradient)
-        gain = _worth(line, direction, judge.lowest.value, bool(stationary))
+        gain = _gain_of_way_out(line, direction, judge.lowest.value, bool(stationary))
     bounds_min, bounds_max = (run.bound(1) - nu, low + nu), (high - nu, run.bound(-1) + nu)
     if judge.stochastic:
         bounds_min, bounds_max = (-math.inf, low + nu), (high - nu, math.inf)
@@ -239,14 +239,16 @@ def _verdict(
     return verdict
 
 
-def _worth(line: Line, direction: np.ndarray, curvature: float, follow: bool) -> float | None:
+def _gain_of_way_out(
+    line: LossAlongDirection, direction: np.ndarray, curvature: float, follow: bool
+) -> float | None:
     """Measure what the way out gains: followed where the loss is known, or tried along the line."""
     if follow and line.loss is not None:
         return way_out(line, direction, curvature)[1] or None
     return line.predicted_gain(direction, curvature)
 
 
-def _downhill(vector: np.ndarray, gradient: Gradient) -> np.ndarray:
+def _downhill(vector: np.ndarray, gradient: FlatGradient) -> np.ndarray:
     g = gradient.value.astype(vector.dtype)
     return -vector if dot(g, vector) > 0 else vector
 

@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 
-from .line import Line
+from .line import LossAlongDirection
 from .operators import norm
 
 PAIRS = 10
-TRIALS = 30  # of a step length, at the most
+MOST_TRIALS = 30  # of a step length, at the most
 # The gradient grows on the way out of a saddle; once it has fallen to this share of its peak, what
 # lies ahead is another point's business.
 PAST_PEAK = 0.5
@@ -41,7 +41,7 @@ class Descent:
     optimization via quasi-Newton methods", 2013, algorithm 2.6 (the line search).
     """
 
-    def __init__(self, line: Line, x: np.ndarray, first: float) -> None:
+    def __init__(self, line: LossAlongDirection, x: np.ndarray, first: float) -> None:
         assert line.gradient is not None
         self.line = line
         self.x = x.astype(np.float64)
@@ -84,7 +84,7 @@ class Descent:
             slope = float(self.g @ d)
         low, high, t = 0.0, math.inf, 1.0
         best: tuple[float, np.ndarray, np.ndarray] | None = None
-        for _ in range(TRIALS):
+        for _ in range(MOST_TRIALS):
             x = self.x + t * d
             f = self.line.value(self._held(x))
             if not -math.inf < f <= self.f + 1e-4 * t * slope:  # NaN too

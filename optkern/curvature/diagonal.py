@@ -14,8 +14,8 @@ from .operators import Operator
 from .trace import finite_product, signs
 from .views import viewed
 
-_STREAM = 0x5EED6
-_LEAST = 8  # vectors before a standard error is believed
+_DIAGONAL_STREAM = 0x5EED6
+_FEWEST_VECTORS = 8  # vectors before a standard error is believed
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,17 +124,17 @@ def diagonal(
     seed = check_count(owner, "seed", seed, 0)
     op = viewed(owner, operator, n, dtype, block, x)
     before = op.products
-    if op.n <= vectors and (rtol is None or op.n <= _LEAST):
-        return _exact(op, before)
-    rng = np.random.default_rng([seed, _STREAM])
+    if op.n <= vectors and (rtol is None or op.n <= _FEWEST_VECTORS):
+        return _exact_diagonal(op, before)
+    rng = np.random.default_rng([seed, _DIAGONAL_STREAM])
     mean, spread, within, count = np.zeros(op.n), np.zeros(op.n), False, 0
     while count < vectors and not within:
         if rtol is not None and op.n <= min(count, vectors - count):
-            return _exact(op, before)
+            return _exact_diagonal(op, before)
         z = signs(rng, op.n)
         count += 1
         _take(mean, spread, count, z * finite_product(op, op(z.astype(op.dtype))))
-        within = rtol is not None and count >= _LEAST and _near(mean, spread, count, rtol)
+        within = rtol is not None and count >= _FEWEST_VECTORS and _near(mean, spread, count, rtol)
     error = np.full(op.n, math.inf)
     if count > 1:
         error = np.sqrt(spread / (count * (count - 1)))
@@ -154,7 +154,7 @@ def _near(mean: np.ndarray, spread: np.ndarray, count: int, rtol: float) -> bool
     return math.sqrt(float(spread.sum()) / (count * (count - 1))) <= rtol * size
 
 
-def _exact(op: Operator, before: int) -> Diagonal:
+def _exact_diagonal(op: Operator, before: int) -> Diagonal:
     value, e = np.zeros(op.n), np.zeros(op.n, op.dtype)
     for i in range(op.n):
         e[i] = 1

@@ -26,12 +26,12 @@ import numpy as np
 from ..kernels.names import brief, spelled
 from ..kernels.rules import as_number
 from .figures import percentage
-from .gradients import GradFunction, Gradient
+from .gradients import FlatGradient, GradFunction
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
 from .part import SWALLOWED, NothingFiniteError, Part
 
 CHECKED = 200  # elements up to which every product is taken with two steps
-_UNLIKE = 100.0  # a gap of sizes that sets groups of coordinates apart
+_WIDE_GAP = 100.0  # a gap of sizes that sets groups of coordinates apart
 _GROUPS = 8
 _SHORTENED = 30  # times at the most, until the gradient is finite
 
@@ -84,7 +84,7 @@ def groups_of_like(sizes: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(sizes, kind="stable")
     logs = np.log(sizes[order])
     gaps = np.diff(logs)
-    wide = np.flatnonzero(gaps > math.log(_UNLIKE))
+    wide = np.flatnonzero(gaps > math.log(_WIDE_GAP))
     if len(wide) >= _GROUPS:
         wide = np.sort(wide[np.argsort(-gaps[wide], kind="stable")[: _GROUPS - 1]])
     return np.split(order, wide + 1)
@@ -132,7 +132,7 @@ class DifferenceOperator(Operator):
     def __init__(
         self,
         owner: str,
-        gradient: Gradient,
+        gradient: FlatGradient,
         step: float | None = None,
         x_scale: float | np.ndarray | None = None,
     ) -> None:
@@ -480,5 +480,5 @@ def hvp_from_grad(
     True
     """
     owner = "hvp_from_grad"
-    gradient = Gradient(owner, grad, Point(owner, x))
+    gradient = FlatGradient(owner, grad, Point(owner, x))
     return DifferenceOperator(owner, gradient, step, as_scale(owner, x_scale, gradient.point))

@@ -13,12 +13,12 @@ from ..kernels import buffers
 from ..kernels.names import got, one_of, spelled
 from .descent import Descent
 from .lanczos import check_callable, check_count, check_real
-from .line import Line
+from .line import LossAlongDirection
 from .operators import Point, norm, unit_roundoff
 from .pinned import free_of_absent
 from .verdict import Verdict
 
-FOLLOWED = 100  # steps down from a saddle, at the most
+MOST_STEPS_DOWN = 100  # steps down from a saddle, at the most
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def escape(
         if loss is None or grad is None:
             raise TypeError(f"{owner}: by='noise' needs both loss and grad")
         gradient, pinned, (_, loss, _) = free_of_absent(owner, x, point, grad, loss)
-        line = Line(owner, point, loss, gradient)
+        line = LossAlongDirection(owner, point, loss, gradient)
         found = _by_noise(line, radius, max_steps, seed)
         if pinned:
             pinned.put_back()
@@ -132,17 +132,19 @@ def escape(
         raise ValueError(f"{owner}: this verdict ({verdict.kind}) has no escape_direction")
     direction = point.flatten(verdict.escape_direction, "verdict.escape_direction")
     if grad is None:
-        line, pinned = Line(owner, point, loss, None), None
+        line, pinned = LossAlongDirection(owner, point, loss, None), None
     else:
         gradient, pinned, (_, loss, _) = free_of_absent(owner, x, point, grad, loss)
-        line = Line(owner, point, loss, gradient)
-    found = _by_direction(line, direction, verdict.eigenvalue_min, min(max_steps, FOLLOWED))
+        line = LossAlongDirection(owner, point, loss, gradient)
+    found = _by_direction(line, direction, verdict.eigenvalue_min, min(max_steps, MOST_STEPS_DOWN))
     if pinned:
         pinned.put_back()
     return found
 
 
-def _by_direction(line: Line, direction: np.ndarray, curvature: float, most: int) -> Escape:
+def _by_direction(
+    line: LossAlongDirection, direction: np.ndarray, curvature: float, most: int
+) -> Escape:
     x, gain, steps = way_out(line, direction, curvature, most)
     if x is None:
         return Escape(
@@ -161,7 +163,7 @@ def _by_direction(line: Line, direction: np.ndarray, curvature: float, most: int
 
 
 def way_out(
-    line: Line, direction: np.ndarray, curvature: float, most: int = FOLLOWED
+    line: LossAlongDirection, direction: np.ndarray, curvature: float, most: int = MOST_STEPS_DOWN
 ) -> tuple[np.ndarray | None, float, int]:
     """Follow a direction of negative curvature: the point, its gain, and the steps down.
 
@@ -195,7 +197,7 @@ def way_out(
     return x, -change, steps
 
 
-def _by_noise(line: Line, radius: float | None, max_steps: int, seed: int) -> Escape:
+def _by_noise(line: LossAlongDirection, radius: float | None, max_steps: int, seed: int) -> Escape:
     """Take a random step in a ball, then gradient steps until the loss is well below."""
     assert line.gradient is not None
     rng = np.random.default_rng(seed)
@@ -232,7 +234,7 @@ def _by_noise(line: Line, radius: float | None, max_steps: int, seed: int) -> Es
 
 
 def _descended(
-    line: Line, x: np.ndarray, f: float, g: np.ndarray, rate: float
+    line: LossAlongDirection, x: np.ndarray, f: float, g: np.ndarray, rate: float
 ) -> tuple[np.ndarray, float, float] | None:
     """Take a gradient step that lowers the loss by half of its slope's promise.
 

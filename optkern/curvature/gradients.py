@@ -14,7 +14,7 @@ from .operators import Point, norm, out_of_range, unit_roundoff
 GradFunction = Callable[[Any], Any]
 
 
-class Gradient:
+class FlatGradient:
     """A user's gradient as a function of flat vectors, in the widest dtype it answers in.
 
     It is asked with float64 arrays first; where it answers in float64, differences are taken

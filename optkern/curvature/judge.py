@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .gradients import Gradient
+from .gradients import FlatGradient
 from .lanczos import Checks
 from .operators import Operator, norm, unit_roundoff
 from .pinned import Pinned
-from .run import Pair, Run
+from .run import Eigenpair, LanczosRun
 
 # The default curvature_tol, as a share of the largest eigenvalue's magnitude.
 RELATIVE_TOL = 0.01
@@ -26,11 +26,11 @@ class Judge:
 
     def __init__(
         self,
-        run: Run,
+        run: LanczosRun,
         operator: Operator,
         curvature_tol: float | None,
         eigenvalue_tol: float | None,
-        gradient: Gradient,
+        gradient: FlatGradient,
     ) -> None:
         self.run = run
         self.operator = operator
@@ -38,8 +38,8 @@ class Judge:
         self.eigenvalue_tol = eigenvalue_tol
         self.gradient = gradient
         self.checks = Checks(run)
-        self.lowest: Pair | None = None  # a pair from a fresh product, once one was needed
-        self.highest: Pair | None = None
+        self.lowest: Eigenpair | None = None  # a pair from a fresh product, once one was needed
+        self.highest: Eigenpair | None = None
         self.retry = 0
         self.last = False  # no product will follow
         self.pinned: Pinned | None = None  # what has no gradient, and no curvature
@@ -199,7 +199,7 @@ class Judge:
         shallow = kind == "saddle" and self.seen_low >= -self.claim
         return shallow or (kind in ("minimum", "maximum") and not self.strict(kind))
 
-    def go(self, max_matvecs: int, callback: Callable[[Run], Any] | None) -> str | None:
+    def go(self, max_matvecs: int, callback: Callable[[LanczosRun], Any] | None) -> str | None:
         """Take products until the verdict stands, the space is exhausted or the budget spent."""
         run = self.run
         while run.k < max_matvecs:

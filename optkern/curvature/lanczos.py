@@ -16,7 +16,7 @@ from .accepting import as_operator
 from .figures import percent
 from .operators import Operator, norm
 from .pairs import Settling, Stack, checked_pairs, steps_within
-from .run import MEMORY, Pair, Run
+from .run import MEMORY, Eigenpair, LanczosRun
 
 WHICH = {"smallest": (1,), "largest": (-1,), "both": (1, -1)}
 Interval = tuple[float, float]
@@ -108,7 +108,7 @@ def lanczos(
     seed: int = 0,
     dtype: Any = None,
     num_threads: int | None = None,
-    callback: Callable[[Run], Any] | None = None,
+    callback: Callable[[LanczosRun], Any] | None = None,
 ) -> LanczosResult:
     """Smallest and/or largest eigenvalues of a symmetric operator, with certified bounds.
 
@@ -201,10 +201,10 @@ def lanczos(
     if k > max(op.n, 1):
         raise ValueError(f"{owner}: k must be at most n={op.n}, got {k}")
     if op.n == 0:
-        return _empty(confidence)
+        return _empty_result(confidence)
     signs = WHICH[which]
     before = op.products
-    run = Run(op, confidence, signs, memory, seed, _start(owner, start, op), threads)
+    run = LanczosRun(op, confidence, signs, memory, seed, _start(owner, start, op), threads)
     if k > 1:
         max_matvecs = min(max_matvecs, steps_within(owner, run, k, memory))
     op.prepare(run.recurrence.vector)
@@ -219,7 +219,9 @@ def lanczos(
 class Search:
     """Which pairs a run is for, and when it has them."""
 
-    def __init__(self, run: Run, signs: tuple[int, ...], k: int, tol: float, certify: bool) -> None:
+    def __init__(
+        self, run: LanczosRun, signs: tuple[int, ...], k: int, tol: float, certify: bool
+    ) -> None:
         self.run = run
         self.signs = signs
         self.k = k
@@ -229,7 +231,7 @@ class Search:
         self.bare = k == 1 and certify  # the certificate says all
         self.settling = Settling(run, signs, k, tol, certify)
 
-    def go(self, max_matvecs: int, callback: Callable[[Run], Any] | None) -> None:
+    def go(self, max_matvecs: int, callback: Callable[[LanczosRun], Any] | None) -> None:
         """Take products until the pairs are there, or no more are allowed."""
         run, checks = self.run, Checks(self.run)
         stopped = False
@@ -245,7 +247,7 @@ class Search:
         if self.certify:
             return settled and _near_enough(self.run, self.signs, self.tol)
         # The guard is never longer than the way to the certificate.
-        self.shown = self.k == 1 and _held(self.run, self.signs, self.tol)
+        self.shown = self.k == 1 and _bounds_near(self.run, self.signs, self.tol)
         return settled or self.shown
 
     @property
@@ -272,7 +274,7 @@ def _start(owner: str, start: Any, op: Operator) -> np.ndarray | None:
 class Checks:
     """When to look at a run, and whether its operator is symmetric at all."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: LanczosRun) -> None:
         self.run = run
         self.next = 1
 
@@ -291,17 +293,17 @@ class Checks:
             run.examine()
 
 
-def _near_enough(run: Run, signs: tuple[int, ...], tol: float) -> bool:
+def _near_enough(run: LanczosRun, signs: tuple[int, ...], tol: float) -> bool:
     if run.start is not None:
         return _small_residuals(run, signs, tol)
-    return _held(run, signs, tol) and (not run.examine() or _held(run, signs, tol))
+    return _bounds_near(run, signs, tol) and (not run.examine() or _bounds_near(run, signs, tol))
 
 
-def _small_residuals(run: Run, signs: tuple[int, ...], tol: float) -> bool:
+def _small_residuals(run: LanczosRun, signs: tuple[int, ...], tol: float) -> bool:
     return all(run.residual(sign) <= tol * run.magnitude + run.floor for sign in signs)
 
 
-def _held(run: Run, signs: tuple[int, ...], tol: float) -> bool:
+def _bounds_near(run: LanczosRun, signs: tuple[int, ...], tol: float) -> bool:
     """Return whether residuals are small and bounds near, as far as the products are known."""
     level = tol * run.magnitude + 4 * run.sharpest
     return _small_residuals(run, signs, tol) and all(
@@ -310,7 +312,7 @@ def _held(run: Run, signs: tuple[int, ...], tol: float) -> bool:
 
 
 def _result(
-    search: Search, pairs: dict[int, list[Pair]], confidence: float, matvecs: int
+    search: Search, pairs: dict[int, list[Eigenpair]], confidence: float, matvecs: int
 ) -> LanczosResult:
     run = search.run
     level = search.tol * run.magnitude
@@ -358,7 +360,7 @@ def _result(
 
 def _sentence(
     search: Search,
-    pairs: dict[int, list[Pair]],
+    pairs: dict[int, list[Eigenpair]],
     bounds: dict[int, Interval],
     converged: bool,
     confidence: float,
@@ -393,7 +395,7 @@ def _sentence(
     return f"{', '.join(said)}; {state}; {matvecs} products, {how}"
 
 
-def _others(sign: int, found: list[Pair]) -> str:
+def _others(sign: int, found: list[Eigenpair]) -> str:
     """Say of several pairs that none was proved to lie between them."""
     values = ", ".join(f"{pair.value:.6g}" for pair in found[:6]) + ", ..." * (len(found) > 6)
     end = "smallest" if sign > 0 else "largest"
@@ -401,7 +403,7 @@ def _others(sign: int, found: list[Pair]) -> str:
     return f"the {len(found)} {end} seen {values} (residuals up to {worst:.1e})"
 
 
-def _empty(confidence: float) -> LanczosResult:
+def _empty_result(confidence: float) -> LanczosResult:
     nothing, unknown = np.empty(0), (-math.inf, math.inf)
     return LanczosResult(
         None,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NORMALISE = ("none", "filter")
-KINDS = ("random", "eigenvectors")
+DIRECTION_KINDS = ("random", "eigenvectors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,7 +370,7 @@ class _Surface:
         """Directions as flat float64 vectors, and what to call them."""
         if not isinstance(given, str):
             return self._own(given, count)
-        if given not in KINDS:
+        if given not in DIRECTION_KINDS:
             raise ValueError(
                 f"{self.owner}: directions must be 'random', 'eigenvectors' or arrays like x, "
                 f"got {brief(given)}"

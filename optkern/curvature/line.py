@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from .asking import ChangedError, asking
-from .gradients import Gradient
+from .gradients import FlatGradient
 from .operators import Point, norm, unit_roundoff
 from .recurrence import dot, subtract
 
 
-class Line:
+class LossAlongDirection:
     """The loss along a direction from x, from the loss itself or else from gradients."""
 
     def __init__(
@@ -22,7 +22,7 @@ class Line:
         owner: str,
         point: Point,
         loss: Callable[[Any], float] | None,
-        gradient: Gradient | None,
+        gradient: FlatGradient | None,
         x_scale: float = 0.0,
     ) -> None:
         self.owner = owner

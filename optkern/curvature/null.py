@@ -19,7 +19,7 @@ import numpy as np
 from ..kernels.names import hint, spelled
 from .lanczos import check_real, lanczos
 from .operators import Measured, Operator, Point, norm, random_unit, unit_roundoff
-from .views import Compression, at_point, chosen
+from .views import Compression, at_point, block_slices
 
 WORDS = ("translations", "rotations")
 _CHECKED = 10  # modes up to which each is looked at by a product of its own
@@ -353,7 +353,7 @@ def _scaling(owner: str, exponents: Mapping[Any, Any], point: Point) -> np.ndarr
     for name, exponent in exponents.items():
         if not math.isfinite(exponent):
             raise ValueError(f"{owner}: directions: the exponent of {name!r} is {exponent!r}")
-        for piece in chosen(owner, name, point):
+        for piece in block_slices(owner, name, point):
             power[piece] = exponent
     return power * x
 

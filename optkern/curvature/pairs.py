@@ -13,7 +13,7 @@ import numpy as np
 
 from .operators import norm
 from .recurrence import scale, subtract
-from .run import Pair, Run, smallest_part
+from .run import Eigenpair, LanczosRun, smallest_part
 
 ODDS = 0.9  # that an uncertified end lies within the tolerance, before the guard's step
 # Of a dominant end this room is allowed instead, and of one value alone a residual of so many
@@ -23,7 +23,7 @@ DOMINANT, RESIDUAL = 0.04, 5.0
 Ritz = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def ritz_pairs(run: Run, sign: int, k: int) -> Ritz:
+def ritz_pairs(run: LanczosRun, sign: int, k: int) -> Ritz:
     """Return the k outermost Ritz values of an end, outermost first, and the trust in each.
 
     Parameters
@@ -46,7 +46,9 @@ def ritz_pairs(run: Run, sign: int, k: int) -> Ritz:
     return sign * values[:k], weights, abs(beta[-1] * weights[-1])
 
 
-def checked_pairs(run: Run, signs: tuple[int, ...], k: int, certify: bool) -> dict[int, list[Pair]]:
+def checked_pairs(
+    run: LanczosRun, signs: tuple[int, ...], k: int, certify: bool
+) -> dict[int, list[Eigenpair]]:
     """Check the k outermost pairs of each end by fresh products, outermost first.
 
     Fewer than k where the run took fewer steps. Where one pair is wanted uncertified, products are
@@ -55,7 +57,7 @@ def checked_pairs(run: Run, signs: tuple[int, ...], k: int, certify: bool) -> di
     if k == 1 and not certify and run.operator.exact and run.has_basis:
         vectors = run.ritz_vectors(signs)
         return {
-            sign: [Pair(run.ritz_value(sign), x, run.residual(sign), 0.0, False)]
+            sign: [Eigenpair(run.ritz_value(sign), x, run.residual(sign), 0.0, False)]
             for sign, x in zip(signs, vectors)
         }
     if k == 1:
@@ -63,7 +65,7 @@ def checked_pairs(run: Run, signs: tuple[int, ...], k: int, certify: bool) -> di
     return {sign: _from_basis(run, sign, k) for sign in signs}
 
 
-def _from_basis(run: Run, sign: int, k: int) -> list[Pair]:
+def _from_basis(run: LanczosRun, sign: int, k: int) -> list[Eigenpair]:
     basis = run.recurrence.basis
     assert basis is not None  # `steps_within` saw to it
     weights = ritz_pairs(run, sign, k)[1]
@@ -93,7 +95,7 @@ class Stack:
     residuals: np.ndarray
 
     @classmethod
-    def of(cls, pairs: list[Pair]) -> Stack:
+    def of(cls, pairs: list[Eigenpair]) -> Stack:
         vectors = [pair.vector for pair in pairs]
         return cls(
             np.array([pair.value for pair in pairs]),
@@ -102,7 +104,7 @@ class Stack:
         )
 
 
-def steps_within(owner: str, run: Run, k: int, memory: int) -> int:
+def steps_within(owner: str, run: LanczosRun, k: int, memory: int) -> int:
     """Count the steps that ``memory`` keeps a basis for, which k pairs need.
 
     Raises
@@ -143,7 +145,9 @@ class Settling:
         A certificate will come for the outermost.
     """
 
-    def __init__(self, run: Run, signs: tuple[int, ...], k: int, tol: float, certify: bool) -> None:
+    def __init__(
+        self, run: LanczosRun, signs: tuple[int, ...], k: int, tol: float, certify: bool
+    ) -> None:
         self.run = run
         self.signs = signs
         self.k = k

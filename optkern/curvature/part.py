@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .gradients import Gradient
+from .gradients import FlatGradient
 from .operators import FEW, Measured, norm, out_of_range, unit_roundoff
 from .steps import At, Ladder, Rung, Survey, change
 
@@ -15,7 +15,7 @@ _BELOW = 256.0  # how far below its step a product must still be the same
 # Of a coordinate's step, lost in the rounding of x: more of it is an error of its own.
 SWALLOWED = 0.05
 _QUIET = 1e-6  # of what products have reached: an error that may be called one, and no trouble
-_UNLIKE = 1e3  # of the steps of two products: beyond it they are of unlike kinds
+_UNLIKE_STEPS = 1e3  # of the steps of two products: beyond it they are of unlike kinds
 
 
 class NothingFiniteError(FloatingPointError):
@@ -51,7 +51,7 @@ class Part:
     """
 
     def __init__(
-        self, gradient: Gradient, index: np.ndarray | None, scale: float | np.ndarray
+        self, gradient: FlatGradient, index: np.ndarray | None, scale: float | np.ndarray
     ) -> None:
         self.gradient = gradient
         self.index = index
@@ -155,7 +155,7 @@ class Part:
         first = self.u ** (1 / 3) * size
         bottom = self._bottom(v, max(0.1 * self.u * size, 1e-290))
         # Where directions ask for unlike steps, the last one's may be of another kind.
-        unlike = v.size <= FEW and self.longest > _UNLIKE * self.shortest
+        unlike = v.size <= FEW and self.longest > _UNLIKE_STEPS * self.shortest
         if self.reach and not (survey or unlike):
             last = self.step if v.size <= FEW else self.reach * size
             ladder = self._ladder(at, last, bottom, size)

@@ -15,7 +15,7 @@ import numpy as np
 from ..kernels.flat import arranged
 from ..kernels.structures import Structure
 from .asking import asking
-from .gradients import GradFunction, Gradient
+from .gradients import FlatGradient, GradFunction
 from .operators import AbsentError, Point
 
 
@@ -114,7 +114,7 @@ class Pinned:
 
     @property
     def said(self) -> str:
-        """That some parameters have no gradient, in words; empty where all have one."""
+        """Say that some parameters have no gradient, in words; empty where all have one."""
         if not self.labels:
             return ""
         names = ", ".join(map(repr, self.labels[:3]))
@@ -132,7 +132,7 @@ def free_of_absent(
     grad: GradFunction,
     loss: Callable[[Any], float] | None,
     hvp: Callable[[Any], Any] | None = None,
-) -> tuple[Gradient, Pinned | None, tuple[Any, Any, Any]]:
+) -> tuple[FlatGradient, Pinned | None, tuple[Any, Any, Any]]:
     """Take a gradient at x, and where some arrays have none, functions in which these are held.
 
     Returns
@@ -140,11 +140,11 @@ def free_of_absent(
     Gradient, Pinned or None, (grad, loss, hvp)
     """
     try:
-        return Gradient(owner, grad, point), None, (grad, loss, hvp)
+        return FlatGradient(owner, grad, point), None, (grad, loss, hvp)
     except AbsentError:
         asked = asking("grad", grad, point.structure)
         pinned = Pinned(owner, x, asked(point.unflatten(point.vector())))
         if not pinned:
             raise
     functions = pinned.functions(asked, loss, hvp)
-    return Gradient(owner, functions[0], point), pinned, functions
+    return FlatGradient(owner, functions[0], point), pinned, functions

@@ -53,7 +53,7 @@ def smallest_norm(dtype: Any) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class Eigenpair:
     """An eigenpair as a fresh product saw it.
 
     Attributes
@@ -77,7 +77,7 @@ class Pair:
     kink: bool
 
 
-class Run:
+class LanczosRun:
     """A Lanczos run that can be looked at after each product.
 
     Parameters
@@ -282,7 +282,7 @@ class Run:
 
     # ----------------------------------------------------------------- vectors
 
-    def pairs(self, signs: tuple[int, ...]) -> list[Pair]:
+    def pairs(self, signs: tuple[int, ...]) -> list[Eigenpair]:
         """Check the Ritz pairs of some ends, each with a fresh product."""
         vectors = self.ritz_vectors(signs)
         return [self.fresh(vector) for vector in vectors]
@@ -320,7 +320,7 @@ class Run:
             self.recurrence.advance(self.operator(self.recurrence.vector))
         self.repeatable = self.recurrence.alpha == first
 
-    def fresh(self, x: np.ndarray) -> Pair:
+    def fresh(self, x: np.ndarray) -> Eigenpair:
         """Rayleigh quotient and residual of a unit vector from a product of its own."""
         measured: Measured = self.operator.measure(x)
         product = measured.product
@@ -331,4 +331,4 @@ class Run:
             part = slice(first, min(first + PIECE, self.n))
             out = rest[: part.stop - first]
             square += subtract(out, product[part], [x[part]], [value], out, self.num_threads)
-        return Pair(value, x, math.sqrt(square), measured.noise, measured.kink)
+        return Eigenpair(value, x, math.sqrt(square), measured.noise, measured.kink)

@@ -15,11 +15,11 @@ import numpy as np
 
 from .descent import Descent
 from .figures import percentage, share_of
-from .gradients import Gradient
-from .line import Line
+from .gradients import FlatGradient
+from .line import LossAlongDirection
 from .operators import Operator, norm, unit_roundoff
 from .recurrence import project
-from .run import Run
+from .run import LanczosRun
 from .units import (
     MENDS,
     SUSPECT,
@@ -37,21 +37,21 @@ GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the poi
 # Of ||x||: what a Newton step must reach for it where there is no loss to try it by. The decrement,
 # against the scale that H gives, lambda_max ||x||^2 / 2, decides nothing beside it: it is at most
 # lambda_max length^2 / 2, and beyond 1e-3 of that scale the length is beyond .03 ||x||.
-LENGTH = 0.01
+NEGLIGIBLE_LENGTH = 0.01
 # Of ||x||: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
 UNLIKE_SIZES = 1e3  # of x's coordinates: a step is tried in units of each
 # Of |loss|: a gain between this and GAIN is followed by so many steps of L-BFGS.
 WORTH_FOLLOWING = 1e-6
-FOLLOWED = 30
+MOST_FOLLOWING_STEPS = 30
 FOLLOWED_GAIN = 1e-2
 HALVINGS = 30
 DOUBLINGS = 40
 # Newton steps by gradients alone, all with the curvature at x, and what may be left of the gradient
 # after them: e**-t leaves .14, a minimum of x**4 .08, one that is quadratic as far as that nothing.
 CHORDS = 5
-LEFT = 0.1
+LEFT_OF_GRADIENT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ class Space:
     Where |H| is below what the products' errors could feign, the floor stands for it.
     """
 
-    def __init__(self, run: Run, noise: float) -> None:
+    def __init__(self, run: LanczosRun, noise: float) -> None:
         basis = run.recurrence.basis
         assert basis is not None
         self.run, self.rows, self.noise = run, basis[: run.k], noise
@@ -186,7 +186,7 @@ class Space:
         return condition_of(self.size, self.run.floor, self.noise)
 
 
-def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
+def newton_step(run: LanczosRun, g: np.ndarray, noise: float) -> Newton:
     """Solve for the Newton step of the gradient g in the space that a run's basis spans."""
     space = Space(run, noise)
     parts = space.parts(g)
@@ -196,11 +196,11 @@ def newton_step(run: Run, g: np.ndarray, noise: float) -> Newton:
     )
 
 
-def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> Run:
+def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> LanczosRun:
     """Run `PRODUCTS` products from g; the basis is kept whatever the memory."""
     unit = (g / norm(g)).astype(operator.dtype)
     room = (PRODUCTS + 2) * operator.n * operator.dtype.itemsize
-    run = Run(operator, 0.5, (1, -1), room, seed, unit, num_threads)
+    run = LanczosRun(operator, 0.5, (1, -1), room, seed, unit, num_threads)
     while run.k < min(PRODUCTS, operator.n):
         run.advance()
         # What follows an end of the space is not g's.
@@ -209,7 +209,7 @@ def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> Ru
     return run
 
 
-def tried(line: Line, step: np.ndarray) -> tuple[float, float]:
+def fall_along(line: LossAlongDirection, step: np.ndarray) -> tuple[float, float]:
     """Try a step: by how much the loss falls along it, and after which share of it.
 
     Halved until the loss falls and on while it falls further; doubled likewise, where the whole
@@ -250,9 +250,9 @@ class StationarityTest:
 
     def __init__(
         self,
-        gradient: Gradient,
+        gradient: FlatGradient,
         operator: Operator,
-        line: Line,
+        line: LossAlongDirection,
         grad_tol: float | None,
         x_scale: float,
         seed: int,
@@ -284,7 +284,7 @@ class StationarityTest:
             return Stationarity(True, f"||g|| = {size:.3g} <= grad_tol")
         return None
 
-    def by_newton(self, whole: Run | None) -> Stationarity:
+    def by_newton(self, whole: LanczosRun | None) -> Stationarity:
         """Decide by the Newton step in the Krylov space of g.
 
         Where all of H is known by its own.
@@ -312,14 +312,14 @@ class StationarityTest:
             steps.append(newton_step(whole, self.gradient.value, noise))
         gain, length = 0.0, 0.0
         for each in steps:
-            won, share = tried(self.line, each.step)
+            won, share = fall_along(self.line, each.step)
             if won > gain:
                 gain, length = won, share * norm(each.step)
         verdict = self._by_gain(found, gain, length)
         followed = self._followed(verdict, steps)
         return verdict if followed is None else followed  # which is false, where it is one
 
-    def endless(self, whole: Run) -> str:
+    def endless(self, whole: LanczosRun) -> str:
         """Say that Newton steps find no end of the gradient, only its decay; "" where they do.
 
         Of a loss without a minimum (classes that can be separated) the gradient and the curvature
@@ -344,7 +344,7 @@ class StationarityTest:
                 return ""
             parts = space.parts(g)
         left = math.sqrt(space.decrement(parts) / first)
-        if not left > LEFT:
+        if not left > LEFT_OF_GRADIENT:
             return ""
         way = norm(x - gradient.x) / self.scale
         return (
@@ -354,7 +354,9 @@ class StationarityTest:
             "errors hide the curvature"
         )
 
-    def _in_other_units(self, found: Stationarity, whole: Run | None, noise: float) -> Stationarity:
+    def _in_other_units(
+        self, found: Stationarity, whole: LanczosRun | None, noise: float
+    ) -> Stationarity:
         """Try whether the condition is one of the coordinates' units."""
         op = self.operator
         if whole is not None and whole.k >= whole.n:
@@ -404,7 +406,7 @@ class StationarityTest:
         if not (verdict.holds and f * WORTH_FOLLOWING < gain <= f * GAIN):
             return None
         descent = Descent(self.line, self.line.x, verdict.newton_length * 1e-3)
-        for _ in range(FOLLOWED):
+        for _ in range(MOST_FOLLOWING_STEPS):
             if not descent.step():
                 break
         won = self.line.f - descent.f
@@ -420,7 +422,7 @@ class StationarityTest:
             f"a Newton step is {share:.1g} of ||x|| long (nothing was tried: pass `loss` to have "
             "it tried)"
         )
-        return replace(found, holds=share <= LENGTH, why=why)
+        return replace(found, holds=share <= NEGLIGIBLE_LENGTH, why=why)
 
     def _by_gain(self, found: Stationarity, gain: float, length: float) -> Stationarity:
         f = abs(self.line.f)

@@ -25,7 +25,7 @@ from .recurrence import dot
 _RATIO = 4.0  # of the ladder's steps
 _RUNGS = 12
 AGREE = 0.1  # two products of a survey that differ by less have settled
-_LOST = 0.3  # of a step, in the rounding of x, beyond which its product tells nothing
+_MOST_LOST = 0.3  # of a step, in the rounding of x, beyond which its product tells nothing
 _JUMP = 100.0  # roundings: a jump of the gradient is larger
 
 
@@ -121,7 +121,7 @@ class Survey:
                 h /= self.factor
                 continue
             self.finite = self.finite or h
-            if rung.lost > _LOST or (above is not None and _swallows(above, rung)):
+            if rung.lost > _MOST_LOST or (above is not None and _swallows(above, rung)):
                 # Some coordinate stands still: no product, but what else is bent here shows.
                 if rung.second < 0.3 * rung.h * rung.size:
                     self.beyond = max(self.beyond, rung.size)
@@ -268,7 +268,7 @@ class Ladder:
 
     def _down(self, i: int) -> int:
         for _ in range(_RUNGS):
-            if self._step(i - 1) < self.bottom or self._rung(i - 1).lost > _LOST:
+            if self._step(i - 1) < self.bottom or self._rung(i - 1).lost > _MOST_LOST:
                 break
             if not self._change(i - 1) < 0.5 * self._change(i):
                 break

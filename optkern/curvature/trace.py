@@ -26,11 +26,11 @@ from .operators import Operator, unit_roundoff
 from .views import viewed
 
 METHODS = ("auto", "hutchinson", "hutch++", "xtrace")
-_LEAST = {"auto": 2, "hutchinson": 2, "hutch++": 6, "xtrace": 6}
+_FEWEST_PRODUCTS = {"auto": 2, "hutchinson": 2, "hutch++": 6, "xtrace": 6}
 _PILOT = 8  # sketch vectors, or samples, before a standard error is believed
 _SEEN = 16  # of XTrace's estimates, for its error
-_CHUNK = 10  # products between two looks
-_STREAM = 0x5EED4
+_PRODUCTS_AT_ONCE = 10  # products between two looks
+_TRACE_STREAM = 0x5EED4
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,15 @@ def trace(
         raise ValueError(f"{owner}: rtol must be > 0, got {brief(rtol)}")
     if matvecs is None:
         matvecs = 60 if rtol is None else 1000
-    matvecs = check_count(owner, "matvecs", matvecs, _LEAST[method])
+    matvecs = check_count(owner, "matvecs", matvecs, _FEWEST_PRODUCTS[method])
     seed = check_count(owner, "seed", seed, 0)
     op = viewed(owner, operator, n, dtype, block, x)
     if op.n <= (matvecs if rtol is None else min(matvecs, 2 * _PILOT)):
-        return _exact(op, op.products)
+        return _exact_trace(op, op.products)
     return _Estimate(op, method, matvecs, rtol, seed).result()
 
 
-def _exact(op: Operator, before: int) -> Trace:
+def _exact_trace(op: Operator, before: int) -> Trace:
     total, e = 0.0, np.zeros(op.n, op.dtype)
     for i in range(op.n):
         e[i] = 1
@@ -333,7 +333,7 @@ class _Estimate:
     ) -> None:
         self.op, self.method, self.matvecs, self.rtol = op, method, matvecs, rtol
         self.before = op.products
-        self.rng = np.random.default_rng([seed, _STREAM])
+        self.rng = np.random.default_rng([seed, _TRACE_STREAM])
         self.sketch = _Sketch(op)
         self.samples: list[float] = []
         self.spread = Spread()
@@ -351,8 +351,8 @@ class _Estimate:
             if enough or self.taken >= self.matvecs - (self.method == "xtrace"):
                 return self._said(*found)
             if self.rtol is not None and self.op.n <= min(self.taken, self.matvecs - self.taken):
-                return _exact(self.op, self.before)
-            count = min(_CHUNK, self.matvecs - self.taken)
+                return _exact_trace(self.op, self.before)
+            count = min(_PRODUCTS_AT_ONCE, self.matvecs - self.taken)
             if count > 1 and self._sketch_is_better():
                 self._grow(count // 2)
             else:

@@ -14,28 +14,28 @@ import math
 import numpy as np
 
 from .operators import Operator, norm
-from .run import Run
+from .run import LanczosRun
 from .views import Compression
 
 UNLIKE = 100.0  # rows of H that differ as much may be those of coordinates in unlike units
 SUSPECT = 1e5  # a condition from which that is looked into
 MENDS = 100.0  # times: what other units must better the condition by, to be spoken of
-PRODUCTS = 10  # that rows are taken from where H is not known as a whole
+UNIT_PRODUCTS = 10  # that rows are taken from where H is not known as a whole
 TURNS, PROBES = 5, 4  # of making rows alike, and products for each
-_STREAM = 0x5EED9
+_UNITS_STREAM = 0x5EED9
 
 
-def unlikeness(run: Run, noise: float) -> float:
+def unlikeness(run: LanczosRun, noise: float) -> float:
     """Measure how far coordinates differ in curvature: the largest row of H by a small one.
 
-    H v_j is beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1}: what `PRODUCTS` of them show of the
-    rows, or all where they span the space; without rows that are zero to the products' errors.
+    H v_j is beta_{j-1} v_{j-1} + alpha_j v_j + beta_j v_{j+1}: what `UNIT_PRODUCTS` of them show of
+    the rows, or all that span the space; without rows that are zero to the products' errors.
     """
     basis, alpha, beta = run.recurrence.basis, run.recurrence.alpha, run.recurrence.beta
     if basis is None or run.k < 2:
         return 1.0
     squares = np.zeros(run.n)
-    columns = run.k - 1 if run.k >= run.n else min(run.k - 1, PRODUCTS)
+    columns = run.k - 1 if run.k >= run.n else min(run.k - 1, UNIT_PRODUCTS)
     for j in range(columns):
         column = alpha[j] * basis[j].astype(np.float64) + beta[j] * basis[j + 1]
         if j:
@@ -58,7 +58,7 @@ def condition_of(size: np.ndarray, floor: float, noise: float) -> float:
     return max(float(size.max()) / smallest, 1.0) if smallest > 0 else math.inf
 
 
-def whole_matrix(run: Run) -> np.ndarray:
+def whole_matrix(run: LanczosRun) -> np.ndarray:
     """Put together H, of a run with a basis that has spanned all of the space."""
     basis = run.recurrence.basis
     assert basis is not None and run.k >= run.n
@@ -76,7 +76,7 @@ def own_units(diagonal: np.ndarray, noise: float) -> np.ndarray:
     return 1 / np.sqrt(np.maximum(size, least or 1.0))
 
 
-def mended(whole: Run, noise: float) -> float:
+def mended(whole: LanczosRun, noise: float) -> float:
     """Compute the condition of a known H once each coordinate curves alike."""
     h = whole_matrix(whole)
     units = own_units(np.diag(h), noise)
@@ -86,7 +86,7 @@ def mended(whole: Run, noise: float) -> float:
 
 def equilibrated(op: Operator, seed: int) -> np.ndarray:
     """Find units in which the rows of H are alike, by products alone (Ruiz, 2001)."""
-    rng = np.random.default_rng([seed, _STREAM])
+    rng = np.random.default_rng([seed, _UNITS_STREAM])
     units = np.ones(op.n)
     for _ in range(TURNS):
         squares = np.zeros(op.n)

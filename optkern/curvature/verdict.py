@@ -14,7 +14,7 @@ from .figures import percent, share_of
 from .lanczos import Interval
 from .stationarity import Stationarity
 
-KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconclusive")
+VERDICT_KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconclusive")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,12 @@ def _about_curvature(v: Verdict) -> list[tuple[str, str]]:
 def _about_way_out(v: Verdict) -> list[tuple[str, str]]:
     if v.escape_direction is None:
         return []
-    return [("way out", _worth(v) or "verdict.escape_direction; no step along it was seen to gain")]
+    return [
+        (
+            "way out",
+            _worth_in_words(v) or "verdict.escape_direction; no step along it was seen to gain",
+        )
+    ]
 
 
 def _interval(bounds: Interval) -> str:
@@ -171,7 +176,7 @@ def _towards(value: float, side: int) -> str:
     return f"{float(near) + side * unit:.4g}"
 
 
-def _worth(v: Verdict) -> str:
+def _worth_in_words(v: Verdict) -> str:
     if v.predicted_gain is None:
         return ""
     share = "" if v.loss is None else f", {share_of(v.predicted_gain, abs(v.loss))}"
@@ -212,7 +217,7 @@ def _rests(v: Verdict) -> str:
 
 def _saddle(v: Verdict) -> str:
     name = "shallow saddle" if v.shallow else "saddle"
-    worth = _worth(v)
+    worth = _worth_in_words(v)
     way = f", {worth}" if worth else ""
     return (
         f"{name}: lambda_min <= {at_most(v.bounds_min[1])}; leave it along "

@@ -113,7 +113,7 @@ def hessian(owner: str, hvp: Any, point: Point) -> Operator:
     return StructuredOperator(owner, hvp, point)
 
 
-def chosen(owner: str, block: Any, point: Point) -> list[slice]:
+def block_slices(owner: str, block: Any, point: Point) -> list[slice]:
     """Find where the arrays of a block lie in a flat vector.
 
     Parameters
@@ -143,7 +143,7 @@ def chosen(owner: str, block: Any, point: Point) -> list[slice]:
 
 
 def names(point: Point) -> list[str]:
-    """List all that `chosen` takes: arrays and their layers, each before what it holds."""
+    """List all that `block_slices` takes: arrays and their layers, each before what it holds."""
     found: dict[str, None] = {}
     for label in point.structure.labels:
         parts = str(label).split(".")
@@ -192,4 +192,4 @@ def viewed(
             f"{owner}: block={block!r} names parameters, and the operator does not say how they "
             "are arranged: pass x=, the parameters"
         )
-    return block_of(op, chosen(owner, block, point))
+    return block_of(op, block_slices(owner, block, point))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import optkern
 from optkern.kernels.names import hint
-from optkern.kernels.rules import Rule, checked
+from optkern.kernels.rules import Rule, checked_option
 
 from . import data, training
 from .errors import DemoError
 
-RULES = {rule.name: rule for rule in optkern.RULES}
+RULE_BY_NAME = {rule.name: rule for rule in optkern.RULES}
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -58,9 +58,9 @@ def units(text: str) -> tuple[int, ...]:
 def a_rule(text: str) -> Rule:
     """Find a rule by its name."""
     name = text.strip().lower()
-    if name not in RULES:
-        raise argparse.ArgumentTypeError(f"no rule {name!r}; {hint(name, RULES)}")
-    return RULES[name]
+    if name not in RULE_BY_NAME:
+        raise argparse.ArgumentTypeError(f"no rule {name!r}; {hint(name, RULE_BY_NAME)}")
+    return RULE_BY_NAME[name]
 
 
 def rules(text: str) -> tuple[Rule, ...]:
@@ -83,7 +83,7 @@ def rates(text: str) -> dict[str, float]:
         if rule.name in values:
             raise argparse.ArgumentTypeError(f"{rule.name} is named twice")
         try:
-            values[rule.name] = checked(rule.name, "lr", float(value))
+            values[rule.name] = checked_option(rule.name, "lr", float(value))
         except ValueError:
             raise argparse.ArgumentTypeError(
                 f"the rate of {rule.name} must be a finite number >= 0, got {value!r}"
@@ -220,7 +220,7 @@ def _check_folder(args: argparse.Namespace) -> None:
 # --------------------------------------------------------------------------- the run
 
 
-def run(args: argparse.Namespace) -> int:
+def run_demo(args: argparse.Namespace) -> int:
     """Train with every rule and report; 0 if both runs of each ended with the same bits.
 
     Raises
@@ -238,7 +238,7 @@ def run(args: argparse.Namespace) -> int:
         args.hidden, args.batch, args.epochs, args.seed, args.threads, args.schedule,
         args.clip_norm, args.checkpoint,
     )  # fmt: skip
-    source = data.load(args.data, args.seed)
+    source = data.load_data(args.data, args.seed)
     console = report.new_console()
     network = training.new_network(source, settings)
     runs = [(rule, args.lr.get(rule.name, training.learning_rate(rule))) for rule in args.rules]
@@ -253,16 +253,16 @@ def run(args: argparse.Namespace) -> int:
             with bars.rule(rule.name) as on_epoch:
                 results.append(training.compare(rule, lr, source, settings, on_epoch))
     report.say(console)
-    console.print(report.table(results, source.loss))
+    console.print(report.print_table(results, source.loss))
     report.explain(console, results, source)
     same = _same_bits(results)
     if same:
         report.conclude(console, results, network.size)
     if not args.no_verdict:
-        report.judge(console, results, source, args.seed)
+        report.report_judgements(console, results, source, args.seed)
     if not args.no_plot:
         try:
-            report.plot(results, source, args.plot)
+            report.plot_losses(results, source, args.plot)
         except OSError as error:
             raise DemoError(f"--plot {args.plot}: {error.strerror or error}") from None
         report.say(console, f"loss curves: {args.plot}")

@@ -7,14 +7,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import DemoError
-
-Array = NDArray[Any]
+from .network import Array
 
 TEST_SHARE = 0.25
 FEWEST_SAMPLES = 8
@@ -48,7 +45,7 @@ class Data:
     loss: str
 
 
-def load(path: str | None, seed: int) -> Data:
+def load_data(path: str | None, seed: int) -> Data:
     """scikit-learn's digits, or ``X`` and ``y`` of the npz file at ``path``.
 
     Raises
@@ -60,12 +57,12 @@ def load(path: str | None, seed: int) -> Data:
         from sklearn.datasets import load_digits
 
         X, y = load_digits(return_X_y=True)
-        return prepared("handwritten digits", X, y, seed)
-    X, y = _checked(path, *_read(path))
-    return prepared(Path(path).name, X, y, seed)
+        return prepared_data("handwritten digits", X, y, seed)
+    X, y = _checked_arrays(path, *_read_arrays(path))
+    return prepared_data(Path(path).name, X, y, seed)
 
 
-def prepared(name: str, X: Array, y: Array, seed: int) -> Data:
+def prepared_data(name: str, X: Array, y: Array, seed: int) -> Data:
     """Checked samples, split into training and test set and normalised."""
     order = np.random.default_rng([seed, 0]).permutation(len(X))
     test, train = np.split(order, [round(TEST_SHARE * len(X))])
@@ -109,7 +106,7 @@ def _normalised(train: Array, test: Array) -> tuple[Array, Array]:
 _UNREADABLE = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def _read(path: str) -> tuple[Array, Array]:
+def _read_arrays(path: str) -> tuple[Array, Array]:
     try:
         archive = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -131,7 +128,7 @@ def _read(path: str) -> tuple[Array, Array]:
             raise DemoError(f"--data {path}: cannot be read: {error}") from None
 
 
-def _checked(path: str, X: Array, y: Array) -> tuple[Array, Array]:
+def _checked_arrays(path: str, X: Array, y: Array) -> tuple[Array, Array]:
     """``X`` and ``y`` if a network can learn from them."""
     for sentence in _objections(X, y):
         raise DemoError(f"--data {path}: {sentence}")

@@ -35,7 +35,7 @@ def hessian_product(network: Network, X: Array, y: Array, v: dict[str, Array]) -
         layers[k] = _Layer(network, k, a, Ra, v)
         a, Ra = layers[k].a, layers[k].Ra
     W, b = f"W{last}", f"b{last}"
-    d, Rd = _loss(network, a @ p[W] + p[b], Ra @ p[W] + a @ v[W] + v[b], y)
+    d, Rd = _loss_derivatives(network, a @ p[W] + p[b], Ra @ p[W] + a @ v[W] + v[b], y)
 
     product = {W: Ra.T @ d + a.T @ Rd, b: Rd.sum(axis=0)}
     d, Rd = d @ p[W].T, Rd @ p[W].T + d @ v[W].T
@@ -46,7 +46,7 @@ def hessian_product(network: Network, X: Array, y: Array, v: dict[str, Array]) -
     return {name: product[name] for name in p}
 
 
-def _loss(network: Network, outputs: Array, Ro: Array, y: Array) -> tuple[Array, Array]:
+def _loss_derivatives(network: Network, outputs: Array, Ro: Array, y: Array) -> tuple[Array, Array]:
     """Compute the loss's gradient by the outputs, and its derivative along the direction."""
     _, d = network.measure(outputs, y)
     if network.loss == "mse":

@@ -14,9 +14,7 @@ from optkern import curvature
 
 from .data import Data
 from .hessian import hessian_product
-from .network import Array, Network
-
-Params = dict[str, Array]
+from .network import Network, Weights
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Judgement:
     endless: bool
 
 
-class Objective:
+class TrainingLoss:
     """The loss over the whole training set in float64, as `optkern.curvature` takes it.
 
     Batch normalisation uses the set's own statistics, as in training.
@@ -53,7 +51,7 @@ class Objective:
         classes = data.loss == "cross_entropy"
         self.y = data.y_train if classes else data.y_train.astype(np.float64)
 
-    def loss(self, x: Params) -> float:
+    def loss(self, x: Weights) -> float:
         return self.network.at(x).batch_loss(self.X, self.y)
 
     def all_right(self) -> bool:
@@ -62,10 +60,10 @@ class Objective:
             return False
         return bool((self.network.batch_outputs(self.X).argmax(axis=1) == self.y).all())
 
-    def grad(self, x: Params) -> Params:
+    def grad(self, x: Weights) -> Weights:
         return self.network.at(x).loss_and_grads(self.X, self.y)[1]
 
-    def hvp(self, v: Params) -> Params:
+    def hvp(self, v: Weights) -> Weights:
         return hessian_product(self.network, self.X, self.y, v)
 
 
@@ -76,7 +74,7 @@ def judge(network: Network, data: Data, seed: int = 0) -> Judgement | None:
     """
     if not all(np.isfinite(array).all() for array in network.params.values()):
         return None
-    at = Objective(network, data)
+    at = TrainingLoss(network, data)
     loss = at.loss(at.x)
     if not np.isfinite(loss):
         return None

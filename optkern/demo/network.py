@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
+Weights = dict[str, Array]
 
 # --------------------------------------------------------------------------- building blocks
 

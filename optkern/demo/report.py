@@ -116,7 +116,7 @@ class Bars:
 # --------------------------------------------------------------------------- the table
 
 
-def table(results: Sequence[Result], loss: str) -> Table:
+def print_table(results: Sequence[Result], loss: str) -> Table:
     """Print a row per rule."""
     classes = loss == "cross_entropy"
     shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
@@ -184,7 +184,7 @@ def conclude(console: Console, results: Sequence[Result], size: int) -> None:
 # --------------------------------------------------------------------------- verdicts
 
 
-def judge(console: Console, results: Sequence[Result], data: Data, seed: int) -> None:
+def report_judgements(console: Console, results: Sequence[Result], data: Data, seed: int) -> None:
     """Judge the point where each rule stopped, leave the saddles, and print a row for each."""
     shown = Table(
         box=None, header_style="bold", padding=(0, 1), collapse_padding=True, pad_edge=False
@@ -293,7 +293,7 @@ def _working(console: Console, what: str, total: int) -> Iterator[Callable[[], N
 # --------------------------------------------------------------------------- loss curves
 
 
-def plot(results: Sequence[Result], data: Data, path: str) -> None:
+def plot_losses(results: Sequence[Result], data: Data, path: str) -> None:
     """Write the loss curves, one line per rule, to ``path``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import optkern
 from optkern import schedules
@@ -20,10 +19,7 @@ from optkern.schedules import Schedule
 
 from .data import Data, batches, count_batches
 from .errors import DemoError
-from .network import Network
-
-Array = NDArray[Any]
-Params = dict[str, Array]
+from .network import Network, Weights
 
 
 def learning_rate(rule: Rule) -> float:
@@ -60,12 +56,12 @@ def scheduled(lr: float, data: Data, settings: Settings) -> float | Schedule:
 
 # --------------------------------------------------------------------------- the two updates
 
-Update = Callable[[Params], object]
+Update = Callable[[Weights], object]
 
 
 def optkern_optimizer(
     rule: Rule,
-    params: Params,
+    params: Weights,
     lr: float | Schedule,
     num_threads: int | None,
     clip_norm: float | None = None,
@@ -82,7 +78,7 @@ class NumPyUpdate:
     """
 
     def __init__(
-        self, rule: Rule, params: Params, lr: float | Schedule, clip_norm: float | None = None
+        self, rule: Rule, params: Weights, lr: float | Schedule, clip_norm: float | None = None
     ) -> None:
         self.rule, self.params = rule, params
         self.options = {} if clip_norm is None else {"clip_norm": clip_norm}
@@ -97,7 +93,7 @@ class NumPyUpdate:
             for name, p in params.items()
         }
 
-    def __call__(self, grads: Params) -> None:
+    def __call__(self, grads: Weights) -> None:
         self.hyperparameters["lr"] = self.lr(self.hyperparameters["step"])
         self.hyperparameters["step"] += 1
         norm = 0.0
@@ -119,7 +115,7 @@ class NumPyUpdate:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """What a training run leaves behind.
 
     Attributes
@@ -175,9 +171,9 @@ def train(
     settings: Settings,
     on_epoch: Callable[[], object],
     checkpoint: Checkpoint | None = None,
-) -> Run:
+) -> TrainingRun:
     """Train ``network`` in place: the same mini-batches for every rule and every run."""
-    run = Run(network)
+    run = TrainingRun(network)
     rng = np.random.default_rng([settings.seed, 2])
     done = checkpoint.resume(run, rng) if checkpoint else 0
     for _ in range(done):
@@ -228,7 +224,7 @@ class Checkpoint:
             "clip_norm": settings.clip_norm,
         }
 
-    def save(self, run: Run, rng: np.random.Generator) -> None:
+    def save(self, run: TrainingRun, rng: np.random.Generator) -> None:
         """Write the state after an epoch."""
         extra = {
             "made_with": self.made_with,
@@ -244,7 +240,7 @@ class Checkpoint:
             reason = str(error.strerror).removeprefix("optkern.save: ")
             raise DemoError(f"--checkpoint {self.path}: {reason}") from None
 
-    def resume(self, run: Run, rng: np.random.Generator) -> int:
+    def resume(self, run: TrainingRun, rng: np.random.Generator) -> int:
         """Put everything back as it was; how many epochs have been done, 0 without a file."""
         if not self.path.exists():
             return 0
@@ -302,8 +298,8 @@ class Result:
 
     rule: str
     lr: float
-    optkern: Run
-    numpy: Run
+    optkern: TrainingRun
+    numpy: TrainingRun
     score: float
     difference: str | None
 
@@ -343,10 +339,10 @@ def epochs_done(rule: Rule, lr: float, data: Data, settings: Settings) -> int:
     network = new_network(data, settings)
     rate = scheduled(lr, data, settings)
     opt = optkern_optimizer(rule, network.params, rate, 1, settings.clip_norm)
-    return Checkpoint(opt, lr, data, settings).resume(Run(network), np.random.default_rng())
+    return Checkpoint(opt, lr, data, settings).resume(TrainingRun(network), np.random.default_rng())
 
 
-def first_difference(params: Params, others: Params) -> str | None:
+def first_difference(params: Weights, others: Weights) -> str | None:
     """Name the first parameter whose bits differ; None where all are the same.
 
     Any NaN counts as the same as any other: its payload bits are the processor's choice.

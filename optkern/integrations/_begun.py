@@ -31,11 +31,11 @@ def continue_from(optimizer: Optimizer, steps: int, entries: Sequence[dict[str, 
     """Let an optimizer that has not stepped go on with another library's moments."""
     for entry, arrays in zip(optimizer.state.values(), entries):
         known = {name: array for name, array in arrays.items() if name in entry}
-        values = {name: array.astype(_dtype(entry[name])) for name, array in known.items()}
+        values = {name: array.astype(_state_dtype_of(entry[name])) for name, array in known.items()}
         entry.update({**values, "step": steps})
     optimizer.steps = steps
     return optimizer
 
 
-def _dtype(array: Any) -> np.dtype:
+def _state_dtype_of(array: Any) -> np.dtype:
     return array.dtype if isinstance(array, np.ndarray) else np.dtype(np.float32)

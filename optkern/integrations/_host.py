@@ -58,20 +58,20 @@ def host(module: str, extra: str, minimum: str) -> ModuleType:
     return importlib.import_module(module)
 
 
-class _Any:
+class _AnyNumber:
     """Any finite number."""
 
     allowed = "a finite number"
     check = staticmethod(Real("", -math.inf).check)
 
 
-FINITE: Any = _Any()
+FINITE: Any = _AnyNumber()
 AMOUNT = Real("", 0.0)
 SHARE = Real("", 0.0, 1.0)
-DECAY = Real("", 0.0, 1.0, open_high=True)
+DECAY_RATE = Real("", 0.0, 1.0, open_high=True)
 
 
-def checked(owner: str, name: str, domain: Domain, value: Any, more: str = "") -> Any:
+def checked_host_argument(owner: str, name: str, domain: Domain, value: Any, more: str = "") -> Any:
     """Check a host's argument as its domain holds it; ValueError, in the host's words, if not.
 
     ``more`` says what else would have been allowed.

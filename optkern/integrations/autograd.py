@@ -22,13 +22,13 @@ from ..curvature.lanczos import check_callable, check_count
 from ..kernels.flat import flatten
 from ..kernels.names import brief, spell_names, spelled
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
-from ._host import AMOUNT, DECAY, FINITE, SHARE, Objective, checked, host
+from ._host import AMOUNT, DECAY_RATE, FINITE, SHARE, Objective, checked_host_argument, host
 
 MINIMUM = "1.7"
 
 Number = float | Callable[[int], float]
-Gradient = Callable[[Any, int], Any]
-Callback = Callable[[Any, int, Any], Any]
+GradientOfIteration = Callable[[Any, int], Any]
+IterationCallback = Callable[[Any, int, Any], Any]
 
 
 def _autograd(module: str) -> ModuleType:
@@ -37,9 +37,9 @@ def _autograd(module: str) -> ModuleType:
 
 @spelled
 def sgd(
-    grad: Gradient,
+    grad: GradientOfIteration,
     x0: Any,
-    callback: Callback | None = None,
+    callback: IterationCallback | None = None,
     num_iters: int = 200,
     step_size: Number = 0.1,
     mass: float = 0.9,
@@ -68,15 +68,18 @@ def sgd(
     TypeError, ValueError
         On a bad argument, or where x0 is being traced: these cannot be differentiated through.
     """
-    options = {"momentum": checked("sgd", "mass", SHARE, mass), "momentum_form": "average"}
-    return _descend("sgd", SGD, grad, x0, callback, num_iters, step_size, options)
+    options = {
+        "momentum": checked_host_argument("sgd", "mass", SHARE, mass),
+        "momentum_form": "average",
+    }
+    return _iterate_from("sgd", SGD, grad, x0, callback, num_iters, step_size, options)
 
 
 @spelled
 def rmsprop(
-    grad: Gradient,
+    grad: GradientOfIteration,
     x0: Any,
-    callback: Callback | None = None,
+    callback: IterationCallback | None = None,
     num_iters: int = 100,
     step_size: Number = 0.1,
     gamma: float = 0.9,
@@ -84,17 +87,17 @@ def rmsprop(
 ) -> Any:
     """RMSProp whose average starts from ones, as autograd's does; arguments as for `sgd`."""
     options = {
-        "alpha": checked("rmsprop", "gamma", SHARE, gamma),
-        "eps": checked("rmsprop", "eps", AMOUNT, eps),
+        "alpha": checked_host_argument("rmsprop", "gamma", SHARE, gamma),
+        "eps": checked_host_argument("rmsprop", "eps", AMOUNT, eps),
     }
-    return _descend("rmsprop", RMSprop, grad, x0, callback, num_iters, step_size, options)
+    return _iterate_from("rmsprop", RMSprop, grad, x0, callback, num_iters, step_size, options)
 
 
 @spelled
 def adam(
-    grad: Gradient,
+    grad: GradientOfIteration,
     x0: Any,
-    callback: Callback | None = None,
+    callback: IterationCallback | None = None,
     num_iters: int = 100,
     step_size: Number = 0.001,
     b1: float = 0.9,
@@ -103,18 +106,21 @@ def adam(
 ) -> Any:
     """Adam (Kingma, Ba, 2015, algorithm 1); arguments as for `sgd`."""
     options = {
-        "betas": (checked("adam", "b1", DECAY, b1), checked("adam", "b2", DECAY, b2)),
-        "eps": checked("adam", "eps", AMOUNT, eps),
+        "betas": (
+            checked_host_argument("adam", "b1", DECAY_RATE, b1),
+            checked_host_argument("adam", "b2", DECAY_RATE, b2),
+        ),
+        "eps": checked_host_argument("adam", "eps", AMOUNT, eps),
     }
-    return _descend("adam", Adam, grad, x0, callback, num_iters, step_size, options)
+    return _iterate_from("adam", Adam, grad, x0, callback, num_iters, step_size, options)
 
 
-def _descend(
+def _iterate_from(
     name: str,
     cls: Callable[..., Optimizer],
-    grad: Gradient,
+    grad: GradientOfIteration,
     x0: Any,
-    callback: Callback | None,
+    callback: IterationCallback | None,
     num_iters: int,
     step_size: Number,
     options: dict[str, Any],
@@ -125,7 +131,9 @@ def _descend(
     num_iters = check_count(name, "num_iters", num_iters, 0)
     ascend, lr = False, step_size
     if not callable(step_size):
-        number = checked(name, "step_size", FINITE, step_size, " or a callable i -> number")
+        number = checked_host_argument(
+            name, "step_size", FINITE, step_size, " or a callable i -> number"
+        )
         ascend, lr = number < 0, abs(number)
     leaves = [_array(name, leaf) for leaf in _leaves(x0)]
     if not leaves:

@@ -16,15 +16,15 @@ import numpy as np
 from .. import kernels
 from ..kernels.names import meant, spell_names, spelled
 from ..kernels.rules import Domain
-from ._host import AMOUNT, DECAY, SHARE, checked
+from ._host import AMOUNT, DECAY_RATE, SHARE, checked_host_argument
 
 Config = dict[str, Any]
-_NUMBERS: dict[str, Domain] = {
+_CONFIG_DOMAINS: dict[str, Domain] = {
     "learning_rate": AMOUNT,
     "momentum": SHARE,
     "decay_rate": SHARE,
-    "beta1": DECAY,
-    "beta2": DECAY,
+    "beta1": DECAY_RATE,
+    "beta2": DECAY_RATE,
     "epsilon": AMOUNT,
     "t": AMOUNT,
 }
@@ -62,7 +62,7 @@ def _stepped(
         step(full)
     except (TypeError, ValueError):
         for name in numbers:  # in the course's words, where it is a number
-            checked(rule, name, _NUMBERS[name], full[name])
+            checked_host_argument(rule, name, _CONFIG_DOMAINS[name], full[name])
         raise
     if full is not config:
         config.update(full)

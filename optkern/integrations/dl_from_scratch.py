@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import optimizers
 from ..kernels.names import spell_names, spelled
-from ._host import AMOUNT, DECAY, SHARE, checked
+from ._host import AMOUNT, DECAY_RATE, SHARE, checked_host_argument
 
 Arrays = dict[str, np.ndarray] | list[np.ndarray]
 
@@ -115,7 +115,7 @@ class Nesterov(_Updater):
     """
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
-        checked("Nesterov", "momentum", AMOUNT, momentum)
+        checked_host_argument("Nesterov", "momentum", AMOUNT, momentum)
         options = {"momentum": momentum, "nesterov": bool(momentum), "momentum_form": "classical"}
         super().__init__(optimizers.SGD, lr, **options)
 
@@ -133,7 +133,7 @@ class RMSprop(_Updater):
     """``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
 
     def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
-        checked("RMSprop", "decay_rate", SHARE, decay_rate)
+        checked_host_argument("RMSprop", "decay_rate", SHARE, decay_rate)
         super().__init__(optimizers.RMSprop, lr, alpha=decay_rate, eps=1e-7)
 
 
@@ -142,8 +142,8 @@ class Adam(_Updater):
     """Adam with 1e-7 added before the bias correction."""
 
     def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        checked("Adam", "beta1", DECAY, beta1)
-        checked("Adam", "beta2", DECAY, beta2)
+        checked_host_argument("Adam", "beta1", DECAY_RATE, beta1)
+        checked_host_argument("Adam", "beta2", DECAY_RATE, beta2)
         super().__init__(optimizers.Adam, lr, betas=(beta1, beta2), eps=1e-7, eps_form="raw")
 
 

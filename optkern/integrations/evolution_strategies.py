@@ -15,13 +15,13 @@ import numpy as np
 
 from .. import kernels
 from ..kernels.names import spell_names, spelled
-from ._host import AMOUNT, DECAY, SHARE, checked
+from ._host import AMOUNT, DECAY_RATE, SHARE, checked_host_argument
 
-_NUMBERS = {
+_ARGUMENT_DOMAINS = {
     "stepsize": AMOUNT,
     "momentum": SHARE,
-    "beta1": DECAY,
-    "beta2": DECAY,
+    "beta1": DECAY_RATE,
+    "beta2": DECAY_RATE,
     "epsilon": AMOUNT,
 }
 
@@ -65,9 +65,9 @@ class Optimizer(ABC):
 
     def _check(self) -> None:
         """Refuse numbers out of range, in the starter's words."""
-        for name, domain in _NUMBERS.items():
+        for name, domain in _ARGUMENT_DOMAINS.items():
             if hasattr(self, name):
-                checked(type(self).__name__, name, domain, getattr(self, name))
+                checked_host_argument(type(self).__name__, name, domain, getattr(self, name))
 
     def update(self, globalg: np.ndarray) -> float:
         """Move the policy against a gradient.

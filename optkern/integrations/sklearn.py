@@ -31,7 +31,7 @@ from ..kernels.names import check_keywords, got, one_of, spell_names, spelled, w
 from ..optimizers import CLASSES, Optimizer, no_attribute
 from ._begun import HEIRS, continue_from, moments
 from ._carried import carry
-from ._host import AMOUNT, FINITE, Objective, checked, host
+from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host
 from ._mlp_loss import Total, targets
 
 MINIMUM = "1.7"
@@ -113,7 +113,7 @@ class MLPOptimizer:
             )
         self.rule = rule
         self.schedule = schedule
-        self.power_t = checked("MLPOptimizer", "power_t", FINITE, power_t)
+        self.power_t = checked_host_argument("MLPOptimizer", "power_t", FINITE, power_t)
         self.options = options
         self.lr = CLASSES[rule].rule.hyperparameters["lr"] if lr is None else lr
         self._lr = self.lr  # as "invscaling", "adaptive" or the user have changed it
@@ -172,7 +172,7 @@ class MLPOptimizer:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         if not callable(value):
-            checked("MLPOptimizer", "learning_rate", AMOUNT, value)
+            checked_host_argument("MLPOptimizer", "learning_rate", AMOUNT, value)
         if self._optimizer is not None:
             self._optimizer.param_groups[0]["lr"] = value
         self._lr = value
@@ -251,7 +251,7 @@ def _nobody() -> None:
 # --------------------------------------------------------------------------- fit
 
 
-def _adam(
+def _adam_options(
     learning_rate_init: float = 0.001,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
@@ -262,7 +262,7 @@ def _adam(
     return {"lr": learning_rate_init, "betas": betas, "eps": epsilon, "eps_form": "raw"}
 
 
-def _sgd(
+def _sgd_options(
     learning_rate_init: float = 0.1,
     lr_schedule: str = "constant",
     momentum: float = 0.9,
@@ -276,8 +276,8 @@ def _sgd(
 
 
 _SOLVERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
-    "AdamOptimizer": ("adam", _adam),
-    "SGDOptimizer": ("sgd", _sgd),
+    "AdamOptimizer": ("adam", _adam_options),
+    "SGDOptimizer": ("sgd", _sgd_options),
 }
 # The settings of the `with` blocks that this thread is in, the innermost last.
 _active: ContextVar[tuple[accelerate, ...]] = ContextVar("accelerate", default=())
@@ -374,7 +374,7 @@ def _exchange(module: ModuleType) -> None:
         )
     for name, (solver, translated) in _SOLVERS.items():
         original = getattr(module, name)
-        setattr(module, name, functools.partial(_made, original, solver, translated))
+        setattr(module, name, functools.partial(_made_for_fit, original, solver, translated))
         _undo.append(functools.partial(setattr, module, name, original))
     network = module.BaseMultilayerPerceptron
     fit_lbfgs = network._fit_lbfgs
@@ -476,7 +476,7 @@ def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=depth)
 
 
-def _made(
+def _made_for_fit(
     original: Callable[..., Any],
     solver: str,
     translated: Callable[..., dict[str, Any]],

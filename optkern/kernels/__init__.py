@@ -24,7 +24,7 @@ from .rows import Rows, run_taken
 runtime.set_thread_limit(*initial_limit())
 
 
-def _run(plan: engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
+def _run_plan(plan: engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
     plan.step(gradients, as_num_threads(plan.owner, options["num_threads"]))
 
 
@@ -38,7 +38,7 @@ def _rows_kernel(rule: Rule) -> Callable[..., None]:
 
 
 for _rule in RULES:
-    globals()[_rule.name] = Kernel(_rule, twin(_rule, "kernels", _run, num_threads=None))
+    globals()[_rule.name] = Kernel(_rule, twin(_rule, "kernels", _run_plan, num_threads=None))
 for _rule in ROW_RULES:
     globals()[f"{_rule.name}_rows"] = _rows_kernel(_rule)
 

@@ -46,7 +46,7 @@ cdef class Keyword:
         domain = rule.domain(name)
         self.at = position(rule, name)
         self.kind = {
-            rules.Real: REAL, rules.Pair: PAIR, rules.Count: COUNT, rules.Switch: SWITCH,
+            rules.Real: REAL, rules.TwoNumbers: PAIR, rules.Count: COUNT, rules.Switch: SWITCH,
             rules.Choice: CHOICE,
         }.get(type(domain), GENERAL)
         if self.kind in (REAL, PAIR):

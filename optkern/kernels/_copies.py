@@ -18,7 +18,7 @@ from ._containers import Contents
 from .buffers import named
 from .forms import Node, Once, is_plain
 
-_NO_CONTENTS = Contents((), (), ())
+NO_CONTENTS = Contents((), (), ())
 
 
 class Copies:
@@ -45,7 +45,7 @@ class Copies:
 
     def settle(self) -> None:
         """Note what the containers hold, and whether there is one array without a container."""
-        self.contents = _NO_CONTENTS if self.given is None else self._kept()
+        self.contents = NO_CONTENTS if self.given is None else self._kept()
         self._note_single()
 
     def _note_single(self) -> None:
@@ -117,11 +117,11 @@ class Copies:
         seen: list[bool] = []
         if self.given is None or not self.contents.same():  # which is told in its own words
             return self.labels if self.given is None else []
-        around = _held([self.given], 0, None)
+        around = _is_shared([self.given], 0, None)
         groups = list(self.given) if self.grouped else []
         for number, part in enumerate(self.parts):
             if self.grouped:
-                known = around or _held(groups, number, self.given)
+                known = around or _is_shared(groups, number, self.given)
                 _look(part, [groups[number]["params"]], 0, groups[number], known, seen)
             else:
                 _look(part, [self.given], 0, None, False, seen)
@@ -137,7 +137,7 @@ _IN_A_LIST = 0
 _IN_A_LIST = _references([object()], 0)
 
 
-def _held(entries: list[Any], k: int, parent: Any) -> bool:
+def _is_shared(entries: list[Any], k: int, parent: Any) -> bool:
     """Return whether others hold a container than what it lies in and `Contents`."""
     own = 1 + (type(entries[k]) is not tuple) + (type(parent) in (list, dict))
     return _references(entries, k) > own
@@ -150,7 +150,7 @@ def _look(
     if not node.is_container:
         seen += [known] * node.size
         return
-    known = known or _held(entries, k, parent)
+    known = known or _is_shared(entries, k, parent)
     container = entries[k]
     inner = node.read(container)
     for number, child in enumerate(node.children):

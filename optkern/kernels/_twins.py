@@ -13,11 +13,11 @@ from .names import bound_arguments
 from .rows import Rows, take_rows
 from .runtime import ieee_mode
 
-Run = Callable[[Plan, tuple, dict], None]
+RunPlan = Callable[[Plan, tuple, dict], None]
 RunRows = Callable[[list[Rows], dict], None]
 
 
-def twin(rule: Rule, place: str, run: Run, **extra: Any) -> Callable[..., None]:
+def twin(rule: Rule, place: str, run: RunPlan, **extra: Any) -> Callable[..., None]:
     """Make the public function ``<place>.<rule>(p, g, *state, **hyperparameters)``.
 
     ``run`` gets a plan over the arrays, the checked gradients, and the hyperparameters together
@@ -52,7 +52,7 @@ def rows_twin(rule: Rule, place: str, run: RunRows, **extra: Any) -> Callable[..
         p, rows, g, *state = (bound.pop(name, None) for name in ("p", "rows", "g", *rule.state))
         rest = {name: bound.pop(name, default) for name, default in extra.items()}
         hyper = rule.check(owner, bound)
-        params, slots = _arranged(owner, rule, hyper, p, state)
+        params, slots = _lists_of_arrays(owner, rule, hyper, p, state)
         given = []
         for name, values in (("rows", rows), ("g", g)):
             several = isinstance(p, (list, tuple)) and _is_list(owner, name, values)
@@ -116,7 +116,7 @@ def _is_list(owner: str, name: str, value: Any) -> bool:
     return True
 
 
-def _arranged(
+def _lists_of_arrays(
     owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]
 ) -> tuple[list[Any], dict[str, list[Any]]]:
     """Parameters and state as lists; all state that these hyperparameters need is there."""
@@ -147,7 +147,7 @@ def _arranged(
 
 
 def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]) -> Plan:
-    params, slots = _arranged(owner, rule, hyper, p, state)
+    params, slots = _lists_of_arrays(owner, rule, hyper, p, state)
     plan = Plan(rule, owner, range(len(params)), params, slots)
     plan.set_groups([0] * len(params))
     for name, value in hyper.items():

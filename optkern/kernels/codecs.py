@@ -39,12 +39,20 @@ SEGMENT = 1 << 20  # elements whose random bits share a key
 STATE_DTYPES = ("bfloat16", "int8")
 
 # What a stream is stored as; the order of the enum in span.pxd.
-KINDS = ("plain", "bfloat16", "float16", "bfloat16 state", "int8", "uint8", "float16 at random")
+STORAGE_KINDS = (
+    "plain",
+    "bfloat16",
+    "float16",
+    "bfloat16 state",
+    "int8",
+    "uint8",
+    "float16 at random",
+)
 
 _LOW_EXPONENT = 31  # of a block's scale: no code then stands for a denormal
 _INFINITY = 0x7F800000  # the bits of a float32
 _FAR = (0xFF, 0x7F)  # its code, unsigned and signed, beside the sign's bit
-_LOST = 1 << 16  # a sixteenth of the last step above zero
+_VANISHING = 1 << 16  # a sixteenth of the last step above zero
 _NAN = 255  # a block's scale, and all of its codes
 
 
@@ -57,10 +65,10 @@ def is_bfloat16(dtype: np.dtype) -> bool:
 
 
 def kind_of(dtype: np.dtype) -> int:
-    """Return the position in `KINDS` of a parameter's or gradient's dtype."""
+    """Return the position in `STORAGE_KINDS` of a parameter's or gradient's dtype."""
     if dtype == np.float16:
-        return KINDS.index("float16")
-    return KINDS.index("bfloat16") if is_bfloat16(dtype) else 0
+        return STORAGE_KINDS.index("float16")
+    return STORAGE_KINDS.index("bfloat16") if is_bfloat16(dtype) else 0
 
 
 def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
@@ -179,7 +187,7 @@ def encode_int8(
     if signed:
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
-        shifted = np.where(shifted - offset < _LOST, offset, shifted)
+        shifted = np.where(shifted - offset < _VANISHING, offset, shifted)
         k = np.where(infinite, _FAR[signed], (shifted - offset + carry) >> 20)
         k = k | (bits.view(np.uint32) >> 24 & 0x80)
     else:
@@ -314,8 +322,8 @@ class Compact:
 
     @property
     def kind(self) -> int:
-        """Return the position in `KINDS`."""
-        return KINDS.index("bfloat16 state") if self.scales is None else 5 - self.signed
+        """Return the position in `STORAGE_KINDS`."""
+        return STORAGE_KINDS.index("bfloat16 state") if self.scales is None else 5 - self.signed
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from . import buffers
 from .forms import Node, rebuilt
 from .names import spelled
-from .structures import Params, Structure
+from .structures import ParamsLike, Structure
 
 
 def arranged(arrays: Iterator[Any], structure: Structure) -> Any:
@@ -55,7 +55,7 @@ class Flat(NamedTuple):
 
 
 @spelled
-def flatten(params: Params) -> Flat:
+def flatten(params: ParamsLike) -> Flat:
     """Copy parameters, or gradients, into one vector and give views of it in their places.
 
     For codes that think in one flat vector (evolution strategies, MPI, SciPy), and for fewer,

@@ -26,7 +26,7 @@ import numpy as np
 
 from . import buffers
 
-MOST = 1_000_000  # entries of an iterator; one that gives more has no end
+MOST_ENTRIES = 1_000_000  # entries of an iterator; one that gives more has no end
 # What a field may hold that is not meant to be trained.
 _STATIC = (
     str,
@@ -81,9 +81,11 @@ class Once:
         if not isinstance(value, Iterator) or buffers.is_array_like(value):
             return value
         if id(value) not in self._lists:
-            entries = list(itertools.islice(value, MOST + 1))
-            if len(entries) > MOST:
-                raise ValueError(f"an iterator gives more than {MOST} entries; has it an end?")
+            entries = list(itertools.islice(value, MOST_ENTRIES + 1))
+            if len(entries) > MOST_ENTRIES:
+                raise ValueError(
+                    f"an iterator gives more than {MOST_ENTRIES} entries; has it an end?"
+                )
             self._lists[id(value)] = (value, entries)  # kept: no other object gets its id
         return self._lists[id(value)][1]
 

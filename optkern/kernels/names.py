@@ -15,7 +15,7 @@ from ..rules.domains import nearest
 if TYPE_CHECKING:
     import argparse
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Spelled = TypeVar("_Spelled", bound=Callable[..., Any])
 
 # What other libraries call these: too unlike for a comparison of letters.
 _ELSEWHERE = {
@@ -213,7 +213,7 @@ def bound_arguments(
         raise TypeError(f"{owner}: {error}; the arguments are {known}") from None
 
 
-def spelled(function: _Function) -> _Function:
+def spelled(function: _Spelled) -> _Spelled:
     """Let a function, or a class as it is made, say which keyword was meant where one is misspelt.
 
     ``function`` may be a function, an ``__init__`` or a class.
@@ -226,18 +226,18 @@ def spelled(function: _Function) -> _Function:
 
 def passing_on(
     inner: Callable[..., Any], without: Iterable[str] = ()
-) -> Callable[[_Function], _Function]:
+) -> Callable[[_Spelled], _Spelled]:
     """Do as `spelled` for a function that hands keywords on to ``inner``, but for some."""
     names = [name for name in _keywords(inner) if name not in without]
 
-    def decorate(function: _Function) -> _Function:
+    def decorate(function: _Spelled) -> _Spelled:
         own = _keywords(function)
         return _checking(function, own + [name for name in names if name not in own])
 
     return decorate
 
 
-def _checking(function: _Function, names: list[str]) -> _Function:
+def _checking(function: _Spelled, names: list[str]) -> _Spelled:
     known = frozenset(names)
     method = next(iter(inspect.signature(function).parameters), "") == "self"
     act = "" if function.__name__ == "__init__" else f".{function.__name__}"

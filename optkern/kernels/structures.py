@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import buffers
-from ._containers import Contents
-from ._copies import Copies
+from ._copies import NO_CONTENTS, Copies
 from ._gathering import Gathering
 from ._watching import Found, Watching, dotted
 from ._watching import Label as Label
@@ -33,10 +32,9 @@ from .forms import (
 )
 from .names import meant
 
-Params = Any
+ParamsLike = Any
 
 DEEPEST = 100  # containers in each other
-_NO_CONTENTS = Contents((), (), ())
 
 
 class Structure(Watching, Gathering, Copies):
@@ -57,7 +55,7 @@ class Structure(Watching, Gathering, Copies):
     """
 
     def __init__(
-        self, owner: str, params: Params, what: str = "params", absent: bool = False
+        self, owner: str, params: ParamsLike, what: str = "params", absent: bool = False
     ) -> None:
         self.owner = owner
         self.what = what
@@ -268,7 +266,7 @@ class Structure(Watching, Gathering, Copies):
             groups=[0] * count,
             first=len(self.parts) - 1,
             given=None,
-            contents=_NO_CONTENTS,
+            contents=NO_CONTENTS,
         )
 
     def _with(self, **changes: Any) -> Structure:
@@ -294,7 +292,7 @@ class Structure(Watching, Gathering, Copies):
         new.contents = new._kept()
         return new
 
-    def rebound(self, params: Params, leave_out: bool = True) -> Structure:
+    def rebound(self, params: ParamsLike, leave_out: bool = True) -> Structure:
         """Lay the same structure over other parameters.
 
         ``leave_out``: what has come into the user's containers since is no parameter.

@@ -17,7 +17,7 @@ from .evidence import REVERSED, Evidence, median_cosine
 from .trend import FEWEST, Trend, level, scatter
 
 RAISED = 2  # times the lr before
-BEFORE = 20  # records whose level counts as what the loss was
+RECORDS_BEFORE = 20  # records whose level counts as what the loss was
 LOST = 2  # times the loss before, and of the whole fall what is lost: no restart of a schedule
 
 
@@ -49,7 +49,7 @@ def raised(trend: Trend, seen: Evidence) -> Raise | None:
         return None
     last, next_ = looks[low[-1]], looks[low[-1] + 1]
     end = last.record - trend.first + 1
-    earlier = trend.losses[max(0, end - BEFORE) : end]
+    earlier = trend.losses[max(0, end - RECORDS_BEFORE) : end]
     if len(earlier) < 3:
         return None
     before = level(earlier)

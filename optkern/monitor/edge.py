@@ -19,7 +19,7 @@ from ..kernels.structures import Structure
 from ..optimizers import Optimizer
 from .settings import maximizes, rate
 
-TOL, MOST = 0.01, 40  # relative, and products at the most for each eigenvalue
+TOL, MOST_PRODUCTS = 0.01, 40  # relative, and products at the most for each eigenvalue
 DISTURBED = 0.1  # of a start's length
 
 
@@ -87,7 +87,7 @@ class Tracker:
         return Edge(record, lr, top, ruled, limit, op.products)
 
     def _options(self, name: str, op: StructuredOperator, record: int) -> dict[str, Any]:
-        options: dict[str, Any] = {"tol": TOL, "max_matvecs": MOST, "seed": record}
+        options: dict[str, Any] = {"tol": TOL, "max_matvecs": MOST_PRODUCTS, "seed": record}
         start = self.starts.get(name)
         if start is not None and start.size == op.n:
             noise = np.random.default_rng([record, 0x5EED7]).standard_normal(op.n)

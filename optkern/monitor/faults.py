@@ -86,7 +86,7 @@ def jumped(losses: np.ndarray) -> int:
     return -1
 
 
-def contradiction(
+def not_one_function(
     x: Any,
     grad: Callable[[Any], Any],
     loss: Callable[[Any], float] | None,

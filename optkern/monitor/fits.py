@@ -68,7 +68,7 @@ APART = 3  # times the train-validation gap: what the test set is further off is
 MATERIAL = 0.5  # of the validation loss, where the gaps alone decide: two samplings may differ
 
 
-class _Fit(NamedTuple):
+class _KnownLoss(NamedTuple):
     loss: float
     scatter: float
 
@@ -143,29 +143,29 @@ def compare_fits(
     if fit is None:
         raise TypeError(f"{owner}: train must be a loss or a sequence of losses, got None")
 
-    kind, explanation = _Fits(fit, smaller, held_out, tested, target, tolerance).verdict()
+    kind, explanation = _LossesCompared(fit, smaller, held_out, tested, target, tolerance).verdict()
     return FitComparison(kind, explanation, REMEDIES[kind])
 
 
-class _Fits(NamedTuple):
+class _LossesCompared(NamedTuple):
     """The losses that are compared."""
 
-    fit: _Fit
-    smaller: _Fit | None
-    held_out: _Fit | None
-    tested: _Fit | None
+    fit: _KnownLoss
+    smaller: _KnownLoss | None
+    held_out: _KnownLoss | None
+    tested: _KnownLoss | None
     target: float | None
     tolerance: float
 
-    def above(self, a: _Fit | None, b: _Fit | None, times: float = 1.0) -> bool:
+    def above(self, a: _KnownLoss | None, b: _KnownLoss | None, times: float = 1.0) -> bool:
         """Return whether a loss is above another beyond the tolerance (times it) and chance."""
         if a is None or b is None:
             return False
         least = max(times * self.tolerance * abs(b.loss), 3 * math.hypot(a.scatter, b.scatter))
         return a.loss - b.loss > least
 
-    def above_target(self, a: _Fit) -> bool:
-        return self.target is not None and self.above(a, _Fit(self.target, 0.0))
+    def above_target(self, a: _KnownLoss) -> bool:
+        return self.target is not None and self.above(a, _KnownLoss(self.target, 0.0))
 
     @property
     def low(self) -> bool:
@@ -182,7 +182,7 @@ class _Fits(NamedTuple):
         return f"the training loss is {self.fit.loss:.4g}"
 
     @property
-    def given(self) -> dict[str, _Fit]:
+    def given(self) -> dict[str, _KnownLoss]:
         both = {"validation": self.held_out, "test": self.tested}
         return {name: fit for name, fit in both.items() if fit is not None}
 
@@ -302,7 +302,7 @@ class _Fits(NamedTuple):
         )
 
 
-def _fit(owner: str, name: str, value: Any) -> _Fit | None:
+def _fit(owner: str, name: str, value: Any) -> _KnownLoss | None:
     """Check a loss, or take where a curve of losses ends."""
     if value is None:
         return None
@@ -323,4 +323,4 @@ def _fit(owner: str, name: str, value: Any) -> _Fit | None:
     if not np.isfinite(end).all():
         raise ValueError(f"{owner}: {name} ends with NaN or inf: see Monitor.diagnose")
     error = scatter(end) / math.sqrt(end.size) if end.size >= 5 else 0.0
-    return _Fit(float(np.median(end)), error)
+    return _KnownLoss(float(np.median(end)), error)

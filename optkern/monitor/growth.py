@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-FEWEST = 5  # records of a rise
+FEWEST_RISING = 5  # records of a rise
 TIMES = 30.0  # what a rise multiplies the loss by at the least
 ABOVE = 10.0  # and how far it ends above what was before it
 
@@ -31,7 +31,7 @@ def growing(losses: np.ndarray, noise: float) -> bool:
     x = logarithm(losses, noise)
     n = len(x)
     lengths = {n, *(k for k in (5, 6, 8, 10, 13, 17, 22, 30, 40, 60, 90, 150, 300) if k < n)}
-    return any(_rises(x, length) for length in sorted(lengths) if length >= FEWEST)
+    return any(_rises(x, length) for length in sorted(lengths) if length >= FEWEST_RISING)
 
 
 def logarithm(losses: np.ndarray, noise: float) -> np.ndarray:

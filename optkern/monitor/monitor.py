@@ -20,9 +20,18 @@ from ..optimizers import Optimizer, not_trained
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
-from .faults import contradiction, held, jumped, turned, unfed
+from .faults import held, jumped, not_one_function, turned, unfed
 from .record import LOOKS, Record, few
-from .settings import clip, decays, inner, maximizes, rate, remembers, taken, value_clip
+from .settings import (
+    checked_optimizer,
+    clip,
+    decays,
+    inner_of,
+    maximizes,
+    rate,
+    remembers,
+    value_clip,
+)
 from .stall import ByCurvature, by_record
 from .trend import FEWEST, Trend
 from .trial import sign_or_rate
@@ -123,22 +132,22 @@ class Monitor(Record):
             grad = asking("grad", grad, given)
             loss = None if loss is None else asking("loss", loss, given)
             hvp = None if hvp is None else asking("hvp", hvp, given)
-        opt = self.opt if opt is None else taken(owner, opt)
+        opt = self.opt if opt is None else checked_optimizer(owner, opt)
         confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
         max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
         seed = check_count(owner, "seed", seed, 0)
         options = {"confidence": confidence, "max_matvecs": max_matvecs, "seed": seed}
-        sign = -1.0 if opt is not None and maximizes(inner(owner, opt)) else 1.0
+        sign = -1.0 if opt is not None and maximizes(inner_of(owner, opt)) else 1.0
         with np.errstate(all="ignore"):  # of a run that overflows
             trend = self._trend(sign)
-            if opt is not None and (replaced := not_trained(inner(owner, opt), x)):
+            if opt is not None and (replaced := not_trained(inner_of(owner, opt), x)):
                 return said(trend, "inconclusive", replaced)
             if skipped := self._skipped(opt):
                 return said(trend, "inconclusive", skipped)
             pinned = None
             if grad is not None and (pinned := held(x, grad)):
                 grad, loss, hvp = pinned.functions(grad, loss, hvp)
-            false = "" if grad is None else contradiction(x, grad, loss, hvp, seed)
+            false = "" if grad is None else not_one_function(x, grad, loss, hvp, seed)
             seen = self._evidence(trend, opt)
             if grad is not None and loss is not None and not false:
                 seen.ask = self._asking(trend, opt, x, grad, loss, pinned)
@@ -202,7 +211,7 @@ class Monitor(Record):
                 found.append("")
                 arrays = Structure("diagnose", x, "x").arrays
                 if opt is not None and all(np.isfinite(a).all() for a in arrays):
-                    rule, sign = inner("diagnose", opt), -1.0 if trend.negated else 1.0
+                    rule, sign = inner_of("diagnose", opt), -1.0 if trend.negated else 1.0
                     point = Point("diagnose", x)
                     point.held = pinned.held if pinned else point.held
                     found[0] = sign_or_rate(
@@ -217,7 +226,7 @@ class Monitor(Record):
         if opt is None or opt is not self.opt:
             return ""
         point = Point("diagnose", x)
-        params = inner("diagnose", opt).params
+        params = inner_of("diagnose", opt).params
         if [a.size for a in point.arrays] != [p.size for p in params]:
             return ""
         if (seen := self._fed_or_moved(params)) is None or all(seen[0]):
@@ -225,7 +234,7 @@ class Monitor(Record):
         fed, how = seen
         full = point.flatten(grad(point.unflatten(point.vector())), "what grad returns")
         parts = np.split(full, np.cumsum([p.size for p in params])[:-1])
-        return unfed(inner("diagnose", opt).session.labels, fed, parts, how)
+        return unfed(inner_of("diagnose", opt).session.labels, fed, parts, how)
 
     def _fed_or_moved(self, params: Sequence[np.ndarray]) -> tuple[list[bool], str] | None:
         """Find which parameters had a gradient or, where none was recorded, have moved at all."""
@@ -249,7 +258,7 @@ class Monitor(Record):
         """
         if opt is None or opt is not self.opt or self._stood is None:
             return ""
-        rule, (since, steps, before) = inner("diagnose", opt), self._stood
+        rule, (since, steps, before) = inner_of("diagnose", opt), self._stood
         count = rule.skipped_steps - before
         if rule.steps != steps or count < FEWEST // 2:
             return ""
@@ -266,13 +275,13 @@ class Monitor(Record):
         since = trend.first + trend.count - 2 * trend.window
         if sum(look.record >= since for look in self.looks) < LOOKS:
             since = trend.first + trend.count // 2
-        lr = math.nan if opt is None else rate(inner("diagnose", opt))
-        decaying = opt is not None and any(decays(inner("diagnose", opt)))
-        longest = math.inf if opt is None else clip(inner("diagnose", opt))
+        lr = math.nan if opt is None else rate(inner_of("diagnose", opt))
+        decaying = opt is not None and any(decays(inner_of("diagnose", opt)))
+        longest = math.inf if opt is None else clip(inner_of("diagnose", opt))
         way = self._straightness(since)
         travelled = self._travelled()
-        cut = math.inf if opt is None else value_clip(inner("diagnose", opt))
-        memory = opt is None or remembers(inner("diagnose", opt))
+        cut = math.inf if opt is None else value_clip(inner_of("diagnose", opt))
+        memory = opt is None or remembers(inner_of("diagnose", opt))
         limits = (decaying, longest, cut, memory)
         seen = Evidence(trend.losses, trend.first, self.looks, since, lr, travelled, way, *limits)
         sign = -1.0 if trend.negated else 1.0

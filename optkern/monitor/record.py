@@ -31,13 +31,13 @@ from ..kernels.turn import refuse_unsaid
 from ..optimizers import Optimizer
 from ..solvers import SAM
 from .edge import Edge, Tracker
-from .settings import checked, inner, rate, taken, value_clip
+from .settings import checked_gradients, checked_optimizer, inner_of, rate, value_clip
 
 LOOKS = 3  # looks at successive updates before their direction counts
 TRAIL = 512  # looks whose places are kept
-SHARE = 0.002  # of the time between records, for looking
+SHARE_FOR_LOOKS = 0.002  # of the time between records, for looking
 GROWTH = 6  # between looks the run grows by this part of itself at the most
-RUNS, LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many of each
+RUNS, RUN_LENGTH = 8, 32  # what is looked at: this many arrays' elements, so many of each
 
 
 class Look(NamedTuple):
@@ -59,12 +59,12 @@ class Sample:
         n = sum(self.sizes)
         self.places: list[tuple[int, slice, int]] = []  # array, its elements, how many these are
         self.factor = 1.0
-        if n <= RUNS * LENGTH:
+        if n <= RUNS * RUN_LENGTH:
             self.places = [(k, slice(None), size) for k, size in enumerate(self.sizes) if size]
             return
         rng = np.random.default_rng([seed, 0x5EED6])
         for k in rng.choice(len(arrays), RUNS, p=np.array(self.sizes) / n):
-            stride = max(1, self.sizes[k] // LENGTH)
+            stride = max(1, self.sizes[k] // RUN_LENGTH)
             place = slice(int(rng.integers(stride)), None, stride)
             self.places.append((int(k), place, len(range(*place.indices(self.sizes[k])))))
         self.factor = math.sqrt(n / sum(count for _, _, count in self.places))
@@ -87,7 +87,7 @@ class Sample:
 
 def few(size: int) -> slice:
     """Elements of an array that are kept to see whether it moves at all."""
-    return slice(None, None, max(1, size // LENGTH))
+    return slice(None, None, max(1, size // RUN_LENGTH))
 
 
 def _sizes(arrays: Sequence[Any]) -> list[int]:
@@ -159,9 +159,9 @@ class Record(Recorder):
 
     def _check(self, grads: Any, opt: Any) -> None:
         """Refuse an opt that is none of optkern's, and gradients that its step would refuse."""
-        rule = inner("Monitor.record", opt)
+        rule = inner_of("Monitor.record", opt)
         if grads is not None:
-            checked(rule, grads)
+            checked_gradients(rule, grads)
 
     def _more(self, grads: Any, opt: Optimizer | SAM | None, val_loss: float | None) -> None:
         """Note what a record has beyond its loss, which is noted already."""
@@ -195,7 +195,7 @@ class Record(Recorder):
             raise TypeError("Monitor.record: curvature_every needs opt, whose lr is compared")
         record = len(self._losses) - 1
         with np.errstate(all="ignore"):
-            self.edges.append(tracker.measure(record, inner("Monitor.record", opt), grads))
+            self.edges.append(tracker.measure(record, inner_of("Monitor.record", opt), grads))
         tracker.due = record + 1 + tracker.every
 
     def __len__(self) -> int:
@@ -225,12 +225,12 @@ class Record(Recorder):
     def _look(self, grads: Any, opt: Optimizer | SAM | None) -> None:
         """Look in three calls in a row: two updates, their norm and the cosine between them."""
         begin = time.perf_counter()
-        opt = taken("Monitor.record", opt)
+        opt = checked_optimizer("Monitor.record", opt)
         if opt is not self.opt:
             self._adopt(opt)
         steps = 0 if opt is None else opt.steps
         if opt is not None and (self._stood is None or steps != self._stood[1]):
-            skipped = inner("Monitor.record", opt).skipped_steps
+            skipped = inner_of("Monitor.record", opt).skipped_steps
             self._stood = len(self._losses) - 1, steps, skipped
         if self._phase == 0:
             self._kept = {"index": len(self._losses) - 1, "cost": 0.0}
@@ -238,7 +238,7 @@ class Record(Recorder):
             return  # accumulated or skipped: no update, rather than one of size zero
         self._kept["steps"] = steps
         if opt is not None:
-            self._see_step(inner("Monitor.record", opt), grads)
+            self._see_step(inner_of("Monitor.record", opt), grads)
         elif grads is not None:
             self._see_gradients(grads)
         seen = self._kept
@@ -260,7 +260,7 @@ class Record(Recorder):
         longest = count / GROWTH
         if before:  # the first looks are not timed: they take longer than any later ones
             pace = max(now - then, 1e-9) / (count - before)
-            longest = min(longest, seen["cost"] / (SHARE * pace))
+            longest = min(longest, seen["cost"] / (SHARE_FOR_LOOKS * pace))
         return count + max(1, int(longest))
 
     def _adopt(self, opt: Optimizer | SAM | None) -> None:
@@ -281,7 +281,7 @@ class Record(Recorder):
         if self._phase == 1:
             seen["gradient"] = self._gradient_norm(opt, grads)
             if grads is not None:
-                self._see_fed(opt, checked(opt, grads))
+                self._see_fed(opt, checked_gradients(opt, grads))
 
     def _see_fed(self, opt: Optimizer, arrays: Sequence[Any]) -> None:
         """Note which parameters have ever had a gradient, and what clip_value leaves of it."""
@@ -323,7 +323,7 @@ class Record(Recorder):
             return float(known)
         if grads is None or self._sample is None or opt.zero_grad:
             return math.nan
-        return self._sample.norm(self._sample.of(checked(opt, grads)))
+        return self._sample.norm(self._sample.of(checked_gradients(opt, grads)))
 
     def _note(self, seen: dict[str, Any], opt: Optimizer | SAM | None) -> None:
         assert self._sample is not None or ("params" not in seen and "gradients" not in seen)
@@ -337,10 +337,10 @@ class Record(Recorder):
             else:
                 update = self._sample.norm(pair[-1])
         if opt is not None:
-            lr = rate(inner("Monitor.record", opt))
+            lr = rate(inner_of("Monitor.record", opt))
             if self._start is None:
                 self._start = seen["params"]
-                params = inner("Monitor.record", opt).params
+                params = inner_of("Monitor.record", opt).params
                 self._first = [a.reshape(-1)[few(a.size)].copy() for a in params]
             self._trail.append((seen["index"], seen["steps"], seen["params"]))
         self.looks.append(

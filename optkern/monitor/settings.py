@@ -12,7 +12,7 @@ from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 
 
-def inner(owner: str, opt: Any) -> Optimizer:
+def inner_of(owner: str, opt: Any) -> Optimizer:
     """Return the optimizer whose steps these are: SAM's, and a host's, is the one it wraps."""
     if isinstance(opt, (LBFGS, NewtonLanczos)):
         raise TypeError(
@@ -27,12 +27,12 @@ def inner(owner: str, opt: Any) -> Optimizer:
     return opt
 
 
-def taken(owner: str, opt: Any) -> Optimizer | SAM | None:
+def checked_optimizer(owner: str, opt: Any) -> Optimizer | SAM | None:
     """Check what came as opt; of a host's wrapper return the optimizer inside."""
-    return opt if opt is None or isinstance(opt, SAM) else inner(owner, opt)
+    return opt if opt is None or isinstance(opt, SAM) else inner_of(owner, opt)
 
 
-def checked(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
+def checked_gradients(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
     """Gradients, flat; refused are those that the optimizer's step would refuse."""
     flat = opt.session.flatten(grads)
     return [

@@ -27,7 +27,7 @@ from .climb import by_raise, exploded
 from .diagnosis import Diagnosis, said
 from .evidence import STRAIGHT, Evidence
 from .faults import alike, lifeless
-from .settings import inner
+from .settings import inner_of
 from .trend import FEWEST, Trend
 from .trial import best_of
 
@@ -92,7 +92,7 @@ class ByCurvature:
         self.pinned = pinned
         if pinned:
             self.point.held = pinned.held
-        self.aim = Aim(self.point, None if opt is None else inner("diagnose", opt))
+        self.aim = Aim(self.point, None if opt is None else inner_of("diagnose", opt))
         self.raw, self.raw_hvp, self.raw_loss = (
             grad,
             hvp,
@@ -152,7 +152,7 @@ class ByCurvature:
             return "and whether a higher one gains was not tried (give loss)", False
         peak = self.seen.peak
         rates = [peak, 0.1 * peak, 0.01 * peak]
-        rule = inner("diagnose", self.opt)
+        rule = inner_of("diagnose", self.opt)
         best, count = best_of(rule, self.point, self.raw, self.loss, rates)
         if best is None:
             return "and whether a higher one gains was not tried", False
@@ -213,7 +213,9 @@ class ByCurvature:
         told = "unlike units" in text or "exactly zero" in text or "where it began" in text
         units = verdict is not None and verdict.stationary.units_matter
         if verdict is not None and kind in STALLS and units and not told:
-            plain = self.opt is not None and not inner("diagnose", self.opt).rule.scales_by_itself
+            plain = (
+                self.opt is not None and not inner_of("diagnose", self.opt).rule.scales_by_itself
+            )
             text += (
                 f"; {in_unlike_units(verdict)}{', or take a rule that scales by itself' * plain}"
             )
@@ -259,7 +261,9 @@ class ByCurvature:
     def _without_limit(self, error: str) -> str:
         """Say, in the words of a run, why it is not known what lr the curvature allows."""
         assert self.opt is not None
-        still = [k for k, entry in inner("diagnose", self.opt).state.items() if not entry["step"]]
+        still = [
+            k for k, entry in inner_of("diagnose", self.opt).state.items() if not entry["step"]
+        ]
         if still:
             names = ", ".join(map(repr, still[:3])) + " and more" * (len(still) > 3)
             return (
@@ -372,7 +376,7 @@ class ByCurvature:
         assert self.opt is not None
         near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
         where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
-        if not inner("diagnose", self.opt).rule.curvature_follows:
+        if not inner_of("diagnose", self.opt).rule.curvature_follows:
             lower = f"; lower it to {0.8 * self.stable:.2g}" if self.stable > 0 else ""
             return f"{where}; at most {self.stable:.3g} is stable here{lower}"
         return (

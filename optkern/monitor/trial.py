@@ -13,11 +13,11 @@ from ..curvature.operators import Point
 from ..kernels.flat import arranged
 from ..optimizers import Optimizer
 
-STEPS = 50  # of each trial, full batch
+TRIAL_STEPS = 50  # of each trial, full batch
 STEADY = 0.9  # of the steps
 
 
-class Trial(NamedTuple):
+class StepsTried(NamedTuple):
     """What steps at one learning rate came to."""
 
     lr: float
@@ -38,14 +38,14 @@ class Trial(NamedTuple):
         )
 
 
-def tried(
+def try_steps(
     opt: Optimizer,
     point: Point,
     grad: Callable[[Any], Any],
     loss: Callable[[Any], float],
     lr: float,
     fresh: bool = False,
-) -> Trial | None:
+) -> StepsTried | None:
     """Take the rule's own steps on a copy, from a point; None where it cannot take them.
 
     Parameters
@@ -63,11 +63,11 @@ def tried(
     """
     if [p.size for p in opt.params] != [a.size for a in point.arrays]:
         return None
-    steps = STEPS
+    steps = TRIAL_STEPS
     before = float(loss(point.unflatten(point.vector())))
     own = copy.deepcopy(opt)
     if fresh:
-        _empty(own)
+        _forget_state(own)
     own.on_nonfinite = "skip"
     for group in own.param_groups:
         group["lr"] = lr
@@ -78,7 +78,7 @@ def tried(
         here = point.unflatten(np.concatenate([p.reshape(-1) for p in own.params]))
         flat = point.flatten(grad(here), "what grad returns")
         if not np.isfinite(flat).all():
-            return Trial(lr, steps, before, math.inf)
+            return StepsTried(lr, steps, before, math.inf)
         parts = np.split(flat, np.cumsum([p.size for p in own.params])[:-1])
         own.step(
             arranged(
@@ -96,10 +96,10 @@ def tried(
     later = np.array([before, *losses])[2 * steps // 5 :]  # an average has turned by then
     steady = bool(np.mean(np.diff(later) < 0) > STEADY)
     after = float(np.mean(last)) if np.isfinite(last).all() else math.inf
-    return Trial(lr, steps, before, after, steady)
+    return StepsTried(lr, steps, before, after, steady)
 
 
-def _empty(opt: Optimizer) -> None:
+def _forget_state(opt: Optimizer) -> None:
     """Put an optimizer's state back to where it begins."""
     state = copy.deepcopy(opt.state_dict())
     state["steps"] = 0
@@ -119,9 +119,9 @@ def best_of(
     loss: Callable[[Any], float],
     rates: list[float],
     fresh: bool = False,
-) -> tuple[Trial | None, int]:
+) -> tuple[StepsTried | None, int]:
     """Find the trial that gains most, and count the steps that all of them took."""
-    trials = [t for lr in rates if (t := tried(opt, point, grad, loss, lr, fresh)) is not None]
+    trials = [t for lr in rates if (t := try_steps(opt, point, grad, loss, lr, fresh)) is not None]
     if not trials:
         return None, 0
     return max(trials, key=lambda t: t.gain), sum(t.steps for t in trials)
@@ -139,7 +139,7 @@ def sign_or_rate(
     Where they fall steadily at the very lr, the run cannot have got this gradient; where only a
     lower lr falls, that is the cause. "" where no trial tells.
     """
-    same = tried(opt, point, grad, loss, lr, fresh=True) if lr > 0 else None
+    same = try_steps(opt, point, grad, loss, lr, fresh=True) if lr > 0 else None
     if same is None:
         return ""
     if same.steady and same.gain > 0:

@@ -9,9 +9,9 @@ from ..kernels.names import got, hint
 from ..kernels.rules import (
     OPTIONS,
     Numbers,
-    Pair,
     Real,
-    checked,
+    TwoNumbers,
+    checked_option,
 )
 from .given import settings_of
 from .words import COUNTED
@@ -79,7 +79,7 @@ class Arguments:
         if callable(value) and isinstance(domain, (Real, Numbers)):
             return value
         if (
-            isinstance(domain, Pair)
+            isinstance(domain, TwoNumbers)
             and isinstance(value, (list, tuple))
             and any(map(callable, value))
         ):
@@ -106,7 +106,7 @@ class Arguments:
     def check_held(self, owner: str, name: str, value: Any) -> Any:
         """Check a value as an option, or the rule's hyperparameter of this name, holds it."""
         if name in OPTIONS:
-            return checked(owner, name, value)
+            return checked_option(owner, name, value)
         return self.rule.checked(owner, name, value)
 
     # ----------------------------------------------------------------- what was given

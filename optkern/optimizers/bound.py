@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import buffers, codecs
-from ..kernels.structures import Params, Structure
+from ..kernels.structures import ParamsLike, Structure
 from .change import Counts, exclusive
 from .groups import ParamGroup
 
@@ -85,7 +85,7 @@ class Bound:
         self.rebuild(state, self.groups, structure, counts, {"forms": forms})
 
     @exclusive
-    def rebind(self, params: Params) -> None:
+    def rebind(self, params: ParamsLike) -> None:
         """Go on with new arrays in the parameters' places, as `Optimizer.rebind` says."""
         self.refuse_averages(f"{self.owner}.rebind")
         structure = self.structure.rebound(params, leave_out=not self.follow)

@@ -88,7 +88,7 @@ class InGroup:
         raise AttributeError(self.where)
 
 
-class Switch:
+class BooleanAttribute:
     """An attribute that is True or False, checked when it is written."""
 
     def __init__(self, meaning: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..kernels import buffers, codecs
 from ..kernels.names import brief
-from ..kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked
+from ..kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked_option
 
 # What the arrays of a compact state are called in a state dict, after its own name.
 PARTS = ("", "_scales")
@@ -143,7 +143,7 @@ class Loaded:
                     f"{self.counts[-1]}, got {self.started[-1]}"
                 )
             product = entry.get("mu_product", 1.0)
-            self.mu_products.append(checked(f"{self.owner}: {what}", "mu_product", product))
+            self.mu_products.append(checked_option(f"{self.owner}: {what}", "mu_product", product))
             self.held.append(entry.get("accumulator") is not None)
             for slot in slots:
                 copied = self._copied_compact if self._is_compact(slot) else self._copied

@@ -16,9 +16,9 @@ from ..kernels.rules import (
     OPTIONS,
     Rule,
 )
-from ..kernels.structures import Params as ParamsLike
+from ..kernels.structures import ParamsLike as ParamsLike
 from .documentation import class_document, class_signature
-from .groups import InGroup, Option, Switch, ZeroGrad, no_attribute
+from .groups import BooleanAttribute, InGroup, Option, ZeroGrad, no_attribute
 from .refused import INSTEAD, ParamGroups, Params, refuse_in_vain
 from .session import Session
 from .state import StateView, reset
@@ -41,10 +41,10 @@ class Optimizer(Stepping):
     _session: Any = None
     _signature: inspect.Signature
 
-    follow = Switch(
+    follow = BooleanAttribute(
         "Whether a step goes on with an array that was put in a parameter's place, as `rebind` does"
     )
-    strict_grads = Switch("Whether gradients of dicts must name all parameters")
+    strict_grads = BooleanAttribute("Whether gradients of dicts must name all parameters")
 
     for _name in OPTIONS:
         locals()[_name] = (ZeroGrad if _name == "zero_grad" else Option)(_name)

@@ -14,11 +14,10 @@ import numpy as np
 
 from ..kernels import buffers, codecs
 from ..kernels.names import NoSuchNameError, brief, hint
-from ..kernels.rules import checked
+from ..kernels.rules import checked_option
+from ..kernels.structures import Label
 from .loading import checked_count, refuse_impossible, refuse_nonfinite
 from .session import Session
-
-Label = int | str
 
 
 class _View(dict[Any, Any]):
@@ -86,7 +85,7 @@ class StateView(_View):
                     f"a dict, got {type(entry).__name__}"
                 )
             _refuse_part(session, label, entry)
-        write(session, {label: dict(entry) for label, entry in changes.items()})
+        write_state(session, {label: dict(entry) for label, entry in changes.items()})
         self._renew()
 
     def __delitem__(self, label: Label) -> None:
@@ -120,7 +119,7 @@ class ParameterState(_View):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         session = self._owned()
-        write(session, {session.labels[self._i]: dict(*args, **kwargs)})
+        write_state(session, {session.labels[self._i]: dict(*args, **kwargs)})
         self._renew()
 
     def __delitem__(self, name: str) -> None:
@@ -166,7 +165,7 @@ def _refuse_part(session: Session, label: Label, entry: Mapping[str, Any]) -> No
             )
 
 
-def write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None:
+def write_state(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None:
     """Put new values into the state of some parameters: all of them, or none where one is bad.
 
     No step comes between what is read and what is written.
@@ -198,7 +197,7 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
                 if steps[i] == 0 and "mu_product" not in values:
                     mu_products[i] = 1.0  # of no factors
             elif name == "mu_product" and name in session.rule.hyperparameters:
-                mu_products[i] = checked(f"{owner}: {what}", name, value)
+                mu_products[i] = checked_option(f"{owner}: {what}", name, value)
             elif name == "accumulator" and not held[i]:
                 raise ValueError(f"{owner}: {what} has accumulated no gradients to be replaced")
             elif state.get(name) and state[name][i] is not None:

@@ -20,15 +20,15 @@ from .domains import (
     Domain,
     Flag,
     Numbers,
-    Pair,
     Real,
     Switch,
+    TwoNumbers,
     as_number,
     checked_by,
 )
 from .flags import FLAGS
-from .options import ON_NONFINITE, OPTION_SLOTS, OPTIONS, checked
-from .row import MAX_STATE, Rule, Setting, Slot
+from .options import ON_NONFINITE, OPTION_SLOTS, OPTIONS, checked_option
+from .row import MAX_STATE, ClassKeyword, Rule, Slot
 from .vocabulary import VOCABULARY
 
 __all__ = [
@@ -43,20 +43,20 @@ __all__ = [
     "RULES",
     "VOCABULARY",
     "Choice",
+    "ClassKeyword",
     "Count",
     "Cycle",
     "Domain",
     "Flag",
     "Numbers",
-    "Pair",
     "Real",
     "Rule",
-    "Setting",
     "Slot",
     "Switch",
+    "TwoNumbers",
     "as_number",
-    "checked",
     "checked_by",
+    "checked_option",
     "loops_hash",
 ]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .arithmetic import ascended, denominator, flush, shrunk, whole
 from .domains import Real
-from .row import Rule, Setting, Slot, Values
+from .row import ClassKeyword, Rule, Slot, Values
 
 
 def formula(p, g, s, h):
@@ -36,7 +36,9 @@ RULE = Rule(
         "maximize": False, "decay_form": "l2", "step": 1,
     },
     settings={
-        "initial_accumulator_value": Setting(0.0, Real("what the sum starts from", 0.0), "eps"),
+        "initial_accumulator_value": ClassKeyword(
+            0.0, Real("what the sum starts from", 0.0), "eps"
+        ),
     },
     counted=("lr_decay",),
     numpy=formula,

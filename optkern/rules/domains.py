@@ -129,12 +129,12 @@ class Numbers(NamedTuple):
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 
 
-class Pair(Numbers):
+class TwoNumbers(Numbers):
     """Two numbers of one interval, such as Adam's betas."""
 
     __slots__ = ()
 
-    def __new__(cls, meaning: str, each: Real) -> Pair:
+    def __new__(cls, meaning: str, each: Real) -> TwoNumbers:
         return super().__new__(cls, meaning, (each, each))
 
     @property

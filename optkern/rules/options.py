@@ -46,7 +46,7 @@ ON_NONFINITE = ("propagate", "skip", "raise")
 OPTION_SLOTS = {"accumulator": "accumulate", "slow": "lookahead", "ema": "ema_decay"}
 
 
-def checked(owner: str, name: str, value: Any, domain: Domain | None = None) -> Any:
+def checked_option(owner: str, name: str, value: Any, domain: Domain | None = None) -> Any:
     """Check a value as an option or hyperparameter of this name holds it.
 
     ``domain``: of a rule's own hyperparameter (`Rule.domain`).

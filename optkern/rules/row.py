@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .domains import Domain, Switch
 from .flags import FLAGS
-from .options import checked
+from .options import checked_option
 from .vocabulary import VOCABULARY
 
 Values = Mapping[str, Any]
@@ -36,7 +36,7 @@ class Slot(NamedTuple):
     start: float | str = 0.0
 
 
-class Setting(NamedTuple):
+class ClassKeyword(NamedTuple):
     """A keyword of a rule's class that is none of its hyperparameters.
 
     Attributes
@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 
 
 DECOUPLED = {
-    "decoupled_weight_decay": Setting(
+    "decoupled_weight_decay": ClassKeyword(
         False,
         Switch("the same as decay_form='decoupled'"),
         "maximize",
@@ -155,7 +155,7 @@ class Rule:
     place: int = 1000
     arrays: tuple[Slot, ...] = ()
     domains: Mapping[str, Domain] = field(default_factory=dict)
-    settings: Mapping[str, Setting] = field(default_factory=dict)
+    settings: Mapping[str, ClassKeyword] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
     variants: tuple[tuple[str, ...], ...] = ((),)
     own_flags: Mapping[str, str] = field(default_factory=dict)
@@ -227,7 +227,7 @@ class Rule:
 
     def checked(self, owner: str, name: str, value: Any) -> Any:
         """Check a value as this rule's hyperparameter of this name holds it."""
-        return checked(owner, name, value, self.domain(name))
+        return checked_option(owner, name, value, self.domain(name))
 
     def needs(self, slot: str, hyperparameters: Values) -> bool:
         """Tell whether these hyperparameters (a callable counts as on) touch the state ``slot``."""

@@ -5,11 +5,11 @@ A rule's own ones, or another domain for one of these names, stand in its row (`
 
 from __future__ import annotations
 
-from .domains import Choice, Count, Domain, Pair, Real, Switch
+from .domains import Choice, Count, Domain, Real, Switch, TwoNumbers
 
 VOCABULARY: dict[str, Domain] = {
     "lr": Real("learning rate", 0.0),
-    "betas": Pair("decay rates of the running averages", Real("", 0.0, 1.0, open_high=True)),
+    "betas": TwoNumbers("decay rates of the running averages", Real("", 0.0, 1.0, open_high=True)),
     "eps": Real("added to the denominator", 0.0),
     "alpha": Real("decay rate of the squared average", 0.0, 1.0),
     "rho": Real("decay rate of the squared averages", 0.0, 1.0),

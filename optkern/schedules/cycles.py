@@ -9,11 +9,11 @@ from typing import ClassVar
 from ..kernels.names import brief
 from ..kernels.rules import Choice
 from .domains import _COUNT
-from .kinds import Schedule, _made
+from .kinds import Schedule, _made_schedule
 from .shapes import _half_cosine, _mix, _times_power
 
 
-@_made
+@_made_schedule
 class OneCycle(Schedule):
     """Up from ``max_lr / div_factor`` to ``max_lr``, then far down, over ``total_steps``.
 
@@ -69,7 +69,7 @@ class OneCycle(Schedule):
         return self.total_steps
 
 
-@_made
+@_made_schedule
 class Cyclic(Schedule):
     """Straight up from ``base_lr`` to ``max_lr`` and down again, for ever.
 
@@ -108,7 +108,7 @@ class Cyclic(Schedule):
         return 4 * (self.step_size_up + (self.step_size_down or self.step_size_up))
 
 
-@_made
+@_made_schedule
 class Noam(Schedule):
     """The transformer's: up in proportion to the step, then down with its inverse square root.
 
@@ -135,7 +135,7 @@ class Noam(Schedule):
         return 5 * self.warmup_steps
 
 
-@_made
+@_made_schedule
 class WarmupStableDecay(Schedule):
     """Up from 0 to ``lr``, a long stay, and a short way down to ``end_lr``.
 

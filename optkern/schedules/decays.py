@@ -7,11 +7,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from ..kernels.rules import Real
-from .kinds import Schedule, _made
+from .kinds import Schedule, _made_schedule
 from .shapes import _half_cosine, _mix, _times_power
 
 
-@_made
+@_made_schedule
 class Constant(Schedule):
     """The same value at every step: ``lr``.
 
@@ -26,7 +26,7 @@ class Constant(Schedule):
         return self.lr
 
 
-@_made
+@_made_schedule
 class Step(Schedule):
     """Times ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``.
 
@@ -46,7 +46,7 @@ class Step(Schedule):
         return 4 * self.step_size
 
 
-@_made
+@_made_schedule
 class MultiStep(Schedule):
     """Times ``gamma`` at each of the ``milestones``; one that comes twice counts twice.
 
@@ -67,7 +67,7 @@ class MultiStep(Schedule):
         return 5 * max(self.milestones, default=800) // 4
 
 
-@_made
+@_made_schedule
 class Exponential(Schedule):
     """Times ``gamma`` each step: ``lr * gamma**step``.
 
@@ -86,7 +86,7 @@ class Exponential(Schedule):
         return _times_power(self.lr, self.gamma, step)
 
 
-@_made
+@_made_schedule
 class InverseTime(Schedule):
     """Divided by the time: ``lr / (1 + decay_rate * step / decay_steps)``.
 
@@ -112,7 +112,7 @@ class InverseTime(Schedule):
         return 10 * self.decay_steps if self.decay_steps > 1 else 1000
 
 
-@_made
+@_made_schedule
 class InverseSqrt(Schedule):
     """Divided by the square root of the time: ``lr / sqrt(1 + step / timescale)``.
 
@@ -135,7 +135,7 @@ class InverseSqrt(Schedule):
         return max(1000, math.ceil(10 * self.timescale))
 
 
-@_made
+@_made_schedule
 class Polynomial(Schedule):
     """Down to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``.
 
@@ -157,7 +157,7 @@ class Polynomial(Schedule):
         return self.total_iters
 
 
-@_made
+@_made_schedule
 class Linear(Schedule):
     """Straight from ``start`` to ``end`` over ``total_iters`` steps.
 
@@ -177,7 +177,7 @@ class Linear(Schedule):
         return self.total_iters
 
 
-@_made
+@_made_schedule
 class Cosine(Schedule):
     """Half a cosine wave from ``lr`` down to ``eta_min`` over ``T_max`` steps, held there.
 
@@ -207,7 +207,7 @@ class Cosine(Schedule):
         return 4 * self.T_max if self.periodic else self.T_max
 
 
-@_made
+@_made_schedule
 class CosineWarmRestarts(Schedule):
     """`Cosine` again and again: over ``T_0`` steps, then ``T_mult`` times as many each time.
 

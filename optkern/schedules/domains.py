@@ -126,7 +126,7 @@ _VOCABULARY: dict[str, Any] = {
 }
 
 
-def _checked(owner: str, name: str, value: Any, domain: Any) -> Any:
+def _checked_argument(owner: str, name: str, value: Any, domain: Any) -> Any:
     good = domain.check(value)
     if good is None:
         wrong_type = isinstance(domain, Real) and not hasattr(value, "__float__")

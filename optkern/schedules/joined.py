@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from ..kernels.names import spelled
 from .decays import Linear
-from .domains import _LENGTH, _NUMBER, _OPERAND, Operand, _checked, _checked_step
-from .kinds import Schedule, _at, _Function, _length, _made
+from .domains import _LENGTH, _NUMBER, _OPERAND, Operand, _checked_argument, _checked_step
+from .kinds import FunctionOfStep, Schedule, _at, _length, _made_schedule
 
 
-@_made
+@_made_schedule
 class Join(Schedule):
     """One schedule after the other; see `join`.
 
@@ -78,16 +78,16 @@ def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
     >>> warmup(10, then=Constant(0.1))(5)
     0.05
     """
-    n = _checked("warmup", "n", n, _LENGTH)
-    then = _checked("warmup", "then", then, _OPERAND)
-    start = _checked("warmup", "start", start, _NUMBER)
+    n = _checked_argument("warmup", "n", n, _LENGTH)
+    then = _checked_argument("warmup", "then", then, _OPERAND)
+    start = _checked_argument("warmup", "start", start, _NUMBER)
     if n == 0:
         return then if isinstance(then, Schedule) else Join((then,), ())
     return Join((Linear(start, _at(then, 0), n), then), (n,))
 
 
-@_made
-class Pair(_Function):
+@_made_schedule
+class Pair(FunctionOfStep):
     """Two schedules or numbers as one schedule of pairs, for ``betas``.
 
     >>> from optkern.schedules import Linear, Pair

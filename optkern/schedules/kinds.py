@@ -16,7 +16,7 @@ from .domains import (
     _OPERATIONS,
     _VOCABULARY,
     Operand,
-    _checked,
+    _checked_argument,
     _checked_step,
 )
 
@@ -37,10 +37,10 @@ def _at(operand: Operand, step: int) -> float:
 
 
 def _length(operand: Any) -> int:
-    return operand._length() if isinstance(operand, _Function) else 1
+    return operand._length() if isinstance(operand, FunctionOfStep) else 1
 
 
-class _Function:
+class FunctionOfStep:
     """A frozen function of the step: its fields checked, printed, drawn."""
 
     gives_pairs: ClassVar[bool] = False  # not numbers, which is what others are made of
@@ -50,7 +50,7 @@ class _Function:
         owner = type(self).__name__
         for field in fields(self):  # type: ignore[arg-type]
             domain = self._own.get(field.name) or _VOCABULARY[field.name]
-            value = _checked(owner, field.name, getattr(self, field.name), domain)
+            value = _checked_argument(owner, field.name, getattr(self, field.name), domain)
             object.__setattr__(self, field.name, value)
         self._check(owner)
 
@@ -91,7 +91,11 @@ class _Function:
             Without matplotlib.
         """
         owner = f"{type(self).__name__}.plot"
-        count = self._length() + 1 if steps is None else _checked(owner, "steps", steps, _COUNT)
+        count = (
+            self._length() + 1
+            if steps is None
+            else _checked_argument(owner, "steps", steps, _COUNT)
+        )
         if ax is None:
             try:
                 from matplotlib import pyplot
@@ -109,12 +113,12 @@ class _Function:
 
 
 @dataclass_transform(frozen_default=True)
-def _made(cls: type[_Kind]) -> type[_Kind]:
+def _made_schedule(cls: type[_Kind]) -> type[_Kind]:
     """Make a kind: frozen values, particular about their keywords."""
     return spelled(dataclass(frozen=True, repr=False)(cls))
 
 
-class Schedule(_Function, ABC):
+class Schedule(FunctionOfStep, ABC):
     """What every schedule of numbers can do: be called, drawn, and calculated with.
 
     ``schedule(step)`` is the value after ``step`` completed steps, 0 at the first. Schedules,
@@ -168,7 +172,7 @@ class Schedule(_Function, ABC):
         return _combined(other, "/", self)
 
 
-@_made
+@_made_schedule
 class Combined(Schedule):
     """Two schedules, or a schedule and a number, combined by an operator.
 
@@ -208,7 +212,7 @@ def _combined(left: Any, operator: str, right: Any) -> Combined:
     return Combined(left, operator, right)
 
 
-@_made
+@_made_schedule
 class Clamp(Schedule):
     """A schedule kept within [low, high]; None: no bound on that side.
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from ..kernels.atomic import commit
 from ..kernels.names import brief, spelled
 from ..kernels.rules import Choice, Real
-from .domains import _LENGTH, _NOT_NEGATIVE, _NUMBER, _checked
-from .kinds import Schedule, _Function
+from .domains import _LENGTH, _NOT_NEGATIVE, _NUMBER, _checked_argument
+from .kinds import FunctionOfStep, Schedule
 
 
 class Plateau(Schedule):
@@ -92,7 +92,7 @@ class Plateau(Schedule):
     ) -> None:
         given = (lr, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
         self._settings: dict[str, Any] = {
-            name: _checked("Plateau", name, value, domain)
+            name: _checked_argument("Plateau", name, value, domain)
             for (name, domain), value in zip(self._own.items(), given)
         }
         if self._settings["min_lr"] > self._settings["lr"]:
@@ -124,7 +124,7 @@ class Plateau(Schedule):
             Where the loss is not a number.
         """
         settings, new = self._settings, self.state_dict()
-        current = _loss(loss)
+        current = _checked_loss(loss)
         if self._is_better(current):
             new["best"], new["num_bad_epochs"] = current, 0
         else:
@@ -184,7 +184,7 @@ class Plateau(Schedule):
 
     @classmethod
     def _checked_memory(cls, owner: str, name: str, value: Any) -> Any:
-        return _checked(owner, name, value, cls._memory[name])
+        return _checked_argument(owner, name, value, cls._memory[name])
 
     def __repr__(self) -> str:
         lr, *others = self._settings.items()
@@ -192,7 +192,7 @@ class Plateau(Schedule):
         return f"Plateau({', '.join([repr(lr[1]), *shown])})"
 
 
-def _loss(value: Any) -> float:
+def _checked_loss(value: Any) -> float:
     """Check a loss that was observed; NaN and infinities are some."""
     wrong = isinstance(value, (bool, str, bytes, complex, type)) or not hasattr(value, "__float__")
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
@@ -211,6 +211,6 @@ def plateaus(value: Any) -> Iterator[Plateau]:
     elif isinstance(value, tuple):
         for part in value:
             yield from plateaus(part)
-    elif isinstance(value, _Function):
+    elif isinstance(value, FunctionOfStep):
         for field in fields(value):  # type: ignore[arg-type]
             yield from plateaus(getattr(value, field.name))

@@ -172,7 +172,7 @@ class Parameters(Point):
         return np.concatenate([places[label] for label, _ in own])
 
 
-class Objective:
+class CountedClosure:
     """A user's closure as a function of flat vectors; counts its calls."""
 
     def __init__(self, point: Parameters, closure: Closure) -> None:
@@ -251,7 +251,7 @@ def refuse_asked(solver: object, name: str, there: Iterable[str]) -> NoReturn:
     raise AttributeError(said, name=name, obj=None)  # Python would add a guess of its own
 
 
-class Session:
+class SolverSession:
     """What `optkern.save` and `load` see of a solver: its parameters, options and state.
 
     Parameters
@@ -314,9 +314,9 @@ class Solver(ABC):
         """Check all options as they are now."""
 
     @property
-    def session(self) -> Session:
+    def session(self) -> SolverSession:
         """Return what checkpoints use: parameters, options and state."""
-        return Session(self)
+        return SolverSession(self)
 
     @property
     def params(self) -> Params:
@@ -412,14 +412,14 @@ class Solver(ABC):
         return f"{type(self).__name__}({self._point.n:,} elements, {shown})"
 
 
-class Call(ABC):
+class SolverCall(ABC):
     """One call of a solver's ``step``: where it is, and what it has done."""
 
     f: float
     g: np.ndarray
     initial: float
 
-    def __init__(self, solver: Any, objective: Objective, callback: Callback | None) -> None:
+    def __init__(self, solver: Any, objective: CountedClosure, callback: Callback | None) -> None:
         self.solver = solver
         self.objective = objective
         self.callback = callback

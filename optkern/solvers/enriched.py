@@ -5,8 +5,8 @@
 2. A Krylov step sees negative curvature and needs no history. It is taken where the first product
    shows such curvature, where the pairs' direction leads nowhere, and every so often to see which
    kind lowers the loss more for a gradient: that one goes on (a quadratic of condition 1e10: 411
-   gradients, L-BFGS alone gives up). `PATIENCE` from 2 to 13 takes the same number to 4 %, over 31
-   problems from three starts each.
+   gradients, L-BFGS alone gives up). `FIRST_PATIENCE` from 2 to 13 takes the same number to
+   4 %, over 31 problems from three starts each.
 3. Morales, Nocedal, "Enriched methods for large-scale unconstrained optimization", 2002, have both
    kinds too, and the pairs of one serving the other.
 """
@@ -23,18 +23,20 @@ import numpy as np
 from ..curvature.lanczos import check_count, check_real
 from ..curvature.operators import norm, random_unit
 from ..curvature.recurrence import dot, subtract
-from ..curvature.run import STREAM, Pair
+from ..curvature.run import STREAM, Eigenpair
 from ..kernels.atomic import commit
-from ._problem import Callback, Objective, largest
+from ._problem import Callback, CountedClosure, largest
 from .krylov import KrylovCall
 from .line_search import Trial, strong_wolfe
 from .pairs import Pairs
 from .products import Products
 
-PATIENCE = 5  # rounds of one kind before one of the other is tried; doubled where it gained less
+FIRST_PATIENCE = (
+    5  # rounds of one kind before one of the other is tried; doubled where it gained less
+)
 MOST_PATIENCE = 2**20
-CURVED = 10  # roundings that a pair's curvature must stand above
-TRIALS = 25  # of a step length
+LEAST_ROUNDINGS = 10  # roundings that a pair's curvature must stand above
+SEARCH_TRIALS = 25  # of a step length
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Race:
 
     krylov: bool = False
     spent: int = 0
-    patience: int = PATIENCE
+    patience: int = FIRST_PATIENCE
     rate: float = 0.0
 
     def turn(self, cost: int) -> bool:
@@ -67,7 +69,7 @@ class Race:
         if krylov == self.krylov:
             return Race(krylov, self.spent + cost, self.patience, rate)
         if rate > self.rate:
-            return Race(krylov, 0, PATIENCE, rate)
+            return Race(krylov, 0, FIRST_PATIENCE, rate)
         return Race(self.krylov, 0, min(2 * self.patience, MOST_PATIENCE), self.rate)
 
     def saved(self) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class Race:
 class EnrichedCall(KrylovCall):
     """One call of `step` with nothing but gradients."""
 
-    def __init__(self, solver: Any, objective: Objective, callback: Callback | None) -> None:
+    def __init__(self, solver: Any, objective: CountedClosure, callback: Callback | None) -> None:
         super().__init__(solver, objective, callback)
         limit = solver._max_matvecs
         self.pairs: Pairs = solver._pairs
@@ -113,7 +115,7 @@ class EnrichedCall(KrylovCall):
     def _noise(self, magnitude: float) -> float:
         return self.differences.noise(magnitude)
 
-    def _lowest(self) -> Pair | None:
+    def _lowest(self) -> Eigenpair | None:
         # The sentence at the end rests on these products: the first is verified.
         solver = self.solver
         rng = np.random.default_rng([solver._seed + solver._checks, STREAM])
@@ -125,7 +127,7 @@ class EnrichedCall(KrylovCall):
             return None
         return super()._lowest()
 
-    def _move_along(self, pair: Pair) -> bool:
+    def _move_along(self, pair: Eigenpair) -> bool:
         self.pairs = Pairs()  # they know of no curvature but positive
         found = super()._move_along(pair)
         self._keep()
@@ -139,7 +141,7 @@ class EnrichedCall(KrylovCall):
         """Take a pair in, unless it tells of no positive curvature."""
         threads = self.solver._threads
         along, square = dot(s, y, threads), dot(y, y, threads)
-        if CURVED * self.u * norm(s) * math.sqrt(square) < along < math.inf:
+        if LEAST_ROUNDINGS * self.u * norm(s) * math.sqrt(square) < along < math.inf:
             self.pairs = self.pairs.added(s, y, along, square, self.solver._max_matvecs)
 
     # ----------------------------------------------------------------- an iteration
@@ -217,7 +219,7 @@ class EnrichedCall(KrylovCall):
             return Trial(t, f if fine else math.inf, g, along)
 
         start = Trial(0.0, self.f, self.g, slope)
-        best = strong_wolfe(trial_at, t, start, largest(d), self.u * norm(self.x), TRIALS)
+        best = strong_wolfe(trial_at, t, start, largest(d), self.u * norm(self.x), SEARCH_TRIALS)
         if not best.f < self.f:
             return False
         x = at(best.t)

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from ..curvature.asking import asking
-from ..curvature.line import Line
+from ..curvature.line import LossAlongDirection
 from ..curvature.operators import Operator, norm, unit_roundoff
 from ..curvature.recurrence import Recurrence, dot, project, subtract
-from ..curvature.run import Pair, Run
-from ._problem import Call, Callback, Objective, largest
+from ..curvature.run import Eigenpair, LanczosRun
+from ._problem import Callback, CountedClosure, SolverCall, largest
 
 ACCEPTED = 1e-4  # of the model's promise that a step must keep
 # Negative curvature takes the step to the region's edge beyond this share of the largest: a
@@ -40,7 +40,7 @@ EDGE = 0.01
 # falls with the gradient, or a test of what the last product gained, took a fifth more products.
 LEFT = 0.1
 GOOD, POOR = 0.75, 0.25  # the region grows above the one and shrinks below the other
-CURVED = 1e-8  # the cosine of step and change from which on a step teaches
+LEAST_COSINE = 1e-8  # the cosine of step and change from which on a step teaches
 # Confidence of "no negative curvature" at a stationary point.
 CONFIDENCE = 0.999
 
@@ -120,13 +120,13 @@ class Model:
         return self.beta * abs(float(self.s[-1] @ z))
 
 
-class KrylovCall(Call):
+class KrylovCall(SolverCall):
     """One call of `step`."""
 
     def __init__(
         self,
         solver: Any,
-        objective: Objective,
+        objective: CountedClosure,
         callback: Callback | None,
     ) -> None:
         super().__init__(solver, objective, callback)
@@ -245,7 +245,7 @@ class KrylovCall(Call):
             return None
         y, bent = project(model.basis, change, self.solver._threads), model.t @ step
         along, bending = float(y @ step), float(bent @ step)
-        if min(along, bending) <= CURVED * float(np.linalg.norm(y) * np.linalg.norm(step)):
+        if min(along, bending) <= LEAST_COSINE * float(np.linalg.norm(y) * np.linalg.norm(step)):
             return None
         t = model.t + np.outer(y, y) / along - np.outer(bent, bent) / bending
         new = Model(model.basis, t, g, 0.0, model.noise, learned=True)
@@ -300,12 +300,12 @@ class KrylovCall(Call):
     def _loss(self, x: Any) -> float:
         return self.objective(self.point.flatten(x, "x"))[0]
 
-    def _lowest(self) -> Pair | None:
+    def _lowest(self) -> Eigenpair | None:
         """Find a direction of negative curvature, by Lanczos from a random start."""
         solver = self.solver
         operator = Operator("NewtonLanczos", self._product, self.x.size, self.x.dtype)
         seed = solver._seed + solver._checks
-        run = Run(operator, CONFIDENCE, (1,), seed=seed, num_threads=solver._threads)
+        run = LanczosRun(operator, CONFIDENCE, (1,), seed=seed, num_threads=solver._threads)
         solver._checks += 1
         try:
             while run.k < min(solver._check_matvecs, self.x.size):
@@ -324,9 +324,9 @@ class KrylovCall(Call):
         self.seen = f"{what} in {run.k} products from a random start"
         return pair if pair is not None and pair.value < -noise else None
 
-    def _move_along(self, pair: Pair) -> bool:
+    def _move_along(self, pair: Eigenpair) -> bool:
         """Step along a direction of negative curvature, the better of its two ways."""
-        line = Line("NewtonLanczos", self.point, self._loss, None)
+        line = LossAlongDirection("NewtonLanczos", self.point, self._loss, None)
         ways = [pair.vector, -pair.vector]
         slope = dot(np.ascontiguousarray(self.g, pair.vector.dtype), pair.vector)
         if slope:
@@ -349,7 +349,7 @@ class ExactCall(KrylovCall):
     def __init__(
         self,
         solver: Any,
-        objective: Objective,
+        objective: CountedClosure,
         callback: Callback | None,
         hvp: Callable[[Any], Any],
     ) -> None:

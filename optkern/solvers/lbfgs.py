@@ -21,11 +21,20 @@ from ..kernels.atomic import commit
 from ..kernels.names import got, spelled
 from ..kernels.threads import as_num_threads
 from ..kernels.turn import Turn
-from ._problem import Call, Callback, Closure, Objective, Parameters, Report, Solver, largest
+from ._problem import (
+    Callback,
+    Closure,
+    CountedClosure,
+    Parameters,
+    Report,
+    Solver,
+    SolverCall,
+    largest,
+)
 from .line_search import Trial, strong_wolfe
 from .pairs import Pairs, check_vector, loaded_pairs
 
-CURVED = 1e-10  # a pair with no more y's than this says nothing about the curvature
+LEAST_CURVATURE = 1e-10  # a pair with no more y's than this says nothing about the curvature
 
 
 class LBFGS(Solver):
@@ -161,7 +170,7 @@ class LBFGS(Solver):
         return self._turn.step(self._step, closure, callback)
 
     def _step(self, closure: Closure, callback: Callback | None) -> Report:
-        return _Call(self, Objective(self._point, closure), callback).run()
+        return LBFGSCall(self, CountedClosure(self._point, closure), callback).run()
 
     def _direction(self, g: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the next direction and the loss's slope along it.
@@ -172,7 +181,7 @@ class LBFGS(Solver):
             return Pairs().direction(g, self._threads)
         y = np.empty_like(g)
         ys = self._t * subtract(y, g, [self._g], [1.0], self._d, self._threads)
-        if ys > CURVED:
+        if ys > LEAST_CURVATURE:
             s = np.empty_like(g)
             scale(s, self._d, self._t, self._threads)
             pairs = self._pairs.added(s, y, ys, dot(y, y, self._threads), self._history)
@@ -203,7 +212,7 @@ class LBFGS(Solver):
         return {"_pairs": pairs, "_t": t, "_d": d, "_g": g}
 
 
-class _Call(Call):
+class LBFGSCall(SolverCall):
     """One call of `step`."""
 
     def _iterate(self) -> tuple[str, bool]:

@@ -87,7 +87,7 @@ def strong_wolfe(
             ends[1 - low] = trial
             low = 0 if ends[0].f <= ends[1].f else 1
             continue
-        if _flat(trial, start):
+        if _is_flat(trial, start):
             found = True
         elif trial.slope * (ends[1 - low].t - ends[low].t) >= 0:
             ends[1 - low] = ends[low]
@@ -99,7 +99,7 @@ def _too_high(trial: Trial, start: Trial) -> bool:
     return trial.f > start.f + DECREASE * trial.t * start.slope
 
 
-def _flat(trial: Trial, start: Trial) -> bool:
+def _is_flat(trial: Trial, start: Trial) -> bool:
     return abs(trial.slope) <= -CURVATURE * start.slope
 
 
@@ -111,7 +111,7 @@ def _bracket(
     for taken in range(max_trials):
         if _too_high(trial, start) or (taken > 1 and trial.f >= before.f):
             return [before, trial], taken, False
-        if _flat(trial, start):
+        if _is_flat(trial, start):
             return [trial], taken, True
         if trial.slope >= 0:
             return [before, trial], taken, False

@@ -13,7 +13,7 @@ from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels.names import spelled
 from ..kernels.threads import as_num_threads
 from ..kernels.turn import Turn
-from ._problem import Callback, Closure, Objective, Parameters, Report, Solver
+from ._problem import Callback, Closure, CountedClosure, Parameters, Report, Solver
 from .enriched import EnrichedCall, Race
 from .krylov import ExactCall, KrylovCall
 from .pairs import Pairs, loaded_pairs
@@ -156,7 +156,7 @@ class NewtonLanczos(Solver):
     def _step(
         self, closure: Closure, hvp: Callable[[Any], Any] | None, callback: Callback | None
     ) -> Report:
-        objective = Objective(self._point, closure)
+        objective = CountedClosure(self._point, closure)
         call: KrylovCall
         if hvp is None:
             call = EnrichedCall(self, objective, callback)

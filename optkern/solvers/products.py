@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from ..curvature.differences import DifferenceOperator, groups_of_like
-from ..curvature.gradients import Gradient
+from ..curvature.gradients import FlatGradient
 from ..curvature.operators import norm, unit_roundoff
-from ._problem import Objective
+from ._problem import CountedClosure
 
 BESIDE = 8.0  # the second step over the first
-AGREE = 0.1  # two products that differ by more tell nothing
+MOST_ERROR = 0.1  # two products that differ by more tell nothing
 
 
 class Products:
@@ -38,7 +38,7 @@ class Products:
         Up to so many elements, coordinates that are unlike have a product each.
     """
 
-    def __init__(self, objective: Objective, columns: int) -> None:
+    def __init__(self, objective: CountedClosure, columns: int) -> None:
         self.objective, self.columns = objective, columns
         dtype = objective.point.dtype
         self.u = unit_roundoff(dtype)
@@ -106,7 +106,7 @@ class Products:
         self._stretch(1 / BESIDE)
         size = max(norm(first), norm(second))
         self.error = norm(np.ascontiguousarray(second - first)) / (size or 1.0)
-        if not self.error <= AGREE:  # NaN too
+        if not self.error <= MOST_ERROR:  # NaN too
             self._survey(v)
 
     def _stretch(self, factor: float) -> None:
@@ -116,7 +116,7 @@ class Products:
         point, objective = self.objective.point, self.objective
         self.last = None
         point.write(self.x)
-        gradient = Gradient(
+        gradient = FlatGradient(
             point.owner, lambda x: point.unflatten(objective(point.flatten(x, "x"))[1]), point
         )
         self.surveyed = DifferenceOperator(point.owner, gradient)

@@ -28,7 +28,7 @@ from ._problem import (
     refuse_unknown,
 )
 
-_OWN = ("optimizer", "rho", "adaptive", "gradients")
+_NAMES_OF_SAM = ("optimizer", "rho", "adaptive", "gradients")
 _LARGE = 1e12  # numbers up to it, and down to its inverse: cubes of them are float32's too
 
 
@@ -167,9 +167,9 @@ class SAM:
         return self.optimizer.steps
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _OWN and (where := self._inside(name)):
+        if name not in _NAMES_OF_SAM and (where := self._inside(name)):
             raise AttributeError(f"SAM has no attribute {name!r} to set; {where}")
-        refuse_unknown(self, name, _OWN)
+        refuse_unknown(self, name, _NAMES_OF_SAM)
         super().__setattr__(name, value)
 
     if not TYPE_CHECKING:  # for which every name would be there
@@ -177,7 +177,7 @@ class SAM:
         def __getattr__(self, name: str) -> Any:
             if where := self._inside(name):
                 raise AttributeError(f"SAM has no attribute {name!r}; {where}", name=name, obj=None)
-            refuse_asked(self, name, (*_OWN, "params", "steps"))
+            refuse_asked(self, name, (*_NAMES_OF_SAM, "params", "steps"))
 
     def _inside(self, name: str) -> str:
         """Say where the optimizer inside has a name; '' where it has not."""

@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..cases import Shape
+from ..cases import TensorSizes
 from ..options import Parser
 from ..peers import OWN, SIDES
 
 
-def refuse_undrawable(parser: Parser, sizes: Sequence[Shape]) -> None:
+def refuse_undrawable(parser: Parser, sizes: Sequence[TensorSizes]) -> None:
     """Before an hour of measurements: there will be something to draw, and something to draw it."""
     if find_spec("matplotlib") is None:
         parser.error("argument --plot: needs matplotlib (pip install matplotlib)")
@@ -36,7 +36,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, about: Mapping[str, Any]
     sides = [side for side in SIDES if any(side in r["ns_per_param"] for r in single)]
     for axes, (case, count) in zip(grid.flat, panels):
         panel = [r for r in single if (r["case"], r["threads"]) == (case, count)]
-        draw(axes, sorted(panel, key=lambda row: row["elements"]), sides)
+        draw_panel(axes, sorted(panel, key=lambda row: row["elements"]), sides)
         axes.set_title(f"{case}, {count} thread{'s' if count > 1 else ''}")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
@@ -52,7 +52,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, about: Mapping[str, Any]
     figure.savefig(path, dpi=120)
 
 
-def draw(axes: Any, rows: Sequence[Mapping[str, Any]], sides: Sequence[str]) -> None:
+def draw_panel(axes: Any, rows: Sequence[Mapping[str, Any]], sides: Sequence[str]) -> None:
     """Draw one panel; a side keeps its colour in all of them."""
     sizes = [row["elements"] for row in rows]
     limit = [row["limit_ns_per_param"] for row in rows]

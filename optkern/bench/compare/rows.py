@@ -15,9 +15,9 @@ import numpy as np
 
 from ...kernels import reference
 from .. import noise
-from ..cases import BLOCK, Case, Shape
+from ..cases import RANDOM_NUMBERS, Case, TensorSizes
 from ..parity import ParityError, bits
-from ..peers import LIMITS, OWN, SIDES
+from ..peers import LIMIT_SIDES, OWN, SIDES
 from ..peers.task import STEP, Task, stream_bytes
 from ..timing import MAX_ROUNDS
 from .workers import WorkerError, Workers
@@ -28,7 +28,9 @@ BATCH, WIDEST = 128, 4096  # of the matrix product beside a step
 class Row:
     """One row of the table: a rule, a shape, a number of threads, and the memory of its arrays."""
 
-    def __init__(self, case: Case, shape: Shape, dtype: str, threads: int, memory: int) -> None:
+    def __init__(
+        self, case: Case, shape: TensorSizes, dtype: str, threads: int, memory: int
+    ) -> None:
         self.case, self.shape, self.dtype, self.threads = case, shape, dtype, threads
         rule, self.hyper = case.rule, {**case.hyperparameters, "step": STEP}
         slots = [slot for slot in rule.state if rule.needs(slot, self.hyper)]
@@ -54,7 +56,7 @@ class Row:
 
     def fill(self) -> None:
         """Fill in the start that all sides are compared from; state is not negative."""
-        block = np.random.default_rng(0).standard_normal(BLOCK).astype(self.dtype)
+        block = np.random.default_rng(0).standard_normal(RANDOM_NUMBERS).astype(self.dtype)
         for k, flat in enumerate(self.task.flat):
             part = np.roll(block, 1000 * k)
             for at in range(0, flat.size, block.size):
@@ -124,7 +126,7 @@ class Row:
         return {"m": BATCH, "k": min(WIDEST, math.ceil(math.sqrt(self.shape.elements)))}
 
 
-def prepared(row: Row, workers: Workers) -> list[str]:
+def prepare_sides(row: Row, workers: Workers) -> list[str]:
     """Bind the sides that have this rule and check each; their names."""
     sides = [side for side in workers.sides if row.can(side)]
     for side in list(sides):
@@ -132,20 +134,20 @@ def prepared(row: Row, workers: Workers) -> list[str]:
         row.fill()
         try:
             workers.order("bind", side, bytes=row.bytes, **row.order)
-            if side not in LIMITS:
+            if side not in LIMIT_SIDES:
                 workers.order("step", side)
         except WorkerError as error:
             workers.drop(side, error, row.what)
             sides.remove(side)
             continue
-        if side not in LIMITS:
+        if side not in LIMIT_SIDES:
             row.check(side)
     row.references.clear()
     row.fill()
     return sides
 
 
-def measure(
+def measure_sides(
     row: Row, workers: Workers, mode: str, seconds: float, min_rounds: int
 ) -> dict[str, Any]:
     """Check and time every side of a row.
@@ -162,7 +164,7 @@ def measure(
     ------
     ParityError
     """
-    sides = prepared(row, workers)
+    sides = prepare_sides(row, workers)
     counts = {side: workers.order("count", side) for side in sides}
     samples: dict[str, list[Any]] = {side: [] for side in sides}
     end = perf_counter() + seconds
@@ -189,9 +191,9 @@ def result(row: Row, mode: str, samples: Mapping[str, Sequence[Any]]) -> dict[st
     }
     steps = {s: statistics.median(x for x, _ in values) * to_ns for s, values in pairs.items()}
     whole = {s: statistics.median(map(sum, values)) * to_ns for s, values in pairs.items()}
-    loop = min((side for side in LIMITS if side in steps), key=steps.__getitem__)
+    loop = min((side for side in LIMIT_SIDES if side in steps), key=steps.__getitem__)
     timed = [[x for x, _ in pairs[side]] for side in ("optkern", loop)]
-    limits = [steps.pop(side) for side in LIMITS if side in steps]
+    limits = [steps.pop(side) for side in LIMIT_SIDES if side in steps]
     rivals = {side: whole[side] for side in steps if side not in OWN}
     fastest = min(rivals, key=rivals.__getitem__) if rivals else None
     row_ = {

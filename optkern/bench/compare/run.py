@@ -12,37 +12,37 @@ from typing import Any
 
 from ...kernels.names import hint
 from .. import noise
-from ..cases import BIG, CASES, SHAPES, Shape
+from ..cases import BIG, CASES, SHAPES, TensorSizes
 from ..machine import machine
 from ..options import Parser
-from ..peers import LIMITS, OWN, SIDES
+from ..peers import LIMIT_SIDES, OWN, SIDES
 from ..peers.task import ALL
 from ..sides import thread_limit
 from .plot import plot, refuse_undrawable
-from .rows import Row, measure
-from .table import GEMM_LEGEND, LEGEND, heading, lines
+from .rows import Row, measure_sides
+from .table import GEMM_LEGEND, PEERS_LEGEND, heading, lines
 from .workers import WorkerError as WorkerError
 from .workers import Workers, is_installed
 
-RULES = ALL
-SIZES = (*SHAPES, Shape.parse("resnet50"))
+PEER_RULES = ALL
+SIZES = (*SHAPES, TensorSizes.parse("resnet50"))
 # What a package is called where pip gets it, and where its builds for the CPU alone lie.
 PIP = {"sklearn": "scikit-learn", "optax": "jax optax"}
 TORCH = "https://download.pytorch.org/whl/cpu"
-PEERS = tuple(name for name in SIDES if name not in OWN + LIMITS)
+PEERS = tuple(name for name in SIDES if name not in OWN + LIMIT_SIDES)
 
 
 def complete(parser: Parser, options: argparse.Namespace) -> None:
     """Fill in the comparison's own defaults, and refuse what it cannot do."""
     for case in options.rules or ():
-        if case.name not in RULES:
+        if case.name not in PEER_RULES:
             parser.error(
-                f"argument --rules: no rule {case.name!r} here; there are {', '.join(RULES)}"
+                f"argument --rules: no rule {case.name!r} here; there are {', '.join(PEER_RULES)}"
             )
     for name in options.peers:
         if name not in PEERS:
             parser.error(f"argument --peers: no peer {name!r}; {hint(name, PEERS)}")
-    options.rules = options.rules or [CASES[name] for name in RULES]
+    options.rules = options.rules or [CASES[name] for name in PEER_RULES]
     options.sizes = options.sizes or [*SIZES, *(BIG if options.big else ())]
     options.threads = options.threads or sorted({1, min(2, thread_limit())})
     options.peers = options.peers or list(PEERS)
@@ -84,11 +84,11 @@ def run(options: argparse.Namespace) -> None:
     versions: dict[str, str] = {}
     with shared_memory() as memory:
         for threads in options.threads:
-            with Workers(threads, memory.fileno(), [*columns, *LIMITS]) as workers:
+            with Workers(threads, memory.fileno(), [*columns, *LIMIT_SIDES]) as workers:
                 for case, shape in ((c, s) for c in options.rules for s in options.sizes):
                     row = Row(case, shape, options.dtype, threads, memory.fileno())
                     seconds, rounds = (1e-9, 1) if options.quick else (options.seconds, 3)
-                    rows.append(measure(row, workers, options.mode, seconds, rounds))
+                    rows.append(measure_sides(row, workers, options.mode, seconds, rounds))
                     print("\n".join(lines(rows[-1], columns)), flush=True)
                 missing |= workers.missing
                 versions |= {name: p.version for name, p in workers.processes.items()}
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    print(f"\n{LEGEND}" + (f"\n{GEMM_LEGEND}" if options.mode == "gemm" else ""))
+    print(f"\n{PEERS_LEGEND}" + (f"\n{GEMM_LEGEND}" if options.mode == "gemm" else ""))
     if said := noise.verdict(rows, options.quick, options.seconds):
         print(f"\n{said}\n")
     versions = ((name, v) for name, v in about["peers"].items() if name not in ("optkern", "numpy"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-LEGEND = """\
+PEERS_LEGEND = """\
 ns/param of a step; limit: the cheapest loop over the same arrays; share: optkern's part of it;
 fastest: the fastest peer of the row, ratio: its time / optkern's (below 1 optkern is behind)."""
 
@@ -16,10 +16,10 @@ product's time, and fastest and ratio go by both together."""
 
 
 def heading(sides: Sequence[str]) -> str:
-    return line(["rule", "size", "thr", *sides, "limit", "share", "fastest", "ratio"])
+    return printed_line(["rule", "size", "thr", *sides, "limit", "share", "fastest", "ratio"])
 
 
-def line(cells: Sequence[str]) -> str:
+def printed_line(cells: Sequence[str]) -> str:
     left = f"{cells[0]:<9} {cells[1]:<9} {cells[2]:>3}"
     return left + "".join(f" {cell:>9}" for cell in cells[3:])
 
@@ -31,7 +31,7 @@ def shown(value: float | None) -> str:
 def lines(row: Mapping[str, Any], sides: Sequence[str]) -> Iterator[str]:
     """Return a row as printed."""
     times = row["ns_per_param"]
-    yield line(
+    yield printed_line(
         [
             row["case"],
             row["shape"],
@@ -45,4 +45,4 @@ def lines(row: Mapping[str, Any], sides: Sequence[str]) -> Iterator[str]:
     )
     if "product_ns_per_param" in row:
         products = row["product_ns_per_param"]
-        yield line(["", "", "", *(shown(products.get(side)) for side in sides)])
+        yield printed_line(["", "", "", *(shown(products.get(side)) for side in sides)])

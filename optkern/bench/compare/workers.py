@@ -12,7 +12,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from ..peers import LIMITS, OWN, SIDES
+from ..peers import LIMIT_SIDES, OWN, SIDES
 
 ROOM = Path(__file__).parent.parent
 # The peers as a package of their own: as a part of optkern they would bring its OpenMP along.
@@ -140,7 +140,7 @@ class Workers:
 
     def drop(self, side: str, error: WorkerError, where: str) -> None:
         """Go on without a peer that failed."""
-        if side in OWN + LIMITS:
+        if side in OWN + LIMIT_SIDES:
             raise error
         self.sides.remove(side)
         self.missing[side] = f"{where}: {error}"

@@ -31,4 +31,4 @@ SIDES: dict[str, type[Peer]] = {
 
 
 OWN = ("optkern",)
-LIMITS = ("limit, 1 thread", "limit, all threads")
+LIMIT_SIDES = ("limit, 1 thread", "limit, all threads")

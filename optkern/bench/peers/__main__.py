@@ -19,9 +19,11 @@ from . import SIDES
 from .peer import Peer
 from .task import Task
 
-SAMPLE = 0.02  # seconds a sample lasts at least
-SETTLE = 12  # steps before anything is timed: past optkern's first choice of threads; or
-PATIENCE = 2.0  # seconds
+PEER_SAMPLE_SECONDS = 0.02  # seconds a sample lasts at least
+PEER_SETTLING_STEPS = (
+    12  # steps before anything is timed: past optkern's first choice of threads; or
+)
+SETTLING_SECONDS = 2.0  # seconds
 
 
 def serve(package: str, memory: int) -> None:
@@ -85,18 +87,18 @@ class Worker:
     def count(self, side: str) -> int:
         """Find out how many steps in a row make a sample, once the side has settled."""
         peer = self.sides[side]
-        end = perf_counter() + PATIENCE
-        for _ in repeat(None, SETTLE):
+        end = perf_counter() + SETTLING_SECONDS
+        for _ in repeat(None, PEER_SETTLING_STEPS):
             if peer.refill:
                 peer.refill()
             peer.step()
             if perf_counter() > end:
                 break
         count, seconds = 1, self.time(side, 1)
-        while count * seconds < SAMPLE / 4:
+        while count * seconds < PEER_SAMPLE_SECONDS / 4:
             count *= 4
             seconds = self.time(side, count)
-        return max(1, int(-(-SAMPLE // seconds)))
+        return max(1, int(-(-PEER_SAMPLE_SECONDS // seconds)))
 
     def time(self, side: str, count: int) -> float:
         """Seconds of a step: the mean over ``count`` in a row, after as many that are not timed.

@@ -24,7 +24,7 @@ class Numba(Peer):
         task = self.task
         self.loop = numba_loop(task.case, self.parallel)
         h, real = folded(task.case, task.o), task.p[0].dtype.type
-        names = NUMBERS[task.case]
+        names = LOOP_NUMBERS[task.case]
         self.numbers = tuple(real(getattr(h, name)) for name in names)
         self.tensors = list(zip(task.p, task.g, *task.state_arrays))
         self.warm_up(real)
@@ -47,7 +47,7 @@ class NumbaSerial(Numba):
 
 
 # The arguments of the loops after their streams.
-NUMBERS = {
+LOOP_NUMBERS = {
     "sgd": ("rate",),
     "momentum": ("rate", "momentum"),
     "adagrad": ("rate", "eps"),

@@ -90,7 +90,7 @@ def _blocked_momentum(p, g, m, t, u, h):
     p -= t
 
 
-def _descend(p, m, v, t, h):
+def _subtract_step(p, m, v, t, h):
     """p -= rate * m / (sqrt(v) + eps)"""
     np.sqrt(v, out=t)
     t += h.eps
@@ -102,7 +102,7 @@ def _descend(p, m, v, t, h):
 def _blocked_adagrad(p, g, v, t, u, h):
     np.multiply(g, g, out=t)
     v += t
-    _descend(p, g, v, t, h)
+    _subtract_step(p, g, v, t, h)
 
 
 def _blocked_second_moment(g, v, t, h):
@@ -114,7 +114,7 @@ def _blocked_second_moment(g, v, t, h):
 
 def _blocked_rmsprop(p, g, v, t, u, h):
     _blocked_second_moment(g, v, t, h)
-    _descend(p, g, v, t, h)
+    _subtract_step(p, g, v, t, h)
 
 
 def _blocked_adam(p, g, m, v, t, u, h):
@@ -122,7 +122,7 @@ def _blocked_adam(p, g, m, v, t, u, h):
     np.multiply(g, 1 - h.beta1, out=u)
     m += u
     _blocked_second_moment(g, v, t, h)
-    _descend(p, m, v, t, h)
+    _subtract_step(p, m, v, t, h)
 
 
 def _blocked_adamw(p, g, m, v, t, u, h):

@@ -12,15 +12,15 @@ from ... import optimizers
 from ...kernels.names import got, meant
 from ...optimizers import CLASSES
 from ...rules import VOCABULARY, Domain, Numbers, Real, Rule
-from .._host import AMOUNT, DECAY, checked
+from .._host import AMOUNT, DECAY_RATE, checked_host_argument
 from . import library
 
 # thinc's numbers, by the attributes that hold them: their arguments, and what they may be.
-NUMBERS: dict[str, tuple[str, Domain]] = {
+NUMBERS_OF_THINC: dict[str, tuple[str, Domain]] = {
     "learn_rate": ("learn_rate", AMOUNT),
     "L2": ("L2", AMOUNT),
-    "b1": ("beta1", DECAY),
-    "b2": ("beta2", DECAY),
+    "b1": ("beta1", DECAY_RATE),
+    "b2": ("beta2", DECAY_RATE),
     "eps": ("eps", VOCABULARY["eps"]),
     "grad_clip": ("grad_clip", AMOUNT),
 }
@@ -115,7 +115,7 @@ def _meant(option: str, rule: str | None, known: dict[str, Any]) -> str:
     there = f"{rule} has {', '.join(known)}" if rule else "there are some with a rule alone"
     if here:
         return f"here it is {here}; {there}"
-    arguments = [argument for argument, _ in NUMBERS.values()]
+    arguments = [argument for argument, _ in NUMBERS_OF_THINC.values()]
     arguments += ["use_averages", "use_radam", "L2_is_weight_decay", "num_threads", "rule"]
     near = meant(option, [*known, *arguments])
     return f"{there}; did you mean {' or '.join(near)}?" if near else there
@@ -137,7 +137,9 @@ def checked_number(name: str, value: Any) -> Any:
     """Check one of thinc's numbers; give a schedule of it as thinc takes it."""
     if not is_number(value) and value != []:
         return hosted(value)
-    return checked("Optimizer", *NUMBERS[name], value, " or a schedule of such")
+    return checked_host_argument(
+        "Optimizer", *NUMBERS_OF_THINC[name], value, " or a schedule of such"
+    )
 
 
 def hosted(value: Any) -> Any:

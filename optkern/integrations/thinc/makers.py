@@ -28,7 +28,7 @@ def RAdam(learn_rate: Any = 0.001, **settings: Any) -> Optimizer:
     return Optimizer(learn_rate, use_radam=True, **settings)
 
 
-def _made(rule: Rule) -> Callable[..., Optimizer]:
+def _made_maker(rule: Rule) -> Callable[..., Optimizer]:
     """Make the function of a rule that thinc has not."""
 
     def make(learn_rate: Any = rule.hyperparameters["lr"], **settings: Any) -> Optimizer:
@@ -59,7 +59,7 @@ for _name, _maker in _THINCS_OWN.items():
 
 # One for each rule, in the table's order, by the class's name.
 MAKERS: dict[str, Callable[..., Optimizer]] = {
-    cls.__name__: _THINCS_OWN.get(cls.__name__) or _made(cls.rule) for cls in CLASSES.values()
+    cls.__name__: _THINCS_OWN.get(cls.__name__) or _made_maker(cls.rule) for cls in CLASSES.values()
 }
 for _name, _maker in MAKERS.items():
     library.optimizers.registry.optimizers(f"optkern.{_name}.v1")(_maker)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...curvature.lanczos import check_count
 from ...kernels.names import spelled
-from .._host import AMOUNT, Objective, checked
+from .._host import AMOUNT, Objective, checked_host_argument
 from . import library
 from .losses import potential
 
@@ -78,7 +78,7 @@ def objective(
             raise TypeError(f"objective: {name} must be a list or an array of rows, got {came}")
     if not len(Y) or (_is_sliced(X) and len(X) != len(Y)):
         raise ValueError(f"objective: X and Y must be of one length > 0, got {len(X)} and {len(Y)}")
-    checked("objective", "L2", AMOUNT, L2)
+    checked_host_argument("objective", "L2", AMOUNT, L2)
     total = TotalLoss(model, X, Y, loss, L2, batch_size, np.float32)
     if not total.where:
         raise ValueError("objective: no parameter of the model gets a gradient")
@@ -116,14 +116,14 @@ def _is_sliced(data: Any) -> bool:
     return isinstance(data, (list, np.ndarray, library.api.Ragged))
 
 
-def _cast(data: Any, dtype: Any) -> Any:
+def _cast_floats(data: Any, dtype: Any) -> Any:
     """Give the floats in a model's input as another dtype."""
     if isinstance(data, np.ndarray):
         return data.astype(dtype) if data.dtype.kind == "f" else data
     if isinstance(data, list):
-        return [_cast(part, dtype) for part in data]
+        return [_cast_floats(part, dtype) for part in data]
     if isinstance(data, library.api.Ragged):
-        return library.api.Ragged(_cast(data.dataXd, dtype), data.lengths)
+        return library.api.Ragged(_cast_floats(data.dataXd, dtype), data.lengths)
     return data
 
 
@@ -135,7 +135,7 @@ class TotalLoss:
     ) -> None:
         self.model = copy.deepcopy(model)
         library.api.set_dropout_rate(self.model, 0.0)
-        self.X, self.Y = _cast(X, dtype), _cast(Y, dtype)
+        self.X, self.Y = _cast_floats(X, dtype), _cast_floats(Y, dtype)
         self.L2, self.dtype = L2, dtype
         self.batch = batch_size if _is_sliced(X) and batch_size < len(Y) else len(Y)
         self.measured: Callable[[Any, Any], tuple[Any, float]] | None = None

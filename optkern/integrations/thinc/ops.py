@@ -16,7 +16,7 @@ from . import library
 # Adam's bias corrections of so late a step are 1, for eps too: thinc has put them into the rate.
 _LATE = 2**53
 # Elements at a time: of so few the kernel makes no plan, which would cost it 250 us.
-_CHUNK = 49152
+_ELEMENTS_AT_ONCE = 49152
 
 
 @library.optimizers.registry.ops("OptkernOps")
@@ -50,23 +50,25 @@ class Ops(library.api.NumpyOps):  # type: ignore[misc]
             "betas": (float(beta1), float(beta2)),
             "eps": float(eps),
         }
-        for first in range(0, len(weights), _CHUNK):
-            w, g, m, v = (a[first : first + _CHUNK] for a in (weights, gradient, mom1, mom2))
+        for first in range(0, len(weights), _ELEMENTS_AT_ONCE):
+            w, g, m, v = (
+                a[first : first + _ELEMENTS_AT_ONCE] for a in (weights, gradient, mom1, mom2)
+            )
             kernels.adam(w, g, m, v, **rates, step=_LATE)
             g[...] = 0
         return weights, gradient, mom1, mom2
 
 
-_active: ContextVar[bool] = ContextVar("accelerate", default=False)
-_lock = threading.Lock()
-_entered = 0  # contexts in all threads
+_thinc_accelerated: ContextVar[bool] = ContextVar("accelerate", default=False)
+_thinc_lock = threading.Lock()
+_thinc_contexts = 0  # contexts in all threads
 _original = library.optimizers.get_array_ops
 _ops = Ops()
 
 
 def _array_ops(array: Any) -> Any:
     """Give the Ops of an array: optkern's for NumPy's where the calling thread has asked for it."""
-    return _ops if _active.get() and isinstance(array, np.ndarray) else _original(array)
+    return _ops if _thinc_accelerated.get() and isinstance(array, np.ndarray) else _original(array)
 
 
 @contextlib.contextmanager
@@ -75,16 +77,16 @@ def accelerate() -> Iterator[None]:
 
     For training code that makes its optimizer itself. `Optimizer` does more in its pass.
     """
-    global _entered
-    with _lock:
-        _entered += 1
+    global _thinc_contexts
+    with _thinc_lock:
+        _thinc_contexts += 1
         library.optimizers.get_array_ops = _array_ops
-    token = _active.set(True)
+    token = _thinc_accelerated.set(True)
     try:
         yield
     finally:
-        _active.reset(token)
-        with _lock:
-            _entered -= 1
-            if _entered == 0:
+        _thinc_accelerated.reset(token)
+        with _thinc_lock:
+            _thinc_contexts -= 1
+            if _thinc_contexts == 0:
                 library.optimizers.get_array_ops = _original

@@ -24,10 +24,10 @@ from ...kernels.atomic import followed
 from ...kernels.threads import as_num_threads
 from ...optimizers import CLASSES, no_attribute
 from ...rules import VOCABULARY, Rule
-from .._host import AMOUNT, checked
+from .._host import AMOUNT, checked_host_argument
 from . import library
 from .arguments import (
-    NUMBERS,
+    NUMBERS_OF_THINC,
     checked_class,
     checked_number,
     may_be_scheduled,
@@ -124,8 +124,8 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             "L2_is_weight_decay": L2_is_weight_decay,
         }
         for name, value in switches.items():
-            checked("Optimizer", name, VOCABULARY["maximize"], value)
-        good = {NUMBERS[k][0]: checked_number(k, value) for k, value in numbers.items()}
+            checked_host_argument("Optimizer", name, VOCABULARY["maximize"], value)
+        good = {NUMBERS_OF_THINC[k][0]: checked_number(k, value) for k, value in numbers.items()}
         super().__init__(**good, **switches)
         self._num_threads = as_num_threads("Optimizer", num_threads)
         self._fixed = {k: v for k, v in options.items() if not self._is_scheduled(k)}
@@ -142,7 +142,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         own = ("last_score", *self._scheduled)  # the first is in no class of thinc 8
         known = name[:1] == "_" or hasattr(type(self), name) or name in own
         if type(self) is Optimizer and not known:
-            settable = [*NUMBERS, "use_radam", "L2_is_weight_decay", *own]
+            settable = [*NUMBERS_OF_THINC, "use_radam", "L2_is_weight_decay", *own]
             raise AttributeError(no_attribute("Optimizer", name, settable, ()))
         super().__setattr__(name, value)
 
@@ -190,7 +190,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         lr, L2 = self._number("learn_rate", key), self._number("L2", key)
         grad_clip = self._number("grad_clip", key)
         if lr_scale != 1.0:
-            lr *= checked("Optimizer", "lr_scale", AMOUNT, lr_scale)
+            lr *= checked_host_argument("Optimizer", "lr_scale", AMOUNT, lr_scale)
         times = 1.0
         if grad_clip and L2 and not self.L2_is_weight_decay:
             bound.plan.check((gradient,))
@@ -236,7 +236,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         """Give one of thinc's numbers at this step, checked where it is another than before."""
         value = self._now(name, key)
         if value is not self._seen.get(name):
-            checked("Optimizer", *NUMBERS[name], value)
+            checked_host_argument("Optimizer", *NUMBERS_OF_THINC[name], value)
             self._seen[name] = value
         return value
 

@@ -24,7 +24,7 @@ from .model_loss import objective  # noqa: E402
 __all__ = ["objective"]
 
 
-def _made(optimizer_class: Any) -> type[Adapter]:
+def _made_adapter(optimizer_class: Any) -> type[Adapter]:
     """Make the adapter of one of optkern's classes, of the same name."""
     name = optimizer_class.__name__
     whose = "`torch.optim." if hasattr(torch.optim, name) else "`optkern."
@@ -39,7 +39,7 @@ def _made(optimizer_class: Any) -> type[Adapter]:
 
 
 for _class in optimizers.CLASSES.values():
-    globals()[_class.__name__] = _made(_class)
+    globals()[_class.__name__] = _made_adapter(_class)
     __all__ += [_class.__name__]
 del _class
 

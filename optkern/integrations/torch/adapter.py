@@ -80,7 +80,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         super().__init_subclass__(**kwargs)
         if optimizer_class is not None:
             cls._kind = Kind(optimizer_class)
-            cls._signature = _signature(cls.__name__, optimizer_class)
+            cls._signature = _signature_of_torch(cls.__name__, optimizer_class)
             cls.__signature__ = cls._signature
             cls.__doc__ = f"{cls.__doc__}\n\n{Adapter.__doc__}"
 
@@ -341,7 +341,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         commit(None, [(self.__dict__, new)])
 
 
-def _signature(name: str, optimizer_class: Any) -> inspect.Signature:
+def _signature_of_torch(name: str, optimizer_class: Any) -> inspect.Signature:
     """Give the arguments of torch's class in its order, then those that it does not have."""
     theirs = getattr(torch.optim, name, None)
     parameters: dict[str, inspect.Parameter] = {}

@@ -11,7 +11,7 @@ import numpy as np
 from ... import optimizers
 from ...kernels.atomic import exchange, followed
 from ...kernels.buffers import named
-from ...kernels.rules import OPTION_SLOTS, OPTIONS, checked
+from ...kernels.rules import OPTION_SLOTS, OPTIONS, checked_option
 from ...optimizers import refuse_impossible
 from . import tensors
 from .groups import check_groups, constant, parted, refuse_misspelt, same
@@ -166,7 +166,7 @@ class Binding:
         plan.started[i] = 0 if begun or not velocity else plan.steps[i]
         if "mu_product" in inner.rule.hyperparameters:
             product = tensors.plain(entry.get("mu_product"))
-            plan.mu_products[i] = checked(owner, "mu_product", product)
+            plan.mu_products[i] = checked_option(owner, "mu_product", product)
 
     # ----------------------------------------------------------------- what changes meanwhile
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels.names import got, spelled
-from .._host import AMOUNT, Objective, checked
+from .._host import AMOUNT, Objective, checked_host_argument
 from .library import torch
 from .second_derivatives import ROWS, PlainWeightNorm, compared
 
@@ -80,8 +80,8 @@ def objective(
         loss is not one number or is no sum over batches, or dtype or memory is none.
     """
     kind = _dtype(dtype)
-    budget = checked("objective", "memory", AMOUNT, memory)
-    total = _Total(model, _rows("X", X), _rows("y", y), loss_fn, batch_size)
+    budget = checked_host_argument("objective", "memory", AMOUNT, memory)
+    total = _TotalLossOfModule(model, _rows("X", X), _rows("y", y), loss_fn, batch_size)
     x = {name: p.detach().numpy().copy() for name, p in total.params.items()}
     return Objective(x, total.loss, total.grad, _Products(total, kind, budget))
 
@@ -106,7 +106,7 @@ def _rows(name: str, data: Any) -> Any:
     return _cast(tensor, torch.float64)
 
 
-class _Total:
+class _TotalLossOfModule:
     """The loss of a copy of a model, summed over all rows, a batch at a time."""
 
     def __init__(self, model: Any, X: Any, y: Any, loss_fn: Any, batch_size: Any) -> None:
@@ -130,10 +130,10 @@ class _Total:
         for name, p in model.named_parameters():
             if p.is_complex():
                 raise TypeError(f"objective: parameter {name!r} must be real, got {p.dtype}")
-        self.model = _copied(model, torch.float64).eval()
+        self.model = _copied_module(model, torch.float64).eval()
         self.loss_fn = loss_fn
         if isinstance(loss_fn, torch.nn.Module):
-            self.loss_fn = _copied(loss_fn, torch.float64)
+            self.loss_fn = _copied_module(loss_fn, torch.float64)
         self.params = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
         if not self.params:
             raise ValueError("objective: model has no parameter that requires gradients")
@@ -141,12 +141,12 @@ class _Total:
         if self.batch < len(X):
             self._refuse_uneven()
 
-    def copied(self, dtype: Any) -> _Total:
+    def copied(self, dtype: Any) -> _TotalLossOfModule:
         """Another one at the same point, which computes in a dtype."""
         twin = copy.copy(self)
-        twin.model = _copied(self.model, dtype)
+        twin.model = _copied_module(self.model, dtype)
         if isinstance(self.loss_fn, torch.nn.Module):
-            twin.loss_fn = _copied(self.loss_fn, dtype)
+            twin.loss_fn = _copied_module(self.loss_fn, dtype)
         twin.params = {k: p for k, p in twin.model.named_parameters() if p.requires_grad}
         twin.X, twin.y = _cast(self.X, dtype), _cast(self.y, dtype)
         return twin
@@ -239,7 +239,7 @@ class _Products:
     (a list of them, say) would be constants to it, and products wrong without a word.
     """
 
-    def __init__(self, total: _Total, dtype: Any, memory: float) -> None:
+    def __init__(self, total: _TotalLossOfModule, dtype: Any, memory: float) -> None:
         self.dtype, self.memory = dtype, memory
         self.total = total.copied(dtype)
         self.graphs: list[list[Any]] = []  # of the first batches: the gradient, with its graph
@@ -332,7 +332,7 @@ class _Products:
         return sum(saved.values())
 
 
-def _copied(module: Any, dtype: Any) -> Any:
+def _copied_module(module: Any, dtype: Any) -> Any:
     """Copy a module to the CPU, to compute in a dtype."""
     return copy.deepcopy(module).to("cpu", dtype)
 

@@ -61,13 +61,13 @@ def compared(
     direction = [torch.tensor(drawn.standard_normal(tuple(a.shape))) for a in at]
     step = _STEP * (1 + max((float(a.abs().max()) for a in at if a.numel()), default=0.0))
     graph = gradient()
-    product, here = _flat(derivative(graph, direction)), _flat(graph)
+    product, here = _flat_array(derivative(graph, direction)), _flat_array(graph)
 
     def difference(h: float) -> np.ndarray:
         with torch.no_grad():
             for leaf, a, d in zip(leaves, at, direction):
                 leaf.copy_(a + h * d)
-        return (_flat(gradient()) - here) / h
+        return (_flat_array(gradient()) - here) / h
 
     try:
         ahead = difference(step)
@@ -91,5 +91,5 @@ def compared(
     )
 
 
-def _flat(pieces: list[Any]) -> np.ndarray:
+def _flat_array(pieces: list[Any]) -> np.ndarray:
     return np.concatenate([piece.detach().numpy().reshape(-1) for piece in pieces])

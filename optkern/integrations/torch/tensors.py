@@ -8,7 +8,7 @@ import numpy as np
 
 from ...kernels.buffers import named
 from ...kernels.dlpack import Exchange
-from ...kernels.rules import checked
+from ...kernels.rules import checked_option
 from .library import torch
 
 
@@ -111,4 +111,4 @@ def check_counts(owner: str, name: str, counts: np.ndarray) -> None:
         if name == "step":
             whole(f"{what}: step", value)
         else:
-            checked(what, name, value)
+            checked_option(what, name, value)
