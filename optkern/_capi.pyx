@@ -16,7 +16,7 @@ from libc.string cimport memset, strcmp
 
 from optkern.kernels import rules
 from optkern.kernels._constants import position
-from optkern.kernels._constants cimport constants_t, encode, hyper_t
+from optkern.kernels._constants cimport constants_t, encode, hyper_t, make_constants
 from optkern.kernels.engine cimport TRAITS, step_dense
 from optkern.kernels._plan cimport missing_stream
 from optkern.kernels.rows cimport find_rows, rows_t, run_rows
@@ -155,9 +155,8 @@ cdef void next_step(rule_t* rule, step_t* step) noexcept nogil:
     cdef own_rule_t* own = <own_rule_t*> rule
     cdef own_step_t* to = <own_step_t*> step
     cdef optkern_mode_t mode = optkern_ieee_mode()
-    memset(to, 0, sizeof(own_step_t))
     to.index = own.index
-    TRAITS[own.index].derive(&own.hyper, &to.constants)
+    make_constants(TRAITS[own.index].derive, &own.hyper, &to.constants)
     own.hyper.step += 1
     own.hyper.carried = to.constants.carried
     optkern_restore_mode(mode)

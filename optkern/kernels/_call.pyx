@@ -15,10 +15,11 @@ from libc.math cimport NAN, isfinite
 from libc.string cimport memset
 
 from optkern.kernels import rules
-from optkern.kernels._constants cimport constants_t, encode, hyper_t
+from optkern.kernels._constants cimport constants_t, encode, hyper_t, make_constants
 from optkern.kernels._constants import position
 from optkern.kernels.engine cimport TRAITS, step_dense
-from optkern.kernels._plan cimport ALWAYS, KEEP_GIL, traits_t
+from optkern.kernels._fresh cimport dense_like
+from optkern.kernels._plan cimport KEEP_GIL, missing_stream, traits_t
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_mode_t, optkern_restore_mode
 from optkern.kernels.span cimport MAX_STREAMS
 
@@ -150,7 +151,6 @@ cdef class Kernel:
         cdef constants_t h
         cdef char* at[MAX_STREAMS]
         cdef Keyword keyword
-        cdef unsigned int lacks = 0   # flags that touch state which is not there
         cdef Py_ssize_t size
         cdef int dtype
         if "step" not in kwargs and self.lacks_step(kwargs):
@@ -161,13 +161,12 @@ cdef class Kernel:
             keyword = self.keywords.get(name)
             if keyword is None or not keyword.take(value, &o):
                 return False
-        if not self.take_arrays(args, at, &lacks):
+        size = self.take_arrays(args, at)
+        if size < 0:
             return False
-        memset(&h, 0, sizeof(h))
-        self.traits.derive(&o, &h)
-        if lacks & (h.flags | ALWAYS):
+        make_constants(self.traits.derive, &o, &h)
+        if missing_stream(self.traits, h.flags, at) >= 0:
             return False
-        size = cnp.PyArray_SIZE(<cnp.ndarray> args[0])
         dtype = cnp.PyArray_TYPE(<cnp.ndarray> args[0]) == cnp.NPY_DOUBLE
         if size < KEEP_GIL:
             step_dense(self.index, dtype, &h, at, size)
@@ -183,44 +182,27 @@ cdef class Kernel:
                 return True
         return False
 
-    cdef bint take_arrays(self, tuple args, char** at, unsigned int* lacks) noexcept:
-        """Point the streams at plain arrays that do not overlap."""
-        cdef Py_ssize_t bytes = 0
+    cdef Py_ssize_t take_arrays(self, tuple args, char** at) noexcept:
+        """Point the streams at plain arrays that do not overlap; return their size, or -1."""
+        cdef cnp.ndarray p
+        cdef Py_ssize_t size, bytes
         cdef int j, k, count = <int> len(args)
-        if count < 2 or count > self.traits.streams:
-            return False
+        if count < 2 or count > self.traits.streams or not cnp.PyArray_CheckExact(args[0]):
+            return -1
+        p = <cnp.ndarray> args[0]
+        if cnp.PyArray_TYPE(p) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(p) != cnp.NPY_DOUBLE:
+            return -1
+        size, bytes = cnp.PyArray_SIZE(p), cnp.PyArray_NBYTES(p)
         for j in range(self.traits.streams):
             at[j] = NULL
             if j < count and args[j] is not None:
-                if not plain(args[j], args[0], j != 1):
-                    return False
+                if not cnp.PyArray_CheckExact(args[j]):
+                    return -1
+                if not dense_like(<cnp.ndarray> args[j], p, j != 1, size):
+                    return -1
                 at[j] = <char*> cnp.PyArray_DATA(<cnp.ndarray> args[j])
-            else:
-                lacks[0] |= self.traits.needs[j]
-        if at[0] == NULL:
-            return False
-        bytes = cnp.PyArray_NBYTES(<cnp.ndarray> args[0])
         for j in range(count):
             for k in range(j):
                 if at[j] and at[k] and at[j] < at[k] + bytes and at[k] < at[j] + bytes:
-                    return False
-        return True
-
-
-cdef inline bint plain(object array, object like, bint written) noexcept:
-    """Return whether a span can run over this array as it stands, shaped like another."""
-    cdef cnp.ndarray a, p
-    cdef int k
-    if not (cnp.PyArray_CheckExact(array) and cnp.PyArray_CheckExact(like)):
-        return False
-    a, p = <cnp.ndarray> array, <cnp.ndarray> like
-    if not (cnp.PyArray_ISCARRAY(a) if written else cnp.PyArray_ISCARRAY_RO(a)):
-        return False
-    if cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(a) != cnp.NPY_DOUBLE:
-        return False
-    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(p) or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(p):
-        return False
-    for k in range(cnp.PyArray_NDIM(a)):
-        if cnp.PyArray_DIMS(a)[k] != cnp.PyArray_DIMS(p)[k]:
-            return False
-    return True
+                    return -1
+        return size

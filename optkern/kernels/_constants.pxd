@@ -1,4 +1,6 @@
 """Hyperparameters in, the constants of one step out: the vocabulary of both, and the flags."""
+from libc.string cimport memset
+
 from optkern.kernels._wide cimport wide_t
 
 
@@ -100,6 +102,14 @@ cdef struct constants_t:
 
 
 ctypedef void (*derive_t)(const hyper_t* o, constants_t* h) noexcept nogil
+
+cdef inline void make_constants(
+    derive_t derive, const hyper_t* o, constants_t* h
+) noexcept nogil:
+    """Derive the constants of a step: the one place, whoever takes it."""
+    memset(h, 0, sizeof(constants_t))
+    derive(o, h)
+
 
 cdef derive_t derivation(rule) except NULL
 cdef int encode(hyper_t* o, rule, str name, object value) except -1

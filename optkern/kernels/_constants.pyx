@@ -98,11 +98,10 @@ def derive(rule, dict hyperparameters, double share=1):
     cdef hyper_t o
     cdef constants_t h
     memset(&o, 0, sizeof(o))
-    memset(&h, 0, sizeof(h))
     o.share = share
     for name, value in hyperparameters.items():
         encode(&o, rule, name, value)
-    derivation(rule)(&o, &h)
+    make_constants(derivation(rule), &o, &h)
     return h
 
 

@@ -37,7 +37,10 @@ cdef bint take_alike(Plan plan, Py_ssize_t i, PyObject* gradient, PyObject* p) n
         return False   # the first gradient goes the general way too
     if not cnp.PyArray_CheckExact(<object> gradient):
         return False
-    if not alike(<cnp.ndarray> gradient, <cnp.ndarray> p, t.size):
+    if not (
+        cnp.PyArray_ISCARRAY(<cnp.ndarray> p)
+        and dense_like(<cnp.ndarray> gradient, <cnp.ndarray> p, False, t.size)
+    ):
         return False
     if <char*> cnp.PyArray_DATA(<cnp.ndarray> p) != t.data[0]:
         return False
@@ -80,7 +83,11 @@ cdef int take_gradient(Plan plan, Py_ssize_t i, object gradient) except -1:
         raise ValueError(f"{plan.owner}: {what} was resized; bind it anew with rebind")
     if gradient is None:   # what it has accumulated is all there is
         return 0
-    if not cnp.PyArray_CheckExact(gradient) or not plain(<cnp.ndarray> gradient, p):
+    if not (
+        cnp.PyArray_CheckExact(gradient)
+        and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray> gradient)
+        and common_size(<cnp.ndarray> gradient, p) >= 0
+    ):
         what = buffers.named("gradient of parameter", plan.labels[i])
         gradient = buffers.as_gradient(plan.owner, what, gradient, plan.params[i])
         if type(plan._gradients) is tuple:
@@ -289,33 +296,5 @@ cdef inline bint same_order(cnp.ndarray g, cnp.ndarray p) noexcept:
         return False
     for k in range(cnp.PyArray_NDIM(g)):
         if cnp.PyArray_STRIDES(g)[k] != cnp.PyArray_STRIDES(p)[k] and cnp.PyArray_DIMS(g)[k] != 1:
-            return False
-    return True
-
-
-cdef inline bint alike(cnp.ndarray g, cnp.ndarray p, Py_ssize_t size) noexcept:
-    """Whether both are C arrays of one dtype and shape, and of this size; p is writable."""
-    cdef int k
-    cdef Py_ssize_t elements = 1
-    if not (cnp.PyArray_ISCARRAY_RO(g) and cnp.PyArray_ISCARRAY(p)):
-        return False
-    if cnp.PyArray_TYPE(g) != cnp.PyArray_TYPE(p) or cnp.PyArray_NDIM(g) != cnp.PyArray_NDIM(p):
-        return False
-    for k in range(cnp.PyArray_NDIM(g)):
-        if cnp.PyArray_DIMS(g)[k] != cnp.PyArray_DIMS(p)[k]:
-            return False
-        elements *= cnp.PyArray_DIMS(g)[k]
-    return elements == size
-
-
-cdef inline bint plain(cnp.ndarray g, cnp.ndarray p) noexcept:
-    """Whether a gradient has its parameter's dtype and shape, in native byte order."""
-    cdef int k
-    if cnp.PyArray_TYPE(g) != cnp.PyArray_TYPE(p) or cnp.PyArray_NDIM(g) != cnp.PyArray_NDIM(p):
-        return False
-    if not cnp.PyArray_ISNOTSWAPPED(g):
-        return False
-    for k in range(cnp.PyArray_NDIM(g)):
-        if cnp.PyArray_DIMS(g)[k] != cnp.PyArray_DIMS(p)[k]:
             return False
     return True

@@ -50,8 +50,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
             o.carried = plan.mu_products[i]
             o.share = share
             h = &plan.constants[i]
-            memset(h, 0, sizeof(constants_t))
-            plan.traits.derive(&o, h)
+            make_constants(plan.traits.derive, &o, h)
             last = i
         plan.tensors[i].h = h
         if plan.tensors[i].lacks & (h.flags | ALWAYS):

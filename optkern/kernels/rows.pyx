@@ -19,7 +19,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from optkern.kernels import buffers
-from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t
+from optkern.kernels._choice cimport Tuner
+from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t, make_constants
 from optkern.kernels.engine cimport Plan, transfer
 from optkern.kernels._plan cimport LINE, PROPAGATE, layout_t
 from optkern.kernels.runtime cimport SPANS, run_jobs
@@ -392,9 +393,8 @@ cdef class Rows:
                 return False
         return True
 
-    cdef int run(self, const constants_t* h, int threads) except -1:
+    cdef int run(self, int threads) except -1:
         cdef Copied copied
-        self.r.h = h
         with nogil:
             run_rows(&self.r, threads)
         for copied in self.copies:   # nothing can fail, and no interrupt comes, before the end
@@ -458,12 +458,12 @@ def run_taken(rule, list taken, dict hyperparameters, int num_threads):
     cdef constants_t h
     cdef Rows rows
     memset(&o, 0, sizeof(o))
-    memset(&h, 0, sizeof(h))
     for name, value in hyperparameters.items():
         encode(&o, rule, name, value)
-    derivation(rule)(&o, &h)
+    make_constants(derivation(rule), &o, &h)
     for rows in taken:
-        rows.run(&h, num_threads or 1)
+        rows.r.h = &h
+    run_all(taken, num_threads or 1, None)
 
 
 def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_nonfinite):
@@ -506,7 +506,11 @@ cdef bint take_step(
             break
     if plan.core.bad < 0:
         plan.prepare()
-        run_all(plan, taken, num_threads)
+        for i in range(plan.core.count):
+            one = taken[i]
+            if one is not None:
+                one.r.h = plan.core.tensors[i].h
+        run_all(taken, num_threads, plan._row_tuner)
     return plan.conclude(on_nonfinite)
 
 
@@ -526,9 +530,9 @@ cdef list take_all(Plan plan, tuple rows, tuple gradients):
     return taken
 
 
-cdef int run_all(Plan plan, list taken, int num_threads) except -1:
-    """Run with the threads asked for, or with those that have been faster here."""
-    cdef Py_ssize_t i, work = 0
+cdef int run_all(list taken, int num_threads, Tuner tuner) except -1:
+    """Run with the threads asked for, or (0) with those that have been faster by the tuner."""
+    cdef Py_ssize_t work = 0
     cdef Rows one
     cdef int threads
     cdef bint measured
@@ -537,11 +541,10 @@ cdef int run_all(Plan plan, list taken, int num_threads) except -1:
     threads = vector_threads(work, num_threads)
     measured = threads > 1 and num_threads == 0
     if measured:
-        threads = plan._row_tuner.begin(threads, work)
-    for i in range(plan.core.count):
-        one = taken[i]
+        threads = tuner.begin(threads, work)
+    for one in taken:
         if one is not None:
-            one.run(plan.core.tensors[i].h, threads)
+            one.run(threads)
     if measured:
-        plan._row_tuner.end(work)
+        tuner.end(work)
     return 0
