@@ -13,6 +13,8 @@ from optkern.optimizers import CLASSES
 from optkern.rules import Rule
 
 ROOT = Path(__file__).parent.parent
+# Where a rule has a name too (`Rule.names`), and what these libraries call themselves.
+LIBRARIES = {"torch": "torch.optim", "optax": "optax", "keras": "Keras"}
 # What all rules have, and that page says once.
 SHARED = {"lr", "weight_decay", "decay_form", "maximize", "step"}
 
@@ -47,13 +49,22 @@ def own_options(rule: Rule) -> list[str]:
 
 def page() -> str:
     """The table of rules: a line for each rule, those that differ in defaults alone together."""
-    lines = ["\n", "| class | kernel | state | options of its own |", "|---|---|---|---|"]
+    heads = ["class", "kernel", *LIBRARIES.values(), "state", "options of its own"]
+    lines = ["\n", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for _, same in groupby(optkern.RULES, key=lambda rule: (rule.formula, own_options(rule))):
         rules = list(same)
         own = ", ".join(f"`{name}`" for name in own_options(rules[0]))
-        classes = ", ".join(f"`{rule.class_name}`" for rule in rules)
+        classes = ", ".join(
+            f"`{rule.class_name}`" + ("" if rule.mini_batches else " (full batches)")
+            for rule in rules
+        )
         kernels = ", ".join(f"`{rule.name}`" for rule in rules)
-        lines.append(f"| {classes} | {kernels} | {state_of(rules[0], '`')} | {own} |")
+        names = [
+            ", ".join(f"`{rule.names[library]}`" for rule in rules if library in rule.names)
+            for library in LIBRARIES
+        ]
+        cells = [classes, kernels, *names, state_of(rules[0], "`"), own]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "\n"])
 
 

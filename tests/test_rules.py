@@ -8,6 +8,7 @@ options x steps, lengths x threads, alignments, settings; each times dtype times
 import contextlib
 import ctypes
 import ctypes.util
+import dataclasses
 import platform
 import re
 import sys
@@ -37,7 +38,10 @@ import optkern
 from optkern.kernels import runtime
 from optkern.kernels.engine import EDGES
 from optkern.optimizers import CLASSES
-from optkern.rules import ROW_RULES, Choice, Numbers, Real
+from optkern.optimizers.documentation import FULL_BATCHES, class_document
+from optkern.rules import ROW_RULES, Choice, Numbers, Real, Rule
+
+ROOT = Path(__file__).parent.parent
 
 THREADS = (1, 2, 3, 5)
 STEPS = (1, 2, 10)
@@ -467,3 +471,17 @@ def test_words_and_numpy_numbers_cost_no_plan(dtype, size):
     assert not called
     optkern.reference.adam(*expected, **options)
     assert_same_bits([p, g, m, v], expected)
+
+
+def test_every_field_of_a_row_is_read():
+    places = [*(ROOT / "optkern").rglob("*.p*"), ROOT / "setup.py", ROOT / "tests" / "tables.py"]
+    kinds = (".py", ".pyx", ".pxi")
+    text = "\n".join(path.read_text() for path in places if path.suffix in kinds)
+    fields = [field.name for field in dataclasses.fields(Rule)]
+    assert [name for name in fields if not re.search(rf"(rule|row|self)\.{name}\b", text)] == []
+
+
+def test_a_rule_for_full_batches_says_so():
+    row = optkern.RULES[0]
+    assert FULL_BATCHES not in class_document(row, "Step.")
+    assert FULL_BATCHES in class_document(dataclasses.replace(row, mini_batches=False), "Step.")

@@ -13,6 +13,8 @@ from ..kernels.rules import (
 )
 from .words import COUNTED
 
+FULL_BATCHES = "For gradients of full batches: it takes the noise of a mini-batch's for a change."
+
 
 def class_options(rule: Rule) -> dict[str, Any]:
     """List a class's options with their defaults, in the order of torch.optim's arguments."""
@@ -50,6 +52,7 @@ def class_document(rule: Rule, own: str | None) -> str:
     lines = [
         inspect.cleandoc(own or ""),
         "",
+        *([] if rule.mini_batches else [FULL_BATCHES, ""]),
         "Parameters",
         "----------",
         "params : ndarray; dict, sequence, dataclass or iterator of params; list of group dicts",
