@@ -162,7 +162,7 @@ class Binding:
         refuse_impossible(self.owner, named("parameter", i), arrays)
         # torch's SGD counts nothing: that there is a velocity says that there have been steps.
         step = entry.get("step", int(begun) if velocity else None)
-        plan.steps[i] = tensors.whole(f"{owner}: step", tensors.plain(step))
+        plan.steps[i] = tensors.whole_number(f"{owner}: step", tensors.plain(step))
         plan.started[i] = 0 if begun or not velocity else plan.steps[i]
         if "mu_product" in inner.rule.hyperparameters:
             product = tensors.plain(entry.get("mu_product"))

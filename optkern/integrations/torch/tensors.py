@@ -96,7 +96,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
-def whole(what: str, value: Any) -> int:
+def whole_number(what: str, value: Any) -> int:
     """Give a number of steps as an integer, from what torch holds or from one."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and 0 <= value < 2**53 and value == int(value)):
@@ -109,6 +109,6 @@ def check_counts(owner: str, name: str, counts: np.ndarray) -> None:
     for i, value in enumerate(counts.tolist()):
         what = f"{owner}: the state of {named('parameter', i)}"
         if name == "step":
-            whole(f"{what}: step", value)
+            whole_number(f"{what}: step", value)
         else:
             checked_option(what, name, value)
