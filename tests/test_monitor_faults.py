@@ -454,3 +454,66 @@ def test_accuracies_in_the_place_of_losses_are_asked_about():
     said = str(optkern.compare_fits(train=0.99, test=0.6))
     assert "are these accuracies? losses are asked for" in said
     assert "accuracies" not in str(optkern.compare_fits(train=9.9, test=0.6))
+
+
+# --------------------------------------------------------------------------- what does nothing
+
+
+class Units(Net):
+    """The same with other units, some of which may be off for all data."""
+
+    def __init__(self, seed, kind):
+        super().__init__(seed)
+        self.kind = kind
+
+    def both(self, p, rows=slice(None)):
+        x, kinds = self.x[rows], self.kinds[rows]
+        z = x @ p["w"] + p["b"]
+        h = np.maximum(z, 0) if self.kind == "relu" else np.exp(-np.logaddexp(0, -z))
+        slope = (z > 0) if self.kind == "relu" else h * (1 - h)
+        o = h @ p["v"] + p["c"]
+        o = o - o.max(1, keepdims=True)
+        q = np.exp(o) / np.exp(o).sum(1, keepdims=True)
+        d = (q - kinds) / len(x)
+        e = (d @ p["v"].T) * slope
+        loss = -np.mean((o - np.log(np.exp(o).sum(1, keepdims=True)))[kinds > 0])
+        return float(loss), {"w": x.T @ e, "b": e.sum(0), "v": h.T @ d, "c": d.sum(0)}
+
+
+@every_rule
+@every_seed
+@pytest.mark.parametrize("kind", ["relu", "sigmoid"])
+def test_where_units_have_died_the_headline_is_no_minimum(rule, seed, kind):
+    """All that can still move has come to rest; and a start from other weights goes far below."""
+    net = Units(seed, kind)
+    alive, dead = net.params(), net.params()
+    dead["b"][:] = -100
+    d = trained(net, RULES[rule](dead), dead, 600).diagnose(dead, net.grad, net.loss)
+    assert (d.kind in ("plateau", "falling") and d.kind == d.explanation) or d.kind != "minimum"
+    if d.kind == "plateau":
+        assert "units: at random points of the same size" in str(d), str(d)
+        assert "start anew" in str(d) or "look there before" in str(d), str(d)
+    trained(net, RULES[rule](alive), alive, 600)
+    assert net.loss(alive) < 0.9 * net.loss(dead)
+
+
+def test_parameters_that_nothing_uses_leave_a_minimum_what_it_is():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 30)), rng.standard_normal(40)
+    X[:, 3:] = 0
+    w = np.zeros(30)
+    opt, monitor = optkern.SGD(w, lr=0.3), Monitor()
+
+    def loss(w):
+        return 0.5 * float(np.mean((X @ w - y) ** 2))
+
+    def grad(w):
+        return X.T @ (X @ w - y) / 40
+
+    for _ in range(400):
+        monitor.record(loss(w), grad(w), opt)
+        opt.step(grad(w))
+    d = monitor.diagnose(w, grad, loss)
+    assert d.kind == "minimum", str(d)
+    assert "90 % of the gradient's elements are exactly zero" in str(d)
+    assert "does not use: they are zero at random points as well" in str(d)

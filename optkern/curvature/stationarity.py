@@ -167,8 +167,11 @@ class Space:
         return out
 
     def newton(self, parts: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(parts == 0, 0.0, -parts / (self.size + self.floor))
+        whole = self.size + self.floor
+        with np.errstate(over="ignore"):
+            # Where nothing curves, to the last bit, no length of a step is known.
+            steps = -parts / np.where(whole > 0, whole, math.inf)
+        return np.where(np.isfinite(steps), steps, 0.0)
 
     def decrement(self, parts: np.ndarray) -> float:
         return -0.5 * float(parts @ self.newton(parts))
@@ -333,6 +336,8 @@ class StationarityTest:
         if not (whole.has_basis and whole.k >= whole.n):
             run = krylov(gradient.value, op, self.seed, self.num_threads)
         space = Space(run, 0.0 if op.exact else op.noise)
+        if not space.floor:  # the gradient does not change at all along itself
+            return ""
         x, parts = gradient.x.astype(np.float64), space.parts(gradient.value)
         first = space.decrement(parts)
         # Of the gradient as a function: it may be wider than what x is stored in.

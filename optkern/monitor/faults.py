@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..curvature.consistency import gradient_against_hvp, loss_against_gradient
-from ..curvature.figures import percentage
 from ..curvature.pinned import Pinned
 from ..kernels.flat import arranged
 from ..kernels.structures import Structure
@@ -143,23 +142,6 @@ def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray]
         f"{seen} parameter {', '.join(found[:3])}"
         f"{f' and {len(found) - 3} more' if len(found) > 3 else ''}, where the full gradient is "
         "large: is it detached, frozen, or left out of the gradients passed to step?"
-    )
-
-
-def lifeless(labels: Sequence[Any], full: Sequence[np.ndarray]) -> str:
-    """Say that most of a gradient over all the data is exactly zero, and where; else empty."""
-    count = sum(g.size for g in full)
-    zeros = [int(np.count_nonzero(g == 0)) for g in full]
-    if not count or not 0.5 * count < sum(zeros) < count:
-        return ""
-    gone = [repr(label) for label, g, n in zip(labels, full, zeros) if n == g.size]
-    where = ""
-    if gone:
-        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-        where = f", all of them in parameter {', '.join(gone[:3])}{more}"
-    return (
-        f"{percentage(sum(zeros) / count)} of the gradient's elements are exactly zero{where} "
-        "(dead units, or parameters that the loss does not use)"
     )
 
 

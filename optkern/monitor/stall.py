@@ -26,7 +26,8 @@ from .aim import Aim
 from .climb import by_raise, exploded
 from .diagnosis import Diagnosis, said
 from .evidence import STRAIGHT, Evidence
-from .faults import alike, lifeless
+from .faults import alike
+from .idle import idle
 from .settings import inner_of
 from .trend import FEWEST, Trend
 from .trial import best_of
@@ -42,6 +43,8 @@ ADVICE = {
     "minimum": "lower is only to be had elsewhere: another start, another model",
     "maximum": "is the sign of the gradient right?",
 }
+TOLD = ("unlike units", "the gradient's elements are", "where it began")  # causes that are said
+REVIVE = "start anew, from other weights or with a lower lr, before the point is judged"
 
 
 def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
@@ -126,8 +129,8 @@ class ByCurvature:
             return self._spent(v, higher if gains else "")
         if self.unfed:
             return self._said("plateau", f"{self.trend.stalled()}: {self.unfed}", v)
-        dead = "" if v.kind == "saddle" else self._dead(point)  # there zeros are the symmetry's
-        dead = f"; {dead}" if dead else ""
+        asleep = idle(point, lambda x: self._gradient(point, x)) if point.n else None
+        dead = f"; {asleep.text}" if asleep else ""
         if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
             return self._going(point, v, dead)
         if v.kind == "minimum" and self.trend.rises:
@@ -136,6 +139,8 @@ class ByCurvature:
                 f"{self.trend.stalled()}, though x is at a {v}; are x and grad those of the run?",
                 v,
             )
+        if v.kind in ADVICE and asleep is not None and asleep.died:
+            return self._said("plateau", f"{self.trend.stalled()}{dead}: {REVIVE} ({v})", v)
         if v.kind in ADVICE:
             at = str(v)
             if self.aim.decay.any():
@@ -192,14 +197,6 @@ class ByCurvature:
         pull = self.aim.shrink * x
         return float(pull @ aim) < 0 and self.seen.update_norm < 0.3 * norm(pull)
 
-    def _dead(self, point: Point) -> str:
-        """Name parameters that the loss does not feel at all."""
-        if not point.n:
-            return ""
-        sizes = np.cumsum([a.size for a in point.arrays])[:-1]
-        parts = np.split(self._gradient(point, point.vector()), sizes)
-        return lifeless(*self._free(parts))
-
     def _free(self, arrays: Sequence[np.ndarray]) -> tuple[list[Any], list[np.ndarray]]:
         """Leave out the arrays that have no gradient; names and arrays."""
         rows = zip(self.point.structure.labels, arrays, self.point.held)
@@ -210,7 +207,7 @@ class ByCurvature:
         text += alike(*self._free(self.point.arrays))
         if self.pinned and self.pinned.said not in text:
             text += f"; {self.pinned.said}"
-        told = "unlike units" in text or "exactly zero" in text or "where it began" in text
+        told = any(words in text for words in TOLD)
         units = verdict is not None and verdict.stationary.units_matter
         if verdict is not None and kind in STALLS and units and not told:
             plain = (
