@@ -51,7 +51,7 @@ DOUBLINGS = 40
 # Newton steps by gradients alone, all with the curvature at x, and what may be left of the gradient
 # after them: e**-t leaves .14, a minimum of x**4 .08, one that is quadratic as far as that nothing.
 CHORDS = 5
-FAR = 1e100  # what a gradient does not come to within a function's domain
+OUTSIDE = 1e100  # what a gradient does not come to within a function's domain
 LEFT_OF_GRADIENT = 0.1
 
 
@@ -346,7 +346,7 @@ class StationarityTest:
         for _ in range(CHORDS):
             x = x + space.spread(space.newton(parts))
             g = gradient.probe(x.astype(gradient.dtype))
-            if not 10 * rounding < norm(g) < FAR:  # NaN too: a step has left the domain
+            if not 10 * rounding < norm(g) < OUTSIDE:  # NaN too: a step has left the domain
                 return ""
             parts = space.parts(g)
         left = math.sqrt(space.decrement(parts) / first)

@@ -24,7 +24,7 @@ from ..curvature.gradients import FlatGradient
 from ..curvature.operators import norm, unit_roundoff
 from ._problem import CountedClosure
 
-BESIDE = 8.0  # the second step over the first
+STRETCH = 8.0  # the second step over the first
 MOST_ERROR = 0.1  # two products that differ by more tell nothing
 
 
@@ -101,9 +101,9 @@ class Products:
         if self.surveyed is not None or not v.size:
             return
         first = self(v)
-        self._stretch(BESIDE)
+        self._stretch(STRETCH)
         second = self._product(v)
-        self._stretch(1 / BESIDE)
+        self._stretch(1 / STRETCH)
         size = max(norm(first), norm(second))
         self.error = norm(np.ascontiguousarray(second - first)) / (size or 1.0)
         if not self.error <= MOST_ERROR:  # NaN too
