@@ -38,13 +38,24 @@ cdef void run_span(
     plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
     cdef char* at[MAX_STREAMS]
+    cdef span_t span
+    cdef Py_ssize_t head
     cdef int j
     if plan.adding:
         accumulate_span(plan, t, first, n, s)
     elif not t.staged and not plan.pieces and not t.h.lift:
+        span = SPANS.update[plan.index][t.dtype]
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
-        update_dense(plan.index, t.dtype, t.h, at, n, first)
+        if n >= LONG:   # begin where a cache line does: zeros_beside in buffers.py
+            head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0]
+            span(t.h, at, head, first)
+            for j in range(plan.streams):
+                if at[j]:
+                    at[j] += head * t.itemsize[j]
+            n -= head
+            first += head
+        span(t.h, at, n, first)
     elif plan.pieces or t.h.lift or not t.compact or not run_compact(plan, t, first, n, s):
         run_pieces(plan, t, first, n, NULL, s)
 

@@ -3,14 +3,11 @@ cimport numpy as cnp
 
 from optkern.kernels._choice cimport Tuner
 from optkern.kernels._constants cimport DIRECTION, TRUST, constants_t, options_t
-from optkern.kernels._plan cimport LINE, layout_t, plan_t, traits_t
+from optkern.kernels._plan cimport layout_t, plan_t, traits_t
 from optkern.kernels.runtime cimport SPANS
 from optkern.kernels._scalar cimport optkern_mode_t
-from optkern.kernels.span cimport MAX_RULES, span_t
+from optkern.kernels.span cimport MAX_RULES
 from optkern.kernels.turn cimport Turn
-
-cdef enum:
-    LONG = 512   # elements above which the start of a cache line is worth a call more
 
 cdef traits_t TRAITS[MAX_RULES]   # by the rule's position in the table
 
@@ -25,24 +22,6 @@ cdef void transfer(
 ) noexcept nogil
 
 
-cdef inline void update_dense(
-    int index, int dtype, const constants_t* h, char** at, Py_ssize_t n, Py_ssize_t first
-) noexcept nogil:
-    """Run a rule's loop over dense streams, from the tensor's element `first` on; moves `at`."""
-    cdef span_t span = SPANS.update[index][dtype]
-    cdef Py_ssize_t head, itemsize = 8 if dtype else 4
-    cdef int j
-    if n >= LONG:   # begin where a cache line does: zeros_beside in buffers.py
-        head = <Py_ssize_t> (-<size_t> at[0] % LINE) // itemsize
-        span(h, at, head, first)
-        for j in range(TRAITS[index].streams):
-            if at[j]:
-                at[j] += head * itemsize
-        n -= head
-        first += head
-    span(h, at, n, first)
-
-
 cdef inline int step_dense(
     int index, int dtype, const constants_t* constants, char** at, Py_ssize_t n
 ) except -1 nogil:
@@ -52,7 +31,7 @@ cdef inline int step_dense(
     """
     if constants.flags & (TRUST | DIRECTION):
         return step_by_norms(index, dtype, constants, at, n)
-    update_dense(index, dtype, constants, at, n, 0)
+    SPANS.update[index][dtype](constants, at, n, 0)   # arrays lie anyhow: no cache line to begin at
     return 0
 
 

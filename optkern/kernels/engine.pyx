@@ -44,7 +44,7 @@ from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_restore_mode
 from optkern.kernels.span cimport (
     BFLOAT16, BFLOAT16_STATE, FLOAT16, FLOAT16_RANDOM, MAX_RULES, PLAIN, SCALED, MAX_STREAMS,
-    SEGMENT, compact_t,
+    SEGMENT, compact_t, span_t,
 )
 from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold
 from optkern.kernels.turn cimport Turn
@@ -58,6 +58,7 @@ cdef extern from "Python.h":   # without the count of references that Cython's o
     PyObject* PyList_GET_ITEM(object, Py_ssize_t) noexcept
 
 cdef enum:
+    LONG = 512         # elements above which the start of a cache line is worth a call more
     JOB = 16           # blocks whose squares a thread sums at a time
     LONG_ROWS = 64     # swept together, where a tile holds so many
     APART = 512        # bytes; rows of a tile whose length is a multiple of it get gaps

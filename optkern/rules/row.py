@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from .domains import Domain, Switch
@@ -187,17 +188,17 @@ class Rule:
     def __repr__(self) -> str:
         return f"<rule {self.name}>"
 
-    @property
+    @cached_property
     def state(self) -> tuple[str, ...]:
         """Name the parameter-shaped state arrays: all that any option needs."""
         return tuple(slot.name for slot in self.arrays)
 
-    @property
+    @cached_property
     def slots(self) -> dict[str, str | None]:
         """Return each state array with the hyperparameter that it is needed with; None: always."""
         return {slot.name: slot.needed_with for slot in self.arrays}
 
-    @property
+    @cached_property
     def nonnegative(self) -> frozenset[str]:
         """Return the state arrays that have no signs."""
         return frozenset(slot.name for slot in self.arrays if slot.nonnegative)
@@ -207,7 +208,7 @@ class Rule:
         """Return the stem of its compiled formula."""
         return self.shared_formula or self.name
 
-    @property
+    @cached_property
     def structural(self) -> dict[str, str]:
         """Return the flag that each hyperparameter sets which a state array is needed with."""
         return {
