@@ -157,7 +157,6 @@ BEYOND = {  # rows of docs/range.md: class, options, weights, gradients of the c
     "momentum": (optkern.SGD, {"momentum": 0.9}, 1.0, [3e38, 3e38]),
     "averages": (optkern.Adam, {"grad_scale": 1e-10}, 1.0, [1e30]),
     "accumulate": (optkern.SGD, {"accumulate": 2}, 0.0, [3e38, 3e38]),
-    "ema": (optkern.SGD, {"lr": 1.0, "ema_decay": 0.5}, 3e38, [3e38, 3e38]),
 }
 
 
@@ -166,8 +165,7 @@ def test_where_finite_numbers_become_infinite(case):
     """Documented, and the same in both twins; what is mended here leaves docs/range.md too."""
     cls, keywords, size, calls = BEYOND[case]
     opt = trained_like_twin(cls, keywords, size, calls, np.float32)
-    average = opt.state[0].get("ema", opt.params[0])
-    assert not np.isfinite(average).any()
+    assert not np.isfinite(opt.params[0]).any()
 
 
 def trained_like_twin(cls, keywords, size, calls, dtype):
@@ -263,32 +261,7 @@ def test_lambs_trust_ratio_beside_updates_of_0():
     np.testing.assert_allclose(opt.params[0][2], -0.1 * 2**0.5 * 1e35, rtol=1e-5)
 
 
-def test_where_rows_that_cancel_become_infinite():
-    """Summed in float64, whose range the first two leave; float32's are summed in it as well."""
-    for dtype, size in ((np.float64, 1.7e308), (np.float32, 3e38)):
-        p = np.zeros((2, 2), dtype)
-        g = np.outer([size, size, -size], [1, 1]).astype(dtype)
-        opt = optkern.SGD([p], lr=1e-30, on_nonfinite="skip")
-        assert opt.step_rows([np.zeros(3, int)], [g]) is (dtype is np.float32)
-        assert np.isfinite(p).all()
-
-
 # --------------------------------------------------------------------------- weights of 16 bits
-
-
-def test_where_weights_rounded_at_random_become_infinite():
-    """The row of docs/range.md: past the largest bfloat16 by a fraction of its last digit."""
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    for dtype, rounding, some in (
-        (bfloat16, "stochastic", True),
-        (bfloat16, "nearest", False),
-        (np.float16, "stochastic", False),
-    ):
-        largest = float(np.finfo(dtype).max) if dtype is np.float16 else 3.3895314e38
-        p = np.full(3000, largest, dtype)
-        opt = optkern.SGD([p], lr=1.0, weight_rounding=rounding)
-        opt.step([np.full(3000, -largest * 1e-4, np.float32).astype(dtype)])
-        assert bool(np.isinf(p.astype(np.float64)).any()) is some, (dtype, rounding)
 
 
 @pytest.mark.parametrize("name", ("float16", "bfloat16"))

@@ -95,9 +95,10 @@ cdef inline unsigned int to_bfloat16(float x) noexcept nogil:
 
 
 cdef inline unsigned int to_bfloat16_at_random(float x, unsigned int random) noexcept nogil:
-    """Rounded up where 16 random bits carry; NaN is cut."""
-    cdef unsigned int none = 0
-    return (bits_of(x) + (none if x != x else random)) >> 16
+    """Rounded up where 16 random bits carry, to nearest from the largest number on; NaN is cut."""
+    cdef unsigned int u = bits_of(x), size = u & 0x7FFFFFFF, none = 0, half = 0x8000
+    cdef unsigned int nearest = none if size > 0x7F800000 else half
+    return (u + (nearest if size >= 0x7F7F0000 else random)) >> 16
 
 
 cdef inline float from_float16(unsigned int code) noexcept nogil:

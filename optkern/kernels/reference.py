@@ -149,13 +149,23 @@ def update(
             a.encode(values, random)
 
 
+OUT_OF_THE_WAY = 64  # as in _rows.pyx: no number of rows sums past the range times two to this
+
+
 def sum_rows(rows, g):
     """Find the distinct rows, and for each sum its gradients: float64, in the order they came."""
     distinct, first, number = np.unique(rows, return_index=True, return_inverse=True)
     rest = np.delete(np.arange(len(rows)), first)
-    total = g[first].astype(np.float64)
-    np.add.at(total, number[rest], g[rest].astype(np.float64))
-    return distinct, total.astype(g.dtype)
+
+    def total(shift):
+        sums = g[first].astype(np.float64) * 2.0**-shift
+        np.add.at(sums, number[rest], g[rest].astype(np.float64) * 2.0**-shift)
+        return sums * 2.0**shift
+
+    sums = total(0)
+    if not np.isfinite(sums).all():  # on the way past the largest double, or in truth
+        sums = np.where(np.isfinite(sums), sums, total(OUT_OF_THE_WAY))
+    return distinct, sums.astype(g.dtype)
 
 
 def public_rows(rule: Rule) -> Callable[..., None]:
@@ -198,8 +208,14 @@ def accumulate(
 
 
 def approach(average: np.ndarray, p: np.ndarray, weight: float) -> None:
-    """Move a running average towards a parameter, in place."""
-    average[...] = flush(average + average.dtype.type(weight) * (p - average))
+    """Move a running average towards a parameter, in place.
+
+    Where their difference overflows both are large, of opposite signs: weighed apart they do not.
+    """
+    weight = average.dtype.type(weight)
+    difference = p - average
+    apart = (1 - weight) * average + weight * p
+    average[...] = flush(np.where(np.isfinite(difference), average + weight * difference, apart))
 
 
 def fused_step(

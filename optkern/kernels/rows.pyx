@@ -15,6 +15,7 @@ import numpy as np
 
 cimport cython
 cimport numpy as cnp
+from libc.math cimport isfinite, ldexp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -45,6 +46,7 @@ cdef enum:
     SUMMED = 512    # elements of a sum of gradients at a time
     ROWS_AHEAD = 8  # rows between the one that is prefetched and the one that is updated
     LINES = 16      # of a row, prefetched at the most: the processor goes on by itself
+    OUT_OF_THE_WAY = 64   # no number of rows sums past the range times two to this
 
 SUM_PIECE = SUMMED   # tests put widths around it
 
@@ -166,11 +168,12 @@ cdef void sum_gradients(
 ) noexcept nogil:
     """Return the sum of the gradients of one row.
 
-    `n` elements of the k-th gradient and its followers.
+    `n` elements of the k-th gradient and its followers. Doubles that leave the range on the way
+    are summed again times a power of two.
     """
     cdef double sum[SUMMED]
     cdef const floating* g = <const floating*> (r.data[1] + k * r.stride[1]) + first
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, head = k
     for i in range(n):
         sum[i] = g[i]
     while r.next[k] >= 0:
@@ -178,8 +181,21 @@ cdef void sum_gradients(
         g = <const floating*> (r.data[1] + k * r.stride[1]) + first
         for i in range(n):
             sum[i] += g[i]
+    if floating is double:
+        for i in range(0 if SPANS.finite[1](<char*> sum, n) else n):
+            if not isfinite(sum[i]):
+                sum[i] = sum_out_of_the_way(r, head, first + i)
     for i in range(n):
         to[i] = <floating> sum[i]
+
+
+cdef double sum_out_of_the_way(const rows_t* r, Py_ssize_t k, Py_ssize_t at) noexcept nogil:
+    """Sum one element of the gradients of a row, whatever it is on the way."""
+    cdef double down = ldexp(1, -OUT_OF_THE_WAY), sum = 0
+    while k >= 0:
+        sum += (<const double*> (r.data[1] + k * r.stride[1]))[at] * down
+        k = r.next[k]
+    return sum * ldexp(1, OUT_OF_THE_WAY)
 
 
 cdef bint finite_sum(const rows_t* r, Py_ssize_t k) noexcept nogil:
