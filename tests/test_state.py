@@ -216,7 +216,7 @@ def test_flush_takes_the_update_of_the_calls_there_were(cls, form):
 
 def test_flush_of_parts_and_of_bad_sums():
     p = {"a": np.zeros(1), "b": np.zeros(1)}
-    opt = optkern.SGD(p, lr=1.0, accumulate=4)
+    opt = optkern.SGD(p, lr=1.0, accumulate=4, accumulate_form="sum")
     opt.step({"a": np.array([1e308]), "b": None})
     opt.step({"a": np.array([1e308]), "b": None})
     opt.on_nonfinite = "skip"

@@ -25,6 +25,7 @@ _KEYS = {
     *("param_groups", "state"),
 }
 _COMPACT_KEYS = {"state_dtype", "seed"}
+_SOMETIMES = {"held_shift"}  # where sums of gradients have come near the end of the range
 
 
 class _Found(NamedTuple):
@@ -144,7 +145,7 @@ class Fit:
         if not isinstance(self.opt, Optimizer) or self.theirs["rule"] != self.opt.rule.name:
             return
         self.missing += sorted(_KEYS - set(self.theirs))
-        more = set(self.theirs) - _KEYS - _COMPACT_KEYS
+        more = set(self.theirs) - _KEYS - _COMPACT_KEYS - _SOMETIMES
         if more:  # a class of the user's may have it; a state dict is a copy, so not without need
             self.unexpected += sorted(map(str, more - set(self.opt.state_dict())))
         for slot, name, there in self._other_options():
@@ -166,6 +167,7 @@ class Fit:
                 self._swap_out()
             if slot == "accumulator":
                 self.theirs["accumulated"] = 0
+                self.theirs.pop("held_shift", None)
             for entry in self.theirs["state"].values():
                 entry.pop(slot, None)
 
@@ -329,7 +331,9 @@ class Fit:
     ) -> tuple[dict[str, Any], dict[Label, dict[str, Any]]]:
         """``mine``, with all of ``theirs`` that has its place there; and each entry that has."""
         merged, restored = dict(mine), {}
-        for key, value in self._both("", mine, theirs):
+        merged["held_shift"] = theirs.get("held_shift", 0)
+        always = {key: value for key, value in theirs.items() if key not in _SOMETIMES}
+        for key, value in self._both("", mine, always):
             if key == "param_groups":
                 merged[key] = self._merged_groups(mine[key], value)
             elif key == "state":
@@ -391,6 +395,7 @@ class Fit:
         taken = list(restored)
         if not all("accumulator" in restored.get(key, ()) for key in held):
             taken, merged["accumulated"] = [], 0
+            merged["held_shift"] = 0
             self.mismatched.append("accumulated")
         merged["state"] = {
             key: entry if key in taken else {k: x for k, x in entry.items() if k != "accumulator"}

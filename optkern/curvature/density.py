@@ -29,7 +29,7 @@ from .operators import (
 )
 from .outliers import NOTHING, Outliers
 from .recurrence import Recurrence
-from .run import MEMORY
+from .run import MEMORY, refuse_out_of_range
 from .sides import certain_sides, with_what_is_known
 from .trace import standard_error, widening
 from .views import viewed
@@ -272,10 +272,12 @@ def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, 
     The squares of the vectors' first components are the weights of Gauss quadrature for the
     spectral measure of the start.
     """
+    largest = 0.0
     for _ in range(steps):
-        run.advance(op(run.vector))
-        if not math.isfinite(run.beta[-1]):
-            raise FloatingPointError(f"{op.owner}: product {run.k} holds NaN or inf, or overflows")
+        product = op(run.vector)
+        run.advance(product)
+        largest = max(largest, abs(run.alpha[-1]), run.beta[-1])
+        refuse_out_of_range(op.owner, product, run, largest, op.noise)
         if _ended(op, run):
             break
     beta = run.beta[:-1]

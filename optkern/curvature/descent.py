@@ -63,7 +63,7 @@ class Descent:
         """-H g by the two loops, or along -g where nothing is known yet."""
         q = -self.g
         if not self.pairs:
-            return q * (self.first / max(float(np.linalg.norm(q)), 1e-300))
+            return q * (self.first / max(norm(q), 1e-300))
         shares = []
         for s, y in reversed(self.pairs):
             shares.append((s @ q) / (s @ y))
@@ -101,7 +101,7 @@ class Descent:
             return False
         f, x, g = best
         s, y = x - self.x, g - self.g
-        if s @ y > 1e-12 * float(np.linalg.norm(s) * np.linalg.norm(y)):
+        if 1e-12 * norm(s) * norm(y) < s @ y < math.inf and 0 < y @ y < math.inf:
             self.pairs = [*self.pairs[1 - PAIRS :], (s, y)]
         self.x, self.f, self.g = x, f, g
         return True

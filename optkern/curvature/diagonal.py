@@ -11,7 +11,7 @@ import numpy as np
 from ..kernels.names import brief, spelled
 from .lanczos import check_count, check_real
 from .operators import Operator
-from .trace import finite_product, signs
+from .trace import finite_product, sampled_product, signs
 from .views import viewed
 
 _DIAGONAL_STREAM = 0x5EED6
@@ -101,7 +101,7 @@ def diagonal(
     TypeError, ValueError
         On bad arguments.
     FloatingPointError
-        Where a product holds NaN or inf.
+        Where a product holds NaN or inf, or sums of squares would leave the range of float64.
 
     References
     ----------
@@ -133,7 +133,7 @@ def diagonal(
             return _exact_diagonal(op, before)
         z = signs(rng, op.n)
         count += 1
-        _take(mean, spread, count, z * finite_product(op, op(z.astype(op.dtype))))
+        _take(mean, spread, count, z * sampled_product(op, z))
         within = rtol is not None and count >= _FEWEST_VECTORS and _near(mean, spread, count, rtol)
     error = np.full(op.n, math.inf)
     if count > 1:

@@ -240,9 +240,10 @@ def _descended(
 
     Halved up to 60x.
     """
-    square = float(g @ g)
-    if not 0 < square < math.inf:
+    size = norm(g)
+    if not 0 < size < math.inf:
         return None
+    square = size * size
     rounding = 4 * unit_roundoff(x.dtype) * abs(f)
     for _ in range(60):
         trial = (x - rate * g).astype(x.dtype)

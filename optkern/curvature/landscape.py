@@ -408,10 +408,7 @@ class _Surface:
                 part[...] = 0
                 continue
             axes = tuple(k for k in range(array.ndim) if k != self.filter_axis % array.ndim)
-            sizes, own = (
-                np.sqrt(np.square(a, dtype=np.float64).sum(axis=axes, keepdims=True))
-                for a in (part, array)
-            )
+            sizes, own = _norms(part, axes), _norms(array, axes)
             part *= own / np.where(sizes > 0, sizes, 1.0)
         flat = np.concatenate([part.reshape(-1) for part in parts])
         return self._nonzero(flat, "normalise='filter' leaves no array of two dimensions")
@@ -447,13 +444,29 @@ class _Surface:
             raise ValueError(f"{self.owner}: path needs three points at least, got {len(rows)}")
         moved = np.array(rows, np.float64) - self.x
         self._nonzero(moved, "every point of path is x")
+        moved, exponent = _near_one(moved, None)
         # By the small matrix of inner products: there are fewer points than parameters.
         values, vectors = np.linalg.eigh(moved @ moved.T)
         if values[-2] <= 1e-12 * values[-1]:
             raise ValueError(f"{self.owner}: path lies on a line through x; see landscape.line")
         ways = [moved.T @ vectors[:, k] / np.sqrt(values[k]) for k in (-1, -2)]
-        marks = moved @ np.array(ways).T
+        marks = np.ldexp(moved @ np.array(ways).T, exponent)
         return ways, marks, float((values[-1] + values[-2]) / values.sum())
+
+
+def _near_one(a: np.ndarray, axes: tuple[int, ...] | None) -> tuple[np.ndarray, Any]:
+    """An array times 2**-exponent along some axes, where its squares would leave the range."""
+    wide = a.astype(np.float64)
+    exponent = np.frexp(np.abs(wide).max(axis=axes, keepdims=axes is not None, initial=0.0))[1]
+    exponent = np.where(np.abs(exponent) > 400, exponent, 0)
+    return np.ldexp(wide, -exponent), exponent
+
+
+def _norms(a: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The norms over some axes, whatever the magnitudes."""
+    scaled, exponent = _near_one(a, axes)
+    norms: np.ndarray = np.ldexp(np.sqrt(np.square(scaled).sum(axis=axes, keepdims=True)), exponent)
+    return norms
 
 
 def _axes(owner: str, ax: Any) -> Any:

@@ -150,4 +150,6 @@ def _geometric(t: float, rest: float, bend: float) -> float:
     """Between t and the cubic model's 2 |curvature| / rho."""
     if rest == 0:
         return math.inf
-    return math.sqrt(t * 2 * bend * t**3 / (6 * rest))
+    if 1e-60 < t < 1e60:
+        return math.sqrt(t * 2 * bend * t**3 / (6 * rest))
+    return t * t * math.sqrt(bend / rest / 3)  # whose fourth power may leave the range

@@ -15,6 +15,7 @@ import numpy as np
 from ..kernels import buffers
 from ..kernels.flat import arranged
 from ..kernels.structures import Structure
+from ..rules.reductions import LEAST
 from .asking import asking
 from .recurrence import dot, project, subtract
 
@@ -38,8 +39,17 @@ def unit_roundoff(dtype: Any) -> float:
 
 
 def norm(x: np.ndarray) -> float:
-    """Compute the 2-norm of a dense vector, summed in float64."""
-    return math.sqrt(dot(x, x))
+    """Compute the 2-norm of a dense vector in float64, whatever the magnitudes."""
+    square = dot(x, x)
+    if LEAST <= square < math.inf:
+        return math.sqrt(square)
+    size = float(np.abs(x).max(initial=0.0))
+    if not 0 < size < math.inf:
+        return math.sqrt(square)
+    exponent = math.frexp(size)[1]  # squares overflow, or are lost to underflow
+    scaled = np.ldexp(x.astype(np.float64), -exponent)
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(math.sqrt(dot(scaled, scaled)), exponent))
 
 
 def out_of_range(owner: str, what: str, size: float) -> FloatingPointError:
@@ -47,6 +57,14 @@ def out_of_range(owner: str, what: str, size: float) -> FloatingPointError:
     return FloatingPointError(
         f"{owner}: {what} reach {size:.1g}, and sums of their squares leave the range of float64; "
         "scale the function down"
+    )
+
+
+def too_small(owner: str, what: str, dtype: Any) -> FloatingPointError:
+    """What to say of numbers that are not zero, and too small for their squares to be summed."""
+    return FloatingPointError(
+        f"{owner}: {what}, where {np.dtype(dtype)} loses digits or squares vanish; "
+        "scale the function up"
     )
 
 

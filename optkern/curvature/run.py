@@ -21,6 +21,7 @@ from .operators import (
     norm,
     out_of_range,
     random_unit,
+    too_small,
     unit_roundoff,
 )
 from .recurrence import Recurrence, Tridiagonal, dot, scale, subtract
@@ -50,6 +51,34 @@ def smallest_norm(dtype: Any) -> float:
     """Below it, elements of a vector lose digits to underflow, or their squares vanish."""
     own, sums = np.finfo(dtype), np.finfo(np.float64)
     return max(float(own.tiny) / float(own.eps), math.sqrt(float(sums.tiny)) / float(sums.eps))
+
+
+def refuse_out_of_range(
+    owner: str, product: np.ndarray, recurrence: Recurrence, largest: float, noise: float
+) -> None:
+    """Raise FloatingPointError where a recurrence's sums of squares leave the range of numbers.
+
+    Parameters
+    ----------
+    owner : str
+        Who speaks.
+    product : ndarray
+        The last one.
+    recurrence : Recurrence
+        Which has taken it in.
+    largest : float
+        Element of T.
+    noise : float
+        Of the products: what is within it, the vanishing differences of a flat function's, may
+        vanish.
+    """
+    if not (math.isfinite(recurrence.beta[-1]) and largest < LARGEST):
+        size = float(np.abs(product).max())
+        if math.isfinite(size):
+            raise out_of_range(owner, f"elements of product {recurrence.k}", size)
+        raise FloatingPointError(f"{owner}: product {recurrence.k} holds NaN or inf, or overflows")
+    if largest < smallest_norm(product.dtype) and largest > noise and product.any():
+        raise too_small(owner, f"products have a norm of about {norm(product):.1g}", product.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +164,8 @@ class LanczosRun:
         self.recurrence.advance(product)
         alpha, beta = self.recurrence.alpha[-1], self.recurrence.beta[-1]
         self.largest = max(self.largest, abs(alpha), beta)
-        if not (math.isfinite(beta) and self.largest < LARGEST):
-            size = float(np.abs(product).max())
-            if math.isfinite(size):
-                raise out_of_range(self.operator.owner, f"elements of product {self.k}", size)
-            raise FloatingPointError(
-                f"{self.operator.owner}: product {self.k} holds NaN or inf, or overflows"
-            )
-        # What is within its own errors, the vanishing differences of a flat function's, may vanish.
-        known = self.largest > self.operator.noise
-        if self.largest < smallest_norm(self.operator.dtype) and known and product.any():
-            raise FloatingPointError(
-                f"{self.operator.owner}: products have a norm of about {self.largest:.1g}, where "
-                f"{self.operator.dtype} loses digits or squares vanish; scale the function up"
-            )
+        noise = self.operator.noise
+        refuse_out_of_range(self.operator.owner, product, self.recurrence, self.largest, noise)
 
     @property
     def k(self) -> int:

@@ -22,7 +22,8 @@ import numpy as np
 
 from ..kernels.names import brief, one_of, spelled, words
 from .lanczos import check_count, check_real
-from .operators import Operator, unit_roundoff
+from .operators import Operator, out_of_range, too_small, unit_roundoff
+from .run import LARGEST, smallest_norm
 from .views import viewed
 
 METHODS = ("auto", "hutchinson", "hutch++", "xtrace")
@@ -111,7 +112,7 @@ def trace(
     TypeError, ValueError
         On bad arguments.
     FloatingPointError
-        Where a product holds NaN or inf.
+        Where a product holds NaN or inf, or sums of squares would leave the range of float64.
 
     References
     ----------
@@ -156,6 +157,20 @@ def finite_product(op: Operator, product: np.ndarray) -> np.ndarray:
     if not np.isfinite(product).all():
         raise FloatingPointError(f"{op.owner}: a product holds NaN or inf, or overflows")
     return product.astype(np.float64)
+
+
+def sampled_product(op: Operator, z: np.ndarray) -> np.ndarray:
+    """The product for random signs in float64; refused where the spread's squares leave its range.
+
+    Such a vector has a share in every direction, so that its product is small where all are.
+    """
+    product = finite_product(op, op(z.astype(op.dtype)))
+    largest = float(np.abs(product).max(initial=0.0))
+    if largest >= LARGEST:
+        raise out_of_range(op.owner, "elements of products", largest)
+    if op.noise < largest < smallest_norm(op.dtype):
+        raise too_small(op.owner, f"elements of products reach {largest:.1g}", op.dtype)
+    return product
 
 
 def signs(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -238,7 +253,7 @@ class _Sketch:
         """Take in some vectors more, for two products each; their z'Hz."""
         op, old = self.op, self.k
         omega = np.stack([signs(rng, op.n) for _ in range(count)], axis=1)
-        y = np.stack([finite_product(op, op(z.astype(op.dtype))) for z in omega.T], axis=1)
+        y = np.stack([sampled_product(op, z) for z in omega.T], axis=1)
         samples = [spread.add(z * column) for z, column in zip(omega.T, y.T)]
         above = self.basis.T @ y
         y -= self.basis @ above
@@ -364,8 +379,8 @@ class _Estimate:
 
     def _sample(self, count: int) -> None:
         for _ in range(count):
-            z = signs(self.rng, self.op.n).astype(self.op.dtype)
-            self.samples.append(self.spread.add(z * finite_product(self.op, self.op(z))))
+            z = signs(self.rng, self.op.n)
+            self.samples.append(self.spread.add(z * sampled_product(self.op, z)))
         self.taken += count
 
     def _best(self) -> tuple[float, float, str]:
@@ -406,7 +421,7 @@ class _Estimate:
         """Spend a third of the products on a basis, a third in it, the rest outside of it."""
         op, rng = self.op, self.rng
         third = (self.matvecs if self.rtol is None else min(self.matvecs, 60)) // 3
-        sketch = [finite_product(op, op(signs(rng, op.n).astype(op.dtype))) for _ in range(third)]
+        sketch = [sampled_product(op, signs(rng, op.n)) for _ in range(third)]
         basis = np.linalg.qr(np.stack(sketch, axis=1))[0]
         del sketch
         inside = [float(q @ self._applied(q)) for q in basis.T]

@@ -114,9 +114,9 @@ cdef inline void make_constants(
 cdef derive_t derivation(rule) except NULL
 cdef int encode(hyper_t* o, rule, str name, object value) except -1
 cdef int encode_option(options_t* o, str name, object value) except -1
-cdef double gradient_share(const options_t* o, double calls) noexcept nogil
+cdef double gradient_share(const options_t* o, double calls, double unit) noexcept nogil
 cdef void adjust(
-    const options_t* o, constants_t* h, double calls, wide_t norm, wide_t tensor_norm,
+    const options_t* o, constants_t* h, double calls, double unit, wide_t norm, wide_t tensor_norm,
     int is_double,
 ) noexcept nogil
 cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double) noexcept nogil

@@ -136,17 +136,17 @@ cdef wide_t widely_clipped(double limit, wide_t scale, wide_t norm) noexcept nog
     return scale if factor.exponent > 0 else product(scale, factor)
 
 
-cdef double gradient_share(const options_t* o, double calls) noexcept nogil:
-    """Return what unscales, and averages over the calls, the gradients as they came."""
-    return 1 / (o.grad_scale * (calls if o.accumulate_form == ACCUMULATE_MEAN else 1))
+cdef double gradient_share(const options_t* o, double calls, double unit) noexcept nogil:
+    """Return what unscales, and averages over the calls, gradients that came times `unit`."""
+    return 1 / (o.grad_scale * unit * (calls if o.accumulate_form == ACCUMULATE_MEAN else 1))
 
 
 cdef void adjust(
-    const options_t* o, constants_t* h, double calls, wide_t norm, wide_t tensor_norm,
+    const options_t* o, constants_t* h, double calls, double unit, wide_t norm, wide_t tensor_norm,
     int is_double,
 ) noexcept nogil:
     """Put unscaling and clipping into a tensor's constants; norms of the gradients as they came."""
-    cdef double share = gradient_share(o, calls)
+    cdef double share = gradient_share(o, calls, unit)
     cdef wide_t scale
     h.scale, h.lift = share, 0
     if o.clip_norm:
@@ -219,12 +219,13 @@ cdef wide_t as_wide(object norm):
 
 
 def adjusted(
-    dict options, dict constants, double calls, norm, tensor_norm, bint is_double=True
+    dict options, dict constants, double calls, norm, tensor_norm, bint is_double=True,
+    double unit=1,
 ):
     """`adjust` for the NumPy reference: derived constants with a tensor's scale and limit."""
     cdef options_t o = encoded(options)
     cdef constants_t h = constants
-    adjust(&o, &h, calls, as_wide(norm), as_wide(tensor_norm), is_double)
+    adjust(&o, &h, calls, unit, as_wide(norm), as_wide(tensor_norm), is_double)
     return h
 
 
@@ -236,10 +237,10 @@ cdef options_t encoded(dict options) except *:
     return o
 
 
-def share_of(dict options, double calls):
+def share_of(dict options, double calls, double unit=1):
     """Return `gradient_share` for the NumPy reference."""
     cdef options_t o = encoded(options)
-    return gradient_share(&o, calls)
+    return gradient_share(&o, calls, unit)
 
 
 def trusted(dict constants, p_norm, norm, bint is_double):

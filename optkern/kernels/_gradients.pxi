@@ -230,7 +230,7 @@ cdef Py_ssize_t first_nonfinite(plan_t* plan) noexcept nogil:
 cdef double unbounded_scale(plan_t* plan) noexcept nogil:
     """What unscaling multiplies the gradients by, where they may overflow by it; 1: not."""
     cdef options_t* o = &plan.options
-    cdef double scale = gradient_share(o, <double> (plan.accumulated + 1))
+    cdef double scale = gradient_share(o, <double> (plan.accumulated + 1), unit_of(plan))
     if plan.adding or o.clip_value or scale <= 1:
         return 1
     if 0 < o.clip_norm < INFINITY or 0 < o.clip_norm_per_tensor < INFINITY:
@@ -266,7 +266,7 @@ cdef char* gradient_of(
     cdef int to = plan.streams + ACCUMULATOR
     cdef char* g = gather(t, 1, first, n, s.block[0], s, in_c_order)
     cdef char* held = gather(t, to, first, n, s.block[1], s, in_c_order)
-    return with_held(t, g, held, n, s.block[1])
+    return with_held(t, lowered(plan, t, g, n, s.block[0]), held, n, s.block[1])
 
 
 cdef char* with_held(
@@ -281,6 +281,62 @@ cdef char* with_held(
         memcpy(scratch, held, n * width(t))
     SPANS.add[t.dtype](scratch, g, n)
     return scratch
+
+# --------------------------------------------------------------------------- sums out of the range
+#
+# The sum of the gradients of several calls may leave the range where their mean does not. Where one
+# more gradient could take it there, the accumulators and all that comes after in the same window
+# are held times a power of two.
+
+
+cdef double unit_of(const plan_t* plan) noexcept nogil:
+    """What the gradients of the window under way are multiplied by."""
+    return ldexp(1, -<int> plan.held_shift)
+
+
+cdef char* lowered(
+    const plan_t* plan, const tensor_t* t, char* g, Py_ssize_t n, char* scratch
+) noexcept nogil:
+    """A piece of a gradient as the accumulators hold it: in place, or times the unit in scratch."""
+    if g == NULL or plan.held_shift == 0:
+        return g
+    SPANS.scale[t.dtype](scratch, g, unit_of(plan), n)
+    return scratch
+
+
+cdef void make_room(plan_t* plan) noexcept nogil:
+    """Scale the accumulators down where one more gradient could take them out of the range."""
+    cdef Py_ssize_t i
+    cdef bint crowded = False
+    if not plan.crowded or plan.held_shift:
+        return
+    for i in range(plan.count):
+        crowded = crowded or plan.held[i] and not walk_held(plan, i, 0)
+    if crowded:
+        plan.held_shift = HELD_SHIFT
+        for i in range(plan.count):
+            if plan.held[i]:
+                walk_held(plan, i, unit_of(plan))
+    plan.crowded = False
+
+
+cdef bint walk_held(plan_t* plan, Py_ssize_t i, double factor) noexcept nogil:
+    """Multiply an accumulator by a factor; or, for 0, tell whether any gradient may be added."""
+    cdef const tensor_t* t = &plan.tensors[i]
+    cdef scratch_t* s = room_of(plan, 0)
+    cdef int to = plan.streams + ACCUMULATOR
+    cdef Py_ssize_t n, first = 0
+    cdef char* held
+    while first < t.size:
+        n = min(<Py_ssize_t> PIECE, t.size - first)
+        held = fetch(t, to, first, n, s.streams[to], s)
+        if factor:
+            SPANS.scale[t.dtype](held, held, factor, n)
+            put(t, to, first, n, held, NULL, s)
+        elif not SPANS.roomy[t.dtype](held, n):
+            return False
+        first += n
+    return True
 
 # --------------------------------------------------------------------------- shapes and orders
 

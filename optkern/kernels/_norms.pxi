@@ -45,7 +45,9 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
         sum_squares(plan, False, threads)
         plan.norms.total = gradient_norm(plan)
         norm = plan.norms.total
-        norm.value *= gradient_share(&plan.options, <double> (plan.accumulated + 1))
+        norm.value *= gradient_share(
+            &plan.options, <double> (plan.accumulated + 1), unit_of(plan)
+        )
         plan.grad_norm = narrowed(norm)
         if plan.check_finite and not isfinite(plan.norms.total.value):
             plan.bad = first_nonfinite(plan)

@@ -12,6 +12,7 @@ cdef enum:
     MAX_DIMS = 64   # NumPy's own limit
     ROUNDED = MAX_STREAMS - 1   # the stream of a parameter that has a master: written, never read
     PIECE = 1024    # elements staged at a time
+    HELD_SHIFT = 32   # what is held is divided by, as a power of two, where it comes near the range
     WORK = 2048     # elements worked on at a time: they stay in cache between rule and options
     ALWAYS = 1 << 30   # beside the flags of constants_t: whatever they are
     CHUNK = 16384   # elements handed to a thread at a time
@@ -176,6 +177,8 @@ cdef struct plan_t:
     unsigned char* held           # its accumulator holds gradients
     unsigned long long seed
     Py_ssize_t accumulated        # calls whose gradients wait in the accumulators
+    Py_ssize_t held_shift         # these hold them times 2**-held_shift
+    bint crowded                  # one more gradient may take one out of the range
     long long applied             # calls that have updated something
     long long skipped             # calls left out, as a gradient was not finite
     double grad_norm

@@ -11,7 +11,7 @@ cdef void run_plan(plan_t* plan, int threads) noexcept nogil:
         measure(plan, threads)
         if plan.bad >= 0:
             return
-    elif (plan.adjusts or plan.accumulated) and not plan.adding:
+    elif (plan.adjusts or plan.accumulated or plan.held_shift) and not plan.adding:
         adjust_constants(plan)
     if threads == 1:   # no chunks: their dispatch costs 2 % in cache
         for k in range(plan.count):
@@ -74,6 +74,7 @@ cdef void run_pieces(
         piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
         for j in range(plan.streams + EXTRA):
             at[j] = fetch(t, j, here, piece, s.streams[j], s)
+        at[1] = lowered(plan, t, at[1], piece, s.streams[1])
         at[1] = with_held(t, at[1], at[plan.streams + ACCUMULATOR], piece, s.sum)
         if t.h.lift:
             SPANS.scale[t.dtype](s.sum, at[1], ldexp(1, t.h.lift), piece)
@@ -131,12 +132,14 @@ cdef void accumulate_span(
     cdef char* held
     while here < end and t.data[1] != NULL:
         piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
-        g = fetch(t, 1, here, piece, s.streams[1], s)
+        g = lowered(plan, t, fetch(t, 1, here, piece, s.streams[1], s), piece, s.streams[1])
         held = fetch(t, to, here, piece, s.streams[to], s)
         if t.held:
             SPANS.add[t.dtype](held, g, piece)
         else:
             memcpy(held, g, piece * width(t))
+        if not plan.crowded and not SPANS.roomy[t.dtype](held, piece):
+            plan.crowded = True   # whichever thread says so
         put(t, to, here, piece, held, NULL, s)
         if plan.options.zero_grad:
             zero(t, 1, here, piece, s)
@@ -204,7 +207,8 @@ cdef void count_call(plan_t* plan) noexcept nogil:
         for i in range(plan.count):
             plan.held[i] = plan.held[i] or plan.tensors[i].data[1] != NULL
         return
-    plan.accumulated = 0
+    plan.accumulated = plan.held_shift = 0
+    plan.crowded = False
     plan.applied += 1
     for i in range(plan.count):
         if plan.tensors[i].active:

@@ -160,11 +160,15 @@ cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nog
     return float_of(bits_of(size) | ((code & 0x80) << 24))
 
 
-# `carry`: 20 random bits, as many as are cut off.
+# `carry`: 20 random bits, as many as are cut off. `most`: the last code that stands for a finite
+# number, which the largest block's codes would pass by chance.
 cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset, none = 0
+    cdef unsigned int most = (0x7F7FFFFF - offset) >> 20, code
     size = none if size < 0x10000 else size
-    return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)
+    code = (size + carry) >> 20
+    code = most if code > most else code
+    return code | ((bits_of(x) >> 24) & 0x80)
 
 
 cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
@@ -175,7 +179,9 @@ cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept no
 cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
     cdef int code = (<int> (<unsigned int> size - offset + carry)) >> 20
+    cdef int most = <int> ((0x7F7FFFFF - offset) >> 20)
     cdef int least = size if size < one else one   # 0 for 0, else 1
+    code = most if code > most else code
     return <unsigned int> (least if code < least else code)
 
 

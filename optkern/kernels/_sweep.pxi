@@ -19,7 +19,7 @@ cdef bint sweep_blocks(
     cdef Py_ssize_t begin = plan.norms.blocks[i], group, k
     cdef double* partial = plan.norms.partial[work == PARAMETERS] + begin
     cdef sweep_t w
-    if t.c_order == NULL and not t.staged:
+    if t.c_order == NULL and not t.staged or plan.held_shift and work == GRADIENTS:
         return False
     memset(&w, 0, sizeof(sweep_t))
     if not plan_sweep(plan, &w, t, work, s):
@@ -268,7 +268,7 @@ cdef void run_direction(
     """Run a rule that writes its direction, in the plan's order, into `to`."""
     cdef char* at[MAX_STREAMS]
     cdef int j
-    if t.staged or t.held or t.h.lift:
+    if t.staged or t.held or t.h.lift or plan.held_shift:
         run_pieces(plan, t, first, n, to, s)
         return
     for j in range(plan.streams):

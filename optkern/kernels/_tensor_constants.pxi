@@ -75,8 +75,8 @@ cdef void adjust_constants(plan_t* plan) noexcept nogil:
         if plan.measures_gradients:
             norm = plan.norms.each[i]
         adjust(
-            &plan.options, h, <double> (plan.accumulated + 1), plan.norms.total, norm,
-            plan.tensors[i].dtype,
+            &plan.options, h, <double> (plan.accumulated + 1), unit_of(plan), plan.norms.total,
+            norm, plan.tensors[i].dtype,
         )
         if h.flags & TRUST:
             apply_trust(h, tensor_norm(plan, i, True), norm, plan.tensors[i].dtype)

@@ -187,14 +187,17 @@ def encode_int8(
     scales = np.where(largest == _INFINITY, beside, scales)
     offset = _spread(_offset(scales, signed), bits.size)
     carry = (np.ravel(np.asarray(random, np.uint32)) >> 12).astype(np.int32)
+    most = (0x7F7FFFFF - offset) >> 20  # the last code that stands for a finite number
     if signed:
         with np.errstate(over="ignore", invalid="ignore"):
             shifted = (size.view(np.float32) + offset.view(np.float32)).view(np.int32)
         shifted = np.where(shifted - offset < _VANISHING, offset, shifted)
-        k = np.where(infinite, _FAR[signed], (shifted - offset + carry) >> 20)
+        k = np.minimum((shifted - offset + carry) >> 20, most)
+        k = np.where(infinite, _FAR[signed], k)
         k = k | (bits.view(np.uint32) >> 24 & 0x80)
     else:
-        k = np.where(infinite, _FAR[signed], np.maximum((size - offset + carry) >> 20, 1))
+        k = np.maximum(np.minimum((size - offset + carry) >> 20, most), 1)
+        k = np.where(infinite, _FAR[signed], k)
         k = np.where(size == 0, 0, k)
     k = np.where(_spread(scales, bits.size) == _NAN, _NAN, k)
     return k.astype(np.uint8).reshape(np.shape(x)), scales.astype(np.uint8)

@@ -21,6 +21,7 @@ class Plan:
     mu_products: NDArray[np.float64]
     held: NDArray[np.uint8]
     accumulated: int
+    held_shift: int
     applied: int
     skipped: int
     grad_norm: float

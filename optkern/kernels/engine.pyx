@@ -34,10 +34,10 @@ from optkern.kernels._constants cimport (
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
-    ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, KEEP_GIL, LINE,
-    MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, ROUNDED, SKIP, SLOW, TILE_COLUMNS, TILE_ROWS,
-    WORK, chunks_t, interval_t, memory_t, order_t, missing_stream, rooms_t, scratch_t, sweep_t,
-    tensor_t,
+    ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
+    KEEP_GIL, LINE, MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, ROUNDED, SKIP, SLOW, TILE_COLUMNS,
+    TILE_ROWS, WORK, chunks_t, interval_t, memory_t, order_t, missing_stream, rooms_t, scratch_t,
+    sweep_t, tensor_t,
 )
 from optkern.kernels.runtime import serial_reason
 from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
@@ -325,6 +325,7 @@ cdef class Plan:
         core.bad = -1
         core.check_finite = on_nonfinite != PROPAGATE
         core.adding = core.accumulated + 1 < core.options.accumulate
+        make_room(core)
         # Norms of the gradients find what is not finite on their own.
         if core.check_finite and (
             core.adding or not core.measures_gradients or unbounded_scale(core) != 1
@@ -417,6 +418,16 @@ cdef class Plan:
     @accumulated.setter
     def accumulated(self, Py_ssize_t calls):
         self.core.accumulated = calls
+        self.core.crowded = calls > 0   # as far as is known
+
+    @property
+    def held_shift(self):
+        """The accumulators hold sums times 2**-held_shift."""
+        return self.core.held_shift
+
+    @held_shift.setter
+    def held_shift(self, Py_ssize_t shift):
+        self.core.held_shift = shift
 
     @property
     def applied(self):

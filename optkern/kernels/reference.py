@@ -48,6 +48,8 @@ class Constants:
     norm, tensor_norm : float
         Of all gradients together and of this one, as they came; of `gradient_norms`, where they
         may be out of the range of a double.
+    unit : float
+        What gradients and norms are multiplied by (`Held`).
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class Constants:
         calls: int = 1,
         norm: float = 0.0,
         tensor_norm: float = 0.0,
+        unit: float = 1.0,
     ) -> None:
         options, wide = dict(options or {}), dtype == np.float64
-        derived = derive(rule, hyperparameters, share_of(options, calls))
-        exact = adjusted(options, derived, calls, norm, tensor_norm, wide)
+        derived = derive(rule, hyperparameters, share_of(options, calls, unit))
+        exact = adjusted(options, derived, calls, norm, tensor_norm, wide, unit)
         self._take(rule, exact, dtype)
 
     def _take(self, rule: Rule, exact: dict[str, Any], dtype: np.dtype) -> None:
@@ -195,16 +198,34 @@ for _rule in ROW_RULES:
 # --------------------------------------------------------------------------- around the rule
 
 
-def accumulate(
-    held: Sequence[np.ndarray | None], grads: Sequence[np.ndarray | None]
-) -> list[np.ndarray | None]:
-    """Add one more call's gradients to those held; None where there has been none."""
-    totals = []
+class Held(list[np.ndarray | None]):
+    """Sums of gradients times ``unit``; None where there has been none."""
+
+    unit = 1.0
+
+
+def accumulate(held: Sequence[np.ndarray | None], grads: Sequence[np.ndarray | None]) -> Held:
+    """Add one more call's gradients to those held; None where there has been none.
+
+    The sum of several calls may leave the range where their mean does not: where one more gradient
+    could take it there, what is held, and all that comes, is multiplied by 2**-32.
+    """
+    totals = Held()
+    totals.unit = getattr(held, "unit", 1.0)
     with np.errstate(all="ignore"):
+        if totals.unit == 1 and not all(h is None or has_room(h) for h in held):
+            totals.unit = 2.0**-32
+            held = [None if h is None else h * h.dtype.type(totals.unit) for h in held]
         for h, g in zip(held, grads):
-            new = None if g is None else g.copy()
+            new = None if g is None else g * g.dtype.type(totals.unit)
             totals.append(new if h is None else h if new is None else h + new)
     return totals
+
+
+def has_room(held: np.ndarray) -> bool:
+    """Whether any finite number can be added: what is held is lost in the largest one's digits."""
+    info = np.finfo(held.dtype)
+    return bool((np.abs(held) <= info.max * info.eps / 8).all())
 
 
 def approach(average: np.ndarray, p: np.ndarray, weight: float) -> None:
@@ -253,13 +274,14 @@ def fused_step(
     float
         The norm of all gradients together, unscaled.
     """
-    totals = list(grads) if held is None else accumulate(held, grads)
+    totals = Held(grads) if held is None else accumulate(held, grads)
+    unit = totals.unit
     norm, norms = gradient_norms(params, totals)
     with np.errstate(all="ignore"):
         for i, (p, g) in enumerate(zip(params, totals)):
             if g is None:
                 continue
-            h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i])
+            h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i], unit)
             rule.numpy(p, g, *(state[slot][i] for slot in rule.state), h)
             k, alpha = options.get("lookahead") or (0, 0.0)
             if k and hyperparameters[i]["step"] % k == 0:
@@ -269,7 +291,7 @@ def fused_step(
                 approach(state["ema"][i], p, 1 - options["ema_decay"])
             if options.get("zero_grad") and grads[i] is not None:
                 grads[i][...] = 0
-    return norm.times(share_of(options, calls))
+    return norm.times(share_of(options, calls, unit))
 
 
 spell_names(__name__, lambda: [rule.name for rule in RULES], "optkern.reference")

@@ -31,7 +31,7 @@ ctypedef void (*span_t)(
     const constants_t* h, char* const* streams, Py_ssize_t n, Py_ssize_t offset
 ) noexcept nogil
 
-# Whether all of `n` elements are finite.
+# Whether all of `n` elements are finite; or so small that any finite number can be added to them.
 ctypedef bint (*finite_t)(const char* x, Py_ssize_t n) noexcept nogil
 
 # Storages. scales: those of the stream from the first element's block on; random: 32 bits for each
@@ -110,6 +110,7 @@ cdef struct spans_t:
     compact_t compact[MAX_RULES][2][2]
     span_t limit[MAX_LIMITS][DTYPES]
     finite_t finite[DTYPES]
+    finite_t roomy[DTYPES]
     load_t load[STORAGES]
     store_t store[STORAGES]
     random_t random

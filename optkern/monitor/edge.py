@@ -14,7 +14,7 @@ import numpy as np
 
 from ..curvature import lanczos, max_stable_lr
 from ..curvature.asking import ChangedError, asking
-from ..curvature.operators import Point, StructuredOperator
+from ..curvature.operators import Point, StructuredOperator, norm
 from ..kernels.structures import Structure
 from ..optimizers import Optimizer
 from .settings import maximizes, rate
@@ -98,4 +98,4 @@ class Tracker:
     def _keep(self, name: str, vector: Any) -> None:
         if vector is not None:
             flat = np.asarray(vector, np.float64).reshape(-1)
-            self.starts[name] = flat / np.linalg.norm(flat)
+            self.starts[name] = flat / norm(flat)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..curvature.consistency import gradient_against_hvp, loss_against_gradient
+from ..curvature.operators import norm
 from ..curvature.pinned import Pinned
 from ..kernels.flat import arranged
 from ..kernels.structures import Structure
@@ -129,7 +130,7 @@ def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray]
     """
     if all(fed) or len(fed) != len(full):
         return ""
-    norms = [float(np.linalg.norm(np.asarray(g, np.float64))) for g in full]
+    norms = [norm(np.ravel(np.asarray(g, np.float64))) for g in full]
     whole = math.hypot(*norms)
     found = [
         f"{label!r} (norm {norm:.3g} of {whole:.3g})"

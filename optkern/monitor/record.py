@@ -22,6 +22,7 @@ import numpy as np
 
 from .._recorder import Recorder, real
 from ..curvature.lanczos import check_callable, check_count
+from ..curvature.operators import norm
 from ..kernels import buffers
 from ..kernels.codecs import widened
 from ..kernels.forms import settled
@@ -29,6 +30,7 @@ from ..kernels.names import hint, spelled
 from ..kernels.structures import Structure
 from ..kernels.turn import refuse_unsaid
 from ..optimizers import Optimizer
+from ..rules.reductions import LEAST
 from ..solvers import SAM
 from .edge import Edge, Tracker
 from .settings import checked_gradients, checked_optimizer, inner_of, rate, value_clip
@@ -82,7 +84,7 @@ class Sample:
 
     def norm(self, values: np.ndarray) -> float:
         """Return the norm of all elements, as the sample has it."""
-        return self.factor * float(np.linalg.norm(values))
+        return self.factor * norm(values)
 
 
 def few(size: int) -> slice:
@@ -297,9 +299,9 @@ class Record(Recorder):
         bound = value_clip(opt)
         if math.isfinite(bound) and not opt.zero_grad:
             values = self._sample.of(arrays)
-            size = float(np.linalg.norm(values))
+            size = norm(values)
             if size > 0:
-                cut = float(np.linalg.norm(np.clip(values, -bound, bound)))
+                cut = norm(np.clip(values, -bound, bound))
                 self._kept["kept"] = cut / size
 
     def _see_gradients(self, grads: Any) -> None:
@@ -365,5 +367,10 @@ class Record(Recorder):
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    size = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return float(a @ b) / size if 0 < size < math.inf else math.nan
+    sizes = norm(a), norm(b)
+    if not all(0 < size < math.inf for size in sizes):
+        return math.nan
+    product = sizes[0] * sizes[1]
+    if LEAST < product < 1 / LEAST:
+        return float(a @ b) / product
+    return float((a / sizes[0]) @ (b / sizes[1]))

@@ -119,10 +119,12 @@ class ByCurvature:
         # A run that bounces or is noisy hovers near enough to a minimum for its curvature to hold
         # there, and yet above it.
         steepest = max(v.eigenvalue_max, abs(v.eigenvalue_min))
-        self.gain = 0.5 * v.gradient_norm**2 / steepest if steepest > 0 else math.inf
+        half = 0.5 * v.gradient_norm
+        self.gain = half / steepest * v.gradient_norm if steepest > 0 else math.inf
         # Nor does it rest at a minimum that one update more would go past by what the loss shows.
         passes = (
-            v.kind == "minimum" and 0.5 * steepest * self.seen.update_norm**2 > self.trend.least
+            v.kind == "minimum"
+            and 0.5 * steepest * self.seen.update_norm * self.seen.update_norm > self.trend.least
         )
         higher, gains = self._higher() if self.seen.spent else ("", False)
         if self.seen.spent and (gains or v.kind != "minimum"):

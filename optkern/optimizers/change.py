@@ -28,6 +28,7 @@ class Counts(NamedTuple):
     applied: int
     skipped: int
     refusal: str | None
+    held_shift: int = 0
 
     @classmethod
     def of(cls, plan: Plan) -> Counts:
@@ -35,14 +36,14 @@ class Counts(NamedTuple):
         arrays = (plan.steps, plan.mu_products, plan.started, plan.held)
         steps, mu_products, started, held = (array.copy() for array in arrays)
         calls = (plan.accumulated, plan.applied, plan.skipped)
-        return cls(steps, mu_products, started, held, *calls, plan.refusal)
+        return cls(steps, mu_products, started, held, *calls, plan.refusal, plan.held_shift)
 
     def put_into(self, plan: Plan) -> None:
         """Let a new plan go on from here."""
         plan.steps[:], plan.mu_products[:] = self.steps, self.mu_products
         plan.started[:], plan.held[:] = self.started, self.held
         plan.accumulated, plan.applied, plan.skipped = self[4:7]
-        plan.refusal = self.refusal
+        plan.refusal, plan.held_shift = self.refusal, self.held_shift
 
 
 class Change:

@@ -34,6 +34,7 @@ class Loaded:
         self.steps = self._count("steps", state_dict["steps"])
         self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
         self.accumulated = self._count("accumulated", state_dict.get("accumulated", 0))
+        self.held_shift = self._count("held_shift", state_dict.get("held_shift", 0))
         self.options, on = self._check_options(state_dict.get("options"))
         own, saved = session.state_dtype, state_dict.get("state_dtype")
         if saved != own:
@@ -152,6 +153,8 @@ class Loaded:
             refuse_impossible(self.owner, what, arrays)
         if any(self.held) and not self.accumulated:
             raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
+        if self.held_shift not in (0, 32):
+            raise ValueError(f"{self.owner}: held_shift must be 0 or 32, got {self.held_shift}")
 
     def _is_compact(self, slot: str) -> bool:
         return self.session.state_dtype is not None and slot in self.session.rule.state

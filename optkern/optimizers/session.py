@@ -244,6 +244,7 @@ class Session(Planning, Storage, Bound, Arguments):
             "rule": self.rule.name,
             "steps": self.applied,
             "skipped_steps": self.plan.skipped,
+            **({"held_shift": self.plan.held_shift} if self.plan.held_shift else {}),
             "accumulated": self.plan.accumulated,
             "averages_are_in": self.averages_are_in,
             "options": {k: v for k, v in options.items() if v != OPTIONS[k][0]},
@@ -277,6 +278,7 @@ class Session(Planning, Storage, Bound, Arguments):
             *(loaded.counts, loaded.mu_products, loaded.started, loaded.held),
             *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
             SWAPPED if loaded.averages_are_in else None,
+            loaded.held_shift,
         )
         state, groups = loaded.state, loaded.groups
         change = self.prepare_plan(state, groups, None, counts, loaded.options, loaded.seed)

@@ -263,7 +263,7 @@ def _reset(session: Session, names: Any) -> None:
     for i in chosen:
         steps[i], mu_products[i], started[i], held[i] = 0, 1.0, 0, False
     if not any(held):
-        accumulated = 0
+        accumulated, counts = 0, counts._replace(held_shift=0)
     params = session.structure
     state = {
         slot: [

@@ -153,6 +153,8 @@ class Plateau(Schedule):
 
     def _is_better(self, loss: float) -> bool:
         threshold, relative = self._settings["threshold"], self._settings["threshold_mode"] == "rel"
+        if math.isinf(self.best):  # of which no share is one
+            return loss < self.best if self._settings["mode"] == "min" else loss > self.best
         if self._settings["mode"] == "min":
             return loss < (self.best * (1 - threshold) if relative else self.best - threshold)
         return loss > (self.best * (1 + threshold) if relative else self.best + threshold)

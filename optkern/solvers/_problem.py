@@ -13,7 +13,8 @@ import numpy as np
 
 from ..curvature.asking import ChangedError, refuse_replaced
 from ..curvature.lanczos import check_count
-from ..curvature.operators import Point
+from ..curvature.operators import Point, out_of_range
+from ..curvature.recurrence import dot
 from ..kernels import buffers
 from ..kernels.atomic import commit
 from ..kernels.names import hint
@@ -207,6 +208,8 @@ class CountedClosure:
             raise ValueError(
                 f"{self.point.owner}: loss or gradient at the start is not finite (loss {loss})"
             )
+        if not math.isfinite(dot(g, g)):
+            raise out_of_range(self.point.owner, "elements of the gradient", largest(g))
         return loss, g
 
 

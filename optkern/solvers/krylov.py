@@ -29,7 +29,7 @@ from ..curvature.asking import asking
 from ..curvature.line import LossAlongDirection
 from ..curvature.operators import Operator, norm, unit_roundoff
 from ..curvature.recurrence import Recurrence, dot, project, subtract
-from ..curvature.run import Eigenpair, LanczosRun
+from ..curvature.run import Eigenpair, LanczosRun, refuse_out_of_range
 from ._problem import Callback, CountedClosure, SolverCall, largest
 
 ACCEPTED = 1e-4  # of the model's promise that a step must keep
@@ -89,14 +89,14 @@ class Model:
         """
         mu = 0.0
         z = -self.c / self.bend
-        length = float(np.linalg.norm(z))
+        length = norm(z)
         for _ in range(50):
             if length <= radius * (1 + 1e-6):
                 break
-            fall = float(np.sum(z * z / (self.bend + mu)))
-            mu += (length - radius) / radius * length * length / fall
+            unit = z / length  # whose squares do not overflow
+            mu += (length - radius) / radius / float(np.sum(unit * unit / (self.bend + mu)))
             z = -self.c / (self.bend + mu)
-            length = float(np.linalg.norm(z))
+            length = norm(z)
         if self.negative.any() and length < 0.99 * radius:
             z = self._to_the_edge(z, radius)
         return z
@@ -104,7 +104,7 @@ class Model:
     def _to_the_edge(self, z: np.ndarray, radius: float) -> np.ndarray:
         """Lengthen the part of negative curvature; where there is none begin it."""
         down = np.where(self.negative, z, 0.0)
-        part = float(np.linalg.norm(down))
+        part = norm(down)
         if part == 0:
             down[0] = part = 1.0
         rest = np.where(self.negative, 0.0, z)
@@ -196,7 +196,7 @@ class KrylovCall(SolverCall):
                 model.basis.clear()  # before the products bring as many vectors again
                 model = self._krylov()
                 continue
-            length, radius = float(np.linalg.norm(z)), solver.radius
+            length, radius = norm(z), solver.radius
             if not ratio >= POOR:  # NaN too
                 solver.radius = shrink * length
             elif ratio > GOOD and length > 0.8 * solver.radius:
@@ -245,7 +245,7 @@ class KrylovCall(SolverCall):
             return None
         y, bent = project(model.basis, change, self.solver._threads), model.t @ step
         along, bending = float(y @ step), float(bent @ step)
-        if min(along, bending) <= LEAST_COSINE * float(np.linalg.norm(y) * np.linalg.norm(step)):
+        if min(along, bending) <= LEAST_COSINE * norm(y) * norm(step):
             return None
         t = model.t + np.outer(y, y) / along - np.outer(bent, bent) / bending
         new = Model(model.basis, t, g, 0.0, model.noise, learned=True)
@@ -262,11 +262,12 @@ class KrylovCall(SolverCall):
         run = Recurrence(start, limit + 1, solver._threads, copy=False)
         looked = 0
         while True:
-            run.advance(self._product(run.vector))
+            product = self._product(run.vector)
+            run.advance(product)
             k, beta = run.k, run.beta[-1]
             if not math.isfinite(beta):
                 self.point.write(self.x)
-                raise FloatingPointError(f"NewtonLanczos: product {k} holds NaN or inf")
+                refuse_out_of_range("NewtonLanczos", product, run, math.inf, 0.0)
             magnitude = max(max(map(abs, run.alpha)), max(run.beta[:-1], default=0.0))
             noise = self._noise(magnitude)
             last = k == limit or beta <= noise

@@ -181,10 +181,11 @@ class LBFGS(Solver):
             return Pairs().direction(g, self._threads)
         y = np.empty_like(g)
         ys = self._t * subtract(y, g, [self._g], [1.0], self._d, self._threads)
-        if ys > LEAST_CURVATURE:
+        square = dot(y, y, self._threads)
+        if LEAST_CURVATURE < ys < math.inf and square < math.inf:
             s = np.empty_like(g)
             scale(s, self._d, self._t, self._threads)
-            pairs = self._pairs.added(s, y, ys, dot(y, y, self._threads), self._history)
+            pairs = self._pairs.added(s, y, ys, square, self._history)
             commit(None, [(vars(self), {"_pairs": pairs})])
         return self._pairs.direction(g, self._threads)
 
@@ -239,6 +240,8 @@ class LBFGSCall(SolverCall):
             if first:
                 t *= min(1.0, 1 / float(np.abs(self.g).sum(dtype=np.float64)))
             commit(None, [(vars(solver), {"_d": d, "_g": self.g, "_t": t})])
+            if slope == 0:
+                return self._ended("the gradient's square vanishes; scale the function up"), False
             if slope > -solver._tolerance_change:
                 return self._ended(
                     f"the slope along the direction is below tolerance_change = {tol:g}"

@@ -37,15 +37,20 @@ def cubic_minimum(a: Trial, b: Trial, low: float, high: float) -> float:
         a, b = b, a
     if a.t == b.t:
         return 0.5 * (low + high)
-    d1 = a.slope + b.slope - 3 * (a.f - b.f) / (a.t - b.t)
-    square = d1 * d1 - a.slope * b.slope
+    first, last = a.slope, b.slope
+    d1 = first + last - 3 * (a.f - b.f) / (a.t - b.t)
+    size = max(abs(d1), abs(first), abs(last))
+    if 0 < size < math.inf and not 1e-140 < size < 1e140:  # whose square leaves the range
+        scale = math.frexp(size)[1]
+        d1, first, last = (math.ldexp(x, -scale) for x in (d1, first, last))
+    square = d1 * d1 - first * last
     if not 0 <= square < math.inf:
         return 0.5 * (low + high)
     d2 = math.sqrt(square)
-    bend = b.slope - a.slope + 2 * d2
+    bend = last - first + 2 * d2
     if bend == 0:
         return 0.5 * (low + high)
-    return min(max(b.t - (b.t - a.t) * ((b.slope + d2 - d1) / bend), low), high)
+    return min(max(b.t - (b.t - a.t) * ((last + d2 - d1) / bend), low), high)
 
 
 def strong_wolfe(
