@@ -156,6 +156,7 @@ def add_halves(x: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def gradient_norms(
     params: Sequence[Array], grads: Sequence[Array | None]
 ) -> tuple[float, list[float]]: ...
+
 class Held(list[Array | None]):
     unit: float
 

@@ -455,7 +455,7 @@ class _Surface:
 
 
 def _near_one(a: np.ndarray, axes: tuple[int, ...] | None) -> tuple[np.ndarray, Any]:
-    """An array times 2**-exponent along some axes, where its squares would leave the range."""
+    """Scale an array by 2**-exponent along some axes, where its squares would leave the range."""
     wide = a.astype(np.float64)
     exponent = np.frexp(np.abs(wide).max(axis=axes, keepdims=axes is not None, initial=0.0))[1]
     exponent = np.where(np.abs(exponent) > 400, exponent, 0)
@@ -463,7 +463,7 @@ def _near_one(a: np.ndarray, axes: tuple[int, ...] | None) -> tuple[np.ndarray, 
 
 
 def _norms(a: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The norms over some axes, whatever the magnitudes."""
+    """Compute the norms over some axes, whatever the magnitudes."""
     scaled, exponent = _near_one(a, axes)
     norms: np.ndarray = np.ldexp(np.sqrt(np.square(scaled).sum(axis=axes, keepdims=True)), exponent)
     return norms

@@ -61,7 +61,7 @@ def out_of_range(owner: str, what: str, size: float) -> FloatingPointError:
 
 
 def too_small(owner: str, what: str, dtype: Any) -> FloatingPointError:
-    """What to say of numbers that are not zero, and too small for their squares to be summed."""
+    """Say of numbers that are not zero that they are too small for their squares to be summed."""
     return FloatingPointError(
         f"{owner}: {what}, where {np.dtype(dtype)} loses digits or squares vanish; "
         "scale the function up"

@@ -160,7 +160,7 @@ def finite_product(op: Operator, product: np.ndarray) -> np.ndarray:
 
 
 def sampled_product(op: Operator, z: np.ndarray) -> np.ndarray:
-    """The product for random signs in float64; refused where the spread's squares leave its range.
+    """Take the product for random signs in float64; refuse it where squares leave its range.
 
     Such a vector has a share in every direction, so that its product is small where all are.
     """

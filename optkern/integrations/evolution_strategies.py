@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from ..curvature.operators import norm
 from ..kernels.names import spell_names, spelled
 from ._host import AMOUNT, DECAY_RATE, SHARE, checked_host_argument
 
@@ -86,7 +87,8 @@ class Optimizer(ABC):
         theta = self._theta()
         step = self._compute_step(globalg)
         self.t += 1
-        ratio = np.linalg.norm(step) / np.linalg.norm(theta)
+        before = norm(np.ascontiguousarray(theta, step.dtype))
+        ratio = np.float64(norm(step)) / before
         self.pi.set_trainable_flat(theta + step)
         return float(ratio)
 

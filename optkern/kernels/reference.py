@@ -223,7 +223,7 @@ def accumulate(held: Sequence[np.ndarray | None], grads: Sequence[np.ndarray | N
 
 
 def has_room(held: np.ndarray) -> bool:
-    """Whether any finite number can be added: what is held is lost in the largest one's digits."""
+    """Return whether any finite number can be added: the largest one swallows what is held."""
     info = np.finfo(held.dtype)
     return bool((np.abs(held) <= info.max * info.eps / 8).all())
 

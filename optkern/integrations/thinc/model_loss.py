@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...curvature.lanczos import check_count
+from ...curvature.operators import norm
 from ...kernels.names import spelled
 from .._host import AMOUNT, Objective, checked_host_argument
 from . import library
@@ -167,7 +168,7 @@ class TotalLoss:
     def nearby(self) -> list[np.ndarray]:
         """Go a tenth of the parameters' size away: at the first point much may be zero."""
         rng = np.random.default_rng(0)
-        size = math.sqrt(sum(float(np.vdot(a, a)) for a in self.start))
+        size = _norm(self.start)
         scale = 0.1 * size / math.sqrt(sum(a.size for a in self.start)) or 0.1
         moved = [a + scale * rng.standard_normal(a.shape) for a in self.start]
         return [a.astype(self.dtype) for a in moved]
@@ -222,7 +223,7 @@ class TotalLoss:
         """
         x = self.nearby()
         g = self.grad(x)
-        slope = math.sqrt(sum(float(np.vdot(a, a)) for a in g))
+        slope = _norm(g)
         value = abs(self.loss(x))
         if not math.isfinite(value + slope):
             raise ValueError(
@@ -236,7 +237,7 @@ class TotalLoss:
             if not abs(found - slope) <= 0.1 * slope:
                 _refuse_slope("it", found, slope)
         rng = np.random.default_rng(1)
-        apart = math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(x, self.start)))
+        apart = _norm([a - b for a, b in zip(x, self.start)])
         h = (1e-4 if self.dtype == np.float64 else 0.1) * apart / math.sqrt(sum(a.size for a in x))
         for i, (node, name) in enumerate(self.where):
             along = [np.zeros_like(a) for a in x]
@@ -244,7 +245,7 @@ class TotalLoss:
             said = float(np.vdot(g[i], along[i]))
             found = self._rise(x, along, h)
             # A random direction's slope may be small beside the gradient, and beside rounding.
-            margin = 0.1 * (abs(said) + float(np.linalg.norm(g[i])))
+            margin = 0.1 * (abs(said) + _norm(g[i : i + 1]))
             margin += 30 * float(np.finfo(self.dtype).eps) * value / h
             if abs(found - said) <= margin:
                 continue
@@ -265,6 +266,11 @@ def _refuse_slope(what: str, found: float, said: float) -> None:
         "Softmax as the model's last layer; thinc's LSTM gives another gradient, and so does a "
         "layer that stops it)"
     )
+
+
+def _norm(arrays: Sequence[np.ndarray]) -> float:
+    """Compute the norm of all elements together: float32's squares leave its range."""
+    return math.hypot(*[norm(np.ravel(a)) for a in arrays])
 
 
 def _times(gradient: Any, share: float) -> Any:

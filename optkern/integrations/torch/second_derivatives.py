@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...curvature.figures import percentage
+from ...curvature.operators import norm
 from .library import torch
 
 ROWS = 8  # that the products are tried on
@@ -71,15 +72,15 @@ def compared(
 
     try:
         ahead = difference(step)
-        if np.linalg.norm(product - ahead) <= _WRONG * np.linalg.norm(ahead):
+        if norm(product - ahead) <= _WRONG * norm(ahead):
             return ""
         behind = difference(-step)
     finally:
         with torch.no_grad():
             for leaf, a in zip(leaves, at):
                 leaf.copy_(a)
-    central, bend = (ahead + behind) / 2, np.linalg.norm(ahead - behind)
-    off, size = np.linalg.norm(product - central), np.linalg.norm(central)
+    central, bend = (ahead + behind) / 2, norm(ahead - behind)
+    off, size = norm(product - central), norm(central)
     if not off > max(_WRONG * size, _SMOOTH * bend):
         return ""
     return (
