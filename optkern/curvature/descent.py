@@ -45,8 +45,14 @@ class Descent:
         assert line.gradient is not None
         self.line = line
         self.x = x.astype(np.float64)
-        self.f = line.value(self._held(self.x))
-        self.g = self._gradient(self.x)
+        self.unit = 1.0  # of the loss, by which sums of squares stay in the range
+        f, g = self._value(self.x), self._gradient(self.x)
+        size = norm(g)
+        if 0 < size < math.inf and not 1e-100 < size < 1e100:
+            self.unit = math.ldexp(1.0, -math.frexp(size)[1])
+            if not math.isfinite(f * self.unit):
+                self.unit = 1.0
+        self.f, self.g = f * self.unit, g * self.unit
         self.first = first
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -57,7 +63,10 @@ class Descent:
     def _gradient(self, x: np.ndarray) -> np.ndarray:
         gradient = self.line.gradient
         assert gradient is not None
-        return gradient(self._held(x).astype(gradient.dtype)).astype(np.float64)
+        return self.unit * gradient(self._held(x).astype(gradient.dtype)).astype(np.float64)
+
+    def _value(self, x: np.ndarray) -> float:
+        return self.unit * self.line.value(self._held(x))
 
     def _direction(self) -> np.ndarray:
         """-H g by the two loops, or along -g where nothing is known yet."""
@@ -86,7 +95,7 @@ class Descent:
         best: tuple[float, np.ndarray, np.ndarray] | None = None
         for _ in range(MOST_TRIALS):
             x = self.x + t * d
-            f = self.line.value(self._held(x))
+            f = self._value(x)
             if not -math.inf < f <= self.f + 1e-4 * t * slope:  # NaN too
                 high = t
             else:
@@ -101,7 +110,7 @@ class Descent:
             return False
         f, x, g = best
         s, y = x - self.x, g - self.g
-        if 1e-12 * norm(s) * norm(y) < s @ y < math.inf and 0 < y @ y < math.inf:
+        if s @ y > 1e-12 * norm(s) * norm(y):
             self.pairs = [*self.pairs[1 - PAIRS :], (s, y)]
         self.x, self.f, self.g = x, f, g
         return True
@@ -121,6 +130,6 @@ class Descent:
             peak = max(peak, size)
             if k + 1 < WINDOW or size > PAST_PEAK * peak:
                 continue
-            if losses[-1 - WINDOW] - self.f < LITTLE * (self.line.f - self.f):
+            if losses[-1 - WINDOW] - self.f < LITTLE * (self.unit * self.line.f - self.f):
                 return k + 1
         return most

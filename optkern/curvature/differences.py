@@ -288,7 +288,7 @@ class DifferenceOperator(Operator):
 
     def _look(self) -> None:
         """Take over what the parts know."""
-        self.noise = math.sqrt(sum(part.noise**2 for part in self.parts))
+        self.noise = math.hypot(*[part.noise for part in self.parts])
         self.kink = any(part.kink for part in self.parts)
         if not all(part.settled for part in self.parts):
             self.trouble = "unsettled"
@@ -369,16 +369,16 @@ class DifferenceOperator(Operator):
         return any(part.swallowed > SWALLOWED for part in self.parts)
 
     def _measured(self, v: np.ndarray) -> Measured:
-        square = 0.0
+        noise = 0.0
 
         def product(part: Part, w: np.ndarray) -> np.ndarray:
-            nonlocal square
+            nonlocal noise
             found = part.measure(w, survey=self.n <= FEW)
-            square += found.noise**2
+            noise = math.hypot(noise, found.noise)
             return found.product
 
         total = self._sum(v, product)
-        return Measured(total, math.sqrt(square), self.kink)
+        return Measured(total, noise, self.kink)
 
     def _by_coordinates(self, v: np.ndarray, measured: Measured | None) -> Measured:
         """Try steps of each coordinate's own, by the size of x; keep what settles."""

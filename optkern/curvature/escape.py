@@ -213,6 +213,9 @@ def _by_noise(line: LossAlongDirection, radius: float | None, max_steps: int, se
     while steps < max_steps:
         steps += 1
         g = line.gradient(x.astype(line.gradient.dtype)).astype(np.float64)
+        size = norm(g)
+        if 0 < size < math.inf:  # whatever the loss's unit, the first steps are about the ball's
+            rate = min(max(rate, 2.0**-40 * ball / size), 2.0**40 * max(ball, 1.0) / size)
         found = _descended(line, x, f, g, 2 * rate)
         if found is None:
             break

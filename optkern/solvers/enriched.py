@@ -141,7 +141,8 @@ class EnrichedCall(KrylovCall):
         """Take a pair in, unless it tells of no positive curvature."""
         threads = self.solver._threads
         along, square = dot(s, y, threads), dot(y, y, threads)
-        if LEAST_ROUNDINGS * self.u * norm(s) * math.sqrt(square) < along < math.inf:
+        bent = LEAST_ROUNDINGS * self.u * norm(s) * math.sqrt(square) < along
+        if bent and Pairs.tells(along, square):
             self.pairs = self.pairs.added(s, y, along, square, self.solver._max_matvecs)
 
     # ----------------------------------------------------------------- an iteration

@@ -182,7 +182,7 @@ class LBFGS(Solver):
         y = np.empty_like(g)
         ys = self._t * subtract(y, g, [self._g], [1.0], self._d, self._threads)
         square = dot(y, y, self._threads)
-        if LEAST_CURVATURE < ys < math.inf and square < math.inf:
+        if ys > LEAST_CURVATURE and Pairs.tells(ys, square):
             s = np.empty_like(g)
             scale(s, self._d, self._t, self._threads)
             pairs = self._pairs.added(s, y, ys, square, self._history)

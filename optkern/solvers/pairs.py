@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,13 @@ class Pairs:
         return Pairs(
             [*self.s[drop:], s], [*self.y[drop:], y], [*self.rho[drop:], 1 / along], along / square
         )
+
+    @staticmethod
+    def tells(along: float, square: float) -> bool:
+        """Return whether s'y and y'y are of a pair that the numbers' range lets in."""
+        if not (0 < along < math.inf and 0 < square < math.inf):
+            return False
+        return max(1 / along, along / square) < math.inf and along / square > 0
 
     def direction(self, g: np.ndarray, threads: int) -> tuple[np.ndarray, float]:
         """Return the quasi-Newton direction, and the slope along it."""
