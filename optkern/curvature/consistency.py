@@ -175,7 +175,8 @@ class _Ways:
 
     def _rounding(self, here: float) -> float:
         """Bound the rounding in a value of the loss: of one that is a float32, as a float32."""
-        narrow = self.point.dtype == np.float32 or float(np.float32(here)) == here
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = self.point.dtype == np.float32 or float(np.float32(here)) == here
         eps = float(np.finfo(np.float32 if narrow else np.float64).eps)
         return max(eps * abs(here), float(np.finfo(np.float64).tiny))
 
