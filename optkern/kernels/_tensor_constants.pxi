@@ -30,7 +30,9 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
     cdef Py_ssize_t i, last = -1
     cdef constants_t* h = NULL
     cdef hyper_t o
-    cdef double share = gradient_share(&plan.options, <double> (plan.accumulated + 1))
+    cdef double share = gradient_share(
+        &plan.options, <double> (plan.accumulated + 1), unit_of(plan)
+    )
     plan.lacking = False
     for i in range(plan.count):
         if not plan.tensors[i].active:
