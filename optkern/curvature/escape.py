@@ -204,7 +204,7 @@ def _by_noise(line: LossAlongDirection, radius: float | None, max_steps: int, se
     n = line.x.size
     ball = radius if radius is not None else 1e-3 * (norm(line.x) or 1.0)
     direction = rng.standard_normal(n)
-    length = ball * rng.random() ** (1 / n) / np.linalg.norm(direction)
+    length = ball * rng.random() ** (1 / n) / norm(direction)
     x = line.at(direction, length)
     f = line.value(x)
     u = unit_roundoff(line.x.dtype)

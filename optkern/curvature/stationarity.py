@@ -418,7 +418,7 @@ class StationarityTest:
         won = self.line.f - descent.f
         if won <= FOLLOWED_GAIN * f:
             return None
-        moved = float(np.linalg.norm(descent.x - self.line.x))
+        moved = norm(descent.x - self.line.x)
         why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({share_of(won, f)})"
         return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
 
