@@ -156,7 +156,6 @@ def test_centered_rmsprop_whose_second_moment_overflows(dtype, size, momentum):
 BEYOND = {  # rows of docs/range.md: class, options, weights, gradients of the calls
     "momentum": (optkern.SGD, {"momentum": 0.9}, 1.0, [3e38, 3e38]),
     "averages": (optkern.Adam, {"grad_scale": 1e-10}, 1.0, [1e30]),
-    "accumulate": (optkern.SGD, {"accumulate": 2, "accumulate_form": "sum"}, 0.0, [3e38, 3e38]),
 }
 
 

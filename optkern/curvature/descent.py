@@ -49,7 +49,7 @@ class Descent:
         f, g = self._value(self.x), self._gradient(self.x)
         size = norm(g)
         if 0 < size < math.inf and not 1e-100 < size < 1e100:
-            self.unit = math.ldexp(1.0, -math.frexp(size)[1])
+            self.unit = math.ldexp(1.0, min(-math.frexp(size)[1], 1000))
             if not math.isfinite(f * self.unit):
                 self.unit = 1.0
         self.f, self.g = f * self.unit, g * self.unit

@@ -246,12 +246,11 @@ def _descended(
     size = norm(g)
     if not 0 < size < math.inf:
         return None
-    square = size * size
     rounding = 4 * unit_roundoff(x.dtype) * abs(f)
     for _ in range(60):
         trial = (x - rate * g).astype(x.dtype)
         value = line.value(trial)
-        if math.isfinite(value) and value <= f - 0.5 * rate * square + rounding:
+        if math.isfinite(value) and value <= f - 0.5 * rate * size * size + rounding:
             return trial, value, rate
         rate *= 0.5
     return None
