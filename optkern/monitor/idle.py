@@ -14,7 +14,7 @@ import numpy as np
 from ..curvature.figures import percentage
 from ..curvature.operators import Point
 
-NEAR, FAR = 2, 4  # points that are looked at
+NEAR, ANYWHERE = 2, 4  # points that are looked at
 BESIDE = 1e-3  # of the size of an array's elements
 IDLE = 1e-9  # of what a gradient's element is elsewhere
 MOST = 0.5  # of the elements: fewer are no cause
@@ -50,7 +50,7 @@ def idle(point: Point, gradient: Callable[[np.ndarray], np.ndarray]) -> Idle | N
 
     beside = [x + BESIDE * size * rng.standard_normal(x.size) for _ in range(NEAR)]
     here = seen([x, *beside])
-    there = seen([size * rng.standard_normal(x.size) for _ in range(FAR)])
+    there = seen([size * rng.standard_normal(x.size) for _ in range(ANYWHERE)])
     free = np.repeat(np.logical_not(point.held), sizes)
     still = (here <= IDLE * there) & (there > 0) & free
     none = still | ((here == 0) & free)

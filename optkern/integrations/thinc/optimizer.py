@@ -131,7 +131,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         self._fixed = {k: v for k, v in options.items() if not self._is_scheduled(k)}
         self._scheduled = tuple(k for k in options if self._is_scheduled(k))
         for name in self._scheduled:
-            self._set_attr_or_schedule(name, schedule_of(self._cls.rule, name, options[name]))
+            self._set_attr_or_schedule(name, schedule_of(followed, name, options[name]))
         self._state: dict[str, dict[Key, np.ndarray]] = {}
         self._counts: dict[Key, tuple[int, float]] = {}
         self._bound: dict[Key, BoundArray] = {}
