@@ -35,6 +35,26 @@ def test_a_class_is_pickled_by_its_public_place_and_found_in_old_pickles(cls):
     assert_same_bits(opt.params, again.params)
 
 
+def test_a_session_owns_what_an_optimizer_works_on():
+    opt = trained(ema_decay=0.5)
+    assert opt.session is opt.session
+    assert set(vars(opt)) == {"_session", "_num_threads", "_on_nonfinite"}
+    group = opt.param_groups[0]
+    group["lr"] = 0.5
+    assert opt.session.groups[0] is group and opt.session.options["ema_decay"] == 0.5
+    other = pickle.loads(pickle.dumps(opt))
+    assert other.session is not opt.session and other.param_groups[0]["lr"] == 0.5
+    del opt
+    with pytest.raises(ReferenceError, match="this group's optimizer is gone"):
+        group["lr"] = 1.0
+
+
+def test_the_option_that_is_called_is_copied_as_a_number():
+    opt = trained(zero_grad=True)
+    again = pickle.loads(pickle.dumps(opt.zero_grad))
+    assert again is True  # with its method it would bring the whole optimizer along
+
+
 def test_a_session_gives_what_there_is_and_copies_of_what_was_counted():
     opt = trained(ema_decay=0.5)
     session = opt.session
