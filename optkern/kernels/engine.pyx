@@ -14,9 +14,9 @@
    clipping; of parameters and directions, for trust ratios) are taken before, block by block and
    in a fixed tree, and end in constants of the tensors.
 5. A step is one sequence for all who take it: `make_constants` derives its constants, what they
-   touch must be there (`missing_stream`), `run_plan` takes norms and runs the rule. A function or the
-   C level, which has one dense tensor and no plan, enters by `step_dense`: at the rule's loop, or at
-   `run_plan` where its constants ask for norms; rows run the same loops row by row (rows.pyx).
+   touch must be there (`missing_stream`), `run_plan` takes norms and runs the rule. A function, or
+   the C level, has one dense tensor and no plan, and enters by `step_dense`: at the rule's loop, or
+   at `run_plan` where the constants ask for norms. Rows run the same loops row by row (rows.pyx).
 6. All that runs without the GIL gets a `plan_t` (_plan.pxd), which holds no Python object. It is
    one module, of several files: a call into another one is a pointer's, and not inlined.
 """

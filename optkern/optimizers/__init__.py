@@ -1,9 +1,9 @@
 """The optimizers: one class per rule over any structure of parameters.
 
 classes (one a rule) -> optimizer (construction, attributes) and stepping -> state (views of it) ->
-session (plan, state, counts and values, and each change of them), whose parts are planning (the plan
-in use) | storage (arrays) | bound (where the parameters are) | arguments. Other packages use the
-`Session` of an optimizer, and no more of it.
+session (plan, state, counts and values, and each change of them), whose parts are planning (the
+plan in use) | storage (arrays) | bound (where the parameters are) | arguments. Other packages use
+the `Session` of an optimizer, and no more of it.
 """
 
 from ..kernels.names import spell_names
