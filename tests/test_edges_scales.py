@@ -167,6 +167,27 @@ def test_a_line_and_a_plane_around_weights_of_any_size():
         np.testing.assert_allclose(row, shown[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+def test_products_at_points_of_any_magnitude(dtype):
+    """By differences, from the smallest x to gradients whose squares leave the range."""
+    low, high = (-44, 38) if dtype is np.float32 else (-300, 308)
+    h = SADDLE.astype(dtype)
+    for k in range(low, high, 20):
+        x = np.full(N, 10.0**k, dtype)
+        try:
+            product = curvature.hvp_from_grad(lambda x: h @ x, x)(np.ones(N, dtype))
+        except FloatingPointError as error:
+            assert k > 150 and "scale the function down" in str(error)
+            continue
+        np.testing.assert_allclose(product, h @ np.ones(N, dtype), atol=1e-5)
+
+
+def test_a_vector_of_any_length_has_a_product():
+    product = curvature.hvp_from_grad(lambda x: x, np.ones(2))
+    for s in (1e-200, 1.0, 1e200, 1e307):
+        np.testing.assert_allclose(product(np.full(2, s)) / s, 1, rtol=1e-6)
+
+
 # --------------------------------------------------------------------------- solvers
 
 
@@ -198,6 +219,20 @@ def test_solvers_in_any_unit(kind):
         assert "is this gradient the loss's" not in report.status, s
         if report.converged or s > (1e-10 if kind == "lbfgs" else 1e-100):
             assert far < 1e-3, (s, report.status)
+
+
+def test_a_region_that_rounding_swallows_is_named():
+    """And a larger one, as the sentence advises, goes on."""
+    for radius, reached in ((1.0, 1.0), (1e80, 1e-3)):
+        x = np.full(N, 1e80)
+        closure = lambda x=x: (float((x / 2) @ (BOWL @ x)), BOWL @ x)  # noqa: E731
+        report = NewtonLanczos(x, tolerance_grad=0.0, radius=radius).step(closure)
+        assert ("radius = 1 is lost in the rounding" in report.status) is (radius == 1)
+        assert np.abs(x).max() <= reached * 1e80
+    for size in (1e-300, 1e-160):  # whose difference steps have squares that vanish
+        x = np.full(N, size)
+        NewtonLanczos(x, tolerance_grad=0.0).step(lambda x=x: (float(x @ x) / 2, x.copy()))
+        assert np.abs(x).max() < 0.5 * size
 
 
 def test_a_linear_loss_has_no_bottom():

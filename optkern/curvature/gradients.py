@@ -11,6 +11,8 @@ import numpy as np
 from .asking import ChangedError, asking
 from .operators import Point, norm, out_of_range, unit_roundoff
 
+LARGEST_NORM = 1.0e154  # of a gradient: what its square promises is a number
+
 GradFunction = Callable[[Any], Any]
 
 
@@ -51,10 +53,10 @@ class FlatGradient:
         return self._sound(self(self.x)).astype(self.dtype, copy=False)
 
     def _sound(self, value: np.ndarray) -> np.ndarray:
-        """Refuse a gradient at x that no norm can be taken of."""
+        """Refuse a gradient at x whose square, which steps promise, leaves the range."""
         if not np.isfinite(value).all():
             raise ValueError(f"{self.owner}: grad(x) holds NaN or inf")
-        if not math.isfinite(norm(value)):
+        if not norm(value) < LARGEST_NORM:
             raise out_of_range(self.owner, "elements of grad(x)", float(np.abs(value).max()))
         return value
 

@@ -223,7 +223,7 @@ class Part:
         self.shortest, self.longest = min(self.shortest, best.h), max(self.longest, best.h)
         self.magnitude = max(self.magnitude, best.size)
         self.gradient.reached = max(self.gradient.reached, best.size)
-        self.bend = max(self.bend, best.second / best.h**2)
+        self.bend = max(self.bend, best.second / best.h / best.h)
         reach = best.h / size
         ours = min(self.reach or reach, reach)
         if n <= FEW:  # each product has its own step

@@ -147,7 +147,7 @@ class KrylovCall(SolverCall):
             if self.iterations == solver._max_iter:
                 return f"stopped: max_iter = {solver._max_iter} iterations", False
             if not rest and not self._descend():
-                return "stopped: no step within the trust region lowers the loss", False
+                return f"stopped: {self._nowhere()}", False
             self.iterations += 1
             solver.iterations += 1
             if self._told():
@@ -212,6 +212,16 @@ class KrylovCall(SolverCall):
         self.point.write(self.x)
         solver.radius = before  # the next call starts with a region again
         return False
+
+    def _nowhere(self) -> str:
+        """Say why no step was taken."""
+        radius, size = self.solver.radius, norm(self.x)
+        if radius > self.u * size:
+            return "no step within the trust region lowers the loss"
+        return (
+            f"a step of radius = {radius:.2g} is lost in the rounding of parameters of norm "
+            f"{size:.2g}; give a larger radius"
+        )
 
     def _judge(self, model: Model, z: np.ndarray, f: float, g: np.ndarray) -> tuple[float, float]:
         """Judge how much the step keeps of the model's promise.

@@ -79,7 +79,14 @@ class Products:
 
     def _length(self, size: Any, reach: Any) -> Any:
         """Return the difference step, of numbers or arrays."""
-        return (self.u * size * reach**self.order) ** (1 / (self.order + 1))
+        power = 1 / (self.order + 1)
+        with np.errstate(over="ignore", under="ignore"):
+            product = np.asarray(self.u * size * np.asarray(reach) ** self.order)
+        lost = (product == 0) | np.isinf(product)  # of numbers whose root is in the range
+        if lost.any():
+            apart = (self.u * size) ** power * np.asarray(reach) ** (self.order * power)
+            return np.where(lost, apart, product**power)
+        return product**power
 
     def noise(self, magnitude: float) -> float:
         """Bound what the products' errors make of zero curvature."""
