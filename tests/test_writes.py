@@ -1,6 +1,8 @@
 """No write is lost: whatever looks as if it could be set takes effect or is refused in words."""
 
+import copy
 import inspect
+import operator
 import pickle
 import threading
 
@@ -363,3 +365,85 @@ def test_writes_to_a_monitor():
 def test_a_call_without_arguments_names_what_was_called():
     with pytest.raises(TypeError, match=r"Optimizer\.step\(\) missing"):
         optkern.Adam([np.ones(2)]).step()
+
+
+GROUPS_WITHOUT_A_LIST = [
+    {"params": np.ones(3), "lr": 0.1},
+    {"params": [np.ones(3)], "weight_decay": np.float64(0.1)},
+    {"params": {"w": np.ones(3)}, "lr": lambda step: 0.1},
+    {"params": [np.ones(3)], "decay_form": "decoupled"},
+]
+
+
+@pytest.mark.parametrize("group", GROUPS_WITHOUT_A_LIST)
+def test_a_group_goes_into_a_list(group):
+    (setting,) = set(group) - {"params"}
+    with pytest.raises(TypeError, match=f"{setting}.*a group goes into a list: "):
+        optkern.AdamW(group)
+    assert optkern.AdamW([group]).step([_like(group["params"])])
+    assert optkern.AdamW({"params": np.ones(3)}).step({"params": np.ones(3)})  # a name as any
+
+
+def _like(params):
+    if isinstance(params, dict):
+        return {name: np.ones_like(array) for name, array in params.items()}
+    return [np.ones_like(a) for a in params] if isinstance(params, list) else np.ones_like(params)
+
+
+@pytest.mark.parametrize("state_dtype", ["int8", "bfloat16"])
+def test_compact_state_says_how_it_is_written(state_dtype):
+    opt = optkern.Adam([np.ones(3, np.float32)], state_dtype=state_dtype)
+    opt.step([np.ones(3, np.float32)])
+    compact = opt.state[0]["exp_avg"]
+    before = np.asarray(compact)
+    for name in ("__imul__", "__iadd__", "__isub__", "__itruediv__", "__ipow__", "__mul__"):
+        with pytest.raises(TypeError, match=r"no operators; np\.asarray"):
+            getattr(operator, name)(compact, 2)
+    with pytest.raises(TypeError, match=r"np\.asarray\(it\) \* 2"):
+        opt.state[0]["exp_avg"] *= 2
+    for name in ("fill", "mean", "dtype"):
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'; np\.asarray\(it\) has"):
+            getattr(compact, name)
+    with pytest.raises(AttributeError, match="no attribute 'exp'"):
+        compact.exp()
+    it = opt.state[0]["exp_avg"]
+    opt.state[0]["exp_avg"] = np.asarray(it) * 2  # as the message says
+    np.testing.assert_array_equal(opt.state[0]["exp_avg"], 2 * before)
+    copied = copy.deepcopy(pickle.loads(pickle.dumps(opt.state[0]["exp_avg"])))
+    np.testing.assert_array_equal(copied, 2 * before)
+
+
+def test_a_gradient_in_a_container_of_its_own_is_told_to_come_out():
+    opt, monitor = optkern.Adam(np.ones(3)), optkern.Monitor()
+    for grads in ([np.ones(3)], (np.ones(3),), {"w": np.ones(3)}):
+        said = rf"got {type(grads).__name__} around one array; .* give the array that is in it"
+        with pytest.raises(TypeError, match=f"Adam: .*{said}"):
+            opt.step(grads)
+        with pytest.raises(TypeError, match=f"Monitor.record: .*{said}"):
+            monitor.record(1.0, grads, opt)
+    with pytest.raises(TypeError, match=r"optkern\.flatten"):
+        opt.step([np.ones(2), np.ones(1)])
+    assert len(monitor) == 0 and opt.step(np.ones(3))
+
+
+def test_reports_are_read_alone(tmp_path):
+    opt = optkern.Adam(np.ones(3))
+    optkern.save(tmp_path / "x.npz", opt)
+    null = optkern.curvature.null(np.eye(3), ["translations"])
+    for report in (opt.thread_report(), optkern.load(tmp_path / "x.npz", opt), null):
+        for name in [*vars(report), "anything"]:
+            with pytest.raises(AttributeError, match="cannot be set"):
+                setattr(report, name, 3)
+        with pytest.raises(AttributeError):
+            del report.anything
+        assert repr(pickle.loads(pickle.dumps(report))) == repr(report)
+    with pytest.raises(AttributeError, match=r"set opt\.num_threads"):
+        opt.thread_report().threads = 3
+
+
+def test_a_groups_dict_is_copied_and_param_groups_is_live():
+    groups = [{"params": [np.ones(3)], "lr": 0.5}]
+    opt = optkern.SGD(groups)
+    groups[0]["lr"] = 0.1  # another optimizer may be made of it
+    opt.step([[np.ones(3)]])
+    assert (opt.params[0] == 0.5).all() and "param_groups has those that are live" in opt.__doc__

@@ -10,6 +10,7 @@ import numpy as np
 from .._interrupts import pass_on
 from ..kernels import buffers, codecs
 from ..kernels.atomic import commit
+from ..kernels.frozen import Frozen
 from ..kernels.rules import OPTION_SLOTS, OPTIONS
 from ..kernels.structures import Label
 from ..optimizers import OF_WEIGHTS, Change, Optimizer, renewed
@@ -35,7 +36,7 @@ class _Found(NamedTuple):
     extra: Any
 
 
-class Report(_Found):
+class Report(Frozen, _Found):
     """What `load` found: a tuple of the first four.
 
     Attributes
@@ -190,7 +191,7 @@ class Fit:
         noted = (self.missing, self.unexpected, self.mismatched)
         missing, unexpected, mismatched = (tuple(dict.fromkeys(names)) for names in noted)
         report = Report(missing, unexpected, mismatched, self.extra)
-        report.lost_callables, report.replaced = self.lost, self.replaced
+        vars(report).update(lost_callables=self.lost, replaced=self.replaced)
         return report
 
     def refuse_differences(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.frozen import Frozen
 from ..kernels.names import hint, spelled
 from .lanczos import check_real, lanczos
 from .operators import Measured, Operator, Point, norm, random_unit, unit_roundoff
@@ -90,7 +91,7 @@ class _Whole(Compression):
         return Measured(found.product * kind(length) + on_modes, found.noise * length, found.kink)
 
 
-class Null:
+class Null(Frozen):
     """Null modes of a function at x; `project` takes them out of its Hessian.
 
     Attributes
@@ -101,16 +102,22 @@ class Null:
         How many are independent: one rotation fewer for atoms in a line.
     """
 
+    instead = "; null(...) makes another"
+    owner: str
+    point: Point
+    modes: np.ndarray
+    k: int
+    _w: np.ndarray
+    _inverse: np.ndarray
+
     def __init__(self, owner: str, point: Point, modes: np.ndarray) -> None:
-        self.owner = owner
-        self.point = point
-        self.modes = modes
-        self.k = k = len(modes)
+        k = len(modes)
         left, sizes, right = np.linalg.svd(modes[:, :k].T)
         polar = left @ right
-        self._w = modes.copy()
-        self._w[:, :k] += polar.T
-        self._inverse = np.linalg.inv(np.eye(k) + (right.T * sizes) @ right)
+        w = modes.copy()
+        w[:, :k] += polar.T
+        inverse = np.linalg.inv(np.eye(k) + (right.T * sizes) @ right)
+        vars(self).update(owner=owner, point=point, modes=modes, k=k, _w=w, _inverse=inverse)
 
     def __repr__(self) -> str:
         return f"Null({self.k} modes of {self.point.n} unknowns)"

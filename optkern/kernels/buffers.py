@@ -85,6 +85,19 @@ def advice(value: Any) -> str:
     return ""
 
 
+def around_one(gradient: Any, parameter: np.ndarray) -> str:
+    """Say of a container around what would be a parameter's gradient that it stands alone."""
+    entries = list(gradient.values()) if isinstance(gradient, Mapping) else gradient
+    if not isinstance(entries, (list, tuple)) or len(entries) != 1:
+        return ""
+    if not isinstance(entries[0], np.ndarray) or entries[0].shape != parameter.shape:
+        return ""
+    return (
+        f" around one array; the parameter was given alone, not in a {type(gradient).__name__}: "
+        "give the array that is in it"
+    )
+
+
 def _whose(array: np.ndarray) -> str:
     """Whose memory an array looks at, where that is another library's: `` memory of Array``."""
     base: Any = array.base
@@ -202,9 +215,9 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
     if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
         few = hasattr(gradient, "toarray")  # SciPy's sparse ones
         rows = ", and opt.step_rows takes some of its rows alone" if few else ""
+        more = f"{around_one(gradient, parameter)}{advice(gradient)}{rows}"
         raise TypeError(
-            f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}"
-            f"{advice(gradient)}{rows}"
+            f"{owner}: {what} must be a NumPy array or None, got {type(gradient).__name__}{more}"
         )
     kind = codecs.kind_of(gradient.dtype)
     if not (np.issubdtype(gradient.dtype, np.floating) or kind):

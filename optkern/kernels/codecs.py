@@ -27,7 +27,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -285,6 +285,9 @@ def _hashed(x: np.ndarray, key: np.uint32) -> np.ndarray:
 # --------------------------------------------------------------------------- a state array
 
 
+_AS_A_WHOLE = "; new ones are written as a whole: opt.state[name][slot] = np.asarray(it) * 2"
+
+
 class Compact:
     """A state array in fewer bits; ``np.asarray`` and `decode` give its float32 values.
 
@@ -314,6 +317,24 @@ class Compact:
             "compact state is not written element by element: read np.array(it), change that, and "
             "give it back, opt.state[name][slot] = values, or it.encode(values)"
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(np.ndarray, name):
+            raise AttributeError(f"compact state has no attribute {name!r}")
+        raise AttributeError(
+            f"compact state has no attribute {name!r}; np.asarray(it) has, an array of its values "
+            f"that is read alone{_AS_A_WHOLE}"
+        )
+
+    def _refuse_operator(self, *args: Any) -> NoReturn:
+        raise TypeError(
+            f"compact state has no operators; np.asarray(it) gives its values{_AS_A_WHOLE}"
+        )
+
+    __getitem__ = _refuse_operator
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __ipow__ = _refuse_operator
+    __add__ = __sub__ = __mul__ = __truediv__ = __pow__ = __matmul__ = _refuse_operator
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __neg__ = __abs__ = _refuse_operator
 
     @classmethod
     def zeros(cls, state_dtype: str, shape: tuple[int, ...], signed: bool) -> Compact:

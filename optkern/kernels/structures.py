@@ -64,6 +64,7 @@ class Structure(Watching, Gathering, Copies):
         self._once = Once()
         self._left: list[Any] = []  # arrays that a rebind has left out
         self.given = self._read(params, what)
+        self._refuse_lone_group()
         self.grouped = is_groups(self.given)
         self.parts: list[Node] = []
         self.overrides: list[dict[str, Any]] = []
@@ -200,6 +201,22 @@ class Structure(Watching, Gathering, Copies):
             if label in known:
                 raise ValueError(f"{self.owner}: two parameters would have the name {label!r}")
             known.add(label)
+
+    def _refuse_lone_group(self) -> None:
+        """Refuse a group's dict that is in no list, told by its numbers and words."""
+        if not isinstance(self.given, Mapping) or "params" not in self.given:
+            return
+        settings = [
+            key
+            for key, value in self.given.items()
+            if key != "params" and (isinstance(value, (numbers.Number, str)) or callable(value))
+        ]
+        if settings:
+            raise TypeError(
+                f"{self.owner}: {self.what} is a dict with the key 'params' and with "
+                f"{settings[0]!r}, as a group of parameters is; a group goes into a list: "
+                f"[{{'params': ..., {settings[0]!r}: ...}}]"
+            )
 
     def _near_params(self, group: Mapping[str, Any]) -> str:
         """Say that a group's key may be meant for 'params', where one is near it."""

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .frozen import Frozen
 from .names import brief, spelled
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def set_num_threads(n: int | None) -> None:
     runtime.set_thread_limit(number or machine_limit(), bool(number))
 
 
-class ThreadReport:
+class ThreadReport(Frozen):
     """How many threads an optimizer's next step uses, and why; ``print`` it.
 
     Attributes
@@ -168,16 +169,30 @@ class ThreadReport:
         The number of steps before which nothing is tried again; None where nothing is measured.
     """
 
+    instead = "; set opt.num_threads"
+    threads: int
+    limit: int
+    reason: str
+    serial_seconds: float | None
+    parallel_seconds: float | None
+    slowdown_seconds: float | None
+    steps: int
+    trials: int
+    next_trial: int | None
+
     def __init__(self, reason: str, limit: int, measured: bool, choice: ThreadChoice) -> None:
-        self.limit = limit
-        self.steps, self.trials = choice.calls, choice.trials
         tried = measured and choice.trials > 0
-        self.serial_seconds = choice.serial if tried else None
-        self.parallel_seconds = choice.parallel if tried else None
-        self.slowdown_seconds = choice.slowdown if tried else None
-        self.next_trial = choice.review if measured else None
-        self.threads = (limit if choice.prefers_many else 1) if measured else limit
-        self.reason = reason or self._measured(choice)
+        vars(self).update(
+            limit=limit,
+            steps=choice.calls,
+            trials=choice.trials,
+            serial_seconds=choice.serial if tried else None,
+            parallel_seconds=choice.parallel if tried else None,
+            slowdown_seconds=choice.slowdown if tried else None,
+            next_trial=choice.review if measured else None,
+            threads=(limit if choice.prefers_many else 1) if measured else limit,
+        )
+        vars(self)["reason"] = reason or self._measured(choice)
 
     def _measured(self, choice: ThreadChoice) -> str:
         if choice.trials == 0:

@@ -59,7 +59,8 @@ def class_document(rule: Rule, own: str | None) -> str:
         "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of",
         "    another library's, what shares writable memory: the buffer protocol,",
         "    __array_interface__, DLPack on CPU. Names are paths: layer1.W, 0.W. A list of dicts",
-        "    is one of groups where a dict has the key 'params', of layers where none has. None is",
+        "    is one of groups where a dict has the key 'params', of layers where none has; a",
+        "    group's numbers are copied: param_groups has those that are live. None is",
         "    no parameter, nor is what a dataclass or named tuple says of a layer: words,",
         "    integers, functions, and fields with metadata {'static': True}.",
     ]
