@@ -663,8 +663,11 @@ def test_a_network_beyond_the_memory(capsys, monkeypatch):
 )
 def test_a_missing_extra_is_one_line(capsys, monkeypatch, module, package):
     monkeypatch.setitem(sys.modules, module, None)
-    line = refused(demo(capsys))
-    assert line == f"optkern demo: error: needs {package}: pip install {package}\n"
+    own = Path(sys.executable).parent
+    for first, pip in ((own, "pip"), (Path("/elsewhere"), f"{sys.executable} -m pip")):
+        monkeypatch.setattr("shutil.which", lambda name, first=first: str(first / name))
+        line = refused(demo(capsys))
+        assert line == f"optkern demo: error: needs {package}: {pip} install {package}\n"
 
 
 def test_only_what_is_used_must_be_installed(capsys, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +157,7 @@ def test_who_is_not_installed_is_said_in_words(monkeypatch, capsys):
 
     monkeypatch.setattr(workers, "find_spec", none_but_numpy)
     monkeypatch.setattr(comparison.sys, "platform", "linux")
+    monkeypatch.setattr("shutil.which", lambda name: str(Path(sys.executable).parent / name))
     arguments = ["--peers", "--quick", "--threads", "1", "--rules", "sgd", "--sizes", "10"]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out

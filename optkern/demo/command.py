@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import optkern
-from optkern.kernels.names import hint
+from optkern.kernels.names import hint, pip_install
 from optkern.kernels.rules import Rule, checked_option
 
 from . import data, training
@@ -188,7 +188,7 @@ def _check_extras(args: argparse.Namespace) -> None:
     if missing:
         *some, last = missing
         names = f"{', '.join(some)} and {last}" if some else last
-        raise DemoError(f"needs {names}: pip install {' '.join(missing)}")
+        raise DemoError(f"needs {names}: {pip_install(*missing)}")
 
 
 def _check_plot(args: argparse.Namespace) -> None:

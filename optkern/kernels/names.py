@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..rules.domains import brief as brief
@@ -164,6 +167,17 @@ def words(name: str, value: object, known: Iterable[str]) -> str:
     """Say that a value is none of the words there are, and which was meant."""
     known = list(known)
     return f"{name} must be one of {', '.join(map(repr, known))}, {got(value, known)}"
+
+
+def pip_install(*packages: str) -> str:
+    """Write the command that installs packages for the Python that runs, as for .venv/bin/optkern.
+
+    The first pip on the way may be another Python's.
+    """
+    found = shutil.which("pip")
+    own = not sys.executable or (found and Path(found).parent == Path(sys.executable).parent)
+    pip = "pip" if own else f"{shlex.quote(sys.executable)} -m pip"
+    return f"{pip} install {shlex.join(packages)}"
 
 
 def said_of_options(message: str, parser: argparse.ArgumentParser) -> str:

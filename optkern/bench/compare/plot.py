@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ...kernels.names import pip_install
 from ..cases import TensorSizes
 from ..options import Parser
 from ..peers import OWN, SIDES
@@ -16,7 +17,7 @@ from ..peers import OWN, SIDES
 def refuse_undrawable(parser: Parser, sizes: Sequence[TensorSizes]) -> None:
     """Before an hour of measurements: there will be something to draw, and something to draw it."""
     if find_spec("matplotlib") is None:
-        parser.error("argument --plot: needs matplotlib (pip install matplotlib)")
+        parser.error(f"argument --plot: needs matplotlib ({pip_install('matplotlib')})")
     if all(len(shape.sizes) > 1 for shape in sizes):
         parser.error("argument --plot: there is no single tensor among --sizes to draw")
 

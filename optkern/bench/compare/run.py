@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ...kernels.names import hint
+from ...kernels.names import hint, pip_install
 from .. import noise
 from ..cases import BIG, CASES, SHAPES, TensorSizes
 from ..machine import machine
@@ -67,7 +67,7 @@ def absent(wanted: Sequence[str]) -> str:
     cpu = f" --extra-index-url {TORCH}" if "torch" in names and sys.platform == "linux" else ""
     return (
         f"not installed, so not measured: {', '.join(names)}; "
-        f"to have them: pip install {' '.join(names)}{cpu}"
+        f"to have them: {pip_install(*' '.join(names).split())}{cpu}"
     )
 
 
