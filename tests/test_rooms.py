@@ -1,5 +1,6 @@
 """The house: imports run downward, rooms use each other's public names, files and classes fit."""
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -44,6 +45,21 @@ def test_docstrings_of_functions_begin_with_a_verb():
         f"{place} {name}: {said}"
         for place, name, said in HOUSE.docstrings()
         if said.split()[0] in NOUNS
+    ]
+    assert found == []
+
+
+# Sentences about numbers, words and flags are rules/domains.py's; the demo's options argparse's.
+SIMPLE = r"must be (True or False|callable|an integer >=|one of '|a finite number|in \[1, 1024)"
+
+
+def test_arguments_are_checked_in_one_place():
+    found = [
+        f"{module.place}: {line.strip()}"
+        for module in HOUSE.modules
+        if module.is_python and module.room != "demo" and module.name != "optkern.rules.domains"
+        for line in module.text.splitlines()
+        if re.search(SIMPLE, line)
     ]
     assert found == []
 

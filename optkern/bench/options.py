@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..kernels.names import hint, said_of_options
-from ..kernels.threads import as_num_threads
+from ..rules.domains import check_threads
 from .cases import CASES, NETWORKS, Case, TensorSizes
 
 
@@ -90,7 +90,7 @@ def one_shape(text: str) -> TensorSizes:
 def threads_of(text: str) -> int:
     """Return a number of threads."""
     try:
-        return as_num_threads("", int(text))
+        return check_threads("", int(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no number of threads from 1 to 1024"

@@ -24,6 +24,7 @@ from .._interrupts import handlers_pass
 from ..kernels.names import brief, spell_names, spelled
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..optimizers.given import warn_of_replaced
+from ..rules.domains import check_flag
 from ..solvers import LBFGS, SAM, NewtonLanczos
 from . import format
 from .partial import Fit, Report, SolverFit, parameters_by_name, parts, plateaus_of
@@ -225,8 +226,7 @@ def _checked_path(owner: str, path: Any, opt: Any, **flags: Any) -> str:
     if not isinstance(opt, (Optimizer, SAM, LBFGS, NewtonLanczos)):
         raise TypeError(f"{owner}: opt must be an optkern optimizer, {no_optimizer(owner, opt)}")
     for flag, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{owner}: {flag} must be True or False, got {brief(value)}")
+        check_flag(owner, flag, value)
     return name
 
 

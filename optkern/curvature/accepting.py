@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..kernels import buffers
-from ..kernels.names import brief, got
+from ..kernels.names import got
+from ..rules.domains import check_count
 from .differences import DifferenceOperator
 from .gradients import FlatGradient
 from .operators import NotSymmetricError, Operator, Point, StructuredOperator, unit_roundoff
@@ -56,7 +57,7 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
         )
     if n is None:
         raise TypeError(f"{owner}: n is needed with a callable operator")
-    return Operator(owner, operator, _count(owner, n), dtype or np.float64)
+    return Operator(owner, operator, check_count(owner, "n", n, 0), dtype or np.float64)
 
 
 def _of_objective(owner: str, at: Any) -> Operator | None:
@@ -95,11 +96,5 @@ def _from_array(owner: str, a: np.ndarray, n: int | None, dtype: Any) -> Operato
 
 
 def _check_n(owner: str, n: int | None, own: int) -> None:
-    if n is not None and _count(owner, n) != own:
+    if n is not None and check_count(owner, "n", n, 0) != own:
         raise ValueError(f"{owner}: n is {n}, but the operator has {own} rows")
-
-
-def _count(owner: str, n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-        raise ValueError(f"{owner}: n must be an integer >= 0, got {brief(n)}")
-    return int(n)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.names import brief, spelled
+from ..kernels.names import spelled
+from ..rules.domains import check_callable, check_count, check_flag, check_real, check_seed
 from .figures import percentage
 from .gradients import FlatGradient
-from .lanczos import check_callable, check_count, check_real
 from .line import LossAlongDirection
 from .operators import Point, norm, random_unit
 
@@ -138,18 +138,17 @@ def ball_sharpness(
     if loss is None or grad is None:
         raise TypeError(f"{owner}: pass loss, x -> float, and grad, x -> gradient")
     rho = check_real(owner, "rho", rho, 0.0, closed=False)
-    if not isinstance(adaptive, (bool, np.bool_)):
-        raise TypeError(f"{owner}: adaptive must be True or False, got {brief(adaptive)}")
+    adaptive = check_flag(owner, "adaptive", adaptive)
     starts = check_count(owner, "starts", starts, 1)
     tol = check_real(owner, "tol", tol, 0.0)
     max_gradients = check_count(owner, "max_gradients", max_gradients, 1)
-    seed = check_count(owner, "seed", seed, 0)
+    seed = check_seed(owner, seed)
     point = Point(owner, x)
     ball = _Ball(
         LossAlongDirection(owner, point, loss, None),
         FlatGradient(owner, grad, point),
         rho,
-        bool(adaptive),
+        adaptive,
     )
     return ball.search(starts, tol, max_gradients, seed)
 

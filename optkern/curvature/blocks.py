@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..kernels.names import brief, passing_on
+from ..rules.domains import check_callable, check_count, check_real
 from .differences import hvp_from_grad
-from .lanczos import Interval, check_callable, check_count, check_real, lanczos
+from .lanczos import Interval, lanczos
 from .operators import Operator, Point, StructuredOperator
 from .trace import Trace, trace
 from .views import block_of, block_slices

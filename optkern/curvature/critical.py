@@ -15,13 +15,12 @@ import numpy as np
 
 from ..kernels.forms import settled
 from ..kernels.names import spelled
-from ..kernels.threads import as_num_threads
+from ..rules.domains import check_callable, check_count, check_real, check_seed, check_threads
 from .consistency import contradiction
 from .differences import DifferenceOperator, as_scale, check_step
 from .escape import way_out
 from .gradients import FlatGradient
 from .judge import Judge
-from .lanczos import check_callable, check_count, check_real
 from .line import LossAlongDirection
 from .operators import Operator, Point, norm
 from .pinned import free_of_absent
@@ -151,8 +150,8 @@ def classify(
     confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
     max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
     memory = check_count(owner, "memory", memory, 0)
-    seed = check_count(owner, "seed", seed, 0)
-    threads = as_num_threads(owner, num_threads)
+    seed = check_seed(owner, seed)
+    threads = check_threads(owner, num_threads)
     step = check_step(owner, step)  # also where exact products make none
     check_callable(owner, hvp=hvp, loss=loss, callback=callback)
     gradient, pinned, (grad, loss, hvp) = free_of_absent(owner, x, point, grad, loss, hvp)

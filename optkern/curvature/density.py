@@ -11,13 +11,13 @@ import numpy as np
 
 from .._interrupts import pass_on
 from ..kernels.flat import arranged
-from ..kernels.names import brief, passing_on, spelled
-from ..kernels.threads import as_num_threads
+from ..kernels.names import passing_on, spelled
 from ..optimizers import Optimizer
 from ..rules import RULES
+from ..rules.domains import check_callable, check_count, check_real, check_seed, check_threads
 from .accepting import as_operator
 from .figures import percent
-from .lanczos import LanczosResult, check_count, check_real, lanczos
+from .lanczos import LanczosResult, lanczos
 from .operators import (
     Measured,
     Operator,
@@ -116,10 +116,7 @@ class SpectralDensity:
         a step, as for the share on one side of a number, the node beside it decides, whatever it
         stands for: for zero see `below` and `above`.
         """
-        if not callable(function):
-            raise TypeError(
-                f"SpectralDensity.mean: function must be callable, got {brief(function)}"
-            )
+        check_callable("SpectralDensity.mean", optional=False, function=function)
         values = np.asarray(function(self.nodes))
         if values.dtype.kind not in "biuf" or values.shape not in ((), self.nodes.shape):
             raise TypeError(
@@ -198,10 +195,10 @@ def spectral_density(
     vectors = check_count(owner, "vectors", vectors, 1)
     points = check_count(owner, "points", points, 2)
     memory = check_count(owner, "memory", memory, 0)
-    seed = check_count(owner, "seed", seed, 0)
-    threads = as_num_threads(owner, num_threads)
-    if width is not None and check_real(owner, "width", width, 0.0) == 0:
-        raise ValueError(f"{owner}: width must be > 0, got {brief(width)}")
+    seed = check_seed(owner, seed)
+    threads = check_threads(owner, num_threads)
+    if width is not None:
+        width = check_real(owner, "width", width, 0.0, closed=False)
     op = _filled(owner, viewed(owner, operator, n, dtype, block, x))
     before = op.products
     op.examine(seed)  # an asymmetric operator has no such density

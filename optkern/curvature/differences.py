@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.names import brief, spelled
-from ..kernels.rules import as_number
+from ..rules.domains import check_real
 from .figures import percentage
 from .gradients import FlatGradient, GradFunction
 from .operators import FEW, Measured, Operator, Point, norm, unit_roundoff
@@ -97,10 +97,7 @@ def check_step(owner: str, step: Any) -> float | None:
     """Check a difference step that a user gives."""
     if step is None:
         return None
-    number = as_number(step)
-    if number is None or not 0 < number < math.inf:
-        raise ValueError(f"{owner}: step must be a finite number > 0, got {brief(step)}")
-    return number
+    return check_real(owner, "step", step, 0.0, closed=False)
 
 
 class DifferenceOperator(Operator):

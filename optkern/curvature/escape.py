@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..kernels import buffers
-from ..kernels.names import got, one_of, spelled
+from ..kernels.names import spelled
+from ..rules.domains import check_callable, check_count, check_real, check_seed, check_word
 from .descent import Descent
-from .lanczos import check_callable, check_count, check_real
 from .line import LossAlongDirection
 from .operators import Point, norm, unit_roundoff
 from .pinned import free_of_absent
@@ -105,13 +105,12 @@ def escape(
     algorithm 1 (noise).
     """
     owner = "escape"
-    if not one_of(by, ways := ("direction", "noise")):
-        raise ValueError(f"{owner}: by must be 'direction' or 'noise', {got(by, ways)}")
+    check_word(owner, "by", by, ("direction", "noise"), "'direction' or 'noise'")
     point = Point(owner, x)
     for label, array in zip(point.structure.labels, point.arrays):
         buffers.check_writable(owner, buffers.named("array", label) + " of x", array)
     max_steps = check_count(owner, "max_steps", max_steps, 1)
-    seed = check_count(owner, "seed", seed, 0)
+    seed = check_seed(owner, seed)
     check_callable(owner, loss=loss, grad=grad)
     if radius is not None:
         radius = check_real(owner, "radius", radius, 0.0, math.inf, closed=False)

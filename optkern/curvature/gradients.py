@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..rules.domains import check_callable
 from .asking import ChangedError, asking
 from .operators import Point, norm, out_of_range, unit_roundoff
 
@@ -24,8 +25,7 @@ class FlatGradient:
     """
 
     def __init__(self, owner: str, grad: GradFunction, point: Point) -> None:
-        if not callable(grad):
-            raise TypeError(f"{owner}: grad must be callable, got {type(grad).__name__}")
+        check_callable(owner, optional=False, grad=grad)
         self.owner = owner
         self.grad = asking("grad", grad, point.structure)
         self.point = point

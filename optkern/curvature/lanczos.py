@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.names import brief, one_of, spelled, words
-from ..kernels.rules import as_number
-from ..kernels.threads import as_num_threads
+from ..kernels.names import spelled
+from ..rules.domains import (
+    check_callable,
+    check_count,
+    check_flag,
+    check_real,
+    check_seed,
+    check_threads,
+    check_word,
+)
 from .accepting import as_operator
 from .figures import percent
 from .operators import Operator, norm
@@ -185,17 +192,15 @@ def lanczos(
     eigenvalues of symmetric matrices with the Lanczos method", 2000.
     """
     owner = "lanczos"
-    if not one_of(which, WHICH):
-        raise ValueError(f"{owner}: {words('which', which, WHICH)}")
+    check_word(owner, "which", which, WHICH)
     k = check_count(owner, "k", k, 1)
-    if not isinstance(certify, (bool, np.bool_)):
-        raise TypeError(f"{owner}: certify must be True or False, got {brief(certify)}")
+    certify = check_flag(owner, "certify", certify)
     tol = check_real(owner, "tol", tol, 0.0)
     confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
     max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
     memory = check_count(owner, "memory", memory, 0)
-    seed = check_count(owner, "seed", seed, 0)
-    threads = as_num_threads(owner, num_threads)
+    seed = check_seed(owner, seed)
+    threads = check_threads(owner, num_threads)
     check_callable(owner, callback=callback)
     op = as_operator(owner, operator, n, dtype)
     if k > max(op.n, 1):
@@ -433,47 +438,3 @@ def relation(sign: int, value: float, bound: float) -> str:
     if abs(value - bound) <= 0.1 * abs(value):
         return "="
     return "<=" if sign > 0 else ">="
-
-
-def check_callable(owner: str, **functions: Any) -> None:
-    """Refuse what is neither a function nor None."""
-    for name, function in functions.items():
-        if function is not None and not callable(function):
-            raise TypeError(f"{owner}: {name} must be callable, got {type(function).__name__}")
-
-
-def check_real(
-    owner: str,
-    name: str,
-    value: Any,
-    low: float,
-    high: float = math.inf,
-    closed: bool | None = None,
-) -> float:
-    """Check a finite number in (low, high).
-
-    [low, high) where high is infinite or ``closed`` says.
-    """
-    closed = high == math.inf if closed is None else closed
-    number = as_number(value)
-    if (
-        number is None
-        or not (low < number < high or (closed and number == low))
-        or math.isinf(number)
-    ):
-        left, came = "[" if closed else "(", brief(value)
-        raise ValueError(
-            f"{owner}: {name} must be a finite number in {left}{low:g}, {high:g}), got {came}"
-        )
-    return number
-
-
-def check_count(owner: str, name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)):
-        raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {brief(value)}")
-    whole = not isinstance(value, float) or value.is_integer()
-    fits = name == "seed" or not 2**63 <= value < math.inf  # a C integer holds the others
-    if not (whole and low <= value and fits):
-        below = "" if fits else " and < 2**63"
-        raise ValueError(f"{owner}: {name} must be an integer >= {low}{below}, got {brief(value)}")
-    return int(value)

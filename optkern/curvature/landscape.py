@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels.forms import settled
-from ..kernels.names import brief, got, one_of, spelled
+from ..kernels.names import brief, spelled
+from ..rules.domains import check_callable, check_count, check_real, check_seed, check_word
 from .asking import asking
 from .differences import hvp_from_grad
-from .lanczos import check_callable, check_count, check_real, lanczos
+from .lanczos import lanczos
 from .operators import Operator, Point, StructuredOperator, norm
 from .recurrence import dot
 
@@ -320,17 +321,13 @@ class _Surface:
     ) -> None:
         self.owner, self.given = owner, (x := settled(x))
         self.point = Point(owner, x)
-        if not callable(loss):
-            raise TypeError(f"{owner}: loss must be callable, got {type(loss).__name__}")
-        if not one_of(normalise, NORMALISE):
-            raise ValueError(
-                f"{owner}: normalise must be 'none' or 'filter', {got(normalise, NORMALISE)}"
-            )
+        check_callable(owner, optional=False, loss=loss)
+        check_word(owner, "normalise", normalise, NORMALISE, "'none' or 'filter'")
         if filter_axis not in (0, -1):
             raise ValueError(f"{owner}: filter_axis must be 0 or -1, got {brief(filter_axis)}")
         self.loss = asking("loss", loss, self.point.structure)
         self.normalise, self.filter_axis = normalise, filter_axis
-        self.rng = np.random.default_rng(check_count(owner, "seed", seed, 0))
+        self.rng = np.random.default_rng(check_seed(owner, seed))
         self.x = self.point.vector()
         self.seed = seed
 

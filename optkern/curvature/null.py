@@ -18,7 +18,8 @@ import numpy as np
 
 from ..kernels.frozen import Frozen
 from ..kernels.names import hint, spelled
-from .lanczos import check_real, lanczos
+from ..rules.domains import check_real
+from .lanczos import lanczos
 from .operators import Measured, Operator, Point, norm, random_unit, unit_roundoff
 from .views import Compression, at_point, block_slices
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.names import brief, one_of, spelled, words
-from .lanczos import check_count, check_real
+from ..kernels.names import spelled
+from ..rules.domains import check_count, check_real, check_seed, check_word
 from .operators import Operator, out_of_range, too_small, unit_roundoff
 from .run import LARGEST, smallest_norm
 from .views import viewed
@@ -129,14 +129,13 @@ def trace(
     7.0
     """
     owner = "trace"
-    if not one_of(method, METHODS):
-        raise ValueError(f"{owner}: {words('method', method, METHODS)}")
-    if rtol is not None and check_real(owner, "rtol", rtol, 0.0) == 0:
-        raise ValueError(f"{owner}: rtol must be > 0, got {brief(rtol)}")
+    check_word(owner, "method", method, METHODS)
+    if rtol is not None:
+        rtol = check_real(owner, "rtol", rtol, 0.0, closed=False)
     if matvecs is None:
         matvecs = 60 if rtol is None else 1000
     matvecs = check_count(owner, "matvecs", matvecs, _FEWEST_PRODUCTS[method])
-    seed = check_count(owner, "seed", seed, 0)
+    seed = check_seed(owner, seed)
     op = viewed(owner, operator, n, dtype, block, x)
     if op.n <= (matvecs if rtol is None else min(matvecs, 2 * _PILOT)):
         return _exact_trace(op, op.products)

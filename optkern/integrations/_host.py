@@ -11,8 +11,8 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from ..kernels.names import got
 from ..kernels.rules import Domain, Real
+from ..rules.domains import checked_by
 
 # What pip calls a package that is imported by another name.
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
@@ -76,11 +76,7 @@ def checked_host_argument(owner: str, name: str, domain: Domain, value: Any, mor
 
     ``more`` says what else would have been allowed.
     """
-    good = domain.check(value)
-    if good is None:
-        said = got(value, getattr(domain, "words", ()))
-        raise ValueError(f"{owner}: {name} must be {domain.allowed}{more}, {said}")
-    return good
+    return checked_by(owner, name, value, domain, more=more, wrong_type=ValueError)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

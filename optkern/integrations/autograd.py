@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature.lanczos import check_callable, check_count
 from ..kernels.flat import flatten
 from ..kernels.names import brief, spell_names, spelled
 from ..optimizers import SGD, Adam, Optimizer, RMSprop
+from ..rules.domains import check_callable, check_count
 from ._host import AMOUNT, DECAY_RATE, FINITE, SHARE, Objective, checked_host_argument, host
 
 MINIMUM = "1.7"
@@ -125,8 +125,7 @@ def _iterate_from(
     step_size: Number,
     options: dict[str, Any],
 ) -> Any:
-    if not callable(grad):
-        raise TypeError(f"{name}: grad must be callable, got {type(grad).__name__}")
+    check_callable(name, optional=False, grad=grad)
     check_callable(name, callback=callback)
     num_iters = check_count(name, "num_iters", num_iters, 0)
     ascend, lr = False, step_size
@@ -224,8 +223,7 @@ def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
         result takes it back: ``flatten(params)[1](at.x)``. loss and grad take such vectors; `hvp`
         is exact, at the x given here.
     """
-    if not callable(fun):
-        raise TypeError(f"objective: fun must be callable, got {type(fun).__name__}")
+    check_callable("objective", optional=False, fun=fun)
     flat, unflatten = _autograd("misc").flatten(_nested(x, (_double(leaf) for leaf in _leaves(x))))
     point = np.array(flat, np.float64)
     differential = _autograd("differential_operators")

@@ -27,8 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.names import check_keywords, got, one_of, spell_names, spelled, words
+from ..kernels.names import check_keywords, spell_names, spelled
 from ..optimizers import CLASSES, Optimizer, no_attribute
+from ..rules.domains import check_word
 from ._begun import HEIRS, continue_from, moments
 from ._carried import carry
 from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host
@@ -97,16 +98,13 @@ class MLPOptimizer:
         power_t: float = 0.5,
         **options: Any,
     ) -> None:
-        if not isinstance(rule, str) or rule not in CLASSES:
-            raise ValueError(f"MLPOptimizer: {words('rule', rule, CLASSES)}")
+        check_word("MLPOptimizer", "rule", rule, CLASSES)
         check_keywords(CLASSES[rule].__name__, options, [*_OWN, *_options_of(rule)])
         if callable(schedule):
             lr, schedule = schedule, None
-        elif schedule is not None and not one_of(schedule, _SCHEDULES):
-            raise ValueError(
-                "MLPOptimizer: schedule must be a callable step -> lr or one of "
-                f"{', '.join(_SCHEDULES)}, {got(schedule, _SCHEDULES)}"
-            )
+        elif schedule is not None:
+            allowed = f"a callable step -> lr or one of {', '.join(_SCHEDULES)}"
+            check_word("MLPOptimizer", "schedule", schedule, _SCHEDULES, allowed)
         if callable(lr) and schedule in ("invscaling", "adaptive"):
             raise ValueError(
                 f"MLPOptimizer: schedule={schedule!r} changes a number; lr is a callable, {lr!r}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..rules.domains import check_threads
 from .rules import ROW_RULES, RULES, Rule
-from .threads import as_num_threads, initial_limit, load_engine_passive
+from .threads import initial_limit, load_engine_passive
 
 # First: what the other modules import brings the OpenMP runtime in.
 # ruff: noqa: E402
@@ -25,14 +26,14 @@ runtime.set_thread_limit(*initial_limit())
 
 
 def _run_plan(plan: engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
-    plan.step(gradients, as_num_threads(plan.owner, options["num_threads"]))
+    plan.step(gradients, check_threads(plan.owner, options["num_threads"]))
 
 
 def _rows_kernel(rule: Rule) -> Callable[..., None]:
     name = f"kernels.{rule.name}_rows"
 
     def run(taken: list[Rows], options: dict[str, Any]) -> None:
-        run_taken(rule, taken, options, as_num_threads(name, options.pop("num_threads")))
+        run_taken(rule, taken, options, check_threads(name, options.pop("num_threads")))
 
     return rows_twin(rule, "kernels", run, num_threads=None)
 

@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .names import got
+from ..rules.domains import check_word
 
 SCALED = 256  # elements that share an int8 scale
 HALF = 1 << 31  # in the place of 32 random bits: round to nearest
@@ -80,11 +80,8 @@ def checked_rounding(owner: str, value: Any, master: bool) -> str:
     """Check the option `weight_rounding`: how float16 and bfloat16 parameters are rounded."""
     if value is None:
         return "nearest" if master else "stochastic"
-    words = ("stochastic", "nearest")
-    if not isinstance(value, str) or value not in words:
-        raise ValueError(
-            f"{owner}: weight_rounding must be None, 'stochastic' or 'nearest', {got(value, words)}"
-        )
+    words, allowed = ("stochastic", "nearest"), "None, 'stochastic' or 'nearest'"
+    check_word(owner, "weight_rounding", value, words, allowed)
     if master and value == "stochastic":
         raise ValueError(
             f"{owner}: weight_rounding='stochastic' is not possible with master_weights=True: "

@@ -70,11 +70,6 @@ class NoSuchNameError(KeyError, ValueError):
         return str(self.args[0]) if self.args else ""
 
 
-def one_of(value: object, words: Iterable[str]) -> bool:
-    """Return whether a value of any type is one of these words."""
-    return isinstance(value, str) and value in words
-
-
 def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]:
     """Name the known ones that ``name`` may be meant for: two at the most, the nearest first."""
     known = list(known)
@@ -161,12 +156,6 @@ def _public(space: Mapping[str, Any]) -> Iterable[str]:
         for name, value in space.items()
         if not name.startswith("_") and getattr(value, "__module__", None) == own
     ]
-
-
-def words(name: str, value: object, known: Iterable[str]) -> str:
-    """Say that a value is none of the words there are, and which was meant."""
-    known = list(known)
-    return f"{name} must be one of {', '.join(map(repr, known))}, {got(value, known)}"
 
 
 def pip_install(*packages: str) -> str:

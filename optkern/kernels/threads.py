@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..rules.domains import check_threads
 from .frozen import Frozen
 from .names import brief, spelled
 
@@ -91,28 +91,13 @@ def _read(path: Path) -> str:
         return ""
 
 
-def as_num_threads(owner: str, value: Any) -> int:
-    """Check the ``num_threads`` of a call; the engine takes 0 for None."""
-    if value is None:
-        return 0
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{owner}: num_threads must be an integer or None, got {brief(value)}"
-        ) from None
-    if isinstance(value, bool) or not 1 <= number <= 1024:
-        raise ValueError(f"{owner}: num_threads must be in [1, 1024] or None, got {brief(value)}")
-    return number
-
-
 def initial_limit() -> tuple[int, bool]:
     """Return the limit at import, and whether it is the user's word (``OPTKERN_NUM_THREADS``)."""
     own = os.environ.get("OPTKERN_NUM_THREADS", "")
     if not own:
         return machine_limit(), False
     try:
-        return as_num_threads("OPTKERN_NUM_THREADS", int(own)), True
+        return check_threads("OPTKERN_NUM_THREADS", int(own)), True
     except ValueError:
         raise ValueError(
             f"OPTKERN_NUM_THREADS must be an integer in [1, 1024], got {brief(own)}"
@@ -143,7 +128,7 @@ def set_num_threads(n: int | None) -> None:
     """
     from . import runtime
 
-    number = as_num_threads("set_num_threads", n)
+    number = check_threads("set_num_threads", n)
     runtime.set_thread_limit(number or machine_limit(), bool(number))
 
 

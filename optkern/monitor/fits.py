@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..curvature.figures import percentage
-from ..curvature.lanczos import check_real
 from ..kernels.names import spelled
+from ..rules.domains import check_real
 from .trend import scatter
 
 REMEDIES = {

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..curvature.asking import asking
-from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import Point
 from ..curvature.pinned import Pinned
 from ..kernels.forms import settled
 from ..kernels.names import spelled
 from ..kernels.structures import Structure
 from ..optimizers import Optimizer, not_trained
+from ..rules.domains import check_callable, check_count, check_real, check_seed
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
@@ -135,7 +135,7 @@ class Monitor(Record):
         opt = self.opt if opt is None else checked_optimizer(owner, opt)
         confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
         max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
-        seed = check_count(owner, "seed", seed, 0)
+        seed = check_seed(owner, seed)
         options = {"confidence": confidence, "max_matvecs": max_matvecs, "seed": seed}
         sign = -1.0 if opt is not None and maximizes(inner_of(owner, opt)) else 1.0
         with np.errstate(all="ignore"):  # of a run that overflows

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._recorder import Recorder, real
-from ..curvature.lanczos import check_callable, check_count
 from ..curvature.operators import norm
 from ..kernels import buffers
 from ..kernels.codecs import widened
@@ -30,6 +29,7 @@ from ..kernels.names import hint, spelled
 from ..kernels.structures import Structure
 from ..kernels.turn import refuse_unsaid
 from ..optimizers import Optimizer
+from ..rules.domains import check_callable, check_count
 from ..rules.reductions import LEAST
 from ..solvers import SAM
 from .edge import Edge, Tracker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..kernels.names import got, hint
+from ..kernels.names import hint
 from ..kernels.rules import (
     OPTIONS,
     Numbers,
@@ -13,6 +13,7 @@ from ..kernels.rules import (
     TwoNumbers,
     checked_option,
 )
+from ..rules.domains import checked_by
 from .given import settings_of
 from .words import COUNTED
 
@@ -46,10 +47,7 @@ class Arguments:
         good = {}
         for name, value in settings.items():
             domain = self.rule.settings[name].domain
-            good[name] = domain.check(value)
-            if good[name] is None:
-                said = got(value, getattr(domain, "words", ()))
-                raise ValueError(f"{owner}: {name} must be {domain.allowed}, {said}")
+            good[name] = checked_by(owner, name, value, domain, wrong_type=ValueError)
         return good
 
     def check_group(

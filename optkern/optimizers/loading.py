@@ -10,6 +10,7 @@ import numpy as np
 from ..kernels import buffers, codecs
 from ..kernels.names import brief
 from ..kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked_option
+from ..rules.domains import check_step_count, check_stream_seed
 
 # What the arrays of a compact state are called in a state dict, after its own name.
 PARTS = ("", "_scales")
@@ -42,7 +43,7 @@ class Loaded:
                 f"{self.owner}: the state was saved with state_dtype={saved!r}, "
                 f"this optimizer has state_dtype={own!r}"
             )
-        self.seed = checked_seed(self.owner, state_dict.get("seed", session.seed))
+        self.seed = check_stream_seed(self.owner, state_dict.get("seed", session.seed))
         self.groups = self._check_groups(state_dict["param_groups"])
         self._check_state(state_dict["state"], on)
         self.averages_are_in = state_dict.get("averages_are_in", False)
@@ -66,7 +67,7 @@ class Loaded:
         return {**saved, **{k: v for k, v in own.items() if callable(v)}}, saved
 
     def _count(self, name: str, value: Any) -> int:
-        return checked_count(f"{self.owner}: {name}", value)
+        return check_step_count(f"{self.owner}: {name}", value)
 
     def _check_groups(self, groups: Any) -> list[dict[str, Any]]:
         own = self.session.groups
@@ -231,21 +232,3 @@ def copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
     copy = buffers.zeros_beside(array, values.dtype)
     copy[...] = values
     return copy
-
-
-def checked_count(what: str, value: Any) -> int:
-    """Check a number of steps."""
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not (integer and 0 <= value < 2**53):
-        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {brief(value)}")
-    return int(value)
-
-
-def checked_seed(owner: str, seed: Any) -> int:
-    """Check a seed of random bits."""
-    integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if not (integer and 0 <= seed < 2**64):
-        raise (ValueError if integer else TypeError)(
-            f"{owner}: seed must be an integer in [0, 2**64), got {brief(seed)}"
-        )
-    return int(seed)

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..kernels.atomic import commit, exchange_averages
-from ..kernels.names import brief
 from ..kernels.rules import OPTIONS, Rule
 from ..kernels.structures import Label, Structure
+from ..rules.domains import check_flag, check_step_count
 from .arguments import Arguments
 from .bound import Bound
 from .change import Change, Counts, alone_as, exclusive
 from .given import differing, settings_of, warn_of_replaced
 from .groups import ParamGroup
-from .loading import Loaded, as_saved, checked_count
+from .loading import Loaded, as_saved
 from .planning import Planning
 from .storage import Storage
 from .words import SWAPPED
@@ -177,19 +177,17 @@ class Session(Planning, Storage, Bound, Arguments):
 
     def switch(self, name: str, value: Any) -> None:
         """Set ``follow`` or ``strict_grads``."""
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{self.owner}: {name} must be True or False, got {brief(value)}")
-        setattr(self, name, bool(value))
+        setattr(self, name, check_flag(self.owner, name, value, ValueError))
 
     @alone_as("a write of steps")
     def set_applied(self, value: Any) -> None:
         """Set the calls applied so far."""
-        self.plan.applied = checked_count(f"{self.owner}: steps", value)
+        self.plan.applied = check_step_count(f"{self.owner}: steps", value)
 
     @alone_as("a write of skipped_steps")
     def set_skipped(self, value: Any) -> None:
         """Set the calls skipped so far."""
-        self.plan.skipped = checked_count(f"{self.owner}: skipped_steps", value)
+        self.plan.skipped = check_step_count(f"{self.owner}: skipped_steps", value)
 
     def commit(
         self,

@@ -16,7 +16,8 @@ from ..kernels import buffers, codecs
 from ..kernels.names import NoSuchNameError, brief, hint
 from ..kernels.rules import checked_option
 from ..kernels.structures import Label
-from .loading import checked_count, refuse_impossible, refuse_nonfinite
+from ..rules.domains import check_step_count
+from .loading import refuse_impossible, refuse_nonfinite
 from .session import Session
 
 
@@ -192,7 +193,7 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
             if state.get(name) and value is not None and value is state[name][i]:
                 continue  # `state[label] |= changes` puts back what it has written
             if name == "step":
-                steps[i] = checked_count(f"{owner}: step of {what}", value)
+                steps[i] = check_step_count(f"{owner}: step of {what}", value)
                 started[i] = min(started[i], steps[i])
                 if steps[i] == 0 and "mu_product" not in values:
                     mu_products[i] = 1.0  # of no factors

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernels import buffers
 from ..kernels.atomic import Averaged
-from ..kernels.names import got, one_of
 from ..kernels.rows import step_rows
 from ..kernels.rules import (
     ON_NONFINITE,
     OPTIONS,
     ROW_RULES,
 )
-from ..kernels.threads import ThreadReport, as_num_threads
+from ..kernels.threads import ThreadReport
+from ..rules.domains import check_threads, check_word
 from .session import Session
 
 
@@ -181,7 +181,7 @@ class Stepping:
 
     @num_threads.setter
     def num_threads(self, value: int | None) -> None:
-        self._num_threads = as_num_threads(self._owner, value)
+        self._num_threads = check_threads(self._owner, value)
 
     @property
     def on_nonfinite(self) -> str:
@@ -190,11 +190,8 @@ class Stepping:
 
     @on_nonfinite.setter
     def on_nonfinite(self, value: str) -> None:
-        if not one_of(value, ON_NONFINITE):
-            raise ValueError(
-                f"{self._owner}: on_nonfinite must be one of {', '.join(ON_NONFINITE)}, "
-                f"{got(value, ON_NONFINITE)}"
-            )
+        allowed = f"one of {', '.join(ON_NONFINITE)}"
+        check_word(self._owner, "on_nonfinite", value, ON_NONFINITE, allowed)
         self._on_nonfinite = ON_NONFINITE.index(value)
 
     def thread_report(self) -> ThreadReport:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import buffers, codecs
-from ..kernels.names import got
 from ..kernels.rules import (
     OPTION_SLOTS,
-    VOCABULARY,
 )
 from ..kernels.structures import Label
-from .loading import PARTS, as_saved, checked_seed, copy_beside
+from ..rules.domains import check_flag, check_stream_seed, check_word
+from .loading import PARTS, as_saved, copy_beside
 from .words import OF_WEIGHTS
 
 
@@ -30,19 +29,13 @@ class Storage:
         self, state_dtype: Any, master_weights: Any, weight_rounding: Any, seed: Any
     ) -> None:
         owner = self.owner
-        known = isinstance(state_dtype, str) and state_dtype in codecs.STATE_DTYPES
-        if state_dtype is not None and not known:
-            allowed = ", ".join(map(repr, codecs.STATE_DTYPES))
-            said = got(state_dtype, codecs.STATE_DTYPES)
-            raise ValueError(f"{owner}: state_dtype must be None, {allowed}, {said}")
-        if VOCABULARY["maximize"].check(master_weights) is None:
-            raise ValueError(
-                f"{owner}: master_weights must be True or False, got {master_weights!r}"
-            )
+        if state_dtype is not None:
+            allowed = f"None, {', '.join(map(repr, codecs.STATE_DTYPES))}"
+            check_word(owner, "state_dtype", state_dtype, codecs.STATE_DTYPES, allowed)
         self.state_dtype: str | None = state_dtype
-        self.master_weights = bool(master_weights)
+        self.master_weights = check_flag(owner, "master_weights", master_weights, ValueError)
         self.weight_rounding = codecs.checked_rounding(owner, weight_rounding, master_weights)
-        self.seed = checked_seed(owner, seed)
+        self.seed = check_stream_seed(owner, seed)
 
     @property
     def draws(self) -> bool:

@@ -1,13 +1,16 @@
 """Argument checks: a domain says what a value may be, checks it, and gives its doubles.
 
 The same domain checks a hyperparameter in the optimizers, the functional twins, the schedules and
-the integrations.
+the integrations. Of what is no hyperparameter the ``check_...`` functions at the end check numbers,
+counts, words, flags and functions, for all rooms; each names who asks, the argument, what came and
+what is allowed. Only what a room alone knows (arrays, operators, models) is checked there.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import operator
 import reprlib
 from collections.abc import Iterable
@@ -143,17 +146,21 @@ class TwoNumbers(Numbers):
 
 
 class Count(NamedTuple):
-    """A positive integer that a double holds exactly."""
+    """An integer from `low` on that a double holds exactly."""
 
     meaning: str
-    allowed: str = "an integer in [1, 2**53]"
+    low: int = 1
+
+    @property
+    def allowed(self) -> str:
+        return f"an integer in [{self.low}, 2**53]"
 
     def check(self, value: Any) -> int | None:
         try:
             number = operator.index(value)
         except TypeError:
             return None
-        return number if 1 <= number <= 2**53 and not isinstance(value, bool) else None
+        return number if self.low <= number <= 2**53 and not isinstance(value, bool) else None
 
     def encode(self, value: int) -> tuple[float, ...]:
         return (float(value),)
@@ -218,8 +225,19 @@ class Cycle(NamedTuple):
 Domain = Real | Numbers | Count | Switch | Choice | Cycle
 
 
-def checked_by(owner: str, name: str, value: Any, domain: Domain, optional: bool = False) -> Any:
+def checked_by(
+    owner: str,
+    name: str,
+    value: Any,
+    domain: Any,
+    optional: bool = False,
+    more: str = "",
+    wrong_type: type[Exception] = TypeError,
+) -> Any:
     """Check a value against a domain; where it is ``optional``, None is one too.
+
+    ``more`` says what else would have been allowed; ``wrong_type`` is raised for what is no number
+    at all in a number's place.
 
     Raises
     ------
@@ -230,9 +248,107 @@ def checked_by(owner: str, name: str, value: Any, domain: Domain, optional: bool
         return None
     good = domain.check(value)
     if good is None:
-        wrong_type = isinstance(domain, (Real, Count)) and not hasattr(value, "__float__")
-        raise (TypeError if wrong_type else ValueError)(
-            f"{owner}: {name} must be {domain.allowed}{' or None' if optional else ''}, "
-            f"{got(value, domain.words if isinstance(domain, Choice) else ())}"
+        no_number = isinstance(domain, (Real, Count)) and not hasattr(value, "__float__")
+        raise (wrong_type if no_number else ValueError)(
+            f"{owner}: {name} must be {domain.allowed}{' or None' if optional else ''}{more}, "
+            f"{got(value, getattr(domain, 'words', ()))}"
         )
     return good
+
+
+# --------------------------------------------------------------------------- other arguments
+
+
+def check_real(
+    owner: str,
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    closed: bool | None = None,
+) -> float:
+    """Check a finite number in (low, high).
+
+    [low, high) where high is infinite or ``closed`` says.
+    """
+    closed = high == math.inf if closed is None else closed
+    domain = Real("", low, high, open_low=not closed, open_high=True)
+    number = domain.check(value)
+    if number is None:
+        raise ValueError(f"{owner}: {name} must be {domain.allowed}, got {brief(value)}")
+    return number
+
+
+def check_count(owner: str, name: str, value: Any, low: int, below: int | None = 2**63) -> int:
+    """Check an integer from ``low`` on; a float may stand for it. C's integers end ``below``."""
+    kinds: tuple[Any, ...] = (float, numbers.Integral)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {brief(value)}")
+    whole = not isinstance(value, float) or value.is_integer()
+    fits = not (math.inf if below is None else below) <= value < math.inf
+    if not (whole and low <= value and fits):
+        bound = "" if fits else " and < 2**63"
+        raise ValueError(f"{owner}: {name} must be an integer >= {low}{bound}, got {brief(value)}")
+    return int(value)
+
+
+def check_seed(owner: str, seed: Any) -> int:
+    """Check a seed of NumPy's generators: an integer >= 0, however long."""
+    return check_count(owner, "seed", seed, 0, below=None)
+
+
+def check_stream_seed(owner: str, seed: Any) -> int:
+    """Check a seed of the random bits that round: 64 of them."""
+    integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not (integer and 0 <= seed < 2**64):
+        raise (ValueError if integer else TypeError)(
+            f"{owner}: seed must be an integer in [0, 2**64), got {brief(seed)}"
+        )
+    return int(seed)
+
+
+def check_step_count(what: str, value: Any) -> int:
+    """Check a number of steps that have been taken."""
+    integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (integer and 0 <= value < 2**53):
+        raise ValueError(f"{what} must be an integer >= 0 and < 2**53, got {brief(value)}")
+    return int(value)
+
+
+def check_threads(owner: str, value: Any) -> int:
+    """Check the ``num_threads`` of a call; the engine takes 0 for None."""
+    if value is None:
+        return 0
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{owner}: num_threads must be an integer or None, got {brief(value)}"
+        ) from None
+    if isinstance(value, bool) or not 1 <= number <= 1024:
+        raise ValueError(f"{owner}: num_threads must be in [1, 1024] or None, got {brief(value)}")
+    return number
+
+
+def check_flag(owner: str, name: str, value: Any, error: type[Exception] = TypeError) -> bool:
+    """Check True or False; ``error`` is raised on anything else."""
+    good = Switch("").check(value)
+    if good is None:
+        raise error(f"{owner}: {name} must be True or False, got {brief(value)}")
+    return good
+
+
+def check_word(owner: str, name: str, value: Any, words: Iterable[str], allowed: str = "") -> str:
+    """Check one of a few words; ``allowed`` names them where a list in quotes reads badly."""
+    words = tuple(words)
+    if not (isinstance(value, str) and value in words):
+        allowed = allowed or f"one of {', '.join(map(repr, words))}"
+        raise ValueError(f"{owner}: {name} must be {allowed}, {got(value, words)}")
+    return value
+
+
+def check_callable(owner: str, optional: bool = True, **functions: Any) -> None:
+    """Refuse what is no function; None passes where it is ``optional``."""
+    for name, function in functions.items():
+        if not callable(function) and not (optional and function is None):
+            raise TypeError(f"{owner}: {name} must be callable, got {type(function).__name__}")

@@ -8,28 +8,11 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import MISSING
 from typing import Any
 
-from ..kernels.names import brief, got
-from ..kernels.rules import Choice, Real, Switch
+from ..rules.domains import Choice, Count, Real, Switch, brief, checked_by
 
 Operand = float | Callable[[int], float]
 
-
 _LAST_STEP = 2**53  # as for the optimizers' step counts
-
-
-class _Steps:
-    """A number of steps that a double holds exactly."""
-
-    def __init__(self, low: int) -> None:
-        self.low = low
-        self.allowed = f"an integer in [{low}, 2**53]"
-
-    def check(self, value: Any) -> int | None:
-        try:
-            number = operator.index(value)
-        except TypeError:
-            return None
-        return number if self.low <= number <= _LAST_STEP and not isinstance(value, bool) else None
 
 
 class _Milestones:
@@ -92,10 +75,10 @@ _POSITIVE = Real("", 0.0, open_low=True)
 _NOT_NEGATIVE = Real("", 0.0)
 
 
-_COUNT = _Steps(1)
+_COUNT = Count("")
 
 
-_LENGTH = _Steps(0)
+_LENGTH = Count("", 0)
 
 
 _SWITCH = Switch("")
@@ -127,12 +110,7 @@ _VOCABULARY: dict[str, Any] = {
 
 
 def _checked_argument(owner: str, name: str, value: Any, domain: Any) -> Any:
-    good = domain.check(value)
-    if good is None:
-        wrong_type = isinstance(domain, Real) and not hasattr(value, "__float__")
-        raise (TypeError if wrong_type else ValueError)(
-            f"{owner}: {name} must be {domain.allowed}, {got(value, getattr(domain, 'words', ()))}"
-        )
+    good = checked_by(owner, name, value, domain)
     return None if good is MISSING else good
 
 

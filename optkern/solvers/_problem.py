@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ..curvature.asking import ChangedError, refuse_replaced
-from ..curvature.lanczos import check_count
 from ..curvature.operators import Point, out_of_range
 from ..curvature.recurrence import dot
 from ..kernels import buffers
@@ -21,6 +20,7 @@ from ..kernels.names import hint
 from ..kernels.turn import Turn
 from ..optimizers.given import differing, warn_of_replaced, written
 from ..optimizers.refused import Params
+from ..rules.domains import check_callable, check_count
 
 Closure = Callable[[], tuple[Any, Any]]
 
@@ -177,7 +177,7 @@ class CountedClosure:
     """A user's closure as a function of flat vectors; counts its calls."""
 
     def __init__(self, point: Parameters, closure: Closure) -> None:
-        check_closure(point.owner, closure)
+        check_callable(point.owner, optional=False, closure=closure)
         self.point = point
         self.closure = closure
         self.gradients = 0
@@ -216,11 +216,6 @@ class CountedClosure:
 def largest(x: np.ndarray) -> float:
     """Return the largest magnitude in a vector; 0 for one without elements."""
     return float(np.abs(x).max(initial=0.0))
-
-
-def check_closure(owner: str, closure: Any) -> None:
-    if not callable(closure):
-        raise TypeError(f"{owner}: closure must be callable, got {type(closure).__name__}")
 
 
 def check_loaded(owner: str, solver: str, loaded: Any, keys: set[str]) -> None:

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.operators import unit_roundoff
 from ..curvature.recurrence import dot, scale, subtract
 from ..kernels.atomic import commit
-from ..kernels.names import got, spelled
-from ..kernels.threads import as_num_threads
+from ..kernels.names import spelled
 from ..kernels.turn import Turn
+from ..rules.domains import check_callable, check_count, check_real, check_threads, check_word
 from ._problem import (
     Callback,
     Closure,
@@ -133,13 +132,10 @@ class LBFGS(Solver):
         self._tolerance_grad = check_real(owner, "tolerance_grad", self.tolerance_grad, 0.0)
         self._tolerance_change = check_real(owner, "tolerance_change", self.tolerance_change, 0.0)
         self._history = check_count(owner, "history_size", self.history_size, 1)
-        named = isinstance(self.line_search_fn, str) and self.line_search_fn == "strong_wolfe"
-        if not (self.line_search_fn is None or named):
-            raise ValueError(
-                f"{owner}: line_search_fn must be None or 'strong_wolfe', "
-                f"{got(self.line_search_fn, ['strong_wolfe'])}"
-            )
-        self._threads = as_num_threads(owner, self.num_threads)
+        if self.line_search_fn is not None:
+            word, allowed = self.line_search_fn, "None or 'strong_wolfe'"
+            check_word(owner, "line_search_fn", word, ("strong_wolfe",), allowed)
+        self._threads = check_threads(owner, self.num_threads)
 
     # ----------------------------------------------------------------- a call
 

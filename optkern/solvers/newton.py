@@ -9,10 +9,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..curvature.lanczos import check_callable, check_count, check_real
 from ..kernels.names import spelled
-from ..kernels.threads import as_num_threads
 from ..kernels.turn import Turn
+from ..rules.domains import check_callable, check_count, check_real, check_seed, check_threads
 from ._problem import Callback, Closure, CountedClosure, Parameters, Report, Solver
 from .enriched import EnrichedCall, Race
 from .krylov import ExactCall, KrylovCall
@@ -114,8 +113,8 @@ class NewtonLanczos(Solver):
         self._tolerance_grad = check_real(owner, "tolerance_grad", self.tolerance_grad, 0.0)
         self._tolerance_change = check_real(owner, "tolerance_change", self.tolerance_change, 0.0)
         self._check_matvecs = check_count(owner, "check_matvecs", self.check_matvecs, 0)
-        self._seed = check_count(owner, "seed", self.seed, 0)
-        self._threads = as_num_threads(owner, self.num_threads)
+        self._seed = check_seed(owner, self.seed)
+        self._threads = check_threads(owner, self.num_threads)
         check_real(owner, "radius", self.radius, 0.0, math.inf, closed=False)
 
     @spelled

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..curvature.lanczos import check_real
 from ..kernels.names import brief
+from ..rules.domains import check_real
 from ._problem import Parameters
 from ._two_loop import two_loop
 

@@ -10,17 +10,16 @@ import numpy as np
 
 from .. import kernels
 from ..curvature.asking import refuse_replaced
-from ..curvature.lanczos import check_callable, check_count, check_real
 from ..curvature.recurrence import dot
 from ..kernels.atomic import restoring
 from ..kernels.codecs import widened, write_rounded
-from ..kernels.names import brief, spelled
+from ..kernels.names import spelled
 from ..optimizers import Optimizer
 from ..optimizers.given import differing, warn_of_replaced, written
+from ..rules.domains import check_callable, check_count, check_flag, check_real
 from ._problem import (
     Closure,
     Report,
-    check_closure,
     check_loaded,
     largest,
     real_loss,
@@ -89,11 +88,9 @@ class Around:
         if missing:
             raise ValueError(f"{owner}: the dict has no {missing[0]!r}")
         rho = check_real(owner, "rho", loaded["rho"], 0.0)
-        if not isinstance(loaded["adaptive"], (bool, np.bool_)):
-            raise ValueError(f"{owner}: adaptive must be True or False, got {loaded['adaptive']!r}")
         return {
             "rho": self._sam.rho if callable(self._sam.rho) else rho,
-            "adaptive": bool(loaded["adaptive"]),
+            "adaptive": check_flag(owner, "adaptive", loaded["adaptive"], ValueError),
             "gradients": check_count(owner, "gradients", loaded["gradients"], 0),
         }
 
@@ -196,8 +193,7 @@ class SAM:
             raise TypeError(
                 f"{owner}: optimizer must be one of optkern's, got {came.__name__}{more}"
             )
-        if not isinstance(self.adaptive, (bool, np.bool_)):
-            raise ValueError(f"{owner}: adaptive must be True or False, got {brief(self.adaptive)}")
+        check_flag(owner, "adaptive", self.adaptive, ValueError)
         rho = self.rho(self.steps) if callable(self.rho) else self.rho
         return check_real(owner, "rho", rho, 0.0)
 
@@ -225,7 +221,7 @@ class SAM:
             On bad arguments, and what the optimizer raises; the parameters are as they were then.
         """
         rho = self._read_options()
-        check_closure("SAM", closure)
+        check_callable("SAM", optional=False, closure=closure)
         check_callable("SAM", callback=callback)
         before = self.gradients
         self.optimizer.session.find_parameters()

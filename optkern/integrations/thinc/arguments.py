@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ... import optimizers
-from ...kernels.names import got, meant
+from ...kernels.names import meant
 from ...optimizers import CLASSES
 from ...rules import VOCABULARY, Domain, Numbers, Real, Rule
+from ...rules.domains import check_word
 from .._host import AMOUNT, DECAY_RATE, checked_host_argument
 from . import library
 
@@ -82,10 +83,8 @@ def checked_class(
     name: str | None, use_radam: bool, options: dict[str, Any]
 ) -> type[optimizers.Optimizer] | None:
     """Give the class of a rule, None for thinc's; check its options as far as they are numbers."""
-    if name is not None and (not isinstance(name, str) or name not in CLASSES):
-        raise ValueError(
-            f"Optimizer: rule must be None or one of {', '.join(CLASSES)}, {got(name, CLASSES)}"
-        )
+    if name is not None:
+        check_word("Optimizer", "rule", name, CLASSES, f"None or one of {', '.join(CLASSES)}")
     if name is not None and use_radam:
         raise ValueError(f"Optimizer: use_radam=True is thinc's own choice, got rule={name!r} too")
     cls: Any = CLASSES[name] if name else None

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ...curvature.lanczos import check_count
 from ...curvature.operators import norm
 from ...kernels.names import spelled
+from ...rules.domains import check_count
 from .._host import AMOUNT, Objective, checked_host_argument
 from . import library
 from .losses import potential

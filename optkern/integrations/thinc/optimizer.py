@@ -21,9 +21,9 @@ import numpy as np
 
 from ...kernels import buffers
 from ...kernels.atomic import followed
-from ...kernels.threads import as_num_threads
 from ...optimizers import CLASSES, no_attribute
 from ...rules import VOCABULARY, Rule
+from ...rules.domains import check_step_count, check_threads
 from .._host import AMOUNT, checked_host_argument
 from . import library
 from .arguments import (
@@ -127,7 +127,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             checked_host_argument("Optimizer", name, VOCABULARY["maximize"], value)
         good = {NUMBERS_OF_THINC[k][0]: checked_number(k, value) for k, value in numbers.items()}
         super().__init__(**good, **switches)
-        self._num_threads = as_num_threads("Optimizer", num_threads)
+        self._num_threads = check_threads("Optimizer", num_threads)
         self._fixed = {k: v for k, v in options.items() if not self._is_scheduled(k)}
         self._scheduled = tuple(k for k in options if self._is_scheduled(k))
         for name in self._scheduled:
@@ -263,9 +263,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         """Count the updates so far, as the engine counts them: thinc's RAdam is a step ahead."""
         count = self.nr_update[key]
         if not isinstance(count, (int, np.integer)) or count < 0:
-            raise ValueError(
-                f"Optimizer: nr_update of {key!r} must be an integer >= 0, got {count!r}"
-            )
+            check_step_count(f"Optimizer: nr_update of {key!r}", count)  # which refuses it
         return count + (self._rule is None and rule.name == "radam")
 
     def _bind(self, key: Key, weights: Any, rule: Rule) -> BoundArray:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels.names import got, spelled
+from ...rules.domains import check_count
 from .._host import AMOUNT, Objective, checked_host_argument
 from .library import torch
 from .second_derivatives import ROWS, PlainWeightNorm, compared
@@ -121,10 +122,8 @@ class _TotalLossOfModule:
             )
         if len(X) != len(y) or len(X) == 0:
             raise ValueError(f"objective: X and y must have rows, got {len(X)} and {len(y)}")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise ValueError(
-                f"objective: batch_size must be a positive integer or None, got {batch_size!r}"
-            )
+        if batch_size is not None:
+            batch_size = check_count("objective", "batch_size", batch_size, 1)
         # Of a compiled model the one inside: its graphs cannot be differentiated twice.
         model = getattr(model, "_orig_mod", model)
         for name, p in model.named_parameters():

@@ -85,10 +85,10 @@ def compared(
         return ""
     return (
         "products are not the derivatives of the gradient: "
-        f"{percentage(float(off / max(size, off)))} of one is wrong on some rows. Either an operation of "
-        "the model or of loss_fn has a wrong second derivative in torch, or something hides from "
-        "autograd that the parameters matter (detach, round). Differences of the gradient do not "
-        "meet it: classify(at.x, at.grad, loss=at.loss)"
+        f"{percentage(float(off / max(size, off)))} of one is wrong on some rows. Either an "
+        "operation of the model or of loss_fn has a wrong second derivative in torch, or something "
+        "hides from autograd that the parameters matter (detach, round). Differences of the "
+        "gradient do not meet it: classify(at.x, at.grad, loss=at.loss)"
     )
 
 
