@@ -1,4 +1,4 @@
-"""Old names of modules, by which pickles written before find their classes."""
+"""Old names of modules and classes, by which pickles written before find their classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ MOVED = {
     "optkern.kernels._structures": "optkern.kernels.structures",
     "optkern.kernels._turn": "optkern.kernels.turn",
 }
+# What a pickled row is made of: (module, old name) -> new name.
+RENAMED = {
+    ("optkern.rules.domains", "Pair"): "TwoNumbers",
+    ("optkern.rules.row", "Setting"): "ClassKeyword",
+}
 
 
 def keep_old_names() -> None:
-    """Let the old names stand for the modules, once these are imported."""
+    """Let the old names stand for modules and classes, once these are imported."""
     sys.modules.update((old, sys.modules[new]) for old, new in MOVED.items())
+    for (module, old), new in RENAMED.items():
+        setattr(sys.modules[module], old, getattr(sys.modules[module], new))

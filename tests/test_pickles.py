@@ -85,6 +85,8 @@ def test_what_was_recorded_and_judged(age):
     assert isinstance(read(age, "sam"), optkern.SAM)
 
 
-def test_each_old_name_is_the_module_of_today():
+def test_each_old_name_is_the_module_or_class_of_today():
     for old, new in _moved.MOVED.items():
         assert sys.modules[old] is sys.modules[new]
+    for (module, old), new in _moved.RENAMED.items():
+        assert getattr(sys.modules[module], old) is getattr(sys.modules[module], new)

@@ -36,11 +36,11 @@ def test_one_word_has_one_meaning():
     assert set(HOUSE.namesakes()) == set(SAME_MEANING)
 
 
-# A docstring says what its function does: with a verb.
+# A docstring says what its function or class does: with a verb.
 NOUNS = ("What", "Whether", "How", "The", "A", "An", "Which", "Where", "Why", "That")
 
 
-def test_docstrings_of_functions_begin_with_a_verb():
+def test_docstrings_begin_with_a_verb():
     found = [
         f"{place} {name}: {said}"
         for place, name, said in HOUSE.docstrings()

@@ -242,12 +242,12 @@ class House:
         ]
 
     def docstrings(self) -> Iterator[tuple[str, str, str]]:
-        """Give every function's first sentence: place, name, sentence."""
+        """Give every function's and class's first sentence: place, name, sentence."""
         for module in self.modules:
             if not module.is_python:
                 continue
             for node in ast.walk(module.tree):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                     said = ast.get_docstring(node)
                     if said:
                         yield f"{module.place}:{node.lineno}", node.name, said.split("\n\n")[0]

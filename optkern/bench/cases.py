@@ -21,7 +21,7 @@ TensorArrays = list[
 
 
 class Case(NamedTuple):
-    """A rule with the options it is measured with."""
+    """Hold a rule with the options it is measured with."""
 
     name: str
     rule: Rule
@@ -52,7 +52,7 @@ CASES = _cases()
 
 
 class TensorSizes(NamedTuple):
-    """The sizes of the tensors of a row, and what the row calls them."""
+    """Hold the sizes of the tensors of a row, and what the row calls them."""
 
     name: str
     sizes: tuple[int, ...]
@@ -127,7 +127,7 @@ def settle_allocator() -> None:
 
 
 class Problem:
-    """The buffers of one row and an optimizer bound to them.
+    """Hold the buffers of one row and an optimizer bound to them.
 
     Parameters
     ----------

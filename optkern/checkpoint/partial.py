@@ -37,7 +37,7 @@ class _Found(NamedTuple):
 
 
 class Report(Frozen, _Found):
-    """What `load` found: a tuple of the first four.
+    """Hold what `load` found: a tuple of the first four.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ def plateaus_of(opt: Saved) -> Iterator[tuple[str, Plateau]]:
 
 
 class Fit:
-    """The part of a file's content that fits an optimizer, and the names of what does not."""
+    """Hold the part of a file's content that fits an optimizer, and the names of what does not."""
 
     def __init__(self, opt: Saved, content: dict[str, Any], params: bool) -> None:
         self.opt: Any = parts(opt)[1]
@@ -405,7 +405,7 @@ class Fit:
 
 
 class SolverFit(Fit):
-    """The same of a solver, whose state is restored as a whole or not at all."""
+    """Do the same for a solver, whose state is restored as a whole or not at all."""
 
     def load_state(self, strict: bool) -> None:
         try:

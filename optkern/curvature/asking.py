@@ -12,7 +12,7 @@ from ..kernels.structures import Structure
 
 
 class ChangedError(ValueError):
-    """Says that a user's function has replaced or rewritten arrays that it may only read."""
+    """Say that a user's function has replaced or rewritten arrays that it may only read."""
 
 
 def refuse_replaced(name: str, given: Structure, way_out: str = "") -> None:

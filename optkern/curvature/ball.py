@@ -22,7 +22,7 @@ _BALL_STREAM = 0xBA11
 
 @dataclass(frozen=True, eq=False)
 class BallSharpness:
-    """The largest loss that was found in a ball around x.
+    """Hold the largest loss that was found in a ball around x.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ def ball_sharpness(
 
 
 class _Ball:
-    """A ball of radius rho in u, for x + scale * u."""
+    """Hold a ball of radius rho in u, for x + scale * u."""
 
     def __init__(
         self, line: LossAlongDirection, gradient: FlatGradient, rho: float, adaptive: bool

@@ -18,7 +18,7 @@ from .views import block_of, block_slices
 
 @dataclass(frozen=True)
 class Block:
-    """A diagonal block of the Hessian.
+    """Hold a diagonal block of the Hessian.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The diagonal blocks of a Hessian; `print` it for the table.
+    """Hold the diagonal blocks of a Hessian; `print` it for the table.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ SAME = 0.15  # relative: ratios at two lengths that are one ratio
 
 
 class _Change(NamedTuple):
-    """What the loss changes by along a way, what the gradient says, and by how much 1/2 x'x."""
+    """Hold the loss's change along a way, the gradient's word on it, and 1/2 x'x's share."""
 
     found: float
     claimed: float
@@ -102,7 +102,7 @@ def loss_against_gradient(
 
 
 class _Ways:
-    """The loss and its gradient along lines through x."""
+    """Hold the loss and its gradient along lines through x."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ _SPACING = 0.6  # a Gaussian's width over the distance of nodes: with less a smo
 
 @dataclass(frozen=True, eq=False)
 class SpectralDensity:
-    """The spectral density of a symmetric operator, by stochastic Lanczos quadrature.
+    """Hold the spectral density of a symmetric operator, by stochastic Lanczos quadrature.
 
     Attributes
     ----------
@@ -349,7 +349,7 @@ def sharpness(
 
 @dataclass(frozen=True, eq=False)
 class StableLR:
-    """The largest stable learning rate; ``float(...)`` gives the certified one.
+    """Hold the largest stable learning rate; ``float(...)`` gives the certified one.
 
     Attributes
     ----------

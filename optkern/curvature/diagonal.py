@@ -20,7 +20,7 @@ _FEWEST_VECTORS = 8  # vectors before a standard error is believed
 
 @dataclass(frozen=True, eq=False)
 class Diagonal:
-    """A diagonal with its error bars; ``numpy.asarray(...)`` gives the values.
+    """Hold a diagonal with its error bars; ``numpy.asarray(...)`` gives the values.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ MOST_STEPS_DOWN = 100  # steps down from a saddle, at the most
 
 @dataclass(frozen=True)
 class Escape:
-    """What `escape` did; `print` it for the sentence.
+    """Hold what `escape` did; `print` it for the sentence.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ GradFunction = Callable[[Any], Any]
 
 
 class FlatGradient:
-    """A user's gradient as a function of flat vectors, in the widest dtype it answers in.
+    """Call a user's gradient on flat vectors, in the widest dtype it answers in.
 
     It is asked with float64 arrays first; where it answers in float64, differences are taken
     there, whatever x is stored in.

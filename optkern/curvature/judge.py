@@ -22,7 +22,7 @@ SMALL = 200
 
 
 class Judge:
-    """Looks at a run after its products and says when the curvature is decided."""
+    """Look at a run after its products and say when the curvature is decided."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class LanczosResult:
-    """What `lanczos` found; `print` it for the sentence.
+    """Hold what `lanczos` found; `print` it for the sentence.
 
     An end that was not asked for has None and infinite bounds.
 
@@ -222,7 +222,7 @@ def lanczos(
 
 
 class Search:
-    """Which pairs a run is for, and when it has them."""
+    """Say which pairs a run is for, and when it has them."""
 
     def __init__(
         self, run: LanczosRun, signs: tuple[int, ...], k: int, tol: float, certify: bool
@@ -277,7 +277,7 @@ def _start(owner: str, start: Any, op: Operator) -> np.ndarray | None:
 
 
 class Checks:
-    """When to look at a run, and whether its operator is symmetric at all."""
+    """Say when to look at a run, and whether its operator is symmetric at all."""
 
     def __init__(self, run: LanczosRun) -> None:
         self.run = run

@@ -32,7 +32,7 @@ DIRECTION_KINDS = ("random", "eigenvectors")
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The loss along a line; `plot` draws it.
+    """Hold the loss along a line; `plot` draws it.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The loss over a plane; `plot` draws it.
+    """Hold the loss over a plane; `plot` draws it.
 
     Attributes
     ----------
@@ -308,7 +308,7 @@ def plane(
 
 
 class _Surface:
-    """The loss around a point, and the directions to look in."""
+    """Hold the loss around a point, and the directions to look in."""
 
     def __init__(
         self,

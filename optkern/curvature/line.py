@@ -15,7 +15,7 @@ from .recurrence import dot, subtract
 
 
 class LossAlongDirection:
-    """The loss along a direction from x, from the loss itself or else from gradients."""
+    """Hold the loss along a direction from x, from the loss itself or else from gradients."""
 
     def __init__(
         self,

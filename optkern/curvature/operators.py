@@ -30,7 +30,7 @@ class AbsentError(TypeError):
 
 
 class NotSymmetricError(ValueError):
-    """The operator is not symmetric: it has no real spectrum that Lanczos could find."""
+    """Say that the operator is not symmetric: Lanczos could find no real spectrum."""
 
 
 def unit_roundoff(dtype: Any) -> float:
@@ -72,7 +72,7 @@ def too_small(owner: str, what: str, dtype: Any) -> FloatingPointError:
 
 
 class Point:
-    """A point in any params structure, and the way to flat vectors and back.
+    """Hold a point in any params structure, and the way to flat vectors and back.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class Point:
 
 
 class Measured(NamedTuple):
-    """A product whose error was measured."""
+    """Hold a product whose error was measured."""
 
     product: np.ndarray
     noise: float  # norm of the error, for a unit vector
@@ -165,7 +165,7 @@ class Measured(NamedTuple):
 
 
 class Operator:
-    """A symmetric linear map on dense vectors.
+    """Multiply dense vectors by a symmetric matrix.
 
     Parameters
     ----------

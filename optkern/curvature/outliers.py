@@ -26,7 +26,7 @@ NOTHING = 1e-12  # of a weight: rounding brings in what the start has nothing of
 
 @dataclass(eq=False)
 class _Space:
-    """An eigenvalue that all runs have found, and its eigenspace as far as it is known."""
+    """Hold an eigenvalue that all runs have found, and its eigenspace as far as it is known."""
 
     value: float
     vectors: list[np.ndarray]

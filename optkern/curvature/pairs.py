@@ -123,7 +123,7 @@ def steps_within(owner: str, run: LanczosRun, k: int, memory: int) -> int:
 
 
 class Settling:
-    """Whether what the ends show has stayed while the run went on.
+    """Watch whether what the ends show has stayed while the run went on.
 
     All residuals must have passed, and from then on the values may move by no more than the
     tolerance for some steps more, the guard: half as many as it took and six at least for several

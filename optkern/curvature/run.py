@@ -83,7 +83,7 @@ def refuse_out_of_range(
 
 @dataclass(frozen=True, eq=False)
 class Eigenpair:
-    """An eigenpair as a fresh product saw it.
+    """Hold an eigenpair as a fresh product saw it.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Eigenpair:
 
 
 class LanczosRun:
-    """A Lanczos run that can be looked at after each product.
+    """Run Lanczos so that it can be looked at after each product.
 
     Parameters
     ----------

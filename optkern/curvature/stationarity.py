@@ -57,7 +57,7 @@ LEFT_OF_GRADIENT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Stationarity:
-    """Whether x is a point where the gradient vanishes, and what that rests on.
+    """Hold whether x is a point where the gradient vanishes, and what that rests on.
 
     It is true or false like the bool it stands for, and equal to it.
 
@@ -130,7 +130,7 @@ class Stationarity:
 
 @dataclass(frozen=True, eq=False)
 class Newton:
-    """The step -(|H| + floor)^-1 g within a run's space.
+    """Hold the step -(|H| + floor)^-1 g within a run's space.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ class Newton:
 
 
 class Space:
-    """The space that a run with a basis has spanned: H there, and Newton steps in it.
+    """Hold the space that a run with a basis has spanned: H there, and Newton steps in it.
 
     Where |H| is below what the products' errors could feign, the floor stands for it.
     """
@@ -238,7 +238,7 @@ def fall_along(line: LossAlongDirection, step: np.ndarray) -> tuple[float, float
 
 
 class StationarityTest:
-    """Whether a point is stationary: first by the gradient alone, then by Newton steps.
+    """Test whether a point is stationary: by the gradient alone, then by Newton steps.
 
     Parameters
     ----------

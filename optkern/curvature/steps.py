@@ -30,7 +30,7 @@ _JUMP = 100.0  # roundings: a jump of the gradient is larger
 
 
 class Rung(NamedTuple):
-    """A central difference and what it says about itself."""
+    """Hold a central difference and what it says about itself."""
 
     h: float
     product: np.ndarray
@@ -202,7 +202,7 @@ class Survey:
 
 
 class Ladder:
-    """The best step near a first one, searched down and then up.
+    """Search the best step near a first one, down and then up.
 
     Parameters
     ----------

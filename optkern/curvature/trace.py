@@ -36,7 +36,7 @@ _TRACE_STREAM = 0x5EED4
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace with its error bar; ``float(...)`` gives the value.
+    """Hold a trace with its error bar; ``float(...)`` gives the value.
 
     Attributes
     ----------
@@ -197,7 +197,7 @@ def widening(count: int) -> float:
 
 
 class Spread:
-    """The variance of z'Hz over random signs z, from all elements of z * Hz.
+    """Hold the variance of z'Hz over random signs z, from all elements of z * Hz.
 
     It is twice the sum of the squares beside H's diagonal, and that sum is the sum of the
     variances of the elements of z * Hz. Where few eigenvalues dominate the variance of the few
@@ -230,7 +230,7 @@ class Spread:
 
 
 class _Sketch:
-    """A basis Q of H Omega that grows, and what XTrace needs of H in it.
+    """Hold a basis Q of H Omega that grows, and what XTrace needs of H in it.
 
     As H is symmetric, (H Q)' Omega is Q'(H Omega) = R; H Q is kept for the error alone.
     """

@@ -19,7 +19,7 @@ VERDICT_KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary",
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What `classify` found; `print` it for the sentence, `report()` for all figures.
+    """Hold what `classify` found; `print` it for the sentence, `report()` for all figures.
 
     Attributes
     ----------

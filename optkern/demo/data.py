@@ -21,7 +21,7 @@ LARGEST_VALUE = 1e100
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split and normalised.
+    """Hold a data set, split and normalised.
 
     Attributes
     ----------

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class DemoError(Exception):
-    """A demo that cannot run as asked; the message is one line that says why."""
+    """Say that a demo cannot run as asked, in one line with the reason."""

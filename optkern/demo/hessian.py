@@ -58,7 +58,10 @@ def _loss_derivatives(network: Network, outputs: Array, Ro: Array, y: Array) -> 
 
 
 class _Layer:
-    """A hidden layer with what its backward pass needs: dense, batch normalisation, activation."""
+    """Hold a hidden layer with what its backward pass needs.
+
+    Dense, batch normalisation, activation.
+    """
 
     def __init__(
         self, network: Network, k: int, below: Array, R_below: Array, v: dict[str, Array]

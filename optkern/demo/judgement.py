@@ -19,7 +19,7 @@ from .network import Network, Weights
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on a point, and what leaving it gained where it is a saddle.
+    """Hold the verdict on a point, and what leaving it gained where it is a saddle.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Judgement:
 
 
 class TrainingLoss:
-    """The loss over the whole training set in float64, as `optkern.curvature` takes it.
+    """Evaluate the loss over the whole training set in float64, for `optkern.curvature`.
 
     Batch normalisation uses the set's own statistics, as in training.
     """

@@ -72,7 +72,7 @@ LOSSES = {"cross_entropy": softmax_cross_entropy, "mse": mean_squared_error}
 
 
 class Network:
-    """A multilayer perceptron.
+    """Compute a multilayer perceptron.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ def resume(console: Console, folder: str, done: Mapping[str, int], epochs: int) 
 
 
 class Bars:
-    """A progress bar per rule; where nobody watches, a line when it is done.
+    """Show a progress bar per rule; where nobody watches, a line when it is done.
 
     Parameters
     ----------

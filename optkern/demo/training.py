@@ -71,7 +71,7 @@ def optkern_optimizer(
 
 
 class NumPyUpdate:
-    """The same step, by the NumPy formula of the rule.
+    """Take the same step, by the NumPy formula of the rule.
 
     It calls the formula itself: the checks of `optkern.reference.<rule>` at each step would be
     counted as NumPy's time.
@@ -116,7 +116,7 @@ class NumPyUpdate:
 
 @dataclass
 class TrainingRun:
-    """What a training run leaves behind.
+    """Hold what a training run leaves behind.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train."""
+    """Say how to train."""
 
     hidden: Sequence[int]
     batch: int
@@ -197,7 +197,7 @@ def train(
 
 
 class Checkpoint:
-    """A rule's run on disk: all that it needs to go on after the last whole epoch.
+    """Keep a rule's run on disk: all that it needs to go on after the last whole epoch.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def held_out_score(network: Network, data: Data) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """A rule's two runs.
+    """Hold a rule's two runs.
 
     Attributes
     ----------

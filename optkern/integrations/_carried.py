@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _Task:
-    """A task that enters a context of its own where it runs."""
+    """Run a task in a context of its own, entered where it runs."""
 
     def __init__(self, function: Callable[..., Any], context: AbstractContextManager[Any]) -> None:
         self.function = function

@@ -90,7 +90,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Objective:
-    """A host's model as `optkern.curvature` takes it; unpacks as ``x, loss, grad``.
+    """Hold a host's model as `optkern.curvature` takes it; unpacks as ``x, loss, grad``.
 
     Attributes
     ----------

@@ -33,7 +33,7 @@ def targets(model: Any, y: Any, rows: int) -> np.ndarray:
 
 
 class Total:
-    """The loss of a network summed over all rows, so many at a time."""
+    """Sum the loss of a network over all rows, so many at a time."""
 
     def __init__(self, model: Any, X: Any, y: np.ndarray, rows: int) -> None:
         self.rows = rows

@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray] | list[np.ndarray]
 
 
 class _Updater:
-    """An optkern optimizer, made at the first update; state is kept by name (or position).
+    """Make an optkern optimizer at the first update; keep state by name (or position).
 
     Attributes
     ----------

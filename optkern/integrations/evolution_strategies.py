@@ -29,7 +29,7 @@ _ARGUMENT_DOMAINS = {
 
 @spelled
 class Optimizer(ABC):
-    """What both share: the policy's vector is replaced, and the relative size of the step returned.
+    """Replace the policy's vector, and return the relative size of the step: what both do.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def _sklearn(module: str) -> ModuleType:
 
 
 class MLPOptimizer:
-    """One of optkern's rules as the optimizer of a scikit-learn MLP.
+    """Let one of optkern's rules be the optimizer of a scikit-learn MLP.
 
     ``clf._optimizer = MLPOptimizer("adamw", lr=1e-3)`` before the first `partial_fit`; for `fit`
     see `accelerate`. Picklable along with its model.

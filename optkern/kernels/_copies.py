@@ -22,7 +22,7 @@ NO_CONTENTS = Contents((), (), ())
 
 
 class Copies:
-    """The part of a structure that goes along with a copy."""
+    """Go along with a copy: a part of a structure."""
 
     if TYPE_CHECKING:
         owner: str

@@ -12,7 +12,7 @@ from .forms import Node, Once, is_dataclass, is_sequence
 
 
 class Gathering:
-    """The part of a structure that takes other structures apart in its own order."""
+    """Take other structures apart in the own order: a part of a structure."""
 
     if TYPE_CHECKING:
         owner: str

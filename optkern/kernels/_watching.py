@@ -15,7 +15,7 @@ Found = list[tuple[tuple[Any, ...], Any]]  # the keys down to an array, and the 
 
 
 class Watching:
-    """The part of a structure that knows the user's containers."""
+    """Know the user's containers: a part of a structure."""
 
     if TYPE_CHECKING:
         owner: str

@@ -286,7 +286,7 @@ _AS_A_WHOLE = "; new ones are written as a whole: opt.state[name][slot] = np.asa
 
 
 class Compact:
-    """A state array in fewer bits; ``np.asarray`` and `decode` give its float32 values.
+    """Hold a state array in fewer bits; ``np.asarray`` and `decode` give its float32 values.
 
     Attributes
     ----------

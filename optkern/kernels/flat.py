@@ -39,7 +39,7 @@ def _arranged(arrays: Iterator[Any], structure: Structure, node: Node, like: Any
 
 
 class Flat(NamedTuple):
-    """One vector and the parameters as views of it: ``vector, views = optkern.flatten(params)``.
+    """Hold one vector and views of it: ``vector, views = optkern.flatten(params)``.
 
     Attributes
     ----------

@@ -47,7 +47,7 @@ _STATIC = (
 
 
 class Node(NamedTuple):
-    """A place in a structure: what is there, and under which keys."""
+    """Hold a place in a structure: what is there, and under which keys."""
 
     kind: str  # "array", "none", "static", or the containers "list", "dict" and "fields"
     keys: tuple[Any, ...] = ()
@@ -68,7 +68,7 @@ class Node(NamedTuple):
 
 
 class Once:
-    """What iterators gave, which cannot be asked a second time."""
+    """Keep what iterators gave, which cannot be asked a second time."""
 
     def __init__(self) -> None:
         self._lists: dict[int, tuple[Any, list[Any]]] = {}

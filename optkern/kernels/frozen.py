@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 class Frozen:
-    """A report, which is as it was made; ``instead`` says what is to be written, where anything."""
+    """Refuse writes to a report; ``instead`` says what is to be written, where anything."""
 
     instead = ""
 

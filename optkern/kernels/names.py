@@ -64,7 +64,7 @@ _IMPLEMENTATIONS = ("foreach", "fused", "capturable", "differentiable")
 
 
 class NoSuchNameError(KeyError, ValueError):
-    """A name without a place; in a sentence, which a KeyError alone would put into quotes."""
+    """Say that a name has no place; in a sentence, which a KeyError would quote."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

@@ -30,7 +30,7 @@ from .rows import Rows
 
 
 class Constants:
-    """The derived constants of one step of a rule, as scalars of one dtype.
+    """Hold the derived constants of one step of a rule, as scalars of one dtype.
 
     ``carried`` stays a double: it is not a formula's, it goes into the next step's constants.
     A rule's own constants have the names that its row gives them.

@@ -38,7 +38,7 @@ DEEPEST = 100  # containers in each other
 
 
 class Structure(Watching, Gathering, Copies):
-    """How the user's parameters are arranged.
+    """Know how the user's parameters are arranged.
 
     Parameters
     ----------

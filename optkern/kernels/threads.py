@@ -133,7 +133,7 @@ def set_num_threads(n: int | None) -> None:
 
 
 class ThreadReport(Frozen):
-    """How many threads an optimizer's next step uses, and why; ``print`` it.
+    """Say how many threads an optimizer's next step uses, and why; ``print`` it.
 
     Attributes
     ----------

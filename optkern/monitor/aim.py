@@ -14,7 +14,7 @@ from .settings import maximizes, now
 
 
 class Aim:
-    """What a run minimises, out of what it was given: -loss where it maximizes, plus L2 decay."""
+    """Compute what a run minimises: -loss where it maximizes, plus L2 decay."""
 
     def __init__(self, point: Point, opt: Optimizer | None) -> None:
         self.point, self.sign = point, 1.0

@@ -22,7 +22,7 @@ LOST = 2  # times the loss before, and of the whole fall what is lost: no restar
 
 
 class Raise(NamedTuple):
-    """A recorded rise of lr, and the loss before and since."""
+    """Hold a recorded rise of lr, and the loss before and since."""
 
     record: int  # of the last look before it
     seen: int  # of the first look at the higher one

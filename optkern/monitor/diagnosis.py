@@ -24,7 +24,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a run has stalled, or that it has not; `print` it for the sentence.
+    """Say why a run has stalled, or that it has not; `print` it for the sentence.
 
     Of a run that maximizes all of it, `kind`, figures and verdict, is about the negative loss.
 

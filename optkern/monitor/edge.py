@@ -24,7 +24,7 @@ DISTURBED = 0.1  # of a start's length
 
 
 class Edge(NamedTuple):
-    """What was measured at one record; NaN where it was not to be known."""
+    """Hold what was measured at one record; NaN where it was not to be known."""
 
     record: int
     lr: float
@@ -40,7 +40,7 @@ class Edge(NamedTuple):
 
 
 class Tracker:
-    """The largest eigenvalues of a run, each found from the last one's eigenvector."""
+    """Track the largest eigenvalues of a run, each from the last one's eigenvector."""
 
     def __init__(self, every: int, hvp: Callable[[Any], Any]) -> None:
         self.every, self.hvp = every, hvp

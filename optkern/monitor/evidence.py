@@ -21,7 +21,7 @@ HELD = 10  # times clip_norm that each gradient seen is long where clipping hold
 
 
 class Evidence:
-    """What the looks have seen since a record.
+    """Hold what the looks have seen since a record.
 
     Attributes
     ----------

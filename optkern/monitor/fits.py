@@ -40,7 +40,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class FitComparison:
-    """What is wrong with a fit; `print` it for the sentence.
+    """Say what is wrong with a fit; `print` it for the sentence.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ def compare_fits(
 
 
 class _LossesCompared(NamedTuple):
-    """The losses that are compared."""
+    """Hold the losses that are compared."""
 
     fit: _KnownLoss
     smaller: _KnownLoss | None

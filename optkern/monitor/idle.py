@@ -22,7 +22,7 @@ DIED = 0.1  # of those: fewer are parameters that the loss does not use
 
 
 class Idle(NamedTuple):
-    """What does nothing here, in words, and whether units have died: a rest that is no minimum."""
+    """Name what does nothing here, and whether units have died: a rest that is no minimum."""
 
     text: str
     died: bool

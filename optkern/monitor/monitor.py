@@ -38,7 +38,7 @@ from .trial import sign_or_rate
 
 
 class Monitor(Record):
-    """Records a training run and says why it has stalled.
+    """Record a training run and say why it has stalled.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ RUNS, RUN_LENGTH = 8, 32  # what is looked at: this many arrays' elements, so ma
 
 
 class Look(NamedTuple):
-    """What was seen of the optimizer's work at one record; NaN where it was not to be seen."""
+    """Hold what was seen of the optimizer's work at one record; NaN where it was not to be seen."""
 
     record: int
     lr: float
@@ -54,7 +54,7 @@ class Look(NamedTuple):
 
 
 class Sample:
-    """A few elements out of many arrays, the same ones each time."""
+    """Hold a few elements out of many arrays, the same ones each time."""
 
     def __init__(self, arrays: Sequence[Any], seed: int) -> None:
         self.sizes = _sizes(arrays)

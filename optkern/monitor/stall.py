@@ -75,7 +75,7 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
 
 
 class ByCurvature:
-    """The verdict on a run that no longer falls."""
+    """Judge a run that no longer falls."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ FEWEST = 20  # records; of fewer only a loss that is not finite says something
 
 
 class Trend:
-    """What the losses alone say.
+    """Read what the losses alone say.
 
     Two windows of a quarter of the run each, the last and the one before, are compared by their
     levels; the standard error is that of as many independent numbers.

@@ -18,7 +18,7 @@ STEADY = 0.9  # of the steps
 
 
 class StepsTried(NamedTuple):
-    """What steps at one learning rate came to."""
+    """Hold what steps at one learning rate came to."""
 
     lr: float
     steps: int

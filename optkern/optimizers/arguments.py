@@ -19,7 +19,7 @@ from .words import COUNTED
 
 
 class Arguments:
-    """The part of a session that checks hyperparameters and options."""
+    """Check hyperparameters and options: a part of a session."""
 
     if TYPE_CHECKING:
 

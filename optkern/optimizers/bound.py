@@ -26,7 +26,7 @@ NEW_WAY_OUT = (
 
 
 class Bound:
-    """The part of a session that knows where its parameters are."""
+    """Know where the parameters are: a part of a session."""
 
     if TYPE_CHECKING:
         structure: Structure

@@ -18,7 +18,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class Counts(NamedTuple):
-    """What a plan has counted, per parameter and of calls, and why it refuses steps."""
+    """Hold what a plan has counted, per parameter and of calls, and why it refuses steps."""
 
     steps: Any
     mu_products: Any
@@ -47,7 +47,7 @@ class Counts(NamedTuple):
 
 
 class Change:
-    """What an optimizer is to become.
+    """Prepare what an optimizer is to become.
 
     Parameters
     ----------

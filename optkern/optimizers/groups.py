@@ -20,7 +20,10 @@ from .words import COUNTED
 
 
 class ParamGroup(dict[str, Any]):
-    """The hyperparameters of one group; a write is checked and takes effect at the next step."""
+    """Hold the hyperparameters of one group.
+
+    A write is checked and takes effect at the next step.
+    """
 
     def __init__(self, session: Any, number: int, values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -76,7 +79,7 @@ def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable
 
 
 class InGroup:
-    """The name of a hyperparameter on an optimizer: says where it is, and is never set in vain."""
+    """Say of a hyperparameter's name on an optimizer where it is; it is never set in vain."""
 
     def __init__(self, name: str) -> None:
         self.where = f"a hyperparameter belongs to a group: opt.param_groups[0][{name!r}]"
@@ -89,7 +92,7 @@ class InGroup:
 
 
 class BooleanAttribute:
-    """An attribute that is True or False, checked when it is written."""
+    """Check an attribute that is True or False when it is written."""
 
     def __init__(self, meaning: str) -> None:
         self.__doc__ = meaning
@@ -105,7 +108,7 @@ class BooleanAttribute:
 
 
 class Option:
-    """One of OPTIONS on an optimizer: a write is checked and takes effect at the next step."""
+    """Put one of OPTIONS on an optimizer: a write is checked, for the next step."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -127,7 +130,7 @@ class Option:
 
 
 class _Zeroing(Flag):
-    """The option `zero_grad`, True or False; called, as torch's method is, it zeroes gradients."""
+    """Hold the option `zero_grad`; called, as torch's method is, it zeroes gradients."""
 
     _session: Any
     _signature = inspect.Signature(

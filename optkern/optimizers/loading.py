@@ -17,7 +17,7 @@ PARTS = ("", "_scales")
 
 
 class Loaded:
-    """A state dict, checked against an optimizer before anything is changed."""
+    """Check a state dict against an optimizer before anything is changed."""
 
     def __init__(self, session: Any, state_dict: Mapping[str, Any]) -> None:
         self.session = session

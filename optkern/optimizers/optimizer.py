@@ -30,7 +30,7 @@ CLASSES: dict[str, type[Optimizer]] = {}
 
 
 class Optimizer(Stepping):
-    """What all optimizers share; `optkern.Adam` and the other classes say which rule.
+    """Share what all optimizers do; `optkern.Adam` and the other classes say which rule.
 
     The options around the rule (`clip_norm` and those that follow it) are attributes too. A name
     that none of the library's classes has cannot be set on one: it would be misspelt in vain. A

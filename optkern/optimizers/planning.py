@@ -22,7 +22,7 @@ from .words import OF_WEIGHTS, SWAPPED
 
 
 class Planning:
-    """The part of a session that holds a plan over its parameters, state and counts."""
+    """Hold a plan over parameters, state and counts: a part of a session."""
 
     if TYPE_CHECKING:
 

@@ -27,7 +27,7 @@ INSTEAD = {
 
 
 class Fixed(tuple[Any, ...]):
-    """A tuple of what an optimizer holds that says how to change it where it is written to.
+    """Hold a tuple of an optimizer that says how to change it where it is written to.
 
     ``x[0] *= 2`` changes an array in place and puts the same one back: that is no other one.
     """
@@ -57,14 +57,14 @@ class Fixed(tuple[Any, ...]):
 
 
 class Params(Fixed):
-    """An optimizer's parameters, flat, in their order."""
+    """Hold an optimizer's parameters, flat, in their order."""
 
     __slots__ = ()
     name = "params"
 
 
 class ParamGroups(Fixed):
-    """An optimizer's groups, a dict of hyperparameters each."""
+    """Hold an optimizer's groups, a dict of hyperparameters each."""
 
     __slots__ = ()
     name = "param_groups"

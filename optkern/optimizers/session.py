@@ -34,7 +34,7 @@ KEPT = (
 
 
 class Session(Planning, Storage, Bound, Arguments):
-    """An optimizer's parameters, state, counts and values, and the plan that steps with them.
+    """Hold an optimizer's parameters, state, counts and values, and the plan over them.
 
     Parameters
     ----------

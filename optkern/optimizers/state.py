@@ -22,7 +22,7 @@ from .session import Session
 
 
 class _View(dict[Any, Any]):
-    """A dict over an optimizer's state: what is not a write or a reset of it is refused."""
+    """Show an optimizer's state as a dict: what is not a write or a reset of it is refused."""
 
     _session: weakref.ref[Session]
 
@@ -67,7 +67,7 @@ class _View(dict[Any, Any]):
 
 
 class StateView(_View):
-    """The state of every parameter, by position or name; `ParameterState` has one parameter's.
+    """Show every parameter's state, by position or name; `ParameterState` has one's.
 
     ``del state[name]`` and ``state.clear()`` let it begin anew, as `Optimizer.reset` does.
     """
@@ -106,7 +106,7 @@ class StateView(_View):
 
 
 class ParameterState(_View):
-    """One parameter's ``step``, its state arrays, live, and what else its rule counts.
+    """Show one parameter's ``step``, its state arrays, live, and what its rule counts.
 
     A write is checked as a load would be, and must be finite; it is copied, and takes effect at the
     next step.

@@ -18,7 +18,7 @@ from .session import Session
 
 
 class Stepping:
-    """The part of an optimizer that updates parameters."""
+    """Update parameters: a part of an optimizer."""
 
     if TYPE_CHECKING:
         _session: Session

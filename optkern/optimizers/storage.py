@@ -18,7 +18,7 @@ from .words import OF_WEIGHTS
 
 
 class Storage:
-    """The part of a session that makes state arrays."""
+    """Make state arrays: a part of a session."""
 
     if TYPE_CHECKING:
 

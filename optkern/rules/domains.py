@@ -78,7 +78,7 @@ def as_number(value: Any) -> float | None:
 
 
 class Real(NamedTuple):
-    """A real number in an interval; a finite one, unless `infinite`."""
+    """Allow a real number in an interval; a finite one, unless `infinite`."""
 
     meaning: str
     low: float
@@ -107,7 +107,7 @@ class Real(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Some real numbers together, each in an interval of its own, such as a rule's three betas."""
+    """Allow real numbers together, each in its own interval, such as a rule's three betas."""
 
     meaning: str
     parts: tuple[Real, ...]
@@ -133,7 +133,7 @@ _COUNTS = {2: "two", 3: "three", 4: "four"}
 
 
 class TwoNumbers(Numbers):
-    """Two numbers of one interval, such as Adam's betas."""
+    """Allow two numbers of one interval, such as Adam's betas."""
 
     __slots__ = ()
 
@@ -146,7 +146,7 @@ class TwoNumbers(Numbers):
 
 
 class Count(NamedTuple):
-    """An integer from `low` on that a double holds exactly."""
+    """Allow an integer from `low` on that a double holds exactly."""
 
     meaning: str
     low: int = 1
@@ -167,14 +167,14 @@ class Count(NamedTuple):
 
 
 class Flag(int):
-    """True or False where a bool will not do, because it is to have methods."""
+    """Hold True or False where a bool will not do, because it is to have methods."""
 
     def __repr__(self) -> str:
         return repr(bool(self))
 
 
 class Switch(NamedTuple):
-    """On or off."""
+    """Allow on or off."""
 
     meaning: str
     allowed: str = "True or False"
@@ -189,7 +189,7 @@ class Switch(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of a few words; the order is the order of the enum in _constants.pxd."""
+    """Allow one of a few words; the order is that of the enum in _constants.pxd."""
 
     meaning: str
     words: tuple[str, ...]
@@ -206,7 +206,7 @@ class Choice(NamedTuple):
 
 
 class Cycle(NamedTuple):
-    """How often, and how far: Lookahead's k and alpha."""
+    """Allow how often, and how far: Lookahead's k and alpha."""
 
     meaning: str
     allowed: str = "a pair (k, alpha), k an integer in [1, 2**53], alpha a finite number in (0, 1]"

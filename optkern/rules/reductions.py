@@ -12,7 +12,7 @@ RESCUE, LEAST = 600, 2.0**-900  # as in kernels/_wide.pxd
 
 
 class Norm(float):
-    """A norm as a number: infinite where it exceeds the largest double.
+    """Hold a norm as a number: infinite where it exceeds the largest double.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ MAX_STATE = 4  # state arrays of a rule: with these, MAX_STREAMS in kernels/span
 
 
 class Slot(NamedTuple):
-    """A state array of a rule, shaped like its parameter.
+    """Hold a state array of a rule, shaped like its parameter.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Slot(NamedTuple):
 
 
 class ClassKeyword(NamedTuple):
-    """A keyword of a rule's class that is none of its hyperparameters.
+    """Hold a keyword of a rule's class that is none of its hyperparameters.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ def _no_conflict(values: Values) -> str | None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rule:
-    """One row of the table.
+    """Hold one row of the table.
 
     Attributes
     ----------

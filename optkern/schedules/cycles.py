@@ -110,7 +110,7 @@ class Cyclic(Schedule):
 
 @_made_schedule
 class Noam(Schedule):
-    """The transformer's: up in proportion to the step, then down with its inverse square root.
+    """Rise in proportion to the step, then fall with its inverse square root: the transformer's.
 
     ``factor * d_model**-0.5 * min(s**-0.5, s * warmup_steps**-1.5)`` with ``s = step + 1``.
 

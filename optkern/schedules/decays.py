@@ -13,7 +13,7 @@ from .shapes import _half_cosine, _mix, _times_power
 
 @_made_schedule
 class Constant(Schedule):
-    """The same value at every step: ``lr``.
+    """Give the same value at every step: ``lr``.
 
     >>> from optkern.schedules import Constant
     >>> Constant(0.1)(1000)

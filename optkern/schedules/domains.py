@@ -31,7 +31,7 @@ class _Milestones:
 
 
 class _Operands:
-    """A number, or a schedule or another function that gives one at each step."""
+    """Allow a number, or a schedule or another function that gives one at each step."""
 
     allowed = "a finite number, a schedule or a callable step -> number"
 

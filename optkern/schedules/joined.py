@@ -13,7 +13,7 @@ from .kinds import FunctionOfStep, Schedule, _at, _length, _made_schedule
 
 @_made_schedule
 class Join(Schedule):
-    """One schedule after the other; see `join`.
+    """Follow one schedule after the other; see `join`.
 
     >>> from optkern.schedules import join
     >>> join([0.1, 0.01], [100])(100)

@@ -41,7 +41,7 @@ def _length(operand: Any) -> int:
 
 
 class FunctionOfStep:
-    """A frozen function of the step: its fields checked, printed, drawn."""
+    """Freeze a function of the step: its fields checked, printed, drawn."""
 
     gives_pairs: ClassVar[bool] = False  # not numbers, which is what others are made of
     _own: ClassVar[Mapping[str, Any]] = {}  # fields that mean something else here
@@ -119,7 +119,7 @@ def _made_schedule(cls: type[_Kind]) -> type[_Kind]:
 
 
 class Schedule(FunctionOfStep, ABC):
-    """What every schedule of numbers can do: be called, drawn, and calculated with.
+    """Share what every schedule of numbers can do: be called, drawn, calculated with.
 
     ``schedule(step)`` is the value after ``step`` completed steps, 0 at the first. Schedules,
     numbers and functions of the step combine with ``+ - * /``; ``-schedule`` is its negative.
@@ -214,7 +214,7 @@ def _combined(left: Any, operator: str, right: Any) -> Combined:
 
 @_made_schedule
 class Clamp(Schedule):
-    """A schedule kept within [low, high]; None: no bound on that side.
+    """Keep a schedule within [low, high]; None: no bound on that side.
 
     >>> from optkern.schedules import Clamp, Cosine
     >>> Clamp(Cosine(0.1, T_max=10), low=0.01)(10)

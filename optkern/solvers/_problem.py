@@ -27,7 +27,7 @@ Closure = Callable[[], tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Report:
-    """What a call of ``step`` did; `print` it for the sentence.
+    """Hold what a call of ``step`` did; `print` it for the sentence.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ def real_loss(owner: str, loss: Any) -> float:
 
 
 class Parameters(Point):
-    """The user's parameters, to be read and written as one vector of their widest dtype."""
+    """Read and write the user's parameters as one vector of their widest dtype."""
 
     def __init__(self, owner: str, params: Any) -> None:
         super().__init__(owner, params, "params")
@@ -174,7 +174,7 @@ class Parameters(Point):
 
 
 class CountedClosure:
-    """A user's closure as a function of flat vectors; counts its calls."""
+    """Call a user's closure on flat vectors, and count its calls."""
 
     def __init__(self, point: Parameters, closure: Closure) -> None:
         check_callable(point.owner, optional=False, closure=closure)
@@ -250,7 +250,7 @@ def refuse_asked(solver: object, name: str, there: Iterable[str]) -> NoReturn:
 
 
 class SolverSession:
-    """What `optkern.save` and `load` see of a solver: its parameters, options and state.
+    """Show a solver to `optkern.save` and `load`: parameters, options and state.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ class SolverSession:
 
 
 class Solver(ABC):
-    """What `LBFGS` and `NewtonLanczos` share: options that are attributes, counts, their state."""
+    """Share what `LBFGS` and `NewtonLanczos` have: options, counts, their state."""
 
     _options: tuple[str, ...]
     _counts: tuple[str, ...] = ("steps", "iterations", "gradients")
@@ -411,7 +411,7 @@ class Solver(ABC):
 
 
 class SolverCall(ABC):
-    """One call of a solver's ``step``: where it is, and what it has done."""
+    """Run one call of a solver's ``step``: where it is, and what it has done."""
 
     f: float
     g: np.ndarray

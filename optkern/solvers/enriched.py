@@ -41,7 +41,7 @@ SEARCH_TRIALS = 25  # of a step length
 
 @dataclass(frozen=True)
 class Race:
-    """Which kind of step is the rule at present, and since when.
+    """Say which kind of step is the rule at present, and since when.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Race:
 
 
 class EnrichedCall(KrylovCall):
-    """One call of `step` with nothing but gradients."""
+    """Run one call of `step` with nothing but gradients."""
 
     def __init__(self, solver: Any, objective: CountedClosure, callback: Callback | None) -> None:
         super().__init__(solver, objective, callback)

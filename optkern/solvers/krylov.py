@@ -46,7 +46,7 @@ CONFIDENCE = 0.999
 
 
 class Model:
-    """The loss along a Krylov space: f + g'Vy + y'Ty / 2, diagonalised.
+    """Hold the loss along a Krylov space: f + g'Vy + y'Ty / 2, diagonalised.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class Model:
 
 
 class KrylovCall(SolverCall):
-    """One call of `step`."""
+    """Run one call of `step`."""
 
     def __init__(
         self,

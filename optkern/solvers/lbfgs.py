@@ -210,7 +210,7 @@ class LBFGS(Solver):
 
 
 class LBFGSCall(SolverCall):
-    """One call of `step`."""
+    """Run one call of `step`."""
 
     def _iterate(self) -> tuple[str, bool]:
         reason = self._satisfied()

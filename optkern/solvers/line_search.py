@@ -19,7 +19,7 @@ MARGIN = 0.1  # of the bracket, to its ends, where interpolation makes no progre
 
 
 class Trial(NamedTuple):
-    """A point along the direction."""
+    """Hold a point along the direction."""
 
     t: float
     f: float

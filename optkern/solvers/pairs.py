@@ -17,7 +17,7 @@ from ._two_loop import two_loop
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """The inverse Hessian that BFGS makes of some pairs; never changed, only replaced.
+    """Hold the inverse Hessian that BFGS makes of some pairs; never changed, only replaced.
 
     Nocedal, Wright, "Numerical optimization", 2006, algorithm 7.4.
 

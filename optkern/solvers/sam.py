@@ -64,7 +64,7 @@ def move_exactly(
 
 
 class Around:
-    """What `optkern.save` and `load` see of SAM: its own numbers, around the optimizer's state.
+    """Show SAM to `optkern.save` and `load`: its own numbers, around the optimizer's state.
 
     Parameters
     ----------

@@ -26,7 +26,10 @@ BATCH, WIDEST = 128, 4096  # of the matrix product beside a step
 
 
 class Row:
-    """One row of the table: a rule, a shape, a number of threads, and the memory of its arrays."""
+    """Hold one row of the table.
+
+    A rule, a shape, a number of threads, and the memory of its arrays.
+    """
 
     def __init__(
         self, case: Case, shape: TensorSizes, dtype: str, threads: int, memory: int

@@ -24,7 +24,7 @@ REST = 0.03  # seconds: libgomp's threads spin for up to 13 ms before they sleep
 
 
 class WorkerError(Exception):
-    """A peer's process cannot do what it was asked; the message says why."""
+    """Say that a peer's process cannot do what it was asked; the message says why."""
 
 
 def is_installed(package: str) -> bool:
@@ -33,7 +33,7 @@ def is_installed(package: str) -> bool:
 
 
 class Process:
-    """A worker process for the peers of one package."""
+    """Run a worker process for the peers of one package."""
 
     def __init__(self, package: str, threads: int, memory: int) -> None:
         self.package = package
@@ -95,7 +95,7 @@ def environment(threads: int) -> dict[str, str]:
 
 
 class Workers:
-    """The processes of a run with one number of threads, started as they are needed.
+    """Run the processes of one number of threads, started as they are needed.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def serve(package: str, memory: int) -> None:
 
 
 class Worker:
-    """What a worker process can be told to do; the sides of one row live in it together."""
+    """Do what a worker process is told; the sides of one row live in it together."""
 
     def __init__(self, memory: int) -> None:
         self.memory = memory

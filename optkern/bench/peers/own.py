@@ -36,7 +36,7 @@ class Optkern(Peer):
 
 
 class LimitOne(Peer):
-    """The cheapest loop over the same streams, however many tensors they are cut into."""
+    """Run the cheapest loop over the same streams, however many tensors they are cut into."""
 
     name, package, rules = "limit, 1 thread", "optkern", every(*ALL)
     threads = 1

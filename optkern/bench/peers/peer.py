@@ -11,7 +11,7 @@ from .task import Task
 
 
 class Peer:
-    """One side of the comparison, bound to a task's arrays.
+    """Hold one side of the comparison, bound to a task's arrays.
 
     Attributes
     ----------

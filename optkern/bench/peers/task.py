@@ -16,7 +16,7 @@ ALL = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 
 
 class Task:
-    """What a side has to do: a rule with its numbers, over buffers in shared memory.
+    """Describe what a side has to do: a rule with its numbers, over buffers in shared memory.
 
     Parameters
     ----------

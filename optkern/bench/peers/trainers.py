@@ -47,7 +47,7 @@ class Thinc(Peer):
 
 
 class ScikitLearn(Peer):
-    """The optimizers of `MLPClassifier`: NumPy."""
+    """Step with the optimizers of `MLPClassifier`: NumPy."""
 
     name, package = "sklearn", "sklearn"
     rules = every(

@@ -12,7 +12,7 @@ from .with_numpy import folded
 
 
 class Numba(Peer):
-    """One compiled loop per rule, parallel, fastmath.
+    """Step with one compiled loop per rule, parallel, fastmath.
 
     Fastmath divides by a reciprocal estimate and one Newton step: quicker and not exact.
     """
@@ -41,7 +41,7 @@ class Numba(Peer):
 
 
 class NumbaSerial(Numba):
-    """The same loops compiled for one thread: less of a call, for those whose arrays are small."""
+    """Step with the same loops compiled for one thread: less of a call, for small arrays."""
 
     name, spins, parallel = "numba 1t", False, False
 

@@ -16,7 +16,7 @@ THINCS = {"exp_avg": "mom1", "exp_avg_sq": "mom2"}
 
 
 class BoundArray:
-    """One array of a model, bound to the engine with its state and its average."""
+    """Bind one array of a model to the engine with its state and its average."""
 
     __slots__ = ("average", "plan", "rule", "state", "values", "weights")
 

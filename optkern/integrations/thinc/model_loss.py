@@ -129,7 +129,7 @@ def _cast_floats(data: Any, dtype: Any) -> Any:
 
 
 class TotalLoss:
-    """A model's loss and gradient over all of the data, batch by batch."""
+    """Sum a model's loss and gradient over all of the data, batch by batch."""
 
     def __init__(
         self, model: Any, X: Any, Y: Any, loss: Any, L2: float, batch_size: int, dtype: Any

@@ -108,7 +108,7 @@ def _rows(name: str, data: Any) -> Any:
 
 
 class _TotalLossOfModule:
-    """The loss of a copy of a model, summed over all rows, a batch at a time."""
+    """Sum the loss of a copy of a model over all rows, a batch at a time."""
 
     def __init__(self, model: Any, X: Any, y: Any, loss_fn: Any, batch_size: Any) -> None:
         if not isinstance(model, torch.nn.Module):
