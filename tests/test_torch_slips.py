@@ -217,3 +217,17 @@ def test_what_a_sparse_gradients_refusal_advises_works():
         if name == "SGD":
             torch.testing.assert_close(found, expected)
         assert (found[0] != before)[[1, 4]].all() and torch.equal(found[0][0], before[0])
+
+
+def test_no_memory_left_is_said_as_such(monkeypatch):
+    """Not as a tensor that does not share its memory."""
+    opt = ours.Adam(ones(1))
+
+    def fails(tensor):
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(torch.Tensor, "numpy", fails)
+    with pytest.raises(MemoryError, match="parameter 0: std::bad_alloc"):
+        opt.add_param_group({"params": ones(1)})
+    monkeypatch.undo()
+    assert len(opt.param_groups) == 1

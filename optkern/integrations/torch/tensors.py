@@ -22,6 +22,8 @@ def memory(what: str, tensor: Any) -> np.ndarray:
             return tensor.numpy()
         words = tensor.view(torch.int16).numpy()
     except (TypeError, RuntimeError) as error:
+        if "alloc" in str(error):  # as torch says that there is no memory left
+            raise MemoryError(f"{what}: {error}") from None
         raise TypeError(f"{what} does not share its memory: {error}") from error
     try:
         import ml_dtypes
