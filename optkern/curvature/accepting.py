@@ -13,6 +13,8 @@ from .differences import DifferenceOperator
 from .gradients import FlatGradient
 from .operators import NotSymmetricError, Operator, Point, StructuredOperator, unit_roundoff
 
+AT_POINTS = ("sharpness", "trace", "spectral_density", "diagonal")  # those that take x
+
 
 def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = None) -> Operator:
     """Whatever a user may call an operator, as one.
@@ -56,7 +58,8 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
             "come first: (hvp, x=...)"
         )
     if n is None:
-        raise TypeError(f"{owner}: n is needed with a callable operator")
+        way = ", or x, the parameters it takes products at" if owner in AT_POINTS else ""
+        raise TypeError(f"{owner}: n is needed with a callable operator{way}")
     return Operator(owner, operator, check_count(owner, "n", n, 0), dtype or np.float64)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..kernels.names import brief, passing_on
 from ..rules.domains import check_callable, check_count, check_real
 from .differences import hvp_from_grad
-from .lanczos import Interval, lanczos
+from .lanczos import DEFAULTS, Interval, lanczos, search
 from .operators import Operator, Point, StructuredOperator
 from .trace import Trace, trace
 from .views import block_of, block_slices
@@ -201,7 +201,7 @@ def _row(name: str, block: Operator, trace_rtol: float, options: dict[str, Any])
         return Block(
             name, 0, math.nan, math.nan, *2 * ((-math.inf, math.inf),), Trace(0, 0, 0), True, 0
         )
-    ends = lanczos(block, which="both", **options)
+    ends = search("blocks", block, None, "both", **DEFAULTS | options)
     budget = max(options["max_matvecs"], 2)
     total = trace(block, rtol=trace_rtol, matvecs=budget, seed=options["seed"])
     assert ends.eigenvalue_min is not None and ends.eigenvalue_max is not None

@@ -17,7 +17,7 @@ from ..rules import RULES
 from ..rules.domains import check_callable, check_count, check_real, check_seed, check_threads
 from .accepting import as_operator
 from .figures import percent
-from .lanczos import LanczosResult, lanczos
+from .lanczos import DEFAULTS, LanczosResult, lanczos, search
 from .operators import (
     Measured,
     Operator,
@@ -341,7 +341,7 @@ def sharpness(
     if block is not None or x is not None:
         operator = viewed("sharpness", operator, n, options.pop("dtype", None), block, x)
         n = None
-    return lanczos(operator, n, "largest", **options)
+    return search("sharpness", operator, n, "largest", **DEFAULTS | options)
 
 
 # --------------------------------------------------------------------------- learning rate
@@ -447,7 +447,7 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
         -1.0 if hyper["maximize"] else 1.0,
         decay if hyper["decay_form"] == "l2" else 0.0,
     )
-    found = lanczos(inner, which="largest", **options)
+    found = search(owner, inner, None, "largest", **DEFAULTS | options)
     top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
     value, estimate = (_rate(limit, c, decay, hyper["decay_form"]) for c in (bound, top))
     name = type(optimizer).__name__

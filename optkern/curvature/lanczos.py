@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,7 +192,36 @@ def lanczos(
     van Dorsselaer, Hochstenbach, van der Vorst, "Computing probabilistic bounds for extreme
     eigenvalues of symmetric matrices with the Lanczos method", 2000.
     """
-    owner = "lanczos"
+    return search("lanczos", **locals())
+
+
+# What every caller that hands options on leaves as it is.
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(lanczos).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}
+
+
+def search(
+    owner: str,
+    operator: Any,
+    n: int | None,
+    which: str,
+    *,
+    k: int,
+    certify: bool,
+    tol: float,
+    confidence: float,
+    max_matvecs: int,
+    memory: int,
+    start: np.ndarray | None,
+    seed: int,
+    dtype: Any,
+    num_threads: int | None,
+    callback: Callable[[LanczosRun], Any] | None,
+) -> LanczosResult:
+    """Run as `lanczos` does, in the name of what the user called."""
     check_word(owner, "which", which, WHICH)
     k = check_count(owner, "k", k, 1)
     certify = check_flag(owner, "certify", certify)

@@ -14,8 +14,8 @@ import numpy as np
 from ..curvature.figures import percentage
 from ..curvature.operators import Point
 
-NEAR, ANYWHERE = 2, 4  # points that are looked at
-BESIDE = 1e-3  # of the size of an array's elements
+NUDGED, DRAWN = 2, 4  # points that are looked at
+NUDGE = 1e-3  # of the size of an array's elements
 IDLE = 1e-9  # of what a gradient's element is elsewhere
 MOST = 0.5  # of the elements: fewer are no cause
 DIED = 0.1  # of those: fewer are parameters that the loss does not use
@@ -39,7 +39,7 @@ def idle(point: Point, gradient: Callable[[np.ndarray], np.ndarray]) -> Idle | N
     """
     x, rng = point.vector(), np.random.default_rng(0x1D7E)
     sizes = [a.size for a in point.arrays]
-    least = BESIDE * (float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0)
+    least = NUDGE * (float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0)
     rms = [np.sqrt(np.mean(np.square(a, dtype=np.float64))) if a.size else 0 for a in point.arrays]
     size = np.repeat(np.maximum(rms, least), sizes)
 
@@ -48,9 +48,9 @@ def idle(point: Point, gradient: Callable[[np.ndarray], np.ndarray]) -> Idle | N
             found = [np.abs(gradient(place.astype(x.dtype))) for place in places]
         return np.nan_to_num(np.max(found, axis=0), nan=np.inf)
 
-    beside = [x + BESIDE * size * rng.standard_normal(x.size) for _ in range(NEAR)]
+    beside = [x + NUDGE * size * rng.standard_normal(x.size) for _ in range(NUDGED)]
     here = seen([x, *beside])
-    there = seen([size * rng.standard_normal(x.size) for _ in range(ANYWHERE)])
+    there = seen([size * rng.standard_normal(x.size) for _ in range(DRAWN)])
     free = np.repeat(np.logical_not(point.held), sizes)
     still = (here <= IDLE * there) & (there > 0) & free
     none = still | ((here == 0) & free)
