@@ -231,3 +231,23 @@ def test_no_memory_left_is_said_as_such(monkeypatch):
         opt.add_param_group({"params": ones(1)})
     monkeypatch.undo()
     assert len(opt.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ("Adam", "SGD", "RMSprop", "Adadelta"))
+def test_what_a_complex_parameters_refusal_advises_works(name):
+    """Its two real numbers each, which torch's own optimizers look at too."""
+    torch.manual_seed(0)
+    p = torch.randn(3, dtype=torch.complex128)
+    with pytest.raises(TypeError, match=r"got torch\.complex128.*; train r = ") as caught:
+        getattr(ours, name)([p.requires_grad_()])
+    scope = {"torch": torch, "p": p}
+    exec(str(caught.value).split("; train ")[1].split(" and compute")[0], scope)
+    r = scope["r"]
+    assert "torch.view_as_complex(r)" in str(caught.value)
+    opts = getattr(ours, name)([r], lr=0.1), getattr(torch.optim, name)([p], lr=0.1)
+    for _ in range(4):
+        for opt, w in zip(opts, (torch.view_as_complex(r), p), strict=True):
+            opt.zero_grad()
+            ((w - 1j).abs() ** 2).sum().backward()
+            opt.step()
+    torch.testing.assert_close(torch.view_as_complex(r.detach()), p.detach(), rtol=1e-9, atol=1e-9)

@@ -122,9 +122,15 @@ class Binding:
         if p.device.type != "cpu":
             raise TypeError(f"{what} must be on the CPU, it is on {p.device}")
         if p.layout != torch.strided or not p.is_floating_point():
+            more = ""
+            if p.is_complex():
+                more = (
+                    "; train r = torch.view_as_real(p).detach().clone().requires_grad_() and "
+                    "compute with torch.view_as_complex(r), as torch's own steps do"
+                )
             raise TypeError(
                 f"{what} must be a dense tensor of float32, float64, float16 or bfloat16, "
-                f"got {p.dtype}, {p.layout}"
+                f"got {p.dtype}, {p.layout}{more}"
             )
         return tensors.memory(what, p)
 
