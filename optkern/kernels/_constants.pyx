@@ -179,7 +179,7 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
     cdef double before = h.trust, decay = h.decay * h.full
     cdef double scale = h.scale * fabs(h.turn) * h.full   # `full` is in one of the two
     cdef bint plain = p_norm.exponent == 0 and norm.exponent == 0 and h.lift == 0
-    cdef wide_t ratio = p_norm, scaled = product(norm, wide(scale, h.lift))
+    cdef wide_t ratio, scaled
     cdef int left, lower
     if not (p_norm.value > 0 and norm.value > 0):
         if h.flags & TRUST:
@@ -192,6 +192,7 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
     if plain and fits(h.trust, is_double) or not isfinite(p_norm.value) or not isfinite(norm.value):
         return
     if h.flags & TRUST:
+        scaled = product(norm, wide(scale, h.lift))
         ratio = total(scaled, total(product(p_norm, wide(decay, 0)), wide(h.eps, 0)))
         ratio = quotient(product(wide(before, 0), p_norm), ratio)
     else:
