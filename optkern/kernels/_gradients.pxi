@@ -291,7 +291,7 @@ cdef char* with_held(
 
 cdef double unit_of(const plan_t* plan) noexcept nogil:
     """What the gradients of the window under way are multiplied by."""
-    return ldexp(1, -<int> plan.held_shift)
+    return ldexp(1, -<int> plan.held_shift) if plan.held_shift else 1
 
 
 cdef char* lowered(

@@ -63,7 +63,7 @@ cdef void adjust_constants(plan_t* plan) noexcept nogil:
     """What norms and options make of each tensor's constants: its own from now on."""
     cdef Py_ssize_t i
     cdef constants_t* h
-    cdef double k = plan.options.lookahead
+    cdef double k = plan.options.lookahead, unit = unit_of(plan)
     cdef wide_t norm
     norm.value, norm.exponent = 0, 0
     for i in range(plan.count - 1, -1, -1):   # last the one whose constants others share
@@ -77,7 +77,7 @@ cdef void adjust_constants(plan_t* plan) noexcept nogil:
         if plan.measures_gradients:
             norm = plan.norms.each[i]
         adjust(
-            &plan.options, h, <double> (plan.accumulated + 1), unit_of(plan), plan.norms.total,
+            &plan.options, h, <double> (plan.accumulated + 1), unit, plan.norms.total,
             norm, plan.tensors[i].dtype,
         )
         if h.flags & TRUST:
