@@ -95,10 +95,9 @@ cdef inline unsigned int to_bfloat16(float x) noexcept nogil:
 
 
 cdef inline unsigned int to_bfloat16_at_random(float x, unsigned int random) noexcept nogil:
-    """Rounded up where 16 random bits carry, to nearest from the largest number on; NaN is cut."""
-    cdef unsigned int u = bits_of(x), size = u & 0x7FFFFFFF, none = 0, half = 0x8000
-    cdef unsigned int nearest = none if size > 0x7F800000 else half
-    return (u + (nearest if size >= 0x7F7F0000 else random)) >> 16
+    """Rounded up where 16 random bits carry; NaN is cut, and all from the largest number on."""
+    cdef unsigned int u = bits_of(x), none = 0
+    return (u + (none if <int> (u & 0x7FFFFFFF) > 0x7F7EFFFF else random)) >> 16
 
 
 cdef inline float from_float16(unsigned int code) noexcept nogil:
@@ -160,15 +159,12 @@ cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nog
     return float_of(bits_of(size) | ((code & 0x80) << 24))
 
 
-# `carry`: 20 random bits, as many as are cut off. `most`: the last code that stands for a finite
-# number, which the largest block's codes would pass by chance.
+# `carry`: 20 random bits, as many as are cut off. What rounds beyond the last code of a finite
+# number has been brought to it (`keep_finite` in _span.pyx.tp).
 cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset, none = 0
-    cdef unsigned int most = (0x7F7FFFFF - offset) >> 20, code
     size = none if size < 0x10000 else size
-    code = (size + carry) >> 20
-    code = most if code > most else code
-    return code | ((bits_of(x) >> 24) & 0x80)
+    return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)
 
 
 cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
@@ -179,9 +175,7 @@ cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept no
 cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
     cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
     cdef int code = (<int> (<unsigned int> size - offset + carry)) >> 20
-    cdef int most = <int> ((0x7F7FFFFF - offset) >> 20)
     cdef int least = size if size < one else one   # 0 for 0, else 1
-    code = most if code > most else code
     return <unsigned int> (least if code < least else code)
 
 

@@ -127,11 +127,9 @@ def encode_bfloat16(x: np.ndarray, random: np.ndarray | int | None = None) -> np
     if random is None:
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
         return np.where(np.isnan(x), bits >> 16 | 0x40, rounded).astype(np.uint16)
-    # From the largest number on to nearest, not to infinity by chance. NaN is cut: a carry would
-    # run through its bits into the sign.
-    size = bits & 0x7FFFFFFF
-    carry = np.where(size < 0x7F7F0000, np.asarray(random, np.uint32) >> 16, 0x8000)
-    carry = np.where(np.isnan(x), 0, carry)
+    # From the largest number on all are cut: a carry would make them infinite, and run through the
+    # bits of NaN into its sign.
+    carry = np.where(bits & 0x7FFFFFFF < 0x7F7F0000, np.asarray(random, np.uint32) >> 16, 0)
     return ((bits + carry.astype(np.uint32)) >> 16).astype(np.uint16)
 
 
