@@ -12,8 +12,9 @@ MOVED = {
     "optkern.kernels._structures": "optkern.kernels.structures",
     "optkern.kernels._turn": "optkern.kernels.turn",
 }
-# What a pickled row is made of: (module, old name) -> new name.
+# What pickled structures and rows are made of: (module, old name) -> new name.
 RENAMED = {
+    ("optkern.kernels.forms", "Once"): "IteratorsRead",
     ("optkern.rules.domains", "Pair"): "TwoNumbers",
     ("optkern.rules.row", "Setting"): "ClassKeyword",
 }

@@ -82,8 +82,8 @@ def read(owner: str, name: str) -> dict[str, Any]:
         found = tree if isinstance(tree, dict) else {}
         if found.get("format", FORMAT) != FORMAT:
             raise ValueError(
-                f"has format {_told(tree['format'])}, written by optkern "
-                f"{_told(tree.get('optkern'))}; "
+                f"has format {_shortened(tree['format'])}, written by optkern "
+                f"{_shortened(tree.get('optkern'))}; "
                 f"this is optkern {__version__}, which reads format {FORMAT}"
             )
         for key in ("format", *(key for key in _PARTS if key not in _OPTIONAL)):
@@ -93,9 +93,9 @@ def read(owner: str, name: str) -> dict[str, Any]:
         content = {key: _unpacked(tree[key], arrays) for key in keys}
         for key, value in content.items():
             if not isinstance(value, _PARTS[key]):
-                raise ValueError(f"is no optkern checkpoint: {key} is {_told(value)}")
+                raise ValueError(f"is no optkern checkpoint: {key} is {_shortened(value)}")
     except (RecursionError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
+        raise ValueError(f"{owner}: is no optkern checkpoint: {_in_a_line(error)}") from None
     except ValueError as error:  # of ours, or an integer of too many digits
         raise ValueError(f"{owner}: {error}") from None
     return content
@@ -125,7 +125,7 @@ def _opened(owner: str, name: str) -> IO[bytes]:
     return open(name, "rb", opener=regular)  # which closes it where it fails itself
 
 
-def _said(error: BaseException) -> str:
+def _in_a_line(error: BaseException) -> str:
     """Say in a line what reading a file met: some classes show the whole file."""
     text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return text if len(text) <= 200 else f"{text[:197]}..."
@@ -251,7 +251,7 @@ def _unpacked(tree: Any, arrays: NamedArrays, depth: int = 0) -> Any:
             return tuple(_unpacked(part, arrays, depth + 1) for part in parts)
         case {"dict": list(parts), **more} if not more:
             return _entries(parts, arrays, depth)
-    raise ValueError(f"is no optkern checkpoint: holds {_told(tree)}")
+    raise ValueError(f"is no optkern checkpoint: holds {_shortened(tree)}")
 
 
 def _entries(parts: list[Any], arrays: NamedArrays, depth: int) -> dict[int | str, Any]:
@@ -261,14 +261,14 @@ def _entries(parts: list[Any], arrays: NamedArrays, depth: int) -> dict[int | st
             case [str(key) | int(key), value] if key not in found and not isinstance(key, bool):
                 found[key] = _unpacked(value, arrays, depth + 1)
             case _:
-                raise ValueError(f"is no optkern checkpoint: a dict holds {_told(part)}")
+                raise ValueError(f"is no optkern checkpoint: a dict holds {_shortened(part)}")
     return found
 
 
 def _stored(name: str, text: str, arrays: NamedArrays) -> np.ndarray:
     """Read an array of the file, as its own dtype."""
     if name not in arrays:
-        raise ValueError(f"is no optkern checkpoint: has no array {_told(name)}")
+        raise ValueError(f"is no optkern checkpoint: has no array {_shortened(name)}")
     array = arrays[name]
     # NumPy would take far more for a dtype: structures, subarrays, objects.
     try:
@@ -277,20 +277,24 @@ def _stored(name: str, text: str, arrays: NamedArrays) -> np.ndarray:
         pass_on(error)
         dtype = None
     if dtype is None:
-        raise ValueError(f"holds an array of dtype {_told(text)}, which no imported package knows")
+        raise ValueError(
+            f"holds an array of dtype {_shortened(text)}, which no imported package knows"
+        )
     if dtype == array.dtype:
         return array
     if dtype.isbuiltin == 2 and array.dtype == np.dtype(f"u{dtype.itemsize}"):
         return array.view(dtype)
     if dtype == array.dtype.newbyteorder():  # safetensors knows one byte order
         return array.astype(dtype)
-    raise ValueError(f"is no optkern checkpoint: {_told(name)} is {array.dtype}, not {_told(text)}")
+    raise ValueError(
+        f"is no optkern checkpoint: {_shortened(name)} is {array.dtype}, not {_shortened(text)}"
+    )
 
 
 _DTYPE = re.compile(r"[<>]?[A-Za-z][A-Za-z0-9_]{0,40}")
 
 
-def _told(value: Any) -> str:
+def _shortened(value: Any) -> str:
     """Show a value of a file, short enough for a message."""
     if isinstance(value, (dict, list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
@@ -369,9 +373,9 @@ def _checked_members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInf
     for member in members:
         plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
         if not plain or member.file_size != member.compress_size:
-            raise ValueError(f"{_told(member.filename)} is not stored as it is")
+            raise ValueError(f"{_shortened(member.filename)} is not stored as it is")
         if member is not members[0] and not member.filename.endswith(".npy"):
-            raise ValueError(f"{_told(member.filename)} is no array")
+            raise ValueError(f"{_shortened(member.filename)} is no array")
     # Also a thousand members which are all the same bytes of the file.
     if sum(member.file_size for member in members) > size:
         raise ValueError("its members are larger than the file")
@@ -380,7 +384,7 @@ def _checked_members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInf
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """Read an array as `numpy.lib.format` writes it, and no other."""
-    name, what = _told(member.filename), "is no array as optkern writes it"
+    name, what = _shortened(member.filename), "is no array as optkern writes it"
     # typeshed knows its `read` alone.
     with cast(io.BufferedIOBase, archive.open(member)) as file:
         start = file.read(10)
@@ -408,7 +412,7 @@ def _refuse(owner: str, error: Exception) -> NoReturn:
     machine = isinstance(error, (OSError, MemoryError, SystemError))
     if (machine and getattr(error, "errno", 0) != errno.EINVAL) or "can't allocate" in str(error):
         raise error
-    raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
+    raise ValueError(f"{owner}: is no optkern checkpoint: {_in_a_line(error)}") from None
 
 
 def _sha256(data: bytes | bytearray = b"") -> Any:
@@ -464,7 +468,7 @@ def _read_safetensors(owner: str, file: IO[bytes]) -> tuple[str, NamedArrays]:
         return text, library.load(bytes(data))
     except BaseException as error:
         _raise_unless_refused(error)
-        raise ValueError(f"{owner}: is no optkern checkpoint: {_said(error)}") from None
+        raise ValueError(f"{owner}: is no optkern checkpoint: {_in_a_line(error)}") from None
 
 
 def _raise_unless_refused(error: BaseException) -> None:

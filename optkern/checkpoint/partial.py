@@ -113,7 +113,7 @@ class Fit:
             )
         self.params = {
             key: value
-            for key, value in self._both("params/", own, saved)
+            for key, value in self._found_in_both("params/", own, saved)
             if self._alike(f"params/{key}", own[key], value)
         }
         self.lost = lost(opt, content)
@@ -123,7 +123,7 @@ class Fit:
         schedules = dict(plateaus_of(opt))
         self.plateaus = [
             (schedules[key], Plateau.checked_state(value))
-            for key, value in self._both("plateaus/", schedules, content["plateaus"])
+            for key, value in self._found_in_both("plateaus/", schedules, content["plateaus"])
         ]
 
     def _other_options(self) -> Iterator[tuple[str, str, bool]]:
@@ -245,10 +245,10 @@ class Fit:
         copies = [(self.arrays[key], value) for key, value in self.params.items()]
         session = self.opt.session
         # Of a change the plan's state is nobody's yet.
-        copies += self._beginnings(session.plan if self.change is None else self.change.plan)
+        copies += self._begin_missing(session.plan if self.change is None else self.change.plan)
         session.commit(self.change, entries, copies)
 
-    def _beginnings(self, plan: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _begin_missing(self, plan: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Let what the file has not begin with the parameters; note what that is."""
         for i, (key, array) in enumerate(self.arrays.items()):
             entry = {slot: arrays[i] for slot, arrays in plan.state.items()}
@@ -309,7 +309,7 @@ class Fit:
             return False
         return self._loads({**state, "state": entries})
 
-    def _both(
+    def _found_in_both(
         self, what: str, mine: Mapping[Any, Any], theirs: Mapping[Any, Any]
     ) -> Iterator[tuple[Any, Any]]:
         """Take what the file has of these; the names of the rest are noted."""
@@ -334,7 +334,7 @@ class Fit:
         merged, restored = dict(mine), {}
         merged["held_shift"] = theirs.get("held_shift", 0)
         always = {key: value for key, value in theirs.items() if key not in _SOMETIMES}
-        for key, value in self._both("", mine, always):
+        for key, value in self._found_in_both("", mine, always):
             if key == "param_groups":
                 merged[key] = self._merged_groups(mine[key], value)
             elif key == "state":
@@ -355,7 +355,7 @@ class Fit:
             return mine
         merged = []
         for k, (own, saved) in enumerate(zip(mine, theirs)):
-            found = dict(self._both(f"param_groups/{k}/", own, saved))
+            found = dict(self._found_in_both(f"param_groups/{k}/", own, saved))
             merged.append({**own, **found, "params": own["params"]})
         return merged
 
@@ -363,7 +363,7 @@ class Fit:
         """Merge the entries of a dict one by one, of whatever else a state may hold."""
         if not (isinstance(mine, dict) and isinstance(theirs, dict)):
             return theirs if self._alike(what, mine, theirs) else mine
-        found = self._both(f"{what}/", mine, theirs)
+        found = self._found_in_both(f"{what}/", mine, theirs)
         return {**mine, **{k: self._merged(f"{what}/{k}", mine[k], x) for k, x in found}}
 
     def _fitting_entries(
@@ -371,7 +371,7 @@ class Fit:
     ) -> dict[Label, dict[str, Any]]:
         """Take the parameters' states that fit, each whole but for arrays that have no place."""
         fitting = {}
-        for key, entry in self._both("state/", mine, theirs):
+        for key, entry in self._found_in_both("state/", mine, theirs):
             forms = self.opt.session.saved_forms(self.arrays[key])
             arrays = {name: x for name, x in entry.items() if isinstance(x, np.ndarray)}
             wrong = [

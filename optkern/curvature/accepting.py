@@ -60,7 +60,8 @@ def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = No
     if n is None:
         way = ", or x, the parameters it takes products at" if owner in AT_POINTS else ""
         raise TypeError(f"{owner}: n is needed with a callable operator{way}")
-    return Operator(owner, operator, check_count(owner, "n", n, 0), dtype or np.float64)
+    rows = check_count(owner, "n", n, 0, wrong_type=ValueError)
+    return Operator(owner, operator, rows, dtype or np.float64)
 
 
 def _of_objective(owner: str, at: Any) -> Operator | None:
@@ -99,5 +100,5 @@ def _from_array(owner: str, a: np.ndarray, n: int | None, dtype: Any) -> Operato
 
 
 def _check_n(owner: str, n: int | None, own: int) -> None:
-    if n is not None and check_count(owner, "n", n, 0) != own:
+    if n is not None and check_count(owner, "n", n, 0, wrong_type=ValueError) != own:
         raise ValueError(f"{owner}: n is {n}, but the operator has {own} rows")

@@ -98,10 +98,10 @@ def loss_against_gradient(
     >>> print(loss_against_gradient(np.zeros(2), lambda x: float(x @ x), lambda x: -2 * x)[:68])
     loss and grad contradict each other: along a random direction the lo
     """
-    return _Ways(owner, x, loss, grad, seed).sentence()
+    return _LinesThroughX(owner, x, loss, grad, seed).sentence()
 
 
-class _Ways:
+class _LinesThroughX:
     """Hold the loss and its gradient along lines through x."""
 
     def __init__(
@@ -163,7 +163,7 @@ class _Ways:
         if length > 0:
             ways = {"the gradient": g / length} | ways
         found = {name: self._along(way, here, g) for name, way in ways.items()}
-        false = {name: pair for name, pair in found.items() if pair and self._false(pair)}
+        false = {name: pair for name, pair in found.items() if pair and self._shows_fault(pair)}
         if not false:
             return ""
         name, (first, _) = next(iter(false.items()))
@@ -230,7 +230,7 @@ class _Ways:
         return _Change(change, total, doubt, square)
 
     @staticmethod
-    def _false(pair: list[_Change]) -> bool:
+    def _shows_fault(pair: list[_Change]) -> bool:
         """Return whether both lengths show it, and alike: noise and narrow structure do not."""
         return len(pair) == 2 and all(c.differs for c in pair) and pair[0].like(pair[1])
 

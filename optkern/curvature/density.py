@@ -432,7 +432,7 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
         raise ValueError(
             f"{owner}: no stability limit is known for {rule.name!r}, only for {known}"
         )
-    hyper = _common(owner, optimizer)
+    hyper = _shared_hyperparameters(owner, optimizer)
     if callable(operator) and not hasattr(operator, "shape"):
         operator = _structured(owner, operator, optimizer)
     size = sum(p.size for p in optimizer.params)
@@ -542,7 +542,7 @@ def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
     return max(limit, 0.0) / curvature if curvature > 0 else math.inf
 
 
-def _common(owner: str, optimizer: Optimizer) -> dict[str, Any]:
+def _shared_hyperparameters(owner: str, optimizer: Optimizer) -> dict[str, Any]:
     """Return the hyperparameters that all groups share; callables by their value now."""
     shared: dict[str, Any] = {}
     for group in optimizer.param_groups:

@@ -56,17 +56,17 @@ class Descent:
         self.first = first
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def _held(self, x: np.ndarray) -> np.ndarray:
+    def _as_stored(self, x: np.ndarray) -> np.ndarray:
         """Round a point to what the user's arrays can hold."""
         return x.astype(self.line.x.dtype)
 
     def _gradient(self, x: np.ndarray) -> np.ndarray:
         gradient = self.line.gradient
         assert gradient is not None
-        return self.unit * gradient(self._held(x).astype(gradient.dtype)).astype(np.float64)
+        return self.unit * gradient(self._as_stored(x).astype(gradient.dtype)).astype(np.float64)
 
     def _value(self, x: np.ndarray) -> float:
-        return self.unit * self.line.value(self._held(x))
+        return self.unit * self.line.value(self._as_stored(x))
 
     def _direction(self) -> np.ndarray:
         """-H g by the two loops, or along -g where nothing is known yet."""

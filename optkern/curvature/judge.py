@@ -113,9 +113,9 @@ class Judge:
 
     def decide(self) -> str | None:
         """Decide the kind of curvature, or None while it is open."""
-        return "saddle" if self._present() else self._absent()
+        return "saddle" if self._find_saddle() else self._find_by_certificate()
 
-    def _present(self) -> bool:
+    def _find_saddle(self) -> bool:
         """Find a saddle: both signs, each by a fresh product.
 
         A shallow saddle is one at once, but what lies deeper would be the better way out: the run
@@ -128,7 +128,7 @@ class Judge:
             return False
         if run.k < self.retry:
             return False
-        if self.eigenvalue_tol is not None and not self.last and self._rough():
+        if self.eigenvalue_tol is not None and not self.last and self._is_rough():
             return False
         self.retry = 2 * run.k  # if the fresh products do not agree
         self.refresh(high=self.seen_high <= nu)
@@ -138,7 +138,7 @@ class Judge:
     def _nothing_deeper(self) -> bool:
         return self._sound() and self.run.bound(1) - self.resolution >= -self.claim
 
-    def _rough(self) -> bool:
+    def _is_rough(self) -> bool:
         run = self.run
         return run.residual(1) > (self.eigenvalue_tol or 0.0) * abs(run.ritz_value(1))
 
@@ -156,7 +156,7 @@ class Judge:
     def _sound(self) -> bool:
         return not (self.stochastic or self.operator.trouble) and self.run.repeatable
 
-    def _absent(self) -> str | None:
+    def _find_by_certificate(self) -> str | None:
         """Decide by the certificate: a minimum, a maximum or nothing at all."""
         if not self._sound():
             return None

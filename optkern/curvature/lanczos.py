@@ -274,10 +274,10 @@ class Search:
             run.advance()
             stopped = bool(callback(run)) if callback is not None else False
             checks.symmetry()
-            if (run.exhausted and run.k >= self.k) or (checks.due() and self._done()):
+            if (run.exhausted and run.k >= self.k) or (checks.due() and self._is_settled()):
                 break
 
-    def _done(self) -> bool:
+    def _is_settled(self) -> bool:
         settled = self.bare or self.settling.look()
         if self.certify:
             return settled and _near_enough(self.run, self.signs, self.tol)
@@ -411,7 +411,7 @@ def _sentence(
         sign_of = relation(sign, pair.value, edge)
         said.append(f"{name} {sign_of} {pair.value:.6g} ({held}, residual {pair.residual:.1e})")
         if search.k > 1:
-            said.append(_others(sign, found))
+            said.append(_caveat_of_several(sign, found))
     if converged:
         state = "converged"
     elif not run.repeatable:
@@ -430,7 +430,7 @@ def _sentence(
     return f"{', '.join(said)}; {state}; {matvecs} products, {how}"
 
 
-def _others(sign: int, found: list[Eigenpair]) -> str:
+def _caveat_of_several(sign: int, found: list[Eigenpair]) -> str:
     """Say of several pairs that none was proved to lie between them."""
     values = ", ".join(f"{pair.value:.6g}" for pair in found[:6]) + ", ..." * (len(found) > 6)
     end = "smallest" if sign > 0 else "largest"

@@ -272,7 +272,7 @@ def null(x: Any, directions: Any) -> Null:
     """
     owner = "null"
     point = Point(owner, x)
-    families = [_family(owner, one, point) for one in _each(directions, point)]
+    families = [_family(owner, one, point) for one in _as_list(directions, point)]
     families = [_independent(rows, point.dtype) for rows in families]
     rows = _independent(np.concatenate([np.zeros((0, point.n)), *families]), point.dtype)
     if not len(rows):
@@ -284,7 +284,7 @@ def null(x: Any, directions: Any) -> Null:
     return Null(owner, point, rows)
 
 
-def _each(directions: Any, point: Point) -> Sequence[Any]:
+def _as_list(directions: Any, point: Point) -> Sequence[Any]:
     """List the directions, or the one that came alone."""
     if isinstance(directions, (str, Mapping, np.ndarray)):
         return [directions]

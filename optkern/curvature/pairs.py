@@ -159,7 +159,7 @@ class Settling:
 
     def look(self) -> bool:
         """Take note of where the run is; True once everything has stayed."""
-        now = [self._passing(sign) for sign in self.signs]
+        now = [self._values_within(sign) for sign in self.signs]
         found = [values for values in now if values is not None]
         self.stayed = False
         if len(found) < len(now):
@@ -170,18 +170,18 @@ class Settling:
             self.stayed = self.run.k >= self._since + self._guard()
         return self.stayed
 
-    def _passing(self, sign: int) -> np.ndarray | None:
+    def _values_within(self, sign: int) -> np.ndarray | None:
         """Return the end's Ritz values if all residuals are small enough."""
         run = self.run
         level = self.tol * run.magnitude + run.floor
-        if run.k < self.k or not self._close(sign, level) or self._hidden(sign):
+        if run.k < self.k or not self._is_within(sign, level) or self._hidden(sign):
             return None
         if self.k == 1:
             return np.array([run.ritz_value(sign)])
         values, _, residuals = ritz_pairs(run, sign, self.k)
         return values if bool((residuals <= level).all()) else None
 
-    def _close(self, sign: int, level: float) -> bool:
+    def _is_within(self, sign: int, level: float) -> bool:
         """Return whether the residual, or what follows of an uncertified value, is within."""
         residual = self.run.residual(sign)
         if residual <= level or self.k > 1 or self.certify:

@@ -159,7 +159,7 @@ class Part:
         if self.reach and not (survey or unlike):
             last = self.step if v.size <= FEW else self.reach * size
             ladder = self._ladder(at, last, bottom, size)
-            if self._holds(ladder, at, bottom):
+            if self._same_far_below(ladder, at, bottom):
                 return self._noted(ladder, size, v.size), ladder
         factor = 64.0 if self.u < 1e-10 else 8.0
         ulp = self.u * norm(self.gradient.x)
@@ -195,7 +195,7 @@ class Part:
     def _ladder(self, at: At, h: float, bottom: float, size: float) -> Ladder:
         return Ladder(at, h, bottom, size, 0.1 * self.u ** (2 / 3), self.rounding)
 
-    def _holds(self, ladder: Ladder, at: At, bottom: float) -> bool:
+    def _same_far_below(self, ladder: Ladder, at: At, bottom: float) -> bool:
         """Return whether far below the step the product is the same but for rounding."""
         best = ladder.best
         if not math.isfinite(ladder.error):

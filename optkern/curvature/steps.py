@@ -52,7 +52,7 @@ def change(a: Rung, b: Rung) -> float:
     return norm(np.ascontiguousarray(a.product - b.product))
 
 
-def _swallows(above: Rung, rung: Rung) -> bool:
+def _loses_elements(above: Rung, rung: Rung) -> bool:
     """Return whether the step is lost in the function's own sums.
 
     Some element does not change a bit.
@@ -121,7 +121,7 @@ class Survey:
                 h /= self.factor
                 continue
             self.finite = self.finite or h
-            if rung.lost > _MOST_LOST or (above is not None and _swallows(above, rung)):
+            if rung.lost > _MOST_LOST or (above is not None and _loses_elements(above, rung)):
                 # Some coordinate stands still: no product, but what else is bent here shows.
                 if rung.second < 0.3 * rung.h * rung.size:
                     self.beyond = max(self.beyond, rung.size)
@@ -174,14 +174,14 @@ class Survey:
             while lowest[0] - 1 in settled:
                 lowest.insert(0, lowest[0] - 1)
             best = min(lowest, key=lambda i: self.apart[i] + self._noise_at(i))
-            return self.steps[best], self._alone(best)
+            return self.steps[best], self._nothing_larger_below(best)
         best = min(range(len(self.steps)), key=lambda i: self.apart[i])
         if best == len(self.steps) - 1 and best and 4 * self.apart[best] < self.apart[best - 1]:
             return self.steps[best], True  # H v is zero: what there is falls with the step
         near = self.apart[best] <= max(30 * self._noise_at(best), 3 * AGREE * self.sizes[best])
-        return self.steps[best], near and self._alone(best)
+        return self.steps[best], near and self._nothing_larger_below(best)
 
-    def _alone(self, best: int) -> bool:
+    def _nothing_larger_below(self, best: int) -> bool:
         """Return whether lower steps, which some coordinates do not feel, show nothing larger."""
         return self.beyond <= 3 * max(self.sizes[best], self.magnitude)
 

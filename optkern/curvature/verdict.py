@@ -209,7 +209,7 @@ def in_unlike_units(v: Verdict) -> str:
     )
 
 
-def _rests(v: Verdict) -> str:
+def _guessed_gain(v: Verdict) -> str:
     """Say so where a step's gain was not tried but guessed from its length."""
     s = v.stationary
     return f"; {s.why}" if s.gain is None and s.newton_length else ""
@@ -221,22 +221,24 @@ def _saddle(v: Verdict) -> str:
     way = f", {worth}" if worth else ""
     return (
         f"{name}: lambda_min <= {at_most(v.bounds_min[1])}; leave it along "
-        f"verdict.escape_direction (optkern.curvature.escape){way}{_rests(v)}"
+        f"verdict.escape_direction (optkern.curvature.escape){way}{_guessed_gain(v)}"
     )
 
 
 def _minimum(v: Verdict) -> str:
     bound = f"lambda_min >= {at_least(v.bounds_min[0])} (confidence {percent(v.confidence)})"
     if v.strict:
-        return f"minimum: no way goes down, {bound}{_rests(v)}"
+        return f"minimum: no way goes down, {bound}{_guessed_gain(v)}"
     flat = v.flat_directions
     if flat:
         many = f"{flat} direction{'s are' if flat > 1 else ' is'}"
         return (
             f"minimum: no direction was seen to curve down, {many} flat to within "
-            f"{at_most(v.resolution)}{_rests(v)}"
+            f"{at_most(v.resolution)}{_guessed_gain(v)}"
         )
-    return f"minimum: no curvature below zero seen, {bound}, flat ways not excluded{_rests(v)}"
+    return (
+        f"minimum: no curvature below zero seen, {bound}, flat ways not excluded{_guessed_gain(v)}"
+    )
 
 
 def _maximum(v: Verdict) -> str:
@@ -244,7 +246,7 @@ def _maximum(v: Verdict) -> str:
     flat = "" if v.strict else ", flat directions not excluded"
     return (
         f"maximum: every way goes down, {bound}{flat}; leave it along verdict.escape_direction "
-        f"(optkern.curvature.escape){_rests(v)}"
+        f"(optkern.curvature.escape){_guessed_gain(v)}"
     )
 
 

@@ -203,11 +203,13 @@ def report_judgements(console: Console, results: Sequence[Result], data: Data, s
         shown.add_column(header, justify="right", no_wrap=True)
     say(console)
     judged = {}
-    with _working(console, "judging the points where training stopped", len(results)) as advance:
+    with _progress_shown(
+        console, "judging the points where training stopped", len(results)
+    ) as advance:
         for result in results:
             start = perf_counter()
             judged[result.rule] = judgement.judge(result.optkern.network, data, seed)
-            row = _judged(judged[result.rule])
+            row = _judgement_row(judged[result.rule])
             shown.add_row(result.rule, *row)
             advance()
             if not console.is_terminal:  # where there is no bar to be seen
@@ -255,7 +257,7 @@ def unfinished(judged: Mapping[str, judgement.Judgement | None], epochs: int) ->
         yield ""
 
 
-def _judged(result: judgement.Judgement | None) -> tuple[str, ...]:
+def _judgement_row(result: judgement.Judgement | None) -> tuple[str, ...]:
     if result is None:
         return ("diverged",)
     verdict, escaped = result.verdict, result.escaped
@@ -280,7 +282,7 @@ def _share(gain: float | None, loss: float) -> str:
 
 
 @contextmanager
-def _working(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+def _progress_shown(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
     """Show a progress bar until the work is done; nothing where nobody watches."""
     with Progress(
         TextColumn(what), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),

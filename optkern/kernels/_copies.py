@@ -16,7 +16,7 @@ import numpy as np
 
 from ._containers import Contents
 from .buffers import named
-from .forms import Node, Once, is_plain
+from .forms import IteratorsRead, Node, is_plain
 
 NO_CONTENTS = Contents((), (), ())
 
@@ -35,7 +35,7 @@ class Copies:
         arrays: list[Any]
         contents: Contents
         _objects: list[Any]
-        _once: Once
+        _once: IteratorsRead
         _roots: Any
         _flat: Any
         _kept: Any
@@ -56,7 +56,7 @@ class Copies:
         # A copy of what is no plain container, or no array itself, would hold something else.
         own = all(a is b for a, b in zip(self._objects, self.arrays))
         probe = np.zeros(1)
-        kept = {**self.__dict__, "_once": Once(), "_left": [], "_probes": (probe, probe)}
+        kept = {**self.__dict__, "_once": IteratorsRead(), "_left": [], "_probes": (probe, probe)}
         del kept["contents"]
         if self.given is None or not own or not self._is_plain():
             return {**kept, "given": None, "_objects": None}
@@ -69,7 +69,7 @@ class Copies:
     def __setstate__(self, kept: dict[str, Any]) -> None:
         probes = kept.pop("_probes", None)
         # Those of before had no iterator that is read once.
-        self.__dict__.update({"_once": Once(), "_left": [], **kept})
+        self.__dict__.update({"_once": IteratorsRead(), "_left": [], **kept})
         if self.given is not None:
             try:
                 self.arrays = self._flat(self._roots(), self.what, None, self._once)
@@ -95,7 +95,7 @@ class Copies:
         """Note that somebody has asked for the arrays."""
         if self.apart:
             self.apart = False
-            self.contents = self.contents.taking(self._like())
+            self.contents = self.contents.taking(self._looks_alike())
             self._note_single()
 
     def refuse_apart(self) -> None:

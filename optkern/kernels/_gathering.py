@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import buffers
 from ._watching import dotted
-from .forms import Node, Once, is_dataclass, is_sequence
+from .forms import IteratorsRead, Node, is_dataclass, is_sequence
 
 
 class Gathering:
@@ -20,7 +20,7 @@ class Gathering:
         parts: list[Node]
 
     def flatten(
-        self, values: Any, what: str, strict: bool | None = True, once: Once | None = None
+        self, values: Any, what: str, strict: bool | None = True, once: IteratorsRead | None = None
     ) -> tuple[Any, ...]:
         """``values`` of the same structure as the parameters, as a flat tuple.
 
@@ -33,7 +33,7 @@ class Gathering:
         TypeError, ValueError
             Naming what is missing, left over or of another structure.
         """
-        once = once or Once()
+        once = once or IteratorsRead()
         if not self.grouped:
             return tuple(self._flat([values], what, strict, once))
         values = once(values)
@@ -45,7 +45,9 @@ class Gathering:
             )
         return tuple(self._flat(values, what, strict, once))
 
-    def _flat(self, roots: Iterable[Any], what: str, strict: bool | None, once: Once) -> list[Any]:
+    def _flat(
+        self, roots: Iterable[Any], what: str, strict: bool | None, once: IteratorsRead
+    ) -> list[Any]:
         out: list[Any] = []
         for number, (part, values) in enumerate(zip(self.parts, roots)):
             where = f"{what} of group {number}" if self.grouped else what
@@ -58,7 +60,7 @@ class Gathering:
         self,
         node: Node,
         values: Any,
-        how: tuple[str, bool | None, Once],
+        how: tuple[str, bool | None, IteratorsRead],
         path: tuple[Any, ...],
         out: list[Any],
     ) -> None:

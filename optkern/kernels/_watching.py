@@ -8,7 +8,7 @@ import numpy as np
 
 from . import buffers, codecs
 from ._containers import Contents
-from .forms import Node, Once, as_array, name_of, opened, same_memory
+from .forms import IteratorsRead, Node, as_array, name_of, opened, same_memory
 
 Label = int | str
 Found = list[tuple[tuple[Any, ...], Any]]  # the keys down to an array, and the array
@@ -28,7 +28,7 @@ class Watching:
         contents: Contents
         _objects: list[Any]
         _left: list[Any]
-        _once: Once
+        _once: IteratorsRead
         apart: bool
         _flat: Any
         _walk: Any
@@ -59,7 +59,7 @@ class Watching:
         for part, root in zip(self.parts, self._roots()):
             self._note(part, root, rows)
         containers, keys, entries = zip(*rows) if rows else ((), (), ())
-        return Contents(containers, keys, entries, self._like())
+        return Contents(containers, keys, entries, self._looks_alike())
 
     def _note(self, node: Node, given: Any, rows: list[Any]) -> None:
         """Note what is in a container, and in those below it."""
@@ -73,7 +73,7 @@ class Watching:
         for child, entry in zip(node.children, entries):
             self._note(child, entry, rows)
 
-    def _like(self) -> int | tuple[Any, ...] | None:
+    def _looks_alike(self) -> int | tuple[Any, ...] | None:
         """Return the form of gradients that go to a step as they come.
 
         None: they take a closer look.
@@ -126,11 +126,11 @@ class Watching:
         integers = any(isinstance(label, int) for label in self.labels)
         return [
             (int(path[0]) if integers and path[0].isdigit() and not path[1:] else dotted(path), x)
-            for path, x in self._more()
+            for path, x in self._in_other_places()
             if self._is_untrained(x)
         ]
 
-    def _more(self) -> Found:
+    def _in_other_places(self) -> Found:
         """Find what the containers hold in other places than the parameters'."""
         found: Found = []
         for part, root in zip(self.parts, self._roots()):
@@ -145,7 +145,7 @@ class Watching:
         places = {id(x): k for k, x in enumerate(self._objects)}
         now = self._flat(self._roots(), self.what, None, self._once)
         moved = any(places.get(id(x), k) != k for k, x in enumerate(now))
-        return moved and bool(self._more())
+        return moved and bool(self._in_other_places())
 
     def _look(self, node: Node, container: Any, path: tuple[Any, ...], found: Found) -> None:
         """Note the arrays below a container where there was nothing or None."""

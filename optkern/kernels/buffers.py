@@ -98,7 +98,7 @@ def around_one(gradient: Any, parameter: np.ndarray) -> str:
     )
 
 
-def _whose(array: np.ndarray) -> str:
+def _owner_of_memory(array: np.ndarray) -> str:
     """Whose memory an array looks at, where that is another library's: `` memory of Array``."""
     base: Any = array.base
     while isinstance(base, np.ndarray):
@@ -142,7 +142,7 @@ def _check_memory(owner: str, what: str, array: np.ndarray) -> None:
     """Refuse memory that cannot be updated in place."""
     if not array.flags.writeable:
         raise ValueError(
-            f"{owner}: {what} is read-only{_whose(array)}; it is updated in place, "
+            f"{owner}: {what} is read-only{_owner_of_memory(array)}; it is updated in place, "
             "pass a copy: np.array(...)"
         )
     if _overlaps_itself(array):

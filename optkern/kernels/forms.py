@@ -67,7 +67,7 @@ class Node(NamedTuple):
         return [getattr(container, key) for key in self.keys]
 
 
-class Once:
+class IteratorsRead:
     """Keep what iterators gave, which cannot be asked a second time."""
 
     def __init__(self) -> None:

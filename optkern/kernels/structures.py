@@ -21,8 +21,8 @@ from ._gathering import Gathering
 from ._watching import Found, Watching, dotted
 from ._watching import Label as Label
 from .forms import (
+    IteratorsRead,
     Node,
-    Once,
     is_groups,
     is_sequence,
     is_static,
@@ -61,7 +61,7 @@ class Structure(Watching, Gathering, Copies):
         self.what = what
         self.first = 0  # number of the first group
         self._absent = absent
-        self._once = Once()
+        self._once = IteratorsRead()
         self._left: list[Any] = []  # arrays that a rebind has left out
         self.given = self._read(params, what)
         self._refuse_lone_group()
@@ -314,7 +314,7 @@ class Structure(Watching, Gathering, Copies):
 
         ``leave_out``: what has come into the user's containers since is no parameter.
         """
-        once = self._once if params is self.given else Once()
+        once = self._once if params is self.given else IteratorsRead()
         params = parts = once(params)
         if params is self.given and self.grouped:
             parts = self._roots()

@@ -13,7 +13,7 @@ from .settings import decays as decays
 from .settings import maximizes, now
 
 
-class Aim:
+class MinimisedFunction:
     """Compute what a run minimises: -loss where it maximizes, plus L2 decay."""
 
     def __init__(self, point: Point, opt: Optimizer | None) -> None:

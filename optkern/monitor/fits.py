@@ -238,12 +238,12 @@ class _LossesCompared(NamedTuple):
                     "off), or these data are easier",
                 )
         if self.above_target(self.fit):
-            return self._too_high()
+            return self._judge_high()
         if not self.given:
             return "inconclusive", f"{self.trained}; give test or validation to compare it with"
-        return self._gap()
+        return self._judge_low()
 
-    def _too_high(self) -> tuple[str, str]:
+    def _judge_high(self) -> tuple[str, str]:
         """Judge a training loss above the target: does size help?"""
         high = f"{self.trained}, above the target {self.target:.4g}"
         if self.smaller is None:
@@ -261,7 +261,7 @@ class _LossesCompared(NamedTuple):
             "target can be reached at all",
         )
 
-    def _gap(self) -> tuple[str, str]:
+    def _judge_low(self) -> tuple[str, str]:
         """Judge a training loss that is low, or may be: what do the held-out data say?"""
         said = f"{self.trained}, {self.listed}"
         if self.target is not None and not any(map(self.above_target, self.given.values())):

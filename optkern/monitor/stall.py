@@ -22,7 +22,7 @@ from ..curvature.pinned import Pinned
 from ..curvature.verdict import in_unlike_units
 from ..optimizers import Optimizer
 from ..solvers import SAM
-from .aim import Aim
+from .aim import MinimisedFunction
 from .climb import by_raise, exploded
 from .diagnosis import Diagnosis, said
 from .evidence import STRAIGHT, Evidence
@@ -95,7 +95,7 @@ class ByCurvature:
         self.pinned = pinned
         if pinned:
             self.point.held = pinned.held
-        self.aim = Aim(self.point, None if opt is None else inner_of("diagnose", opt))
+        self.aim = MinimisedFunction(self.point, None if opt is None else inner_of("diagnose", opt))
         self.raw, self.raw_hvp, self.raw_loss = (
             grad,
             hvp,
@@ -126,15 +126,15 @@ class ByCurvature:
             v.kind == "minimum"
             and 0.5 * steepest * self.seen.update_norm * self.seen.update_norm > self.trend.least
         )
-        higher, gains = self._higher() if self.seen.spent else ("", False)
+        higher, gains = self._try_higher() if self.seen.spent else ("", False)
         if self.seen.spent and (gains or v.kind != "minimum"):
-            return self._spent(v, higher if gains else "")
+            return self._zero_lr(v, higher if gains else "")
         if self.unfed:
             return self._said("plateau", f"{self.trend.stalled()}: {self.unfed}", v)
         asleep = idle(point, lambda x: self._gradient(point, x)) if point.n else None
         dead = f"; {asleep.text}" if asleep else ""
         if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
-            return self._going(point, v, dead)
+            return self._could_fall(point, v, dead)
         if v.kind == "minimum" and self.trend.rises:
             return self._said(
                 "inconclusive",
@@ -148,12 +148,12 @@ class ByCurvature:
             if self.aim.decay.any():
                 at = at.replace(v.kind, f"{v.kind} of the loss plus the weight decay", 1)
             first = f"{self.seen.spent}, {higher}: " if self.seen.spent else ""
-            dead += self._cost() if self.aim.decay.any() else ""
+            dead += self._decay_cost() if self.aim.decay.any() else ""
             text = f"{first}{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
             return self._said(v.kind, text, v)
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
 
-    def _higher(self) -> tuple[str, bool]:
+    def _try_higher(self) -> tuple[str, bool]:
         """Try steps of the rule at the lr that the run had, and say whether they gain."""
         if self.loss is None or self.opt is None:
             return "and whether a higher one gains was not tried (give loss)", False
@@ -168,7 +168,7 @@ class ByCurvature:
         tried = ", ".join(f"{lr:.2g}" for lr in rates)
         return f"and {count} steps of the rule at lr = {tried} with grad gain nothing", False
 
-    def _spent(self, v: curvature.Verdict, higher: str) -> Diagnosis:
+    def _zero_lr(self, v: curvature.Verdict, higher: str) -> Diagnosis:
         """Say that lr is nothing: asked before the point is judged, which is not why it stalled."""
         could = f"a step could gain {self.gain:.2g}"
         if higher:
@@ -188,7 +188,7 @@ class ByCurvature:
         """Say what there is to say of a run that falls, yet could fall farther."""
         text = f"; yet {self.unfed}" if self.unfed else ""
         text += alike(*self._free(self.point.arrays))
-        return text + (self._cost() if self._decay_balances() else "")
+        return text + (self._decay_cost() if self._decay_balances() else "")
 
     def _decay_balances(self) -> bool:
         """Return whether most of the gradient is taken up by weight decay."""
@@ -304,7 +304,7 @@ class ByCurvature:
 
     # ----------------------------------------------------------------- not at rest
 
-    def _going(self, point: Point, v: curvature.Verdict, dead: str) -> Diagnosis:
+    def _could_fall(self, point: Point, v: curvature.Verdict, dead: str) -> Diagnosis:
         """Judge what keeps a loss from falling: a bounce, noise, an lr of nothing, a plateau."""
         trend, seen, stalled = self.trend, self.seen, self.trend.stalled()
         nowhere = seen.bounces or seen.straightness < STRAIGHT
@@ -316,7 +316,7 @@ class ByCurvature:
                 "plateau",
                 f"{stalled} though {could}: weight decay balances the gradient (norm "
                 f"{v.gradient_norm:.3g}): a rest of loss and decay, not a minimum of the loss"
-                + self._cost(),
+                + self._decay_cost(),
                 v,
             )
         if seen.still:
@@ -342,7 +342,7 @@ class ByCurvature:
                 f"{stalled} though the updates keep their direction: {seen.uphill}",
                 v,
             )
-        thin = self._thin(v, nowhere, could)
+        thin = self._why_unclear(v, nowhere, could)
         if thin:
             held = f"; {seen.held}" if seen.held else ""
             return self._said("inconclusive", f"{stalled}{thin}{held}", v)
@@ -363,7 +363,7 @@ class ByCurvature:
             v,
         )
 
-    def _lower(self) -> str:
+    def _lower_lr(self) -> str:
         """Name an lr to try: a tenth, and below what the curvature allows."""
         if not self.seen.lr > 0:
             return "try a tenth of lr"
@@ -392,7 +392,7 @@ class ByCurvature:
         against = float(pull @ self._gradient(point, x)) < 0
         return self.seen.lr != 0 and decay > 0 and self.seen.update_norm < 0.05 * decay and against
 
-    def _cost(self) -> str:
+    def _decay_cost(self) -> str:
         return self.aim.cost(self.raw, self.raw_loss, self.trend.least)
 
     def _rate(self) -> str:
@@ -403,15 +403,15 @@ class ByCurvature:
             return f"; no curvature limits lr here, which is {self.seen.lr:.3g}"
         return f"; lr = {self.seen.lr:.3g} is far below the {self.stable:.3g} that is stable here"
 
-    def _thin(self, v: curvature.Verdict, nowhere: bool, could: str) -> str:
+    def _why_unclear(self, v: curvature.Verdict, nowhere: bool, could: str) -> str:
         """Say why nothing can be said; empty where the run goes straight ahead and is no noise."""
         seen = self.seen
         if nowhere:
             return (
-                f" and the updates lead nowhere ({self._how()}): a bounce or noise "
-                f"({self._allowed()}); {self._lower()}, or larger batches"
+                f" and the updates lead nowhere ({self._updates_seen()}): a bounce or noise "
+                f"({self._largest_lr()}); {self._lower_lr()}, or larger batches"
             )
-        if self._noisy(v):
+        if self._is_noise(v):
             return (
                 ", but the records are noise for the most part (gradient norm "
                 f"{seen.gradient_norm:.3g} of the batches, {v.gradient_norm:.3g} of the whole; "
@@ -426,7 +426,7 @@ class ByCurvature:
                 "larger batches"
             )
         if not seen.straight and math.isfinite(seen.update_norm):
-            how = f" ({self._how()})" if self._how() else ""
+            how = f" ({self._updates_seen()})" if self._updates_seen() else ""
             return (
                 f" though {could}, and the direction of the updates does not tell why{how}: record "
                 "more steps, or larger batches"
@@ -439,7 +439,7 @@ class ByCurvature:
             )
         return ""
 
-    def _how(self) -> str:
+    def _updates_seen(self) -> str:
         """Say what was seen of updates that lead nowhere."""
         parts = []
         if math.isfinite(self.seen.reversal):
@@ -448,7 +448,7 @@ class ByCurvature:
             parts.append(f"{percentage(self.seen.straightness)} of the way is left as distance")
         return ", ".join(parts)
 
-    def _allowed(self) -> str:
+    def _largest_lr(self) -> str:
         """Say what is known of the largest lr."""
         if self.no_limit:
             return self.no_limit
@@ -458,7 +458,7 @@ class ByCurvature:
             return "no curvature limits lr here"
         return f"lr is {self.seen.lr:.3g}, the curvature allows {self.limit:.3g}"
 
-    def _noisy(self, v: curvature.Verdict) -> bool:
+    def _is_noise(self, v: curvature.Verdict) -> bool:
         """Return whether what was recorded is about the batches rather than about the point."""
         if math.isfinite(self.seen.gradient_norm):
             return self.seen.gradient_norm > 1.5 * v.gradient_norm

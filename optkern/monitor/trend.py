@@ -45,13 +45,13 @@ class Trend:
         self.whole = max(float(np.median(losses[:3])) - self.loss, self.span)
         lower = np.quantile(before, 0.2) - np.quantile(last, 0.2)
         self.falls = bool(lower > 0 and self.drop > max(self.noise, self.material))
-        self.over = self.falls and self._over(last)
+        self.over = self.falls and self._drop_is_over(last)
         self.falls = self.falls and not self.over
         little = max(3 * self.noise, self.least)
         self.creeps = bool(lower > 0 and self.drop > little) and not (self.falls or self.over)
         self.rises = bool(lower < 0 and -self.drop > min(max(self.noise, self.material), little))
 
-    def _over(self, last: np.ndarray) -> bool:
+    def _drop_is_over(self, last: np.ndarray) -> bool:
         """Return whether the last window's own fall is nothing beside the drop to it."""
         half = len(last) // 2
         within = level(last[:half]) - level(last[half:])
@@ -84,7 +84,8 @@ class Trend:
             return first if began is None else began
         if self.count < FEWEST:
             return None
-        if growing(self.losses, _calm(self.losses)):  # in its logarithm: through decades
+        # In its logarithm: through decades.
+        if growing(self.losses, _scatter_before(self.losses)):
             return self._onset(self.losses, 1)
         rising = bool((np.diff(self.losses[-6:]) > 0).all())
         # Where it has stopped, it must lie far above what it scatters by: a run that began at 0
@@ -133,7 +134,7 @@ class Trend:
         # The end too must be high: what spikes and comes down again has not left for ever.
         last = min(float(np.median(losses[-w:])), float(np.median(losses[-3:])))
         best = float(losses.min())
-        noise = _calm(losses)
+        noise = _scatter_before(losses)
         rise = last - best
         if not (rise > 5 * max(abs(best), noise, floor) and rise > 0.5 * (losses[0] - best)):
             return None
@@ -163,7 +164,7 @@ class Trend:
         )
 
 
-def _calm(losses: np.ndarray) -> float:
+def _scatter_before(losses: np.ndarray) -> float:
     """Measure the losses' scatter on the way to the lowest of them."""
     lowest = int(losses.argmin())
     before = losses[max(0, lowest - 50) : lowest + 1]

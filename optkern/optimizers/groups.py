@@ -78,7 +78,7 @@ def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable
     return f"{owner} has no attribute {name!r} to set; {meant}"
 
 
-class InGroup:
+class NameOfGroupValue:
     """Say of a hyperparameter's name on an optimizer where it is; it is never set in vain."""
 
     def __init__(self, name: str) -> None:

@@ -16,7 +16,7 @@ from ..rules.domains import check_step_count, check_stream_seed
 PARTS = ("", "_scales")
 
 
-class Loaded:
+class CheckedStateDict:
     """Check a state dict against an optimizer before anything is changed."""
 
     def __init__(self, session: Any, state_dict: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from ..kernels.rules import (
 )
 from ..kernels.structures import ParamsLike as ParamsLike
 from .documentation import class_document, class_signature
-from .groups import BooleanAttribute, InGroup, Option, ZeroGrad, no_attribute
-from .refused import INSTEAD, ParamGroups, Params, refuse_in_vain
+from .groups import BooleanAttribute, NameOfGroupValue, Option, ZeroGrad, no_attribute
+from .refused import WAYS_TO_CHANGE, ParamGroups, Params, refuse_in_vain
 from .session import Session
 from .state import StateView, reset
 from .stepping import Stepping
@@ -62,7 +62,7 @@ class Optimizer(Stepping):
             )
         for name in cls.rule.hyperparameters:
             if name not in COUNTED:
-                setattr(cls, name, InGroup(name))
+                setattr(cls, name, NameOfGroupValue(name))
         cls._signature = class_signature(cls.rule)
         cls.__signature__ = cls._signature  # type: ignore[attr-defined]
         cls.__doc__ = class_document(cls.rule, cls.__doc__)
@@ -177,7 +177,7 @@ class Optimizer(Stepping):
     def state(self, value: Any) -> None:
         # What `opt.state |= changes` has written is put back as it is.
         if not (isinstance(value, StateView) and value.belongs_to(self._session)):
-            raise AttributeError(f"{self._owner}: state cannot be set; {INSTEAD['state']}")
+            raise AttributeError(f"{self._owner}: state cannot be set; {WAYS_TO_CHANGE['state']}")
 
     def _state_view(self) -> StateView:
         if self._session.fresh:

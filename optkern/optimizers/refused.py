@@ -9,7 +9,7 @@ from typing import Any
 from ..kernels.names import brief
 
 # What is read from an optimizer and never set on it: how to change it.
-INSTEAD = {
+WAYS_TO_CHANGE = {
     "rule": "a class has its rule; construct the optimizer of another class",
     "params": "write into an array, opt.params[0][...] = x, or give others to opt.rebind(params)",
     "param_groups": "write a group's entries, opt.param_groups[0]['lr'] = 0.1, or add one with "
@@ -26,7 +26,7 @@ INSTEAD = {
 }
 
 
-class Fixed(tuple[Any, ...]):
+class RefusingTuple(tuple[Any, ...]):
     """Hold a tuple of an optimizer that says how to change it where it is written to.
 
     ``x[0] *= 2`` changes an array in place and puts the same one back: that is no other one.
@@ -44,7 +44,7 @@ class Fixed(tuple[Any, ...]):
             self._refuse()
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"opt.{self.name} cannot be written to: {INSTEAD[self.name]}")
+        raise TypeError(f"opt.{self.name} cannot be written to: {WAYS_TO_CHANGE[self.name]}")
 
     __delitem__ = __iadd__ = __imul__ = append = extend = insert = remove = _refuse
     pop = clear = sort = reverse = _refuse
@@ -56,14 +56,14 @@ class Fixed(tuple[Any, ...]):
         return (tuple, (tuple(self),))
 
 
-class Params(Fixed):
+class Params(RefusingTuple):
     """Hold an optimizer's parameters, flat, in their order."""
 
     __slots__ = ()
     name = "params"
 
 
-class ParamGroups(Fixed):
+class ParamGroups(RefusingTuple):
     """Hold an optimizer's groups, a dict of hyperparameters each."""
 
     __slots__ = ()
@@ -78,7 +78,7 @@ def refuse_in_vain(owner: str, cls: type, name: str, value: Any, own: bool) -> b
     """
     there = inspect.getattr_static(cls, name, None)
     if (isinstance(there, property) and there.fset is None) or name == "rule":
-        instead = INSTEAD.get(name, "it is only read")
+        instead = WAYS_TO_CHANGE.get(name, "it is only read")
         raise AttributeError(f"{owner}: {name} cannot be set; {instead}")
     if own and name.startswith("__"):
         raise AttributeError(f"{owner}: {name} cannot be set; construct another optimizer")

@@ -21,7 +21,7 @@ from .bound import Bound
 from .change import Change, Counts, alone_as, exclusive
 from .given import differing, settings_of, warn_of_replaced
 from .groups import ParamGroup
-from .loading import Loaded, as_saved
+from .loading import CheckedStateDict, as_saved
 from .planning import Planning
 from .storage import Storage
 from .words import SWAPPED
@@ -271,7 +271,7 @@ class Session(Planning, Storage, Bound, Arguments):
     def prepare(self, state_dict: Mapping[str, Any]) -> Change:
         """Check a state dict and return the change that loading it is; `Change.commit` makes it."""
         self.refuse_averages(f"{self.owner}.load_state_dict")
-        loaded = Loaded(self, state_dict)
+        loaded = CheckedStateDict(self, state_dict)
         counts = Counts(
             *(loaded.counts, loaded.mu_products, loaded.started, loaded.held),
             *(loaded.accumulated, loaded.steps, loaded.skipped_steps),

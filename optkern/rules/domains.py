@@ -279,11 +279,18 @@ def check_real(
     return number
 
 
-def check_count(owner: str, name: str, value: Any, low: int, below: int | None = 2**63) -> int:
+def check_count(
+    owner: str,
+    name: str,
+    value: Any,
+    low: int,
+    below: int | None = 2**63,
+    wrong_type: type[Exception] = TypeError,
+) -> int:
     """Check an integer from ``low`` on; a float may stand for it. C's integers end ``below``."""
     kinds: tuple[Any, ...] = (float, numbers.Integral)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"{owner}: {name} must be an integer >= {low}, got {brief(value)}")
+        raise wrong_type(f"{owner}: {name} must be an integer >= {low}, got {brief(value)}")
     whole = not isinstance(value, float) or value.is_integer()
     fits = not (math.inf if below is None else below) <= value < math.inf
     if not (whole and low <= value and fits):

@@ -91,7 +91,7 @@ class Cyclic(Schedule):
     mode: str = "triangular"
     gamma: float = 1.0
 
-    _own = {"mode": Choice("", ("triangular", "triangular2", "exp_range"))}
+    _field_domains = {"mode": Choice("", ("triangular", "triangular2", "exp_range"))}
 
     def _at(self, step: int) -> float:
         down = self.step_size_down or self.step_size_up
@@ -125,7 +125,7 @@ class Noam(Schedule):
     warmup_steps: int = 4000
     factor: float = 1.0
 
-    _own = {"warmup_steps": _COUNT}
+    _field_domains = {"warmup_steps": _COUNT}
 
     def _at(self, step: int) -> float:
         s = step + 1
@@ -158,7 +158,7 @@ class WarmupStableDecay(Schedule):
     decay: str = "linear"
     end_lr: float = 0.0
 
-    _own = {"decay": Choice("", ("linear", "cos", "1-sqrt"))}
+    _field_domains = {"decay": Choice("", ("linear", "cos", "1-sqrt"))}
     _shapes: ClassVar[dict[str, Callable[[float], float]]] = {
         "linear": lambda share: share,
         "cos": _half_cosine,

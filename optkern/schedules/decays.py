@@ -227,7 +227,7 @@ class CosineWarmRestarts(Schedule):
     eta_min: float = 0.0
     gamma: float = 1.0
 
-    _own = {"gamma": Real("", 0.0, 1.0)}
+    _field_domains = {"gamma": Real("", 0.0, 1.0)}
 
     def _at(self, step: int) -> float:
         cycle, into, length = self._cycle(step)

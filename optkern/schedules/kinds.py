@@ -44,12 +44,12 @@ class FunctionOfStep:
     """Freeze a function of the step: its fields checked, printed, drawn."""
 
     gives_pairs: ClassVar[bool] = False  # not numbers, which is what others are made of
-    _own: ClassVar[Mapping[str, Any]] = {}  # fields that mean something else here
+    _field_domains: ClassVar[Mapping[str, Any]] = {}  # fields that mean something else here
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
         for field in fields(self):  # type: ignore[arg-type]
-            domain = self._own.get(field.name) or _VOCABULARY[field.name]
+            domain = self._field_domains.get(field.name) or _VOCABULARY[field.name]
             value = _checked_argument(owner, field.name, getattr(self, field.name), domain)
             object.__setattr__(self, field.name, value)
         self._check(owner)

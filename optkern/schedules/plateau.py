@@ -59,7 +59,7 @@ class Plateau(Schedule):
         "min_lr": 0.0,
         "eps": 1e-8,
     }
-    _own = {
+    _field_domains = {
         "lr": _NUMBER,
         "mode": Choice("", ("min", "max")),
         "factor": Real("", 0.0, 1.0, open_high=True),
@@ -93,7 +93,7 @@ class Plateau(Schedule):
         given = (lr, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
         self._settings: dict[str, Any] = {
             name: _checked_argument("Plateau", name, value, domain)
-            for (name, domain), value in zip(self._own.items(), given)
+            for (name, domain), value in zip(self._field_domains.items(), given)
         }
         if self._settings["min_lr"] > self._settings["lr"]:
             raise ValueError(f"Plateau: min_lr must not exceed lr={lr!r}, got {brief(min_lr)}")

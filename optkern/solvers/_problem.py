@@ -444,7 +444,7 @@ class SolverCall(ABC):
     def _iterate(self) -> tuple[str, bool]:
         """Until something ends it: what, and whether it has converged."""
 
-    def _told(self) -> bool:
+    def _callback_stops(self) -> bool:
         """Return whether the callback, where there is one, wants to stop here."""
         if self.callback is None:
             return False

@@ -24,7 +24,7 @@ from ..curvature.operators import norm, random_unit
 from ..curvature.recurrence import dot, subtract
 from ..curvature.run import STREAM, Eigenpair
 from ..kernels.atomic import commit
-from ..rules.domains import check_count, check_flag, check_real
+from ..rules.domains import check_count, check_real
 from ._problem import Callback, CountedClosure, largest
 from .krylov import KrylovCall
 from .line_search import Trial, strong_wolfe
@@ -81,9 +81,10 @@ class Race:
         """Check what `saved` gave and rebuild it."""
         if not isinstance(state, Mapping) or set(state) != set(Race().saved()):
             raise ValueError(f"{owner}: race must have the keys {', '.join(Race().saved())}")
-        krylov = check_flag(owner, "race's krylov", state["krylov"], ValueError)
+        if not isinstance(state["krylov"], (bool, np.bool_)):
+            raise ValueError(f"{owner}: race's krylov must be a bool, got {state['krylov']!r}")
         return Race(
-            krylov,
+            bool(state["krylov"]),
             check_count(owner, "race's spent", state["spent"], 0),
             check_count(owner, "race's patience", state["patience"], 1),
             check_real(owner, "race's rate", state["rate"], 0.0),

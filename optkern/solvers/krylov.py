@@ -61,7 +61,7 @@ class Model:
     noise : float
         Curvature that rounding, or the products' errors, could feign.
     learned : bool
-        Whether T is another point's, corrected (`KrylovCall._learned`).
+        Whether T is another point's, corrected (`KrylovCall._updated_model`).
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class KrylovCall(SolverCall):
                 return f"stopped: {self._nowhere()}", False
             self.iterations += 1
             solver.iterations += 1
-            if self._told():
+            if self._callback_stops():
                 return "stopped by the callback", False
 
     def _at_rest(self) -> str:
@@ -182,7 +182,7 @@ class KrylovCall(SolverCall):
     def _descend(self) -> bool:
         """Take one step of the trust region; False where even the smallest does not help."""
         solver = self.solver
-        model = self._learned() or self._krylov()
+        model = self._updated_model() or self._krylov()
         least, before, unchanged = self.u * (norm(self.x) or 1.0), solver.radius, 0
         # A loss that three shorter and shorter steps leave as it is does not resolve any.
         while solver.radius > least and unchanged < 3:
@@ -240,7 +240,7 @@ class KrylovCall(SolverCall):
         shrink = -0.5 * slope / rest if rest > 0 else 0.5
         return ratio, min(max(shrink, 0.1), 0.5)
 
-    def _learned(self) -> Model | None:
+    def _updated_model(self) -> Model | None:
         """Update the last step's model with what the step taught, where its space still holds g.
 
         Nocedal, Wright, "Numerical optimization", 2006, equation 6.19.

@@ -256,10 +256,10 @@ class LBFGSCall(SolverCall):
             reason = self._satisfied()
             if reason:
                 return reason, True
-            reason = self._stalled(before)
+            reason = self._has_stalled(before)
             if reason:
                 return self._ended(reason), False
-            if self._told():
+            if self._callback_stops():
                 return "stopped by the callback", False
 
     def _nothing_lower(self, promised: float) -> tuple[str, bool]:
@@ -282,7 +282,7 @@ class LBFGSCall(SolverCall):
             f"tolerance_grad = {solver._tolerance_grad:g}"
         )
 
-    def _stalled(self, before: float) -> str | None:
+    def _has_stalled(self, before: float) -> str | None:
         solver = self.solver
         assert solver._d is not None
         tol = solver._tolerance_change

@@ -63,7 +63,7 @@ def move_exactly(
     return True
 
 
-class Around:
+class NumbersOfSAM:
     """Show SAM to `optkern.save` and `load`: its own numbers, around the optimizer's state.
 
     Parameters
@@ -149,9 +149,9 @@ class SAM:
         self._read_options()
 
     @property
-    def session(self) -> Around:
+    def session(self) -> NumbersOfSAM:
         """Return what checkpoints use beside the optimizer's own session."""
-        return Around(self)
+        return NumbersOfSAM(self)
 
     @property
     def params(self) -> tuple[np.ndarray, ...]:

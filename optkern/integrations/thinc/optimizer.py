@@ -23,7 +23,7 @@ from ...kernels import buffers
 from ...kernels.atomic import followed
 from ...optimizers import CLASSES, no_attribute
 from ...rules import VOCABULARY, Rule
-from ...rules.domains import check_step_count, check_threads
+from ...rules.domains import check_threads
 from .._host import AMOUNT, checked_host_argument
 from . import library
 from .arguments import (
@@ -244,11 +244,11 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
 
     def _bound_to(self, key: Key, weights: Any, rule: Rule) -> BoundArray:
         bound = self._bound.get(key)
-        if bound is None or not (bound.is_of(rule, weights) and self._holds(key, bound)):
+        if bound is None or not (bound.is_of(rule, weights) and self._still_bound(key, bound)):
             bound = self._bound[key] = self._bind(key, weights, rule)
         return bound
 
-    def _holds(self, key: Key, bound: BoundArray) -> bool:
+    def _still_bound(self, key: Key, bound: BoundArray) -> bool:
         """Tell whether state, count and average of an array are still what it is bound to."""
         averages = self.averages
         if (averages is None) is not (bound.average is None):
@@ -257,13 +257,15 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             return False
         if bound.plan.steps[0] != self._count(key, bound.rule):
             return False
-        return all(self._home(slot).get(key) is array for slot, array in bound.state.items())
+        return all(self._where_kept(slot).get(key) is array for slot, array in bound.state.items())
 
     def _count(self, key: Key, rule: Rule) -> int:
         """Count the updates so far, as the engine counts them: thinc's RAdam is a step ahead."""
         count = self.nr_update[key]
         if not isinstance(count, (int, np.integer)) or count < 0:
-            check_step_count(f"Optimizer: nr_update of {key!r}", count)  # which refuses it
+            raise ValueError(
+                f"Optimizer: nr_update of {key!r} must be an integer >= 0, got {count!r}"
+            )
         return count + (self._rule is None and rule.name == "radam")
 
     def _bind(self, key: Key, weights: Any, rule: Rule) -> BoundArray:
@@ -278,7 +280,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
                 kept.pop(key, None)
         needed = {**rule.hyperparameters, **self._fixed, **dict.fromkeys(self._scheduled, True)}
         state = {
-            slot: self._home(slot).setdefault(key, zeros_like(weights.reshape(-1)))
+            slot: self._where_kept(slot).setdefault(key, zeros_like(weights.reshape(-1)))
             for slot in rule.state
             if rule.needs(slot, needed)
         }
@@ -307,7 +309,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             return "l2"
         return "decoupled" if self._rule else "independent"
 
-    def _home(self, slot: str) -> dict[Key, np.ndarray]:
+    def _where_kept(self, slot: str) -> dict[Key, np.ndarray]:
         """Find where a state's arrays are kept: flat, and thinc's two under thinc's names."""
         if slot in THINCS:
             return getattr(self, THINCS[slot])
