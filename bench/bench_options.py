@@ -89,7 +89,7 @@ def constants() -> list[str]:
     """The names of what a loop reads, in the order of the engine's struct."""
     names = list(named(optkern.RULES[0], dict(optkern.RULES[0].hyperparameters)))
     own = {name for rule in optkern.RULES for name in rule.constants}
-    return [*(name for name in names if name != "flags"), *sorted(own)]
+    return [*(name for name in names if name not in {"flags", *own}), *sorted(own)]
 
 
 def named(rule: optkern.rules.Rule, hyperparameters: dict) -> dict[str, float]:
