@@ -337,4 +337,4 @@ def test_a_short_walk_over_magnitudes():
 
 @pytest.mark.slow
 def test_a_long_walk_over_magnitudes():
-    walk(5000, 1)
+    walk(1500, 1)
