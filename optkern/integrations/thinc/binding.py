@@ -89,8 +89,9 @@ def _same_memory(a: Any, b: np.ndarray) -> bool:
     """Tell whether `a` is another view of b's very elements: a wrapped PyTorch model makes them."""
     return (
         type(a) is np.ndarray
-        and a.__array_interface__["data"] == b.__array_interface__["data"]
         and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
+        and a.flags.writeable == b.flags.writeable
+        and buffers.byte_bounds(a) == buffers.byte_bounds(b)
     )
 
 
