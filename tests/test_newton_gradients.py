@@ -308,7 +308,7 @@ def test_what_a_state_says_of_pairs_and_kinds_is_checked():
     before = other.state_dict()
     for wrong, message in (
         ({"race": {}}, "race must have the keys krylov, spent, patience, rate"),
-        ({"race": good["race"] | {"krylov": 2}}, "race's krylov must be True or False, got 2"),
+        ({"race": good["race"] | {"krylov": 2}}, "race's krylov must be a bool, got 2"),
         ({"race": good["race"] | {"patience": 0}}, "race's patience must be an integer >= 1"),
         ({"race": good["race"] | {"rate": np.nan}}, "race's rate must be"),
         ({"s": good["s"][:, :1]}, r"s must have shape \(\d+, 2\)"),
