@@ -32,7 +32,7 @@ cpdef double real(str name, value) except? -1:
 
 
 cdef class Shape:
-    """The dtype and shape of an array, compared without a Python object."""
+    """Hold the dtype and shape of an array, compared without a Python object."""
 
     cdef int dtype, ndim
     cdef cnp.npy_intp dims[MAX_DIMS]

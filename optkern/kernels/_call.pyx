@@ -35,7 +35,7 @@ cdef enum:
 
 
 cdef class Keyword:
-    """Where a hyperparameter goes and which plain values are taken for it."""
+    """Say where a hyperparameter goes and which plain values are taken for it."""
 
     cdef int kind
     cdef Py_ssize_t at      # the position in hyper_t

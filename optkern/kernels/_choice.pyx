@@ -35,7 +35,7 @@ cdef double PATIENCE = 16.   # serial times of debt with which a trial may still
 
 
 cdef class ThreadChoice:
-    """The choice of one plan. ``begin`` at a time, run the step as it says, ``end`` at a time.
+    """Choose for one plan. ``begin`` at a time, run the step as it says, ``end`` at a time.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ cdef class ThreadChoice:
 
 @cython.final
 cdef class Tuner:
-    """The choices of a kind of call: begun anew where `many` is another number of threads."""
+    """Hold the choices of a kind of call: begun anew where `many` is another number of threads."""
 
     def __cinit__(self):
         self.choice = ThreadChoice()

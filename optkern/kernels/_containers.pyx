@@ -21,7 +21,7 @@ cdef extern from "Python.h":
 
 
 cdef class Contents:
-    """What was in each container.
+    """Hold what was in each container.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ class Copies:
         _roots: Any
         _flat: Any
         _kept: Any
-        _like: Any
+        _form_of_gradients: Any
 
     apart = False  # whether a copy has made arrays of its own, and nobody has asked for them yet
 
@@ -95,7 +95,7 @@ class Copies:
         """Note that somebody has asked for the arrays."""
         if self.apart:
             self.apart = False
-            self.contents = self.contents.taking(self._looks_alike())
+            self.contents = self.contents.taking(self._form_of_gradients())
             self._note_single()
 
     def refuse_apart(self) -> None:

@@ -59,7 +59,7 @@ class Watching:
         for part, root in zip(self.parts, self._roots()):
             self._note(part, root, rows)
         containers, keys, entries = zip(*rows) if rows else ((), (), ())
-        return Contents(containers, keys, entries, self._looks_alike())
+        return Contents(containers, keys, entries, self._form_of_gradients())
 
     def _note(self, node: Node, given: Any, rows: list[Any]) -> None:
         """Note what is in a container, and in those below it."""
@@ -73,7 +73,7 @@ class Watching:
         for child, entry in zip(node.children, entries):
             self._note(child, entry, rows)
 
-    def _looks_alike(self) -> int | tuple[Any, ...] | None:
+    def _form_of_gradients(self) -> int | tuple[Any, ...] | None:
         """Return the form of gradients that go to a step as they come.
 
         None: they take a closer look.

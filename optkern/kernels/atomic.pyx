@@ -28,7 +28,7 @@ cdef enum:
 
 @cython.final
 cdef class Setting:
-    """A plan's hyperparameters and options as they are to be: encoded, and not in force yet."""
+    """Hold a plan's hyperparameters and options as they are to be: encoded, not in force yet."""
 
     cdef Plan plan
     cdef hyper_t* hypers

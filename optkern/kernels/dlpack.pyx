@@ -50,7 +50,7 @@ cdef enum:
 
 
 cdef class Exchange:
-    """The C functions of one type of tensors.
+    """Hold the C functions of one type of tensors.
 
     Parameters
     ----------

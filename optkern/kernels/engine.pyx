@@ -154,7 +154,7 @@ cdef class Plan:
         release_scratch(&self.core)
 
     cdef int _reserve_counts(self) except -1:
-        """The counts of each tensor: as arrays, and where compiled code finds them."""
+        """Make the counts of each tensor: as arrays, and where compiled code finds them."""
         cdef long long[::1] steps, started
         cdef double[::1] mu_products
         cdef unsigned char[::1] held
@@ -375,7 +375,7 @@ cdef class Plan:
     # ----------------------------------------------------------------- threads
 
     cdef int _usable_threads(self, int num_threads) noexcept:
-        """The threads that a step is to use, or, for 0, the most that it may choose."""
+        """Return the threads that a step is to use, or, for 0, the most that it may choose."""
         if self.core.chunks.count == 1:
             return 1
         return threads_for(self.core.total, self.core.chunks.count, num_threads)
@@ -398,11 +398,11 @@ cdef class Plan:
 
     @property
     def prefers_threads(self):
-        """What has been measured: one thread or many."""
+        """Return what has been measured: one thread or many."""
         return self._tuner.choice.prefers_many
 
     def thread_report(self, int num_threads=0):
-        """How many threads a step uses and why: a `ThreadReport`; ``num_threads`` as in `step`."""
+        """Report how many threads a step uses and why; ``num_threads`` as in `step`."""
         cdef int limit = self._usable_threads(num_threads)
         cdef bint measured = limit > 1 and num_threads == 0
         reason = serial_reason(self.core.total, self.core.chunks.count, CHUNK, num_threads)
@@ -426,7 +426,7 @@ cdef class Plan:
 
     @property
     def held_shift(self):
-        """The accumulators hold sums times 2**-held_shift."""
+        """Return k where the accumulators hold sums times 2**-k."""
         return self.core.held_shift
 
     @held_shift.setter
@@ -453,10 +453,10 @@ cdef class Plan:
 
     @property
     def grad_norm(self):
-        """The norm of all gradients together at the last step that took it."""
+        """Return the norm of all gradients together at the last step that took it."""
         return self.core.grad_norm
 
     @property
     def norm_taken(self):
-        """Whether the last step that was not an accumulation took it."""
+        """Return whether the last step that was not an accumulation took it."""
         return self.core.norm_taken

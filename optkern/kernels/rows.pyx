@@ -221,7 +221,7 @@ cdef dict INDEX = {rule.name: k for k, rule in enumerate(RULES)}
 
 @cython.final
 cdef class Copied:
-    """A copy of the rows of an array that has gaps, and the way back."""
+    """Hold a copy of the rows of an array that has gaps, and the way back."""
 
     cdef cnp.ndarray array, rows
     cdef layout_t row   # how to walk one
@@ -247,7 +247,7 @@ cdef class Copied:
 
 
 cdef class Rows:
-    """The rows of one parameter that a call updates: checked, and nothing written yet.
+    """Hold the rows of one parameter that a call updates: checked, and nothing written yet.
 
     Parameters
     ----------
