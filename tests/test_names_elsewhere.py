@@ -42,3 +42,26 @@ def test_a_models_parameters_are_shown_the_way():
     torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
     with pytest.raises(TypeError, match=r"optkern\.integrations\.torch"):
         optkern.AdamW(torch.nn.Linear(2, 2).parameters())
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda w: optkern.RMSprop(w, rho=0.9), "RMSprop: .*'rho'; did you mean alpha[?]$"),
+        (lambda w: optkern.SGD(w, eps=1e-8), "SGD: .*'eps'; SGD has none$"),
+        (lambda w: optkern.Lion(w, eps=1e-8), "Lion: .*'eps'; Lion has none$"),
+        (
+            lambda w: optkern.NewtonLanczos(w, hpv=abs),
+            ".*'hpv'; hvp belongs to step$",
+        ),
+        (
+            lambda w: optkern.NewtonLanczos(w, hvp=abs),
+            ".*'hvp'; hvp belongs to step$",
+        ),
+        (lambda w: optkern.NewtonLanczos(w, max_itr=3), "did you mean max_iter[?]$"),
+    ],
+)
+def test_an_argument_of_another_is_said_alone(make, said):
+    with pytest.raises(TypeError, match=said):
+        make(np.ones(2))
+    optkern.Adadelta(np.ones(2), rho=0.9)  # where it is one it stays

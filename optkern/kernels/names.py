@@ -49,6 +49,7 @@ _ELSEWHERE = {
     "n_jobs": "num_threads",
     "tolerance": "tol",
     "mu": "momentum",
+    "rho": "alpha",  # Keras' of RMSprop
     "ema": "ema_decay",
     "grad_clip": "clip_norm clip_value",
     "gradient_clip": "clip_norm clip_value",
@@ -59,6 +60,18 @@ _ELSEWHERE = {
     "gradient_clip_val": "clip_norm clip_value",
     "clip_grad_value": "clip_value",
 }
+# Hyperparameters of some rules, which others have nothing like.
+_OF_SOME = (
+    "eps",
+    "betas",
+    "alpha",
+    "rho",
+    "momentum",
+    "dampening",
+    "nesterov",
+    "amsgrad",
+    "centered",
+)
 # torch.optim's choices of an implementation.
 _IMPLEMENTATIONS = ("foreach", "fused", "capturable", "differentiable")
 
@@ -193,6 +206,8 @@ def check_keywords(owner: str, kwargs: Iterable[str], known: Iterable[str]) -> N
     for name in kwargs:
         if name not in known:
             what = hint(name, known, "the arguments are") if known else "there are none"
+            if name in _OF_SOME and "weight_decay" in known and not meant(name, known):
+                what = f"{owner} has none"
             if name in _IMPLEMENTATIONS:
                 what = "it chooses among torch's implementations, here there is one: leave it out"
             raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
@@ -249,10 +264,23 @@ def _checking(function: _Spelled, names: list[str]) -> _Spelled:
     def checked(*args: Any, **kwargs: Any) -> Any:
         if kwargs and not known.issuperset(kwargs):
             owner = f"{type(args[0]).__name__}{act}" if method and args else function.__qualname__
+            if method and args and not act:
+                _refuse_of_step(owner, args[0], kwargs, names)
             check_keywords(owner, kwargs, names)
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
+
+
+def _refuse_of_step(owner: str, one: Any, kwargs: Iterable[str], known: list[str]) -> None:
+    """Raise TypeError for what the constructor does not take, and step does."""
+    step = getattr(type(one), "step", None)
+    taken = [] if step is None else [name for name in _keywords(step) if name not in known]
+    for name in kwargs:
+        if name not in known and not meant(name, known) and (of_step := meant(name, taken)):
+            raise TypeError(
+                f"{owner}: unexpected keyword argument {name!r}; {of_step[0]} belongs to step"
+            )
 
 
 def _keywords(function: Callable[..., Any]) -> list[str]:
