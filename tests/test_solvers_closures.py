@@ -201,9 +201,9 @@ def test_hvp_that_writes_is_refused():
 
 def test_what_is_not_a_number_is_no_write():
     """A fixed step too long for the numbers: the closure has not written what the step has."""
-    p = {"w": np.full(3, 1e200), "b": np.full(2, 1e200)}
-    solver = LBFGS(p, lr=1e200, max_iter=3)
-    report = solver.step(lambda: (1.0, {k: np.full_like(v, -1e200) for k, v in p.items()}))
+    p = {"w": np.full(3, 1e150), "b": np.full(2, 1e150)}
+    solver = LBFGS(p, lr=1e300, max_iter=3)
+    report = solver.step(lambda: (1.0, {k: np.full_like(v, -1e150) for k, v in p.items()}))
     assert "written" not in report.status
     point = Parameters("LBFGS", {"w": np.ones(2)})
     nowhere = np.array([np.nan, 1.0])
