@@ -358,6 +358,10 @@ def test_weights_rounded_at_random_are_the_twins_bit_for_bit(rule, order):
     runtime.use_isa(runtime.AVAILABLE_ISAS[-1])
 
 
+AROUND = {"ema_decay": 0.9, "lookahead": (2, 0.5), "accumulate": 2, "zero_grad": True}
+AROUND |= {"clip_value": 1e20, "maximize": True}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", MAGNITUDES)
 @pytest.mark.parametrize("name", CLASSES)
@@ -371,6 +375,9 @@ def test_walk_over_magnitudes(name, dtype):
     for _ in range(300):
         p = (rng.choice([-1, 0, 1], 40) * 10.0 ** rng.uniform(low, high / 3, 40)).astype(dtype)
         options = {"clip_norm": 10.0 ** rng.uniform(-30, 30)} if rng.random() < 0.5 else {}
+        for key, value in AROUND.items():
+            if rng.random() < 0.3:
+                options[key] = value
         if dtype is np.float32 and name != "lamb" and rng.random() < 0.5:
             options["state_dtype"] = rng.choice(["int8", "bfloat16"]).item()
         opt = CLASSES[name](p, lr=1e-3, on_nonfinite="raise", **options)
@@ -379,6 +386,7 @@ def test_walk_over_magnitudes(name, dtype):
             g = (rng.choice([-1, 0, 1], 40) * 10.0 ** rng.uniform(low, top, 40)).astype(dtype)
             opt.step(g)
             assert np.isfinite(p).all(), (name, options)
+            assert all(np.isfinite(opt.state[0].get(slot, p)).all() for slot in ("ema", "slow"))
 
 
 @pytest.mark.parametrize("dtype", (np.float32, np.float16))

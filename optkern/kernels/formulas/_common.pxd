@@ -39,7 +39,7 @@ cdef enum:
     FORM_AVERAGE
 
 cdef enum:
-    HEADROOM = 62   # the largest power of two whose square is a constant of float32
+    HEADROOM = 31   # of a power of two: its square times such a rate is a constant of float32
 
 
 cdef inline floating ascended(floating p, floating g, constants_t h) noexcept nogil:
@@ -84,13 +84,13 @@ cdef inline floating move_moments(
     return now_m
 
 
-cdef inline int excess(double factor) noexcept nogil:
-    """Find the power of two that takes a factor below 1, if it is above; at most HEADROOM."""
+cdef inline int excess(double factor, int most) noexcept nogil:
+    """Find the power of two that takes a factor below 1, if it is above; at the most so much."""
     cdef int k = 0
     if factor <= 1:
         return 0
     frexp(factor * (1 + 1e-6), &k)   # it is rounded later
-    return k if k < HEADROOM else HEADROOM
+    return k if k < most else most
 
 
 cdef inline void common(const hyper_t* o, constants_t* h) noexcept nogil:
@@ -118,7 +118,7 @@ cdef inline void make_room(const hyper_t* o, constants_t* h) noexcept nogil:
     A rule that asks for it makes that good: by `full` in its weights, or by `whole`.
     """
     cdef double most = (o.share if o.share > 1 else 1) + h.decay   # times the largest gradient
-    h.full = ldexp(1, excess(most))
+    h.full = ldexp(1, excess(most, HEADROOM))
     h.turn = h.turn / h.full
     h.decay = h.decay / h.full
     if h.full != 1:
@@ -127,7 +127,7 @@ cdef inline void make_room(const hyper_t* o, constants_t* h) noexcept nogil:
 
 cdef inline void guard(constants_t* h, double rate) noexcept nogil:
     """Keep a quotient's parts in range: the largest rate of its dividend, and its divisor."""
-    cdef int k = excess(rate)
+    cdef int k = excess(rate, 2 * HEADROOM)
     h.down = ldexp(1, -k)
     h.rate = h.rate * h.down
     if k or h.eps < least_root(<float> 0):
