@@ -209,3 +209,51 @@ print((pages() - before) * resource.getpagesize())
         return int(result.stdout)
 
     return measure
+
+
+@pytest.fixture
+def in_double():
+    torch = pytest.importorskip("torch")
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(params=("this torch", "an older one"))
+def exchange(request, monkeypatch):
+    """An older torch has no C functions of DLPack, and counts one tensor's changes at a time."""
+
+    torch = pytest.importorskip("torch")
+    from optkern.integrations.torch import tensors as tensor_memory
+
+    def increment(tensor):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError("expected a Tensor")
+        increment_version(tensor)
+
+    increment_version = torch.autograd.graph.increment_version
+    if request.param == "an older one":
+        monkeypatch.setattr(tensor_memory, "exchange", tensor_memory.PlainExchange())
+        monkeypatch.setattr(torch.autograd.graph, "increment_version", increment)
+
+
+@pytest.fixture
+def target(tmp_path, request):
+    """``target(kind)``: where a file of that format goes; skips where its package is missing."""
+
+    def name(kind):
+        if kind == "safetensors":
+            pytest.importorskip("safetensors", reason="extra `safetensors`")
+        return str(tmp_path / f"run.{kind}")
+
+    return name
+
+
+@pytest.fixture
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Where the loss curves land by default; and no colours forced by the surroundings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("PYTHONPATH", str(Path(optkern.__file__).parents[1]))
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from compact_runs import dtype_of
 from conftest import ISAS, assert_same_bits, ordinary
-from test_compact import dtype_of
-from test_fused import Twin as FusedTwin
+from fused_runs import Twin as FusedTwin
 
 import optkern
 from optkern import reference

@@ -9,9 +9,9 @@ import itertools
 
 import numpy as np
 import pytest
+from compact_runs import dtype_of
 from conftest import ISAS, RULES, assert_same_bits, copies, every_dtype, ordinary
-from test_compact import dtype_of
-from test_fused import Twin, assert_equal_twin
+from fused_runs import Twin, assert_equal_twin
 
 from optkern.kernels import runtime
 from optkern.optimizers import CLASSES

@@ -1,0 +1,102 @@
+"""Options that a step takes along, and their references."""
+
+import numpy as np
+from conftest import (
+    assert_same_bits,
+    copies,
+    ordinary,
+)
+
+import optkern
+from optkern import reference
+from optkern.kernels.rules import OPTION_SLOTS
+
+SHAPES = ((6, 5), (4,), (), (2, 0), (3, 2, 4))
+
+AXES = {
+    "clip_norm": (None, 2.0),
+    "clip_norm_per_tensor": (None, 1.5),
+    "clip_value": (None, 0.25),
+    "grad_scale": (1.0, 3.0),
+    "accumulate": (1, 2),
+    "accumulate_form": ("mean", "sum"),
+    "zero_grad": (False, True),
+    "lookahead": (None, (2, 0.4)),
+    "ema_decay": (None, 0.9),
+}
+
+EVERYTHING = {name: values[1] for name, values in AXES.items()}
+
+
+def arrays(seed=0, dtype=np.float64, shapes=SHAPES):
+    return [
+        ordinary(dtype, int(np.prod(s)), 100 * seed + k).reshape(s) for k, s in enumerate(shapes)
+    ]
+
+
+class Twin:
+    """An optimizer written with the reference alone."""
+
+    def __init__(self, rule, params, hyperparameters=None, **options):
+        self.rule, self.params, self.options = rule, copies(params), options
+        self.hyper = [{**rule.hyperparameters, **(hyperparameters or {})} for _ in params]
+        self.state = {slot: [np.zeros_like(p) for p in params] for slot in rule.state}
+        self.state |= {slot: copies(params) for slot in ("slow", "ema")}
+        self.taken = [0] * len(params)
+        self.held, self.calls = [None] * len(params), 0
+        self.norm = None
+
+    def step(self, grads):
+        self.calls += 1
+        if self.calls < self.options.get("accumulate", 1):
+            self.held = reference.accumulate(self.held, grads)
+            if self.options.get("zero_grad"):
+                zero(grads)
+            return False
+        active = [h is not None or g is not None for h, g in zip(self.held, grads, strict=True)]
+        for i, on in enumerate(active):
+            self.hyper[i]["step"] = self.taken[i] + 1
+            self.taken[i] += on
+        self.norm = reference.fused_step(
+            self.rule, self.params, grads, self.state, self.hyper, self.held, self.calls,
+            **self.options,
+        )  # fmt: skip
+        if "mu_product" in self.rule.hyperparameters:
+            for hyper, on in zip(self.hyper, active, strict=True):
+                derived = reference.Constants(self.rule, hyper, np.dtype(np.float64))
+                hyper["mu_product"] = derived.carried if on else hyper["mu_product"]
+        self.held, self.calls = [None] * len(grads), 0
+        return True
+
+
+def zero(grads):
+    for g in grads:
+        if g is not None:
+            g[...] = 0
+
+
+def assert_equal_twin(opt, twin, hyperparameters=None):
+    assert_same_bits(opt.params, twin.params)
+    hyper = {**twin.rule.hyperparameters, **(hyperparameters or {})}
+    slots = [slot for slot in twin.rule.state if twin.rule.needs(slot, hyper)]
+    slots += [slot for slot in ("slow", "ema") if twin.options.get(OPTION_SLOTS[slot])]
+    for i, entry in enumerate(opt.state.values()):
+        for slot in slots:
+            assert_same_bits(entry[slot], twin.state[slot][i])
+
+
+def with_gaps(calls):
+    """Calls in which one gradient or another is missing."""
+    return [
+        [None if (k + i) % 4 == 3 else g for i, g in enumerate(grads)]
+        for k, grads in enumerate(calls)
+    ]
+
+
+def whole():
+    """An optimizer with everything on, in the middle of an accumulation."""
+    opt = optkern.Adam(arrays(), **EVERYTHING)
+    for grads in with_gaps([arrays(seed) for seed in range(1, 8)]):
+        opt.step(grads)
+    assert opt.steps == 3 and opt.state_dict()["accumulated"] == 1
+    return opt
