@@ -79,6 +79,8 @@ def test_no_private_name_of_another_package():
 
 def test_files_fit():
     assert HOUSE.long_files() == []
+    tests = {p.name: len(p.read_text().splitlines()) for p in (ROOT / "tests").glob("*.py")}
+    assert {name: n for name, n in tests.items() if n > rooms.MAX_LINES} == {}
 
 
 def test_classes_fit():
