@@ -277,9 +277,10 @@ cdef char* with_held(
         return g
     if g == NULL:
         return held
-    if held != scratch:
-        memcpy(scratch, held, n * width(t))
-    SPANS.add[t.dtype](scratch, g, n)
+    if held == scratch:
+        SPANS.add[t.dtype](scratch, g, n)
+    else:
+        SPANS.sum[t.dtype](scratch, held, g, n)
     return scratch
 
 # --------------------------------------------------------------------------- sums out of the range

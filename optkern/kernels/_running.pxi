@@ -70,6 +70,9 @@ cdef void run_pieces(
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t here = first, piece, end = first + n
     cdef int j
+    if not (t.staged or t.held or t.h.lift or plan.held_shift or direction):
+        run_dense_pieces(plan, t, first, n, s)
+        return
     while here < end:
         piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
         for j in range(plan.streams + EXTRA):
@@ -89,6 +92,26 @@ cdef void run_pieces(
                 put(t, t.home, here, piece, at[0], NULL, s)
         put_state(plan, t, at, here, piece, s, direction != NULL)
         here += piece
+
+
+cdef void run_dense_pieces(
+    plan_t* plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    """Run them where they lie: looking for each stream's place in each piece is a tenth of SGD."""
+    cdef span_t span = SPANS.update[plan.index][t.dtype]
+    cdef char* at[MAX_STREAMS]
+    cdef Py_ssize_t here = first, piece, end = first + n
+    cdef int j
+    for j in range(plan.streams + EXTRA):
+        at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+    while here < end:
+        piece = min(<Py_ssize_t> WORK, end - here)
+        span(t.h, at, piece, here)
+        finish_piece(plan, t, at, here, piece, s)
+        here += piece
+        for j in range(plan.streams + EXTRA):
+            if at[j]:
+                at[j] += piece * t.itemsize[j]
 
 
 cdef void put_state(
@@ -130,15 +153,12 @@ cdef void accumulate_span(
     cdef Py_ssize_t here = first, piece, end = first + n
     cdef char* g
     cdef char* held
+    cdef add_t take = SPANS.add[t.dtype] if t.held else SPANS.hold[t.dtype]
     while here < end and t.data[1] != NULL:
         piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
         g = lowered(plan, t, fetch(t, 1, here, piece, s.streams[1], s), piece, s.streams[1])
         held = fetch(t, to, here, piece, s.streams[to], s)
-        if t.held:
-            SPANS.add[t.dtype](held, g, piece)
-        else:
-            memcpy(held, g, piece * width(t))
-        if not plan.crowded and not SPANS.roomy[t.dtype](held, piece):
+        if not take(held, g, piece):
             plan.crowded = True   # whichever thread says so
         put(t, to, here, piece, held, NULL, s)
         if plan.options.zero_grad:

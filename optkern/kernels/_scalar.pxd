@@ -62,6 +62,11 @@ cdef extern from *:
         memcpy(&bits, &x, 4);
         return bits;
     }
+    static inline long long optkern_long_bits(double x) {
+        long long bits;
+        memcpy(&bits, &x, 8);
+        return bits;
+    }
     static inline float optkern_float(unsigned int bits) {
         float x;
         memcpy(&x, &bits, 4);
@@ -69,6 +74,7 @@ cdef extern from *:
     }
     """
     unsigned int bits_of "optkern_bits"(float x) noexcept nogil
+    long long long_bits_of "optkern_long_bits"(double x) noexcept nogil
     float float_of "optkern_float"(unsigned int bits) noexcept nogil
 
 

@@ -86,8 +86,11 @@ ctypedef double (*subtract_t)(
 # out = a x
 ctypedef void (*scale_t)(char* out, const char* x, double a, Py_ssize_t n) noexcept nogil
 
-# to = to + x
-ctypedef void (*add_t)(char* to, const char* x, Py_ssize_t n) noexcept nogil
+# to = x, or to + x; whether any finite number can be added to what it is now
+ctypedef bint (*add_t)(char* to, const char* x, Py_ssize_t n) noexcept nogil
+
+# out = x + y
+ctypedef void (*sum_t)(char* out, const char* x, const char* y, Py_ssize_t n) noexcept nogil
 
 # to = to + weight * (x - to), denormals flushed: a running average of x
 ctypedef void (*approach_t)(char* to, const char* x, double weight, Py_ssize_t n) noexcept nogil
@@ -119,5 +122,7 @@ cdef struct spans_t:
     project_t project[DTYPES]
     subtract_t subtract[DTYPES]
     scale_t scale[DTYPES]
+    add_t hold[DTYPES]
     add_t add[DTYPES]
+    sum_t sum[DTYPES]
     approach_t approach[DTYPES]
