@@ -13,7 +13,8 @@ cdef enum:
     SCALED = 256       # elements that share an int8 scale
     SEGMENT = 1 << 20  # elements whose random bits share a key
 
-# How a stream is stored (`STORAGE_KINDS` in codecs.py); all but PLAIN are float32 where it is computed.
+# How a stream is stored (`STORAGE_KINDS` in codecs.py); all but PLAIN are float32 where it is
+# computed.
 cdef enum:
     PLAIN             # the dtype of the arithmetic
     BFLOAT16          # rounded to nearest even
