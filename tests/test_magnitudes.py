@@ -156,6 +156,7 @@ def test_centered_rmsprop_whose_second_moment_overflows(dtype, size, momentum):
 BEYOND = {  # rows of docs/range.md: class, options, weights, gradients of the calls
     "momentum": (optkern.SGD, {"momentum": 0.9}, 1.0, [3e38, 3e38]),
     "averages": (optkern.Adam, {"grad_scale": 1e-10}, 1.0, [1e30]),
+    "a fast weight": (optkern.SGD, {"lr": 2.0, "lookahead": (1, 0.5)}, 0.0, [2e38]),
 }
 
 
@@ -165,6 +166,19 @@ def test_where_finite_numbers_become_infinite(case):
     cls, keywords, size, calls = BEYOND[case]
     opt = trained_like_twin(cls, keywords, size, calls, np.float32)
     assert not np.isfinite(opt.params[0]).any()
+
+
+@pytest.mark.parametrize("on_nonfinite", ("propagate", "skip", "raise"))
+def test_where_the_sum_of_a_row_becomes_infinite(on_nonfinite):
+    p = np.ones((2, 1), np.float32)
+    opt = optkern.SGD(p, lr=1e-3, on_nonfinite=on_nonfinite)
+    g = np.full((2, 1), 3e38, np.float32)
+    if on_nonfinite == "raise":
+        with pytest.raises(ValueError, match="inf"):
+            opt.step_rows([1, 1], g)
+    else:
+        assert opt.step_rows([1, 1], g) is (on_nonfinite == "propagate")
+    assert np.isfinite(p).all() == (on_nonfinite != "propagate")
 
 
 def trained_like_twin(cls, keywords, size, calls, dtype):
