@@ -337,8 +337,26 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
     )
     for ext in made:
         ext.depends = [name for name in ext.depends if ours(name)]
+        for source in ext.sources:
+            mend_append(Path(source))
     stamp.write_text(numpy.__version__)
     return made
+
+
+def mend_append(source: Path) -> None:
+    """Drop the item of a list that cannot grow once, in the C that Cython 3.3 has written.
+
+    Its `[f(x) for x in xs]` drops it in the function that appends, and in the caller again: a
+    MemoryError there took a reference from an array of the user's, which was freed in use.
+    """
+    appended = "    int result = PyList_Append(list, x);\n"
+    text = source.read_text(encoding="utf-8")
+    mended = text.replace(
+        f"{appended}    Py_DECREF(x);\n",
+        f"{appended}    if (result == 0) Py_DECREF(x);  /* else the caller drops it */\n",
+    )
+    if mended != text:
+        source.write_text(mended, encoding="utf-8")
 
 
 def ours(name: str) -> bool:

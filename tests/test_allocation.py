@@ -165,13 +165,49 @@ for name, states in (("lars", 1), ("lamb", 2)):
 """
 
 
+PLAN = """
+import ctypes, sys
+import numpy as np
+from optkern.kernels.engine import Plan
+from optkern.rules import RULES
+shim = ctypes.CDLL(None)
+shim.arm.argtypes, shim.remaining.restype = [ctypes.c_long], ctypes.c_long
+
+def disarmed():
+    while True:
+        try:
+            left = shim.remaining()
+            shim.arm(0)
+            return left
+        except (MemoryError, ctypes.ArgumentError):   # ctypes too takes memory
+            pass
+
+rule = next(rule for rule in RULES if rule.name == "adam")
+arrays = [np.ones(3) for _ in range(1 + len(rule.slots))]
+held = arrays * 1000   # what is dropped once too often shall not be freed
+state = {slot: [array] for slot, array in zip(rule.slots, arrays[1:])}
+before, k, left, failures = [sys.getrefcount(a) for a in arrays], 1, 0, 0
+while left == 0:
+    shim.arm(k)
+    try:
+        Plan(rule, "me", [0], arrays[:1], state)
+    except MemoryError:
+        failures += 1
+    left = disarmed()
+    lost = [n - sys.getrefcount(a) for a, n in zip(arrays, before)]
+    assert max(lost) <= 0, (k, lost)
+    k += 1
+assert failures > 50, failures
+"""
+
+
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads over glibc"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
 ]
 
 
-def with_failing_allocations(folder, script, *arguments):
+def with_failing_allocations(folder, script, *arguments, **environment):
     """Run a script in a process whose allocations can be made to fail."""
     source, library = folder / "shim.c", folder / "shim.so"
     source.write_text(SHIM)
@@ -179,7 +215,12 @@ def with_failing_allocations(folder, script, *arguments):
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     run = subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": os.pathsep.join(paths)},
+        env={
+            **os.environ,
+            "LD_PRELOAD": str(library),
+            "PYTHONPATH": os.pathsep.join(paths),
+            **environment,
+        },
         cwd=folder,  # a checkout would hide what is installed
         capture_output=True,
         text=True,
@@ -212,3 +253,8 @@ def test_the_kth_allocation_of_a_record_fails(tmp_path):
 def test_the_kth_allocation_of_a_function_fails(tmp_path):
     """LARS and LAMB make room for norms, before they write."""
     with_failing_allocations(tmp_path, FUNCTIONS)
+
+
+def test_the_kth_allocation_of_a_plan_takes_no_reference(tmp_path):
+    """Cython 3.3 drops the item of a list that cannot grow twice; setup.py mends its C."""
+    with_failing_allocations(tmp_path, PLAN, PYTHONMALLOC="malloc")

@@ -253,7 +253,10 @@ def byte_bounds(array: np.ndarray) -> tuple[int, int]:
 
     NumPy's own function asks for `__array_interface__`, which crashes where memory runs out.
     """
-    low = high = array.ctypes.data
+    try:
+        low = high = array.ctypes.data
+    except SystemError as error:  # NumPy's word where memory runs out in there
+        raise MemoryError("no memory left to ask where an array lies") from error
     if array.size and array.flags.c_contiguous:  # no loop: a twentieth of a call over few rows
         return low, low + array.nbytes
     for length, stride in zip(array.shape, array.strides):
