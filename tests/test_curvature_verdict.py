@@ -382,3 +382,23 @@ def test_without_a_loss_minima_are_still_minima():
     d = np.array([1.0, 2.0, 0.0])
     v = curvature.classify(np.array([5.0, 5.0, 1e-3]), lambda x: d * (x - 5) + 4 * x**3 * (d == 0))
     assert v.kind == "minimum"
+
+
+@pytest.mark.parametrize("large", (1e4, 1e8, 1.7e9))
+def test_one_large_coordinate_does_not_hide_the_way_of_the_others(large):
+    """A step of 3 in a coordinate at 0 is no rounding because another stands at 1e8."""
+    centre = np.array([large, 3.0])
+    verdict = curvature.classify(
+        np.array([large, 0.0]),
+        grad=lambda x: x - centre,
+        loss=lambda x: float((x - centre) @ (x - centre)) / 2,
+    )
+    assert verdict.kind == "not_stationary" and verdict.gain == pytest.approx(4.5)
+    # Where the rest is a rounding of each coordinate, the fit is exact all the same.
+    x = np.array([large * (1 + 1e-9), 3.0 + 1e-9])
+    rest = curvature.classify(
+        x,
+        grad=lambda x: x - centre,
+        loss=lambda x: float((x - centre) @ (x - centre)) / 2,
+    )
+    assert rest.kind == "minimum"

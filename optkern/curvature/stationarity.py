@@ -38,7 +38,7 @@ GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the poi
 # against the scale that H gives, lambda_max ||x||^2 / 2, decides nothing beside it: it is at most
 # lambda_max length^2 / 2, and beyond 1e-3 of that scale the length is beyond .03 ||x||.
 NEGLIGIBLE_LENGTH = 0.01
-# Of ||x||: where a step that short takes away what is left of the loss, the fit is exact.
+# Of each coordinate: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
 UNLIKE_SIZES = 1e3  # of x's coordinates: a step is tried in units of each
@@ -314,12 +314,12 @@ class StationarityTest:
         found = replace(found, products=self.operator.products - before)
         if whole is not None and whole.k >= whole.n > run.k:
             steps.append(newton_step(whole, self.gradient.value, noise))
-        gain, length = 0.0, 0.0
+        gain, best = 0.0, np.zeros(1)
         for each in steps:
             won, share = fall_along(self.line, each.step)
             if won > gain:
-                gain, length = won, share * norm(each.step)
-        verdict = self._by_gain(found, gain, length)
+                gain, best = won, share * each.step
+        verdict = self._by_gain(found, gain, best)
         followed = self._followed(verdict, steps)
         return verdict if followed is None else followed  # which is false, where it is one
 
@@ -422,6 +422,12 @@ class StationarityTest:
         why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({share_of(won, f)})"
         return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
 
+    def _is_short(self, step: np.ndarray) -> bool:
+        """Tell whether a step is a rounding of every coordinate, not of the largest alone."""
+        x = np.abs(self.gradient.x).astype(np.float64)
+        sizes = np.maximum(x, min(1.0, self.scale / math.sqrt(x.size)))
+        return norm(step / sizes) <= EXACT_FIT * math.sqrt(x.size)
+
     def _by_length(self, found: Stationarity) -> Stationarity:
         share = found.newton_length / self.scale
         why = (
@@ -430,10 +436,9 @@ class StationarityTest:
         )
         return replace(found, holds=share <= NEGLIGIBLE_LENGTH, why=why)
 
-    def _by_gain(self, found: Stationarity, gain: float, length: float) -> Stationarity:
-        f = abs(self.line.f)
-        short = length <= EXACT_FIT * self.scale
-        exact = short and gain >= 0.5 * f
+    def _by_gain(self, found: Stationarity, gain: float, step: np.ndarray) -> Stationarity:
+        f, length = abs(self.line.f), norm(step)
+        exact = gain >= 0.5 * f and self._is_short(step)
         lost = 0 < gain <= 4 * self.line.rounding(self.seed)
         holds = gain <= GAIN * f or exact or lost
         if gain == 0:
