@@ -248,15 +248,20 @@ def refuse_overlap(owner: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None
         reaching.append(row)
 
 
+def address(array: np.ndarray) -> int:
+    """Return where an array's first element lies."""
+    try:
+        return array.ctypes.data
+    except SystemError as error:  # NumPy's word where memory runs out in there
+        raise MemoryError("no memory left to ask where an array lies") from error
+
+
 def byte_bounds(array: np.ndarray) -> tuple[int, int]:
     """Return the addresses of an array's first byte and of the one after its last.
 
     NumPy's own function asks for `__array_interface__`, which crashes where memory runs out.
     """
-    try:
-        low = high = array.ctypes.data
-    except SystemError as error:  # NumPy's word where memory runs out in there
-        raise MemoryError("no memory left to ask where an array lies") from error
+    low = high = address(array)
     if array.size and array.flags.c_contiguous:  # no loop: a twentieth of a call over few rows
         return low, low + array.nbytes
     for length, stride in zip(array.shape, array.strides):
@@ -297,12 +302,14 @@ def zeros_beside(array: np.ndarray, dtype: Any) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     order, _ = memory_order(array)
-    head = -array.ctypes.data % LINE // array.itemsize
+    head = -address(array) % LINE // array.itemsize
     place = -head * dtype.itemsize % LINE
     room = np.zeros(array.size * dtype.itemsize + LINE, np.uint8)
-    first = (place - room.ctypes.data) % LINE
+    first = (place - address(room)) % LINE
     flat = room[first : first + array.size * dtype.itemsize].view(dtype)
-    return flat.reshape([array.shape[k] for k in order]).transpose(np.argsort(order))
+    # Axes as plain numbers: of an array NumPy says TypeError where memory runs out.
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return flat.reshape([array.shape[k] for k in order]).transpose(back)
 
 
 def _overlaps_itself(array: np.ndarray) -> bool:

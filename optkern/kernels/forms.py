@@ -221,5 +221,5 @@ def same_memory(value: Any, array: np.ndarray) -> bool:
         and value.dtype == array.dtype
         and value.shape == array.shape
         and value.strides == array.strides
-        and value.ctypes.data == array.ctypes.data
+        and buffers.address(value) == buffers.address(array)
     )

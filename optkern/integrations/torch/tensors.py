@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.buffers import named
+from ...kernels.buffers import address, named
 from ...kernels.dlpack import Exchange
 from ...kernels.rules import checked_option
 from .library import torch
@@ -63,7 +63,7 @@ class PlainExchange:
         """Say whether each array lies on its tensor's memory."""
 
         def form(array: np.ndarray) -> tuple[Any, ...]:
-            return array.ctypes.data, array.dtype, array.shape, array.strides
+            return address(array), array.dtype, array.shape, array.strides
 
         pairs = [(t, a) for t, a in zip(tensors, arrays) if a.size]
         return all(form(memory("", t)) == form(a) for t, a in pairs)
