@@ -49,7 +49,8 @@ lint: .venv/extras-dev
 	$(PYTHON) -m venv .venv
 
 # Built here, where one sees how far it is, and then installed: pip takes what is in build/, and
-# where that is as new as the sources compiles nothing. Only what changed is compiled.
+# where that is as new as the sources compiles nothing. Only what changed is compiled. A copy beside
+# the sources serves whoever starts Python in this folder.
 .venv/built: .venv/bin/python $(SOURCES)
 	@$(BIN)/python setup.py needs
 	@echo 'building optkern into .venv: each module is a line, only what has changed is compiled'
@@ -57,6 +58,7 @@ lint: .venv/extras-dev
 	@if [ -d build ]; then find build -path 'build/lib*' -name '*.py*' -delete; fi
 	@$(BIN)/python -u setup.py -q build
 	@$(PIP) install --no-build-isolation --no-deps --force-reinstall .
+	@$(BIN)/python setup.py beside
 	@touch '$@'
 
 .venv/extras-%: .venv/bin/python pyproject.toml
@@ -64,9 +66,8 @@ lint: .venv/extras-dev
 	@$(REQUIRED) '$*' > '.venv/required-$*' && $(PIP) install $(INDEX) $(TORCH) -r '.venv/required-$*'
 	@touch '$@'
 
-# Do the tests see changed lines? A sample of each room; an hour, not in CI. Built in place for it.
+# Do the tests see changed lines? A sample of each room; an hour, not in CI.
 mutants: .venv/built .venv/extras-demo,test
-	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python tools/mutants.py $(ARGS)
 
 clean:

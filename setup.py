@@ -63,6 +63,12 @@ if absent := missing():
 if sys.argv[1:] == ["needs"]:  # what the Makefile asks first, of a Python that has nothing yet
     sys.exit()
 
+if sys.argv[1:] == ["beside"]:  # Python started in this folder takes the sources: let them run
+    _build = Path(__file__).resolve().parent / "build"
+    for _made in _build.glob(f"lib.*/optkern/**/*{sysconfig.get_config_var('EXT_SUFFIX')}"):
+        shutil.copy2(_made, _build.parent.joinpath(*_made.relative_to(_build).parts[1:]))
+    sys.exit()
+
 import multiprocessing
 import threading
 

@@ -311,7 +311,7 @@ def plot_losses(results: Sequence[Result], data: Data, path: str) -> None:
             losses,
             label=f"{result.rule}, lr {result.lr:g}",
             color=f"C{k % 10}",
-            linestyle=("-", "--")[k % 2],
+            linestyle=("-", "--", ":")[k % 3],  # 30 pairs of colour and style
             marker="o" if len(losses) == 1 else None,
             linewidth=1.6,
         )
