@@ -321,6 +321,35 @@ def test_beside_another_threads_step_the_public_act_is_named():
     assert inspect.isclass(type(opt))
 
 
+STEPS = {
+    "step": lambda opt: opt.step({"w": np.ones(2), "b": np.ones(2)}),
+    "flush": lambda opt: opt.flush(),
+    "step_rows": lambda opt: opt.step_rows({"w": [0], "b": None}, {"w": np.ones(1), "b": None}),
+}
+
+
+@pytest.mark.parametrize("scheduled", ({"lr": lambda step: 0.1}, {"clip_norm": lambda step: 1.0}))
+def test_a_step_with_a_schedule_is_refused_as_one_without(scheduled):
+    """Beside another step, or within another act, of the same thread or not."""
+    acts = {k: v for k, v in STEPS.items() if k != "step_rows" or "lr" in scheduled}
+    opt = optkern.Adam({"w": np.zeros(2), "b": np.zeros(2)}, **scheduled)
+    waiting = Waiting(np.ones(2))
+    thread = threading.Thread(target=opt.step, args=({"w": np.ones(2), "b": waiting},))
+    thread.start()
+    assert waiting.asked.wait(60)
+    try:
+        for act in acts.values():
+            with pytest.raises(RuntimeError, match=r"an optimizer takes one step at a time$"):
+                act(opt)
+    finally:
+        waiting.go.set()
+        thread.join()
+    for act in acts.values():
+        with pytest.raises(RuntimeError, match=r"a look is under way .*; a step has to wait for"):
+            opt.session.alone("a look", act, opt)
+    assert opt.steps == 1
+
+
 @pytest.mark.parametrize(
     "solver", (optkern.LBFGS, optkern.NewtonLanczos, lambda p: optkern.SAM(optkern.SGD(p), rho=0.1))
 )

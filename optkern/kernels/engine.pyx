@@ -206,13 +206,13 @@ cdef class Plan:
         """Set one checked hyperparameter of a group."""
         if not 0 <= group < self.core.groups:
             raise IndexError(f"{self.owner}: there is no group {group}")
-        self.refuse_others("a change of hyperparameters")
+        self._refuse_beside_step()
         encode(&self.core.hypers[group], self.rule, name, value)
 
     def set_option(self, str name, value):
         """Set one checked option of those around the rule (OPTIONS in rules/options.py)."""
         cdef options_t options = self.core.options
-        self.refuse_others("a change of options")
+        self._refuse_beside_step()
         encode_option(&options, name, value)
         reserve_norms(&self.core, &options)
         self.core.options = options
@@ -238,6 +238,12 @@ cdef class Plan:
         """Raise where a call is under way that this one is no part of, or this plan is retired."""
         self._turn.refuse_others(what, False, False)
         self.refuse_retired(what)
+        return 0
+
+    cdef int _refuse_beside_step(self) except -1:
+        """Raise where a step would: it is what the schedules that set values run for."""
+        self._turn.refuse_others("a step", True, False)
+        self.refuse_retired("a step")
         return 0
 
     cdef int refuse_retired(self, str what) except -1:
