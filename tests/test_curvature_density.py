@@ -215,6 +215,39 @@ def test_max_stable_lr_refuses_what_it_does_not_know():
         curvature.max_stable_lr(optkern.SGD([np.zeros(4)]), h)
 
 
+MOMENTS = {optkern.Adam: "exp_avg_sq", optkern.RMSprop: "square_avg", optkern.Adagrad: "sum"}
+CAUSES = {
+    np.inf: "of 2 elements is not finite, a gradient's square has overflowed",
+    np.nan: r"of 2 elements is NaN, .*; opt\.reset\(\)",
+    -1.0: r"of 2 elements is negative, and no step makes it so.*; opt\.reset\(\)",
+    1e308: r"Hessian have a norm of about 2; divided by the second moments' roots.*opt\.reset\(\)",
+}
+
+
+@pytest.mark.parametrize("rule", MOMENTS)
+@pytest.mark.parametrize("value", CAUSES)
+def test_max_stable_lr_says_what_is_wrong_with_second_moments(rule, value):
+    opt = rule([np.ones(3)])
+    opt.step([np.ones(3)])
+    wrong = opt.state[0][MOMENTS[rule]]
+    wrong[: None if value == 1e308 else 2] = value
+    with pytest.raises((ValueError, FloatingPointError), match=CAUSES[value]):
+        curvature.max_stable_lr(opt, 2 * np.eye(3))
+    opt.reset()  # as it says
+    opt.step([np.ones(3)])
+    assert 0 < curvature.max_stable_lr(opt, 2 * np.eye(3)).value < np.inf
+    with pytest.raises(FloatingPointError, match="scale the function up"):  # H itself is small
+        curvature.max_stable_lr(opt, 1e-200 * np.eye(3))
+
+
+def test_moments_written_negative_are_told_where_the_rule_would_not_see_them():
+    opt = optkern.RMSprop([np.ones(3)], centered=True)
+    opt.step([np.ones(3)])
+    opt.state[0]["square_avg"][:] = -1.0
+    with pytest.raises(ValueError, match="of 3 elements is negative"):
+        curvature.max_stable_lr(opt, np.eye(3))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_the_limit_from_differences_in_few_dimensions(n):
     """A product's error is not seen in one sum of three of them, and asymmetry still is."""

@@ -19,15 +19,14 @@ from .accepting import as_operator
 from .figures import percent
 from .lanczos import DEFAULTS, LanczosResult, lanczos, search
 from .operators import (
-    Measured,
     Operator,
     Point,
     StructuredOperator,
-    norm,
     random_unit,
     unit_roundoff,
 )
 from .outliers import NOTHING, Outliers
+from .preconditioned import Preconditioned, inverse_root_of
 from .recurrence import Recurrence
 from .run import MEMORY, refuse_out_of_range
 from .sides import certain_sides, with_what_is_known
@@ -438,16 +437,19 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     size = sum(p.size for p in optimizer.params)
     op = as_operator(owner, operator, size, options.pop("dtype", None))
     limit = rule.stable_factor(hyper)
-    inverse_root = _inverse_root(owner, optimizer, hyper)
+    inverse_root = inverse_root_of(owner, optimizer, hyper)
     decay = hyper["weight_decay"]
-    inner = _Preconditioned(
+    inner = Preconditioned(
         owner,
         op,
         np.ones(1) if inverse_root is None else inverse_root,
         -1.0 if hyper["maximize"] else 1.0,
         decay if hyper["decay_form"] == "l2" else 0.0,
     )
-    found = search(owner, inner, None, "largest", **DEFAULTS | options)
+    try:
+        found = search(owner, inner, None, "largest", **DEFAULTS | options)
+    except FloatingPointError as error:
+        raise inner.explained(error) from None
     top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
     value, estimate = (_rate(limit, c, decay, hyper["decay_form"]) for c in (bound, top))
     name = type(optimizer).__name__
@@ -484,55 +486,6 @@ def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> 
     return structured
 
 
-class _Preconditioned(Operator):
-    """P^-1/2 (H + decay) P^-1/2, with the sign -1 of -H, and what is known of H's error."""
-
-    def __init__(
-        self, owner: str, op: Operator, inverse_root: np.ndarray, sign: float, decay: float
-    ) -> None:
-        super().__init__(owner, self._product, op.n, op.dtype)
-        self.op, self.inverse_root = op, inverse_root
-        self.sign, self.shift = sign, decay * inverse_root**2
-        self.exact = op.exact
-        self.gain = float(np.mean(inverse_root**2))  # of an error without a direction
-
-    def _product(self, v: np.ndarray) -> np.ndarray:
-        product = self._scaled(self.op(self._argument(v)), v)
-        self.noise, self.kink = self.gain * self.op.noise, self.op.kink
-        return product
-
-    def _argument(self, v: np.ndarray) -> np.ndarray:
-        return (self.inverse_root * v).astype(self.dtype, copy=False)
-
-    def _scaled(self, product: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return self.sign * self.inverse_root * product + self.shift * v
-
-    def _length(self, w: np.ndarray) -> float:
-        length = norm(w)
-        if not 0 < length < math.inf:
-            raise ValueError(
-                f"{self.owner}: scaled by the second moments a unit vector has the length {length} "
-                f"in {w.dtype}; give the operator a wider dtype"
-            )
-        return length
-
-    def prepare(self, v: np.ndarray) -> None:
-        w = self._argument(v)
-        before = self.op.products
-        self.op.prepare(w * w.dtype.type(1 / self._length(w)))
-        self.products += self.op.products - before
-
-    def measure(self, v: np.ndarray) -> Measured:
-        """Measure the product for a unit vector at the best step for it, with its error."""
-        w = self._argument(v)
-        length = self._length(w)
-        before = self.op.products
-        found = self.op.measure(w * w.dtype.type(1 / length))
-        self.products += self.op.products - before
-        product = self._scaled(found.product * found.product.dtype.type(length), v)
-        return Measured(product.astype(self.dtype, copy=False), self.gain * found.noise, found.kink)
-
-
 def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
     """lr where (1 - decay) and the rule's oscillation together reach -1."""
     if form == "independent":
@@ -561,28 +514,3 @@ def _shared_hyperparameters(owner: str, optimizer: Optimizer) -> dict[str, Any]:
     if len(rates) > 1:
         raise ValueError(f"{owner}: the groups must share one lr, got {sorted(rates)}")
     return shared
-
-
-def _inverse_root(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.ndarray | None:
-    """P^-1/2, flat, where a step is lr P^-1 times the (averaged) gradient; None for P = 1."""
-    divided_by = optimizer.rule.preconditioner
-    if divided_by is None:
-        return None
-    pieces = []
-    for label, entry in optimizer.state.items():
-        if not entry["step"]:
-            raise ValueError(
-                f"{owner}: parameter {label!r} has taken no step, its second moment is empty"
-            )
-        pieces.append(divided_by(entry, h).ravel())
-    p = np.concatenate(pieces)
-    if not np.isfinite(p).all():
-        raise ValueError(
-            f"{owner}: the second moment of {np.sum(~np.isfinite(p))} elements is not finite, "
-            "a gradient's square has overflowed: they take no steps any more, no lr limits them"
-        )
-    if not (p > 0).all():
-        raise ValueError(
-            f"{owner}: the second moment of {np.sum(p <= 0)} elements is zero with eps=0"
-        )
-    return 1 / np.sqrt(p)
