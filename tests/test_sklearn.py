@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import threading
 import warnings
 
@@ -330,6 +331,42 @@ def test_a_rule_takes_the_models_learning_rate_unless_told_otherwise():
         assert classifier(max_iter=1).fit(X, Y)._optimizer.learning_rate == 0.5
     with accelerate("adamw", schedule=lambda step: 1 / (1 + step)):
         assert classifier(max_iter=1).fit(X, Y)._optimizer.learning_rate == 1 / 5
+
+
+ADAM = {"beta_1": 0.5, "beta_2": 0.99, "epsilon": 1e-3}
+RATE = {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.25}
+TAKEN = [  # the model's, the rule and what is laid over, what is taken, what is said to be left out
+    (ADAM, "adamw", {}, {"betas": (0.5, 0.99), "eps": 1e-3, "eps_form": "raw"}, None),
+    (ADAM, "lamb", {}, {"betas": (0.5, 0.99), "eps": 1e-3}, None),
+    (ADAM, "adamw", {"betas": (0.8, 0.9)}, {"betas": (0.8, 0.9), "eps": 1e-3}, None),
+    (ADAM, "lion", {}, {"betas": (0.9, 0.99)}, "beta_1 and beta_2 and epsilon of this"),
+    ({"epsilon": 1e-3}, "sgd", {}, {"momentum": 0.0}, r"'sgd'\): epsilon of this model"),
+    ({}, "lamb", {}, {"eps": 1e-6}, None),
+    ({}, "lion", {}, {"betas": (0.9, 0.99)}, None),
+    ({"solver": "sgd", "momentum": 0.3}, "adamw", {}, {"betas": (0.9, 0.999)}, "momentum of this"),
+    ({"solver": "sgd", "momentum": 0.0}, "adamw", {}, {}, r"'adamw'\): momentum of this"),
+    ({"solver": "sgd", "momentum": 0.3}, "sgd", {}, {"momentum": 0.3, "nesterov": True}, None),
+    ({"solver": "sgd"}, "sgd", {"momentum": 0.0}, {"momentum": 0.0, "nesterov": False}, None),
+    (RATE, "lion", {}, {"schedule": "invscaling", "power_t": 0.25}, None),
+    (RATE, "lion", {"lr": 0.1}, {"schedule": "invscaling", "power_t": 0.25}, None),
+    (RATE, "lion", {"schedule": lambda step: 0.1}, {"schedule": None}, None),
+    (RATE, "sgd", {"lr": lambda step: 0.1}, {"schedule": None, "momentum": 0.9}, None),
+]
+
+
+@pytest.mark.parametrize(("model", "rule", "settings", "wanted", "said"), TAKEN)
+def test_a_rule_takes_what_means_the_same_to_it_and_says_what_does_not(
+    model, rule, settings, wanted, said
+):
+    with accelerate(rule, **settings), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = classifier(max_iter=1, **model).fit(X, Y)._optimizer
+    group = {**vars(made), **made.optimizer.param_groups[0]}
+    assert {name: group[name] for name in wanted} == wanted
+    own = [w for w in caught if "accelerate" in str(w.message)]
+    assert len(own) == (said is not None)
+    if said:
+        assert re.search(said, str(own[0].message)) and own[0].filename == __file__
 
 
 def test_settings_without_a_rule_are_laid_over_the_solvers():

@@ -50,7 +50,8 @@ class Preconditioned(Operator):
         return FloatingPointError(
             f"{self.owner}: products of the Hessian have a norm of about {self.stretch:.1g}; "
             f"divided by the second moments' roots, {least:.1g} to {largest:.1g}, they leave the "
-            "range of numbers. No limit can be told of such moments; opt.reset() and a step begin them anew"
+            "range of numbers. No limit can be told of such moments; opt.reset() and a "
+            "step begin them anew"
         )
 
     def _argument(self, v: np.ndarray) -> np.ndarray:

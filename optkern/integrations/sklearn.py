@@ -34,6 +34,7 @@ from ._begun import HEIRS, continue_from, moments
 from ._carried import carry
 from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host
 from ._mlp_loss import Total, targets
+from ._taken import taken
 
 MINIMUM = "1.7"
 # Rows that go through the network at a time where all the data is summed over.
@@ -299,8 +300,9 @@ class accelerate(ContextDecorator):
     Parameters
     ----------
     rule : str or None
-        Another rule in the solver's place, for ``solver="adam"`` and ``"sgd"`` alike; its learning
-        rate is the model's ``learning_rate_init`` unless lr or schedule says otherwise.
+        Another rule in the solver's place, for ``solver="adam"`` and ``"sgd"`` alike. What means
+        the same to it is the model's unless settings say otherwise: ``learning_rate_init`` and its
+        course, and to rules that keep Adam's two moments ``beta_1``, ``beta_2`` and ``epsilon``.
     **settings
         Arguments of `MLPOptimizer`: lr, schedule, and every option of the rule. Without a rule they
         are laid over the solver's own.
@@ -316,6 +318,7 @@ class accelerate(ContextDecorator):
     Warns
     -----
     RuntimeWarning
+        Of numbers of the solver's, other than by default, that the rule does not take over.
         By a ``fit`` that trains as if this were not there: with ``solver="lbfgs"``, in a thread
         that is not joblib's, or by `partial_fit` of a model that has begun with another rule.
     """
@@ -333,7 +336,21 @@ class accelerate(ContextDecorator):
         """For one fit of a solver with these numbers."""
         if self.rule is None:
             return MLPOptimizer(solver, **{**own, **self.settings})
-        return MLPOptimizer(self.rule, **{"lr": own["lr"], **self.settings})
+        return MLPOptimizer(self.rule, **{**self._taken(solver, own)[0], **self.settings})
+
+    def warn_of_left(self, solver: str, own: dict[str, Any]) -> None:
+        """Warn of what a model's solver was told that the rule of this fit does not take over."""
+        left = [] if self.rule is None else self._taken(solver, own)[1]
+        if left:
+            _warn(
+                f"accelerate({self.asked()}): {' and '.join(left)} of this model "
+                f"(solver={solver!r}) have no equal in {self.rule!r} and are left out; "
+                "the rule's own options are arguments of accelerate"
+            )
+
+    def _taken(self, solver: str, own: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        defaults = next(made() for name, made in _SOLVERS.values() if name == solver)
+        return taken(self.rule or solver, solver, own, defaults, self.settings)
 
     def asked(self) -> str:
         """Return the arguments as they were written."""
@@ -430,7 +447,7 @@ def _go_on(model: Any, module: ModuleType) -> None:
         return
     if isinstance(found, MLPOptimizer):
         asked = own.rule is not None or own.settings
-        if asked and not found.alike(own.optimizer(found.rule, found.numbers())):
+        if asked and not found.alike(_wanted(own, model, found)):
             _warn_kept(own, found)
     elif known:
         solver, translated = known[0]
@@ -438,12 +455,29 @@ def _go_on(model: Any, module: ModuleType) -> None:
             names = inspect.signature(translated).parameters
             numbers = translated(**{name: getattr(found, name) for name in names})
             new = own.optimizer(solver, numbers)
+            own.warn_of_left(solver, numbers)
             new.begin_with(model, *moments(solver, found))
             if solver == "sgd" and not {"lr", "schedule"} & set(own.settings):
                 new.learning_rate = found.learning_rate
             model._optimizer = new
         else:
             _warn_kept(own, found)
+
+
+def _wanted(own: accelerate, model: Any, found: MLPOptimizer) -> MLPOptimizer:
+    """Make what a context asks for in the place of what was found, with the latter's lr."""
+    if own.rule is None:
+        return own.optimizer(found.rule, found.numbers())
+    own_numbers = {**_numbers_of(model), "lr": found.lr}
+    return own.optimizer(model.solver, own_numbers)
+
+
+def _numbers_of(model: Any) -> dict[str, Any]:
+    """Return the numbers of a model's solver in optkern's words."""
+    if model.solver == "adam":
+        return _adam_options(model.learning_rate_init, model.beta_1, model.beta_2, model.epsilon)
+    start, nesterov = model.learning_rate_init, model.nesterovs_momentum
+    return _sgd_options(start, model.learning_rate, model.momentum, nesterov, model.power_t)
 
 
 def _warn_kept(own: accelerate, found: Any) -> None:
@@ -487,7 +521,9 @@ def _made_for_fit(
     if own is None:
         _warn_elsewhere()
         return original(params, *args, **kwargs)
-    return own.optimizer(solver, translated(*args, **kwargs))
+    numbers = translated(*args, **kwargs)
+    own.warn_of_left(solver, numbers)
+    return own.optimizer(solver, numbers)
 
 
 # --------------------------------------------------------------------------- curvature
