@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, NoReturn, cast
 from urllib.parse import quote
@@ -415,21 +415,28 @@ def _refuse(owner: str, error: Exception) -> NoReturn:
     raise ValueError(f"{owner}: is no optkern checkpoint: {_in_a_line(error)}") from None
 
 
-def _sha256(data: bytes | bytearray = b"") -> Any:
+def _sha256(blocks: Iterable[bytes | bytearray]) -> bytes:
+    """Compute the SHA-256 of what the blocks hold, in hexadecimal digits."""
     try:
-        return hashlib.sha256(data)
+        digest = hashlib.sha256()
+        for block in blocks:
+            digest.update(block)
+        return digest.hexdigest().encode()
     except ValueError as error:  # OpenSSL's word for it
         raise MemoryError(f"SHA-256: an allocation failed ({error})") from error
 
 
 def _digest(file: IO[bytes], length: int) -> bytes:
     """Compute the SHA-256 of a file's first bytes."""
-    file.seek(0)
-    digest = _sha256()
-    while length > 0 and (block := file.read(min(length, 1 << 20))):
-        digest.update(block)
-        length -= len(block)
-    return digest.hexdigest().encode()
+
+    def blocks() -> Iterator[bytes]:
+        file.seek(0)
+        left = length
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            left -= len(block)
+            yield block
+
+    return _sha256(blocks())
 
 
 # --------------------------------------------------------------------------- safetensors
@@ -448,7 +455,7 @@ def _write_safetensors(file: IO[bytes], arrays: NamedArrays, text: str) -> None:
         _raise_unless_refused(error)
         raise TypeError(f"optkern.save: safetensors cannot hold this: {error!r}") from None
     start = data.index(_FIELD) + len(_FIELD)
-    data[start : start + _DIGITS] = _sha256(data).hexdigest().encode()
+    data[start : start + _DIGITS] = _sha256([data])
     file.write(data)
 
 
@@ -461,7 +468,7 @@ def _read_safetensors(owner: str, file: IO[bytes]) -> tuple[str, NamedArrays]:
         raise ValueError(f"{owner}: is no optkern checkpoint, or its beginning is damaged")
     expected = bytes(data[start : start + _DIGITS])
     data[start : start + _DIGITS] = b"0" * _DIGITS
-    if _sha256(data).hexdigest().encode() != expected:
+    if _sha256([data]) != expected:
         raise ValueError(f"{owner}: is cut off or damaged: its content does not have its SHA-256")
     try:
         text = json.loads(data[8 : 8 + length])["__metadata__"]["optkern"]
