@@ -2,9 +2,11 @@
 
 import copy
 import io
+import multiprocessing
 import pickle
 import threading
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: make test EXTRAS=skle
 
 import joblib
 from sklearn.ensemble import BaggingClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
@@ -90,10 +93,11 @@ def test_the_innermost_context_goes_along():
 
 
 def test_joblib_is_left_as_it_was():
-    before = joblib.Parallel.__call__, MLPClassifier._fit_lbfgs
+    before = joblib.Parallel.__call__, MLPClassifier._fit_lbfgs, ProcessPoolExecutor.submit
     with accelerate(), accelerate("lion"):
         assert joblib.Parallel.__call__ is not before[0]
-    assert (joblib.Parallel.__call__, MLPClassifier._fit_lbfgs) == before
+    after = joblib.Parallel.__call__, MLPClassifier._fit_lbfgs, ProcessPoolExecutor.submit
+    assert after == before
 
 
 def test_a_fit_in_a_thread_of_ones_own_says_that_it_is_scikit_learns():
@@ -112,6 +116,28 @@ def test_a_fit_in_a_thread_of_ones_own_says_that_it_is_scikit_learns():
     assert rule_of(model, X, Y) == 0 and any(own in message for message in messages)
     fit()
     assert not any("optkern" in message for message in said[1][1])
+
+
+def test_a_process_pools_workers_train_as_the_caller_asked():
+    """Also those that have been started before, and not after the block."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        before = pool.submit(classifier(max_iter=1).fit, X, Y)
+        with accelerate("lion"):
+            inside = [
+                pool.submit(classifier(max_iter=1).fit, X, Y),
+                pool.submit(fitted, model=classifier(max_iter=1)),
+            ]
+            mapped = list(pool.map(fitted, [classifier(max_iter=1)]))
+        said = pytest.warns(RuntimeWarning, match=r"cannot be pickled, .*own \(")
+        with accelerate("lion", lr=lambda step: 0.1), said as caught:
+            unpickled = pool.submit(fitted, classifier(max_iter=1))
+        assert caught[0].filename == __file__
+        after = pool.submit(fitted, classifier(max_iter=1))
+        models = [before.result(), *(f.result() for f in inside), *mapped]
+        models += [unpickled.result(), after.result()]
+    assert [rule_of(model, X, Y) for model in models] == [0, 2, 2, 2, 0, 0]
 
 
 # --------------------------------------------------------------------------- the network's arrays

@@ -45,7 +45,7 @@ def taken(
     if any(name in settings for name in _MOMENTUM):  # which belong together
         settled |= set(_MOMENTUM)
     written = {name for name, value in own.items() if value != defaults[name]}
-    means = set(own) if rule == solver else {"lr", *(_meant(rule) & written)}
+    means = set(own) if rule == solver else {"lr", *(_equals_of(rule) & written)}
     chosen = {name: own[name] for name in own if name in means - settled}
     if "eps" in chosen and "eps_form" in CLASSES[rule].rule.hyperparameters:
         chosen["eps_form"] = own["eps_form"]
@@ -55,7 +55,7 @@ def taken(
     return chosen, [left[name] for name in left if name not in {*chosen, *settled}]
 
 
-def _meant(rule: str) -> set[str]:
+def _equals_of(rule: str) -> set[str]:
     """Name what a rule has by the same meaning as scikit-learn's solvers, but for lr."""
     adaptive = {"exp_avg", "exp_avg_sq"} <= {slot.name for slot in CLASSES[rule].rule.arrays}
     return {"schedule", "power_t", *(("betas", "eps") if adaptive else ())}

@@ -31,7 +31,7 @@ from ..kernels.names import check_keywords, spell_names, spelled
 from ..optimizers import CLASSES, Optimizer, no_attribute
 from ..rules.domains import check_word
 from ._begun import HEIRS, continue_from, moments
-from ._carried import carry
+from ._carried import carry, carry_to_processes
 from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host
 from ._mlp_loss import Total, targets
 from ._taken import taken
@@ -292,9 +292,10 @@ class accelerate(ContextDecorator):
     arguments the solver's own rule and numbers are kept, and the fitted coefficients are
     scikit-learn's to rounding in float64; in float32 they differ as two orders of summation do.
     It may be nested and used again. It holds for fits in the calling thread and in what joblib
-    sends from there, as in ``GridSearchCV(n_jobs=2)``; a fit in any other thread warns that it is
-    scikit-learn's. `partial_fit` of a model that has begun to train goes on with its moments in the
-    solver's own rule (or ``"adamw"`` after Adam). It is a decorator too, for fits that run
+    or a `ProcessPoolExecutor` gets from there, as in ``GridSearchCV(n_jobs=2)``; a fit in any other
+    thread warns that it is scikit-learn's; processes started otherwise (`multiprocessing`, dask)
+    need the class below. `partial_fit` of a model that has begun to train goes on with its moments
+    in the solver's own rule (or ``"adamw"`` after Adam). It is a decorator too, for fits that run
     anywhere, other processes included: a class with ``fit = accelerate()(MLPClassifier.fit)``.
 
     Parameters
@@ -412,6 +413,7 @@ def _exchange(module: ModuleType) -> None:
         _undo.append(functools.partial(setattr, network, name, getattr(network, name)))
         setattr(network, name, function)
     _undo.append(carry(importlib.import_module("joblib"), _innermost))
+    _undo.append(carry_to_processes(_innermost, _warn_unpickled))
 
 
 def _innermost() -> accelerate | None:
@@ -496,6 +498,13 @@ def _warn_elsewhere() -> None:
         "accelerate: optkern's context is open in another thread and does not hold in this "
         "one; this fit is scikit-learn's own. Open it here, or give the model a class with "
         "fit = accelerate()(MLPClassifier.fit)"
+    )
+
+
+def _warn_unpickled(reason: str) -> None:
+    _warn(
+        "accelerate: its arguments cannot be pickled, and do not hold in the processes of a "
+        f"ProcessPoolExecutor; fits there are scikit-learn's own ({reason})"
     )
 
 
