@@ -205,3 +205,45 @@ def test_a_curvature_that_the_gradient_cancels_is_no_contradiction():
     # A gradient that does not change at all, and products that do.
     said = gradient_against_hvp(w, lambda w: 0 * w, lambda v: 1e-3 * v)
     assert said.startswith("grad and hvp contradict each other"), said
+
+
+def exploded(dtype, lr, steps, seed, logistic=False):
+    """A network of saturated units after too high a rate, with its loss and its gradient."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(200, 4)).astype(dtype)
+    y = np.sin(x[:, :1])
+    p = [(rng.normal(size=s) * 0.5).astype(dtype) for s in ((4, 16), (16, 1))]
+
+    def both(p):
+        h = 1 / (1 + np.exp(-x @ p[0])) if logistic else np.tanh(x @ p[0])
+        slope = h * (1 - h) if logistic else 1 - h * h
+        d = h @ p[1] - y
+        g = [x.T @ (d @ p[1].T / 200 * slope), h.T @ d / 200]
+        return float((d * d).mean() / 2), [a.astype(dtype) for a in g]
+
+    opt = SGD(p, lr=lr)
+    for _ in range(steps):
+        opt.step(both(p)[1])
+    return p, (lambda q: both(q)[0]), (lambda q: both(q)[1])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (np.float64, 3.0, 60, 0),
+        (np.float64, 10.0, 25, 1),
+        (np.float64, 50.0, 12, 3),
+        (np.float64, 2.0, 20, 5),
+        (np.float32, 10.0, 10, 4),
+        (np.float64, 3.0, 60, 1, True),
+        (np.float32, 200.0, 6, 0, True),
+    ],
+)
+def test_units_that_turn_over_along_a_step_are_no_contradiction(case):
+    """Of a loss's jumps the gradient knows nothing; its sign and factor are still held to it."""
+    with np.errstate(all="ignore"):
+        p, loss, grad = exploded(*case)
+        assert loss(p) > 1e20 and loss_against_gradient(p, loss, grad) == ""
+        for factor in (-1.0, 200.0):
+            wrong = lambda q, factor=factor: [a.dtype.type(factor) * a for a in grad(q)]  # noqa: E731
+            assert "contradict" in loss_against_gradient(p, loss, wrong)

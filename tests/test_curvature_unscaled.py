@@ -226,3 +226,37 @@ def test_the_advice_to_scale_is_followed_and_mends(n):
     after = curvature.classify(w, grad, hvp_at(w), loss=loss, max_matvecs=60)
     assert not after.stationary.unscaled and after.stationary.condition < 100
     assert WORDS not in str(after)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e8])
+def test_a_step_short_beside_another_layer_alone_is_no_exact_fit(size):
+    """The output layer gains nearly all of the loss, by a step of 1e-7 of the saturated one."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(200, 4))
+    Y = np.sin(X[:, :1])
+    p = [rng.normal(size=(4, 16)) * size, rng.normal(size=(16, 1))]
+
+    def loss(p):
+        return float(((np.tanh(X @ p[0]) @ p[1] - Y) ** 2).mean() / 2)
+
+    def grad(p):
+        h = np.tanh(X @ p[0])
+        d = (h @ p[1] - Y) / 200
+        return [X.T @ (d @ p[1].T * (1 - h * h)), h.T @ d]
+
+    for x in (p, p[::-1]):
+        turn = (lambda q: q) if x is p else (lambda q: q[::-1])
+        verdict = curvature.classify(
+            x, lambda q, t=turn: t(grad(t(q))), loss=lambda q, t=turn: loss(t(q))
+        )
+        assert verdict.kind == "not_stationary" and verdict.stationary.gain > 0.9 * loss(p)
+    best = np.linalg.lstsq(np.tanh(X @ p[0]), Y, rcond=None)[0]
+    assert curvature.classify([p[0], best], grad, loss=loss).kind == "minimum"
+
+
+def test_what_is_left_of_an_exact_fit_is_a_minimum_whatever_the_sizes():
+    best = np.r_[1e8, 1.0, 0.0]
+    loss = lambda x: float(np.sum((x - best) ** 2))  # noqa: E731
+    grad = lambda x: 2 * (x - best)  # noqa: E731
+    assert curvature.classify(best + np.r_[0, 1e-8, 1e-9], grad, loss=loss).kind == "minimum"
+    assert curvature.classify(best + np.r_[0, 3, 0], grad, loss=loss).kind == "not_stationary"

@@ -18,6 +18,8 @@ from .differences import hvp_from_grad
 from .operators import Point, norm, random_unit, unit_roundoff
 
 STEP_LENGTHS = 10.0 ** np.arange(-7, 1)  # of the norm of x, or of 1 where that is larger
+SHORTER = 30  # tenths more of the shortest, to see whether what differs there stands
+FLATTEST = 4  # the highest order by which a loss that has a gradient vanishes along a way, x**4's
 PIECES = 8  # of a way, for the integral
 LONG = 0.05  # of the size of x
 NEIGHBOURS = 5  # of x, at which the loss shows its noise
@@ -33,6 +35,7 @@ class _Change(NamedTuple):
     claimed: float
     doubt: float  # of the integral
     square: float
+    least: float  # that the loss resolves
 
     @property
     def differs(self) -> bool:
@@ -65,7 +68,8 @@ def loss_against_gradient(
 
     Along the gradient and along one random direction the loss's change is compared with the
     integral of the gradient's slope, at the two shortest steps that the loss resolves. It takes
-    some thirty calls of each function.
+    some thirty calls of each function; where both differ, as many more for each tenth of the
+    shortest step at which they still do.
 
     Parameters
     ----------
@@ -191,28 +195,80 @@ class _LinesThroughX:
         return most
 
     def _along(self, way: np.ndarray, here: float, g: np.ndarray) -> list[_Change]:
-        """Measure the changes over the two shortest steps that loss, or gradient, resolves."""
+        """Measure the changes over the two shortest steps that loss, or gradient, resolves.
+
+        None where they agree at the shortest, or where the loss jumps: of a change that vanishes
+        between a step and its tenth (saturated units that turn over) no gradient knows.
+        """
         found: list[_Change] = []
+        first = 0.0
         for step in self.size * STEP_LENGTHS:
-            end = (self.x + step * way).astype(self.x.dtype)
-            there = self.loss(end)
-            last = self.grad(end)
-            if not (math.isfinite(there) and np.isfinite(last).all()):
-                break
-            moved = end.astype(np.float64) - self.x
-            rough = 0.5 * float((g + last) @ moved)
-            least = RESOLVED * max(self.rounding, self._rounding(there))
-            # No change at all is one that larger terms have swallowed, unless the step is long.
-            swallowed = there == here and step < LONG * self.size
-            if swallowed or max(abs(there - here), abs(rough)) <= least:
+            change = self._resolved(way, step, here, g)
+            if change is None:
                 continue
-            found.append(self._change(way, step, there - here, g, last))
-            if len(found) == 2 or not found[0].differs:
+            if not math.isfinite(change.found):
                 break
-        return found
+            first = step if not found else first
+            found.append(change)
+            if len(found) == 2 or not change.differs:
+                break
+        if not found or not found[0].differs:
+            return found
+        # Beside x's largest elements a step may be short that is long to all others.
+        step = self.size * STEP_LENGTHS[0]
+        shortest = self._resolved(way, step, here, g)
+        length = first
+        for _ in range(SHORTER):
+            # What the gradient alone still shows is no change of the loss to hold it against.
+            if shortest is None or not abs(shortest.found) > shortest.least:
+                break
+            if step < first:
+                found, length = [shortest, found[0]], step
+            if not found[0].differs:
+                return found
+            step /= 10
+            shortest = self._resolved(way, step, here, g)
+        return [] if self._jumps(way, length, here, found) else found
+
+    def _jumps(self, way: np.ndarray, step: float, here: float, found: list[_Change]) -> bool:
+        """Return whether the change does not vanish as the step does, or vanishes at once.
+
+        What has a gradient changes by a tenth along a tenth of a step, by a hundredth at rest.
+        """
+        sizes = [abs(change.found) for change in found]
+        if len(sizes) < 2 or not sizes[0]:
+            return False
+        order = math.log10(max(sizes[1] / sizes[0], 1.0))
+        left = abs(self.loss((self.x + 0.1 * step * way).astype(self.x.dtype)) - here)
+        if left > max(sizes[0] / 3, found[0].least):
+            return True
+        rounding = 4 * found[0].least / RESOLVED
+        return left + rounding < 10 ** -(min(max(order, 2), FLATTEST) + 1) * sizes[0]
+
+    def _resolved(self, way: np.ndarray, step: float, here: float, g: np.ndarray) -> _Change | None:
+        """Measure the change over one step: None where neither resolves it, NaN out of range."""
+        end = (self.x + step * way).astype(self.x.dtype)
+        there = self.loss(end)
+        last = self.grad(end)
+        if not (math.isfinite(there) and np.isfinite(last).all()):
+            return _Change(math.nan, math.nan, 0.0, 0.0, 0.0)
+        moved = end.astype(np.float64) - self.x
+        rough = 0.5 * float((g + last) @ moved)
+        least = RESOLVED * max(self.rounding, self._rounding(there))
+        # No change at all is one that larger terms have swallowed, unless the step is long.
+        swallowed = there == here and step < LONG * self.size
+        if swallowed or max(abs(there - here), abs(rough)) <= least:
+            return None
+        return self._change(way, step, there - here, least, g, last)
 
     def _change(
-        self, way: np.ndarray, step: float, change: float, first: np.ndarray, last: np.ndarray
+        self,
+        way: np.ndarray,
+        step: float,
+        change: float,
+        least: float,
+        first: np.ndarray,
+        last: np.ndarray,
     ) -> _Change:
         """Integrate the slope by trapezoids, and bound what a slope between the ends may add."""
         places = [
@@ -227,7 +283,7 @@ class _LinesThroughX:
             doubt += 0.5 * abs(float((b - a) @ moved))
         ends = places[-1].astype(np.float64), self.x.astype(np.float64)
         square = 0.5 * float((ends[0] - ends[1]) @ (ends[0] + ends[1]))
-        return _Change(change, total, doubt, square)
+        return _Change(change, total, doubt, square, least)
 
     @staticmethod
     def _shows_fault(pair: list[_Change]) -> bool:
