@@ -104,17 +104,16 @@ def inverse_root_of(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.n
                 f"{owner}: parameter {label!r} has taken no step, its second moment is empty"
             )
         for slot in optimizer.rule.nonnegative & set(entry):
-            _refuse_count(
-                owner, np.count_nonzero(np.asarray(entry[slot], np.float64) < 0), NEGATIVE
-            )
+            _refuse_moments(owner, np.asarray(entry[slot], np.float64) < 0, NEGATIVE)
         pieces.append(divided_by(entry, h).ravel())
     p = np.concatenate(pieces)
-    _refuse_count(owner, np.count_nonzero(np.isnan(p)), NAN)
-    _refuse_count(owner, np.count_nonzero(np.isinf(p)), INFINITE)
-    _refuse_count(owner, np.count_nonzero(p <= 0), "is zero with eps=0")
+    _refuse_moments(owner, np.isnan(p), NAN)
+    _refuse_moments(owner, np.isinf(p), INFINITE)
+    _refuse_moments(owner, p <= 0, "is zero with eps=0")
     return 1 / np.sqrt(p)
 
 
-def _refuse_count(owner: str, count: int, what: str) -> None:
+def _refuse_moments(owner: str, bad: np.ndarray, what: str) -> None:
+    count = int(bad.sum())
     if count:
         raise ValueError(f"{owner}: the second moment of {count} elements {what}")
