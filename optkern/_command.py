@@ -32,6 +32,6 @@ def refuse_unbuilt(error: ImportError) -> None:
     if missing:
         raise ImportError(
             f"optkern is not built in {folder}: {'.'.join(missing[0].parts)} is not there; to use "
-            "an installed optkern, start `python -P`, or Python in another folder; to build it here, "
-            "run pip install -e ."
+            "an installed optkern, start `python -P`, or Python in another folder; to build it "
+            "here, run pip install -e ."
         ) from error
