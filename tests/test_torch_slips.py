@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 
+import optkern  # noqa: E402
 from optkern.integrations import torch as ours  # noqa: E402
 
 CLASSES = (
@@ -251,3 +252,12 @@ def test_what_a_complex_parameters_refusal_advises_works(name):
             ((w - 1j).abs() ** 2).sum().backward()
             opt.step()
     torch.testing.assert_close(torch.view_as_complex(r.detach()), p.detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_a_bfloat16_gradient_of_torchs_is_told_the_way_into_numpy():
+    p, g = np.ones(3, np.float32), torch.full((3,), 0.5, dtype=torch.bfloat16)
+    opt = optkern.SGD(p, lr=1.0)
+    with pytest.raises(TypeError, match=r"gradient of parameter 0 .*: give its float\(\)"):
+        opt.step(g)
+    opt.step(g.float())
+    assert (p == 0.5).all()

@@ -39,10 +39,13 @@ def shared(owner: str, what: str, value: Any) -> Any:
     except Exception as error:  # a tracer of JAX has an error class of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         torchs = type(value).__name__ == "Parameter" and hasattr(value, "requires_grad")
-        way = "; optkern.integrations.torch has optimizers for a model's parameters"
+        way = (
+            "; optkern.integrations.torch has optimizers for a model's parameters" if torchs else ""
+        )
+        if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # which DLPack has, NumPy not
+            way = "; NumPy has no bfloat16: give its float()" + way
         raise TypeError(
-            f"{owner}: {what} ({type(value).__name__}) does not share its memory: {reason}"
-            f"{way if torchs else ''}"
+            f"{owner}: {what} ({type(value).__name__}) does not share its memory: {reason}{way}"
         ) from error
     return value
 
