@@ -191,3 +191,23 @@ def test_a_dropped_network_is_not_kept_alive():
     steps = optimizer.optimizer.steps
     del model
     assert optimizer._network() is None and optimizer.optimizer.steps == steps
+
+
+def test_an_optimizer_that_is_held_notices_what_a_network_puts_in_an_arrays_place():
+    with accelerate("adam", ema_decay=0.5):
+        clf = MLPClassifier((4,), max_iter=3, random_state=0).fit(X, X[:, 0] > 0)
+    held = clf._optimizer.optimizer
+    with held.averaged():
+        pass
+    clf.coefs_[0] = clf.coefs_[0] * 2
+    with pytest.raises(ValueError, match=r"parameter 0 .*rebind"), held.averaged():
+        pass
+    again = clf._optimizer.optimizer  # bound anew, as each step binds it
+    before = clf.coefs_[0].copy()
+    with again.averaged():
+        assert (clf.coefs_[0] != before).any()
+    arrays = clf.coefs_
+    del clf, again
+    assert held.params[0] is arrays[0]
+    held.step([np.ones_like(p) for p in held.params])  # they outlive the network
+    assert [type(p) for p in pickle.loads(pickle.dumps(held)).params] == [np.ndarray] * 4

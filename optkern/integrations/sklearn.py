@@ -34,6 +34,7 @@ from ._begun import HEIRS, continue_from, moments
 from ._carried import carry, carry_to_processes
 from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host
 from ._mlp_loss import Total, targets
+from ._network_arrays import NetworkArrays
 from ._taken import taken
 
 MINIMUM = "1.7"
@@ -124,7 +125,7 @@ class MLPOptimizer:
 
     def _made(self, params: Sequence[Any]) -> Optimizer:
         cls: Callable[..., Optimizer] = CLASSES[self.rule]
-        return cls(list(params), lr=self._lr, **self.options)
+        return cls(params, lr=self._lr, **self.options)
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -136,7 +137,7 @@ class MLPOptimizer:
     def _bind(self, params: list[np.ndarray]) -> Optimizer:
         """Take these arrays for the network's; give the optimizer over them."""
         if self._optimizer is None:
-            optimizer = self._made(params)
+            optimizer = self._made(self._watched(params))
             if self._saved is not None:
                 optimizer.load_state_dict(self._saved)
                 self._saved = None
@@ -144,15 +145,21 @@ class MLPOptimizer:
         elif len(params) != len(self._bound) or any(
             new is not old for new, old in zip(params, self._bound)
         ):
-            self._optimizer.rebind(list(params))
+            self._optimizer.rebind(self._watched(params))
             self._bound = tuple(params)
         return self._optimizer
 
+    def _watched(self, params: Sequence[Any]) -> Sequence[Any]:
+        """Give the network's own lists, where these are theirs: what is replaced is noticed."""
+        own = NetworkArrays(self._network)
+        same = len(own) == len(params) and all(a is b for a, b in zip(own, params))
+        return own if same else list(params)
+
     def begin_with(self, network: Any, steps: int, entries: Sequence[dict[str, Any]]) -> None:
         """Take over a network's arrays and what another optimizer has kept of them."""
-        params = [*network.coefs_, *network.intercepts_]
-        self._optimizer = continue_from(self._made(params), steps, entries)
-        self._bound, self._network = tuple(params), weakref.ref(network)
+        params, self._network = [*network.coefs_, *network.intercepts_], weakref.ref(network)
+        self._optimizer = continue_from(self._made(self._watched(params)), steps, entries)
+        self._bound = tuple(params)
 
     def numbers(self) -> dict[str, Any]:
         """Return the arguments but for the rule."""
