@@ -467,3 +467,14 @@ def test_an_array_in_a_number_s_place_is_told_by_its_form():
         optkern.curvature.lanczos(lambda v: v, arrays[0])
     with pytest.raises(ValueError, match=r"shape \(30, 30\), array\(\[1., 1.\]\)\]$"):
         optkern.curvature.lanczos(lambda v: v, arrays)
+
+
+@pytest.mark.parametrize("schedule", (lambda: 0.1, lambda a, b: 0.1, lambda *, step: 0.1))
+def test_a_schedule_that_does_not_take_the_step_is_told_at_once(schedule):
+    with pytest.raises(TypeError, match=r"Adam: lr must be .* step -> number; <lambda> cannot be"):
+        optkern.Adam(np.ones(2), lr=schedule)
+    opt = optkern.Adam(np.ones(2))
+    with pytest.raises(TypeError, match="lr must be a number or a callable"):
+        opt.param_groups[0]["lr"] = schedule
+    for good in (lambda *steps: 0.1, lambda step, scale=1.0: 0.1, float, optkern.schedules.Step):
+        opt.param_groups[0]["lr"] = good(0.1, 2) if good is optkern.schedules.Step else good

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,20 @@ from ..kernels.rules import (
 from ..rules.domains import checked_by
 from .given import settings_of
 from .words import COUNTED
+
+
+def check_takes_step(owner: str, name: str, schedule: Any) -> None:
+    """Refuse a callable that cannot be called with the step alone."""
+    try:
+        inspect.signature(schedule).bind(0)
+    except ValueError:  # of compiled functions some say nothing
+        return
+    except TypeError as error:
+        called = getattr(schedule, "__name__", type(schedule).__name__)
+        raise TypeError(
+            f"{owner}: {name} must be a number or a callable step -> number; {called} cannot be "
+            f"called with the step alone: {error}"
+        ) from None
 
 
 class Arguments:
@@ -75,6 +90,7 @@ class Arguments:
         """Check a hyperparameter or option; return a callable, where one may be, as it is."""
         domain = OPTIONS[name][1] if name in OPTIONS else self.rule.domain(name)
         if callable(value) and isinstance(domain, (Real, Numbers)):
+            check_takes_step(owner, name, value)
             return value
         if (
             isinstance(domain, TwoNumbers)
