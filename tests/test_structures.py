@@ -571,3 +571,12 @@ def test_the_key_params_alone_decides():
     assert not Structure("x", {"params": {"W": ones(1)}}).grouped
     assert Structure("x", {"params": {"W": ones(1)}}).labels == ["params.W"]
     assert Structure("x", [{"params": {"W": ones(1)}}]).labels == ["W"]
+
+
+def test_a_group_without_parameters():
+    p = np.ones(2)
+    opt = optkern.SGD([{"params": None}, {"params": [p]}], lr=1.0)
+    assert opt.step([None, [np.ones(2)]]) and (p == 0).all()
+    opt.rebind([{"params": None}, {"params": [np.ones(2)]}])
+    with pytest.raises(TypeError, match=r"must be an array.* got NoneType"):
+        optkern.SGD(None)

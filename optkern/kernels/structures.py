@@ -92,6 +92,8 @@ class Structure(Watching, Gathering, Copies):
         if "params" not in entry:
             raise TypeError(f"{self.owner}: group {number} has no 'params', only {sorted(entry)}")
         params = entry["params"]
+        if params is None and self.grouped:
+            params = ()  # None is no parameter, there as anywhere
         where = f"params of group {number}" if self.grouped else self.what
         found: Found = []
         root = self._walk(params, (), where, found, ())
