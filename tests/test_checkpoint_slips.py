@@ -282,6 +282,7 @@ KILLED_AT_EACH_LINE = """
 import os, sys
 import numpy as np
 import optkern
+from optkern.checkpoint import format
 
 def make(value):
     return optkern.SGD(np.full(9, value), lr=0.1)
@@ -378,3 +379,31 @@ def test_a_copy_of_an_optimizer_loads_the_same(tmp_path):
     other.step(gradients(new_params(), 2))
     optkern.load(tmp_path / "x", other)
     assert_same_state(opt, other)
+
+
+@pytest.mark.parametrize("where", ("update", "hexdigest"))
+def test_a_digest_whose_allocation_fails_is_a_memory_error(where, tmp_path, monkeypatch):
+    """OpenSSL says ValueError: "not able to copy ctx"; the old file stays."""
+    opt = optkern.SGD(np.ones(3))
+    path = tmp_path / "run.npz"
+    optkern.save(path, opt)
+    before = path.read_bytes()
+
+    class Digest:
+        def update(self, block):
+            self.fail("update")
+
+        def hexdigest(self):
+            self.fail("hexdigest")
+            return "0" * 64
+
+        def fail(self, name):
+            if name == where:
+                raise ValueError("[digital envelope routines] not able to copy ctx")
+
+    monkeypatch.setattr(format.hashlib, "sha256", Digest)
+    with pytest.raises(MemoryError, match="SHA-256: an allocation failed"):
+        optkern.save(path, opt)
+    assert path.read_bytes() == before
+    with pytest.raises(MemoryError, match="SHA-256: an allocation failed"):
+        optkern.load(path, opt)

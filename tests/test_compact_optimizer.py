@@ -384,3 +384,17 @@ def test_compact_states_train(state_dtype):
     run = next(run for run in module.RUNS if run.name == "Adam")
     plain, stored = (module.final_loss(run, 1000, 0, x) for x in (None, state_dtype))
     assert abs(stored / plain - 1) <= module.ALLOWED[state_dtype]
+
+
+@pytest.mark.parametrize(("state_dtype", "moved"), [("int8", 0.01), ("bfloat16", 1.0)])
+def test_what_a_spike_does_to_its_block_is_as_documented(state_dtype, moved):
+    """docs/compact.md: after 1e6 among 1e-2, a thousand steps of Adam at 1e-3."""
+    p, g = np.zeros(256, np.float32), np.full(256, 1e-2, np.float32)
+    opt = optkern.Adam(p, lr=1e-3, state_dtype=state_dtype)
+    spike = g.copy()
+    spike[0] = 1e6
+    opt.step(spike)
+    begin = p[1:].copy()
+    for _ in range(1000):
+        opt.step(g)
+    assert np.mean(begin - p[1:]) == pytest.approx(moved, rel=0.02)
