@@ -363,7 +363,7 @@ SLIPS = {
     "optkern.curvature": ("lanzcos", "lanczos"),
     "optkern.diagnose": ("Monitr", "Monitor"),
     "optkern.fits": ("compare_fit", "compare_fits"),
-    "optkern.integrations": ("torhc", "torch"),
+    "optkern.integrations": ("cs231m", "cs231n"),
     "optkern.integrations.autograd": ("adaam", "adam"),
     "optkern.integrations.cs231n": ("sgd_momentm", "sgd_momentum"),
     "optkern.integrations.dl_from_scratch": ("Adagad", "AdaGrad"),
