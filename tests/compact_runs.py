@@ -97,8 +97,5 @@ def arrays(dtype, sizes, seed=0, scale=1.0):
 
 
 # A rule that computes its direction twice cannot round its state in between.
-every_rule = pytest.mark.parametrize(
-    "rule",
-    [rule for rule in optkern.RULES if rule.trust != "direction"],
-    ids=lambda rule: rule.name,
-)
+COMPACT_RULES = [rule for rule in optkern.RULES if rule.trust != "direction"]
+every_rule = pytest.mark.parametrize("rule", COMPACT_RULES, ids=lambda rule: rule.name)

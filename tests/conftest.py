@@ -31,6 +31,27 @@ every_rule = pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rul
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 
+def spread(one_in, **axes):
+    """Parametrize by every combination of the axes, of which one in so many is in the fast suite.
+
+    The fast ones lie on diagonals, so that every value of an axis meets values of each other one;
+    the rest carry `slow`, as CI runs them.
+    """
+    cases = []
+    for chosen in itertools.product(*(enumerate(values) for values in axes.values())):
+        marks = pytest.mark.slow if sum(k for k, _ in chosen) % one_in else ()
+        values = [value for _, value in chosen]
+        cases.append(pytest.param(*values, marks=marks, id="-".join(map(called, values))))
+    return pytest.mark.parametrize(tuple(axes), cases)
+
+
+def called(value):
+    """Name a value in the id of a test."""
+    if isinstance(value, tuple):
+        return "-".join(map(called, value))
+    return str(getattr(value, "name", None) or getattr(value, "__name__", value))
+
+
 def option_sets(rule):
     """Every combination of a rule's switches, choices and terms that it does not refuse."""
     axes = {}

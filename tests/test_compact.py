@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 from compact_runs import (
+    COMPACT_RULES,
     STATE_DTYPES,
     arrays,
     dtype_of,
@@ -17,7 +18,7 @@ from compact_runs import (
     raw,
     run_both,
 )
-from conftest import ISAS, assert_same_bits, hostile_values, ordinary
+from conftest import ISAS, assert_same_bits, hostile_values, ordinary, spread
 
 import optkern
 from optkern.kernels import codecs, reference, runtime
@@ -48,9 +49,7 @@ every_pair = pytest.mark.parametrize("pair", DTYPE_PAIRS, ids="-".join)
 # --------------------------------------------------------------------------- kernel == reference
 
 
-@every_rule
-@every_pair
-@pytest.mark.parametrize("state_dtype", (None, *STATE_DTYPES))
+@spread(3, rule=COMPACT_RULES, pair=DTYPE_PAIRS, state_dtype=(None, *STATE_DTYPES))
 def test_kernel_is_reference(rule, pair, state_dtype):
     p_dtype, g_dtype = map(dtype_of, pair)
     masters = (False, True) if p_dtype.itemsize == 2 else (False,)

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pytest
 from conftest import (
+    DTYPES,
     ISAS,
     Snapshot,
     assert_same_bits,
@@ -18,6 +19,7 @@ from conftest import (
     every_rule,
     hostile_streams,
     ordinary,
+    spread,
     tiled_streams,
     training_streams,
 )
@@ -30,9 +32,8 @@ from optkern.optimizers import CLASSES
 SHAPE = (6, 5, 7)
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 THREADS = (1, 2, 3, 5)
-BOTH = pytest.mark.parametrize(
-    "place", (optkern.kernels, optkern.reference), ids=("kernel", "reference")
-)
+PLACES = (optkern.kernels, optkern.reference)
+BOTH = pytest.mark.parametrize("place", PLACES, ids=("kernel", "reference"))
 
 
 # Each makes an array with these values in another place in memory. What lies between its elements
@@ -154,10 +155,7 @@ def expected_outcome(rule, streams, **options):
 # --------------------------------------------------------------------------- the products
 
 
-@every_rule
-@every_dtype
-@BOTH
-@pytest.mark.parametrize("of_p", WRITABLE, **named)
+@spread(3, rule=optkern.RULES, dtype=DTYPES, place=PLACES, of_p=WRITABLE)
 def test_every_two_layouts_of_parameter_gradient_and_state_meet(rule, dtype, place, of_p):
     first = WRITABLE.index(of_p)
     rounds = itertools.chain(*itertools.repeat(WRITABLE, 3))
@@ -204,10 +202,7 @@ def test_optimizer_with_every_layout(rule, of_p):
         assert_same_bits(values_of(p), values_of(q))
 
 
-@every_rule
-@every_dtype
-@pytest.mark.parametrize("layout", WRITABLE, **named)
-@pytest.mark.parametrize("threads", THREADS)
+@spread(5, rule=optkern.RULES, dtype=DTYPES, layout=WRITABLE, threads=THREADS)
 def test_large_array_across_chunk_edges(rule, dtype, layout, threads):
     shape = (53, 17, 41)  # 36,941 elements: two chunk edges, odd in every direction
     options = {"step": 6, **busiest_options(rule)[1]}

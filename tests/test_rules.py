@@ -30,6 +30,7 @@ from conftest import (
     option_sets,
     ordinary,
     shortest,
+    spread,
     tiled_streams,
     training_streams,
 )
@@ -53,9 +54,8 @@ LENGTHS = sorted(
     | {CHUNK + EDGE + d for d in (-1, 0, 1)}
     | {2 * CHUNK + d for d in (-1, 0, 1)}
 )
-BOTH = pytest.mark.parametrize(
-    "place", (optkern.kernels, optkern.reference), ids=("kernel", "reference")
-)
+PLACES = (optkern.kernels, optkern.reference)
+BOTH = pytest.mark.parametrize("place", PLACES, ids=("kernel", "reference"))
 # Numbers at the ends of their ranges, where divisors vanish and averages forget everything.
 EXTREMES = {
     "lr": 0.0, "betas": (0.0, 0.0), "eps": 0.0, "alpha": 0.0, "rho": 0.0, "momentum_decay": 0.0,
@@ -116,10 +116,9 @@ def test_every_option_set(rule, dtype, step):
         assert_kernel_is_reference(rule, streams, step=step, **options)
 
 
-@every_rule
-@every_dtype
-@pytest.mark.parametrize("extremes", (EXTREMES, HUGE), ids=("zero", "huge"))
+@spread(2, rule=optkern.RULES, dtype=DTYPES, extremes=("zero", "huge"))
 def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
+    extremes = {"zero": EXTREMES, "huge": HUGE}[extremes]
     streams = hostile_streams(dtype, stream_count(rule))
     numbers = {
         name: at_end(rule.domains[name], extremes) if name in rule.domains else extremes[name]
@@ -130,9 +129,7 @@ def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
         assert_kernel_is_reference(rule, streams, step=2, **numbers, **options)
 
 
-@every_rule
-@every_dtype
-@pytest.mark.parametrize("length", LENGTHS)
+@spread(5, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)
 def test_every_length_and_thread_count(rule, dtype, length):
     streams = tiled_streams(dtype, stream_count(rule), length)
     for options in busiest_options(rule):
@@ -198,8 +195,7 @@ def many(rule, dtypes=DTYPES):
     return [list(stream) for stream in zip(*tensors, strict=True)]
 
 
-@every_rule
-@pytest.mark.parametrize("threads", THREADS)
+@spread(2, rule=optkern.RULES, threads=THREADS)
 def test_list_equals_its_tensors_one_by_one(rule, threads):
     for options in busiest_options(rule):
         lists = many(rule)
@@ -258,9 +254,7 @@ def test_state_that_no_option_needs_may_be_left_out(rule):
 # --------------------------------------------------------------------------- denormals and modes
 
 
-@every_rule
-@every_dtype
-@BOTH
+@spread(2, rule=optkern.RULES, dtype=DTYPES, place=PLACES)
 def test_state_never_holds_denormals_after_a_step(rule, dtype, place):
     smallest = np.finfo(dtype).smallest_normal
     for options in option_sets(rule):
