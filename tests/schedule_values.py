@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from optkern.schedules import (
+    REX,
     Constant,
     Cosine,
     CosineWarmRestarts,
@@ -18,6 +19,7 @@ from optkern.schedules import (
     Noam,
     OneCycle,
     Pair,
+    Piecewise,
     Polynomial,
     Step,
     WarmupStableDecay,
@@ -41,6 +43,9 @@ EXAMPLES = [
     Cosine(LR, 700, eta_min=1e-3),
     Cosine(LR, 70, periodic=True),
     CosineWarmRestarts(LR, 10, T_mult=2, gamma=0.9),
+    CosineWarmRestarts(LR, 10, T_mult=2, cycle_limit=5, k_decay=2.0),
+    REX(LR, 500, end_lr=1e-3),
+    Piecewise([(0, 0.0), (100, LR), (800, LR), (900, 0.0)], interpolate="cos"),
     OneCycle(LR, 900, three_phase=True, anneal_strategy="linear"),
     Cyclic(0.01, LR, 70, 31, mode="triangular2"),
     Noam(512),

@@ -33,8 +33,9 @@ ReduceLROnPlateau           ``Plateau(lr)``
 from __future__ import annotations
 
 from ..kernels.names import spell_names
-from .cycles import Cyclic, Noam, OneCycle, WarmupStableDecay
+from .cycles import Cyclic, Noam, OneCycle, Piecewise, WarmupStableDecay
 from .decays import (
+    REX,
     Constant,
     Cosine,
     CosineWarmRestarts,
@@ -51,6 +52,7 @@ from .kinds import Clamp, Combined, Schedule
 from .plateau import Plateau
 
 __all__ = [
+    "REX",
     "Clamp",
     "Combined",
     "Constant",
@@ -66,6 +68,7 @@ __all__ = [
     "Noam",
     "OneCycle",
     "Pair",
+    "Piecewise",
     "Plateau",
     "Polynomial",
     "Schedule",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from ..kernels.names import brief
 from ..kernels.rules import Choice
-from .domains import _COUNT
-from .kinds import Schedule, _made_schedule
+from .domains import _COUNT, Steps
+from .kinds import Timed, _made_schedule
 from .shapes import _half_cosine, _mix, _times_power
 
 
 @_made_schedule
-class OneCycle(Schedule):
+class OneCycle(Timed):
     """Up from ``max_lr / div_factor`` to ``max_lr``, then far down, over ``total_steps``.
 
     The way up takes ``pct_start`` of the steps; the last step has
@@ -32,7 +33,7 @@ class OneCycle(Schedule):
     """
 
     max_lr: float
-    total_steps: int
+    total_steps: Steps
     pct_start: float = 0.3
     anneal_strategy: str = "cos"
     three_phase: bool = False
@@ -65,12 +66,12 @@ class OneCycle(Schedule):
         share = min(max(share, 0.0), 1.0)
         return _mix(start, end, share if self.anneal_strategy == "linear" else _half_cosine(share))
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return self.total_steps
 
 
 @_made_schedule
-class Cyclic(Schedule):
+class Cyclic(Timed):
     """Straight up from ``base_lr`` to ``max_lr`` and down again, for ever.
 
     ``step_size_up`` steps up and ``step_size_down`` (default: as many) down. The height of a
@@ -86,8 +87,8 @@ class Cyclic(Schedule):
 
     base_lr: float
     max_lr: float
-    step_size_up: int = 2000
-    step_size_down: int | None = None
+    step_size_up: Steps = 2000
+    step_size_down: Steps | None = None
     mode: str = "triangular"
     gamma: float = 1.0
 
@@ -104,12 +105,49 @@ class Cyclic(Schedule):
             share = _times_power(share, self.gamma, step)
         return self.base_lr + (self.max_lr - self.base_lr) * share if share != 1 else self.max_lr
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return 4 * (self.step_size_up + (self.step_size_down or self.step_size_up))
 
 
 @_made_schedule
-class Noam(Schedule):
+class Piecewise(Timed):
+    """From point to point: a value at each of some steps, and what lies between.
+
+    Between two points the way is straight (``"linear"``), half a cosine wave (``"cos"``), or the
+    value of the earlier one is held (``"hold"``). Before the first point its value holds, after
+    the last one its own. Optax calls this ``piecewise_interpolate_schedule`` (with factors in the
+    place of values).
+
+    >>> from optkern.schedules import Piecewise
+    >>> trapezoid = Piecewise({0: 0.0, 100: 0.1, 800: 0.1, 1000: 0.0})
+    >>> [trapezoid(step) for step in (50, 500, 900)]
+    [0.05, 0.1, 0.05]
+    >>> Piecewise([(0.0, 0.0), (0.1, 0.1), (1.0, 0.0)], total=1000)
+    Piecewise(((0, 0.0), (100, 0.1), (1000, 0.0)))
+    """
+
+    points: Sequence[tuple[Steps, float]] | Mapping[Steps, float]
+    interpolate: str = "linear"
+
+    def _at(self, step: int) -> float:
+        points = self._points()
+        k = bisect_right([began for began, _ in points], step)
+        if k == 0 or k == len(points):
+            return points[max(k - 1, 0)][1]
+        (began, start), (ends, end) = points[k - 1 : k + 1]
+        share = 0.0 if self.interpolate == "hold" else (step - began) / (ends - began)
+        return _mix(start, end, _half_cosine(share) if self.interpolate == "cos" else share)
+
+    def _length(self) -> Steps:
+        return max(1, 5 * self._points()[-1][0] // 4)
+
+    def _points(self) -> tuple[tuple[Steps, float], ...]:
+        """Return the points as they are once they are checked."""
+        return self.points  # type: ignore[return-value]
+
+
+@_made_schedule
+class Noam(Timed):
     """Rise in proportion to the step, then fall with its inverse square root: the transformer's.
 
     ``factor * d_model**-0.5 * min(s**-0.5, s * warmup_steps**-1.5)`` with ``s = step + 1``.
@@ -122,7 +160,7 @@ class Noam(Schedule):
     """
 
     d_model: int
-    warmup_steps: int = 4000
+    warmup_steps: Steps = 4000
     factor: float = 1.0
 
     _field_domains = {"warmup_steps": _COUNT}
@@ -131,12 +169,12 @@ class Noam(Schedule):
         s = step + 1
         return self.factor * self.d_model**-0.5 * min(s**-0.5, s * self.warmup_steps**-1.5)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return 5 * self.warmup_steps
 
 
 @_made_schedule
-class WarmupStableDecay(Schedule):
+class WarmupStableDecay(Timed):
     """Up from 0 to ``lr``, a long stay, and a short way down to ``end_lr``.
 
     The way down is ``"linear"``, ``"cos"``, or ``"1-sqrt"``: ``1 - sqrt(share)``, of Hägele et
@@ -152,9 +190,9 @@ class WarmupStableDecay(Schedule):
     """
 
     lr: float
-    warmup_steps: int
-    stable_steps: int
-    decay_steps: int
+    warmup_steps: Steps
+    stable_steps: Steps
+    decay_steps: Steps
     decay: str = "linear"
     end_lr: float = 0.0
 
@@ -172,5 +210,5 @@ class WarmupStableDecay(Schedule):
         share = min(max(past / self.decay_steps, 0.0), 1.0)
         return _mix(self.lr, self.end_lr, self._shapes[self.decay](share))
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return self.warmup_steps + self.stable_steps + self.decay_steps

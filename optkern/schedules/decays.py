@@ -7,8 +7,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from ..kernels.rules import Real
-from .kinds import Schedule, _made_schedule
-from .shapes import _half_cosine, _mix, _times_power
+from .domains import Steps
+from .kinds import Schedule, Timed, _made_schedule
+from .shapes import _decayed, _half_cosine, _mix, _times_power
 
 
 @_made_schedule
@@ -27,7 +28,7 @@ class Constant(Schedule):
 
 
 @_made_schedule
-class Step(Schedule):
+class Step(Timed):
     """Times ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``.
 
     >>> from optkern.schedules import Step
@@ -36,18 +37,18 @@ class Step(Schedule):
     """
 
     lr: float
-    step_size: int
+    step_size: Steps
     gamma: float = 0.1
 
     def _at(self, step: int) -> float:
         return _times_power(self.lr, self.gamma, step // self.step_size)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return 4 * self.step_size
 
 
 @_made_schedule
-class MultiStep(Schedule):
+class MultiStep(Timed):
     """Times ``gamma`` at each of the ``milestones``; one that comes twice counts twice.
 
     >>> from optkern.schedules import MultiStep
@@ -56,14 +57,14 @@ class MultiStep(Schedule):
     """
 
     lr: float
-    milestones: Sequence[int]
+    milestones: Sequence[Steps]
     gamma: float = 0.1
 
     def _at(self, step: int) -> float:
         passed = bisect_right(self.milestones, step)
         return _times_power(self.lr, self.gamma, passed)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return 5 * max(self.milestones, default=800) // 4
 
 
@@ -87,7 +88,7 @@ class Exponential(Schedule):
 
 
 @_made_schedule
-class InverseTime(Schedule):
+class InverseTime(Timed):
     """Divided by the time: ``lr / (1 + decay_rate * step / decay_steps)``.
 
     Keras's ``InverseTimeDecay``; with ``staircase`` the time goes up once in ``decay_steps``.
@@ -101,14 +102,14 @@ class InverseTime(Schedule):
 
     lr: float
     decay_rate: float
-    decay_steps: int = 1
+    decay_steps: Steps = 1
     staircase: bool = False
 
     def _at(self, step: int) -> float:
         time = step // self.decay_steps if self.staircase else step / self.decay_steps
         return self.lr / (1 + self.decay_rate * time)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return 10 * self.decay_steps if self.decay_steps > 1 else 1000
 
 
@@ -131,13 +132,15 @@ class InverseSqrt(Schedule):
     def _at(self, step: int) -> float:
         return self.lr / math.sqrt(1 + step / self.timescale)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return max(1000, math.ceil(10 * self.timescale))
 
 
 @_made_schedule
-class Polynomial(Schedule):
+class Polynomial(Timed):
     """Down to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``.
+
+    With ``k_decay`` the share of the way is ``(step / total_iters)**k_decay``; see `Cosine`.
 
     >>> from optkern.schedules import Polynomial
     >>> Polynomial(0.1, total_iters=10)(5)
@@ -145,20 +148,45 @@ class Polynomial(Schedule):
     """
 
     lr: float
-    total_iters: int
+    total_iters: Steps
     power: float = 1.0
     end_lr: float = 0.0
+    k_decay: float = 1.0
 
     def _at(self, step: int) -> float:
-        left = max(0.0, 1 - step / self.total_iters)
+        left = max(0.0, 1 - _decayed(step / self.total_iters, self.k_decay))
         return self.end_lr if left == 0 else _mix(self.end_lr, self.lr, left**self.power)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return self.total_iters
 
 
 @_made_schedule
-class Linear(Schedule):
+class REX(Timed):
+    """Down to ``end_lr``, slowly first: ``(1 - s) / (1 - s / 2)`` of the way is left at share s.
+
+    Chen, Wolfe, Kyrillidis, "REX: revisiting budgeted training with an improved schedule", 2022,
+    section 3.
+
+    >>> from optkern.schedules import REX
+    >>> round(REX(0.3, total_iters=10)(5), 12)
+    0.2
+    """
+
+    lr: float
+    total_iters: Steps
+    end_lr: float = 0.0
+
+    def _at(self, step: int) -> float:
+        share = min(1.0, step / self.total_iters)
+        return _mix(self.end_lr, self.lr, (1 - share) / (1 - share / 2))
+
+    def _length(self) -> Steps:
+        return self.total_iters
+
+
+@_made_schedule
+class Linear(Timed):
     """Straight from ``start`` to ``end`` over ``total_iters`` steps.
 
     >>> from optkern.schedules import Linear
@@ -168,21 +196,23 @@ class Linear(Schedule):
 
     start: float
     end: float
-    total_iters: int
+    total_iters: Steps
 
     def _at(self, step: int) -> float:
         return _mix(self.start, self.end, step / self.total_iters)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return self.total_iters
 
 
 @_made_schedule
-class Cosine(Schedule):
+class Cosine(Timed):
     """Half a cosine wave from ``lr`` down to ``eta_min`` over ``T_max`` steps, held there.
 
     ``eta_min + (lr - eta_min) * (1 + cos(pi * step / T_max)) / 2``. With ``periodic`` the wave
-    goes on, as torch's does: at ``2 * T_max`` it is ``lr`` again.
+    goes on, as torch's does: at ``2 * T_max`` it is ``lr`` again. With ``k_decay`` the share of
+    the way is ``(step / T_max)**k_decay``: above 1 the rate stays high for longer (Zhang, Li,
+    "k-decay: a new method for learning rate schedule", 2020, section 3).
 
     Loshchilov, Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5.
 
@@ -192,27 +222,30 @@ class Cosine(Schedule):
     """
 
     lr: float
-    T_max: int
+    T_max: Steps
     eta_min: float = 0.0
     periodic: bool = False
+    k_decay: float = 1.0
 
     def _at(self, step: int) -> float:
+        into: Steps = step
         if self.periodic:  # the wave is even: what goes up is what came down
-            step %= 2 * self.T_max
-            step = min(step, 2 * self.T_max - step)
-        share = min(1.0, step / self.T_max)
-        return _mix(self.lr, self.eta_min, _half_cosine(share))
+            into %= 2 * self.T_max
+            into = min(into, 2 * self.T_max - into)
+        share = min(1.0, into / self.T_max)
+        return _mix(self.lr, self.eta_min, _half_cosine(_decayed(share, self.k_decay)))
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return 4 * self.T_max if self.periodic else self.T_max
 
 
 @_made_schedule
-class CosineWarmRestarts(Schedule):
+class CosineWarmRestarts(Timed):
     """`Cosine` again and again: over ``T_0`` steps, then ``T_mult`` times as many each time.
 
     Each restart begins at ``gamma`` (at most 1) times the height of the one before (Keras's
-    ``m_mul``).
+    ``m_mul``), and goes down as `Cosine` with ``k_decay`` does. After ``cycle_limit`` cycles
+    (default: no limit) ``eta_min`` is held.
 
     Loshchilov, Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5.
 
@@ -222,31 +255,35 @@ class CosineWarmRestarts(Schedule):
     """
 
     lr: float
-    T_0: int
+    T_0: Steps
     T_mult: int = 1
     eta_min: float = 0.0
     gamma: float = 1.0
+    cycle_limit: int | None = None
+    k_decay: float = 1.0
 
     _field_domains = {"gamma": Real("", 0.0, 1.0)}
 
     def _at(self, step: int) -> float:
         cycle, into, length = self._cycle(step)
+        if self.cycle_limit is not None and cycle >= self.cycle_limit:
+            return self.eta_min
         top = _mix(self.eta_min, self.lr, self.gamma**cycle)
-        return _mix(top, self.eta_min, _half_cosine(into / length))
+        return _mix(top, self.eta_min, _half_cosine(_decayed(into / length, self.k_decay)))
 
-    def _cycle(self, step: int) -> tuple[int, int, int]:
+    def _cycle(self, step: int) -> tuple[Steps, Steps, Steps]:
         """Return the cycle of a step, how far into it the step is, and its length.
 
         Integers, exact.
         """
         if self.T_mult == 1:
             return step // self.T_0, step % self.T_0, self.T_0
-        cycle, length = 0, self.T_0
-        while step >= length:  # lengths grow: 53 times at most
-            step -= length
+        cycle, into, length = 0, step, self.T_0
+        while into >= length:  # lengths grow: 53 times at most
+            into -= length  # type: ignore[assignment]
             length *= self.T_mult
             cycle += 1
-        return cycle, step, length
+        return cycle, into, length
 
-    def _length(self) -> int:
-        return sum(self.T_0 * self.T_mult**k for k in range(4))
+    def _length(self) -> Steps:
+        return sum(self.T_0 * self.T_mult**k for k in range(min(4, self.cycle_limit or 4)))

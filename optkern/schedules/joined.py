@@ -7,12 +7,21 @@ from collections.abc import Sequence
 
 from ..kernels.names import spelled
 from .decays import Linear
-from .domains import _LENGTH, _NUMBER, _OPERAND, Operand, _checked_argument, _checked_step
-from .kinds import FunctionOfStep, Schedule, _at, _length, _made_schedule
+from .domains import (
+    _LENGTH,
+    _NUMBER,
+    _OPERAND,
+    Operand,
+    Steps,
+    _checked_argument,
+    _checked_step,
+    _whole_steps,
+)
+from .kinds import FunctionOfStep, Schedule, Timed, _at, _length, _made_schedule
 
 
 @_made_schedule
-class Join(Schedule):
+class Join(Timed):
     """Follow one schedule after the other; see `join`.
 
     >>> from optkern.schedules import join
@@ -21,7 +30,7 @@ class Join(Schedule):
     """
 
     schedules: Sequence[Operand]
-    milestones: Sequence[int]
+    milestones: Sequence[Steps]
 
     def _check(self, owner: str) -> None:
         if len(self.schedules) != len(self.milestones) + 1:
@@ -32,21 +41,26 @@ class Join(Schedule):
 
     def _at(self, step: int) -> float:
         k = bisect_right(self.milestones, step)
-        return _at(self.schedules[k], step - self.milestones[k - 1] if k else step)
+        return _at(self.schedules[k], step - int(self.milestones[k - 1]) if k else step)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return (self.milestones[-1] if self.milestones else 0) + _length(self.schedules[-1])
 
 
 @spelled
-def join(schedules: Sequence[Operand], milestones: Sequence[int]) -> Join:
+def join(
+    schedules: Sequence[Operand], milestones: Sequence[Steps], total: int | None = None
+) -> Join:
     """Join schedules one after the other, each counting its steps from its own beginning.
 
     Parameters
     ----------
     schedules : list of schedules, numbers or callables step -> number
     milestones : list of int
-        The steps at which the second, third, ... begin: one less than schedules.
+        The steps at which the second, third, ... begin: one less than schedules. With ``total``
+        they may be shares of it.
+    total : int, optional
+        The steps of the run, where milestones are shares.
 
     Examples
     --------
@@ -54,21 +68,23 @@ def join(schedules: Sequence[Operand], milestones: Sequence[int]) -> Join:
     >>> join([0.1, Linear(0.1, 0.0, 50)], [100])
     Join((0.1, Linear(0.1, end=0.0, total_iters=50)), milestones=(100,))
     """
-    return Join(schedules, milestones)
+    return Join(schedules, milestones, total=total)
 
 
 @spelled
-def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
+def warmup(n: Steps, then: Operand, start: float = 0.0, total: int | None = None) -> Schedule:
     """Straight up from ``start`` to where ``then`` begins, over ``n`` steps, then ``then``.
 
     Parameters
     ----------
     n : int
-        The steps before ``then``; 0: none.
+        The steps before ``then``; 0: none. With ``total`` it may be a share of it.
     then : a schedule, a number or a callable step -> number
         What comes after; it counts its steps from its own beginning.
     start : float
         The value at step 0; at 0 the first step leaves the parameters where they are.
+    total : int, optional
+        The steps of the run, where ``n`` is a share.
 
     Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2.
 
@@ -78,6 +94,7 @@ def warmup(n: int, then: Operand, start: float = 0.0) -> Schedule:
     >>> warmup(10, then=Constant(0.1))(5)
     0.05
     """
+    n = _whole_steps("warmup", {"n": n}, total).get("n", n)
     n = _checked_argument("warmup", "n", n, _LENGTH)
     then = _checked_argument("warmup", "then", then, _OPERAND)
     start = _checked_argument("warmup", "start", start, _NUMBER)
@@ -104,5 +121,5 @@ class Pair(FunctionOfStep):
         step = _checked_step("Pair", step)
         return _at(self.first, step), _at(self.second, step)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return max(_length(self.first), _length(self.second))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, InitVar, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 from ..kernels.names import brief, spelled
@@ -16,8 +16,10 @@ from .domains import (
     _OPERATIONS,
     _VOCABULARY,
     Operand,
+    Steps,
     _checked_argument,
     _checked_step,
+    _whole_steps,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def _at(operand: Operand, step: int) -> float:
     return number
 
 
-def _length(operand: Any) -> int:
+def _length(operand: Any) -> Steps:
     return operand._length() if isinstance(operand, FunctionOfStep) else 1
 
 
@@ -48,25 +50,25 @@ class FunctionOfStep:
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        for field in fields(self):  # type: ignore[arg-type]
-            domain = self._field_domains.get(field.name) or _VOCABULARY[field.name]
-            value = _checked_argument(owner, field.name, getattr(self, field.name), domain)
-            object.__setattr__(self, field.name, value)
+        for one in fields(self):  # type: ignore[arg-type]
+            domain = self._field_domains.get(one.name) or _VOCABULARY[one.name]
+            value = _checked_argument(owner, one.name, getattr(self, one.name), domain)
+            object.__setattr__(self, one.name, value)
         self._check(owner)
 
     def _check(self, owner: str) -> None:
         """Check what the fields must be together."""
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         """Return the steps worth drawing."""
         return 1000
 
     def __repr__(self) -> str:
         shown = []
-        for k, field in enumerate(fields(self)):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if field.default is MISSING or value != field.default:
-                shown.append(repr(value) if k == 0 else f"{field.name}={value!r}")
+        for k, one in enumerate(fields(self)):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if one.default is MISSING or value != one.default:
+                shown.append(repr(value) if k == 0 else f"{one.name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def plot(self, steps: int | None = None, ax: Axes | None = None, **line: Any) -> Axes:
@@ -92,7 +94,7 @@ class FunctionOfStep:
         """
         owner = f"{type(self).__name__}.plot"
         count = (
-            self._length() + 1
+            int(self._length()) + 1
             if steps is None
             else _checked_argument(owner, "steps", steps, _COUNT)
         )
@@ -112,7 +114,7 @@ class FunctionOfStep:
         return ax
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def _made_schedule(cls: type[_Kind]) -> type[_Kind]:
     """Make a kind: frozen values, particular about their keywords."""
     return spelled(dataclass(frozen=True, repr=False)(cls))
@@ -173,6 +175,24 @@ class Schedule(FunctionOfStep, ABC):
 
 
 @_made_schedule
+class Timed(Schedule):
+    """Share what the schedules with lengths take: steps, or with ``total`` shares of the run.
+
+    With ``total=10_000`` a length of ``0.05`` is 500 steps; what is kept, printed and compared is
+    the steps.
+    """
+
+    total: InitVar[int | None] = field(default=None, kw_only=True)
+
+    def __post_init__(self, total: int | None = None) -> None:
+        owner = type(self).__name__
+        given = {x.name: getattr(self, x.name) for x in fields(self)}
+        for name, value in _whole_steps(owner, given, total).items():
+            object.__setattr__(self, name, value)
+        super().__post_init__()
+
+
+@_made_schedule
 class Combined(Schedule):
     """Two schedules, or a schedule and a number, combined by an operator.
 
@@ -195,7 +215,7 @@ class Combined(Schedule):
             raise ValueError(f"{self!r} divides by zero at step {step}")
         return _OPERATIONS[self.operator](left, right)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return max(_length(self.left), _length(self.right))
 
     def __repr__(self) -> str:
@@ -236,5 +256,5 @@ class Clamp(Schedule):
         value = value if self.low is None else max(value, self.low)
         return value if self.high is None else min(value, self.high)
 
-    def _length(self) -> int:
+    def _length(self) -> Steps:
         return _length(self.schedule)

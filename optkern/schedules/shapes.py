@@ -17,6 +17,11 @@ def _half_cosine(share: float) -> float:
     return (1 - math.cos(math.pi * share)) / 2
 
 
+def _decayed(share: float, k: float) -> float:
+    """Return ``share**k``, and a share as it is where k is 1."""
+    return share if k == 1 else share**k
+
+
 def _times_power(value: float, base: float, exponent: float) -> float:
     """``value * base**exponent``; an OverflowError where that is beyond the largest number."""
     product = value * float(base**exponent)
