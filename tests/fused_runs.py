@@ -1,5 +1,7 @@
 """Options that a step takes along, and their references."""
 
+import itertools
+
 import numpy as np
 from conftest import (
     assert_same_bits,
@@ -25,7 +27,35 @@ AXES = {
     "ema_decay": (None, 0.9),
 }
 
-EVERYTHING = {name: values[1] for name, values in AXES.items()}
+# What has come later is crossed with all of these by pairs.
+MORE = {
+    "project": (None, (-1.0, 0.75)),
+}
+
+EVERYTHING = {name: values[1] for name, values in (AXES | MORE).items()}
+
+
+def by_pairs(axes):
+    """Settings in which every two values of different axes occur together: few of them."""
+    open_pairs = {
+        frozenset([(a, x), (b, y)])
+        for a, b in itertools.combinations(axes, 2)
+        for x, y in itertools.product(axes[a], axes[b])
+    }
+    found = []
+    while open_pairs:
+        setting = dict(min(open_pairs, key=repr))
+        for name in axes:
+            if name not in setting:
+                setting[name] = max(
+                    axes[name],
+                    key=lambda x, name=name: sum(
+                        frozenset([(name, x), pair]) in open_pairs for pair in setting.items()
+                    ),
+                )
+        found.append({name: setting[name] for name in axes})
+        open_pairs -= {frozenset(two) for two in itertools.combinations(setting.items(), 2)}
+    return found
 
 
 def arrays(seed=0, dtype=np.float64, shapes=SHAPES):
@@ -36,6 +66,8 @@ def arrays(seed=0, dtype=np.float64, shapes=SHAPES):
 
 class Twin:
     """An optimizer written with the reference alone."""
+
+    stored = None  # the dtypes of what these are masters of
 
     def __init__(self, rule, params, hyperparameters=None, **options):
         self.rule, self.params, self.options = rule, copies(params), options
@@ -59,7 +91,7 @@ class Twin:
             self.taken[i] += on
         self.norm = reference.fused_step(
             self.rule, self.params, grads, self.state, self.hyper, self.held, self.calls,
-            **self.options,
+            self.stored, **self.options,
         )  # fmt: skip
         if "mu_product" in self.rule.hyperparameters:
             for hyper, on in zip(self.hyper, active, strict=True):

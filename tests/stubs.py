@@ -163,6 +163,8 @@ class Held(list[Array | None]):
 def accumulate(held: Sequence[Array | None], grads: Sequence[Array | None]) -> Held: ...
 def has_room(held: Array) -> bool: ...
 def approach(average: Array, p: Array, weight: float) -> None: ...
+def limits_of(options: Mapping[str, Any], stored: str) -> tuple[float, float]: ...
+def confine(x: Array, limits: tuple[float, float]) -> None: ...
 def fused_step(
     rule: Rule,
     params: Sequence[Array],
@@ -171,6 +173,7 @@ def fused_step(
     hyperparameters: Sequence[dict[str, Any]],
     held: Sequence[Array | None] | None = ...,
     calls: int = ...,
+    stored: Sequence[str] | None = ...,
     **options: Any,
 ) -> float: ..."""
 
@@ -218,6 +221,8 @@ def option(domain: rules.Domain) -> str:
         return "Number"
     if isinstance(domain, rules.Cycle):
         return "tuple[int, float]"
+    if isinstance(domain, rules.Box):
+        return 'Literal["nonnegative"] | tuple[float, float]'
     if isinstance(domain, rules.Choice):
         return "Literal[" + ", ".join(f'"{word}"' for word in domain.words) + "]"
     return "bool" if isinstance(domain, rules.Switch) else "int"

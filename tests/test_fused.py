@@ -24,10 +24,12 @@ from conftest import (
 from fused_runs import (
     AXES,
     EVERYTHING,
+    MORE,
     SHAPES,
     Twin,
     arrays,
     assert_equal_twin,
+    by_pairs,
     with_gaps,
 )
 
@@ -37,6 +39,7 @@ from optkern.kernels import runtime
 from optkern.kernels.engine import EDGES
 from optkern.optimizers import CLASSES
 
+PAIRS = by_pairs(AXES | MORE)
 PRODUCT = [dict(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
 
 
@@ -72,7 +75,8 @@ def test_every_combination_of_the_options(name, dtype):
 @every_dtype
 def test_every_rule_with_combinations_of_the_options(rule, dtype):
     calls = with_gaps([arrays(seed, dtype) for seed in range(1, 7)])
-    some = [EVERYTHING, *random.Random(rule.name).sample(PRODUCT, 8)]
+    some = [EVERYTHING, *random.Random(rule.name).sample(PRODUCT, 4)]
+    some += PAIRS if dtype == np.float32 else PAIRS[::4]
     for hyperparameters in busiest_options(rule):
         for options in some:
             assert_trains_like_twin(rule, arrays(0, dtype), calls, hyperparameters, **options)

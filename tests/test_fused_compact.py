@@ -184,6 +184,7 @@ class Halved:
     def __init__(self, rule, params, master, hyperparameters, options):
         self.params, self.master = [p.copy() for p in params], master
         self.twin = FusedTwin(rule, self.wide(), hyperparameters, **options)
+        self.twin.stored = [str(p.dtype) for p in params]
 
     def wide(self):
         return [codecs.widened(p) for p in self.params]

@@ -71,10 +71,21 @@ cdef struct options_t:
     double grad_scale
     double accumulate
     double accumulate_form
+    double project
+    double project_low
+    double project_high
     double zero_grad
     double lookahead
     double lookahead_alpha
     double ema_decay
+
+
+cdef enum:
+    # As whose numbers a parameter is stored.
+    AS_FLOAT32
+    AS_FLOAT64
+    AS_BFLOAT16
+    AS_FLOAT16
 
 
 cdef struct constants_t:
@@ -114,6 +125,7 @@ cdef inline void make_constants(
 cdef derive_t derivation(rule) except NULL
 cdef int encode(hyper_t* o, rule, str name, object value) except -1
 cdef int encode_option(options_t* o, str name, object value) except -1
+cdef void confinement(const options_t* o, int stored, double* low, double* high) noexcept nogil
 cdef double gradient_share(const options_t* o, double calls, double unit) noexcept nogil
 cdef void adjust(
     const options_t* o, constants_t* h, double calls, double unit, wide_t norm, wide_t tensor_norm,

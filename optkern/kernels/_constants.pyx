@@ -7,7 +7,7 @@
    division per element.
 3. A constant is cast to the parameter's dtype once, by whoever runs the formula.
 """
-from libc.math cimport INFINITY, fabs, isfinite, ldexp, logb
+from libc.math cimport INFINITY, ceil, fabs, floor, frexp, isfinite, ldexp, logb
 from libc.string cimport memset
 
 from optkern.kernels._wide cimport fits, product, quotient, split, total, wide, wide_t
@@ -210,6 +210,46 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
         left -= lower
         h.flags |= GUARD
     h.rate = ldexp(h.rate, left)
+
+
+cdef double number_beside(double x, int stored, bint above) noexcept nogil:
+    """Return the first number, as parameters are stored, that is not below (or not above) x."""
+    cdef int digits = 53, exponent, least = -1021
+    cdef double unit, most = ldexp(1 - ldexp(1, -53), 1024)
+    if stored != AS_FLOAT64:
+        digits = 24 if stored == AS_FLOAT32 else 8 if stored == AS_BFLOAT16 else 11
+        least = -13 if stored == AS_FLOAT16 else -125
+        most = ldexp(1 - ldexp(1, -digits), 16 if stored == AS_FLOAT16 else 128)
+    if not isfinite(x):
+        return x
+    if fabs(x) > most:   # between the largest number and infinity
+        if above:
+            return INFINITY if x > 0 else -most
+        return most if x > 0 else -INFINITY
+    frexp(x, &exponent)
+    unit = ldexp(1, max(exponent, least) - digits)
+    return (ceil(x / unit) if above else floor(x / unit)) * unit
+
+
+cdef void confinement(const options_t* o, int stored, double* low, double* high) noexcept nogil:
+    """Find the limits of `project` as parameters of a dtype have them: the numbers inside.
+
+    Rounding a parameter, at random too, does not take it over such a limit. Where no number lies
+    inside, both are the first one above the lower limit.
+    """
+    low[0] = number_beside(o.project_low, stored, True)
+    high[0] = number_beside(o.project_high, stored, False)
+    if high[0] < low[0]:
+        high[0] = low[0]
+
+
+def limits_of(dict options, str stored):
+    """Return `confinement` for the NumPy reference; (-inf, inf) without a projection."""
+    cdef options_t o = encoded(options)
+    cdef double low = -INFINITY, high = INFINITY
+    if o.project:
+        confinement(&o, ("float32", "float64", "bfloat16", "float16").index(stored), &low, &high)
+    return low, high
 
 
 cdef wide_t as_wide(object norm):

@@ -188,6 +188,7 @@ cdef struct plan_t:
     bint adjusts                  # constants depend on options or norms
     bint measures                 # norms are taken before the update
     bint measures_gradients       # those of gradients
+    double box[4][2]              # limits of parameters, as each dtype has them (AS_FLOAT32 ...)
     bint pieces                   # something is done around the rule while a piece is in cache
     bint sweeping                 # a stream has been found that sweeps may take
     bint staging                  # a stream has been found that needs scratch

@@ -130,17 +130,36 @@ cdef void put_state(
         put(t, j, first, n, at[j], s.random, s)
 
 
+cdef inline void confine(plan_t* plan, const tensor_t* t, char* x, Py_ssize_t n) noexcept nogil:
+    """Put a piece of a parameter, or of an average of it, back into its interval."""
+    cdef const double* box
+    if plan.options.project:
+        box = plan.box[stored_as(t)]
+        SPANS.confine[t.dtype](x, box[0], box[1], n)
+
+
+cdef inline int stored_as(const tensor_t* t) noexcept nogil:
+    """As whose numbers a parameter is stored."""
+    cdef int storage = t.storage[t.home]
+    if storage == PLAIN:
+        return AS_FLOAT64 if t.dtype else AS_FLOAT32
+    return AS_BFLOAT16 if storage in (BFLOAT16, BFLOAT16_STATE) else AS_FLOAT16
+
+
 cdef void finish_piece(
     plan_t* plan, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
-    """What follows the rule: Lookahead, the average, zeros for the gradient."""
+    """What follows the rule: the projection, Lookahead, the average, zeros for the gradient."""
     cdef char* slow = at[plan.streams + SLOW]
     cdef char* ema = at[plan.streams + EMA]
+    confine(plan, t, at[0], n)
     if t.averages:
         SPANS.approach[t.dtype](slow, at[0], plan.options.lookahead_alpha, n)
+        confine(plan, t, slow, n)
         memcpy(at[0], slow, n * width(t))
     if ema != NULL:
         SPANS.approach[t.dtype](ema, at[0], 1 - plan.options.ema_decay, n)
+        confine(plan, t, ema, n)
     if plan.options.zero_grad:
         zero(t, 1, first, n, s)
 

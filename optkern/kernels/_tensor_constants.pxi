@@ -19,10 +19,13 @@ cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil:
 cdef void note_options(plan_t* plan) noexcept nogil:
     """Keep what follows from the options in force."""
     cdef const options_t* o = &plan.options
+    cdef int stored
     plan.measures_gradients = takes_gradient_norms(plan, o)
     plan.measures = plan.measures_gradients or plan.traits.trusts
     plan.adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
-    plan.pieces = o.zero_grad != 0 or plan.keeps
+    plan.pieces = o.zero_grad != 0 or o.project != 0 or plan.keeps
+    for stored in range(4 if o.project else 0):
+        confinement(o, stored, &plan.box[stored][0], &plan.box[stored][1])
 
 
 cdef void derive_constants(plan_t* plan) noexcept nogil:

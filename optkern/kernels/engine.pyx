@@ -33,8 +33,9 @@ from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
-    APPLY, DIRECTION, MOMENTUM, TRUST, adjust, apply_trust, constants_t, derivation, encode,
-    encode_option, gradient_share, hyper_t, make_constants, options_t,
+    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DIRECTION, MOMENTUM, TRUST, adjust,
+    apply_trust, confinement, constants_t, derivation, encode, encode_option, gradient_share,
+    hyper_t, make_constants, options_t,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (

@@ -23,6 +23,7 @@ from ..rules.reductions import gradient_norms as gradient_norms
 from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import codecs
 from ._constants import adjusted, derive, share_of, trusted
+from ._constants import limits_of as limits_of
 from ._twins import rows_twin, twin
 from .engine import Plan
 from .names import spell_names
@@ -239,6 +240,12 @@ def approach(average: np.ndarray, p: np.ndarray, weight: float) -> None:
     average[...] = flush(np.where(np.isfinite(difference), average + weight * difference, apart))
 
 
+def confine(x: np.ndarray, limits: tuple[float, float]) -> None:
+    """Put what is beyond limits at them, in place; NaN stays."""
+    low, high = map(x.dtype.type, limits)
+    x[...] = np.where(x < low, low, np.where(x > high, high, x))
+
+
 def fused_step(
     rule: Rule,
     params: Sequence[np.ndarray],
@@ -247,6 +254,7 @@ def fused_step(
     hyperparameters: Sequence[dict[str, Any]],
     held: Sequence[np.ndarray | None] | None = None,
     calls: int = 1,
+    stored: Sequence[str] | None = None,
     **options: Any,
 ) -> float:
     """Take an optimizer's step with options around its rule: what `opt.step` does, in NumPy.
@@ -266,6 +274,8 @@ def fused_step(
         What the calls before this one have accumulated.
     calls : int
         How many calls' gradients make this update.
+    stored : list of str, optional
+        The dtypes as whose numbers the parameters are stored, where these are others' masters.
     **options
         Of OPTIONS in rules/options.py.
 
@@ -283,12 +293,16 @@ def fused_step(
                 continue
             h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i], unit)
             rule.numpy(p, g, *(state[slot][i] for slot in rule.state), h)
+            limits = limits_of(options, str(p.dtype) if stored is None else stored[i])
+            confine(p, limits)
             k, alpha = options.get("lookahead") or (0, 0.0)
             if k and hyperparameters[i]["step"] % k == 0:
                 approach(state["slow"][i], p, alpha)
+                confine(state["slow"][i], limits)
                 p[...] = state["slow"][i]
             if options.get("ema_decay") is not None:
                 approach(state["ema"][i], p, 1 - options["ema_decay"])
+                confine(state["ema"][i], limits)
             if options.get("zero_grad") and grads[i] is not None:
                 grads[i][...] = 0
     return norm.times(share_of(options, calls, unit))

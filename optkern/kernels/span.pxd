@@ -96,6 +96,9 @@ ctypedef void (*sum_t)(char* out, const char* x, const char* y, Py_ssize_t n) no
 # to = to + weight * (x - to), denormals flushed: a running average of x
 ctypedef void (*approach_t)(char* to, const char* x, double weight, Py_ssize_t n) noexcept nogil
 
+# x, where it is below `low` or above `high`, is that
+ctypedef void (*confine_t)(char* x, double low, double high, Py_ssize_t n) noexcept nogil
+
 
 cdef struct rule_spans_t:
     # What the loops were stamped from, to be compared at import: `loops_hash` of rules/, and the
@@ -127,3 +130,4 @@ cdef struct spans_t:
     add_t add[DTYPES]
     sum_t sum[DTYPES]
     approach_t approach[DTYPES]
+    confine_t confine[DTYPES]

@@ -21,6 +21,7 @@ from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
 from .faults import held, jumped, not_one_function, turned, unfed
+from .limits import at_limits
 from .record import LOOKS, Record, few
 from .settings import (
     checked_optimizer,
@@ -149,6 +150,9 @@ class Monitor(Record):
                 grad, loss, hvp = pinned.functions(grad, loss, hvp)
             false = "" if grad is None else not_one_function(x, grad, loss, hvp, seed)
             seen = self._evidence(trend, opt)
+            limits = ""
+            if opt is not None and grad is not None:
+                limits = at_limits(inner_of(owner, opt), x, grad, sign)
             if grad is not None and loss is not None and not false:
                 seen.ask = self._asking(trend, opt, x, grad, loss, pinned)
             known = by_record(trend, seen, grad is not None)
@@ -166,6 +170,8 @@ class Monitor(Record):
         if false:
             first = f"{seen.spent}, and " * bool(seen.spent)
             return said(trend, "inconclusive", f"{first}{trend.stalled()}; {false}", lr=seen.lr)
+        if limits:
+            return known or said(trend, "inconclusive", f"{trend.stalled()}; {limits}", lr=seen.lr)
         missing = self._unfed(x, grad, opt)
         at = ByCurvature(trend, seen, opt, x, grad, loss, hvp, options, missing, pinned)
         if known is not None:

@@ -106,6 +106,7 @@ class Optimizer:
     grad_scale: Number
     accumulate: int
     accumulate_form: Literal["mean", "sum"]
+    project: Literal["nonnegative"] | tuple[float, float] | None
     lookahead: tuple[int, float] | None
     ema_decay: Number | None
 
@@ -161,6 +162,7 @@ class SGD(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -192,6 +194,7 @@ class Adagrad(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -224,6 +227,7 @@ class RMSprop(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -254,6 +258,7 @@ class Adadelta(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -287,6 +292,7 @@ class Adam(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -319,6 +325,7 @@ class AdamW(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -349,6 +356,7 @@ class Adamax(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -381,6 +389,7 @@ class NAdam(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -412,6 +421,7 @@ class RAdam(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -441,6 +451,7 @@ class Lion(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -476,6 +487,7 @@ class LARS(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,
@@ -507,6 +519,7 @@ class LAMB(Optimizer):
         grad_scale: Number = ...,
         accumulate: int = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,

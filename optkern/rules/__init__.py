@@ -14,6 +14,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .domains import (
+    Box,
     Choice,
     Count,
     Cycle,
@@ -42,6 +43,7 @@ __all__ = [
     "ROW_RULES",
     "RULES",
     "VOCABULARY",
+    "Box",
     "Choice",
     "ClassKeyword",
     "Count",

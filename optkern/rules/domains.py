@@ -222,7 +222,29 @@ class Cycle(NamedTuple):
         return (float(value[0]), value[1])
 
 
-Domain = Real | Numbers | Count | Switch | Choice | Cycle
+class Box(NamedTuple):
+    """Allow an interval: a pair of limits, or a word for one."""
+
+    meaning: str
+    words: tuple[str, ...] = ("nonnegative",)
+
+    @property
+    def allowed(self) -> str:
+        return "'nonnegative', a pair of numbers (lo, hi) with lo < hi (infinite ones too)"
+
+    def check(self, value: Any) -> str | tuple[float, float] | None:
+        if isinstance(value, str):
+            return value if value in self.words else None
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            return None
+        low, high = map(as_number, value)
+        return None if low is None or high is None or not low < high else (low, high)
+
+    def encode(self, value: str | tuple[float, float]) -> tuple[float, ...]:
+        return (1.0, *((0.0, math.inf) if isinstance(value, str) else value))
+
+
+Domain = Real | Numbers | Count | Switch | Choice | Cycle | Box
 
 
 def checked_by(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .domains import Choice, Count, Cycle, Domain, Real, Switch, checked_by
+from .domains import Box, Choice, Count, Cycle, Domain, Real, Switch, checked_by
 from .vocabulary import VOCABULARY
 
 # Name -> (default, domain); None is off. The gradient is unscaled, its norm taken, then clipped: by
-# all tensors' norm together, by its own, by value. After the rule come Lookahead, the average, and
-# zeros for the gradient.
+# all tensors' norm together, by its own, by value. After the rule come the projection, Lookahead,
+# the average, and zeros for the gradient.
 _LIMIT = Real("", 0.0, open_low=True, infinite=True)
 OPTIONS: dict[str, tuple[Any, Domain]] = {
     "clip_norm": (
@@ -27,6 +27,10 @@ OPTIONS: dict[str, tuple[Any, Domain]] = {
     "accumulate_form": (
         "mean",
         Choice("an update takes the mean of its calls' gradients, or their sum", ("mean", "sum")),
+    ),
+    "project": (
+        None,
+        Box("where parameters, and averages of them, are put back after each step"),
     ),
     "zero_grad": (False, Switch("set the gradients to zero once they have been used")),
     "lookahead": (

@@ -11,7 +11,7 @@ import numpy as np
 from ... import optimizers
 from ...kernels.names import meant
 from ...optimizers import CLASSES
-from ...rules import VOCABULARY, Domain, Numbers, Real, Rule
+from ...rules import OPTIONS, VOCABULARY, Domain, Numbers, Real, Rule
 from ...rules.domains import check_word
 from .._host import AMOUNT, DECAY_RATE, checked_host_argument
 from . import library
@@ -114,6 +114,8 @@ def _meant(option: str, rule: str | None, known: dict[str, Any]) -> str:
     there = f"{rule} has {', '.join(known)}" if rule else "there are some with a rule alone"
     if here:
         return f"here it is {here}; {there}"
+    if option in OPTIONS:
+        return f"optkern's own classes have it, this one has not; {there}"
     arguments = [argument for argument, _ in NUMBERS_OF_THINC.values()]
     arguments += ["use_averages", "use_radam", "L2_is_weight_decay", "num_threads", "rule"]
     near = meant(option, [*known, *arguments])
