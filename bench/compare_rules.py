@@ -11,8 +11,8 @@
 3. Regression: scikit-learn's diabetes, 442 people, 24 tanh units, every step with all of them:
    what share of the variance is left of the training loss.
 4. Each rule has 10 tries for its rate: 1e-5, 1e-4, ..., 100 and then the two beside the best, a
-   third and three times of it; other numbers are the defaults. Tries are judged on validation data (of
-   the regression: on the training loss, which is what it compares) with seed 0, what is shown
+   third and three times of it; other numbers are the defaults. Tries are judged on validation data
+   (of the regression: on the training loss, which is what it compares) with seed 0; what is shown
    comes from five other seeds, on test data. A constant rate, no clipping.
 5. +- is the standard deviation over seeds: rules closer than that are not told apart here.
 
