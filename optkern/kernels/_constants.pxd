@@ -1,5 +1,5 @@
 """Hyperparameters in, the constants of one step out: the vocabulary of both, and the flags."""
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from optkern.kernels._wide cimport wide_t
 
@@ -89,15 +89,9 @@ cdef enum:
 
 
 cdef struct constants_t:
-    # What a formula reads. beta/gain pairs weigh a running average's past and its new term.
+    # What a formula reads. First what norms and options make of it for each tensor (`take_head`,
+    # `resolved`): so much, and no more, is written for a thousand tensors.
     double decay         # weight decay, added to the gradient
-    double shrink        # decoupled weight decay, multiplies the parameter
-    double beta1
-    double gain1
-    double beta2
-    double gain2
-    double momentum
-    double gain
     double rate          # multiplies the direction
     double eps
     double carried       # into the next step's hyperparameters (`Rule.carried`)
@@ -107,9 +101,34 @@ cdef struct constants_t:
     double turn          # multiplies the gradient: -1 to maximise, over `full`
     double full          # a power of two: makes good what keeps the gradient in range, mostly 1
     double down          # the same of a quotient: multiplies its divisor
-    double own[OWN]      # what no other rule has, in the order of `Rule.constants`
     unsigned int flags
     int lift             # the gradient goes in times 2**lift: what `scale` does not hold, mostly 0
+    Py_ssize_t behind    # what follows is that of the tensor so many before this one; alone: 0
+    # beta/gain pairs weigh a running average's past and its new term.
+    double shrink        # decoupled weight decay, multiplies the parameter
+    double beta1
+    double gain1
+    double beta2
+    double gain2
+    double momentum
+    double gain
+    double own[OWN]      # what no other rule has, in the order of `Rule.constants`
+
+
+cdef inline void take_head(constants_t* h, const constants_t* shared) noexcept nogil:
+    """Begin a tensor's own constants with what it shares with one before it in the same array."""
+    memcpy(h, shared, <const char*> &shared.behind - <const char*> shared)
+    h.behind = h - shared
+
+
+cdef inline constants_t resolved(const constants_t* h) noexcept nogil:
+    """Return a tensor's constants in one piece, which a compiler can keep in registers."""
+    cdef constants_t whole = (h - h.behind)[0]
+    whole.decay, whole.rate, whole.eps, whole.carried = h.decay, h.rate, h.eps, h.carried
+    whole.scale, whole.limit, whole.trust = h.scale, h.limit, h.trust
+    whole.turn, whole.full, whole.down = h.turn, h.full, h.down
+    whole.flags, whole.lift, whole.behind = h.flags, h.lift, 0
+    return whole
 
 
 ctypedef void (*derive_t)(const hyper_t* o, constants_t* h) noexcept nogil

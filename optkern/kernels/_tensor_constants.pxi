@@ -78,7 +78,7 @@ cdef void adjust_constants(plan_t* plan) noexcept nogil:
         plan.tensors[i].averages = k != 0 and (plan.steps[i] + 1) % <Py_ssize_t> k == 0
         h = &plan.constants[i]
         if plan.tensors[i].h != h:
-            h[0] = plan.tensors[i].h[0]
+            take_head(h, plan.tensors[i].h)
             plan.tensors[i].h = h
         if plan.measures_gradients:
             norm = plan.norms.each[i]

@@ -35,7 +35,7 @@ from optkern.kernels._choice cimport ThreadChoice, Tuner
 from optkern.kernels._constants cimport (
     APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DIRECTION, MOMENTUM, TRUST, adjust,
     apply_trust, confinement, constants_t, derivation, encode, encode_option, gradient_share,
-    hyper_t, make_constants, options_t,
+    hyper_t, make_constants, options_t, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
