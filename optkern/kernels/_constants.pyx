@@ -178,9 +178,6 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
     """
     cdef double before = h.trust, decay = h.decay * h.full
     cdef double scale = h.scale * fabs(h.turn) * h.full   # `full` is in one of the two
-    cdef bint plain = p_norm.exponent == 0 and norm.exponent == 0 and h.lift == 0
-    cdef wide_t ratio, scaled
-    cdef int left, lower
     if not (p_norm.value > 0 and norm.value > 0):
         if h.flags & TRUST:
             h.trust = 1
@@ -189,8 +186,19 @@ cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double)
         h.trust = before * p_norm.value / (scale * norm.value + decay * p_norm.value + h.eps)
     else:
         h.trust *= p_norm.value / norm.value
-    if plain and fits(h.trust, is_double) or not isfinite(p_norm.value) or not isfinite(norm.value):
+    if not (p_norm.exponent or norm.exponent or h.lift) and fits(h.trust, is_double):
         return
+    if isfinite(p_norm.value) and isfinite(norm.value):
+        apply_wide_trust(h, p_norm, norm, before, scale, decay, is_double)
+
+
+cdef void apply_wide_trust(
+    constants_t* h, wide_t p_norm, wide_t norm, double before, double scale, double decay,
+    int is_double,
+) noexcept nogil:
+    """Do the same where a dtype, or a double, does not hold the ratio."""
+    cdef wide_t ratio, scaled
+    cdef int left, lower
     if h.flags & TRUST:
         scaled = product(norm, wide(scale, h.lift))
         ratio = total(scaled, total(product(p_norm, wide(decay, 0)), wide(h.eps, 0)))
