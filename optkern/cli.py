@@ -1,4 +1,4 @@
-"""The command line: optkern demo | bench | info."""
+"""The command line: optkern demo | bench | selfcheck | info."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .demo import command as demo
 from .demo.errors import DemoError
 from .kernels.names import hint
 
-_COMMANDS = ("demo", "bench", "info")
+_COMMANDS = ("demo", "bench", "selfcheck", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0; 1 where the demo found different bits; 2 on bad options or files; 130
-        after Ctrl-C.
+        The exit code: 0; 1 where the demo or the selfcheck found different bits; 2 on bad options
+        or files; 130 after Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -67,6 +67,10 @@ def _run(argv: list[str]) -> int:
     if args.command == "info":
         show_versions()
         return 0
+    if args.command == "selfcheck":
+        from .bench.selfcheck import run_selfcheck
+
+        return run_selfcheck()
     return demo.run_demo(args)
 
 
@@ -77,6 +81,8 @@ def _parser() -> Parser:
     demo_help = "a NumPy network learns real data with every rule"
     demo.add_options(commands.add_parser("demo", help=demo_help, description=demo_help))
     commands.add_parser("bench", help="measure the rules against NumPy, as a table")
+    check_help = "does this installation compute what it says? exit code 1 where it does not"
+    commands.add_parser("selfcheck", help=check_help, description=check_help)
     info_help = "versions, instruction set and threads"
     commands.add_parser("info", help=info_help, description=info_help)
     return parser

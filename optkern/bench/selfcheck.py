@@ -1,0 +1,212 @@
+"""`optkern selfcheck`: does this installation compute what it says? One line for a bug report."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from .._versions import __version__
+from ..curvature import classify
+from ..kernels import RULES, codecs, reference, runtime
+from ..kernels.rules import Rule
+from ..kernels.threads import set_num_threads
+from ..optimizers import CLASSES
+from .cases import CASES, Problem, TensorSizes
+from .parity import bits, check_natural
+from .sides import NaturalStep
+from .timing import interleaved
+
+# Below a vector, across the edges at which work is cut, two chunks; and odd.
+LENGTHS_CHECKED = (1, 7, 1023, 33_333)
+THREADS = (1, 2, 3)
+STATES = ("bfloat16", "int8")
+# The options that add or remove a term or a state array.
+BUSY = {"momentum": 0.9, "nesterov": True, "amsgrad": True, "centered": True, "weight_decay": 0.1}
+
+
+class Wrong(AssertionError):
+    """Tell that what was computed is not what must come."""
+
+
+def run_selfcheck() -> int:
+    """Check and print; 0 where all is right, 1 where something is not."""
+    began, found, failed = perf_counter(), [], 0
+    for title, check in CHECKS.items():
+        with settings_kept():
+            try:
+                said = check()
+            except Exception as error:  # whatever it is: the line must come out
+                failed += 1
+                said = f"WRONG: {type(error).__name__}: {error}"
+        print(f"{title:<9} {said}", flush=True)
+        found.append(said)
+    isa = runtime.isa()
+    outcome = f"{failed} of {len(CHECKS)} checks WRONG" if failed else "all right"
+    place = f"optkern {__version__}, numpy {np.__version__}, python {platform.python_version()}"
+    machine = f"{platform.system()} {platform.machine()} {isa}"
+    print(f"\n{place}, {machine}: {outcome} in {perf_counter() - began:.0f} s")
+    return 1 if failed else 0
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Bring back the instruction set and the thread limit."""
+    isa = runtime.isa()
+    try:
+        yield
+    finally:
+        runtime.use_isa(isa)
+        set_num_threads(None)
+
+
+# --------------------------------------------------------------------------- the checks
+
+
+def check_steps() -> str:
+    """Compare every rule's kernel with its NumPy formula: bits, each way that they can be run."""
+    rules = [rule for rule in RULES if hasattr(kernels, rule.name)]
+    compared = 0
+    for rule, dtype, size in itertools.product(rules, (np.float32, np.float64), LENGTHS_CHECKED):
+        for options in (with_momentum(rule), busy(rule)):
+            streams = [values(dtype, size, k) for k in range(2 + len(rule.state))]
+            streams[2:] = [np.abs(x) for x in streams[2:]]
+            expected = stepped(reference, rule, streams, options)
+            for isa, threads in itertools.product(runtime.AVAILABLE_ISAS, THREADS):
+                runtime.use_isa(isa)
+                got = stepped(kernels, rule, streams, options | {"num_threads": threads})
+                for a, b in zip(got, expected):
+                    if not np.array_equal(bits(a), bits(b)):
+                        raise Wrong(f"{rule.name}, {np.dtype(dtype)}, {size}, {isa}, {threads}")
+                compared += 1
+    isas = ", ".join(runtime.AVAILABLE_ISAS)
+    return (
+        f"{len(rules)} rules, float32 and float64, {isas}, 1 to {max(THREADS)} threads: "
+        f"{compared:,} steps equal their NumPy formula bit for bit"
+    )
+
+
+def check_compact_state() -> str:
+    """Compare optimizers whose state is rounded at random with the same in NumPy."""
+    compared = 0
+    for rule, state_dtype in itertools.product(RULES, STATES):
+        if "" in rule.not_compact or not hasattr(kernels, rule.name):
+            continue
+        for isa in runtime.AVAILABLE_ISAS:
+            runtime.use_isa(isa)
+            p = values(np.float32, 3001, 0)
+            opt = CLASSES[rule.name](p, state_dtype=state_dtype, **with_momentum(rule))
+            twin = p.copy()
+            for step in (1, 2):
+                g = values(np.float32, 3001, step)
+                entry = opt.state[0]
+                state = [copied(entry.get(slot)) for slot in rule.state]
+                hyper = {**rule.hyperparameters, **opt.param_groups[0], "step": step}
+                if rule.carried:
+                    hyper[rule.carried] = entry[rule.carried]
+                reference.update(rule, twin, g, state, hyper, opt.seed)
+                opt.step(g)
+                for a, b in zip([p, *map(entry.get, rule.state)], [twin, *state]):
+                    if not equal_bits(a, b):
+                        raise Wrong(f"{rule.name}, state in {state_dtype}, {isa}")
+                compared += 1
+    return f"state in bfloat16 and int8: {compared:,} steps equal NumPy's bit for bit"
+
+
+def check_verdicts() -> str:
+    """Judge a saddle, a minimum and a slope whose eigenvalues are known."""
+    n = 60
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+    for lowest, expected in ((-0.5, "saddle"), (0.5, "minimum")):
+        spectrum = np.linspace(lowest, 10.0, n)
+        hessian = (basis * spectrum) @ basis.T
+        verdict = classify(
+            np.zeros(n),
+            lambda x, h=hessian: h @ x,
+            hvp=lambda v, h=hessian: h @ v,
+            loss=lambda x, h=hessian: float(x @ h @ x / 2),
+        )
+        if verdict.kind != expected:
+            raise Wrong(f"{verdict.kind} is said of a {expected}")
+        if abs(verdict.eigenvalue_min - lowest) > 1e-2:
+            raise Wrong(f"lowest eigenvalue {verdict.eigenvalue_min} of a {expected}: {lowest}")
+    sloped = classify(np.zeros(n), lambda x: x - 1.0, loss=lambda x: float(x @ x / 2 - x.sum()))
+    if sloped.kind != "not_stationary":
+        raise Wrong(f"{sloped.kind} is said of a slope")
+    return "a saddle, a minimum and a slope of 60 unknowns are called so"
+
+
+def check_speed() -> str:
+    """Time Adam beside NumPy as people write it, in turn."""
+    problem = Problem(CASES["adam"], TensorSizes.parse("1e5"))
+    check_natural(problem)
+    natural = NaturalStep(problem, problem.copies())
+    samples = interleaved({"natural": natural, "optkern": problem.step}, seconds=1.0)
+    theirs, ours = (statistics.median(samples[name]) for name in ("natural", "optkern"))
+    return (
+        f"Adam, 1e5 elements, float32: {1e6 * ours:.0f} us a step, {theirs / ours:.1f} times as "
+        f"fast as NumPy as people write it"
+    )
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "steps": check_steps,
+    "compact": check_compact_state,
+    "verdicts": check_verdicts,
+    "speed": check_speed,
+}
+
+# --------------------------------------------------------------------------- what they share
+
+
+def with_momentum(rule: Rule) -> dict[str, Any]:
+    """Give SGD the state array that it has only with momentum."""
+    return {"momentum": 0.9} if rule.name == "sgd" else {}
+
+
+def busy(rule: Rule) -> dict[str, Any]:
+    """Give the options that bring every term of the formula in, as far as they go together."""
+    options: dict[str, Any] = {}
+    for name, value in BUSY.items():
+        tried = {**rule.hyperparameters, **options, name: value}
+        if name in rule.hyperparameters and rule.conflict(tried) is None:
+            options[name] = value
+    return options
+
+
+def values(dtype: Any, size: int, seed: int) -> np.ndarray:
+    """Draw ordinary numbers, with zeros, denormals and huge ones among them."""
+    x = np.random.default_rng(seed).standard_normal(size).astype(dtype)
+    info = np.finfo(dtype)
+    odd = np.array([0.0, -0.0, info.smallest_subnormal, info.smallest_normal, 1e18, -1e18], dtype)
+    x[: odd.size] = np.roll(odd, seed)[:size]
+    return x
+
+
+def stepped(place: Any, rule: Rule, streams: list[np.ndarray], options: Any) -> list[np.ndarray]:
+    """Give the arrays after one step of a functional twin, the gradient left out."""
+    p, g, *state = (x.copy() for x in streams)
+    with np.errstate(all="ignore"):
+        getattr(place, rule.name)(p, g, *state, step=6, **options)
+    return [p, *state]
+
+
+def copied(state: Any) -> Any:
+    """Copy a state array, compact or not; None stays."""
+    return None if state is None else state.copy()
+
+
+def equal_bits(a: Any, b: Any) -> bool:
+    """Compare two arrays, compact or not, bit for bit, any NaN with any NaN."""
+    if a is None or b is None:
+        return a is b
+    if isinstance(a, codecs.Compact):
+        a, b = a.decode(), b.decode()
+    return np.array_equal(a, b, equal_nan=True)

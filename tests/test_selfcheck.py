@@ -1,0 +1,68 @@
+"""`optkern selfcheck` says what is right, and what is not."""
+
+import re
+
+import numpy as np
+import pytest
+
+import optkern
+from optkern.bench import selfcheck
+from optkern.cli import main
+from optkern.kernels import reference, runtime
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two sizes in the place of four: what is tested is what it says."""
+    monkeypatch.setattr(selfcheck, "LENGTHS_CHECKED", (7, 1023))
+    monkeypatch.setitem(selfcheck.CHECKS, "speed", lambda: "not timed here")
+
+
+def test_all_right_ends_in_one_line_for_a_report(small, capsys):
+    before = runtime.isa(), optkern.get_num_threads()
+    assert main(["selfcheck"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["steps", "compact", "verdicts", "speed"]
+    assert re.fullmatch(
+        rf"optkern \S+, numpy {np.__version__}, python \S+, \w+ \w+ {runtime.isa()}: "
+        r"all right in \d+ s",
+        lines[-1],
+    )
+    assert (runtime.isa(), optkern.get_num_threads()) == before
+
+
+def test_another_bit_is_found(small, capsys, monkeypatch):
+    twin = reference.nadam
+
+    def off_by_one_bit(p, *streams, **options):
+        twin(p, *streams, **options)
+        p.view(f"u{p.itemsize}")[-1] ^= 1
+
+    monkeypatch.setattr(reference, "nadam", off_by_one_bit)
+    assert main(["selfcheck"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"steps +WRONG: Wrong: nadam, float32, 7, baseline, 1\n", out)
+    assert "1 of 4 checks WRONG" in out.splitlines()[-1]
+
+
+def test_a_wrong_verdict_is_found(small, capsys, monkeypatch):
+    judged = selfcheck.classify
+    monkeypatch.setattr(selfcheck, "classify", lambda x, grad, **_: judged(x, lambda x: -grad(x)))
+    assert main(["selfcheck"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"verdicts +WRONG: Wrong: lowest eigenvalue -(10|9.9).* of a saddle: -0.5\n", out)
+
+
+def test_another_rounding_of_state_is_found(small, capsys, monkeypatch):
+    update = reference.update
+    monkeypatch.setattr(
+        selfcheck.reference,
+        "update",
+        lambda rule, p, g, state, hyper, seed: update(rule, p, g, state, hyper, seed + 1),
+    )
+    assert main(["selfcheck"]) == 1
+    assert re.search(r"compact +WRONG: Wrong: \w+, state in \w+, baseline", capsys.readouterr().out)
+
+
+def test_it_takes_no_options():
+    assert main(["selfcheck", "--fast"]) == 2
