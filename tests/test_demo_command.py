@@ -286,7 +286,8 @@ def test_bench_gets_its_options_untouched(capsys, monkeypatch):
 
 
 def test_an_unknown_command_is_one_line(capsys):
-    assert "no command 'train'; there are demo, bench, selfcheck, info" in refused(run(capsys, "train"))
+    said = refused(run(capsys, "train"))
+    assert "no command 'train'; there are demo, bench, selfcheck, info" in said
 
 
 def test_no_command_shows_what_there_is(capsys):

@@ -50,7 +50,7 @@ def test_a_wrong_verdict_is_found(small, capsys, monkeypatch):
     monkeypatch.setattr(selfcheck, "classify", lambda x, grad, **_: judged(x, lambda x: -grad(x)))
     assert main(["selfcheck"]) == 1
     out = capsys.readouterr().out
-    assert re.search(r"verdicts +WRONG: Wrong: lowest eigenvalue -(10|9.9).* of a saddle: -0.5\n", out)
+    assert re.search(r"verdicts +WRONG: Wrong: lowest eigenvalue -(10|9.9).* of a saddle", out)
 
 
 def test_another_rounding_of_state_is_found(small, capsys, monkeypatch):
