@@ -28,7 +28,7 @@ def test_a_held_out_loss_far_below_compares_with_nothing():
     def far(test):
         return "far below it" in str(compare_fits(1.0, test))
 
-    assert turn(far, 0.2, 0.99) == pytest.approx(1 / 1.3)
+    assert turn(far, 0.99, 0.2) == pytest.approx(1 / 1.3)
     words = "are these accuracies?"
     assert words in str(compare_fits(1.0, 0.5)) and words in str(compare_fits(0.51, 0.1))
     assert words not in str(compare_fits(0.5, 0.1)) and words not in str(compare_fits(1.01, 0.5))
@@ -38,15 +38,15 @@ def test_a_held_out_loss_far_below_compares_with_nothing():
 
 def test_overfitting_is_a_gap_above_a_low_loss():
     """Low: below half of a held-out loss, or what meets the target."""
-    assert turn(lambda t: kind(t, 1.0) == "overfitting", 0.1, 0.8) == pytest.approx(0.5)
-    assert turn(lambda t: kind(t, validation=1.0) == "overfitting", 0.1, 0.8) == pytest.approx(0.5)
+    assert turn(lambda t: kind(t, 1.0) == "overfitting", 0.8, 0.1) == pytest.approx(0.5)
+    assert turn(lambda t: kind(t, validation=1.0) == "overfitting", 0.8, 0.1) == pytest.approx(0.5)
     assert "a gap, but nothing says that the training loss is low" in str(compare_fits(0.6, 1.0))
     assert "no gap beyond 10 %" in str(compare_fits(1.0, 1.05))
-    at = turn(lambda t: "no gap" in str(compare_fits(1.0, t)), 1.01, 1.5)
+    at = turn(lambda t: "no gap" in str(compare_fits(1.0, t)), 1.5, 1.01)
     assert at == pytest.approx(1.1)
     assert "validation= would tell" in str(compare_fits(0.1, 1.0))
     assert kind(0.1, 1.0, target=0.2) == "overfitting" and kind(0.1, 0.21, target=0.2) == "good"
-    assert turn(lambda t: kind(0.1, t, target=0.2) == "good", 0.15, 0.5) == pytest.approx(0.22)
+    assert turn(lambda t: kind(0.1, t, target=0.2) == "good", 0.5, 0.15) == pytest.approx(0.22)
     assert "the differences are too small to tell" in str(compare_fits(1.05, 1.12, target=1.0))
 
 

@@ -279,13 +279,13 @@ def test_a_point_could_fall_that_could_gain_what_would_be_missed():
         x, grad = [3.0 + e, 4.0, 0.0], lambda x: x - np.array([3.0, 4.0, 0.0])
         return stopped(x, grad, moves=still, hvp=bowl).kind == "minimum"
 
-    assert turn(rests, 1e-4, 0.2, 18) == pytest.approx(math.sqrt(2e-4), rel=1e-3)
+    assert turn(rests, 0.2, 1e-4, 18) == pytest.approx(math.sqrt(2e-4), rel=1e-3)
 
     def far(size):
         moves = size * turning(0.0)
         return stopped([0.0, 0.0, 0.0], bowl, moves=moves, hvp=bowl).kind == "minimum"
 
-    assert turn(far, 1e-4, 0.2, 18) == pytest.approx(math.sqrt(2e-4), rel=1e-3)
+    assert turn(far, 0.2, 1e-4, 18) == pytest.approx(math.sqrt(2e-4), rel=1e-3)
 
 
 def test_at_rest_the_way_on_depends_on_the_curvature():

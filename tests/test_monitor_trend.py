@@ -61,7 +61,17 @@ def test_the_figures_of_two_windows(n, window):
 
 def test_a_loss_that_never_was_higher_has_no_span():
     t = Trend(noisy(100, slope=5.0))
-    assert t.span == 0 == t.whole
+    assert t.span == 0 == t.whole and t.first == 0
+    few = Trend(np.linspace(9, 1, 19))
+    assert not (few.falls or few.creeps or few.rises or few.negated or few.over)
+    assert math.isnan(few.loss) and math.isnan(Trend(np.full(30, np.inf)).loss)
+
+
+@pytest.mark.parametrize("zero", (0.0, -0.0))
+def test_of_losses_that_are_nothing_nothing_is_said(zero):
+    t = Trend(np.full(100, zero))
+    assert not (t.falls or t.creeps or t.rises or t.over or t.blurred)
+    assert t.explosion() is None and t.above_start() is None
 
 
 SWING = np.resize([1.0, -1.0], 100)
@@ -94,6 +104,7 @@ def test_a_fall_is_one_from(name):
     t = sloping(at, **options)
     assert t.drop == pytest.approx(least(t), rel=1e-6)
     assert not sloping(-0.5, **options).falls  # a rise
+    assert not sloping(0.0, at=0.0, start=0.0).falls
 
 
 CREEPS = {
@@ -175,7 +186,7 @@ def fall_within(t):
     ],
 )
 def test_a_fall_is_over_where_the_last_window_holds_none_of_it(level, drop, least):
-    at = turn(lambda w: ended(w, drop, level).over, 1e-7, 0.5 * drop)
+    at = turn(lambda w: ended(w, drop, level).over, 0.5 * drop, 1e-7)
     t = ended(at, drop, level)
     assert fall_within(t) == pytest.approx(least(t), rel=1e-6)
     fallen = ended(0.4 * drop, drop, level)
@@ -185,7 +196,7 @@ def test_a_fall_is_over_where_the_last_window_holds_none_of_it(level, drop, leas
 
 
 def test_chance_that_may_hide_a_fall_leaves_it_one():
-    at = turn(lambda s: ended(0.0, 10.0, 1.0, s).over, 1e-6, 1.0)
+    at = turn(lambda s: ended(0.0, 10.0, 1.0, s).over, 1.0, 1e-6)
     t = ended(0.0, 10.0, 1.0, at)
     chance = 3 * 1.25 * scattered(list(t.losses[-25:])) * math.sqrt(2 / 12)
     assert fall_within(t) + chance == pytest.approx(0.01 * abs(t.loss), rel=1e-3)
@@ -195,14 +206,14 @@ def test_what_chance_may_hide_is_blurred():
     at = turn(lambda s: sloping(0.0, swing=s).blurred, 1e-3, 1.0)
     t = sloping(0.0, swing=at)
     assert max(t.drop, 0.0) + t.noise == pytest.approx(0.1 * abs(t.loss), rel=1e-6)
-    at = turn(lambda d: sloping(d, at=3.0, start=3.0, swing=0.2).blurred, 0.05, 1.4)
+    at = turn(lambda d: sloping(d, at=3.0, start=3.0, swing=0.2).blurred, 1.4, 0.05)
     t = sloping(at, at=3.0, start=3.0, swing=0.2)
     assert t.noise == pytest.approx(0.5 * t.drop, rel=1e-6)
     at = turn(lambda d: sloping(d, at=-3.0, start=-3.0, swing=0.1).blurred, 0.01, 0.25)
     t = sloping(at, at=-3.0, start=-3.0, swing=0.1)
     assert t.drop + t.noise == pytest.approx(0.1 * abs(t.loss), rel=1e-6)
     # A rise adds nothing to what chance hides, but is a change beside which it may be little.
-    at = turn(lambda d: sloping(-d, swing=0.15).blurred, 0.1, 0.9)
+    at = turn(lambda d: sloping(-d, swing=0.15).blurred, 0.9, 0.1)
     t = sloping(-at, swing=0.15)
     assert t.noise == pytest.approx(-0.5 * t.drop, rel=1e-6)
 
@@ -250,14 +261,15 @@ def test_where_a_loss_stands_again_it_must_lie_above_what_it_scatters_by():
     assert found(0.15, rises=True).explosion() is not None
 
 
-@pytest.mark.parametrize(("n", "last"), [(100, 10), (600, 50)])
+@pytest.mark.parametrize(("n", "last"), [(110, 11), (490, 49), (510, 50), (600, 50)])
 def test_the_end_of_an_explosion_is_a_tenth_of_the_run(n, last):
     """By its median: more than half of it must stand high, and the last three."""
-    for low, began in ((last // 2 - 1, 30), (last // 2 + 1, None)):
-        losses = np.full(n, 60.0)
-        losses[:30] = 1.0
-        losses[-3 - low : -3] = 1.5
-        assert Trend(losses).explosion() == began
+    for low in range(last // 2 - 1, last // 2 + 3):
+        losses = np.full(n, 1.0)
+        losses[-(n // 4) :] = 60.0
+        losses[n - 3 - low : n - 3] = 1.5
+        end = np.median(losses[-last:])
+        assert (Trend(losses).explosion() is None) == (end < 6.0)
 
 
 def test_three_records_that_rise_to_the_end_are_enough():
@@ -375,7 +387,7 @@ def test_a_rise_has_settled_that_lies_before_both_windows():
     t = Trend(losses)
     assert t.settled(50) and not t.settled(51) and not t.settled(None)
     losses[75:] = at = turn(
-        lambda h: Trend(np.concatenate([losses[:75], np.full(25, h)])).settled(50), 10.0, 90.0
+        lambda h: Trend(np.concatenate([losses[:75], np.full(25, h)])).settled(50), 90.0, 10.0
     )
     assert at == pytest.approx(19.0)  # from 9 above the best to 18
     losses[-1] = np.nan

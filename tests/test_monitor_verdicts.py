@@ -70,7 +70,7 @@ def test_a_rate_has_come_to_nothing_below_a_thousandth_of_its_peak():
     def spent(last, losses=None):
         return evidence(rows(rates=[1.0] * 5 + [last] * 5), losses, lr=last).spent
 
-    assert turn(lambda lr: spent(lr) != "", 1e-5, 0.1) == pytest.approx(1e-3)
+    assert turn(lambda lr: spent(lr) != "", 0.1, 1e-5) == pytest.approx(1e-3)
     assert spent(1e-4) == "lr has come down to 0.0001 from 1" and spent(0.0) == "lr is 0 (it was 1)"
     assert evidence(rows(rates=[1.0] * 5 + [0.0] * 5), lr=0.0).still == "lr is 0 (it was 1)"
     # Since the first look at it the loss has fallen: it is not nothing.
@@ -82,6 +82,33 @@ def test_a_rate_has_come_to_nothing_below_a_thousandth_of_its_peak():
     assert Evidence(losses, 7, every, 0, 1e-4, 0.0, 0.0).spent
     # Of losses whose first ones are not there.
     assert Evidence(losses[75:], 75, every, 75, 1e-4, 0.0, 0.0).spent
+
+
+@pytest.mark.parametrize("first", (0, 7))
+@pytest.mark.parametrize(("count", "spent"), [(19, True), (20, False)])
+@pytest.mark.parametrize("share", (1e-3, 1e-4))
+def test_a_rate_is_not_spent_under_which_the_loss_falls(first, count, spent, share):
+    """Of twenty records since it came down, whatever was before them."""
+    losses = np.r_[np.full(80, 1.0), np.linspace(9, 5, count)]
+    looks = [
+        Look(first + k, 8.0 if k < 80 else 8.0 * share, 1.0, 1.0, 0.0) for k in range(len(losses))
+    ]
+    if share == 1e-3:  # at the limit itself a look counts as one before
+        looks = [k._replace(lr=8e-5) if k.record >= first + 80 else k for k in looks]
+        looks[79] = looks[79]._replace(lr=8e-3)
+    seen = Evidence(losses, first, looks, first, 8e-5, 0.0, 0.0)
+    assert (seen.spent != "") == spent
+
+
+def test_what_fell_before_the_rate_came_down_does_not_count():
+    losses = np.r_[np.linspace(9, 1, 115), np.full(25, 1.0)]
+    looks = [Look(k, 1.0 if k < 115 else 1e-5, 1.0, 1.0, 0.0) for k in range(140)]
+    assert Trend(losses).falls and Evidence(losses, 0, looks, 0, 1e-5, 0.0, 0.0).spent
+    # A rate that was low from the first look on is judged by the whole run.
+    looks = [Look(k, 1e-5, 1.0, 1.0, 0.0) for k in range(140)]
+    seen = Evidence(losses, 0, looks, 0, 1e-5, 0.0, 0.0)
+    seen.peak = 1.0
+    assert seen.spent == ""
 
 
 @pytest.mark.parametrize(("remembers", "ahead"), [(True, 0.5), (False, 0.2)])
@@ -126,7 +153,7 @@ def test_clipping_holds_from_a_tenth():
     def cut(kept, count=4):
         return evidence(rows(kept=(kept,) * count), value_clip=0.3).held
 
-    assert turn(lambda k: cut(k) != "", 1e-3, 0.9) == pytest.approx(0.1)
+    assert turn(lambda k: cut(k) != "", 0.9, 1e-3) == pytest.approx(0.1)
     assert cut(0.05).startswith("clip_value = 0.3 cuts every gradient seen to 0.05 of its length")
     assert cut(0.05, 3) and cut(0.05, 2) == ""
     assert evidence(rows(kept=(0.05, 0.05, 0.2)), value_clip=0.3).held == ""
@@ -214,7 +241,7 @@ def test_the_edge_is_a_twentieth_wide():
         return at(limit=limit, stable=0.9 * limit, seen={"lr": lr})._edge()
 
     assert turn(lambda x: edge(x).startswith("at the edge of"), 1.0, 2.0) == pytest.approx(1.9)
-    assert turn(lambda x: edge(x).startswith("at the edge of"), 2.0, 4.0) == pytest.approx(2.1)
+    assert turn(lambda x: edge(x).startswith("at the edge of"), 4.0, 2.0) == pytest.approx(2.1)
     assert edge(1.0) == (
         "at or above what the curvature allows; at most 0.9 is stable here; lower it to 0.72"
     )
@@ -237,7 +264,7 @@ def test_decay_balances_the_gradient_where_next_to_nothing_moves():
         self = at(aim=aim, seen={"update_norm": moved, **more}, grad=lambda x: -x)
         return self._balanced(self.point)
 
-    assert turn(balanced, 1e-3, 1.0) == pytest.approx(0.05 * 0.5)
+    assert turn(balanced, 1.0, 1e-3) == pytest.approx(0.05 * 0.5)
     assert not balanced(0.0, lr=0.0)
     self = at(aim=aim, seen={"update_norm": 0.0})  # the gradient pulls the same way
     assert not self._balanced(self.point)
@@ -247,7 +274,7 @@ def test_decay_balances_the_gradient_where_next_to_nothing_moves():
     def most(moved, grad):
         return at(aim=aim, seen={"update_norm": moved}, grad=grad)._decay_balances()
 
-    assert turn(lambda m: most(m, lambda x: -x), 1e-3, 1.0) == pytest.approx(0.3 * 0.5)
+    assert turn(lambda m: most(m, lambda x: -x), 1.0, 1e-3) == pytest.approx(0.3 * 0.5)
     assert not most(0.0, lambda x: x)
 
 
@@ -259,7 +286,7 @@ def test_l2_decay_takes_up_most_of_the_gradient():
         return at(aim=aim, grad=lambda x: left * x)._decay_balances()
 
     # The whole gradient is left x, the loss's own (left - .5) x.
-    assert turn(balances, 1e-3, 0.4) == pytest.approx(0.3 * 0.5 / 1.3)
+    assert turn(balances, 0.4, 1e-3) == pytest.approx(0.3 * 0.5 / 1.3)
 
 
 def test_records_are_noise():
@@ -311,20 +338,33 @@ def test_what_is_unclear_in_words():
 
 @pytest.mark.parametrize("lr", (0.5, 1e-3))
 def test_the_bottom_between_two_walls(lr):
-    """The gradient's line from x = 3 has its bottom at 1: bracketed by doubling, halved 8 times."""
-    grad = lambda x: x - np.array([1.0, 4.0])  # noqa: E731
+    """Along the gradient's line from 3 the bottom is at 1: bracketed by doubling, then halved."""
+    seen = []
+
+    def grad(x):
+        seen.append(3.0 - x[0])
+        return x - np.array([1.0, 4.0])
+
     self = at(grad=grad, seen={"lr": lr})
     found = self._bottom(self.point)
-    reach = 2.0 * lr
-    while reach < 2:
-        reach *= 2
-    assert found[1] == 4.0 and 0 <= 1.0 - found[0] <= max(reach, 2.0) / 2**8
-    # Where the slope never changes sign it gives up, a thousand lengths away.
-    self = at(grad=lambda x: np.array([1.0, 0.0]), seen={"lr": lr})
-    assert (self._bottom(self.point) == self.point.vector()).all()
-    self = at(grad=lambda x: np.where(x < -2900, -1.0, 1.0) * [1.0, 0.0], seen={"lr": lr})
-    assert self._bottom(self.point)[0] == pytest.approx(-2900, rel=0.01)
-    self = at(grad=lambda x: 0 * x, seen={"lr": lr})
+    low, high, expected = 0.0, 2.0 * lr, [0.0]
+    while expected.append(high) or high < 2.0:
+        low, high = high, 2 * high
+    for _ in range(8):
+        middle = 0.5 * (low + high)
+        expected.append(middle)
+        low, high = (middle, high) if middle < 2.0 else (low, middle)
+    assert seen == pytest.approx(expected) and found == pytest.approx([3.0 - high, 4.0])
+
+
+def test_where_there_is_no_bottom_it_stays():
+    """It gives up a thousand lengths of x away."""
+    for bottom, found in ((-2900.0, True), (-7000.0, False)):
+        self = at(
+            grad=lambda x, b=bottom: np.where(x[0] < b, -1.0, 1.0) * [1.0, 0.0], seen={"lr": 1.0}
+        )
+        assert (self._bottom(self.point)[0] == pytest.approx(bottom, rel=0.02)) == found
+    self = at(grad=lambda x: 0 * x)
     assert (self._bottom(self.point) == self.point.vector()).all()
 
 
@@ -352,8 +392,8 @@ def test_more_than_half_of_the_elements_must_be_idle_and_not_all(asleep, found):
 
 
 def test_a_gradient_is_idle_below_a_billionth_of_what_it_is_elsewhere():
-    assert turn(lambda g: lazy(15, beside=g) is not None, 1e-12, 1e-6) == pytest.approx(1e-9)
-    assert turn(lambda g: lazy(15, beside=g, there=50.0) is not None, 1e-12, 1e-5) == pytest.approx(
+    assert turn(lambda g: lazy(15, beside=g) is not None, 1e-6, 1e-12) == pytest.approx(1e-9)
+    assert turn(lambda g: lazy(15, beside=g, there=50.0) is not None, 1e-5, 1e-12) == pytest.approx(
         5e-8
     )
     assert "are below 1e-09 of what they are elsewhere" in lazy(15, beside=1e-10).text
@@ -508,9 +548,9 @@ def test_what_decay_costs_is_tried_by_doubled_steps():
 
         return aim.cost(lambda p: np.array([slope, 0.0]), bowl, least)
 
-    gain = turn(lambda least: said(least) != "", 1e-3, 1.0)
+    gain = turn(lambda least: said(least) != "", 1.0, 1e-3)
     assert said(0.99 * gain) and gain == pytest.approx(0.04 - 0.01 * 0.56**2, rel=1e-3)
-    at = turn(lambda h: said(0.0, h) != "", 1.0, 1e3)
+    at = turn(lambda h: said(0.0, h) != "", 1e3, 1.0)
     assert gain == pytest.approx(1e-3 * (at + 0.04), rel=1e-6)
     assert "give loss to see" in aim.cost(lambda p: np.array([2.0, 0.0]), None, 0.0)
     assert "norm 0" in said(0.0, slope=0.0)

@@ -3,20 +3,20 @@
 import math
 
 
-def turn(decided, low, high, times=60):
-    """The number between low and high beyond which a decision is another one.
+def turn(decided, no, yes, times=60):
+    """The number at which a decision turns, not made at one number and made at the other.
 
-    Bisected in the logarithm where both are positive. Fails where it is the same at both ends.
+    Bisected in the logarithm where both are positive. Fails where it is otherwise at the ends.
     """
-    first = bool(decided(low))
-    assert bool(decided(high)) != first, f"it is {first} at {low} as at {high}"
-    logs = low > 0 and high > 0
+    assert not decided(no), f"it is decided at {no}"
+    assert decided(yes), f"it is not decided at {yes}"
+    logs = no > 0 and yes > 0
     for _ in range(times):
-        middle = math.sqrt(low * high) if logs else 0.5 * (low + high)
-        if not min(low, high) < middle < max(low, high):
+        middle = math.sqrt(no * yes) if logs else 0.5 * (no + yes)
+        if not min(no, yes) < middle < max(no, yes):
             break
-        if bool(decided(middle)) == first:
-            low = middle
+        if decided(middle):
+            yes = middle
         else:
-            high = middle
-    return 0.5 * (low + high)
+            no = middle
+    return 0.5 * (no + yes)

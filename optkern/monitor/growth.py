@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 
-FEWEST_RISING = 5  # records of a rise
 TIMES = 30.0  # what a rise multiplies the loss by at the least
 ABOVE = 10.0  # and how far it ends above what was before it
 
@@ -24,14 +23,14 @@ def growing(losses: np.ndarray, noise: float) -> bool:
     Parameters
     ----------
     losses : ndarray
-        Finite.
+        Finite, five at the least.
     noise : float
         What the loss scatters by where it was lowest.
     """
     x = logarithm(losses, noise)
     n = len(x)
     lengths = {n, *(k for k in (5, 6, 8, 10, 13, 17, 22, 30, 40, 60, 90, 150, 300) if k < n)}
-    return any(_rises(x, length) for length in sorted(lengths) if length >= FEWEST_RISING)
+    return any(_rises(x, length) for length in sorted(lengths))
 
 
 def logarithm(losses: np.ndarray, noise: float) -> np.ndarray:
@@ -58,7 +57,7 @@ def _rises(x: np.ndarray, length: int) -> bool:
     lately = before[-max(3 * length, 50) :]
     if len(lately) and last[-2:].min() < lately.max() + math.log(ABOVE):
         return False  # it was as high a while ago: a wave, or noise over decades
-    slope = way / max(length - 1, 1)
+    slope = way / (length - 1)
     rest = last - slope * np.arange(length)
     quarters = np.quantile(rest, (0.25, 0.75))
     return bool(quarters[1] - quarters[0] < 0.25 * way)
