@@ -258,6 +258,8 @@ def test_the_plot():
     monitor, _, _ = CASES["falling"][1]()
     monitor.record(1.0, val_loss=2.0)
     top, middle, bottom = monitor.plot()
+    assert list(top.figure.get_size_inches()) == pytest.approx([7, 6.9])
+    assert top.get_shared_x_axes().joined(top, bottom)
     assert len(top.lines) == 2 and len(middle.lines) == 2 and len(bottom.lines) == 2
     np.testing.assert_array_equal(top.lines[0].get_ydata(), monitor.losses)
     assert list(top.lines[1].get_xdata()) == [200]

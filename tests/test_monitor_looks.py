@@ -477,6 +477,17 @@ def test_a_fourth_axis_has_the_curvature(options, drawn):
     assert ("set_xlabel", "record") not in axes[2].calls
 
 
+def test_what_was_not_known_is_no_line_of_its_own():
+    """Where the first measurement failed, the rest of both may still be the same."""
+    axes = [Axis() for _ in range(4)]
+    first = Edge(0, 0.5, math.nan, math.nan, math.nan, 3)
+    draw(a_run(edges=[first, *edges()]), axes)
+    assert (
+        list(axes[3].lines) == ["sharpness", "2 / lr"] or "the rule's limit / lr" in axes[3].lines
+    )
+    assert "preconditioned sharpness" not in axes[3].lines
+
+
 @pytest.mark.parametrize(("sharpness", "logarithmic"), [(0.0, False), (-1.0, False), (1e-9, True)])
 def test_curvature_above_zero_is_drawn_by_its_logarithm(sharpness, logarithmic):
     axes = [Axis() for _ in range(4)]
