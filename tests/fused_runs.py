@@ -29,6 +29,7 @@ AXES = {
 
 # What has come later is crossed with all of these by pairs.
 MORE = {
+    "max_skips": (None, 9),
     "project": (None, (-1.0, 0.75)),
 }
 

@@ -225,7 +225,7 @@ def option(domain: rules.Domain) -> str:
         return 'Literal["nonnegative"] | tuple[float, float]'
     if isinstance(domain, rules.Choice):
         return "Literal[" + ", ".join(f'"{word}"' for word in domain.words) + "]"
-    return "bool" if isinstance(domain, rules.Switch) else "int"
+    return "bool" if isinstance(domain, rules.Switch) else "int | Callable[[int], float]"
 
 
 def arguments(

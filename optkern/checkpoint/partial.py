@@ -26,7 +26,8 @@ _KEYS = {
     *("param_groups", "state"),
 }
 _COMPACT_KEYS = {"state_dtype", "seed"}
-_SOMETIMES = {"held_shift"}  # where sums of gradients have come near the end of the range
+# Where sums of gradients have come near the end of the range; while calls are skipped.
+_SOMETIMES = {"held_shift", "skips_in_row"}
 
 
 class _Found(NamedTuple):
@@ -132,7 +133,7 @@ class Fit:
         for slot, name in OPTION_SLOTS.items():
             default = OPTIONS[name][0]
             here = slot in self.opt.session.slots
-            there = saved.get(name, default) != default
+            there = name in saved
             if slot == "accumulator":  # whose room is kept after the option is off
                 here = getattr(self.opt, name) != default or bool(
                     self.opt.session.counts.accumulated

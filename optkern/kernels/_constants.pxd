@@ -69,6 +69,7 @@ cdef struct options_t:
     double clip_norm_per_tensor
     double clip_value
     double grad_scale
+    double max_skips
     double accumulate
     double accumulate_form
     double project

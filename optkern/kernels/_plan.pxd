@@ -181,6 +181,7 @@ cdef struct plan_t:
     bint crowded                  # one more gradient may take one out of the range
     long long applied             # calls that have updated something
     long long skipped             # calls left out, as a gradient was not finite
+    long long skips_in_row        # of these, those since the last call that was not
     double grad_norm
     bint norm_taken               # by the last step that was not an accumulation
     # What follows from the rule, the options and the arrays.

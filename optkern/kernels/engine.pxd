@@ -45,6 +45,7 @@ cdef class Plan:
     cdef readonly object steps, started, mu_products, held, nonfinite
     cdef public object refusal       # why no step may be taken now, or None
     cdef public bint retired         # another plan has taken over
+    cdef readonly bint raises        # what the last step found not finite is an error
     cdef plan_t core                 # all that runs without the GIL
     cdef list _orders, _views
     cdef object _gradients           # a call's; a tuple until one is cast
@@ -62,6 +63,7 @@ cdef class Plan:
     cdef void end(self) noexcept
     cdef bint _step(self, tuple gradients, int num_threads, int on_nonfinite) except -1
     cdef int prepare(self) except -1
+    cdef int patient(self, int on_nonfinite) noexcept
     cdef bint conclude(self, int on_nonfinite) except -1
     cdef int _usable_threads(self, int num_threads) noexcept
     cdef int _run(self, int threads, bint choosing) except -1

@@ -24,6 +24,8 @@ class Plan:
     held_shift: int
     applied: int
     skipped: int
+    skips_in_row: int
+    raises: bool
     grad_norm: float
     norm_taken: bool
     refusal: str | None

@@ -40,9 +40,9 @@ from optkern.kernels._constants cimport (
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
     ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
-    KEEP_GIL, LINE, MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, ROUNDED, SKIP, SLOW, TILE_COLUMNS,
-    TILE_ROWS, WORK, chunks_t, interval_t, memory_t, order_t, missing_stream, rooms_t, scratch_t,
-    sweep_t, tensor_t,
+    KEEP_GIL, LINE, MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, RAISE, ROUNDED, SKIP, SLOW,
+    TILE_COLUMNS, TILE_ROWS, WORK, chunks_t, interval_t, memory_t, order_t, missing_stream,
+    rooms_t, scratch_t, sweep_t, tensor_t,
 )
 from optkern.kernels.runtime import serial_reason
 from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
@@ -334,6 +334,7 @@ cdef class Plan:
         take_gradients(self, gradients)
         reserve_scratch(core, threads)
         core.bad = -1
+        on_nonfinite = self.patient(on_nonfinite)
         core.check_finite = on_nonfinite != PROPAGATE
         core.adding = core.accumulated + 1 < core.options.accumulate
         make_room(core)
@@ -365,11 +366,22 @@ cdef class Plan:
         """Count the call, which has been done or left out; whether parameters were updated."""
         cdef plan_t* core = &self.core
         self.nonfinite = self.labels[core.bad] if core.bad >= 0 else None
+        self.raises = core.bad >= 0 and on_nonfinite == RAISE
         if core.bad < 0:
+            core.skips_in_row = 0
             count_call(core)
         elif on_nonfinite == SKIP:
             core.skipped += 1
+            core.skips_in_row += 1
         return core.bad < 0 and not core.adding
+
+    cdef int patient(self, int on_nonfinite) noexcept:
+        """Return what to do about NaN or inf, after the calls skipped in a row so far."""
+        cdef plan_t* core = &self.core
+        if on_nonfinite == SKIP and core.options.max_skips:
+            if core.skips_in_row >= core.options.max_skips:
+                return RAISE
+        return on_nonfinite
 
     cdef int refuse_overlap_of(self, Py_ssize_t i, cnp.ndarray dense) except -1:
         """Refuse a dense gradient of a tensor that lies in memory which is used already."""
@@ -457,6 +469,15 @@ cdef class Plan:
     @skipped.setter
     def skipped(self, long long calls):
         self.core.skipped = calls
+
+    @property
+    def skips_in_row(self):
+        """Calls left out since the last one that was not."""
+        return self.core.skips_in_row
+
+    @skips_in_row.setter
+    def skips_in_row(self, long long calls):
+        self.core.skips_in_row = calls
 
     @property
     def grad_norm(self):

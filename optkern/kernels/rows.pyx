@@ -515,6 +515,7 @@ cdef bint take_step(
     cdef list taken = take_all(plan, rows, gradients)
     cdef Py_ssize_t i
     plan.core.adding, plan.core.bad = False, -1
+    on_nonfinite = plan.patient(on_nonfinite)
     for i in range(plan.core.count if on_nonfinite != PROPAGATE else 0):
         one = taken[i]
         if one is not None and not one.finite():

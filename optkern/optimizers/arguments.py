@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..kernels.names import hint
 from ..kernels.rules import (
     OPTIONS,
-    Numbers,
-    Real,
+    Count,
     TwoNumbers,
     checked_option,
+    takes_schedule,
 )
 from ..rules.domains import checked_by
 from .given import settings_of
@@ -89,7 +89,7 @@ class Arguments:
     def check_value(self, owner: str, name: str, value: Any) -> Any:
         """Check a hyperparameter or option; return a callable, where one may be, as it is."""
         domain = OPTIONS[name][1] if name in OPTIONS else self.rule.domain(name)
-        if callable(value) and isinstance(domain, (Real, Numbers)):
+        if callable(value) and takes_schedule(name, domain):
             check_takes_step(owner, name, value)
             return value
         if (
@@ -115,7 +115,10 @@ class Arguments:
         if not callable(value):
             return value
         step = self.applied if step is None else step
-        return self.check_held(f"{owner}: at step {step}", name, value(step))
+        given = value(step)
+        if name in OPTIONS and isinstance(OPTIONS[name][1], Count):  # schedules give floats
+            given = int(given) if isinstance(given, float) and given.is_integer() else given
+        return self.check_held(f"{owner}: at step {step}", name, given)
 
     def check_held(self, owner: str, name: str, value: Any) -> Any:
         """Check a value as an option, or the rule's hyperparameter of this name, holds it."""

@@ -29,6 +29,7 @@ class Counts(NamedTuple):
     skipped: int
     refusal: str | None
     held_shift: int = 0
+    skips_in_row: int = 0
 
     @classmethod
     def of(cls, plan: Plan) -> Counts:
@@ -36,7 +37,8 @@ class Counts(NamedTuple):
         arrays = (plan.steps, plan.mu_products, plan.started, plan.held)
         steps, mu_products, started, held = (array.copy() for array in arrays)
         calls = (plan.accumulated, plan.applied, plan.skipped)
-        return cls(steps, mu_products, started, held, *calls, plan.refusal, plan.held_shift)
+        rest = (plan.refusal, plan.held_shift, plan.skips_in_row)
+        return cls(steps, mu_products, started, held, *calls, *rest)
 
     def put_into(self, plan: Plan) -> None:
         """Let a new plan go on from here."""
@@ -44,6 +46,7 @@ class Counts(NamedTuple):
         plan.started[:], plan.held[:] = self.started, self.held
         plan.accumulated, plan.applied, plan.skipped = self[4:7]
         plan.refusal, plan.held_shift = self.refusal, self.held_shift
+        plan.skips_in_row = self.skips_in_row
 
 
 class Change:

@@ -7,9 +7,8 @@ from typing import Any
 
 from ..kernels.rules import (
     OPTIONS,
-    Numbers,
-    Real,
     Rule,
+    takes_schedule,
 )
 from .words import COUNTED
 
@@ -68,7 +67,7 @@ def class_document(rule: Rule, own: str | None) -> str:
         if name in COUNTED:
             continue
         domain = rule.domain(name)
-        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Numbers)) else ""
+        schedule = ", or a callable step -> value" if takes_schedule(name, domain) else ""
         lines += [
             f"{name} : {domain.allowed}{schedule}",
             f"    {domain.meaning}; default {default!r}.",
@@ -103,7 +102,7 @@ def class_document(rule: Rule, own: str | None) -> str:
         "    Whether gradients of dicts must name all parameters; False: those not named rest.",
     ]
     for name, (default, domain) in OPTIONS.items():
-        schedule = ", or a callable step -> value" if isinstance(domain, (Real, Numbers)) else ""
+        schedule = ", or a callable step -> value" if takes_schedule(name, domain) else ""
         none = " or None" if default is None else ""
         lines += [
             f"{name} : {domain.allowed}{none}{schedule}",

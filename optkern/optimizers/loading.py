@@ -35,6 +35,7 @@ class CheckedStateDict:
         self.steps = self._count("steps", state_dict["steps"])
         self.skipped_steps = self._count("skipped_steps", state_dict["skipped_steps"])
         self.accumulated = self._count("accumulated", state_dict.get("accumulated", 0))
+        self.skips_in_row = self._count("skips_in_row", state_dict.get("skips_in_row", 0))
         self.held_shift = self._count("held_shift", state_dict.get("held_shift", 0))
         self.options, on = self._check_options(state_dict.get("options"))
         own, saved = session.state_dtype, state_dict.get("state_dtype")

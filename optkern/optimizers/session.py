@@ -242,10 +242,15 @@ class Session(Planning, Storage, Bound, Arguments):
             "rule": self.rule.name,
             "steps": self.applied,
             "skipped_steps": self.plan.skipped,
+            **({"skips_in_row": self.plan.skips_in_row} if self.plan.skips_in_row else {}),
             **({"held_shift": self.plan.held_shift} if self.plan.held_shift else {}),
             "accumulated": self.plan.accumulated,
             "averages_are_in": self.averages_are_in,
-            "options": {k: v for k, v in options.items() if v != OPTIONS[k][0]},
+            "options": {
+                k: v
+                for k, v in options.items()
+                if v != OPTIONS[k][0] or callable(self.options[k])  # one that gives 1 has room too
+            },
             "param_groups": groups,
             **({"state_dtype": self.state_dtype} if self.state_dtype else {}),
             **({"seed": self.seed} if self.draws else {}),
@@ -277,6 +282,7 @@ class Session(Planning, Storage, Bound, Arguments):
             *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
             SWAPPED if loaded.averages_are_in else None,
             loaded.held_shift,
+            loaded.skips_in_row,
         )
         state, groups = loaded.state, loaded.groups
         change = self.prepare_plan(state, groups, None, counts, loaded.options, loaded.seed)

@@ -46,7 +46,8 @@ class Stepping:
         ------
         TypeError, ValueError
             On a gradient that does not fit, or that holds NaN or inf with
-            ``on_nonfinite="raise"``. Nothing has been modified then.
+            ``on_nonfinite="raise"``, or once more after `max_skips` skipped calls in a row. Nothing
+            has been modified then.
         RuntimeError
             While the averages are in the parameters' place, or another step is under way.
         """
@@ -137,7 +138,11 @@ class Stepping:
                 f"{session.owner}: the rule {session.rule.name} has no row-wise form; "
                 f"{known} have one"
             )
-        dense = [name for name, value in session.options.items() if value != OPTIONS[name][0]]
+        dense = [
+            name
+            for name, value in session.options.items()
+            if value != OPTIONS[name][0] and name != "max_skips"
+        ]
         if dense:
             raise ValueError(
                 f"{session.owner}: {dense[0]}={session.options[dense[0]]!r} has no row-wise form; "
@@ -157,9 +162,15 @@ class Stepping:
 
     def _not_applied(self) -> bool:
         """Raise where a gradient that is not finite is an error; else it was skipped or added."""
-        if self._session.plan.nonfinite is not None and self.on_nonfinite == "raise":
-            what = buffers.named("gradient of parameter", self._session.plan.nonfinite)
-            raise ValueError(f"{self._session.owner}: {what} holds NaN or inf; nothing was updated")
+        plan = self._session.plan
+        if plan.raises:
+            what = buffers.named("gradient of parameter", plan.nonfinite)
+            before = ""
+            if self.on_nonfinite == "skip":
+                before = f", after {plan.skips_in_row:,} calls that were skipped (max_skips)"
+            raise ValueError(
+                f"{self._session.owner}: {what} holds NaN or inf{before}; nothing was updated"
+            )
         return False
 
     @property

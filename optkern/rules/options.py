@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .domains import Box, Choice, Count, Cycle, Domain, Real, Switch, checked_by
+from .domains import Box, Choice, Count, Cycle, Domain, Numbers, Real, Switch, checked_by
 from .vocabulary import VOCABULARY
 
 # Name -> (default, domain); None is off. The gradient is unscaled, its norm taken, then clipped: by
@@ -22,6 +22,10 @@ OPTIONS: dict[str, tuple[Any, Domain]] = {
         1.0,
         # Its inverse is a number of float32 too.
         Real("what the gradients come multiplied by", 2.0**-126, 2.0**126),
+    ),
+    "max_skips": (
+        None,
+        Count("with on_nonfinite='skip': calls skipped in a row, after which one more is an error"),
     ),
     "accumulate": (1, Count("calls of step whose gradients make one update")),
     "accumulate_form": (
@@ -64,3 +68,8 @@ def checked_option(owner: str, name: str, value: Any, domain: Domain | None = No
         default, domain = OPTIONS.get(name) or (0, VOCABULARY[name])
         return checked_by(owner, name, value, domain, optional=default is None)
     return checked_by(owner, name, value, domain)
+
+
+def takes_schedule(name: str, domain: Domain) -> bool:
+    """Tell whether a callable of the step may stand in the place of an option or hyperparameter."""
+    return isinstance(domain, (Real, Numbers)) or (isinstance(domain, Count) and name in OPTIONS)

@@ -31,6 +31,11 @@ from .library import torch
 from .loading import Sealed, sealed
 
 
+def _calls_of(inner: optimizers.Optimizer) -> tuple[int, int, int]:
+    """Return the calls applied, skipped, and skipped in a row now."""
+    return inner.steps, inner.skipped_steps, inner.session.plan.skips_in_row
+
+
 class WholeOption:
     """Make an option of the whole optimizer an attribute: that of what does the work."""
 
@@ -69,7 +74,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
     _kind: Kind
     _signature: inspect.Signature
     _binding: Binding | None = None
-    _calls = (0, 0)  # applied and skipped, of which this is a copy
+    _calls: tuple[int, ...] = (0, 0)  # applied and skipped, of which this is a copy
 
     for _name in WHOLE_OPTIONS - {"zero_grad"}:  # which is torch's method
         locals()[_name] = WholeOption(_name)
@@ -186,7 +191,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         else:
             inner = old.settled().inner
             options = self._kind.options(inner)
-            calls = (inner.steps, inner.skipped_steps)
+            calls = _calls_of(inner)
         return Binding(self._owner, self._kind, groups, state, options, calls)
 
     def _bind(self) -> Binding:
@@ -315,7 +320,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         binding = self._up_to_date()
         inner = binding.inner
         kept = {"_options": self._kind.options(inner), **super().__getstate__()}
-        kept["_calls"] = (inner.steps, inner.skipped_steps)
+        kept["_calls"] = _calls_of(inner)
         kept["state"] = defaultdict(dict)
         for p, entry in self.state.items():  # pickled as it is, each count would bring all others
             counts = {name: entry[name].clone() for name in binding.shown.counts if name in entry}

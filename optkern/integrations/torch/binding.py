@@ -66,8 +66,8 @@ class Binding:
         torch's, by tensor; copies are taken.
     options : dict
         Of the whole optimizer.
-    calls : (int, int)
-        The steps applied and skipped so far.
+    calls : (int, int) or (int, int, int)
+        The steps applied and skipped so far; of the latter those in a row now.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class Binding:
         groups: list[dict[str, Any]],
         state: Mapping[Any, Any],
         options: dict[str, Any],
-        calls: tuple[int, int],
+        calls: tuple[int, ...],
     ) -> None:
         check_groups(owner, groups, kind.names)
         self.owner, self.kind, self.groups = owner, kind, list(groups)
@@ -106,7 +106,8 @@ class Binding:
         for i, p in enumerate(self.params):
             if state.get(p):
                 self._take_entry(i, state[p])
-        steps, inner.skipped_steps = calls
+        steps, inner.skipped_steps, *in_row = calls
+        inner.session.plan.skips_in_row = in_row[0] if in_row else 0
         inner.steps = max(steps, int(inner.session.plan.steps.max()))
         inner.session.exchange_averages = ExchangeOfAverages(
             inner.session, self.params + self.spare

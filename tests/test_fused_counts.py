@@ -1,0 +1,145 @@
+"""Options that count calls: `max_skips`, and `accumulate` as a schedule."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from conftest import Snapshot, assert_same_bits, copies
+from fused_runs import Twin, arrays, assert_equal_twin, with_gaps
+
+import optkern
+from optkern.schedules import MultiStep
+
+BAD, GOOD = np.array([1.0, np.nan]), np.ones(2)
+WORDS = r"SGD: gradient of parameter 0 holds NaN or inf, after 2 calls .*\(max_skips\); nothing"
+
+
+def skipping(**more):
+    return optkern.SGD(np.ones(2), lr=0.125, on_nonfinite="skip", max_skips=2, **more)
+
+
+@pytest.mark.parametrize("more", ({}, {"clip_norm": 1.0}, {"zero_grad": True}), ids=str)
+def test_one_call_more_than_may_be_skipped_is_an_error(more):
+    opt = skipping(**more)
+    for _ in range(2):  # a good call in between begins to count anew
+        assert [opt.step(BAD.copy()) for _ in range(2)] == [False, False]
+        g = BAD.copy()
+        before, state = Snapshot(*opt.params, g), pickle.dumps(opt.state_dict())
+        for _ in range(2):
+            with pytest.raises(ValueError, match=WORDS):
+                opt.step(g)
+        before.assert_untouched()
+        assert pickle.dumps(opt.state_dict()) == state
+        assert opt.step(GOOD.copy()) is True
+    assert opt.skipped_steps == 4 and opt.steps == 2
+    opt.max_skips = None
+    assert [opt.step(BAD.copy()) for _ in range(9)] == [False] * 9
+
+
+def test_it_counts_on_in_copies_files_and_new_plans(tmp_path):
+    opt = skipping()
+    opt.step(BAD)
+    opt.step(BAD)
+    loaded, resumed = skipping(), skipping()
+    loaded.load_state_dict(opt.state_dict())
+    optkern.save(tmp_path / "run.npz", opt)
+    optkern.load(tmp_path / "run.npz", resumed)
+    opt.ema_decay = 0.5  # another plan
+    for one in (opt, loaded, resumed, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        with pytest.raises(ValueError, match=WORDS):
+            one.step(BAD)
+    loaded.load_state_dict(skipping().state_dict())
+    assert loaded.step(BAD) is False
+
+
+def test_rows_and_accumulated_calls_count_too():
+    opt = optkern.SGD(np.ones((3, 2)), on_nonfinite="skip", max_skips=1)
+    assert opt.step_rows([0], BAD[None]) is False
+    with pytest.raises(ValueError, match="after 1 calls that were skipped"):
+        opt.step_rows([0], BAD[None])
+    assert opt.step_rows([0], GOOD[None]) is True
+    opt = skipping(accumulate=2)
+    assert [opt.step(g) for g in (BAD, BAD, GOOD, BAD, BAD)] == [False] * 5
+    with pytest.raises(ValueError, match=WORDS):
+        opt.step(BAD)
+    assert opt.step(GOOD) is True
+
+
+def test_beside_propagate_and_raise_it_is_idle():
+    opt = optkern.SGD(np.ones(2), max_skips=1)
+    assert [opt.step(BAD) for _ in range(3)] == [True] * 3
+    opt.on_nonfinite = "raise"
+    with pytest.raises(ValueError, match="holds NaN or inf; nothing was updated"):
+        opt.step(BAD)
+
+
+def test_torch_counts_on():
+    torch = pytest.importorskip("torch", reason="trains its tensors")
+    from optkern.integrations.torch import SGD
+
+    p = torch.nn.Parameter(torch.ones(2))
+    opt = SGD([p], lr=0.1, on_nonfinite="skip", max_skips=1)
+    p.grad = torch.tensor([1.0, float("nan")])
+    opt.step()
+    p.data = p.data.clone()  # bound anew
+    with pytest.raises(ValueError, match="after 1 calls that were skipped"):
+        opt.step()
+
+
+# --------------------------------------------------------------------------- accumulate
+
+
+def windows(step):
+    return (1, 3, 2)[step % 3]
+
+
+@pytest.mark.parametrize("options", ({}, {"clip_norm": 1.0, "zero_grad": True, "ema_decay": 0.9}))
+def test_windows_of_a_schedule_are_those_of_numbers(options):
+    opt = optkern.Adam(arrays(), accumulate=windows, **options)
+    twin = Twin(opt.rule, arrays(), accumulate=windows(0), **options)
+    for k, grads in enumerate(with_gaps([arrays(seed) for seed in range(1, 14)])):
+        twin.options["accumulate"] = windows(opt.steps)
+        assert opt.step(copies(grads)) is twin.step(copies(grads)), k
+    assert opt.steps == 7 and opt.accumulate is windows
+    assert_equal_twin(opt, twin)
+
+
+def test_schedules_of_floats_give_counts():
+    p, q = np.ones(2), np.ones(2)
+    opt = optkern.SGD(p, lr=0.5, accumulate=MultiStep(1, milestones=[2, 3], gamma=2))
+    assert [opt.step(GOOD) for _ in range(8)] == [True, True, False, True] + [False] * 3 + [True]
+    optkern.SGD(q, lr=2.0).step(GOOD)
+    assert_same_bits(p, q)
+    with pytest.raises(ValueError, match=r"SGD: at step 0: accumulate must be .*got 1\.5"):
+        optkern.SGD(p, accumulate=lambda step: 1.5)
+    with pytest.raises(TypeError, match="accumulate must be a number or a callable step -> number"):
+        optkern.SGD(p, accumulate=lambda: 2)
+    opt = optkern.SGD(p, accumulate=lambda step: 1 - step)
+    assert opt.step(GOOD) is True
+    with pytest.raises(ValueError, match="SGD: at step 1: accumulate must be an integer"):
+        opt.step(GOOD)
+
+
+@pytest.mark.parametrize("calls", (1, 2, 3, 5))
+def test_goes_on_from_a_file_in_any_window(calls, tmp_path):
+    def make():
+        return optkern.Adam(arrays(), accumulate=windows)
+
+    whole, opt, resumed = make(), make(), make()
+    for seed in range(calls):
+        assert whole.step(arrays(seed)) is opt.step(arrays(seed))
+    optkern.save(tmp_path / "run.npz", opt)
+    optkern.load(tmp_path / "run.npz", resumed)
+    for seed in range(calls, 9):
+        assert whole.step(arrays(seed)) is resumed.step(arrays(seed))
+    assert_same_bits(whole.params, resumed.params)
+
+
+def test_flush_takes_what_there_is_of_a_window():
+    p = np.zeros(2)
+    opt = optkern.SGD(p, lr=1.0, accumulate=lambda step: 4)
+    opt.step(GOOD)
+    opt.step(3 * GOOD)
+    assert opt.flush() is True
+    assert_same_bits(p, -2 * GOOD)
