@@ -134,6 +134,8 @@ def test_three_steps_that_leave_the_loss_alone_are_the_end():
             assert call.solver.radius == 4.0 and call.written[-1] is call.x
     verdicts = [(0.0, 0.5), (0.0, 0.5), (-1.0, 0.5), (0.0, 0.5), (0.0, 0.5), (0.5, 0.5)]
     assert Judged([1.0] * 9, verdicts)._descend()  # three in a row
+    verdicts = [(0.0, 0.5), (-1.0, 0.5), (0.0, 0.5), (0.0, 0.5), (0.0, 0.5), (0.5, 0.5)]
+    assert not Judged([1.0] * 9, verdicts)._descend()
 
 
 def test_the_region_shrinks_down_to_the_roundings_of_x():
@@ -288,12 +290,14 @@ def test_a_difference_step_lies_between_rounding_and_reach():
     size, far = np.array([3.0, 4.0]), np.array([0.5, 2.0])
     np.testing.assert_allclose(p.steps, np.sqrt(U * size * far), rtol=1e-12)
     whole, way = np.hypot(*size), np.hypot(*far)
-    assert p.step == pytest.approx(math.sqrt(U * whole * way)) and p.size == pytest.approx(whole)
+    assert p.step == pytest.approx(
+        math.sqrt(U * whole * way), rel=1e-9, abs=0
+    ) and p.size == pytest.approx(whole)
     assert p.share == pytest.approx(p.step / way) and p.error == 0.0
     p, _ = products(reach=(0.5, 2.0), dtype=np.float32)
     np.testing.assert_allclose(p.steps, (2.0**-24 * size * far**2) ** (1 / 3), rtol=1e-6)
     p, _ = products()
-    assert p.step == pytest.approx(math.sqrt(U) * 6) and p.size == 6.0  # 1 + ||x||
+    assert p.step == pytest.approx(math.sqrt(U) * 6, rel=1e-9, abs=0) and p.size == 6.0  # 1 + ||x||
     p, _ = products(reach=(0.0, 9.0))  # a coordinate that has not moved: its own size; longer: that
     np.testing.assert_allclose(p.steps, np.sqrt(U * np.array([3.0 * 3.0, 9.0 * 9.0])))
     p, _ = products(x=(0.0, 4.0))

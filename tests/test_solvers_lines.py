@@ -184,7 +184,7 @@ def test_a_pair_must_bend_by_ten_roundings():
         call._learn(np.array([2.0, 0.0]), np.array([along, 3.0]))
         return bool(call.pairs.s)
 
-    assert turn(learned, U, 1e3 * U) == pytest.approx(10 * U * 3.0, rel=1e-6)
+    assert turn(learned, U, 1e3 * U) == pytest.approx(10 * U * 3.0, rel=1e-6, abs=0)
 
 
 def test_pairs_are_kept_up_to_their_number():
@@ -266,7 +266,7 @@ def test_a_search_that_found_nothing_is_judged_by_ten_roundings():
             assert not converged
             return "below the loss's rounding" in reason
 
-        assert turn(ended, 1e3 * u, u) == pytest.approx(30 * u)
+        assert turn(ended, 1e3 * u, u) == pytest.approx(30 * u, rel=1e-9, abs=0)
         assert ended(30 * u)
 
 

@@ -311,3 +311,65 @@ def test_options_of_sam_around_its_optimizer():
     for name, value in (("rho", -0.1), ("adaptive", 1), ("gradients", -1)):
         with pytest.raises((TypeError, ValueError), match=name):
             plain.load_state_dict({**state, name: value})
+
+
+# --------------------------------------------------------------------------- gradients alone
+
+
+def valley(x):
+    """A quadratic of unlike curvatures, and its closure."""
+    scales = np.array([1.0, 3.0, 10.0, 40.0])
+    return lambda: (0.5 * float(scales @ (x * x)), [scales * x])
+
+
+@pytest.mark.parametrize("krylov", [False, True])
+def test_a_step_of_either_kind_leaves_its_pair(krylov):
+    x = np.array([1.0, -1.0, 0.5, 0.25])
+    start = x.copy()
+    opt = NewtonLanczos([x], max_iter=1, radius=0.1)
+    opt._race = Race(krylov)
+    grads = [valley(x)()[1][0]]
+    report = opt.step(valley(x))
+    grads.append(valley(x)()[1][0])
+    assert report.iterations == 1 and opt._race.rate > 0
+    gained = (report.initial_value - report.value) / (report.gradients - 1)
+    assert opt._race == Race(krylov, report.gradients - 1, 5, opt._race.rate)
+    assert opt._race.rate == pytest.approx(gained)
+    if krylov:
+        assert len(opt._pairs.s) == 1
+    np.testing.assert_allclose(sum(opt._pairs.s), x - start, rtol=1e-9)
+    np.testing.assert_allclose(sum(opt._pairs.y), grads[1] - grads[0], rtol=1e-9)
+    assert opt._pairs.rho[-1] == pytest.approx(1 / float(opt._pairs.s[-1] @ opt._pairs.y[-1]))
+
+
+def test_an_error_leaves_what_was_learned_before_it():
+    x = np.array([1.0, -1.0, 0.5, 0.25])
+    seen, calls = [], iter(range(999))
+
+    def closure():
+        if next(calls) == 17:
+            raise RuntimeError("enough")
+        return valley(x)()
+
+    opt = NewtonLanczos([x], radius=0.1, max_matvecs=3)
+    with pytest.raises(RuntimeError, match="enough"):
+        opt.step(closure, callback=lambda report: seen.append((x.copy(), len(opt._pairs.s))))
+    assert seen and (x == seen[-1][0]).all() and len(opt._pairs.s) == seen[-1][1] > 0
+    assert opt.gradients == 18 and opt.steps == 0
+
+
+def test_pairs_are_forgotten_where_a_saddle_is_left():
+    """They know of no curvature but positive."""
+    x = np.array([1.0, 0.0])
+
+    def closure():
+        return float(0.5 * x[0] ** 2 - 0.5 * x[1] ** 2 + x[1] ** 4 / 4), [
+            np.array([x[0], x[1] ** 3 - x[1]])
+        ]
+
+    opt = NewtonLanczos([x], max_iter=30)
+    seen = []
+    report = opt.step(closure, callback=lambda report: seen.append((len(opt._pairs.s), abs(x[1]))))
+    left = next(k for k, (_, out) in enumerate(seen) if out > 0.1)
+    assert left > 0 and seen[left - 1][0] > 0 and seen[left][0] == 0
+    assert report.converged and report.value == pytest.approx(-0.25)
