@@ -20,6 +20,15 @@ HELD = {
     "plot_07_adaptive_rates": ("yes", "yes", "yes"),
     "plot_07b_adam_and_momentum": ("partly", "partly", "NO"),
     "plot_08_batch_size": (None, "yes", "yes", "partly"),
+    "plot_09_flat_and_sharp": ("yes", "yes", "not", "NO"),
+    "plot_10_weight_decay": ("yes", "partly", "yes", "NO", "yes"),
+    "plot_11_cross_entropy": ("yes", "yes", "not", "yes"),
+    "plot_12_normalisation": ("yes", "yes", "yes", "yes"),
+    "plot_13_schedules_and_lbfgs": ("partly", "hardly", "yes"),
+    "plot_13b_newton": ("yes", "yes"),
+    "plot_14_random_search": ("yes", "yes"),
+    "plot_15_decision_guide": ("yes", "partly"),
+    "plot_15b_caught_and_chosen": ("yes", "yes"),
 }
 
 

@@ -116,3 +116,56 @@ class MLP:
     def accuracy(self, params, X, y):
         """Return the share of samples whose largest output is their label's."""
         return float((self.outputs(params, X)[-1].argmax(1) == y).mean())
+
+
+class NormalisedMLP:
+    """Tanh layers 64-32-32-10, each normalised by its batch, layer or four groups, or by none."""
+
+    def __init__(self, mode, seed=0):
+        rng, self.mode = np.random.default_rng(seed), mode
+        sizes = ((64, 32), (32, 32), (32, 10))
+        self.params = [rng.standard_normal(s) / np.sqrt(s[0]) for s in sizes]
+        self.running = [[np.zeros(32), np.ones(32)] for _ in range(2)]
+
+    def normalised(self, z, k, training, learn):
+        """Return z normalised, by what it was divided and along which axis."""
+        if self.mode == "none":
+            return z, 1.0, None
+        shape = (len(z), 1, 32) if self.mode != "group" else (len(z), 4, 8)
+        axis, z = (0 if self.mode == "batch" else 2), z.reshape(shape)
+        mean, spread = z.mean(axis, keepdims=True), np.sqrt(z.var(axis, keepdims=True) + 1e-5)
+        if self.mode == "batch" and learn:
+            for old, new in zip(self.running[k], (mean, spread)):
+                old += 0.1 * (new.ravel() - old)
+        if self.mode == "batch" and not training:
+            mean, spread = (v.reshape(1, 1, 32) for v in self.running[k])
+        return ((z - mean) / spread).reshape(len(z), 32), spread, axis
+
+    def scores(self, params, X, training=True, learn=False):
+        """Return the scores, and what the way back needs."""
+        a, kept = X, []
+        for k in range(2):
+            h, spread, axis = self.normalised(a @ params[k], k, training, learn)
+            kept.append((a, h, spread, axis))
+            a = np.tanh(h)
+        return a @ params[2], [*kept, a]
+
+    def gradients(self, params, X, y, learn=False):
+        """Return those of the mean cross-entropy; ``learn`` moves the running averages."""
+        scores, (*kept, a) = self.scores(params, X, learn=learn)
+        d = np.exp(scores - scores.max(1, keepdims=True))
+        d = (d / d.sum(1, keepdims=True) - np.eye(10)[y]) / len(y)
+        grads = [a.T @ d]
+        for W, (a, h, spread, axis) in zip(params[:0:-1], kept[::-1]):
+            d = (d @ W.T) * (1 - np.tanh(h) ** 2)
+            if axis is not None:
+                shape = (len(y), 4, 8) if self.mode == "group" else (len(y), 1, 32)
+                d, h = d.reshape(shape), h.reshape(shape)
+                along = (d * h).mean(axis, keepdims=True)
+                d = ((d - d.mean(axis, keepdims=True) - h * along) / spread).reshape(len(y), 32)
+            grads[:0] = [a.T @ d]
+        return grads
+
+    def accuracy(self, X, y, **how):
+        """Return the share of samples whose largest score is their label's."""
+        return float((self.scores(self.params, X, **how)[0].argmax(1) == y).mean())

@@ -1,0 +1,120 @@
+"""
+10. Weight decay, dropout, augmentation
+=======================================
+
+With few labels a network learns its samples by heart. Decay pulls the weights to zero: as a term of
+the gradient (L2) or beside it (decoupled), which only adaptive rules tell apart. What it does to
+the norm of the weights, to their distance from where they started, and to the gap between training
+and test; beside it dropout, noise on the images, and images turned upside down.
+"""
+
+import lesson
+import matplotlib.pyplot as plt
+import numpy as np
+
+import optkern
+
+X, y, X_test, y_test = (a if a.ndim == 1 else (a * 6.017 + 4.884) / 16 for a in lesson.digits(100))
+NOISE = lambda images, rng: images + 0.2 * rng.standard_normal(images.shape)  # noqa: E731
+DECAYS = (0.0, 2e-4, 2e-3, 2e-2, 4e-2, 0.1, 0.3)
+
+
+def upside_down(images, rng):
+    turned = images.reshape(-1, 8, 8)[:, ::-1].reshape(images.shape)
+    return np.where(rng.random((len(images), 1)) < 0.5, turned, images)
+
+
+def gradients(net, rows, labels, rng, share):
+    """Leave a share of the hidden units out, and make the others larger."""
+    keep = (rng.random(net.params[1].size) >= share) / (1 - share)
+    params = [*net.params[:2], net.params[2] * keep[:, None], net.params[3]]
+    grads = net.loss_and_grads(params, rows, labels)[1]
+    grads[2] = grads[2] * keep[:, None]
+    return grads
+
+
+def train(seed=0, rule=optkern.AdamW, change=None, dropout=0.0, updates=1500, **options):
+    """Return norm, distance from the start, training and test accuracy, and the weights."""
+    net, rng = lesson.MLP(64, 64, 10, seed=seed), np.random.default_rng(seed)
+    start = np.concatenate([p.ravel() for p in net.params])
+    opt = rule(net.params, **{"lr": 3e-3} | options)
+    for _ in range(updates):
+        rows = rng.permutation(len(y))[:32]
+        images = X[rows] if change is None else change(X[rows], rng)
+        opt.step(gradients(net, images, y[rows], rng, dropout))
+    end = np.concatenate([p.ravel() for p in net.params])
+    scores = [net.accuracy(net.params, *data) for data in ((X, y), (X_test, y_test))]
+    return np.linalg.norm(end), np.linalg.norm(end - start), *scores, end
+
+
+def mean_of(**options):
+    return np.mean([train(seed, **options)[:4] for seed in range(3)], axis=0)
+
+
+# %%
+# Decoupled decay and L2, from none to far too much
+
+decoupled = np.array([mean_of(weight_decay=10 * d) for d in DECAYS])
+l2 = np.array([mean_of(rule=optkern.Adam, weight_decay=d) for d in DECAYS])
+print("decay   norm, distance, test: decoupled (times 10), L2")
+for d, *both in zip(DECAYS, decoupled, l2):
+    print(f"{d:6}", *(f"{r[0]:9.1f}{r[1]:8.1f}{r[3]:9.1%}" for r in both))
+lesson.claim(
+    "decay makes the weights smaller",
+    f"from {l2[0, 0]:.1f} to {l2[3, 0]:.1f} with L2 of {DECAYS[3]}, to {decoupled[3, 0]:.1f} with "
+    f"decoupled {10 * DECAYS[3]}",
+    bool((np.diff(l2[:, 0]) < 0).all() and (np.diff(decoupled[:, 0]) < 0.05).all()),
+)
+lesson.claim(
+    "decay holds the weights near their start",
+    f"their distance from it: {decoupled[0, 1]:.1f} without, {decoupled[4, 1]:.1f} with decoupled "
+    f"{10 * DECAYS[4]}, {l2[4, 1]:.1f} with L2 of {DECAYS[4]}: it pulls to zero, not to the start",
+    bool(decoupled[4, 1] < 0.9 * decoupled[0, 1]) or "partly: L2 does, decoupled decay hardly",
+)
+
+# %%
+# Which weights shrink: those of pixels that are always white have no gradient, and decay is all
+# there is. Adam divides L2's pull by the root of its own square: these go fastest.
+
+dead, start, left = np.ptp(X, axis=0) == 0, lesson.MLP(64, 64, 10).params[0], {}
+for rule, decay in ((optkern.AdamW, 0.02), (optkern.Adam, 2e-3)):
+    W = train(rule=rule, weight_decay=decay)[4][: 64 * 64].reshape(64, 64)
+    left[rule] = np.abs(W[dead]).mean() / np.abs(start[dead]).mean()
+lesson.claim(
+    "L2 under Adam shrinks weights without a gradient most; decoupled decay treats all alike",
+    f"of the weights of {dead.sum()} pixels that are always white {left[optkern.AdamW]:.0%} are "
+    f"left with decoupled decay .02, {left[optkern.Adam]:.0%} with L2 of .002",
+    bool(left[optkern.Adam] < 0.5 * left[optkern.AdamW]),
+)
+
+# %%
+# The gap between training and test, and what else narrows it
+
+RUNS = {
+    "nothing": {},
+    "decay": {"weight_decay": 10 * DECAYS[int(decoupled[:, 3].argmax())]},
+    "dropout": {"dropout": 0.5},
+    "noise": {"change": NOISE},
+    "upside down": {"change": upside_down},
+}
+test = {name: mean_of(**{"weight_decay": 0.0} | run)[3] for name, run in RUNS.items()}
+lesson.claim(
+    "decay is what helps most against few labels",
+    f"test accuracy {test['nothing']:.1%} as it is, {test['decay']:.1%} with the best decay, "
+    f"{test['dropout']:.1%} with dropout, {test['noise']:.1%} with noise",
+    bool(test["decay"] > max(test["dropout"], test["noise"])),
+)
+lesson.claim(
+    "augmentation that the world does not make harms",
+    f"half of the images upside down: {test['upside down']:.1%} for {test['nothing']:.1%}",
+    bool(test["upside down"] < test["nothing"]),
+)
+figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+for column, title in ((0, "norm of the weights"), (1, "distance from the start")):
+    for k, (name, rows) in enumerate((("decoupled, times 10", decoupled), ("L2", l2))):
+        axes[column].plot(range(len(DECAYS)), rows[:, column], label=name, **lesson.style(k))
+    axes[column].set(title=title, xticks=range(len(DECAYS)), xticklabels=DECAYS)
+axes[0].legend()
+axes[2].barh(list(test), list(test.values()), color=lesson.COLOURS[0])
+axes[2].set(title="test accuracy, 100 labels", xlim=(0.6, 1.0))
+lesson.show(figure, "plot_10_weight_decay.py")
