@@ -1,5 +1,6 @@
 """The benchmark: what it prints, what it refuses, and that it times nothing that is wrong."""
 
+import importlib
 import json
 import os
 import re
@@ -78,6 +79,32 @@ def test_a_script_refuses_what_it_does_not_know(name):
     (script,) = [path for path in SCRIPTS if path.stem == name]
     done = answer(script, "--sizes", "7")
     assert done.returncode == 2 and "unrecognized arguments" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_trees_are_compared_row_by_row():
+    """This tree with itself: the rows asked for, and no others."""
+    (script,) = [path for path in SCRIPTS if path.stem == "compare_trees"]
+    root = Path(optkern.__file__).parent.parent
+    done = answer(
+        script, root, root, "--quick", "--rows", "lars 1e3", "construct adam", "adam_rows"
+    )
+    head, *lines = done.stdout.splitlines()
+    assert done.returncode == 0 and "old" in head and "new" in head, done.stderr
+    wanted = {"lars 1e3", "function adam_rows", "construct adam", "construct adam clip_norm"}
+    assert wanted <= {line[:32].rstrip() for line in lines}
+    assert all(float(word) > 0 for line in lines for word in line[32:].split()[:3])
+    done = answer(script, root, script.parent)
+    assert done.returncode == 2 and "holds no built optkern" in done.stderr
+
+
+def test_a_row_is_marked_where_median_and_shortest_times_are_longer(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    said = importlib.import_module("compare_trees").said
+    assert said("a row", [1.0, 1.1, 1.2], [1.04, 1.15, 1.3]).endswith("<<<")
+    assert "<" not in said("a row", [1.0, 1.1, 1.2], [1.0, 1.2, 1.3])  # a disturbance
+    assert "<" not in said("a row", [1.0, 1.0, 1.0], [1.02, 1.02, 1.02])
+    assert said("a row", [1.0], [2.0]).split()[-3:] == ["2.000-2.000", "2.000", "<<<"]
 
 
 # --------------------------------------------------------------------------- the command
