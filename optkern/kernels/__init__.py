@@ -19,7 +19,7 @@ openmp_policy = load_engine_passive()
 
 from . import engine, reference, runtime
 from ._call import Kernel
-from ._twins import rows_twin, twin
+from ._rule_functions import make_function, make_rows_function
 from .rows import Rows, run_taken
 
 runtime.set_thread_limit(*initial_limit())
@@ -35,11 +35,12 @@ def _rows_kernel(rule: Rule) -> Callable[..., None]:
     def run(taken: list[Rows], options: dict[str, Any]) -> None:
         run_taken(rule, taken, options, check_threads(name, options.pop("num_threads")))
 
-    return rows_twin(rule, "kernels", run, num_threads=None)
+    return make_rows_function(rule, "kernels", run, num_threads=None)
 
 
 for _rule in RULES:
-    globals()[_rule.name] = Kernel(_rule, twin(_rule, "kernels", _run_plan, num_threads=None))
+    _function = make_function(_rule, "kernels", _run_plan, num_threads=None)
+    globals()[_rule.name] = Kernel(_rule, _function)
 for _rule in ROW_RULES:
     globals()[f"{_rule.name}_rows"] = _rows_kernel(_rule)
 

@@ -35,7 +35,7 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
         if a is not None:
             bind_stream(plan, i, j, a)
         else:
-            t.lacks |= TRAITS[plan.core.index].needs[j]
+            t.flags_without_state |= TRAITS[plan.core.index].needs[j]
     for j, slot in enumerate(OPTION_SLOTS, plan.core.streams):
         if state.get(slot):
             bind_stream(plan, i, j, state[slot][i])

@@ -33,7 +33,7 @@ cdef bint take_alike(Plan plan, Py_ssize_t i, PyObject* gradient, PyObject* p) n
     cdef memory_t* memory = &plan.core.memory
     cdef char* data
     cdef char* end
-    if t.staged or t.data[1] == NULL or plan.core.held[i]:
+    if t.staged or t.data[1] == NULL or plan.core.accumulator_filled[i]:
         return False   # the first gradient goes the general way too
     if not cnp.PyArray_CheckExact(<object> gradient):
         return False
@@ -55,7 +55,7 @@ cdef bint take_alike(Plan plan, Py_ssize_t i, PyObject* gradient, PyObject* p) n
             return False
         t.seen_gradient = data
     t.data[1] = data
-    t.held = False
+    t.accumulator_filled = False
     t.active = True
     return True
 
@@ -67,8 +67,8 @@ cdef int take_gradient(Plan plan, Py_ssize_t i, object gradient) except -1:
     cdef cnp.ndarray g
     cdef char* data
     cdef int storage = nearest(t.storage[t.home])
-    t.held = plan.core.held[i]
-    t.active = t.held or gradient is not None
+    t.accumulator_filled = plan.core.accumulator_filled[i]
+    t.active = t.accumulator_filled or gradient is not None
     if gradient is None:
         t.data[1] = NULL
         t.seen_gradient = NULL
@@ -245,7 +245,7 @@ cdef bint gradient_is_finite(plan_t* plan, const tensor_t* t, double scale) noex
     cdef Py_ssize_t n, first = 0
     if t.dtype == 0:
         scale = <double> <float> scale   # a product of two floats is exact: rounded once
-    if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.held and scale == 1:
+    if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.accumulator_filled and scale == 1:
         return SPANS.finite[t.dtype](t.data[1], t.size)
     while first < t.size:
         n = min(<Py_ssize_t> BLOCK, t.size - first)
@@ -266,7 +266,7 @@ cdef char* gradient_of(
     cdef char* g = gather(t, 1, first, n, s.block[0], s, in_c_order)
     cdef char* held
     g = lowered(plan, t, g, n, s.block[0])
-    if not t.held:   # asked here as well: 2 % of norms of small arrays
+    if not t.accumulator_filled:   # asked here as well: 2 % of norms of small arrays
         return g
     held = gather(t, plan.streams + ACCUMULATOR, first, n, s.block[1], s, in_c_order)
     return with_held(t, g, held, n, s.block[1])
@@ -276,7 +276,7 @@ cdef char* with_held(
     const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
 ) noexcept nogil:
     """The sum of a piece of the gradient and of its accumulator."""
-    if not t.held:
+    if not t.accumulator_filled:
         return g
     if g == NULL:
         return held
@@ -315,11 +315,11 @@ cdef void make_room(plan_t* plan) noexcept nogil:
     if not plan.crowded or plan.held_shift:
         return
     for i in range(plan.count):
-        crowded = crowded or plan.held[i] and not walk_held(plan, i, 0)
+        crowded = crowded or plan.accumulator_filled[i] and not walk_held(plan, i, 0)
     if crowded:
         plan.held_shift = HELD_SHIFT
         for i in range(plan.count):
-            if plan.held[i]:
+            if plan.accumulator_filled[i]:
                 walk_held(plan, i, unit_of(plan))
     plan.crowded = False
 

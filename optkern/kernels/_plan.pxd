@@ -71,11 +71,11 @@ cdef struct tensor_t:
     const constants_t* h
     char* seen_gradient                # where the last gradient known to overlap nothing began
     Py_ssize_t gap                     # between which intervals the last gradient lay
-    unsigned int lacks                 # flags that touch state which is not there
+    unsigned int flags_without_state   # flags that touch state which is not there
     int dtype                          # of the arithmetic; 0: float32, 1: float64
     int group
     bint active                        # False: no gradient this time
-    bint held                          # its accumulator holds gradients
+    bint accumulator_filled            # its accumulator holds gradients
     bint staged                        # some stream is not dense, or not of the arithmetic's dtype
     char* data[MAX_STREAMS]
     unsigned char itemsize[MAX_STREAMS]   # in memory
@@ -174,7 +174,7 @@ cdef struct plan_t:
     long long* steps              # of each tensor, like the three below
     long long* started
     double* mu_products
-    unsigned char* held           # its accumulator holds gradients
+    unsigned char* accumulator_filled  # its accumulator holds gradients
     unsigned long long seed
     Py_ssize_t accumulated        # calls whose gradients wait in the accumulators
     Py_ssize_t held_shift         # these hold them times 2**-held_shift
@@ -196,7 +196,7 @@ cdef struct plan_t:
     # Of the call under way.
     bint adding                   # gradients are only accumulated
     bint check_finite
-    bint lacking                  # the constants derived last touch state that is not there
+    bint state_missing            # the constants derived last touch state that is not there
     Py_ssize_t bad                # the tensor whose gradient is not finite, or -1
     memory_t memory
     chunks_t chunks

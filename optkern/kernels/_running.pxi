@@ -70,7 +70,7 @@ cdef void run_pieces(
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t here = first, piece, end = first + n
     cdef int j
-    if not (t.staged or t.held or t.h.lift or plan.held_shift or direction):
+    if not (t.staged or t.accumulator_filled or t.h.lift or plan.held_shift or direction):
         run_dense_pieces(plan, t, first, n, s)
         return
     while here < end:
@@ -172,7 +172,7 @@ cdef void accumulate_span(
     cdef Py_ssize_t here = first, piece, end = first + n
     cdef char* g
     cdef char* held
-    cdef add_t take = SPANS.add[t.dtype] if t.held else SPANS.hold[t.dtype]
+    cdef add_t take = SPANS.add[t.dtype] if t.accumulator_filled else SPANS.hold[t.dtype]
     while here < end and t.data[1] != NULL:
         piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
         g = lowered(plan, t, fetch(t, 1, here, piece, s.streams[1], s), piece, s.streams[1])
@@ -244,14 +244,15 @@ cdef void count_call(plan_t* plan) noexcept nogil:
     if plan.adding:
         plan.accumulated += 1
         for i in range(plan.count):
-            plan.held[i] = plan.held[i] or plan.tensors[i].data[1] != NULL
+            if plan.tensors[i].data[1] != NULL:
+                plan.accumulator_filled[i] = True
         return
     plan.accumulated = plan.held_shift = 0
     plan.crowded = False
     plan.applied += 1
     for i in range(plan.count):
         if plan.tensors[i].active:
-            plan.held[i] = False
+            plan.accumulator_filled[i] = False
             if plan.traits.has_velocity and plan.started[i] == plan.steps[i]:
                 if not plan.tensors[i].h.flags & MOMENTUM:
                     plan.started[i] += 1   # its first velocity is still to come

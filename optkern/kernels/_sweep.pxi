@@ -102,7 +102,9 @@ cdef bint plan_sweep(
                 w.axis = k
         found = 0
     else:
-        streams[0] = 0 if work == PARAMETERS else plan.streams + ACCUMULATOR if t.held else -1
+        streams[0] = plan.streams + ACCUMULATOR if t.accumulator_filled else -1
+        if work == PARAMETERS:
+            streams[0] = 0
         streams[1] = 1 if work == GRADIENTS else -1
         for i in range(2):
             if streams[i] < 0 or t.data[streams[i]] == NULL:
@@ -268,7 +270,7 @@ cdef void run_direction(
     """Run a rule that writes its direction, in the plan's order, into `to`."""
     cdef char* at[MAX_STREAMS]
     cdef int j
-    if t.staged or t.held or t.h.lift or plan.held_shift:
+    if t.staged or t.accumulator_filled or t.h.lift or plan.held_shift:
         run_pieces(plan, t, first, n, to, s)
         return
     for j in range(plan.streams):

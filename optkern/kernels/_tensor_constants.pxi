@@ -36,7 +36,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
     cdef double share = gradient_share(
         &plan.options, <double> (plan.accumulated + 1), unit_of(plan)
     )
-    plan.lacking = False
+    plan.state_missing = False
     for i in range(plan.count):
         if not plan.tensors[i].active:
             continue
@@ -58,8 +58,8 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
             make_constants(plan.traits.derive, &o, h)
             last = i
         plan.tensors[i].h = h
-        if plan.tensors[i].lacks & (h.flags | ALWAYS):
-            plan.lacking = True
+        if plan.tensors[i].flags_without_state & (h.flags | ALWAYS):
+            plan.state_missing = True
 
 
 cdef void adjust_constants(plan_t* plan) noexcept nogil:

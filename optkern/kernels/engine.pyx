@@ -158,16 +158,16 @@ cdef class Plan:
         """Make the counts of each tensor: as arrays, and where compiled code finds them."""
         cdef long long[::1] steps, started
         cdef double[::1] mu_products
-        cdef unsigned char[::1] held
+        cdef unsigned char[::1] filled
         count = self.core.count
         self.steps, self.started = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self.mu_products, self.held = np.ones(count, np.float64), np.zeros(count, np.uint8)
+        self.mu_products, self.accumulator_filled = np.ones(count), np.zeros(count, np.uint8)
         steps, started = self.steps, self.started
-        mu_products, held = self.mu_products, self.held
-        self._views += [steps, started, mu_products, held]   # while they last, nobody resizes them
+        mu_products, filled = self.mu_products, self.accumulator_filled
+        self._views += [steps, started, mu_products, filled]   # while they last, none is resized
         if count:
             self.core.steps, self.core.started = &steps[0], &started[0]
-            self.core.mu_products, self.core.held = &mu_products[0], &held[0]
+            self.core.mu_products, self.core.accumulator_filled = &mu_products[0], &filled[0]
         return 0
 
     def _check(self):
@@ -358,7 +358,7 @@ cdef class Plan:
     cdef int prepare(self) except -1:
         """Derive the constants; refuse to run where they touch a state array that is not there."""
         derive_constants(&self.core)
-        if self.core.lacking:
+        if self.core.state_missing:
             refuse_missing_state(self)
         return 0
 

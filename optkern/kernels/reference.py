@@ -24,7 +24,7 @@ from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import codecs
 from ._constants import adjusted, derive, share_of, trusted
 from ._constants import limits_of as limits_of
-from ._twins import rows_twin, twin
+from ._rule_functions import make_function, make_rows_function
 from .engine import Plan
 from .names import spell_names
 from .rows import Rows
@@ -98,7 +98,7 @@ def public(rule: Rule) -> Callable[..., None]:
                     state = [plan.state[slot][i] for slot in rule.state]
                     update(rule, p, g, state, hyperparameters, weight_rounding="nearest")
 
-    function: Any = twin(rule, "reference", run)
+    function: Any = make_function(rule, "reference", run)
     function.formula = rule.numpy
     return function
 
@@ -187,7 +187,7 @@ def public_rows(rule: Rule) -> Callable[..., None]:
                     if part is not None:
                         array[rows] = part
 
-    return rows_twin(rule, "reference", run)
+    return make_rows_function(rule, "reference", run)
 
 
 for _rule in RULES:

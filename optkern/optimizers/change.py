@@ -23,7 +23,7 @@ class Counts(NamedTuple):
     steps: Any
     mu_products: Any
     started: Any
-    held: Any
+    accumulator_filled: Any
     accumulated: int
     applied: int
     skipped: int
@@ -34,16 +34,16 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, plan: Plan) -> Counts:
         """Copy a plan's."""
-        arrays = (plan.steps, plan.mu_products, plan.started, plan.held)
-        steps, mu_products, started, held = (array.copy() for array in arrays)
+        arrays = (plan.steps, plan.mu_products, plan.started, plan.accumulator_filled)
+        steps, mu_products, started, filled = (array.copy() for array in arrays)
         calls = (plan.accumulated, plan.applied, plan.skipped)
         rest = (plan.refusal, plan.held_shift, plan.skips_in_row)
-        return cls(steps, mu_products, started, held, *calls, *rest)
+        return cls(steps, mu_products, started, filled, *calls, *rest)
 
     def put_into(self, plan: Plan) -> None:
         """Let a new plan go on from here."""
         plan.steps[:], plan.mu_products[:] = self.steps, self.mu_products
-        plan.started[:], plan.held[:] = self.started, self.held
+        plan.started[:], plan.accumulator_filled[:] = self.started, self.accumulator_filled
         plan.accumulated, plan.applied, plan.skipped = self[4:7]
         plan.refusal, plan.held_shift = self.refusal, self.held_shift
         plan.skips_in_row = self.skips_in_row

@@ -107,7 +107,7 @@ class CheckedStateDict:
         self.counts: list[int] = []
         self.mu_products: list[float] = []
         self.started: list[int] = []
-        self.held: list[bool] = []
+        self.accumulator_filled: list[bool] = []
         known, required = {"step", "started"}, {"step"}
         for slot in ("slow", "ema"):
             required |= {slot} if options.get(OPTION_SLOTS[slot]) is not None else set()
@@ -147,13 +147,13 @@ class CheckedStateDict:
                 )
             product = entry.get("mu_product", 1.0)
             self.mu_products.append(checked_option(f"{self.owner}: {what}", "mu_product", product))
-            self.held.append(entry.get("accumulator") is not None)
+            self.accumulator_filled.append(entry.get("accumulator") is not None)
             for slot in slots:
                 copied = self._copied_compact if self._is_compact(slot) else self._copied
                 self.state[slot].append(copied(slot, what, entry, array))
             arrays = {slot: self.state[slot][i] for slot in rule.state}
             refuse_impossible(self.owner, what, arrays)
-        if any(self.held) and not self.accumulated:
+        if any(self.accumulator_filled) and not self.accumulated:
             raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
         if self.held_shift not in (0, 32):
             raise ValueError(f"{self.owner}: held_shift must be 0 or 32, got {self.held_shift}")

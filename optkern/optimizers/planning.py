@@ -136,7 +136,8 @@ class Planning:
         masters = plan.state.get("master")
         for i in self.fresh:
             p, (shape, _) = plan.params[i], self.forms[i]
-            absent = gradients is not None and gradients[i] is None and not plan.held[i]
+            absent = gradients is not None and gradients[i] is None
+            absent = absent and not plan.accumulator_filled[i]
             if absent or p.size != math.prod(shape):  # resized: the step says so
                 continue
             p = p.reshape(shape)

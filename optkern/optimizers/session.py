@@ -260,7 +260,7 @@ class Session(Planning, Storage, Bound, Arguments):
     def _saved_state_of(self, i: int) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         for name, value in self.state_of(i).items():
-            if name != "accumulator" or self.plan.held[i]:
+            if name != "accumulator" or self.plan.accumulator_filled[i]:
                 entry |= as_saved(name, value)
         started = int(self.plan.started[i])
         return {**entry, "started": started} if started else entry
@@ -278,7 +278,7 @@ class Session(Planning, Storage, Bound, Arguments):
         self.refuse_averages(f"{self.owner}.load_state_dict")
         loaded = CheckedStateDict(self, state_dict)
         counts = Counts(
-            *(loaded.counts, loaded.mu_products, loaded.started, loaded.held),
+            *(loaded.counts, loaded.mu_products, loaded.started, loaded.accumulator_filled),
             *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
             SWAPPED if loaded.averages_are_in else None,
             loaded.held_shift,

@@ -157,7 +157,7 @@ def _refuse_part(session: Session, label: Label, entry: Mapping[str, Any]) -> No
     """Raise ValueError where a parameter's state is replaced by a part of one, as a load would."""
     i = _position(session, "state", label)
     for name in session.state_of(i):
-        started = name != "accumulator" or session.plan.held[i]
+        started = name != "accumulator" or session.plan.accumulator_filled[i]
         if name not in entry and started:
             raise ValueError(
                 f"{session.owner}.state: the state of {buffers.named('parameter', label)} has "
@@ -186,7 +186,7 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
     session.refuse_averages(owner)
     state = {slot: list(arrays) for slot, arrays in session.plan.state.items()}
     counts = session.counts
-    steps, mu_products, started, held, *_ = counts
+    steps, mu_products, started, filled, *_ = counts
     for label, values in changes.items():
         i, what = _position(session, "state", label), buffers.named("parameter", label)
         for name, value in values.items():
@@ -199,7 +199,7 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
                     mu_products[i] = 1.0  # of no factors
             elif name == "mu_product" and name in session.rule.hyperparameters:
                 mu_products[i] = checked_option(f"{owner}: {what}", name, value)
-            elif name == "accumulator" and not held[i]:
+            elif name == "accumulator" and not filled[i]:
                 raise ValueError(f"{owner}: {what} has accumulated no gradients to be replaced")
             elif state.get(name) and state[name][i] is not None:
                 state[name][i] = _copied(session, owner, name, i, value)
@@ -260,10 +260,10 @@ def _reset(session: Session, names: Any) -> None:
             ) from None
         chosen = {_position(session, "reset", label) for label in given}
     counts = session.counts
-    steps, mu_products, started, held, accumulated, *_ = counts
+    steps, mu_products, started, filled, accumulated, *_ = counts
     for i in chosen:
-        steps[i], mu_products[i], started[i], held[i] = 0, 1.0, 0, False
-    if not any(held):
+        steps[i], mu_products[i], started[i], filled[i] = 0, 1.0, 0, False
+    if not any(filled):
         accumulated, counts = 0, counts._replace(held_shift=0)
     params = session.structure
     state = {

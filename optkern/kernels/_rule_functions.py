@@ -1,4 +1,4 @@
-"""What the two functional twins of a rule share: their signature and the checks of a call."""
+"""Make the public functions of a rule, kernel and reference: their signature and their checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RunPlan = Callable[[Plan, tuple, dict], None]
 RunRows = Callable[[list[Rows], dict], None]
 
 
-def twin(rule: Rule, place: str, run: RunPlan, **extra: Any) -> Callable[..., None]:
+def make_function(rule: Rule, place: str, run: RunPlan, **extra: Any) -> Callable[..., None]:
     """Make the public function ``<place>.<rule>(p, g, *state, **hyperparameters)``.
 
     ``run`` gets a plan over the arrays, the checked gradients, and the hyperparameters together
@@ -39,10 +39,10 @@ def twin(rule: Rule, place: str, run: RunPlan, **extra: Any) -> Callable[..., No
     return _published(checked_call, rule.name, place, signature, _document(rule, place))
 
 
-def rows_twin(rule: Rule, place: str, run: RunRows, **extra: Any) -> Callable[..., None]:
+def make_rows_function(rule: Rule, place: str, run: RunRows, **extra: Any) -> Callable[..., None]:
     """Make the public function ``<place>.<rule>_rows(p, rows, g, *state, **hyperparameters)``.
 
-    ``run`` gets the checked rows of each parameter that has some, and what `twin`'s gets.
+    ``run`` gets the checked rows of each parameter that has some, and what `make_function`'s gets.
     """
     owner = f"{place}.{rule.name}_rows"
     signature = _signature(rule, ("p", "rows", "g"), extra)
