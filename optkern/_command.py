@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 
 def refuse(error: ValueError) -> None:
-    """In the command ``optkern``, or ``python -m optkern``, exit with 2 after one sentence.
+    """Exit with 2 after one sentence in the command ``optkern``, or ``python -m optkern``.
 
     Elsewhere nothing is done: there the error is the importing program's.
     """

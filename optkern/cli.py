@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_bench(argv: list[str]) -> int:
-    """`optkern bench`."""
+    """Run `optkern bench`."""
     from .bench.cli import main
 
     return main(argv)

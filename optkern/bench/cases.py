@@ -160,14 +160,14 @@ class Problem:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Those of the next step, with the counts that the functional twins take as well."""
+        """Give those of the next step, with the counts that the functional twins take as well."""
         entry = next(iter(self.optimizer.state.values()))
         counts = {"step": entry["step"] + 1, "mu_product": entry.get("mu_product")}
         known = self.case.rule.hyperparameters
         return self.case.hyperparameters | {k: v for k, v in counts.items() if k in known}
 
     def arrays(self) -> TensorArrays:
-        """(p, g, state) of each tensor."""
+        """Yield (p, g, state) of each tensor."""
         return list(zip(self.params, self.gradients, self.state))
 
     def copies(self) -> TensorArrays:

@@ -16,11 +16,11 @@ from .cases import CASES, NETWORKS, Case, TensorSizes
 
 
 class UsageError(Exception):
-    """Options that make no sense; the message is one line."""
+    """Refuse options that make no sense; the message is one line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Options, of which those that several benchmarks have are asked for by name.
+    """Parse options, of which those that several benchmarks have are asked for by name.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Listed(argparse.Action):
-    """Words, or words with commas between them, and no word twice: ``--sizes 1e3,1e4 1e5``."""
+    """Take words, or words with commas between them, and no word twice: ``--sizes 1e3,1e4 1e5``."""
 
     def __init__(self, *args: Any, type: Callable[[str], Any] = str, **others: Any) -> None:
         super().__init__(*args, type=lambda text: [type(x) for x in text.split(",") if x], **others)
@@ -161,7 +161,7 @@ def refuse_too_large(
 
 
 def refuse_unwritable(parser: Parser, path: Path, option: str) -> None:
-    """Before an hour of measurements: the file they go to can be written."""
+    """Refuse, before an hour of measurements, a file that cannot be written."""
     try:
         path.open("a").close()
     except OSError as error:

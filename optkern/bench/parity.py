@@ -11,7 +11,7 @@ from .sides import NaturalStep, reference_side
 
 
 class ParityError(AssertionError):
-    """Two sides that must agree do not; nothing was timed."""
+    """Tell that two sides that must agree do not; nothing was timed."""
 
 
 def check_bits(problem: Problem) -> None:
@@ -58,7 +58,7 @@ def check_natural(problem: Problem) -> None:
 
 
 def pairs(problem: Problem, left: TensorArrays, right: TensorArrays) -> list[tuple[str, Any, Any]]:
-    """(name, array, array) of everything that a step writes."""
+    """Yield (name, array, array) of everything that a step writes."""
     pairs = []
     for (p, _, state), (q, _, other) in zip(left, right):
         pairs.append(("p", p, q))

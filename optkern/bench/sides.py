@@ -28,7 +28,7 @@ def reference_side(problem: Problem, arrays: TensorArrays) -> Call:
 
 
 class NaturalStep:
-    """NumPy as people write it, on the parameters and gradients of ``arrays``.
+    """Run NumPy as people write it, on the parameters and gradients of ``arrays``.
 
     It has a copy of the state, because such code binds a new array where it updates an average.
     """

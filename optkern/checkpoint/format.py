@@ -186,7 +186,7 @@ _OPTIONAL = ("params", "sam", "callables", "given")
 
 
 def _packed(name: str, value: Any, arrays: NamedArrays, depth: int = 0) -> Any:
-    """``value`` as JSON; its arrays go into ``arrays``, under names a person recognises."""
+    """Pack ``value`` as JSON; its arrays go into ``arrays``, under names a person recognises."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -70,7 +70,7 @@ class Report(Frozen, _Found):
 
 
 def parts(opt: Saved) -> tuple[SAM | None, Optimizer | LBFGS | NewtonLanczos]:
-    """SAM, if it is one, and what has the state: the optimizer that SAM wraps."""
+    """Return SAM, if it is one, and what has the state: the optimizer that SAM wraps."""
     return (opt, opt.optimizer) if isinstance(opt, SAM) else (None, opt)
 
 
@@ -450,7 +450,7 @@ def _items(container: Any) -> list[tuple[Any, Any]]:
 
 
 def _form(value: Any) -> str:
-    """Shape and dtype of an array; what else a file may have in its place."""
+    """Describe shape and dtype of an array; what else a file may have in its place."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype}"
     return type(value).__name__

@@ -17,7 +17,7 @@ AT_POINTS = ("sharpness", "trace", "spectral_density", "diagonal")  # those that
 
 
 def as_operator(owner: str, operator: Any, n: int | None = None, dtype: Any = None) -> Operator:
-    """Whatever a user may call an operator, as one.
+    """Accept whatever a user may call an operator.
 
     Parameters
     ----------

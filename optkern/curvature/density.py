@@ -263,7 +263,7 @@ def _widths(
 
 
 def _quadrature(op: Operator, run: Recurrence, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """T's eigenvalues and eigenvectors.
+    """Return T's eigenvalues and eigenvectors.
 
     The squares of the vectors' first components are the weights of Gauss quadrature for the
     spectral measure of the start.
@@ -487,7 +487,7 @@ def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> 
 
 
 def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
-    """lr where (1 - decay) and the rule's oscillation together reach -1."""
+    """Find lr where (1 - decay) and the rule's oscillation together reach -1."""
     if form == "independent":
         limit *= 1 - 0.5 * decay
     elif form == "decoupled":

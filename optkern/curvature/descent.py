@@ -24,7 +24,7 @@ LITTLE = 0.05
 
 
 class Descent:
-    """L-BFGS from a point, with the weak Wolfe conditions found by bisection.
+    """Descend by L-BFGS from a point, with the weak Wolfe conditions found by bisection.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Descent:
         return self.unit * self.line.value(self._as_stored(x))
 
     def _direction(self) -> np.ndarray:
-        """-H g by the two loops, or along -g where nothing is known yet."""
+        """Compute -H g by the two loops, or along -g where nothing is known yet."""
         q = -self.g
         if not self.pairs:
             return q * (self.first / max(norm(q), 1e-300))

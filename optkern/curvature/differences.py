@@ -101,7 +101,7 @@ def check_step(owner: str, step: Any) -> float | None:
 
 
 class DifferenceOperator(Operator):
-    """H v = (grad(x + h v) - grad(x - h v)) / 2h.
+    """Compute H v = (grad(x + h v) - grad(x - h v)) / 2h.
 
     No fixed h works: its error is ``h^2/6 ||D^3 g[v, v, v]|| + eps_g ||g||/h + u ||x|| ||H||/h``,
     and differs between directions. h is found at the first products, and the error measured
@@ -397,7 +397,7 @@ class DifferenceOperator(Operator):
         return measured
 
     def _by_size(self, zeros_apart: bool = False) -> list[Part]:
-        """Parts of coordinates of like size of x; 0 tells of no size, and may be apart.
+        """Find parts of coordinates of like size of x; 0 tells of no size, and may be apart.
 
         The search for a step begins far above a coordinate's size where that is small: at a minimum
         it may have come near to 0 by chance.
@@ -440,7 +440,7 @@ class DifferenceOperator(Operator):
 def hvp_from_grad(
     grad: GradFunction, x: Any, *, step: float | None = None, x_scale: Any = None
 ) -> DifferenceOperator:
-    """Hessian-vector products at x from nothing but a gradient function.
+    """Make Hessian-vector products at x from nothing but a gradient function.
 
     Central differences; the step is found by measurement at the first product, in float64
     wherever ``grad`` answers float64 arrays with float64.

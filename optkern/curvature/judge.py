@@ -46,7 +46,7 @@ class Judge:
 
     @property
     def claim(self) -> float:
-        """eps: curvature of that magnitude may be left where its absence is claimed."""
+        """Return eps: curvature of that magnitude may be left where its absence is claimed."""
         if self.tol is not None:
             return self.tol
         eps = RELATIVE_TOL * self.run.magnitude

@@ -118,7 +118,7 @@ def lanczos(
     num_threads: int | None = None,
     callback: Callable[[LanczosRun], Any] | None = None,
 ) -> LanczosResult:
-    """Smallest and/or largest eigenvalues of a symmetric operator, with certified bounds.
+    """Find the smallest and/or largest eigenvalues of a symmetric operator, with certified bounds.
 
     Parameters
     ----------
@@ -314,7 +314,7 @@ class Checks:
         self.next = 1
 
     def due(self) -> bool:
-        """True at each of the first products, then ever more rarely: a look costs O(k)."""
+        """Return True at each of the first products, then ever more rarely: a look costs O(k)."""
         if self.run.k < self.next:
             return False
         self.next = self.run.k + max(1, self.run.k // 32)

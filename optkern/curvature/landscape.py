@@ -364,7 +364,7 @@ class _Surface:
     def ways(
         self, given: Any, count: int, grad: Any, hvp: Any
     ) -> tuple[list[np.ndarray], list[str]]:
-        """Directions as flat float64 vectors, and what to call them."""
+        """Return directions as flat float64 vectors, and what to call them."""
         if not isinstance(given, str):
             return self._own(given, count)
         if given not in DIRECTION_KINDS:

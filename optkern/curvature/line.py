@@ -58,13 +58,13 @@ class LossAlongDirection:
         return float(np.asarray(value).item())
 
     def at(self, direction: np.ndarray, t: float) -> np.ndarray:
-        """x + t direction, as x's arrays can hold it."""
+        """Return x + t direction, as x's arrays can hold it."""
         out = np.empty_like(self.x)
         subtract(out, self.x, [direction.astype(out.dtype, copy=False)], [-t])
         return out
 
     def change(self, direction: np.ndarray, t: float, curvature: float | None = None) -> float:
-        """loss(x + t direction) - loss(x); inf where it is not finite.
+        """Return loss(x + t direction) - loss(x); inf where it is not finite.
 
         Without a loss by Simpson's rule on the slope; with the curvature at x given, by the
         parabola through it and the slopes at both ends, for a gradient less.
@@ -147,7 +147,7 @@ class LossAlongDirection:
 
 
 def _geometric(t: float, rest: float, bend: float) -> float:
-    """Between t and the cubic model's 2 |curvature| / rho."""
+    """Choose a length between t and the cubic model's 2 |curvature| / rho."""
     if rest == 0:
         return math.inf
     if 1e-60 < t < 1e60:

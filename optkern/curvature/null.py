@@ -28,7 +28,7 @@ _CHECKED = 10  # modes up to which each is looked at by a product of its own
 
 
 class Projected(Compression):
-    """H on the orthogonal complement of its null modes, as an operator of n - k rows.
+    """Restrict H to the orthogonal complement of its null modes: an operator of n - k rows.
 
     Called with a structure like x instead of a vector it returns one: the product with `whole`, as
     `classify` takes for its `hvp`.
@@ -57,14 +57,14 @@ class Projected(Compression):
 
     @property
     def whole(self) -> Operator:
-        """H on the complement, with a curvature of its own on the modes: n rows."""
+        """Give H on the complement, with a curvature of its own on the modes: n rows."""
         if self._whole is None:
             self._whole = _Whole(self)
         return self._whole
 
 
 class _Whole(Compression):
-    """P H P + c Q Q', c the largest eigenvalue of P H P on its own.
+    """Compute P H P + c Q Q', c the largest eigenvalue of P H P on its own.
 
     c lies within the complement's spectrum: neither an end of it nor a sign is made.
     """
@@ -93,7 +93,7 @@ class _Whole(Compression):
 
 
 class Null(Frozen):
-    """Null modes of a function at x; `project` takes them out of its Hessian.
+    """Hold null modes of a function at x; `project` takes them out of its Hessian.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ class Null(Frozen):
         return f"Null({self.k} modes of {self.point.n} unknowns)"
 
     def _turned(self, v: np.ndarray) -> np.ndarray:
-        """U v, in float64."""
+        """Compute U v, in float64."""
         return v - (self._inverse @ (self._w @ v)) @ self._w
 
     def spread(self, v: np.ndarray) -> np.ndarray:
@@ -356,7 +356,7 @@ def _rotations(points: np.ndarray) -> np.ndarray:
 
 
 def _scaling(owner: str, exponents: Mapping[Any, Any], point: Point) -> np.ndarray:
-    """d/da of a**e x at a = 1."""
+    """Compute d/da of a**e x at a = 1."""
     x, power = point.vector().astype(np.float64), np.zeros(point.n)
     for name, exponent in exponents.items():
         if not math.isfinite(exponent):

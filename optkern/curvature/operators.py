@@ -26,7 +26,7 @@ _ASYMMETRY = 10.0
 
 
 class AbsentError(TypeError):
-    """Says that None came where an array is asked for: of a gradient, a frozen parameter's."""
+    """Tell that None came where an array is asked for: of a gradient, a frozen parameter's."""
 
 
 class NotSymmetricError(ValueError):
@@ -34,7 +34,7 @@ class NotSymmetricError(ValueError):
 
 
 def unit_roundoff(dtype: Any) -> float:
-    """Half the distance from 1 to the next number of a dtype."""
+    """Return half the distance from 1 to the next number of a dtype."""
     return float(np.finfo(dtype).eps) / 2
 
 
@@ -129,7 +129,7 @@ class Point:
         return np.concatenate(pieces)
 
     def vector(self) -> np.ndarray:
-        """x itself as a flat vector; a copy."""
+        """Return x itself as a flat vector; a copy."""
         flat = [np.asarray(array).reshape(-1) for array in self.arrays]  # a matrix stays 2-D
         return np.concatenate(flat).astype(self.dtype)
 
@@ -343,7 +343,7 @@ def random_unit(rng: np.random.Generator, n: int, dtype: Any) -> np.ndarray:
 
 
 class StructuredOperator(Operator):
-    """Exact products ``v -> H v`` on a params structure, as an operator on flat vectors."""
+    """Compute exact products ``v -> H v`` on a params structure, as an operator on flat vectors."""
 
     def __init__(self, owner: str, hvp: Callable[[Any], Any], point: Point) -> None:
         asked = asking("hvp", hvp, point.structure)

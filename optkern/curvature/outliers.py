@@ -36,7 +36,7 @@ class _Space:
 
 
 class Outliers:
-    """Converged eigenvalues apart from others, of several runs with starts of their own.
+    """Hold converged eigenvalues apart from others, of several runs with starts of their own.
 
     Parameters
     ----------

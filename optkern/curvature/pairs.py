@@ -80,7 +80,7 @@ def _from_basis(run: LanczosRun, sign: int, k: int) -> list[Eigenpair]:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Pairs as arrays, outermost first.
+    """Hold pairs as arrays, outermost first.
 
     Attributes
     ----------

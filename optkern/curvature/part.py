@@ -19,7 +19,7 @@ _UNLIKE_STEPS = 1e3  # of the steps of two products: beyond it they are of unlik
 
 
 class NothingFiniteError(FloatingPointError):
-    """No step gave a finite product."""
+    """Say that no step gave a finite product."""
 
 
 def _lost(moved: np.ndarray, v: np.ndarray) -> tuple[float, float, float]:
@@ -39,7 +39,7 @@ def _lost(moved: np.ndarray, v: np.ndarray) -> tuple[float, float, float]:
 
 
 class Part:
-    """Products for some coordinates, or all: their step, and how good a product with it is.
+    """Compute products for some coordinates, or all: their step, and how good a product with it is.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Part:
         self.taken = 0
 
     def of(self, v: np.ndarray) -> np.ndarray:
-        """v where this part is, 0 elsewhere."""
+        """Return v where this part is, 0 elsewhere."""
         if self.index is None:
             return v
         w = np.zeros_like(v)
@@ -185,7 +185,7 @@ class Part:
         return noted, ladder
 
     def _bottom(self, v: np.ndarray, bottom: float) -> float:
-        """Below it no element of x moves any more."""
+        """Return the size below which no element of x moves."""
         x = np.abs(self.gradient.x)
         moved = (v != 0) & (x > 0)
         if not moved.any():

@@ -20,7 +20,7 @@ from .operators import AbsentError, Point
 
 
 class Pinned:
-    """Functions of x in which the arrays that have no gradient stay as they are.
+    """Hold functions of x in which the arrays that have no gradient stay as they are.
 
     Parameters
     ----------

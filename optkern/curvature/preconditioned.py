@@ -21,7 +21,7 @@ INFINITE = (
 
 
 class Preconditioned(Operator):
-    """P^-1/2 (H + decay) P^-1/2, with the sign -1 of -H, and what is known of H's error."""
+    """Compute P^-1/2 (H + decay) P^-1/2, with the sign -1 of -H, and what is known of H's error."""
 
     def __init__(
         self, owner: str, op: Operator, inverse_root: np.ndarray, sign: float, decay: float

@@ -42,7 +42,7 @@ def project(rows, x):
 
 
 def subtract(out, x, rows, c, y=None):
-    """out = x - sum_j c[j] rows[j], summed in float64 and rounded once; returns out'y."""
+    """Set out = x - sum_j c[j] rows[j], summed in float64 and rounded once; returns out'y."""
     total = x.astype(np.float64)
     for row, coefficient in zip(rows, c):
         total = total - float(coefficient) * row.astype(np.float64)
@@ -51,12 +51,12 @@ def subtract(out, x, rows, c, y=None):
 
 
 def scale(out, x, a):
-    """out = a x"""
+    """Set out = a x"""
     out[...] = (a * x.astype(np.float64)).astype(out.dtype)
 
 
 class Recurrence:
-    """H V = V T + beta_k v_{k+1} e_k'; see `recurrence.Recurrence`."""
+    """Grow H V = V T + beta_k v_{k+1} e_k'; see `recurrence.Recurrence`."""
 
     def __init__(self, start, basis_limit):
         self.vector, self.previous = start.copy(), None
@@ -99,7 +99,7 @@ class Recurrence:
             self.basis.append(new)
 
     def _orthogonalize(self, new, alpha, square):
-        """Classical Gram-Schmidt against the basis, once more wherever it took much."""
+        """Apply classical Gram-Schmidt against the basis, once more wherever it took much."""
         for turn in range(MOST_TURNS):
             c = project(self.basis, new)
             before, square = square, subtract(new, new, self.basis, c, new)

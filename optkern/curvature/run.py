@@ -187,7 +187,7 @@ class LanczosRun:
 
     @property
     def magnitude(self) -> float:
-        """||T||, which ||H|| is not below."""
+        """Return ||T||, which ||H|| is not below."""
         return max(abs(self.ritz_value(1)), abs(self.ritz_value(-1)))
 
     @property
@@ -252,7 +252,7 @@ class LanczosRun:
 
     @property
     def remainder(self) -> float:
-        """||F'u|| for F = H V - V T - beta_k v_{k+1} e_k' and a u that V has not found yet.
+        """Compute ||F'u|| for F = H V - V T - beta_k v_{k+1} e_k' and a u that V has not found yet.
 
         F is what Gram-Schmidt took away where nothing should have been, and the products' errors:
         those measured, and rounding. Assumed is that it has no preference for u, one direction of
@@ -284,7 +284,7 @@ class LanczosRun:
         return sign * bound
 
     def residual(self, sign: int) -> float:
-        """|beta_k s_k|: some eigenvalue is as near to the Ritz value as this."""
+        """Return |beta_k s_k|: some eigenvalue is as near to the Ritz value as this."""
         small, theta = self._end(sign)
         return abs(self.recurrence.beta[-1] * float(small.vector(theta)[-1]))
 
@@ -294,7 +294,7 @@ class LanczosRun:
         return small.count_below(theta + distance) <= 1
 
     def count_below(self, level: float) -> int:
-        """Ritz values below a level; with a basis, eigenvalues there are at least as many."""
+        """Count Ritz values below a level; with a basis, eigenvalues there are at least as many."""
         return self._end(1)[0].count_below(level)
 
     # ----------------------------------------------------------------- vectors
@@ -305,7 +305,7 @@ class LanczosRun:
         return [self.fresh(vector) for vector in vectors]
 
     def ritz_vectors(self, signs: tuple[int, ...]) -> list[np.ndarray]:
-        """Unit Ritz vectors: from the basis, or by running the recurrence a second time."""
+        """Return unit Ritz vectors: from the basis, or by running the recurrence a second time."""
         weights = []
         for sign in signs:
             small, theta = self._end(sign)
@@ -338,7 +338,7 @@ class LanczosRun:
         self.repeatable = self.recurrence.alpha == first
 
     def fresh(self, x: np.ndarray) -> Eigenpair:
-        """Rayleigh quotient and residual of a unit vector from a product of its own."""
+        """Compute the Rayleigh quotient and residual of a unit vector from a product of its own."""
         measured: Measured = self.operator.measure(x)
         product = measured.product
         value = dot(x, product, self.num_threads) / dot(x, x, self.num_threads)

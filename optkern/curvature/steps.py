@@ -62,7 +62,7 @@ def _loses_elements(above: Rung, rung: Rung) -> bool:
 
 
 class Survey:
-    """Products over all steps, by which one knows where to look closer.
+    """Measure products over all steps, by which one knows where to look closer.
 
     Parameters
     ----------

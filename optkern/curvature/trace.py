@@ -173,7 +173,7 @@ def sampled_product(op: Operator, z: np.ndarray) -> np.ndarray:
 
 
 def signs(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Random signs, int8."""
+    """Draw random signs, int8."""
     return 2 * rng.integers(0, 2, n, dtype=np.int8) - np.int8(1)
 
 
@@ -273,7 +273,7 @@ class _Sketch:
         return samples
 
     def _seen_by(self, omega: np.ndarray) -> np.ndarray:
-        """Q'Omega, a column at a time: as float64 Omega would be as large as Q."""
+        """Compute Q'Omega, a column at a time: as float64 Omega would be as large as Q."""
         return np.stack([self.basis.T @ z.astype(np.float64) for z in omega.T], axis=1)
 
     def value(self) -> float:
@@ -287,7 +287,7 @@ class _Sketch:
         return float(np.trace(h) + np.mean(left - np.sum(s * (h @ s), axis=0)))
 
     def _left_out(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """s, s'Q'omega and u for each of the first k vectors.
+        """Compute s, s'Q'omega and u for each of the first k vectors.
 
         Q s is a unit vector orthogonal to all but the i-th column of H Omega.
         """
@@ -340,7 +340,7 @@ class _Sketch:
 
 
 class _Estimate:
-    """Samples and a sketch, and which of them to go on with."""
+    """Hold samples and a sketch, and which of them to go on with."""
 
     def __init__(
         self, op: Operator, method: str, matvecs: int, rtol: float | None, seed: int
@@ -383,7 +383,7 @@ class _Estimate:
         self.taken += count
 
     def _best(self) -> tuple[float, float, str]:
-        """Value, standard error and method of the better estimate."""
+        """Return value, standard error and method of the better estimate."""
         found = []
         if self.sketch.k > 1:
             found.append((self.sketch.value(), self.sketch.error(), "xtrace"))

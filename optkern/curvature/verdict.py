@@ -85,7 +85,7 @@ class Verdict:
 
     @property
     def newton_length(self) -> float:
-        """Length of the Newton step from x; `stationary.newton_length`."""
+        """Return the length of the Newton step from x; `stationary.newton_length`."""
         return self.stationary.newton_length
 
     @property

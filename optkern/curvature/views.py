@@ -19,7 +19,7 @@ Map = Callable[[np.ndarray], np.ndarray]
 
 
 class Compression(Operator):
-    """S'HS, with what is known of the errors of H's products.
+    """Compress to S'HS, with what is known of the errors of H's products.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 
 def units(text: str) -> tuple[int, ...]:
-    """Hidden sizes such as ``128,64``."""
+    """Parse hidden sizes such as ``128,64``."""
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -64,7 +64,7 @@ def a_rule(text: str) -> Rule:
 
 
 def rules(text: str) -> tuple[Rule, ...]:
-    """Rules such as ``adam,sgd``."""
+    """Parse rules such as ``adam,sgd``."""
     chosen = tuple(a_rule(part) for part in text.split(","))
     for rule in chosen:
         if chosen.count(rule) > 1:
@@ -73,7 +73,7 @@ def rules(text: str) -> tuple[Rule, ...]:
 
 
 def rates(text: str) -> dict[str, float]:
-    """Learning rates such as ``adam=1e-3,sgd=0.1``."""
+    """Parse learning rates such as ``adam=1e-3,sgd=0.1``."""
     values: dict[str, float] = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
@@ -271,7 +271,7 @@ def run_demo(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _resumable(args: argparse.Namespace) -> Iterator[None]:
-    """Ctrl-C says how to go on, where there is a checkpoint."""
+    """Make Ctrl-C say how to go on, where there is a checkpoint."""
     try:
         yield
     except KeyboardInterrupt:

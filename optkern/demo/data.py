@@ -46,7 +46,7 @@ class Data:
 
 
 def load_data(path: str | None, seed: int) -> Data:
-    """scikit-learn's digits, or ``X`` and ``y`` of the npz file at ``path``.
+    """Load scikit-learn's digits, or ``X`` and ``y`` of the npz file at ``path``.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def load_data(path: str | None, seed: int) -> Data:
 
 
 def prepared_data(name: str, X: Array, y: Array, seed: int) -> Data:
-    """Checked samples, split into training and test set and normalised."""
+    """Give checked samples, split into training and test set and normalised."""
     order = np.random.default_rng([seed, 0]).permutation(len(X))
     test, train = np.split(order, [round(TEST_SHARE * len(X))])
     X_train, X_test = _normalised(X[train], X[test])
@@ -93,7 +93,7 @@ def count_batches(samples: int, batch: int) -> int:
 
 
 def _normalised(train: Array, test: Array) -> tuple[Array, Array]:
-    """Both with the training set's mean 0 and deviation 1 per column, as float32."""
+    """Scale both to the training set's mean 0 and deviation 1 per column, as float32."""
     mean, deviation = train.mean(axis=0, dtype=float), train.std(axis=0, dtype=float)
     deviation[deviation <= 1e-12 * np.abs(mean)] = 1  # a column that never changes, but rounding
     return tuple(((part - mean) / deviation).astype(np.float32) for part in (train, test))
@@ -129,7 +129,7 @@ def _read_arrays(path: str) -> tuple[Array, Array]:
 
 
 def _checked_arrays(path: str, X: Array, y: Array) -> tuple[Array, Array]:
-    """``X`` and ``y`` if a network can learn from them."""
+    """Return ``X`` and ``y`` if a network can learn from them."""
     for sentence in _objections(X, y):
         raise DemoError(f"--data {path}: {sentence}")
     return X, y.astype(np.int64) if y.dtype.kind == "b" else y

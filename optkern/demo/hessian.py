@@ -90,7 +90,7 @@ class _Layer:
             self.R_slope = np.zeros_like(u)
 
     def backward(self, d: Array, Rd: Array, product: dict[str, Array]) -> tuple[Array, Array]:
-        """From the gradient behind the activation to the one before the dense layer's bias."""
+        """Go from the gradient behind the activation to the one before the dense layer's bias."""
         Rd = Rd * self.slope + d * self.R_slope
         d = d * self.slope
         product[f"gamma{self.k}"] = (Rd * self.n + d * self.Rn).sum(axis=0)

@@ -21,7 +21,7 @@ Weights = dict[str, Array]
 
 
 def relu(z: Array) -> Array:
-    """Zero in the place of what is negative."""
+    """Put zero in the place of what is negative."""
     return np.maximum(z, 0)
 
 
@@ -176,7 +176,7 @@ class Network:
         return inputs, normalised, deviations
 
     def _normalise_batch(self, k: int, z: Array) -> tuple[Array, Array]:
-        """``z`` with mean 0 and variance 1 over the batch, and the deviation divided by."""
+        """Return ``z`` with mean 0 and variance 1 over the batch, and the deviation divided by."""
         mean = z.mean(axis=0)
         centred = z - mean
         variance = (centred * centred).mean(axis=0)
@@ -199,7 +199,7 @@ class Network:
         return a @ p[f"W{self.last}"] + p[f"b{self.last}"]
 
     def predict(self, X: Array) -> Array:
-        """Class labels, shape (samples,); with MSE the outputs, shape (samples, outputs)."""
+        """Return class labels, shape (samples,); with MSE the outputs, shape (samples, outputs)."""
         outputs = self.outputs(X)
         return outputs.argmax(axis=1) if self.loss == "cross_entropy" else outputs
 

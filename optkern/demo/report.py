@@ -21,7 +21,7 @@ LOSS_NAMES = {"cross_entropy": "softmax cross-entropy", "mse": "mean squared err
 
 
 def new_console() -> Console:
-    """Standard output; a table is never cut where there is no terminal to fit into."""
+    """Open standard output; a table is never cut where there is no terminal to fit into."""
     console = Console()
     if not console.is_terminal:
         console.width = 100

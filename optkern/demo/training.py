@@ -66,7 +66,7 @@ def optkern_optimizer(
     num_threads: int | None,
     clip_norm: float | None = None,
 ) -> Optimizer:
-    """optkern's optimizer of ``rule``."""
+    """Make optkern's optimizer of ``rule``."""
     return CLASSES[rule.name](params, lr=lr, num_threads=num_threads, clip_norm=clip_norm)
 
 
@@ -135,7 +135,7 @@ class TrainingRun:
 
     @property
     def update_time(self) -> float:
-        """Seconds of an update, the median."""
+        """Measure the seconds of an update, the median."""
         return float(np.median(self.update_times))
 
     @property
@@ -271,7 +271,7 @@ class Checkpoint:
 
 
 def held_out_score(network: Network, data: Data) -> float:
-    """Accuracy on the test set; with MSE the mean squared error."""
+    """Measure accuracy on the test set; with MSE the mean squared error."""
     predicted = network.predict(data.X_test)
     if data.loss == "cross_entropy":
         return float((predicted == data.y_test).mean())

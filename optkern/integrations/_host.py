@@ -59,7 +59,7 @@ def host(module: str, extra: str, minimum: str) -> ModuleType:
 
 
 class _AnyNumber:
-    """Any finite number."""
+    """Allow any finite number."""
 
     allowed = "a finite number"
     check = staticmethod(Real("", -math.inf).check)
@@ -80,7 +80,7 @@ def checked_host_argument(owner: str, name: str, domain: Domain, value: Any, mor
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """``1.10.0rc1`` as (1, 10)."""
+    """Read ``1.10.0rc1`` as (1, 10)."""
     numbers = re.match(r"\d+(\.\d+)*", version)
     parts = [int(part) for part in numbers.group().split(".")] if numbers else []
     while parts and parts[-1] == 0:

@@ -44,7 +44,7 @@ def sgd(
     step_size: Number = 0.1,
     mass: float = 0.9,
 ) -> Any:
-    """Gradient descent with averaged momentum: ``v = mass*v + (1-mass)*g; x -= step_size*v``.
+    """Run gradient descent with averaged momentum: ``v = mass*v + (1-mass)*g; x -= step_size*v``.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def rmsprop(
     gamma: float = 0.9,
     eps: float = 1e-8,
 ) -> Any:
-    """RMSProp whose average starts from ones, as autograd's does; arguments as for `sgd`."""
+    """Run RMSProp whose average starts from ones, as autograd's does; arguments as for `sgd`."""
     options = {
         "alpha": checked_host_argument("rmsprop", "gamma", SHARE, gamma),
         "eps": checked_host_argument("rmsprop", "eps", AMOUNT, eps),
@@ -104,7 +104,7 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> Any:
-    """Adam (Kingma, Ba, 2015, algorithm 1); arguments as for `sgd`."""
+    """Run Adam (Kingma, Ba, 2015, algorithm 1); arguments as for `sgd`."""
     options = {
         "betas": (
             checked_host_argument("adam", "b1", DECAY_RATE, b1),

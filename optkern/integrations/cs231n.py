@@ -78,7 +78,7 @@ def _refuse_misspelt(rule: str, config: Config, known: tuple[str, ...]) -> None:
 
 @spelled
 def sgd(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
-    """``w -= learning_rate * dw``; config: learning_rate (.01)."""
+    """Update ``w -= learning_rate * dw``; config: learning_rate (.01)."""
 
     def step(config: Config) -> None:
         kernels.sgd(w, dw, lr=config["learning_rate"])
@@ -90,7 +90,7 @@ def sgd(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np
 def sgd_momentum(
     w: np.ndarray, dw: np.ndarray, config: Config | None = None
 ) -> tuple[np.ndarray, Config]:
-    """``v = momentum * v - learning_rate * dw; w += v``.
+    """Update ``v = momentum * v - learning_rate * dw; w += v``.
 
     config: learning_rate (.01), momentum (.9), velocity.
     """
@@ -124,7 +124,7 @@ def rmsprop(
 
 @spelled
 def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
-    """Adam with bias correction (Kingma, Ba, 2015, algorithm 1).
+    """Step by Adam with bias correction (Kingma, Ba, 2015, algorithm 1).
 
     config: learning_rate (.001), beta1 (.9), beta2 (.999), epsilon (1e-8), m, v, t (updates so
     far).

@@ -91,7 +91,7 @@ class _Updater:
 
 @spelled
 class SGD(_Updater):
-    """``p -= lr * g``."""
+    """Update ``p -= lr * g``."""
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__(optimizers.SGD, lr)
@@ -99,7 +99,7 @@ class SGD(_Updater):
 
 @spelled
 class Momentum(_Updater):
-    """``v = momentum * v - lr * g; p += v``."""
+    """Update ``v = momentum * v - lr * g; p += v``."""
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__(optimizers.SGD, lr, momentum=momentum, momentum_form="classical")
@@ -107,7 +107,7 @@ class Momentum(_Updater):
 
 @spelled
 class Nesterov(_Updater):
-    """``p += momentum**2 * v - (1 + momentum) * lr * g; v = momentum * v - lr * g``.
+    """Update ``p += momentum**2 * v - (1 + momentum) * lr * g; v = momentum * v - lr * g``.
 
     Bengio, Boulanger-Lewandowski, Pascanu, "Advances in optimizing recurrent networks", 2012,
     equation 7, which the book cites. (The book's program uses v after its update in the first
@@ -122,7 +122,7 @@ class Nesterov(_Updater):
 
 @spelled
 class AdaGrad(_Updater):
-    """``h += g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
+    """Update ``h += g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__(optimizers.Adagrad, lr, eps=1e-7)
@@ -130,7 +130,7 @@ class AdaGrad(_Updater):
 
 @spelled
 class RMSprop(_Updater):
-    """``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
+    """Update ``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
 
     def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
         checked_host_argument("RMSprop", "decay_rate", SHARE, decay_rate)
@@ -139,7 +139,7 @@ class RMSprop(_Updater):
 
 @spelled
 class Adam(_Updater):
-    """Adam with 1e-7 added before the bias correction."""
+    """Update by Adam with 1e-7 added before the bias correction."""
 
     def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
         checked_host_argument("Adam", "beta1", DECAY_RATE, beta1)

@@ -118,7 +118,7 @@ class SGD(Optimizer):
 
 @spelled
 class Adam(Optimizer):
-    """Adam with epsilon added before the bias correction."""
+    """Update by Adam with epsilon added before the bias correction."""
 
     def __init__(
         self,

@@ -209,7 +209,7 @@ class MLPOptimizer:
             self._network = weakref.ref(caller)
 
     def iteration_ends(self, time_step: int) -> None:
-        """After an epoch, with the samples seen so far."""
+        """Take note after an epoch, with the samples seen so far."""
         if self.schedule == "invscaling":
             self.learning_rate = self.lr / (time_step + 1) ** self.power_t
 
@@ -263,7 +263,7 @@ def _adam_options(
     beta_2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> dict[str, Any]:
-    """scikit-learn's Adam in optkern's words."""
+    """Put scikit-learn's Adam in optkern's words."""
     betas = (beta_1, beta_2)
     return {"lr": learning_rate_init, "betas": betas, "eps": epsilon, "eps_form": "raw"}
 
@@ -275,7 +275,7 @@ def _sgd_options(
     nesterov: bool = True,
     power_t: float = 0.5,
 ) -> dict[str, Any]:
-    """scikit-learn's SGD in optkern's words; without momentum, nesterov means nothing to it."""
+    """Put scikit-learn's SGD in optkern's words; without momentum, nesterov means nothing to it."""
     own = {"lr": learning_rate_init, "schedule": lr_schedule, "power_t": power_t}
     nesterov = bool(nesterov and momentum)
     return {**own, "momentum": momentum, "nesterov": nesterov, "momentum_form": "classical"}
@@ -293,7 +293,7 @@ _entered = 0  # blocks in all threads
 
 
 class accelerate(ContextDecorator):
-    """While this context lasts, `fit` of scikit-learn's MLPs updates its weights through optkern.
+    """Let `fit` of scikit-learn's MLPs update its weights through optkern while this lasts.
 
     Two lines: ``with optkern.integrations.sklearn.accelerate():`` and ``clf.fit(X, y)``. With no
     arguments the solver's own rule and numbers are kept, and the fitted coefficients are
@@ -341,7 +341,7 @@ class accelerate(ContextDecorator):
         check_keywords("accelerate", settings, dict.fromkeys([*_OWN, *known]))
 
     def optimizer(self, solver: str, own: dict[str, Any]) -> MLPOptimizer:
-        """For one fit of a solver with these numbers."""
+        """Make the optimizer for one fit of a solver with these numbers."""
         if self.rule is None:
             return MLPOptimizer(solver, **{**own, **self.settings})
         return MLPOptimizer(self.rule, **{**self._taken(solver, own)[0], **self.settings})

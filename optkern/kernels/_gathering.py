@@ -22,7 +22,7 @@ class Gathering:
     def flatten(
         self, values: Any, what: str, strict: bool | None = True, once: IteratorsRead | None = None
     ) -> tuple[Any, ...]:
-        """``values`` of the same structure as the parameters, as a flat tuple.
+        """Flatten ``values`` of the same structure as the parameters, to a tuple.
 
         None in the place of a container is None for each array in it; so is, if not strict, a name
         that a dict lacks. ``strict=None``: what is left over is ignored. ``once`` keeps what

@@ -119,7 +119,7 @@ def _is_list(owner: str, name: str, value: Any) -> bool:
 def _lists_of_arrays(
     owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]
 ) -> tuple[list[Any], dict[str, list[Any]]]:
-    """Parameters and state as lists; all state that these hyperparameters need is there."""
+    """Give parameters and state as lists; all state that these hyperparameters need is there."""
     several = isinstance(p, (list, tuple))
     params = [
         buffers.shared(owner, buffers.named("parameter", k), array)

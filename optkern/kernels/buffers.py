@@ -14,7 +14,7 @@ LINE = 64  # bytes of a cache line
 
 
 def named(what: str, label: int | str) -> str:
-    """``parameter 3`` or ``parameter 'W1'``."""
+    """Say ``parameter 3`` or ``parameter 'W1'``."""
     return f"{what} {label!r}" if isinstance(label, str) else f"{what} {label}"
 
 
@@ -102,7 +102,7 @@ def around_one(gradient: Any, parameter: np.ndarray) -> str:
 
 
 def _owner_of_memory(array: np.ndarray) -> str:
-    """Whose memory an array looks at, where that is another library's: `` memory of Array``."""
+    """Say whose memory an array looks at, where that is another library's: `` memory of Array``."""
     base: Any = array.base
     while isinstance(base, np.ndarray):
         base = base.base
@@ -332,7 +332,7 @@ def _overlaps_itself(array: np.ndarray) -> bool:
 
 
 def _distinct_addresses(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Counted one by one: only strides made by hand come here."""
+    """Count one by one: only strides made by hand come here."""
     offsets = np.zeros(1, np.int64)
     for count, stride in zip(shape, strides):
         offsets = np.add.outer(offsets, np.arange(count, dtype=np.int64) * stride).ravel()

@@ -117,7 +117,7 @@ def write_rounded(array: np.ndarray, values: np.ndarray, random: np.ndarray | No
 
 
 def decode_bfloat16(codes: np.ndarray) -> np.ndarray:
-    """uint16 -> float32: the upper half of its bits."""
+    """Decode uint16 -> float32: the upper half of its bits."""
     return np.asarray(codes.astype(np.uint32) << 16).view(np.float32)  # of 0-d, a 0-d array
 
 
@@ -134,7 +134,7 @@ def encode_bfloat16(x: np.ndarray, random: np.ndarray | int | None = None) -> np
 
 
 def encode_float16(x: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """float32 -> uint16, up or down at random; to infinity what nearest would take there."""
+    """Encode float32 -> uint16, up or down at random; to infinity what nearest would take there."""
     bits = np.ascontiguousarray(x).view(np.int32).reshape(np.shape(x))
     size = (bits & 0x7FFFFFFF).astype(np.int64)
     carry = (np.asarray(random, np.uint32) >> 19).astype(np.int64)
@@ -222,7 +222,7 @@ _MASK = (1 << 64) - 1
 
 
 def mixed(x: int) -> int:
-    """64 bits in, 64 bits out (Steele, Lea, Flood, "Fast splittable pseudorandom number
+    """Mix 64 bits in, 64 bits out (Steele, Lea, Flood, "Fast splittable pseudorandom number
     generators", 2014, figure 17, the constants of variant 13)."""
     x = (x + 0x9E3779B97F4A7C15) & _MASK
     x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK

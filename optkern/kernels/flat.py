@@ -14,7 +14,7 @@ from .structures import ParamsLike, Structure
 
 
 def arranged(arrays: Iterator[Any], structure: Structure) -> Any:
-    """Flat arrays as a user arranges them; of groups, a list with each one's part.
+    """Arrange flat arrays as the user's; of groups, a list with each one's part.
 
     Lists, tuples, deques and dataclasses are of the user's types, mappings dicts.
     """

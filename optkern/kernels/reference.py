@@ -200,7 +200,7 @@ for _rule in ROW_RULES:
 
 
 class Held(list[np.ndarray | None]):
-    """Sums of gradients times ``unit``; None where there has been none."""
+    """Hold sums of gradients times ``unit``; None where there has been none."""
 
     unit = 1.0
 

@@ -205,6 +205,6 @@ class ThreadReport(Frozen):
 
 
 def _duration(seconds: float) -> str:
-    """Three digits with a unit."""
+    """Write three digits with a unit."""
     scale, unit = (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
     return f"{seconds * scale:.3g} {unit}"

@@ -83,7 +83,7 @@ def compare_fits(
     target: float | None = None,
     tolerance: float = 0.1,
 ) -> FitComparison:
-    """Model too small, optimisation failing, overfitting, or test data of another kind?
+    """Judge: model too small, optimisation failing, overfitting, or test data of another kind?
 
     Parameters
     ----------

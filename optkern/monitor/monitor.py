@@ -209,7 +209,7 @@ class Monitor(Record):
         loss: Callable[[Any], float],
         pinned: Pinned | None,
     ) -> Callable[[], str]:
-        """Steps to be tried, once, where a sentence needs them."""
+        """Ask for steps to be tried, once, where a sentence needs them."""
         found: list[str] = []
 
         def ask() -> str:

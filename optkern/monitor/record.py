@@ -88,7 +88,7 @@ class Sample:
 
 
 def few(size: int) -> slice:
-    """Elements of an array that are kept to see whether it moves at all."""
+    """Pick the elements of an array that are kept to see whether it moves at all."""
     return slice(None, None, max(1, size // RUN_LENGTH))
 
 
@@ -102,7 +102,7 @@ _CONSTRUCTORS = ("curvature_every", "hvp")
 
 
 class Record(Recorder):
-    """Losses, and looks at the updates of the optimizer that takes the steps."""
+    """Keep losses, and looks at the updates of the optimizer that takes the steps."""
 
     @spelled
     def __init__(

@@ -33,7 +33,7 @@ def checked_optimizer(owner: str, opt: Any) -> Optimizer | SAM | None:
 
 
 def checked_gradients(opt: Optimizer, grads: Any) -> list[np.ndarray | None]:
-    """Gradients, flat; refused are those that the optimizer's step would refuse."""
+    """Return gradients, flat; refuse those that the optimizer's step would refuse."""
     flat = opt.session.flatten(grads)
     return [
         None

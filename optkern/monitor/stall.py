@@ -48,7 +48,7 @@ REVIVE = "start anew, from other weights or with a lower lr, before the point is
 
 
 def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
-    """Exploding, thin evidence, falling: what needs no gradient."""
+    """Judge exploding, thin evidence, falling: what needs no gradient."""
     known = by_raise(trend, seen) or exploded(trend, seen, curvature_follows)
     if known is not None:
         return known

@@ -172,7 +172,7 @@ def _scatter_before(losses: np.ndarray) -> float:
 
 
 def bridged(losses: np.ndarray) -> np.ndarray:
-    """Losses that were not finite for a while (a step skipped, say) take the one before."""
+    """Bridge losses that were not finite for a while (a step skipped, say) take the one before."""
     finite = np.isfinite(losses)
     if finite.all() or not finite[-FEWEST // 2 :].all():
         return losses

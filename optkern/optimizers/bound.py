@@ -35,7 +35,7 @@ class Bound:
             """Find what the other parts of a session have."""
 
     def gather(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
-        """Gradients, flat, where the parameters still are where they were."""
+        """Return gradients, flat, where the parameters still are where they were."""
         structure = self.structure
         if structure.single:
             return (values,)
@@ -45,7 +45,7 @@ class Bound:
         return self.flatten(values, what)
 
     def flatten(self, values: Any, what: str = "grads") -> tuple[Any, ...]:
-        """Gradients, flat, wherever the parameters are."""
+        """Return gradients, flat, wherever the parameters are."""
         return self.structure.flatten(values, what, self.strict_grads)
 
     def find_parameters(self) -> None:

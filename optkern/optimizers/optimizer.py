@@ -154,7 +154,7 @@ class Optimizer(Stepping):
 
     @property
     def state(self) -> StateView:
-        """Per parameter (by position, or by name): ``step`` and the state arrays, live.
+        """Give, per parameter (by position, or by name): ``step`` and the state arrays, live.
 
         An entry that is written (``opt.state[0]["exp_avg"] = array``, ``["step"] = 0``) is checked
         and copied as by a load, and is another array from then on; ``del opt.state[0]`` and

@@ -187,7 +187,7 @@ class Stepping:
 
     @property
     def num_threads(self) -> int | None:
-        """Threads that a step uses; None: optkern's choice."""
+        """Give the threads that a step uses; None: optkern's choice."""
         return self._num_threads or None
 
     @num_threads.setter
@@ -249,5 +249,5 @@ class Stepping:
         self._session.swap_out()
 
     def averaged(self) -> Averaged:
-        """Context: the averages are in the parameters' place."""
+        """Enter a context where the averages are in the parameters' place."""
         return Averaged(self)

@@ -14,7 +14,7 @@ from .flags import CLAMP, GUARD, L2, SCALE, SHRINK, TURN
 
 
 def flush(x):
-    """Zero in the place of a denormal."""
+    """Put zero in the place of a denormal."""
     return np.where(np.abs(x) < np.finfo(x.dtype).smallest_normal, x.dtype.type(0), x)
 
 

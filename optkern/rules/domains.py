@@ -20,7 +20,7 @@ _LONG = (list, tuple, dict, set, frozenset, str, bytes)
 
 
 class _Short(reprlib.Repr):
-    """Values in a few words, arrays among them by their forms."""
+    """Show values in a few words, arrays among them by their forms."""
 
     def repr_ndarray(self, value: Any, level: int) -> str:
         return brief(value)

@@ -142,7 +142,7 @@ class Parameters(Point):
         self.structure, self.arrays = structure, structure.arrays
 
     def gather(self, grads: Any) -> np.ndarray:
-        """Gradients as one vector, a copy; None in an array's place is zero."""
+        """Gather gradients as one vector, a copy; None in an array's place is zero."""
         out = np.zeros(self.n, self.dtype)
         first = 0
         flat = self.structure.flatten(grads, "grads")
@@ -442,7 +442,7 @@ class SolverCall(ABC):
 
     @abstractmethod
     def _iterate(self) -> tuple[str, bool]:
-        """Until something ends it: what, and whether it has converged."""
+        """Iterate until something ends it; return what, and whether it has converged."""
 
     def _callback_stops(self) -> bool:
         """Return whether the callback, where there is one, wants to stop here."""

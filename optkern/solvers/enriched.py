@@ -171,7 +171,7 @@ class EnrichedCall(KrylovCall):
         return True
 
     def _quasi_newton(self, limit: int) -> bool:
-        """Steps along the pairs' directions; False where not one of them helps.
+        """Try steps along the pairs' directions; False where not one of them helps.
 
         That such a step was short says nothing of how far the minimum is, so none ends the run.
         """

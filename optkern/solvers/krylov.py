@@ -116,7 +116,7 @@ class Model:
         return float(self.c @ z + 0.5 * (self.theta * z) @ z)
 
     def residual(self, z: np.ndarray) -> float:
-        """||H p + g|| outside the space."""
+        """Compute ||H p + g|| outside the space."""
         return self.beta * abs(float(self.s[-1] @ z))
 
 
@@ -171,7 +171,7 @@ class KrylovCall(SolverCall):
 
     @abstractmethod
     def _product(self, v: np.ndarray) -> np.ndarray:
-        """H v at x for a unit vector."""
+        """Compute H v at x for a unit vector."""
 
     @abstractmethod
     def _noise(self, magnitude: float) -> float:
@@ -265,7 +265,7 @@ class KrylovCall(SolverCall):
         return new
 
     def _krylov(self) -> Model:
-        """Products until the step leaves little of the gradient outside the space."""
+        """Take products until the step leaves little of the gradient outside the space."""
         solver, size = self.solver, norm(self.g)
         limit = min(solver._max_matvecs, self.x.size)
         start = self.g / self.g.dtype.type(size)
@@ -355,7 +355,7 @@ class KrylovCall(SolverCall):
 
 
 class ExactCall(KrylovCall):
-    """With the user's own products."""
+    """Run a call with the user's own products."""
 
     def __init__(
         self,

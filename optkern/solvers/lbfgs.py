@@ -37,7 +37,7 @@ LEAST_CURVATURE = 1e-10  # a pair with no more y's than this says nothing about 
 
 
 class LBFGS(Solver):
-    """Limited-memory BFGS with the closure API of torch.optim.LBFGS.
+    """Minimize by limited-memory BFGS with the closure API of torch.optim.LBFGS.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ class LBFGSCall(SolverCall):
         return None
 
     def _descend(self) -> tuple[str, bool]:
-        """Iterations until one of torch's conditions, in torch's order, ends them."""
+        """Iterate until one of torch's conditions, in torch's order, ends it."""
         solver = self.solver
         tol = solver._tolerance_change
         while True:

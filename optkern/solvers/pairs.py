@@ -37,7 +37,7 @@ class Pairs:
     gamma: float = 1.0
 
     def added(self, s: np.ndarray, y: np.ndarray, along: float, square: float, limit: int) -> Pairs:
-        """With one pair more, of s'y and y'y, and no more than `limit`."""
+        """Return the pairs with one pair more, of s'y and y'y, and no more than `limit`."""
         drop = max(0, len(self.s) + 1 - limit)
         return Pairs(
             [*self.s[drop:], s], [*self.y[drop:], y], [*self.rho[drop:], 1 / along], along / square

@@ -29,7 +29,7 @@ MOST_ERROR = 0.1  # two products that differ by more tell nothing
 
 
 class Products:
-    """H v by differences; forward for float64 parameters, central for float32.
+    """Compute H v by differences; forward for float64 parameters, central for float32.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Products:
         return max(10 * share * (magnitude + norm(self.g) / self.size), 3 * self.error * magnitude)
 
     def __call__(self, v: np.ndarray) -> np.ndarray:
-        """H v for a unit vector."""
+        """Compute H v for a unit vector."""
         if self.last is not None and np.array_equal(self.last[0], v):
             return self.last[1].copy()
         product = self._product(v)

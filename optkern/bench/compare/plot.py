@@ -15,7 +15,7 @@ from ..peers import OWN, SIDES
 
 
 def refuse_undrawable(parser: Parser, sizes: Sequence[TensorSizes]) -> None:
-    """Before an hour of measurements: there will be something to draw, and something to draw it."""
+    """Refuse, before an hour of measurements, what cannot be drawn, or drawn with nothing."""
     if find_spec("matplotlib") is None:
         parser.error(f"argument --plot: needs matplotlib ({pip_install('matplotlib')})")
     if all(len(shape.sizes) > 1 for shape in sizes):

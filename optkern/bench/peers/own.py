@@ -7,7 +7,7 @@ from .task import ALL, STEP
 
 
 class Optkern(Peer):
-    """`opt.step`, threads as it chooses."""
+    """Run `opt.step`, threads as it chooses."""
 
     name, package, rules = "optkern", "optkern", every(*ALL)
 

@@ -41,7 +41,7 @@ class Peer:
         self.prepare()
 
     def prepare(self) -> None:
-        """Whatever is done once, before training."""
+        """Do whatever is done once, before training."""
 
     step: Callable[[], Any]  # one update
     refill: Callable[[], Any] | None = None  # before each step, untimed

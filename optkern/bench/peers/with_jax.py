@@ -10,7 +10,7 @@ from .task import ALL, STEP
 
 
 class Optax(Peer):
-    """optax under `jax.jit` with donated buffers; its arrays are its own.
+    """Run optax under `jax.jit` with donated buffers; its arrays are its own.
 
     Its RMSprop and AdaGrad have eps under the root: RMSprop is told otherwise, AdaGrad gets an eps
     that does not show.

@@ -13,7 +13,7 @@ from .task import ALL
 
 
 class Natural(Peer):
-    """NumPy as people write it, with temporaries and averages bound anew."""
+    """Run NumPy as people write it, with temporaries and averages bound anew."""
 
     name, rules = "numpy", every(*ALL)
 
@@ -38,7 +38,7 @@ class Natural(Peer):
 
 
 class Blocked(Peer):
-    """NumPy without temporaries, in blocks that stay in the cache; corrections folded."""
+    """Run NumPy without temporaries, in blocks that stay in the cache; corrections folded."""
 
     name, rules = "blocked", every(*ALL)
     BLOCK = 65536
@@ -91,7 +91,7 @@ def _blocked_momentum(p, g, m, t, u, h):
 
 
 def _subtract_step(p, m, v, t, h):
-    """p -= rate * m / (sqrt(v) + eps)"""
+    """Compute p -= rate * m / (sqrt(v) + eps)"""
     np.sqrt(v, out=t)
     t += h.eps
     np.divide(m, t, out=t)

@@ -10,7 +10,7 @@ from .task import ALL, STEP
 
 
 class TorchClass(Peer):
-    """`torch.optim` with fused=True; RMSprop, which has none, with foreach=True."""
+    """Run `torch.optim` with fused=True; RMSprop, which has none, with foreach=True."""
 
     name, package, rules, spins = "torch", "torch", every(*ALL), True
 
@@ -46,7 +46,7 @@ class TorchClass(Peer):
 
 
 class TorchRaw(Peer):
-    """`torch._fused_*`, without the class around it."""
+    """Run `torch._fused_*`, without the class around it."""
 
     name, package, spins = "torch raw", "torch", True
     rules = every("sgd", "momentum", "adagrad", "adam", "adamw")

@@ -94,7 +94,7 @@ def objective(
 
 
 class _DoubleOps(library.api.NumpyOps):  # type: ignore[misc]
-    """NumpyOps that makes float64 where thinc asks for float32."""
+    """Replace NumpyOps: make float64 where thinc asks for float32."""
 
     def alloc(self, shape: Any, *, dtype: Any = "float32", zeros: bool = True) -> Any:
         return super().alloc(shape, dtype=_doubled(dtype), zeros=zeros)

@@ -21,7 +21,7 @@ _ELEMENTS_AT_ONCE = 49152
 
 @library.optimizers.registry.ops("OptkernOps")
 class Ops(library.api.NumpyOps):  # type: ignore[misc]
-    """thinc's NumpyOps with optkern's Adam: ``with use_ops("optkern"):``.
+    """Extend thinc's NumpyOps with optkern's Adam: ``with use_ops("optkern"):``.
 
     thinc's own optimizers do not ask for the current Ops; `accelerate` makes them take this one.
     """

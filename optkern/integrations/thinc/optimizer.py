@@ -41,7 +41,7 @@ Key = tuple[int, str]
 
 
 class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
-    """thinc's optimizer with optkern's kernels: ``model.finish_update(Optimizer(0.001))``.
+    """Run thinc's optimizer with optkern's kernels: ``model.finish_update(Optimizer(0.001))``.
 
     Without a rule it is thinc's: its formulas, its arguments, its results to rounding (but RAdam
     heeds lr_scale too). With one, the rule's own formula and defaults hold.

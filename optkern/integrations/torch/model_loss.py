@@ -88,7 +88,7 @@ def objective(
 
 
 def _dtype(dtype: Any) -> Any:
-    """torch's dtype for a dtype of torch's or NumPy's, or its name."""
+    """Return torch's dtype for a dtype of torch's or NumPy's, or its name."""
     kinds = {"float64": torch.float64, "float32": torch.float32}
     name = str(dtype).removeprefix("torch.")
     if not isinstance(dtype, torch.dtype) and dtype is not None:  # None would be float64 to NumPy
@@ -100,7 +100,7 @@ def _dtype(dtype: Any) -> Any:
 
 
 def _rows(name: str, data: Any) -> Any:
-    """Data as a tensor of its own, of float64 where they are floating."""
+    """Give data as a tensor of its own, of float64 where they are floating."""
     tensor = data.detach().cpu() if isinstance(data, torch.Tensor) else torch.tensor(data)
     if tensor.ndim == 0:
         raise ValueError(f"objective: {name} must have a row for each sample, got one number")
@@ -141,7 +141,7 @@ class _TotalLossOfModule:
             self._refuse_uneven()
 
     def copied(self, dtype: Any) -> _TotalLossOfModule:
-        """Another one at the same point, which computes in a dtype."""
+        """Make another one at the same point, which computes in a dtype."""
         twin = copy.copy(self)
         twin.model = _copied_module(self.model, dtype)
         if isinstance(self.loss_fn, torch.nn.Module):
@@ -231,7 +231,7 @@ class _TotalLossOfModule:
 
 
 class _Products:
-    """Products with the Hessian at one point: ``v -> H v``.
+    """Compute products with the Hessian at one point: ``v -> H v``.
 
     The model is a copy that stays at the point, as its graphs do. Not `torch.func.functional_call`
     on the one copy: what a forward pass reads of a model by another way than its parameters' names
@@ -310,7 +310,7 @@ class _Products:
         return int(self.memory // max(self._saved(next(self.total.batches())), 1))
 
     def _saved(self, rows: slice) -> int:
-        """Bytes that the graph of some rows' gradient keeps.
+        """Count the bytes that the graph of some rows' gradient keeps.
 
         The graph that is measured is not used: with hooks, torch no longer sees that a saved tensor
         has been written over.

@@ -25,7 +25,7 @@ _SMOOTH = 10.0  # times what a kink or noise would explain
 
 
 class PlainWeightNorm(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
-    """While it is entered, weight_norm is made of operations that can be differentiated twice."""
+    """Make weight_norm, while entered, of operations that can be differentiated twice."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call what was to be called."""
