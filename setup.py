@@ -385,6 +385,7 @@ extensions = [
     extension("kernels.runtime", "optkern/kernels/runtime.pyx", []),
     extension("kernels.turn", "optkern/kernels/turn.pyx", []),
     extension("kernels.vectors", "optkern/kernels/vectors.pyx", []),
+    extension("kernels.places", "optkern/kernels/places.pyx", []),
     extension("kernels.atomic", "optkern/kernels/atomic.pyx", []),
     extension("kernels._call", "optkern/kernels/_call.pyx", []),
     extension("kernels._containers", "optkern/kernels/_containers.pyx", []),

@@ -103,7 +103,7 @@ cdef int take_gradient(Plan plan, Py_ssize_t i, object gradient) except -1:
         note_staging(&plan.core, t)
     if not (t.dense and same_order(g, p)):
         bind_gradient(plan, i, gradient)
-        low, high = buffers.byte_bounds(gradient)
+        low, high = byte_bounds(gradient)
         refuse_overlap(plan, i, gradient, <char*> <size_t> low, <char*> <size_t> high)
         return 0
     t.data[1] = data
@@ -180,7 +180,7 @@ cdef int map_memory(Plan plan) except -1:
     """The memory of parameters and state, sorted, for the overlap test of gradients."""
     cdef memory_t* memory = &plan.core.memory
     cdef Py_ssize_t i
-    bounds = sorted(buffers.byte_bounds(a) for _, a in plan._named_arrays() if a.size)
+    bounds = sorted(byte_bounds(a) for _, a in plan._named_arrays() if a.size)
     memory.count = len(bounds)
     memory.intervals = <interval_t*> malloc((len(bounds) or 1) * sizeof(interval_t))
     if not memory.intervals:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import codecs
+from .places import address, byte_bounds
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 LINE = 64  # bytes of a cache line
@@ -249,28 +250,6 @@ def refuse_overlap(owner: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None
             if share_memory(array, other):
                 raise ValueError(f"{owner}: {other_what} and {what} overlap in memory")
         reaching.append(row)
-
-
-def address(array: np.ndarray) -> int:
-    """Return where an array's first element lies."""
-    try:
-        return array.ctypes.data
-    except SystemError as error:  # NumPy's word where memory runs out in there
-        raise MemoryError("no memory left to ask where an array lies") from error
-
-
-def byte_bounds(array: np.ndarray) -> tuple[int, int]:
-    """Return the addresses of an array's first byte and of the one after its last.
-
-    NumPy's own function asks for `__array_interface__`, which crashes where memory runs out.
-    """
-    low = high = address(array)
-    if array.size and array.flags.c_contiguous:  # no loop: a twentieth of a call over few rows
-        return low, low + array.nbytes
-    for length, stride in zip(array.shape, array.strides):
-        reach = (length - 1) * stride
-        low, high = (low + reach, high) if stride < 0 else (low, high + reach)
-    return low, high + array.itemsize
 
 
 def share_memory(a: np.ndarray, b: np.ndarray) -> bool:

@@ -29,6 +29,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from optkern.kernels import buffers, codecs
+from optkern.kernels.places import byte_bounds
 from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 

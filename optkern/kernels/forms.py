@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import buffers
+from .places import address
 
 MOST_ENTRIES = 1_000_000  # entries of an iterator; one that gives more has no end
 # What a field may hold that is not meant to be trained.
@@ -221,5 +222,5 @@ def same_memory(value: Any, array: np.ndarray) -> bool:
         and value.dtype == array.dtype
         and value.shape == array.shape
         and value.strides == array.strides
-        and buffers.address(value) == buffers.address(array)
+        and address(value) == address(array)
     )

@@ -9,6 +9,7 @@ import numpy as np
 from ...curvature.operators import norm
 from ...kernels import buffers
 from ...kernels.engine import Plan
+from ...kernels.places import byte_bounds
 from ...rules import OPTIONS, Rule
 
 # The state that thinc's optimizer has names for.
@@ -91,7 +92,7 @@ def _same_memory(a: Any, b: np.ndarray) -> bool:
         type(a) is np.ndarray
         and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
         and a.flags.writeable == b.flags.writeable
-        and buffers.byte_bounds(a) == buffers.byte_bounds(b)
+        and byte_bounds(a) == byte_bounds(b)
     )
 
 

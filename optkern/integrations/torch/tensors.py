@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.buffers import address, named
+from ...kernels.buffers import named
 from ...kernels.dlpack import Exchange
+from ...kernels.places import address
 from ...kernels.rules import checked_option
 from .library import torch
 

@@ -1,0 +1,6 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+def address(array: NDArray[Any]) -> int: ...
+def byte_bounds(array: NDArray[Any]) -> tuple[int, int]: ...
