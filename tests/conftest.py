@@ -63,7 +63,8 @@ def option_sets(rule):
         elif name in TERMS:
             axes[name] = (0.0, TERMS[name])
     sets = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    return [options for options in sets if rule.conflict(options) is None]
+    whole = dict(rule.hyperparameters)
+    return [options for options in sets if rule.conflict(whole | options) is None]
 
 
 def busiest_options(rule):

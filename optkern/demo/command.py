@@ -244,7 +244,8 @@ def run_demo(args: argparse.Namespace) -> int:
     runs = [(rule, args.lr.get(rule.name, training.learning_rate(rule))) for rule in args.rules]
     kept = args.checkpoint is not None
     done = {r.name: training.epochs_done(r, lr, source, settings) for r, lr in runs if kept}
-    report.introduce(console, source, network, settings)
+    full = [rule.name for rule, _ in runs if not rule.mini_batches]
+    report.introduce(console, source, network, settings, full)
     if kept:
         report.resume(console, args.checkpoint, done, args.epochs)
     results = []

@@ -15,7 +15,7 @@ from ..curvature.figures import percentage
 from . import judgement
 from .data import Data, count_batches
 from .network import Network
-from .training import Result, Settings
+from .training import WHOLE_BATCHES, Result, Settings
 
 LOSS_NAMES = {"cross_entropy": "softmax cross-entropy", "mse": "mean squared error"}
 
@@ -33,8 +33,10 @@ def say(console: Console, line: str = "") -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def introduce(console: Console, data: Data, network: Network, settings: Settings) -> None:
-    """Say what is learnt, by which network, and how."""
+def introduce(
+    console: Console, data: Data, network: Network, settings: Settings, full: Sequence[str] = ()
+) -> None:
+    """Say what is learnt, by which network, and how; ``full``: the rules for full batches."""
     train, test = data.X_train, data.X_test
     clipping = f"clipping  of all gradients together, to the norm {settings.clip_norm}"
     schedule = f"schedule  {settings.schedule}, of each rule's learning rate"
@@ -45,6 +47,7 @@ def introduce(console: Console, data: Data, network: Network, settings: Settings
         f"network   {sizes}, batch normalisation, ReLU, {LOSS_NAMES[data.loss]}",
         f"          {network.size:,} parameters in {len(network.params)} float32 arrays",
         f"training  {settings.epochs:,} epochs of {steps:,} mini-batches, seed {settings.seed};",
+        *([f"          of {WHOLE_BATCHES} full batches with {', '.join(full)};"] if full else []),
         "          each rule twice from the same start, with optkern and with NumPy",
         *([schedule] if settings.schedule else []),
         *([clipping] if settings.clip_norm else []),

@@ -21,6 +21,8 @@ from .data import Data, batches, count_batches
 from .errors import DemoError
 from .network import Network, Weights
 
+WHOLE_BATCHES = 5  # updates of an epoch with a rule that is not for mini-batches
+
 
 def learning_rate(rule: Rule) -> float:
     """Return the learning rate that the demo trains with where the user does not say."""
@@ -171,8 +173,12 @@ def train(
     settings: Settings,
     on_epoch: Callable[[], object],
     checkpoint: Checkpoint | None = None,
+    mini_batches: bool = True,
 ) -> TrainingRun:
-    """Train ``network`` in place: the same mini-batches for every rule and every run."""
+    """Train ``network`` in place: the same mini-batches for every rule and every run.
+
+    Rules that are not for mini-batches take all samples, in a few updates an epoch.
+    """
     run = TrainingRun(network)
     rng = np.random.default_rng([settings.seed, 2])
     done = checkpoint.resume(run, rng) if checkpoint else 0
@@ -180,7 +186,8 @@ def train(
         on_epoch()
     for _ in range(done, settings.epochs):
         losses = []
-        for rows in batches(len(data.X_train), settings.batch, rng):
+        shuffled = batches(len(data.X_train), settings.batch, rng)
+        for rows in shuffled if mini_batches else [slice(None)] * WHOLE_BATCHES:
             start = perf_counter()
             loss, grads = network.loss_and_grads(data.X_train[rows], data.y_train[rows])
             computed = perf_counter()
@@ -321,8 +328,9 @@ def compare(
         opt = optkern_optimizer(rule, ours.params, rate, settings.num_threads, clip)
         numpy = NumPyUpdate(rule, theirs.params, rate, clip)
         checkpoint = Checkpoint(opt, lr, data, settings) if settings.folder else None
-        fast = train(ours, opt.step, data, settings, on_epoch, checkpoint)
-        slow = train(theirs, numpy, data, settings, on_epoch)
+        kind = rule.mini_batches
+        fast = train(ours, opt.step, data, settings, on_epoch, checkpoint, kind)
+        slow = train(theirs, numpy, data, settings, on_epoch, None, kind)
         score = held_out_score(ours, data)
     difference = first_difference(ours.params, theirs.params)
     return Result(rule.name, lr, fast, slow, score, difference)

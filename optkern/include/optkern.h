@@ -29,6 +29,7 @@
  *     lion      exp_avg
  *     lars      momentum_buffer (with momentum)
  *     lamb      exp_avg, exp_avg_sq
+ *     rprop     prev, step_size
  *
  * Rules that take norms (lars, lamb): the streams of a call are those of a whole tensor. Any other
  * rule may be called on parts of one.

@@ -239,6 +239,20 @@ def lamb(
     decay_form: Literal["l2", "decoupled", "independent"] = ...,
     step: int = ...,
 ) -> None: ...
+def rprop(
+    p: Arrays,
+    g: Gradients,
+    prev: State = ...,
+    step_size: State = ...,
+    *,
+    lr: float = ...,
+    etas: tuple[float, float] = ...,
+    step_sizes: tuple[float, float] = ...,
+    weight_decay: float = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    step: int = ...,
+) -> None: ...
 def sgd_rows(
     p: Arrays,
     rows: Rows,

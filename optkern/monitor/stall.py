@@ -209,6 +209,8 @@ class ByCurvature:
         text += alike(*self._free(self.point.arrays))
         if self.pinned and self.pinned.said not in text:
             text += f"; {self.pinned.said}"
+        if self.opt is not None and " lr" in text:
+            text += _of_full_batches(inner_of("diagnose", self.opt))
         told = any(words in text for words in TOLD)
         units = verdict is not None and verdict.stationary.units_matter
         if verdict is not None and kind in STALLS and units and not told:
@@ -463,3 +465,11 @@ class ByCurvature:
         if math.isfinite(self.seen.gradient_norm):
             return self.seen.gradient_norm > 1.5 * v.gradient_norm
         return self.trend.scatter > 0.01 * max(abs(self.trend.loss), self.trend.span)
+
+
+def _of_full_batches(opt: Optimizer) -> str:
+    """Say of a rule for full batches that a later lr changes nothing; "" of all others."""
+    if opt.rule.mini_batches:
+        return ""
+    name = type(opt).__name__
+    return f"; {name}'s lr counts in its first step alone; it is made for gradients of full batches"

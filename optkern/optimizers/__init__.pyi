@@ -134,6 +134,7 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "Rprop",
 ]
 
 class SGD(Optimizer):
@@ -533,6 +534,36 @@ class LAMB(Optimizer):
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
+    ) -> None: ...
+
+class Rprop(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        etas: Pair = ...,
+        step_sizes: Pair = ...,
+        weight_decay: Number = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
+        seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        accumulate: int = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
         zero_grad: bool = ...,
         lookahead: tuple[int, float] | None = ...,
         ema_decay: Number | None = ...,

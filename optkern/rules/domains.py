@@ -145,6 +145,20 @@ class TwoNumbers(Numbers):
         return self.parts[0]
 
 
+class Ascending(TwoNumbers):
+    """Allow two numbers of one interval, the second not below the first."""
+
+    __slots__ = ()
+
+    @property
+    def allowed(self) -> str:
+        return f"{super().allowed}, the second not below the first"
+
+    def check(self, value: Any) -> tuple[float, ...] | None:
+        numbers = super().check(value)
+        return numbers if numbers is not None and numbers[0] <= numbers[1] else None
+
+
 class Count(NamedTuple):
     """Allow an integer from `low` on that a double holds exactly."""
 
