@@ -227,10 +227,12 @@ def test_the_first_step_is_no_longer_than_lr():
 
 
 def test_budgets_end_lbfgs():
-    assert lbfgs(lr=0.01, max_iter=7)[1].iterations == 7
+    report = lbfgs(lr=0.01, max_iter=7)[1]
+    assert report.iterations == 7 and not report.converged
     for most, gradients in ((None, 5), (3, 3), (1, 2)):
         report = lbfgs(lr=0.01, max_iter=4 if most is None else 40, max_eval=most)[1]
         assert report.gradients <= gradients and "max_" in report.status
+        assert not report.converged
     assert LBFGS([np.ones(1)], max_iter=8)._max_eval == 10
     assert LBFGS([np.ones(1)], max_iter=7)._max_eval == 8
 

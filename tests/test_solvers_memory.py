@@ -187,6 +187,7 @@ def test_a_slope_at_the_tolerance_goes_on():
         report = opt.step(bowl(x))
         assert (report.gradients > 1) == (gradients > 1)
         assert gradients > 1 or "the slope along the direction is below" in report.status
+        assert report.converged == (gradients > 1)
 
 
 def test_an_lr_of_nothing_ends_before_it_begins():
@@ -258,6 +259,7 @@ def test_iterations_are_counted():
     opt = NewtonLanczos([x], max_iter=3, tolerance_grad=0.0)
     report = opt.step(quartic, hvp=lambda v: [12 * x**2 * v[0]])
     assert report.iterations == 3 == opt.iterations and "max_iter = 3 iterations" in report.status
+    assert not report.converged
     report = opt.step(quartic, hvp=lambda v: [12 * x**2 * v[0]])
     assert opt.iterations == 6 and opt.steps == 2 and opt.products == 2 * report.products
 
@@ -373,3 +375,22 @@ def test_pairs_are_forgotten_where_a_saddle_is_left():
     left = next(k for k, (_, out) in enumerate(seen) if out > 0.1)
     assert left > 0 and seen[left - 1][0] > 0 and seen[left][0] == 0
     assert report.converged and report.value == pytest.approx(-0.25)
+
+
+def test_a_gradient_whose_square_vanishes_is_no_convergence():
+    x = np.array([1.0])
+    for search in (None, "strong_wolfe"):
+        opt = LBFGS([x], tolerance_grad=0.0, line_search_fn=search)
+        report = opt.step(lambda: (1.0, [np.array([1e-200])]))
+        assert "the gradient's square vanishes" in report.status and not report.converged
+
+
+def test_an_iteration_that_changes_next_to_nothing_is_no_convergence():
+    x = np.array([1.0])
+    report = LBFGS([x], lr=1e-4, tolerance_change=1e-3, tolerance_grad=0.0).step(bowl(x))
+    assert "no parameter moved by more than" in report.status and not report.converged
+    report = NewtonLanczos([x], tolerance_change=9.0, tolerance_grad=0.0, radius=99.0).step(
+        lambda: (float(np.cosh(x[0])), [np.sinh(x)]), hvp=lambda v: [np.cosh(x) * v[0]]
+    )
+    assert "stopped: no parameter moved by more" in report.status and not report.converged
+    assert report.iterations == 1
