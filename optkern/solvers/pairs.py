@@ -46,7 +46,7 @@ class Pairs:
     @staticmethod
     def tells(along: float, square: float) -> bool:
         """Return whether s'y and y'y are of a pair that the numbers' range lets in."""
-        if not (0 < along < math.inf and 0 < square < math.inf):
+        if not (along > 0 and square > 0):  # NaN too; infinities fail below
             return False
         return max(1 / along, along / square) < math.inf and along / square > 0
 
