@@ -128,3 +128,12 @@ def test_it_pickles_where_the_product_does():
     monitor, _ = run(RULES["SGD"][0])
     again = pickle.loads(pickle.dumps(monitor))
     assert again.edges == monitor.edges
+
+
+def test_a_parameter_without_a_gradient_is_refused_where_curvature_is_measured():
+    p = {"a": np.ones(3), "b": np.ones(1)}
+    opt, monitor = optkern.SGD(p, lr=0.05), Monitor(curvature_every=2, hvp=hvp)
+    opt.step({"a": np.ones(3), "b": None})
+    with pytest.raises(TypeError, match="curvature_every needs a gradient for every parameter"):
+        monitor.record(1.0, {"a": np.ones(3), "b": None}, opt)
+    assert len(monitor) == 0 and monitor.edges == []

@@ -75,7 +75,8 @@ class Judged(KrylovCall):
         return fake
 
     def _updated_model(self):
-        return self._model(True) if self.learned else None
+        self.first = self._model(True) if self.learned else None
+        return self.first
 
     def _krylov(self):
         self.asked += 1
@@ -150,6 +151,7 @@ def test_a_learned_model_that_fails_makes_room_for_products():
     start = call.x
     assert call._descend() and call.asked == 1 and call.solver.radius == 1.0
     assert call.written[0] is start and call.x[0] == 100.5
+    assert not call.first.basis  # before the products bring as many vectors again
     call = Judged([1.0], [(1.1e-4, 0.3)], learned=True)
     assert call._descend() and call.asked == 0
 
