@@ -19,7 +19,7 @@ class Plan:
     steps: NDArray[np.int64]
     started: NDArray[np.int64]
     mu_products: NDArray[np.float64]
-    held: NDArray[np.uint8]
+    accumulator_filled: NDArray[np.uint8]
     accumulated: int
     held_shift: int
     applied: int
