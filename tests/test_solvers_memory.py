@@ -394,3 +394,25 @@ def test_an_iteration_that_changes_next_to_nothing_is_no_convergence():
     )
     assert "stopped: no parameter moved by more" in report.status and not report.converged
     assert report.iterations == 1
+
+
+@pytest.mark.parametrize("make", [LBFGS, NewtonLanczos])
+def test_arrays_of_another_form_are_not_bound(make):
+    old = {"a": np.ones(2), "b": np.ones(3)}
+    opt = make(old)
+    for new in ({"a": np.ones(3), "b": np.ones(3)}, {"a": np.ones(2, np.float32), "b": np.ones(3)}):
+        with pytest.raises(
+            ValueError, match=r"parameter 'a' must have shape \(2,\) and dtype float64"
+        ):
+            opt.rebind(new)
+    whole = np.ones(5)
+    with pytest.raises(ValueError, match="memory"):
+        opt.rebind({"a": whole[:2], "b": whole[1:4]})
+    frozen = np.ones(2)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="'a'"):
+        opt.rebind({"a": frozen, "b": np.ones(3)})
+    assert opt.params[0] is old["a"]
+    new = {"a": np.zeros(2), "b": np.zeros(3)}
+    opt.rebind(new)
+    assert opt.params[0] is new["a"] and opt.params[1] is new["b"]

@@ -52,7 +52,7 @@ class Tracker:
         owner = "Monitor.record"
         like = opt.params if grads is None else grads
         lr = rate(opt)
-        arrays = Structure(owner, like, "grads").arrays
+        arrays = Structure(owner, like, "grads", absent=True).arrays
         if any(a is None for a in arrays):
             raise TypeError(
                 f"{owner}: curvature_every needs a gradient for every parameter at the records "
