@@ -165,13 +165,15 @@ class Structure(Watching, Gathering, Copies):
         if kind == "list" and not path:
             names = tuple(str(self._next + k) for k in range(len(entries)))
         children = []
+        has_fields = type(container) not in (list, dict)  # or may have: a dataclass, a named tuple
         for key, name, entry in zip(keys, names, entries):
             if entry is None and not self._absent:
                 children.append(Node("none", size=0))
-            elif kind != "dict" and is_static(container, key, entry):
+            elif has_fields and kind != "dict" and is_static(container, key, entry):
                 children.append(Node("static", size=0))
             else:
-                self._refuse_field(container, entry, (*path, name))
+                if has_fields:
+                    self._refuse_field(container, entry, (*path, name))
                 inner = (*around, container)
                 children.append(self._walk(entry, (*path, name), where, found, inner))
         return Node(kind, keys, tuple(children), sum(child.size for child in children))

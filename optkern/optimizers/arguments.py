@@ -142,10 +142,14 @@ class Arguments:
         """Return the settings that these arguments and the group dicts gave."""
         keywords = self.rule.settings.items()
         means = {key: own.means[0] for key, own in keywords if own.means is not None}
+
+        def said(*keys: str) -> set[str]:
+            return {means.get(key, key) for key in (*arguments, *keys)}
+
+        of_all, of_group = said(), [said(*own) for own in self.structure.overrides]
         found = {}
         for name, value in settings_of(self.groups, self.options).items():
             _, *group, last = name.split("/")
-            named = arguments | set(self.structure.overrides[int(group[0])] if group else ())
-            if last in {means.get(key, key) for key in named}:
+            if last in (of_group[int(group[0])] if group else of_all):
                 found[name] = value
         return found
