@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Where a rule has a name too (`Rule.names`), and what these libraries call themselves.
 LIBRARIES = {"torch": "torch.optim", "optax": "optax", "keras": "Keras"}
 # What all rules have, and that page says once.
-SHARED = {"lr", "weight_decay", "decay_form", "maximize", "step"}
+SHARED = {"lr", "weight_decay", "decay_form", "max_lr", "maximize", "step"}
 
 
 def between(path: Path, first: str, last: str, text: str) -> str:

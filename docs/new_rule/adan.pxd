@@ -3,7 +3,7 @@ from libc.math cimport sqrt
 
 from optkern.kernels._constants cimport OWN1, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush, square_root
-from optkern.kernels.formulas._common cimport ascended, common, shrunk
+from optkern.kernels.formulas._common cimport ascended, common, moved
 
 cdef enum:   # in the order of the row's constants
     BETA3
@@ -14,7 +14,7 @@ cdef enum:   # in the order of the row's constants
 cdef inline floating formula(
     floating p, floating g, floating* m, floating* q, floating* n, floating* past, constants_t h
 ) noexcept nogil:
-    cdef floating d = 0, look, now_m, now_q
+    cdef floating d = 0, u, look, now_m, now_q
     g = ascended(p, g, h)
     if h.flags & OWN1:
         d = g - past[0]
@@ -24,9 +24,10 @@ cdef inline floating formula(
     m[0], q[0] = now_m, now_q
     n[0] = flush(<floating> h.own[BETA3] * n[0] + <floating> h.own[GAIN3] * look * look)
     past[0] = flush(g)
-    return shrunk(p, h) - (now_m * <floating> h.rate + now_q * <floating> h.own[CHANGE_RATE]) / (
+    u = (now_m * <floating> h.rate + now_q * <floating> h.own[CHANGE_RATE]) / (
         square_root(n[0]) + <floating> h.eps
     )
+    return moved(p, u, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk
+from .arithmetic import ascended, flush, moved
 from .domains import Numbers, Real
 from .flags import OWN1
 from .row import Rule, Slot
@@ -27,7 +27,7 @@ def formula(p, g, m, q, n, past, h):
     q[...] = flush(h.beta2 * q + h.gain2 * d)
     n[...] = flush(h.beta3 * n + h.gain3 * look * look)
     past[...] = flush(g)
-    p[...] = shrunk(p, h) - (m * h.rate + q * h.change_rate) / (np.sqrt(n) + h.eps)
+    p[...] = moved(p, (m * h.rate + q * h.change_rate) / (np.sqrt(n) + h.eps), g, h)
 
 
 RULE = Rule(

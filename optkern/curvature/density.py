@@ -432,6 +432,10 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
             f"{owner}: no stability limit is known for {rule.name!r}, only for {known}"
         )
     hyper = _shared_hyperparameters(owner, optimizer)
+    if hyper["decay_form"] == "cautious" and hyper["weight_decay"]:
+        raise ValueError(
+            f"{owner}: no stability limit is known for decay_form='cautious', which decays by signs"
+        )
     if callable(operator) and not hasattr(operator, "shape"):
         operator = _structured(owner, operator, optimizer)
     size = sum(p.size for p in optimizer.params)
@@ -451,7 +455,7 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     except FloatingPointError as error:
         raise inner.explained(error) from None
     top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
-    value, estimate = (_rate(limit, c, decay, hyper["decay_form"]) for c in (bound, top))
+    value, estimate = (_rate(limit, c, hyper) for c in (bound, top))
     name = type(optimizer).__name__
     if math.isinf(estimate):
         said = f"{name}: no curvature limits lr here, there is nothing to oscillate across"
@@ -486,8 +490,12 @@ def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> 
     return structured
 
 
-def _rate(limit: float, curvature: float, decay: float, form: str) -> float:
+def _rate(limit: float, curvature: float, hyper: dict[str, Any]) -> float:
     """Find lr where (1 - decay) and the rule's oscillation together reach -1."""
+    decay, form = hyper["weight_decay"], hyper["decay_form"]
+    if form == "corrected" and decay:
+        square = 2.0 * decay * limit * limit / hyper["max_lr"]
+        return 2.0 * limit / (curvature + math.sqrt(curvature * curvature + square))
     if form == "independent":
         limit *= 1 - 0.5 * decay
     elif form == "decoupled":

@@ -15,7 +15,9 @@ from libc.math cimport NAN, isfinite
 from libc.string cimport memset
 
 from optkern.kernels import rules
-from optkern.kernels._constants cimport constants_t, encode, hyper_t, make_constants
+from optkern.kernels._constants cimport (
+    DECAY_CORRECTED, constants_t, encode, hyper_t, make_constants,
+)
 from optkern.kernels._constants import position
 from optkern.kernels.engine cimport TRAITS, step_dense
 from optkern.kernels._fresh cimport dense_like
@@ -162,7 +164,7 @@ cdef class Kernel:
             if keyword is None or not keyword.take(value, &o):
                 return False
         size = self.take_arrays(args, at)
-        if size < 0:
+        if size < 0 or o.decay_form == DECAY_CORRECTED and o.max_lr == 0:
             return False
         make_constants(self.traits.derive, &o, &h)
         if missing_stream(self.traits, h.flags, at) >= 0:

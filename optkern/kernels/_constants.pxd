@@ -23,12 +23,25 @@ cdef enum:
     TRUST = 4096
     DECAY = 8192
     GUARD = 16384     # quotients whose parts could leave the range, or be 0
+    WARY = 1 << 15    # decoupled decay where the step does not oppose it
     OWN1 = 1 << 16    # a rule's own, as in rules/flags.py
     OWN2 = 1 << 17
     OWN3 = 1 << 18
     OWN4 = 1 << 19
+    CAUTIOUS = 1 << 20    # of a step, those elements that go down along the gradient
+    AGREEMENT = 1 << 21   # the result is which these are
     DECAYS = TURN | L2 | SHRINK | DECAY
     SCALES = SCALE | CLAMP | TRUST
+    RARE = GUARD | WARY | CAUTIOUS | AGREEMENT   # of one loop, that tests them; each sets GUARD
+
+
+cdef enum:
+    # The words of `decay_form` in rules/vocabulary.py.
+    DECAY_L2
+    DECAY_DECOUPLED
+    DECAY_INDEPENDENT
+    DECAY_CORRECTED
+    DECAY_CAUTIOUS
 
 
 cdef enum:
@@ -54,6 +67,7 @@ cdef struct hyper_t:
     double amsgrad
     double maximize
     double decay_form
+    double max_lr
     double eps_form
     double momentum_form
     double step
@@ -138,8 +152,18 @@ cdef inline void make_constants(
     derive_t derive, const hyper_t* o, constants_t* h
 ) noexcept nogil:
     """Derive the constants of a step: the one place, whoever takes it."""
+    cdef hyper_t own
     memset(h, 0, sizeof(constants_t))
-    derive(o, h)
+    if o.decay_form < DECAY_CORRECTED:
+        derive(o, h)
+        return
+    own = o[0]   # the two others are decoupled decay to a rule
+    own.decay_form = DECAY_DECOUPLED
+    if o.decay_form == DECAY_CORRECTED and o.max_lr > 0:
+        own.weight_decay = o.weight_decay * (o.lr / o.max_lr)
+    derive(&own, h)
+    if o.decay_form == DECAY_CAUTIOUS and h.flags & (SHRINK | DECAY):
+        h.flags |= WARY | GUARD
 
 
 cdef derive_t derivation(rule) except NULL

@@ -53,8 +53,8 @@ cdef dict places(rule):
 cdef dict PLACES = {rule.name: places(rule) for rule in (*RULES, *LIMITS)}
 
 if [bit for _, bit in sorted(FLAGS.items())] != [
-    AMSGRAD, APPLY, CENTERED, CLAMP, DECAY, DIRECTION, GUARD, L2, MOMENTUM, NESTEROV, OWN1,
-    OWN2, OWN3, OWN4, RECTIFIED, SCALE, SHRINK, TRUST, TURN,
+    AGREEMENT, AMSGRAD, APPLY, CAUTIOUS, CENTERED, CLAMP, DECAY, DIRECTION, GUARD, L2, MOMENTUM,
+    NESTEROV, OWN1, OWN2, OWN3, OWN4, RECTIFIED, SCALE, SHRINK, TRUST, TURN, WARY,
 ]:
     raise ImportError("optkern: rules/flags.py and kernels/_constants.pxd differ; build again")
 

@@ -68,7 +68,8 @@ def sgd(
     weight_decay: float = ...,
     nesterov: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     momentum_form: Literal["torch", "classical", "average"] = ...,
     step: int = ...,
 ) -> None: ...
@@ -82,7 +83,8 @@ def adagrad(
     weight_decay: float = ...,
     eps: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def rmsprop(
@@ -99,7 +101,8 @@ def rmsprop(
     momentum: float = ...,
     centered: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def adadelta(
@@ -113,7 +116,8 @@ def adadelta(
     eps: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def adam(
@@ -129,7 +133,8 @@ def adam(
     weight_decay: float = ...,
     amsgrad: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     eps_form: Literal["corrected", "raw"] = ...,
     step: int = ...,
 ) -> None: ...
@@ -146,7 +151,8 @@ def adamw(
     weight_decay: float = ...,
     amsgrad: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     eps_form: Literal["corrected", "raw"] = ...,
     step: int = ...,
 ) -> None: ...
@@ -161,7 +167,8 @@ def adamax(
     eps: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def nadam(
@@ -176,7 +183,8 @@ def nadam(
     weight_decay: float = ...,
     momentum_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     mu_product: float = ...,
 ) -> None: ...
@@ -191,7 +199,8 @@ def radam(
     eps: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def lion(
@@ -203,7 +212,8 @@ def lion(
     betas: tuple[float, float] = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def lars(
@@ -220,7 +230,8 @@ def lars(
     eps: float = ...,
     adapt: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     momentum_form: Literal["torch", "classical", "average"] = ...,
     step: int = ...,
 ) -> None: ...
@@ -236,7 +247,8 @@ def lamb(
     weight_decay: float = ...,
     adapt: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def rprop(
@@ -265,7 +277,8 @@ def sgd_rows(
     weight_decay: float = ...,
     nesterov: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     momentum_form: Literal["torch", "classical", "average"] = ...,
     step: int = ...,
 ) -> None: ...
@@ -280,7 +293,8 @@ def adagrad_rows(
     weight_decay: float = ...,
     eps: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def rmsprop_rows(
@@ -298,7 +312,8 @@ def rmsprop_rows(
     momentum: float = ...,
     centered: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def adam_rows(
@@ -315,7 +330,8 @@ def adam_rows(
     weight_decay: float = ...,
     amsgrad: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     eps_form: Literal["corrected", "raw"] = ...,
     step: int = ...,
 ) -> None: ...
@@ -333,7 +349,8 @@ def adamw_rows(
     weight_decay: float = ...,
     amsgrad: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     eps_form: Literal["corrected", "raw"] = ...,
     step: int = ...,
 ) -> None: ...

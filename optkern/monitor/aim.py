@@ -25,11 +25,8 @@ class MinimisedFunction:
         sizes = [p.size for p in opt.params]
         if sum(sizes) != point.n:
             return
-        rows = zip(decays(opt), now(opt, "decay_form"), now(opt, "lr"))
-        groups = [
-            (decay, 0.0) if form == "l2" else (0.0, decay * (lr if form == "decoupled" else 1.0))
-            for decay, form, lr in rows
-        ]
+        numbers = (now(opt, name) for name in ("decay_form", "lr", "max_lr"))
+        groups = [shrinking(*row) for row in zip(decays(opt), *numbers)]
         decayed = zip(opt.session.structure.groups, point.held)
         both = np.repeat([(0.0, 0.0) if held else groups[k] for k, held in decayed], sizes, axis=0)
         self.decay, self.shrink = both.reshape(-1, 2).T
@@ -86,3 +83,14 @@ class MinimisedFunction:
             f"; weight decay holds the loss up: one step along its own gradient (norm {size:.3g}) "
             f"gains {best:.2g} of {here:.4g}; less weight_decay lets it fall"
         )
+
+
+def shrinking(decay: float, form: str, lr: float, most: float) -> tuple[float, float]:
+    """Return what a group's decay adds to the gradient, and what share it takes off a parameter.
+
+    Cautious decay has no part in what is minimised: where it would hold a step up it rests.
+    """
+    if form == "l2":
+        return decay, 0.0
+    shares = {"decoupled": lr, "corrected": lr * lr / most if most else lr, "cautious": 0.0}
+    return 0.0, decay * shares.get(form, 1.0)

@@ -86,6 +86,7 @@ class CheckedStateDict:
             alike = isinstance(came, (list, tuple))
             if not alike or sorted(map(repr, came)) != sorted(map(repr, members)):
                 raise ValueError(f"{owner} is of other params: {came!r}, not {members!r}")
+            values.setdefault("max_lr", 0.0)  # which came later
             missing = [name for name in mine if name not in values]
             if missing:
                 raise ValueError(f"{owner} has no {missing[0]!r}")

@@ -309,7 +309,8 @@ class Session(Planning, Storage, Bound, Arguments):
         new.given, new.named = kept.pop("_given", ({}, frozenset()))
         state, counts = kept.pop("_bound")
         groups = kept.pop("_groups")
-        new.groups = [ParamGroup(new, k, group) for k, group in enumerate(groups)]
+        later = {"max_lr": 0.0}  # than pickles of before
+        new.groups = [ParamGroup(new, k, later | group) for k, group in enumerate(groups)]
         new.structure = copy(new.structure)  # whose arrays `rebind` replaces
         new.prepare_plan(state, new.groups, counts=counts).commit()
         return new

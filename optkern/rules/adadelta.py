@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk
+from .arithmetic import ascended, flush, moved
 from .flags import GUARD
 from .row import Rule, Slot
 
@@ -26,7 +26,7 @@ def formula(p, g, v, u, h):
         back = np.where(np.abs(g) > far, far, back)
     d = np.sqrt(u + h.eps) * (g / back) / np.sqrt(past) * back
     u[...] = flush(h.beta2 * u + h.gain2 * d * d)
-    p[...] = shrunk(p, h) - h.rate * d
+    p[...] = moved(p, h.rate * d, g, h)
 
 
 RULE = Rule(

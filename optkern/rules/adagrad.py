@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, denominator, flush, shrunk, whole
+from .arithmetic import ascended, denominator, flush, moved, whole
 from .domains import Real
 from .row import ClassKeyword, Rule, Slot, Values
 
@@ -18,7 +18,7 @@ from .row import ClassKeyword, Rule, Slot, Values
 def formula(p, g, s, h):
     g = ascended(p, g, h)
     s[...] = flush(s + whole(g, h) * whole(g, h))
-    p[...] = shrunk(p, h) - g * h.rate / denominator(s, h)
+    p[...] = moved(p, g * h.rate / denominator(s, h), g, h)
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, corrected_root, denominator, flush, move_moments, shrunk
+from .arithmetic import ascended, corrected_root, denominator, flush, move_moments, moved
 from .flags import AMSGRAD
 from .row import DECOUPLED, Rule, Slot, Values
 
@@ -23,7 +23,7 @@ def formula(p, g, m, v, vmax, h):
     if h.flags & AMSGRAD:
         d = np.where(vmax > d, vmax, d)
         vmax[...] = flush(d)
-    p[...] = shrunk(p, h) - m * h.rate / denominator(d, h)
+    p[...] = moved(p, m * h.rate / denominator(d, h), g, h)
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk, whole
+from .arithmetic import ascended, flush, moved, whole
 from .flags import GUARD
 from .row import Rule, Slot
 
@@ -23,7 +23,7 @@ def formula(p, g, m, u, h):
     if h.flags & GUARD:
         least = np.finfo(u.dtype).smallest_normal
         d = np.where(u * h.down < least, least, u * h.down)
-    p[...] = shrunk(p, h) - m * h.rate / d
+    p[...] = moved(p, m * h.rate / d, g, h)
 
 
 RULE = Rule(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .flags import CLAMP, GUARD, L2, SCALE, SHRINK, TURN
+from .flags import AGREEMENT, CAUTIOUS, CLAMP, GUARD, L2, SCALE, SHRINK, TURN, WARY
 
 
 def flush(x):
@@ -53,6 +53,27 @@ def denominator(v, h):
 def shrunk(p, h):
     """Return the parameter after decoupled weight decay."""
     return p * h.shrink if h.flags & SHRINK else p
+
+
+def opposed(x, y):
+    """Tell where two have opposite signs; their product might underflow."""
+    return ((x > 0) & (y < 0)) | ((x < 0) & (y > 0))
+
+
+def moved(p, u, g, h):
+    """Return the parameter after a step of -u by the ascended gradient g, and decoupled decay.
+
+    Cautious decay leaves alone what the step takes away from zero. A cautious step is that of the
+    elements where it goes down along g, times `trust`; these are asked for first (AGREEMENT).
+    """
+    if h.flags & CAUTIOUS:
+        agreeing = ((u > 0) & (g > 0)) | ((u < 0) & (g < 0))
+        if h.flags & AGREEMENT:
+            return agreeing.astype(p.dtype)
+        u = np.where(agreeing, u * h.trust, p.dtype.type(0))
+    if h.flags & WARY:
+        return np.where(opposed(u, p), p, shrunk(p, h)) - u
+    return shrunk(p, h) - u
 
 
 def move_moments(g, m, v, h):

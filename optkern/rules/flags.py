@@ -20,11 +20,14 @@ CLAMP = 1 << 11
 TRUST = 1 << 12
 DECAY = 1 << 13
 GUARD = 1 << 14  # quotients whose parts could leave the range, or be 0
+WARY = 1 << 15  # decoupled decay where the step does not oppose it
 # A rule's own, for what no other rule has: two rules may give one of these two meanings.
 OWN1 = 1 << 16
 OWN2 = 1 << 17
 OWN3 = 1 << 18
 OWN4 = 1 << 19
+CAUTIOUS = 1 << 20  # of a step, those elements that go down along the gradient
+AGREEMENT = 1 << 21  # the result is which these are
 
 FLAGS = {name: bit for name, bit in globals().items() if name.isupper()}
 

@@ -11,8 +11,10 @@ algorithm 2.
 
 from __future__ import annotations
 
-from .arithmetic import ascended, denominator, move_moments, shrunk
-from .flags import DECAY, DIRECTION
+import numpy as np
+
+from .arithmetic import ascended, denominator, move_moments, moved, opposed
+from .flags import DECAY, DIRECTION, WARY
 from .reductions import norm_of
 from .row import Rule, Slot
 
@@ -22,13 +24,16 @@ def formula(p, g, m, v, h):
     move_moments(g, m, v, h)
     if h.flags & DIRECTION:
         h = h.trusted(norm_of(p), norm_of(direction(p, m, v, h)))
-    p[...] = shrunk(p, h) - h.trust * direction(p, m, v, h)
+    p[...] = moved(p, h.trust * direction(p, m, v, h), g, h)
 
 
 def direction(p, m, v, h):
     """Return the direction that the state gives."""
     d = m * h.rate / denominator(v, h)
-    return d + h.decay * p if h.flags & DECAY else d
+    if not h.flags & DECAY:
+        return d
+    decayed = d + h.decay * p
+    return np.where(opposed(d, p), d, decayed) if h.flags & WARY else decayed
 
 
 RULE = Rule(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk
+from .arithmetic import ascended, flush, moved
 from .row import Rule, Slot
 
 
@@ -19,7 +19,7 @@ def formula(p, g, m, h):
     d = h.beta1 * m + h.gain1 * g
     d = np.where(d > 0, d.dtype.type(1), np.where(d < 0, d.dtype.type(-1), d))
     m[...] = flush(h.beta2 * m + h.gain2 * g)
-    p[...] = shrunk(p, h) - h.rate * d
+    p[...] = moved(p, h.rate * d, g, h)
 
 
 RULE = Rule(

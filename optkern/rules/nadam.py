@@ -6,7 +6,7 @@ schedule ``mu = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
 
 from __future__ import annotations
 
-from .arithmetic import ascended, denominator, move_moments, shrunk
+from .arithmetic import ascended, denominator, move_moments, moved
 from .row import DECOUPLED, Rule, Slot
 
 
@@ -14,7 +14,7 @@ def formula(p, g, m, v, h):
     g = ascended(p, g, h)
     move_moments(g, m, v, h)
     d = m * h.rate + g * h.gradient_rate
-    p[...] = shrunk(p, h) - d / denominator(v, h)
+    p[...] = moved(p, d / denominator(v, h), g, h)
 
 
 RULE = Rule(

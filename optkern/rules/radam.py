@@ -5,7 +5,7 @@ Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, al
 
 from __future__ import annotations
 
-from .arithmetic import ascended, denominator, move_moments, shrunk
+from .arithmetic import ascended, denominator, move_moments, moved
 from .flags import RECTIFIED
 from .row import DECOUPLED, Rule, Slot
 
@@ -16,7 +16,7 @@ def formula(p, g, m, v, h):
     d = m * h.rate
     if h.flags & RECTIFIED:
         d = d / denominator(v, h)
-    p[...] = shrunk(p, h) - d
+    p[...] = moved(p, d, g, h)
 
 
 RULE = Rule(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, denominator, flush, shrunk, whole
+from .arithmetic import ascended, denominator, flush, moved, whole
 from .flags import CENTERED, MOMENTUM
 from .row import Rule, Slot, Values
 
@@ -28,9 +28,9 @@ def formula(p, g, v, m, buf, h):
     d = denominator(d, h)
     if h.flags & MOMENTUM:
         buf[...] = flush(h.momentum * buf + whole(g / d, h))
-        p[...] = shrunk(p, h) - h.rate * buf
+        p[...] = moved(p, h.rate * buf, g, h)
     else:
-        p[...] = shrunk(p, h) - g * h.rate / d
+        p[...] = moved(p, g * h.rate / d, g, h)
 
 
 def preconditioner(entry: Values, h: Values) -> np.ndarray:

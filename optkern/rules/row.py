@@ -87,7 +87,7 @@ class Rule:
     arrays : tuple of Slot
         Its state arrays in the order of the formula's arguments.
     hyperparameters : mapping of str to default
-        In the order of the class's positional arguments.
+        In the order of the class's positional arguments. ``max_lr`` comes with ``decay_form``.
     domains : mapping of str to Domain
         Of the hyperparameters that are its own, or mean something else than in `VOCABULARY`. The
         derivation finds their numbers in ``o.own``, one after the other.
@@ -184,6 +184,10 @@ class Rule:
     def __post_init__(self) -> None:
         if len(self.arrays) > MAX_STATE:
             raise ValueError(f"a rule has {MAX_STATE} state arrays at most, {self.name} has more")
+        if "decay_form" in self.hyperparameters and "max_lr" not in self.hyperparameters:
+            items = list(self.hyperparameters.items())
+            items.insert([name for name, _ in items].index("decay_form") + 1, ("max_lr", 0.0))
+            object.__setattr__(self, "hyperparameters", dict(items))
 
     def __repr__(self) -> str:
         return f"<rule {self.name}>"
@@ -254,6 +258,8 @@ class Rule:
     def refuse_conflict(self, owner: str, values: Values) -> None:
         """Raise ValueError where these hyperparameters exclude each other."""
         sentence = self.conflict(values)
+        if values.get("decay_form") == "corrected" and not values["max_lr"]:
+            sentence = "decay_form='corrected' needs max_lr, the largest learning rate of the run"
         if sentence:
             raise ValueError(f"{owner}: {sentence}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from .arithmetic import ascended, flush, shrunk
+from .arithmetic import ascended, flush, moved
 from .flags import MOMENTUM, NESTEROV, TRUST
 from .row import Rule, Slot, Values
 
@@ -19,14 +19,15 @@ def formula(p, g, buf, h):
     g = ascended(p, g, h)
     if h.flags & TRUST:
         g = g * h.trust
+    d = g
     if h.flags & NESTEROV:
         half = h.half_gain * g
         buf[...] = flush(h.momentum * buf + (half + half))
-        g = half + h.half_momentum * buf
+        d = half + h.half_momentum * buf
     elif h.flags & MOMENTUM:
         buf[...] = flush(h.momentum * buf + h.gain * g)
-        g = buf
-    p[...] = shrunk(p, h) - h.rate * g
+        d = buf
+    p[...] = moved(p, h.rate * d, g, h)
 
 
 def conflict(hyper: Values) -> str | None:

@@ -24,9 +24,12 @@ VOCABULARY: dict[str, Domain] = {
     "amsgrad": Switch("divide by the largest second moment seen"),
     "maximize": Switch("ascend instead of descend"),
     "decay_form": Choice(
-        "weight decay is added to the gradient, shrinks p by lr * weight_decay, or by weight_decay",
-        ("l2", "decoupled", "independent"),
+        "weight decay is added to the gradient; or p shrinks by lr * weight_decay, by "
+        "weight_decay, by lr**2 / max_lr * weight_decay, or by lr * weight_decay where the step "
+        "does not oppose it",
+        ("l2", "decoupled", "independent", "corrected", "cautious"),
     ),
+    "max_lr": Real("largest learning rate of the run, for decay_form='corrected'", 0.0),
     "eps_form": Choice(
         "eps is added after bias correction, or to the uncorrected square root",
         ("corrected", "raw"),

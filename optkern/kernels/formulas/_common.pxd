@@ -19,16 +19,12 @@
 from libc.math cimport INFINITY, frexp, ldexp
 
 from optkern.kernels._constants cimport (
-    CLAMP, GUARD, L2, SCALE, SHRINK, TURN, constants_t, hyper_t,
+    AGREEMENT, CAUTIOUS, CLAMP, DECAY_DECOUPLED, DECAY_INDEPENDENT, DECAY_L2, GUARD, L2, SCALE,
+    SHRINK, TURN, WARY, constants_t, hyper_t,
 )
 from optkern.kernels._scalar cimport floating, flush, least_root, square_root
 
 # The words of the `Choice`s in rules/vocabulary.py, in their order.
-cdef enum:
-    DECAY_L2
-    DECAY_DECOUPLED
-    DECAY_INDEPENDENT
-
 cdef enum:
     EPS_CORRECTED
     EPS_RAW
@@ -59,6 +55,28 @@ cdef inline floating ascended(floating p, floating g, constants_t h) noexcept no
 cdef inline floating shrunk(floating p, constants_t h) noexcept nogil:
     """Return the parameter after decoupled weight decay."""
     return p * <floating> h.shrink if h.flags & SHRINK else p
+
+
+cdef inline bint opposed(floating x, floating y) noexcept nogil:
+    """Tell whether two have opposite signs; their product might underflow."""
+    return (x > 0 and y < 0) or (x < 0 and y > 0)
+
+
+cdef inline floating moved(floating p, floating u, floating g, constants_t h) noexcept nogil:
+    """Return the parameter after a step of -u by the ascended gradient g, and decoupled decay.
+
+    Cautious decay leaves alone what the step takes away from zero. A cautious step is that of the
+    elements where it goes down along g, times `trust`; these are asked for first (AGREEMENT).
+    """
+    cdef bint agreeing
+    if h.flags & CAUTIOUS:
+        agreeing = (u > 0 and g > 0) or (u < 0 and g < 0)
+        if h.flags & AGREEMENT:
+            return <floating> agreeing
+        u = u * <floating> h.trust if agreeing else <floating> 0
+    if h.flags & WARY:
+        return (p if opposed(u, p) else shrunk(p, h)) - u
+    return shrunk(p, h) - u
 
 
 cdef inline floating whole(floating x, constants_t h) noexcept nogil:

@@ -1,7 +1,7 @@
 # cython: cdivision=True, cpow=True
 from optkern.kernels._constants cimport GUARD, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush, least, least_root, magnitude, square_root
-from optkern.kernels.formulas._common cimport ascended, common, guard, make_room, shrunk
+from optkern.kernels.formulas._common cimport ascended, common, guard, make_room, moved
 
 
 cdef inline floating formula(
@@ -20,7 +20,7 @@ cdef inline floating formula(
     if h.flags & GUARD:
         d = d * back
     u[0] = flush(rho * u[0] + gain * d * d)
-    return shrunk(p, h) - <floating> h.rate * d
+    return moved(p, <floating> h.rate * d, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

@@ -2,7 +2,7 @@
 from optkern.kernels._constants cimport constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
-    ascended, common, denominator, guard, make_room, shrunk, whole,
+    ascended, common, denominator, guard, make_room, moved, whole,
 )
 
 
@@ -11,7 +11,7 @@ cdef inline floating formula(floating p, floating g, floating* s, constants_t h)
     g = ascended(p, g, h)
     now = whole(g, h)
     s[0] = flush(s[0] + now * now)
-    return shrunk(p, h) - g * <floating> h.rate / denominator(s[0], h)
+    return moved(p, g * <floating> h.rate / denominator(s[0], h), g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

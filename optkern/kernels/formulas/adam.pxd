@@ -5,7 +5,7 @@ from optkern.kernels._constants cimport AMSGRAD, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
     EPS_CORRECTED, ascended, averages, common, denominator, guard, make_room, move_moments,
-    shrunk,
+    moved,
 )
 
 
@@ -19,7 +19,7 @@ cdef inline floating formula(
     if h.flags & AMSGRAD:
         d = vmax[0] if vmax[0] > d else d
         vmax[0] = flush(d)
-    return shrunk(p, h) - now_m * <floating> h.rate / denominator(d, h)
+    return moved(p, now_m * <floating> h.rate / denominator(d, h), g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

@@ -2,7 +2,7 @@
 from optkern.kernels._constants cimport GUARD, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush, least, magnitude
 from optkern.kernels.formulas._common cimport (
-    ascended, averages, common, guard, make_room, shrunk, whole,
+    ascended, averages, common, guard, make_room, moved, whole,
 )
 
 
@@ -21,7 +21,7 @@ cdef inline floating formula(
     if h.flags & GUARD:
         now = now * <floating> h.down
         now = least(p) if now < least(p) else now
-    return shrunk(p, h) - now_m * <floating> h.rate / now
+    return moved(p, now_m * <floating> h.rate / now, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

@@ -4,7 +4,7 @@ from libc.math cimport sqrt
 from optkern.kernels._constants cimport constants_t, hyper_t
 from optkern.kernels._scalar cimport floating
 from optkern.kernels.formulas._common cimport (
-    ascended, averages, common, denominator, guard, make_room, move_moments, shrunk,
+    ascended, averages, common, denominator, guard, make_room, move_moments, moved,
 )
 
 
@@ -19,7 +19,7 @@ cdef inline floating formula(
     g = ascended(p, g, h)
     now_m = move_moments(g, m, v, h)
     d = now_m * <floating> h.rate + g * <floating> h.own[GRADIENT_RATE]
-    return shrunk(p, h) - d / denominator(v[0], h)
+    return moved(p, d / denominator(v[0], h), g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

@@ -4,7 +4,7 @@ from libc.math cimport sqrt
 from optkern.kernels._constants cimport RECTIFIED, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating
 from optkern.kernels.formulas._common cimport (
-    ascended, averages, common, denominator, guard, make_room, move_moments, shrunk,
+    ascended, averages, common, denominator, guard, make_room, move_moments, moved,
 )
 
 
@@ -17,7 +17,7 @@ cdef inline floating formula(
     d = now_m * <floating> h.rate
     if h.flags & RECTIFIED:
         d = d / denominator(v[0], h)
-    return shrunk(p, h) - d
+    return moved(p, d, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

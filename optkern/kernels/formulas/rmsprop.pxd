@@ -2,7 +2,7 @@
 from optkern.kernels._constants cimport CENTERED, MOMENTUM, constants_t, hyper_t
 from optkern.kernels._scalar cimport epsilon, floating, flush
 from optkern.kernels.formulas._common cimport (
-    ascended, common, denominator, guard, make_room, shrunk, whole,
+    ascended, common, denominator, guard, make_room, moved, whole,
 )
 
 
@@ -27,8 +27,8 @@ cdef inline floating formula(
     d = denominator(d, h)
     if h.flags & MOMENTUM:
         buf[0] = flush(<floating> h.momentum * buf[0] + whole(g / d, h))
-        return shrunk(p, h) - <floating> h.rate * buf[0]
-    return shrunk(p, h) - g * <floating> h.rate / d
+        return moved(p, <floating> h.rate * buf[0], g, h)
+    return moved(p, g * <floating> h.rate / d, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:

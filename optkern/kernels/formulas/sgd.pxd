@@ -2,7 +2,7 @@
 from optkern.kernels._constants cimport MOMENTUM, NESTEROV, TRUST, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
-    FORM_AVERAGE, FORM_TORCH, ascended, common, make_room, shrunk,
+    FORM_AVERAGE, FORM_TORCH, ascended, common, make_room, moved,
 )
 
 
@@ -12,18 +12,19 @@ cdef enum:
 
 
 cdef inline floating formula(floating p, floating g, floating* buf, constants_t h) noexcept nogil:
-    cdef floating momentum = <floating> h.momentum, gain = <floating> h.gain, half
+    cdef floating momentum = <floating> h.momentum, gain = <floating> h.gain, half, d
     g = ascended(p, g, h)
     if h.flags & TRUST:
         g = g * <floating> h.trust
+    d = g
     if h.flags & NESTEROV:
         half = <floating> h.own[HALF_GAIN] * g
         buf[0] = flush(momentum * buf[0] + (half + half))   # a product more is 9 % in cache
-        g = half + <floating> h.own[HALF_MOMENTUM] * buf[0]
+        d = half + <floating> h.own[HALF_MOMENTUM] * buf[0]
     elif h.flags & MOMENTUM:
         buf[0] = flush(momentum * buf[0] + gain * g)
-        g = buf[0]
-    return shrunk(p, h) - <floating> h.rate * g
+        d = buf[0]
+    return moved(p, <floating> h.rate * d, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
