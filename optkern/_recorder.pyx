@@ -86,7 +86,7 @@ cdef bint alike(known, grads) except -1:
 
 
 cdef class Recorder:
-    """Losses, and the count of them at which `_more` is called besides."""
+    """Hold losses, and the count of them at which `_more` is called besides."""
 
     cdef public array.array _losses
     cdef public Py_ssize_t _next

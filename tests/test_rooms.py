@@ -36,15 +36,27 @@ def test_one_word_has_one_meaning():
     assert set(HOUSE.namesakes()) == set(SAME_MEANING)
 
 
-# A docstring says what its function or class does: with a verb.
-NOUNS = ("What", "Whether", "How", "The", "A", "An", "Which", "Where", "Why", "That")
+# A docstring says what its function or class does: with one of these verbs, or another put here.
+VERBS = """
+    Accept Add Allow Answer Apply Arrange Ask Begin Bind Bound Bridge Bring Build Call Change
+    Check Choose Classify Climb Collect Combine Compare Compile Compress Compute Convert Copy
+    Count Cut Decide Declare Decode Derive Descend Describe Divide Do Draw Encode End Enter
+    Estimate Evaluate Exchange Exit Expand Extend Fall Fill Find Flatten Fold Follow Form
+    Freeze Gather Get Give Go Group Grow Hash Hold Import Integrate Iterate Join Judge Keep
+    Know Lay Leave Lengthen Let List Load Look Make Measure Merge Minimize Mix Move Multiply
+    Name Note Number Open Order Orthogonalise Owe Pack Parse Part Pick Place Point Predict Prepare
+    Print Put Raise Read Rebuild Record Refuse Remember Remove Repeat Replace Report Resolve
+    Restore Restrict Return Rise Round Run Say Scale Search See Set Share Shorten Show Solve
+    Sort Spend Split Spread Stand Step Store Sum Tabulate Take Tell Test Time Track Train Try
+    Turn Update View Walk Warn Watch Widen Write Yield
+""".split()  # noqa: SIM905 - a list of 130 words in quotes is harder to read
 
 
 def test_docstrings_begin_with_a_verb():
     found = [
         f"{place} {name}: {said}"
         for place, name, said in HOUSE.docstrings()
-        if said.split()[0] in NOUNS
+        if said.split()[0].rstrip(",:;") not in VERBS
     ]
     assert found == []
 

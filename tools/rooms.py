@@ -245,6 +245,7 @@ class House:
         """Give every function's and class's first sentence: place, name, sentence."""
         for module in self.modules:
             if not module.is_python:
+                yield from _cython_docstrings(module)
                 continue
             for node in ast.walk(module.tree):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -267,6 +268,15 @@ class House:
             for name in names:
                 homes[name].append(module.place)
         return {name: places for name, places in sorted(homes.items()) if len(places) > 1}
+
+
+def _cython_docstrings(module: Module) -> Iterator[tuple[str, str, str]]:
+    """Give what stands indented between triple quotes, below a line that ends in a colon; no C."""
+    for found in re.finditer(r':[^\S\n]*(?:#.*)?\n[^\S\n]+"""(.*?)"""', module.text, re.S):
+        said = found[1].strip()
+        if not said.startswith(("#", "/*")):
+            line = module.text.count("\n", 0, found.start(1)) + 1
+            yield f"{module.place}:{line}", "", said.split("\n\n")[0]
 
 
 def _is_private(name: str) -> bool:

@@ -63,7 +63,7 @@ class TensorSizes(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> TensorSizes:
-        """``"1e5"``: one tensor; ``"1000x1000"``: so many of so many elements; or a network's name.
+        """Read ``"1e5"``, one tensor, ``"1000x1000"``, so many of so many, or a network's name.
 
         Raises
         ------

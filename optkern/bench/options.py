@@ -148,7 +148,7 @@ DECLARED: dict[str, dict[str, Any]] = {
 def refuse_too_large(
     parser: Parser, case: Case, shape: TensorSizes, itemsize: int, copies: int = 4
 ) -> None:
-    """Before the operating system ends the process: a row holds every array several times."""
+    """Refuse before the system ends the process: a row holds every array several times."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

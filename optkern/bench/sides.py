@@ -48,7 +48,7 @@ class NaturalStep:
 
 
 def limit_sides(problem: Problem) -> dict[str, Call]:
-    """Loops that read and write as many arrays of this size as a step does, at the least cost.
+    """Make loops that read and write as many arrays of this size as a step, at the least cost.
 
     ``passes``: NumPy, one pass that reads p and g and writes p, and one over each state array;
     close to memory's own speed where the arrays are larger than the caches; one thread.

@@ -331,7 +331,7 @@ class Fit:
     def _merged_state(
         self, mine: dict[str, Any], theirs: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[Label, dict[str, Any]]]:
-        """``mine``, with all of ``theirs`` that has its place there; and each entry that has."""
+        """Put into ``mine`` what of ``theirs`` has its place there; give it and these entries."""
         merged, restored = dict(mine), {}
         merged["held_shift"] = theirs.get("held_shift", 0)
         always = {key: value for key, value in theirs.items() if key not in _SOMETIMES}

@@ -80,7 +80,7 @@ def as_scale(owner: str, x_scale: Any, point: Point) -> float | np.ndarray | Non
 
 
 def groups_of_like(sizes: np.ndarray) -> list[np.ndarray]:
-    """Indices of coordinates, apart where a gap of their sizes is wide; at most 8 groups."""
+    """Group indices of coordinates, apart where their sizes have a wide gap; at most 8 groups."""
     order = np.argsort(sizes, kind="stable")
     logs = np.log(sizes[order])
     gaps = np.diff(logs)

@@ -56,7 +56,7 @@ class Judge:
 
     @property
     def resolution(self) -> float:
-        """nu: what rounding and the products' errors could feign; infinite if no step settles."""
+        """Give nu: what rounding and products' errors could feign; infinite if no step settles."""
         run = self.run
         if self.operator.trouble:
             return math.inf

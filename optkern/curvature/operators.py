@@ -313,7 +313,7 @@ class Operator:
         return error / length, max(error, math.sqrt(self.n) * swallowed) / length
 
     def _scale_error(self, q: np.ndarray) -> float:
-        """||H q - H(q/pi) pi||: what rounds to a grid fits in all sums, but not at two scales."""
+        """Measure ||H q - H(q/pi) pi||: what rounds to a grid fits in sums, not at two scales."""
         factor = q.dtype.type(math.pi)
         whole = np.array(self(q))  # a copy: the operator may return one buffer each time
         return norm(np.ascontiguousarray(whole - self(q / factor) * factor))

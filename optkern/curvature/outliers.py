@@ -133,7 +133,7 @@ class Outliers:
 
 
 def _groups(theta: np.ndarray, weight: np.ndarray, noise: float) -> list[np.ndarray]:
-    """Places of nodes that have any weight, together where they agree to within the noise.
+    """Place nodes that have any weight, together where they agree to within the noise.
 
     An eigenvalue of several vectors shows one of them, and by rounding others after a while.
     """

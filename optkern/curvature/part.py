@@ -109,7 +109,7 @@ class Part:
         return Rung(h, high, length, second, self.u * size / (2 * h), *lost)
 
     def product(self, v: np.ndarray, check: bool) -> np.ndarray:
-        """H v for a unit vector; measured anew where it is not of the kind that was measured."""
+        """Compute H v of a unit vector; measured anew where it is of no kind measured before."""
         if v.size <= FEW:
             return self.measure(v).product
         h = self.reach * self.size(v)

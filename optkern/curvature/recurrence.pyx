@@ -56,7 +56,7 @@ cdef char* address(object array, int dtype, Py_ssize_t n) except NULL:
 
 
 cdef class Pass:
-    """Buffers of the engine's passes over vectors of one length and dtype."""
+    """Hold the buffers of the engine's passes over vectors of one length and dtype."""
 
     def __cinit__(self, Py_ssize_t n, int dtype, int num_threads):
         self.v.n = n
@@ -102,7 +102,7 @@ cdef class Pass:
         return run_vectors(&self.v, vector_threads(self.v.n, self.wanted))
 
     cdef void project(self, const char* x, Py_ssize_t k, double* c) noexcept nogil:
-        """c = the first k rows' dots with x."""
+        """Compute c, the first k rows' dots with x."""
         cdef Py_ssize_t j
         self.v.work = PROJECT
         self.v.x = x
@@ -114,7 +114,7 @@ cdef class Pass:
     cdef double subtract(
         self, char* out, const char* x, Py_ssize_t k, const double* c, const char* y
     ) noexcept nogil:
-        """out = x - the first k rows times c; out'y."""
+        """Compute out = x - the first k rows times c; give out'y."""
         self.v.work = SUBTRACT
         self.v.out = out
         self.v.x = x
@@ -141,7 +141,7 @@ def blocks(Py_ssize_t n):
 
 
 def dot(x, y, int num_threads=0):
-    """x'y for two dense float32 or float64 vectors."""
+    """Compute x'y of two dense float32 or float64 vectors."""
     cdef Pass p = passes(x, num_threads)
     cdef char* a = address(x, p.v.dtype, p.v.n)
     cdef char* b = address(y, p.v.dtype, p.v.n)
@@ -167,7 +167,7 @@ def project(list rows, x, int num_threads=0):
 
 
 def subtract(out, x, list rows, c, y=None, int num_threads=0):
-    """out = x - sum_j c[j] rows[j], in place; returns out'y (0.0 without a y)."""
+    """Compute out = x - sum_j c[j] rows[j], in place; give out'y (0.0 without a y)."""
     cdef Pass p = passes(x, num_threads)
     cdef Py_ssize_t j, k = len(rows)
     cdef char* to = address(out, p.v.dtype, p.v.n)
@@ -185,7 +185,7 @@ def subtract(out, x, list rows, c, y=None, int num_threads=0):
 
 
 def scale(out, x, double a, int num_threads=0):
-    """out = a x, in place."""
+    """Compute out = a x, in place."""
     cdef Pass p = passes(x, num_threads)
     cdef char* to = address(out, p.v.dtype, p.v.n)
     cdef char* start = address(x, p.v.dtype, p.v.n)
@@ -216,7 +216,7 @@ def fresh_direction(list basis, Py_ssize_t k, int num_threads=0):
 
 
 cdef class Recurrence:
-    """H V = V T + beta_k v_{k+1} e_k', one product at a time.
+    """Build H V = V T + beta_k v_{k+1} e_k', one product at a time.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ cdef class Recurrence:
         self.noise_count += 1
 
     cdef double _orthogonalize(self, char* out, double square, double* alpha) except -1:
-        """Gram-Schmidt against the basis until it takes little away; the square that is left.
+        """Orthogonalise against the basis until that takes little away; give the square left.
 
         What it takes away along v_k belongs to alpha_k; along the others there should be nothing.
         """
@@ -366,7 +366,7 @@ cdef class Recurrence:
 
 
 cdef class Tridiagonal:
-    """T_k with its remainder beta_k; ``sign=-1`` looks at -T, so that every end is a lowest one.
+    """Hold T_k and its remainder beta_k; ``sign=-1``: -T, so that every end is a lowest one.
 
     Eigenvalues and pivots do not see the signs of the off-diagonal, which stay: -T's eigenvectors
     come out with alternating signs.
@@ -409,7 +409,7 @@ cdef class Tridiagonal:
         return largest
 
     cdef Py_ssize_t factor(self, double t) noexcept nogil:
-        """T - t = L D L'; the number of negative pivots, which is that of eigenvalues below t."""
+        """Count the negative pivots of T - t = L D L', as many as there are eigenvalues below t."""
         cdef Py_ssize_t j, below = 0
         for j in range(self.k):
             self.d[j] = self.a[j] - t
@@ -442,7 +442,7 @@ cdef class Tridiagonal:
         return low + 0.5 * (high - low)
 
     cdef double excess(self, double t, double floor, double noise, double* polynomial) noexcept:
-        """1/|p_k(t)| + ||(T - t)^-1 e_1|| noise, for t below every Ritz value; inf elsewhere."""
+        """Compute 1/|p_k(t)| + ||(T - t)^-1 e_1|| noise, t below all Ritz values; inf elsewhere."""
         cdef double logarithm = 0, square = 0, x
         cdef Py_ssize_t j
         if self.factor(t):

@@ -14,7 +14,7 @@ from .recurrence import SUM_LANES as LANES  # running sums within a block
 
 
 def dot(x, y):
-    """x'y: per block 16 running float64 sums, a tree over them, then a tree over the blocks."""
+    """Compute x'y: per block 16 running float64 sums, a tree over them, a tree over blocks."""
     n = x.size
     padded = np.zeros(-(-n // BLOCK) * BLOCK)
     padded[:n] = x.astype(np.float64) * y.astype(np.float64)

@@ -48,7 +48,7 @@ def smallest_part(delta: float, n: int) -> float:
 
 
 def smallest_norm(dtype: Any) -> float:
-    """Below it, elements of a vector lose digits to underflow, or their squares vanish."""
+    """Give the norm below which elements lose digits to underflow, or their squares vanish."""
     own, sums = np.finfo(dtype), np.finfo(np.float64)
     return max(float(own.tiny) / float(own.eps), math.sqrt(float(sums.tiny)) / float(sums.eps))
 
@@ -265,7 +265,7 @@ class LanczosRun:
         return math.sqrt((square + self.recurrence.removed_square) / self.n)
 
     def bound(self, sign: int) -> float:
-        """Below all eigenvalues (1) or above them (-1) at the run's confidence, or infinite.
+        """Bound all eigenvalues from below (1) or above (-1) at the run's confidence; or inf.
 
         A basis of the whole space needs no luck of the start: then H = V T V' + F V', and each
         eigenvalue lies within ||F|| of one of T's.

@@ -77,7 +77,7 @@ def with_what_is_known(
     known: list[list[int]],
     resolution: float,
 ) -> np.ndarray:
-    """Below, undecided and above, with eigenvalues' known shares in place of their sampled weights.
+    """Sum what is below, undecided and above, with known shares in place of sampled weights.
 
     What else a start has is as good a sample of what else there is when it is scaled, as
     `Outliers.settle` does it with the nodes.

@@ -404,7 +404,7 @@ class StationarityTest:
         return [replace(found, step=sizes * found.step)]
 
     def _followed(self, verdict: Stationarity, steps: list[Newton]) -> Stationarity | None:
-        """In a bent valley each straight step gains little: go on by L-BFGS where one gained.
+        """Go on by L-BFGS where a step gained: in a bent valley each straight one gains little.
 
         What that must gain is more, `FOLLOWED_GAIN`: many steps gain a little anywhere.
         """

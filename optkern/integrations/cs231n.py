@@ -108,7 +108,7 @@ def sgd_momentum(
 def rmsprop(
     w: np.ndarray, dw: np.ndarray, config: Config | None = None
 ) -> tuple[np.ndarray, Config]:
-    """``cache = decay * cache + (1-decay) * dw**2; w -= learning_rate * dw / (sqrt(cache) + eps)``.
+    """Compute ``cache = decay * cache + (1-decay) * dw**2; w -= lr * dw / (sqrt(cache) + eps)``.
 
     config: learning_rate (.01), decay_rate (.99), epsilon (1e-8), cache.
     """

@@ -99,7 +99,7 @@ class Optimizer(ABC):
 
 @spelled
 class SGD(Optimizer):
-    """Averaged momentum: ``v = momentum*v + (1-momentum)*g``, a step of ``-stepsize*v``."""
+    """Step ``-stepsize*v`` by averaged momentum, ``v = momentum*v + (1-momentum)*g``."""
 
     def __init__(self, pi: Any, stepsize: float, momentum: float = 0.9) -> None:
         super().__init__(pi)

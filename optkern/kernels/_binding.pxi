@@ -55,7 +55,7 @@ cdef void release_tensors(plan_t* plan) noexcept:
 
 
 cdef int note_c_order(plan_t* plan, tensor_t* t, object p, list order) except -1:
-    """How to walk a gapless array, that lies in another order, in C order: norms take that.
+    """Say how to walk a gapless array of another order in C order: norms take that.
 
     Their bits would depend on the memory order otherwise, which a copy (a checkpoint, a pickle)
     need not keep.
@@ -129,7 +129,7 @@ cdef void note_staging(plan_t* plan, tensor_t* t) noexcept nogil:
 
 
 cdef object dense_view(array):
-    """A dense array as a typed memoryview, which refuses what the spans cannot read."""
+    """Take a dense array as a typed memoryview, which refuses what the spans cannot read."""
     cdef const float[::1] f32
     cdef const double[::1] f64
     cdef const unsigned short[::1] u16

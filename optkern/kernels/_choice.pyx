@@ -55,11 +55,11 @@ cdef class ThreadChoice:
         self._interval = FIRST_REVIEW
 
     def next(self, double now):
-        """`begin` for tests."""
+        """Call `begin`, for tests."""
         return self.begin(now)
 
     def observe(self, double now, double part=1):
-        """`end` for tests."""
+        """Call `end`, for tests."""
         self.end(now, part)
 
     @property

@@ -271,7 +271,7 @@ def adjusted(
     dict options, dict constants, double calls, norm, tensor_norm, bint is_double=True,
     double unit=1,
 ):
-    """`adjust` for the NumPy reference: derived constants with a tensor's scale and limit."""
+    """Do `adjust` for the NumPy reference: derived constants with a tensor's scale and limit."""
     cdef options_t o = encoded(options)
     cdef constants_t h = constants
     adjust(&o, &h, calls, unit, as_wide(norm), as_wide(tensor_norm), is_double)
@@ -293,7 +293,7 @@ def share_of(dict options, double calls, double unit=1):
 
 
 def trusted(dict constants, p_norm, norm, bint is_double):
-    """`apply_trust` for the NumPy reference."""
+    """Do `apply_trust` for the NumPy reference."""
     cdef constants_t h = constants
     apply_trust(&h, as_wide(p_norm), as_wide(norm), is_double)
     return h

@@ -65,7 +65,7 @@ cdef class Contents:
         return True
 
     def gather(self, values):
-        """Gradients of a flat list or dict as a tuple; None where it takes a closer look."""
+        """Take gradients of a flat list or dict as a tuple; None: it takes a closer look."""
         cdef Py_ssize_t i, count
         cdef PyObject* value
         cdef tuple flat

@@ -177,7 +177,7 @@ cdef int refuse_overlap(
 
 
 cdef int map_memory(Plan plan) except -1:
-    """The memory of parameters and state, sorted, for the overlap test of gradients."""
+    """Sort the memory of parameters and state, for the overlap test of gradients."""
     cdef memory_t* memory = &plan.core.memory
     cdef Py_ssize_t i
     bounds = sorted(byte_bounds(a) for _, a in plan._named_arrays() if a.size)
@@ -197,14 +197,14 @@ cdef int map_memory(Plan plan) except -1:
 cdef inline bint lies_between(
     const memory_t* memory, Py_ssize_t k, char* low, char* high
 ) noexcept nogil:
-    """Whether some memory lies between two neighbours of the sorted intervals."""
+    """Tell whether some memory lies between two neighbours of the sorted intervals."""
     if k > 0 and memory.intervals[k - 1].high > low:
         return False
     return k == memory.count or memory.intervals[k].low >= high
 
 
 cdef Py_ssize_t place_in(const memory_t* memory, char* low) noexcept nogil:
-    """The first interval that ends behind an address."""
+    """Find the first interval that ends behind an address."""
     cdef Py_ssize_t left = 0, right = memory.count, middle
     while left < right:
         middle = (left + right) // 2
@@ -218,7 +218,7 @@ cdef Py_ssize_t place_in(const memory_t* memory, char* low) noexcept nogil:
 
 
 cdef Py_ssize_t first_nonfinite(plan_t* plan) noexcept nogil:
-    """The first tensor whose gradient holds NaN or inf, or does once unscaled, or -1."""
+    """Find the first tensor whose gradient holds NaN or inf, or does once unscaled; or -1."""
     cdef Py_ssize_t i
     cdef double scale = unbounded_scale(plan)
     for i in range(plan.count):
@@ -228,7 +228,7 @@ cdef Py_ssize_t first_nonfinite(plan_t* plan) noexcept nogil:
 
 
 cdef double unbounded_scale(plan_t* plan) noexcept nogil:
-    """What unscaling multiplies the gradients by, where they may overflow by it; 1: not."""
+    """Give what unscaling multiplies gradients by, where they may overflow by it; 1: not."""
     cdef options_t* o = &plan.options
     cdef double scale = gradient_share(o, <double> (plan.accumulated + 1), unit_of(plan))
     if plan.adding or o.clip_value or scale <= 1:
@@ -239,7 +239,7 @@ cdef double unbounded_scale(plan_t* plan) noexcept nogil:
 
 
 cdef bint gradient_is_finite(plan_t* plan, const tensor_t* t, double scale) noexcept nogil:
-    """Whether a gradient, its sum with what has been accumulated and that scaled is finite."""
+    """Tell whether a gradient, its sum with what was accumulated and that scaled is finite."""
     cdef scratch_t* s = room_of(plan, 0)
     cdef char* g
     cdef Py_ssize_t n, first = 0
@@ -262,7 +262,7 @@ cdef bint gradient_is_finite(plan_t* plan, const tensor_t* t, double scale) noex
 cdef char* gradient_of(
     plan_t* plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s, bint in_c_order
 ) noexcept nogil:
-    """A block of a gradient, what has been accumulated included: in place or in scratch."""
+    """Give a block of a gradient, with what was accumulated: in place or in scratch."""
     cdef char* g = gather(t, 1, first, n, s.block[0], s, in_c_order)
     cdef char* held
     g = lowered(plan, t, g, n, s.block[0])
@@ -275,7 +275,7 @@ cdef char* gradient_of(
 cdef char* with_held(
     const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
 ) noexcept nogil:
-    """The sum of a piece of the gradient and of its accumulator."""
+    """Add a piece of the gradient and of its accumulator."""
     if not t.accumulator_filled:
         return g
     if g == NULL:
@@ -294,14 +294,14 @@ cdef char* with_held(
 
 
 cdef double unit_of(const plan_t* plan) noexcept nogil:
-    """What the gradients of the window under way are multiplied by."""
+    """Give what the gradients of the window under way are multiplied by."""
     return ldexp(1, -<int> plan.held_shift) if plan.held_shift else 1
 
 
 cdef char* lowered(
     const plan_t* plan, const tensor_t* t, char* g, Py_ssize_t n, char* scratch
 ) noexcept nogil:
-    """A piece of a gradient as the accumulators hold it: in place, or times the unit in scratch."""
+    """Give a piece of a gradient as accumulators hold it: in place, or scaled in scratch."""
     if g == NULL or plan.held_shift == 0:
         return g
     SPANS.scale[t.dtype](scratch, g, unit_of(plan), n)
@@ -346,7 +346,7 @@ cdef bint walk_held(plan_t* plan, Py_ssize_t i, double factor) noexcept nogil:
 
 
 cdef inline bint same_order(cnp.ndarray g, cnp.ndarray p) noexcept:
-    """Whether a gradient lies in memory as its gapless parameter does, and is aligned."""
+    """Tell whether a gradient lies in memory as its gapless parameter does, and is aligned."""
     cdef int k
     if not cnp.PyArray_ISALIGNED(g):
         return False

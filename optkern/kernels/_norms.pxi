@@ -60,7 +60,7 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
 
 
 cdef void sum_squares(plan_t* plan, bint directing, int threads) noexcept nogil:
-    """The squares of each tensor's gradient, or direction, and parameter (for its trust)."""
+    """Sum the squares of each tensor's gradient, or direction, and parameter (for trust)."""
     cdef Py_ssize_t i, k
     plan.norms.directing = directing
     run_jobs(square_blocks, plan, (plan.norms.blocks[plan.count] + JOB - 1) // JOB, threads)
@@ -141,7 +141,7 @@ cdef void square_parameter(
 
 
 cdef wide_t gradient_norm(plan_t* plan) noexcept nogil:
-    """The norm of all gradients together; beside it that of each, where it is asked for."""
+    """Compute the norm of all gradients together, and that of each where it is asked for."""
     cdef Py_ssize_t i
     cdef int shift
     cdef double total
@@ -163,14 +163,14 @@ cdef wide_t gradient_norm(plan_t* plan) noexcept nogil:
 
 
 cdef wide_t tensor_norm(plan_t* plan, Py_ssize_t i, bint of_parameter) noexcept nogil:
-    """The norm of a parameter, or of a gradient or direction."""
+    """Compute the norm of a parameter, or of a gradient or direction."""
     cdef double squares = plan.norms.sums[of_parameter][i]
     cdef int shift = rescue(squares, plan.tensors[i].dtype)
     return root(rescued(plan, i, of_parameter, shift) if shift else squares, shift)
 
 
 cdef double rescued(plan_t* plan, Py_ssize_t i, bint of_parameter, int shift) noexcept nogil:
-    """The squares of a parameter, gradient or direction times 2**shift."""
+    """Sum the squares of a parameter, gradient or direction times 2**shift."""
     cdef Py_ssize_t block, first = plan.norms.blocks[i], stop = plan.norms.blocks[i + 1]
     cdef unsigned int flags = plan.constants[i].flags
     if not plan.tensors[i].active:

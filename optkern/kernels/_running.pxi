@@ -139,7 +139,7 @@ cdef inline void confine(plan_t* plan, const tensor_t* t, char* x, Py_ssize_t n)
 
 
 cdef inline int stored_as(const tensor_t* t) noexcept nogil:
-    """As whose numbers a parameter is stored."""
+    """Say as whose numbers a parameter is stored."""
     cdef int storage = t.storage[t.home]
     if storage == PLAIN:
         return AS_FLOAT64 if t.dtype else AS_FLOAT32
@@ -149,7 +149,7 @@ cdef inline int stored_as(const tensor_t* t) noexcept nogil:
 cdef void finish_piece(
     plan_t* plan, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
-    """What follows the rule: the projection, Lookahead, the average, zeros for the gradient."""
+    """Do what follows the rule: projection, Lookahead, average, zeros for the gradient."""
     cdef char* slow = at[plan.streams + SLOW]
     cdef char* ema = at[plan.streams + EMA]
     confine(plan, t, at[0], n)
@@ -231,7 +231,7 @@ cdef void zero_gradients(plan_t* plan) noexcept nogil:
 
 
 cdef Py_ssize_t active_elements(const plan_t* plan) noexcept nogil:
-    """How many elements have a gradient in this call."""
+    """Count the elements that have a gradient in this call."""
     cdef Py_ssize_t i, elements = 0
     for i in range(plan.count):
         elements += plan.tensors[i].size if plan.tensors[i].active else 0
@@ -265,7 +265,7 @@ cdef void count_call(plan_t* plan) noexcept nogil:
 cdef int step_by_norms(
     int index, int dtype, const constants_t* constants, char** at, Py_ssize_t n
 ) except -1 nogil:
-    """A step over one dense tensor whose constants ask for norms: those that a plan would take."""
+    """Step over one dense tensor whose constants ask for norms, as a plan would take them."""
     cdef plan_t plan
     cdef tensor_t t
     cdef constants_t own

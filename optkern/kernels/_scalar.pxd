@@ -23,7 +23,7 @@ cdef inline floating magnitude(floating x) noexcept nogil:
 
 
 cdef inline floating flush(floating x) noexcept nogil:
-    """Zero in the place of a denormal: a moment that decays into them stays slow for ever."""
+    """Put zero in a denormal's place: a moment that decays into them stays slow for ever."""
     if floating is float:
         return 0 if fabsf(x) < FLT_MIN else x
     else:
@@ -84,7 +84,7 @@ cdef extern from *:
 
 
 cdef inline unsigned int hashed(unsigned int x, unsigned int key) noexcept nogil:
-    """Random bits, the upper 20 of 32, from a position with a key added and another key."""
+    """Draw bits, the upper 20 of 32, from a position with a key added and another key."""
     x = x * <unsigned int> 0x85EBCA77
     return ((x ^ (x >> 13)) + key) * <unsigned int> 0xC2B2AE3D
 
@@ -94,14 +94,14 @@ cdef inline float from_bfloat16(unsigned int code) noexcept nogil:
 
 
 cdef inline unsigned int to_bfloat16(float x) noexcept nogil:
-    """Rounded to nearest even; NaN stays quiet NaN."""
+    """Round to nearest even; NaN stays quiet NaN."""
     cdef unsigned int u = bits_of(x), nan = (u >> 16) | 0x40
     cdef unsigned int rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16
     return nan if x != x else rounded
 
 
 cdef inline unsigned int to_bfloat16_at_random(float x, unsigned int random) noexcept nogil:
-    """Rounded up where 16 random bits carry; NaN is cut, and all from the largest number on."""
+    """Round up where 16 random bits carry; NaN is cut, and all from the largest number on."""
     cdef unsigned int u = bits_of(x), none = 0
     return (u + (none if <int> (u & 0x7FFFFFFF) > 0x7F7EFFFF else random)) >> 16
 
@@ -116,7 +116,7 @@ cdef inline float from_float16(unsigned int code) noexcept nogil:
 
 
 cdef inline unsigned int to_float16(float x) noexcept nogil:
-    """Rounded to nearest even, to denormals and infinity where it must."""
+    """Round to nearest even, to denormals and infinity where it must."""
     cdef unsigned int u = bits_of(x), sign = (u >> 16) & 0x8000, size = u & 0x7FFFFFFF
     cdef unsigned int normal = (size - 0x38000000 + 0xFFF + ((size >> 13) & 1)) >> 13
     # Adding 1/2 leaves the denormal's digits, rounded, at the end.
@@ -127,7 +127,7 @@ cdef inline unsigned int to_float16(float x) noexcept nogil:
 
 
 cdef inline unsigned int to_float16_at_random(float x, unsigned int random) noexcept nogil:
-    """Rounded up where 13 of 16 random bits carry; what nearest takes to infinity goes there."""
+    """Round up where 13 of 16 random bits carry; what nearest takes to infinity goes there."""
     cdef unsigned int u = bits_of(x), sign = (u >> 16) & 0x8000, size = u & 0x7FFFFFFF
     cdef unsigned int carry = random >> 3, most = 0x7BFF
     cdef unsigned int normal = (size - 0x38000000 + carry) >> 13

@@ -63,12 +63,12 @@ cdef inline void copy_run(
 
 
 cdef inline Py_ssize_t width(const tensor_t* t) noexcept nogil:
-    """Bytes of an element as the arithmetic takes it."""
+    """Give the bytes of an element as the arithmetic takes it."""
     return 8 if t.dtype else 4
 
 
 cdef inline int nearest(int storage) noexcept nogil:
-    """How a gradient of a parameter's dtype is stored, whichever way the parameter is rounded."""
+    """Say how a gradient of a parameter's dtype is stored, however the parameter is rounded."""
     if storage == BFLOAT16_STATE:
         return BFLOAT16
     return FLOAT16 if storage == FLOAT16_RANDOM else storage
@@ -77,7 +77,7 @@ cdef inline int nearest(int storage) noexcept nogil:
 cdef const layout_t* way_through(
     const tensor_t* t, int j, bint in_c_order, scratch_t* s
 ) noexcept nogil:
-    """How to walk a stream in the plan's order, or in C order; NULL: its elements lie like that."""
+    """Say how to walk a stream in the plan's order, or in C order; NULL: it lies like that."""
     cdef Py_ssize_t expected = t.itemsize[j]
     cdef bint as_is = <size_t> t.data[j] % t.itemsize[j] == 0
     cdef int k
@@ -101,7 +101,7 @@ cdef char* fetch(
     const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* to, scratch_t* s,
     bint in_c_order=False,
 ) noexcept nogil:
-    """Where `n` elements of a stream lie as the arithmetic takes them: in place or in `to`.
+    """Give `n` elements of a stream as the arithmetic takes them: in place or in `to`.
 
     At most PIECE of them, but any number of a stream that needs no scratch.
     """
@@ -145,7 +145,7 @@ cdef char* gather(
     const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* to, scratch_t* s,
     bint in_c_order,
 ) noexcept nogil:
-    """As `fetch`, for any number of elements that `to` holds."""
+    """Do as `fetch`, for any number of elements that `to` holds."""
     cdef Py_ssize_t piece, done = 0
     if t.data[j] == NULL or t.storage[j] == PLAIN and way_through(t, j, in_c_order, s) == NULL:
         return fetch(t, j, first, n, to, s, in_c_order)
@@ -169,7 +169,7 @@ cdef void zero(
 
 
 cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
-    """64 bits in, 64 bits out; the twin is in codecs.py."""
+    """Mix 64 bits into 64 others; the twin is in codecs.py."""
     x = x + <unsigned long long> 0x9E3779B97F4A7C15
     x = (x ^ (x >> 30)) * <unsigned long long> 0xBF58476D1CE4E5B9
     x = (x ^ (x >> 27)) * <unsigned long long> 0x94D049BB133111EB
@@ -177,7 +177,7 @@ cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
 
 
 cdef inline unsigned long long random_key(const tensor_t* t, Py_ssize_t position) noexcept nogil:
-    """The key of the random bits of the segment that a position is in."""
+    """Make the key of the random bits of the segment that a position is in."""
     return mixed(t.key ^ <unsigned long long> (position // SEGMENT))
 
 # --------------------------------------------------------------------------- scratch
@@ -211,7 +211,7 @@ cdef void release_scratch(plan_t* plan) noexcept nogil:
 
 
 cdef inline scratch_t* room_of(const plan_t* plan, int thread) noexcept nogil:
-    """A thread's scratch; it begins with a cache line. NULL where none is reserved."""
+    """Give a thread's scratch, from a cache line's beginning; NULL where none is reserved."""
     cdef size_t start = <size_t> plan.rooms.start
     if start == 0:
         return NULL

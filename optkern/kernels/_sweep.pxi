@@ -44,7 +44,7 @@ cdef bint sweep_blocks(
 
 
 cdef Py_ssize_t rows_of_sweep(const sweep_t* w) noexcept nogil:
-    """How many rows are swept together: as many as their blocks, or beginnings, fit a tile."""
+    """Count the rows swept together: as many as their blocks, or beginnings, fit a tile."""
     cdef Py_ssize_t part = min(w.inner, <Py_ssize_t> BLOCK)
     cdef Py_ssize_t most = (TILE // width(w.t) - 2 * BLOCK) // (part + part // 16)   # with gaps
     if w.inner > BLOCK:

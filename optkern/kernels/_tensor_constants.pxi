@@ -29,7 +29,7 @@ cdef void note_options(plan_t* plan) noexcept nogil:
 
 
 cdef void derive_constants(plan_t* plan) noexcept nogil:
-    """The constants of this step, once for each run of tensors that share them."""
+    """Derive the constants of this step, once for each run of tensors that share them."""
     cdef Py_ssize_t i, last = -1
     cdef constants_t* h = NULL
     cdef hyper_t o
@@ -63,7 +63,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
 
 
 cdef void adjust_constants(plan_t* plan) noexcept nogil:
-    """What norms and options make of each tensor's constants: its own from now on."""
+    """Make of each tensor's constants what norms and options ask: its own from now on."""
     cdef Py_ssize_t i
     cdef const options_t* o = &plan.options
     cdef constants_t* h

@@ -102,7 +102,7 @@ cdef extern from *:
 
 
 cdef bint crosses(const layout_t* walk, int* axis) noexcept nogil:
-    """Whether neighbours in memory, of which a cache line holds several, are apart in C order.
+    """Tell whether neighbours in memory, several to a cache line, are apart in C order.
 
     `axis`: the one along which they lie, not the last.
     """
@@ -121,7 +121,7 @@ cdef bint crosses(const layout_t* walk, int* axis) noexcept nogil:
 cdef void seek(
     const sweep_t* w, Py_ssize_t flat, Py_ssize_t* index, Py_ssize_t* offset
 ) noexcept nogil:
-    """The place of an element that is counted in C order: its indices, and how far it lies."""
+    """Place an element that is counted in C order: its indices, and how far it lies."""
     cdef int i, k
     for i in range(w.streams):
         offset[i] = 0
@@ -166,7 +166,7 @@ cdef int next_columns(
 cdef char* column(
     const sweep_t* w, int i, Py_ssize_t offset, Py_ssize_t n, char* to, scratch_t* s
 ) noexcept nogil:
-    """Where `n` elements of a column lie as the arithmetic takes them: in place or in `to`."""
+    """Give `n` elements of a column as the arithmetic takes them: in place or in `to`."""
     cdef const tensor_t* t = w.t
     cdef int j = w.stream[i]
     cdef Py_ssize_t size = t.itemsize[j], stride = w.walk[i].strides[w.axis]
@@ -183,7 +183,7 @@ cdef char* column(
 
 
 cdef void lay_out(layout_t* walk, const layout_t* like, Py_ssize_t size) noexcept nogil:
-    """How to walk elements of so many bytes that lie in C order."""
+    """Say how to walk elements of so many bytes that lie in C order."""
     cdef int k
     walk.ndim = like.ndim
     for k in range(like.ndim - 1, -1, -1):

@@ -39,7 +39,7 @@ cdef inline wide_t root(double squares, int shift) noexcept nogil:
 
 
 cdef inline wide_t wide(double value, int exponent) noexcept nogil:
-    """value * 2**exponent, its value in [0.5, 1), or 0."""
+    """Hold value * 2**exponent, its value in [0.5, 1), or 0."""
     cdef wide_t to
     cdef int own = 0
     to.value = frexp(value, &own)

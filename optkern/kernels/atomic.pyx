@@ -35,7 +35,7 @@ cdef class Setting:
     cdef options_t options
 
     def __cinit__(self, Plan plan, groups, options):
-        """``groups``: a dict of checked values for each; ``options``: a dict of checked values."""
+        """Take ``groups``, a dict of checked values for each, and ``options``, a dict of them."""
         cdef Py_ssize_t number
         self.plan = plan
         self.options = plan.core.options
@@ -240,7 +240,7 @@ def followed(after, function, *args):
 
 
 cdef class Averaged:
-    """Context: an optimizer's averages are in the parameters' place, and back whatever happens.
+    """Hold an optimizer's averages in the parameters' place; back whatever happens.
 
     An exception in the middle of entering or leaving finds the parameters in their place too: what
     holds this object on its stack lets go of it.

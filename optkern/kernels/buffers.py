@@ -277,7 +277,7 @@ def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
 
 
 def zeros_beside(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Zeros of an array's shape and memory order, with lines where the array's first line begins.
+    """Make zeros of an array's shape and memory order, its lines where the array's begin.
 
     The engine begins its long vectors where the parameter's lines begin. Each that crosses a line
     counts twice: 12 % of a step that stays in cache.

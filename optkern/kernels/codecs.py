@@ -122,7 +122,7 @@ def decode_bfloat16(codes: np.ndarray) -> np.ndarray:
 
 
 def encode_bfloat16(x: np.ndarray, random: np.ndarray | int | None = None) -> np.ndarray:
-    """float32 -> uint16, to nearest even, or with the upper 16 of 32 ``random`` bits each."""
+    """Encode float32 -> uint16, to nearest even, or by the upper 16 of 32 ``random`` bits."""
     bits = np.ascontiguousarray(x).view(np.uint32).reshape(np.shape(x))
     if random is None:
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
@@ -150,7 +150,7 @@ def encode_float16(x: np.ndarray, random: np.ndarray) -> np.ndarray:
 
 
 def decode_int8(codes: np.ndarray, scales: np.ndarray, signed: bool) -> np.ndarray:
-    """uint8 codes and a uint8 exponent for each block of 256 -> float32, of the codes' shape."""
+    """Decode uint8 codes and a uint8 exponent a block of 256 -> float32, of the codes' shape."""
     k = codes.reshape(-1).astype(np.int32)
     offset = _spread(_offset(scales, signed), k.size)
     infinite = _spread(_marked(scales), k.size) & (k & _FAR[signed] == _FAR[signed])
@@ -167,7 +167,7 @@ def decode_int8(codes: np.ndarray, scales: np.ndarray, signed: bool) -> np.ndarr
 def encode_int8(
     x: np.ndarray, signed: bool, random: np.ndarray | int = HALF
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float32 -> uint8 codes of the same shape, and a uint8 exponent for each block of 256."""
+    """Encode float32 -> uint8 codes of the same shape, and a uint8 exponent a block of 256."""
     bits = np.ascontiguousarray(x, np.float32).reshape(-1).view(np.int32)
     size = bits & 0x7FFFFFFF
     starts = np.arange(0, bits.size, SCALED)

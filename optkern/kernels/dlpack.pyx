@@ -74,7 +74,7 @@ cdef class Exchange:
         self.describe = api.describe
 
     def over(self, list tensors, list likes):
-        """Arrays over tensors that lie in memory as others do.
+        """Make arrays over tensors that lie in memory as others do.
 
         Parameters
         ----------

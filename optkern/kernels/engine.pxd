@@ -25,7 +25,7 @@ cdef void transfer(
 cdef inline int step_dense(
     int index, int dtype, const constants_t* constants, char** at, Py_ssize_t n
 ) except -1 nogil:
-    """A step of a rule over one dense tensor that no plan is bound to: its streams, its constants.
+    """Hold a step over one dense tensor that no plan is bound to: its streams, its constants.
 
     Its smallest call is a third of a microsecond, so the common case stands where it is called.
     """

@@ -90,7 +90,7 @@ include "_running.pxi"
 
 
 cdef class Plan:
-    """One rule bound to parameters and their state.
+    """Bind one rule to parameters and their state.
 
     Parameters
     ----------
@@ -436,7 +436,7 @@ cdef class Plan:
 
     @property
     def accumulated(self):
-        """Calls whose gradients wait in the accumulators."""
+        """Count the calls whose gradients wait in the accumulators."""
         return self.core.accumulated
 
     @accumulated.setter
@@ -455,7 +455,7 @@ cdef class Plan:
 
     @property
     def applied(self):
-        """Calls that have updated something."""
+        """Count the calls that have updated something."""
         return self.core.applied
 
     @applied.setter
@@ -464,7 +464,7 @@ cdef class Plan:
 
     @property
     def skipped(self):
-        """Calls left out, as a gradient was not finite."""
+        """Count the calls left out, as a gradient was not finite."""
         return self.core.skipped
 
     @skipped.setter
@@ -473,7 +473,7 @@ cdef class Plan:
 
     @property
     def skips_in_row(self):
-        """Calls left out since the last one that was not."""
+        """Count the calls left out since the last one that was not."""
         return self.core.skips_in_row
 
     @skips_in_row.setter

@@ -178,7 +178,7 @@ def name_of(key: Any) -> str | None:
 
 
 def rebuilt(like: Any, node: Node, entries: list[Any]) -> Any:
-    """Entries in a container like the user's: mappings as dicts, sequences of any class as lists.
+    """Put entries into a container like the user's: mappings as dicts, any sequence as a list.
 
     Tuples, named tuples, deques and dataclasses are of the user's types.
     """

@@ -422,7 +422,7 @@ cdef class Rows:
 
 
 def take_rows(rule, str owner, list params, rows, gradients, dict state):
-    """Everything a functional call was given, checked: the `Rows` of each parameter that has some.
+    """Check all that a functional call was given: the `Rows` of each parameter that has some.
 
     Parameters
     ----------

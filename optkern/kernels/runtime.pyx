@@ -225,7 +225,7 @@ cdef void run_job(job_t job, void* context, Py_ssize_t k, int thread) noexcept n
 
 
 cdef double now() noexcept nogil:
-    """Seconds, of a clock that only goes forward."""
+    """Read a clock that only goes forward, in seconds."""
     return optkern_seconds()
 
 # --------------------------------------------------------------------------- forks
@@ -248,7 +248,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class ieee_mode:
-    """Context: this thread computes with the IEEE defaults, whatever another library has set."""
+    """Hold this thread to the IEEE defaults, whatever another library has set."""
 
     def __enter__(self):
         self.old = optkern_ieee_mode()

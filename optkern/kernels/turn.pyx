@@ -38,7 +38,7 @@ cdef bint is_in_numpy(traceback) except -1:
 
 @cython.final
 cdef class Turn:
-    """One call at a time for what takes steps.
+    """Let one call at a time take steps.
 
     Parameters
     ----------

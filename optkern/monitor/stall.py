@@ -356,7 +356,7 @@ class ByCurvature:
         return self._said("plateau", f"{stalled}, but {small}{self._rate()}", v)
 
     def _above_start(self, v: curvature.Verdict, dead: str) -> Diagnosis:
-        """Long steps hold the loss above where it began; proven where shorter ones were tried."""
+        """Say that long steps hold the loss above its start; proven where shorter were tried."""
         proven = "is too high" in self.seen.ask()
         return self._said(
             "oscillating" if proven else "inconclusive",

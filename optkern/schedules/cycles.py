@@ -16,7 +16,7 @@ from .shapes import _half_cosine, _mix, _times_power
 
 @_made_schedule
 class OneCycle(Timed):
-    """Up from ``max_lr / div_factor`` to ``max_lr``, then far down, over ``total_steps``.
+    """Rise from ``max_lr / div_factor`` to ``max_lr``, then fall far, over ``total_steps``.
 
     The way up takes ``pct_start`` of the steps; the last step has
     ``max_lr / div_factor / final_div_factor``. With ``three_phase`` the way down is as long as
@@ -72,7 +72,7 @@ class OneCycle(Timed):
 
 @_made_schedule
 class Cyclic(Timed):
-    """Straight up from ``base_lr`` to ``max_lr`` and down again, for ever.
+    """Go straight up from ``base_lr`` to ``max_lr`` and down again, for ever.
 
     ``step_size_up`` steps up and ``step_size_down`` (default: as many) down. The height of a
     cycle stays (``mode="triangular"``), halves each cycle (``"triangular2"``) or is ``gamma**step``
@@ -111,7 +111,7 @@ class Cyclic(Timed):
 
 @_made_schedule
 class Piecewise(Timed):
-    """From point to point: a value at each of some steps, and what lies between.
+    """Go from point to point: a value at each of some steps, and what lies between.
 
     Between two points the way is straight (``"linear"``), half a cosine wave (``"cos"``), or the
     value of the earlier one is held (``"hold"``). Before the first point its value holds, after
@@ -175,7 +175,7 @@ class Noam(Timed):
 
 @_made_schedule
 class WarmupStableDecay(Timed):
-    """Up from 0 to ``lr``, a long stay, and a short way down to ``end_lr``.
+    """Rise from 0 to ``lr``, stay for long, and go a short way down to ``end_lr``.
 
     The way down is ``"linear"``, ``"cos"``, or ``"1-sqrt"``: ``1 - sqrt(share)``, of Hägele et
     al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024,

@@ -29,7 +29,7 @@ class Constant(Schedule):
 
 @_made_schedule
 class Step(Timed):
-    """Times ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``.
+    """Multiply by ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``.
 
     >>> from optkern.schedules import Step
     >>> [Step(0.1, step_size=10, gamma=0.5)(step) for step in (0, 10, 20)]
@@ -49,7 +49,7 @@ class Step(Timed):
 
 @_made_schedule
 class MultiStep(Timed):
-    """Times ``gamma`` at each of the ``milestones``; one that comes twice counts twice.
+    """Multiply by ``gamma`` at each of the ``milestones``; one that comes twice counts twice.
 
     >>> from optkern.schedules import MultiStep
     >>> [MultiStep(0.1, [10, 15], gamma=0.5)(step) for step in (0, 10, 15)]
@@ -70,7 +70,7 @@ class MultiStep(Timed):
 
 @_made_schedule
 class Exponential(Schedule):
-    """Times ``gamma`` each step: ``lr * gamma**step``.
+    """Multiply by ``gamma`` each step: ``lr * gamma**step``.
 
     Keras's ``ExponentialDecay(lr, decay_steps, decay_rate)`` has
     ``gamma = decay_rate**(1 / decay_steps)``.
@@ -89,7 +89,7 @@ class Exponential(Schedule):
 
 @_made_schedule
 class InverseTime(Timed):
-    """Divided by the time: ``lr / (1 + decay_rate * step / decay_steps)``.
+    """Divide by the time: ``lr / (1 + decay_rate * step / decay_steps)``.
 
     Keras's ``InverseTimeDecay``; with ``staircase`` the time goes up once in ``decay_steps``.
     Decays like this satisfy the conditions of Robbins, Monro, "A stochastic approximation
@@ -115,7 +115,7 @@ class InverseTime(Timed):
 
 @_made_schedule
 class InverseSqrt(Schedule):
-    """Divided by the square root of the time: ``lr / sqrt(1 + step / timescale)``.
+    """Divide by the square root of the time: ``lr / sqrt(1 + step / timescale)``.
 
     After a warmup of as many steps as the timescale, this is the schedule of Raffel et al.,
     "Exploring the limits of transfer learning with a unified text-to-text transformer", 2020,
@@ -138,7 +138,7 @@ class InverseSqrt(Schedule):
 
 @_made_schedule
 class Polynomial(Timed):
-    """Down to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``.
+    """Fall to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``.
 
     With ``k_decay`` the share of the way is ``(step / total_iters)**k_decay``; see `Cosine`.
 
@@ -163,7 +163,7 @@ class Polynomial(Timed):
 
 @_made_schedule
 class REX(Timed):
-    """Down to ``end_lr``, slowly first: ``(1 - s) / (1 - s / 2)`` of the way is left at share s.
+    """Fall to ``end_lr``, slowly first: ``(1 - s) / (1 - s / 2)`` of the way is left at share s.
 
     Chen, Wolfe, Kyrillidis, "REX: revisiting budgeted training with an improved schedule", 2022,
     section 3.
@@ -187,7 +187,7 @@ class REX(Timed):
 
 @_made_schedule
 class Linear(Timed):
-    """Straight from ``start`` to ``end`` over ``total_iters`` steps.
+    """Go straight from ``start`` to ``end`` over ``total_iters`` steps.
 
     >>> from optkern.schedules import Linear
     >>> Linear(0.0, 0.1, total_iters=10)(5)
@@ -207,7 +207,7 @@ class Linear(Timed):
 
 @_made_schedule
 class Cosine(Timed):
-    """Half a cosine wave from ``lr`` down to ``eta_min`` over ``T_max`` steps, held there.
+    """Follow half a cosine wave from ``lr`` down to ``eta_min`` over ``T_max`` steps; stay there.
 
     ``eta_min + (lr - eta_min) * (1 + cos(pi * step / T_max)) / 2``. With ``periodic`` the wave
     goes on, as torch's does: at ``2 * T_max`` it is ``lr`` again. With ``k_decay`` the share of
@@ -241,7 +241,7 @@ class Cosine(Timed):
 
 @_made_schedule
 class CosineWarmRestarts(Timed):
-    """`Cosine` again and again: over ``T_0`` steps, then ``T_mult`` times as many each time.
+    """Repeat `Cosine`: over ``T_0`` steps, then ``T_mult`` times as many each time.
 
     Each restart begins at ``gamma`` (at most 1) times the height of the one before (Keras's
     ``m_mul``), and goes down as `Cosine` with ``k_decay`` does. After ``cycle_limit`` cycles

@@ -17,7 +17,7 @@ _LAST_STEP = 2**53  # as for the optimizers' step counts
 
 
 class _Milestones:
-    """Steps in ascending order, as a tuple."""
+    """Allow steps in ascending order, as a tuple."""
 
     allowed = "a list of integers in [1, 2**53], ascending"
 
@@ -32,7 +32,7 @@ class _Milestones:
 
 
 class _Points:
-    """Points (step, value), the steps ascending, as a tuple of pairs."""
+    """Allow points (step, value), the steps ascending, as a tuple of pairs."""
 
     allowed = "a dict {step: value} or pairs (step, value), the steps ascending in [0, 2**53]"
 
@@ -64,7 +64,7 @@ class _Operands:
 
 
 class _Parts:
-    """Several of what `_Operands` allows, as a tuple."""
+    """Allow several of what `_Operands` allows, as a tuple."""
 
     allowed = f"a list, each {_Operands.allowed}"
 
@@ -77,7 +77,7 @@ class _Parts:
 
 
 class _Maybe:
-    """None, or what another domain allows; None comes through as `MISSING`."""
+    """Allow None, or what another domain allows; None comes through as `MISSING`."""
 
     def __init__(self, domain: Any) -> None:
         self.domain = domain

@@ -73,7 +73,7 @@ def join(
 
 @spelled
 def warmup(n: Steps, then: Operand, start: float = 0.0, total: int | None = None) -> Schedule:
-    """Straight up from ``start`` to where ``then`` begins, over ``n`` steps, then ``then``.
+    """Go straight up from ``start`` to where ``then`` begins, over ``n`` steps, then ``then``.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def warmup(n: Steps, then: Operand, start: float = 0.0, total: int | None = None
 
 @_made_schedule
 class Pair(FunctionOfStep):
-    """Two schedules or numbers as one schedule of pairs, for ``betas``.
+    """Make one schedule of pairs of two schedules or numbers, for ``betas``.
 
     >>> from optkern.schedules import Linear, Pair
     >>> Pair(Linear(0.95, 0.85, 300), 0.999)(0)

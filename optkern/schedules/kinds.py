@@ -143,7 +143,7 @@ class Schedule(FunctionOfStep, ABC):
 
     @spelled
     def clamp(self, low: float | None = None, high: float | None = None) -> Clamp:
-        """This schedule, kept within [low, high]."""
+        """Keep this schedule within [low, high]."""
         return Clamp(self, low, high)
 
     def __neg__(self) -> Combined:
@@ -194,7 +194,7 @@ class Timed(Schedule):
 
 @_made_schedule
 class Combined(Schedule):
-    """Two schedules, or a schedule and a number, combined by an operator.
+    """Combine two schedules, or a schedule and a number, by an operator.
 
     >>> from optkern.schedules import Cosine
     >>> (Cosine(0.1, T_max=10) * 0.5)(0)

@@ -15,7 +15,7 @@ from .kinds import FunctionOfStep, Schedule
 
 
 class Plateau(Schedule):
-    """Times ``factor`` when the loss has stopped improving: torch's ReduceLROnPlateau.
+    """Multiply by ``factor`` when the loss has stopped improving: torch's ReduceLROnPlateau.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import math
 
 
 def _mix(start: float, end: float, share: float) -> float:
-    """From ``start`` (share 0) to ``end`` (share 1), exactly these at and beyond the ends."""
+    """Go from ``start`` (share 0) to ``end`` (share 1), exactly these at and beyond the ends."""
     if share <= 0:
         return start
     return end if share >= 1 else start + (end - start) * share
@@ -23,7 +23,7 @@ def _decayed(share: float, k: float) -> float:
 
 
 def _times_power(value: float, base: float, exponent: float) -> float:
-    """``value * base**exponent``; an OverflowError where that is beyond the largest number."""
+    """Compute ``value * base**exponent``; OverflowError where that is beyond the largest number."""
     product = value * float(base**exponent)
     if math.isinf(product):
         raise OverflowError

@@ -12,7 +12,7 @@ from optkern.curvature.recurrence cimport Pass, address, passes
 
 
 def two_loop(out, g, list s, list y, list rho, double gamma, int num_threads=0):
-    """out = -H g for the inverse Hessian H that k pairs (s, y) make of gamma I, the newest last.
+    """Compute out = -H g, H the inverse Hessian that k pairs (s, y) make of gamma I, newest last.
 
     Parameters
     ----------

@@ -192,7 +192,7 @@ class EnrichedCall(KrylovCall):
         return bool(self._at_rest()) or self.objective.gradients >= limit
 
     def _direction(self) -> tuple[np.ndarray, float, float] | None:
-        """Direction, slope and the first length; None where curvature along g is negative."""
+        """Give direction, slope and the first length; None where curvature along g is negative."""
         if self.pairs.s:
             d, slope = self.pairs.direction(self.g, self.solver._threads)
             return (d, slope, 1.0) if slope < 0 else None

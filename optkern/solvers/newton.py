@@ -19,7 +19,7 @@ from .pairs import Pairs, loaded_pairs
 
 
 class NewtonLanczos(Solver):
-    """Newton's method in Krylov spaces, with a trust region, safe where H is indefinite.
+    """Take Newton steps in Krylov spaces, in a trust region, safe where H is indefinite.
 
     Parameters
     ----------

@@ -6,7 +6,9 @@ from ..curvature.reference import dot, scale, subtract
 
 
 def two_loop(out, g, s, y, rho, gamma):
-    """out = -H g; out'g. Nocedal, "Updating quasi-Newton matrices with limited storage", 1980."""
+    """Compute out = -H g; give out'g.
+
+    Nocedal, "Updating quasi-Newton matrices with limited storage", 1980."""
     pairs = range(len(s))
     alpha = {}
     out[...] = g

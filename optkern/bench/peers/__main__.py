@@ -101,7 +101,7 @@ class Worker:
         return max(1, int(-(-PEER_SAMPLE_SECONDS // seconds)))
 
     def time(self, side: str, count: int) -> float:
-        """Seconds of a step: the mean over ``count`` in a row, after as many that are not timed.
+        """Time a step, in seconds: the mean over ``count`` in a row, after as many untimed ones.
 
         Those wake the cores: behind a turn of others, steps take half as long again at first.
         """
@@ -126,7 +126,7 @@ class Worker:
         return total / count
 
     def beside(self, side: str, m: int, k: int, count: int) -> tuple[float, float]:
-        """Seconds of a step and of a matrix product, called in turn; warmed up as in `time`."""
+        """Time a step and a matrix product, in seconds, in turn; warmed up as in `time`."""
         peer = self.sides[side]
         key = (side, m, k)
         product = self.products.setdefault(key, peer.make_product(m, k))

@@ -7,7 +7,7 @@ from .task import STEP
 
 
 class Thinc(Peer):
-    """`thinc.optimizers.Optimizer`; it leaves the gradient zero, so that is written anew, untimed.
+    """Run thinc's `Optimizer`, which zeroes the gradient: that is written anew, untimed.
 
     It has no threads.
     """

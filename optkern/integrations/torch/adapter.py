@@ -271,7 +271,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         binding.show(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict`, or that of torch's class of this name, goes on from.
+        """Give all that `load_state_dict`, or that of torch's class of this name, goes on from.
 
         The tensors are copies. Options of the whole optimizer (`clip_norm`) are not in it.
         """

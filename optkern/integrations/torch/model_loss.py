@@ -253,7 +253,7 @@ class _Products:
         return total
 
     def _direction(self, v: Mapping[str, np.ndarray]) -> tuple[list[Any], float]:
-        """v as tensors, and what it has been divided by: float32 reaches less far than float64."""
+        """Give v as tensors, and its divisor: float32 reaches less far than float64."""
         arrays = [np.asarray(v[name], np.float64) for name in self.total.params]
         for (name, p), array in zip(self.total.params.items(), arrays):
             if array.shape != tuple(p.shape):

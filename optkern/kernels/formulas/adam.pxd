@@ -23,7 +23,7 @@ cdef inline floating formula(
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """lr m^ / (sqrt(v^) + eps) = rate m / (sqrt(v) + eps'): one division."""
+    """Compute lr m^ / (sqrt(v^) + eps) = rate m / (sqrt(v) + eps'): one division."""
     cdef double root = sqrt(1 - o.beta2 ** o.step)
     common(o, h)
     make_room(o, h)

@@ -25,7 +25,7 @@ cdef inline floating formula(
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """m^ / (sqrt(v^) + eps) as Adam has it, the learning rate left to the trust ratio."""
+    """Compute m^ / (sqrt(v^) + eps) as Adam has it, the rate left to the trust ratio."""
     cdef double root = sqrt(1 - o.beta2 ** o.step)
     common(o, h)
     make_room(o, h)

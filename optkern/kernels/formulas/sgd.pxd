@@ -28,7 +28,7 @@ cdef inline floating formula(floating p, floating g, floating* buf, constants_t 
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """buf = momentum * buf + gain * g and p -= rate * buf, in all three forms."""
+    """Compute buf = momentum * buf + gain * g and p -= rate * buf, in all three forms."""
     common(o, h)
     # A velocity that takes whole gradients has to hold what a decayed one is: there is no result in
     # range to save, and a product an element less (9 % of momentum with L2 decay in cache).
