@@ -192,6 +192,17 @@ def test_one_gradient_in_a_look_is_enough():
     assert monitor._unfed(p, full, other) == "" == monitor._unfed({"a": np.ones(2)}, full, None)
 
 
+@pytest.mark.parametrize(("size", "fed"), [(0, True), (1, False), (2, False)])
+def test_a_parameter_without_elements_misses_no_gradient(size, fed):
+    p = {"a": np.ones(2), "b": np.ones(size)}
+    opt, monitor = optkern.SGD(p, lr=1e-3), Monitor(every=1)
+    for _ in range(9):
+        g = {"a": np.ones(2), "b": np.zeros(size)}
+        opt.step(g)
+        monitor.record(1.0, g, opt)
+    assert monitor._fed == [True, fed]
+
+
 def test_without_gradients_what_has_moved_is_told():
     monitor, p = parts_run(9, lambda k: None, grads=False)
     assert "since record 0 no step has moved parameter 'b'" in monitor._unfed(p, full, monitor.opt)

@@ -252,7 +252,7 @@ def test_a_whole_space_needs_no_second_look():
     assert report.status.endswith("not looked at for negative curvature")
 
 
-@pytest.mark.parametrize(("noise", "hidden"), [(0.009, False), (0.011, True)])
+@pytest.mark.parametrize(("noise", "hidden"), [(0.009, False), (0.01, False), (0.011, True)])
 def test_noise_of_a_hundredth_hides_curvature_and_is_said(noise, hidden):
     class Noisy(krylov.ExactCall):
         def _noise(self, magnitude):
