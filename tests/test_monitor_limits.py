@@ -360,6 +360,8 @@ def test_the_record_where_validation_turned():
     record, text = turning()
     assert record == 30
     assert text.startswith("since record 30 the validation loss has risen from 1.0")
+    train = validation()[0]  # its level about that record, and of the last seven
+    assert f"the training loss fell from {train[30]:.4g} to {train[-4]:.4g};" in text
     every = 3
     train, validated = validation()
     train = np.linspace(1.5, 1.0, 180)
