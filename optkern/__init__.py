@@ -37,6 +37,7 @@ from .kernels.runtime import isa
 from .kernels.threads import set_num_threads
 from .monitor import Monitor, compare_fits
 from .optimizers import *  # noqa: F403  (a class for each rule)
+from .optimizers.routing import groups
 from .solvers import LBFGS, SAM, NewtonLanczos
 
 _moved.keep_old_names()
@@ -56,6 +57,7 @@ __all__ = [
     "flatten",
     "get_include",
     "get_num_threads",
+    "groups",
     "integrations",
     "isa",
     "kernels",

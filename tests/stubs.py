@@ -128,6 +128,7 @@ def unwrapped(owner: str, opt: Any) -> Any: ...
 def no_optimizer(owner: str, opt: Any) -> str: ...
 
 CLASSES: dict[str, type[Optimizer]]
+MIXED: Rule
 OF_WEIGHTS: tuple[str, ...]
 """
 
@@ -249,11 +250,11 @@ def optimizers() -> str:
         for name in rules.OPTIONS
         if name != "zero_grad"  # a descriptor: it can be called, too
     )
-    classes = ["Optimizer", *(cls.__name__ for cls in CLASSES.values())]
+    classes = ["Mixed", "Optimizer", *(cls.__name__ for cls in CLASSES.values())]
     classes.sort(key=lambda name: (not name.isupper(), name))  # as linters want them
     names = "".join(f'    "{name}",\n' for name in classes)
     text = OPTIMIZERS_HEAD.replace("{options}", options) + f"\n__all__ = [\n{names}]\n"
-    for cls in CLASSES.values():
+    for cls in (*CLASSES.values(), optkern.Mixed):
         body = arguments(cls.rule, cls.__signature__, {"params": "Params"}, schedules=True)
         body = "".join(f"    {line}\n" for line in ["    self,", *body.splitlines()])
         text += f"\nclass {cls.__name__}(Optimizer):\n    def __init__(\n{body}    ) -> None: ...\n"

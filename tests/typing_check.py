@@ -26,6 +26,10 @@ sgd.step({"w": g, "b": None})
 groups: list[dict[str, Any]] = [{"params": [p], "lr": 1e-4}, {"params": {"w": p}}]
 lion = optkern.Lion(groups)
 lion.step([[g], {"w": g}])
+routed = optkern.groups({"w": p, "b": p}, muon={"rule": "Lion", "lr": 0.02}, lr=1e-3, head=())
+mixed = optkern.Mixed(routed, clip_norm=1.0)
+stepped: bool = mixed.step({"w": g, "b": None})
+optkern.Mixed([{"params": p, "rule": optkern.AdamW}]).step([g])
 lion.param_groups[0]["lr"] = 1e-5
 adam.load_state_dict(adam.state_dict())
 adam.step_rows([0, 2, 0], g)

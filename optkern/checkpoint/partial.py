@@ -178,9 +178,9 @@ class Fit:
         found: list[Label] = []
         if not isinstance(self.opt, Optimizer):
             return found
-        for key, entry in self.theirs["state"].items():
-            array, master = self.arrays.get(key), entry.get("master")
-            if array is None or "master" not in self.opt.session.saved_forms(array):
+        for i, (key, array) in enumerate(self.arrays.items()):
+            master = self.theirs["state"].get(key, {}).get("master")
+            if "master" not in self.opt.session.saved_forms(i):
                 continue
             fits = master is not None and master.shape == array.shape
             if fits and not np.array_equal(master, renewed(master, array), equal_nan=True):
@@ -356,9 +356,16 @@ class Fit:
             return mine
         merged = []
         for k, (own, saved) in enumerate(zip(mine, theirs)):
+            if self._of_other_rule(own, saved):
+                merged.append(own)
+                self.mismatched.append(f"param_groups/{k}")
+                continue
             found = dict(self._found_in_both(f"param_groups/{k}/", own, saved))
             merged.append({**own, **found, "params": own["params"]})
         return merged
+
+    def _of_other_rule(self, own: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+        return any(own[word] != saved.get(word) for word in self.opt.session.words)
 
     def _merged(self, what: str, mine: Any, theirs: Any) -> Any:
         """Merge the entries of a dict one by one, of whatever else a state may hold."""
@@ -372,13 +379,20 @@ class Fit:
     ) -> dict[Label, dict[str, Any]]:
         """Take the parameters' states that fit, each whole but for arrays that have no place."""
         fitting = {}
+        others = {
+            label
+            for own, saved in zip(self.opt.session.groups, self.theirs["param_groups"])
+            if self._of_other_rule(own, saved)
+            for label in saved["params"]
+        }
+        positions = {key: i for i, key in enumerate(self.opt.session.labels)}
         for key, entry in self._found_in_both("state/", mine, theirs):
-            forms = self.opt.session.saved_forms(self.arrays[key])
+            forms = self.opt.session.saved_forms(positions[key])
             arrays = {name: x for name, x in entry.items() if isinstance(x, np.ndarray)}
             wrong = [
                 x for x in arrays if x in forms and forms[x] != (arrays[x].shape, arrays[x].dtype)
             ]
-            if wrong:
+            if wrong or key in others:
                 self.mismatched.append(f"state/{key}")
                 continue
             extra = [name for name in arrays if name not in forms]

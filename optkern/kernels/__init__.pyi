@@ -235,7 +235,8 @@ def rprop(
     step_sizes: tuple[float, float] = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...

@@ -4,6 +4,17 @@
 # and how they are stored. Parameters and state are bound once, through typed memoryviews.
 
 
+cdef int note_rules(Plan plan, rule) except -1:
+    """Give each tensor its rule's place in the table, and the plan what the rules ask of it."""
+    cdef Py_ssize_t i
+    plan.rules = rule if isinstance(rule, list) else [rule] * plan.core.count
+    plan.group_rules = plan.rules[:1] or [rule]
+    for i, rule in enumerate(plan.rules):
+        plan.core.tensors[i].index = INDEX[rule.name]
+        note_rule(&plan.core, plan.core.tensors[i].index)
+    return 0
+
+
 cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     """Point a tensor's streams at its parameter and state, checked before.
 
@@ -12,7 +23,7 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     cdef tensor_t* t = &plan.core.tensors[i]
     p, state = plan.params[i], plan.state
     master = state["master"][i] if "master" in state else None
-    arrays = [state[slot][i] for slot in plan.rule.slots]
+    arrays = [state[slot][i] for slot in plan.rules[i].slots]
     t.dtype = p.dtype == np.float64
     t.name = codecs.tensor_key(plan.labels[i])
     draws = at_random and master is None and codecs.kind_of(p.dtype)
@@ -35,7 +46,7 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
         if a is not None:
             bind_stream(plan, i, j, a)
         else:
-            t.flags_without_state |= TRAITS[plan.core.index].needs[j]
+            t.flags_without_state |= TRAITS[t.index].needs[j]
     for j, slot in enumerate(OPTION_SLOTS, plan.core.streams):
         if state.get(slot):
             bind_stream(plan, i, j, state[slot][i])

@@ -54,7 +54,7 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
             if plan.bad >= 0:
                 return
     adjust_constants(plan)
-    if plan.traits.directs:
+    if plan.directs:
         sum_squares(plan, True, threads)
         apply_directions(plan)
 
@@ -102,7 +102,7 @@ cdef void square_tensor(
     if wanted and not sweep_blocks(plan, i, what, block, stop, s):
         for k in range(block, stop):
             square_block(plan, i, k, 1, s)
-    if wanted and plan.traits.trusts and not sweep_blocks(plan, i, PARAMETERS, block, stop, s):
+    if wanted and TRAITS[t.index].trusts and not sweep_blocks(plan, i, PARAMETERS, block, stop, s):
         for k in range(block, stop):
             square_parameter(plan, i, k, 1, s)
 
@@ -156,7 +156,7 @@ cdef wide_t gradient_norm(plan_t* plan) noexcept nogil:
             else:
                 plan.norms.tree[i] = ldexp(plan.norms.sums[0][i], 2 * shift)
         total = add_blocks(plan.norms.tree, plan.count)
-    if plan.options.clip_norm_per_tensor or plan.traits.trusts:
+    if plan.options.clip_norm_per_tensor or plan.trusts:
         for i in range(plan.count):
             plan.norms.each[i] = tensor_norm(plan, i, False)
     return root(total, shift)

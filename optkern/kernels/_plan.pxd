@@ -72,6 +72,7 @@ cdef struct tensor_t:
     char* seen_gradient                # where the last gradient known to overlap nothing began
     Py_ssize_t gap                     # between which intervals the last gradient lay
     unsigned int flags_without_state   # flags that touch state which is not there
+    int index                          # of the rule
     int dtype                          # of the arithmetic; 0: float32, 1: float64
     int group
     bint active                        # False: no gradient this time
@@ -161,9 +162,7 @@ cdef struct traits_t:
 
 cdef struct plan_t:
     # What a step reads and writes without the GIL.
-    int index                     # of the rule
-    int streams                   # of the rule: p, g and its state
-    const traits_t* traits        # the rule's
+    int streams                   # p, g and the state of the rule that has most of it
     Py_ssize_t count              # tensors
     Py_ssize_t total              # elements
     tensor_t* tensors
@@ -184,7 +183,10 @@ cdef struct plan_t:
     long long skips_in_row        # of these, those since the last call that was not
     double grad_norm
     bint norm_taken               # by the last step that was not an accumulation
-    # What follows from the rule, the options and the arrays.
+    # What follows from the rules, the options and the arrays.
+    bint trusts                   # some rule's trust ratios take norms,
+    bint trusts_gradients         # of gradients,
+    bint directs                  # or of its own directions
     bint keeps                    # there is state of options
     bint adjusts                  # constants depend on options or norms
     bint measures                 # norms are taken before the update

@@ -44,7 +44,7 @@ cdef void run_span(
     if plan.adding:
         accumulate_span(plan, t, first, n, s)
     elif not t.staged and not plan.pieces and not t.h.lift:
-        span = SPANS.update[plan.index][t.dtype]
+        span = SPANS.update[t.index][t.dtype]
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
         if n >= LONG:   # begin where a cache line does: zeros_beside in buffers.py
@@ -85,7 +85,7 @@ cdef void run_pieces(
         if direction != NULL:
             memcpy(direction + (here - first) * width(t), at[0], piece * width(t))
             at[0] = direction + (here - first) * width(t)
-        SPANS.update[plan.index][t.dtype](t.h, at, piece, here)
+        SPANS.update[t.index][t.dtype](t.h, at, piece, here)
         if direction == NULL:
             finish_piece(plan, t, at, here, piece, s)
             if t.home != 0:
@@ -98,7 +98,7 @@ cdef void run_dense_pieces(
     plan_t* plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
     """Run them where they lie: looking for each stream's place in each piece is a tenth of SGD."""
-    cdef span_t span = SPANS.update[plan.index][t.dtype]
+    cdef span_t span = SPANS.update[t.index][t.dtype]
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t here = first, piece, end = first + n
     cdef int j
@@ -190,7 +190,7 @@ cdef bint run_compact(
 ) noexcept nogil:
     """Run the rule's loop over compact state; False where it has none for these options."""
     cdef bint bytes = t.storage[2] != BFLOAT16_STATE
-    cdef compact_t span = SPANS.compact[plan.index][bytes][t.storage[0] != PLAIN]
+    cdef compact_t span = SPANS.compact[t.index][bytes][t.storage[0] != PLAIN]
     cdef unsigned char* scales[MAX_STREAMS]
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one
@@ -253,7 +253,7 @@ cdef void count_call(plan_t* plan) noexcept nogil:
     for i in range(plan.count):
         if plan.tensors[i].active:
             plan.accumulator_filled[i] = False
-            if plan.traits.has_velocity and plan.started[i] == plan.steps[i]:
+            if TRAITS[plan.tensors[i].index].has_velocity and plan.started[i] == plan.steps[i]:
                 if not plan.tensors[i].h.flags & MOMENTUM:
                     plan.started[i] += 1   # its first velocity is still to come
             plan.steps[i] += 1
@@ -273,10 +273,10 @@ cdef int step_by_norms(
     memset(&plan, 0, sizeof(plan_t))
     memset(&t, 0, sizeof(tensor_t))
     own = constants[0]
-    plan.index, plan.traits, plan.streams = index, &TRAITS[index], TRAITS[index].streams
+    note_rule(&plan, index)
     plan.tensors, plan.constants, plan.count, plan.total = &t, &own, 1, n
     plan.options.grad_scale = 1
-    t.size, t.dtype, t.h, t.active, t.dense = n, dtype, &own, True, True
+    t.index, t.size, t.dtype, t.h, t.active, t.dense = index, n, dtype, &own, True, True
     for j in range(plan.streams):
         t.data[j], t.itemsize[j] = at[j], 8 if dtype else 4
     note_options(&plan)

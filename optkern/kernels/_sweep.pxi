@@ -277,4 +277,4 @@ cdef void run_direction(
         at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
     memcpy(to, at[0], n * t.itemsize[0])
     at[0] = to
-    SPANS.update[plan.index][t.dtype](t.h, at, n, first)
+    SPANS.update[t.index][t.dtype](t.h, at, n, first)

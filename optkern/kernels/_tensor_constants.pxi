@@ -5,13 +5,12 @@
 
 
 cdef bint takes_gradient_norms(plan_t* plan, const options_t* o) noexcept nogil:
-    cdef bint trusts = plan.traits.trusts and not plan.traits.directs
-    return trusts or o.clip_norm != 0 or o.clip_norm_per_tensor != 0
+    return plan.trusts_gradients or o.clip_norm != 0 or o.clip_norm_per_tensor != 0
 
 
 cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil:
     """Make room for the norms that these options take, before they are in force."""
-    if (takes_gradient_norms(plan, o) or plan.traits.trusts) and plan.norms.blocks == NULL:
+    if (takes_gradient_norms(plan, o) or plan.trusts) and plan.norms.blocks == NULL:
         map_blocks(plan)
     return 0
 
@@ -21,7 +20,7 @@ cdef void note_options(plan_t* plan) noexcept nogil:
     cdef const options_t* o = &plan.options
     cdef int stored
     plan.measures_gradients = takes_gradient_norms(plan, o)
-    plan.measures = plan.measures_gradients or plan.traits.trusts
+    plan.measures = plan.measures_gradients or plan.trusts
     plan.adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
     plan.pieces = o.zero_grad != 0 or o.project != 0 or plan.keeps
     for stored in range(4 if o.project else 0):
@@ -55,7 +54,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
             o.carried = plan.mu_products[i]
             o.share = share
             h = &plan.constants[i]
-            make_constants(plan.traits.derive, &o, h)
+            make_constants(TRAITS[plan.tensors[i].index].derive, &o, h)
             last = i
         plan.tensors[i].h = h
         if plan.tensors[i].flags_without_state & (h.flags | ALWAYS):
@@ -110,8 +109,8 @@ cdef int refuse_missing_state(Plan plan) except -1:
     cdef tensor_t* t
     for i in range(plan.core.count):
         t = &plan.core.tensors[i]
-        j = missing_stream(plan.core.traits, t.h.flags, t.data) if t.active else -1
+        j = missing_stream(&TRAITS[t.index], t.h.flags, t.data) if t.active else -1
         if j >= 2:
             what = buffers.named("parameter", plan.labels[i])
-            raise ValueError(f"{plan.owner}: {what} has no {plan.rule.state[j - 2]}")
+            raise ValueError(f"{plan.owner}: {what} has no {plan.rules[i].state[j - 2]}")
     return 0

@@ -20,4 +20,12 @@ cdef int note_traits() except -1:
     return 0
 
 
+cdef void note_rule(plan_t* plan, int index) noexcept nogil:
+    """Note what a rule of one of its tensors asks of a plan as a whole."""
+    plan.streams = max(plan.streams, TRAITS[index].streams)
+    plan.trusts = plan.trusts or TRAITS[index].trusts
+    plan.directs = plan.directs or TRAITS[index].directs
+    plan.trusts_gradients |= TRAITS[index].trusts and not TRAITS[index].directs
+
+
 note_traits()

@@ -47,7 +47,7 @@ cdef class Setting:
             if number >= plan.core.groups:
                 raise IndexError(f"{plan.owner}: there is no group {number}")
             for name, value in group.items():
-                encode(&self.hypers[number], plan.rule, name, value)
+                encode(&self.hypers[number], plan.group_rules[number], name, value)
         for name, value in options.items():
             encode_option(&self.options, name, value)
         reserve_norms(&plan.core, &self.options)

@@ -37,7 +37,8 @@ cdef inline int step_dense(
 
 @cython.final   # calls of its own methods are direct: 3 ns a tensor
 cdef class Plan:
-    cdef readonly object rule
+    cdef readonly list rules         # of each tensor
+    cdef readonly list group_rules   # of each group
     cdef readonly str owner
     cdef readonly tuple labels
     cdef readonly list params

@@ -11,7 +11,8 @@ from .threads import ThreadReport
 EDGES: dict[str, int]
 
 class Plan:
-    rule: Rule
+    rules: list[Rule]
+    group_rules: list[Rule]
     owner: str
     labels: tuple[int | str, ...]
     params: list[NDArray[Any]]
@@ -33,7 +34,7 @@ class Plan:
     prefers_threads: bool
     def __init__(
         self,
-        rule: Rule,
+        rule: Rule | Sequence[Rule],
         owner: str,
         labels: Iterable[int | str],
         params: list[NDArray[Any]],
@@ -41,7 +42,9 @@ class Plan:
         seed: int = 0,
         weight_rounding: str = "nearest",
     ) -> None: ...
-    def set_groups(self, groups: Sequence[int], count: int = 1) -> None: ...
+    def set_groups(
+        self, groups: Sequence[int], count: int = 1, rules: Sequence[Rule] | None = None
+    ) -> None: ...
     def set_hyperparameter(self, group: int, name: str, value: Any) -> None: ...
     def set_option(self, name: str, value: Any) -> None: ...
     def check(self, gradients: tuple[Any, ...]) -> list[NDArray[Any] | None]: ...

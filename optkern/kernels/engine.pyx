@@ -70,6 +70,8 @@ cdef enum:
     APART = 512        # bytes; rows of a tile whose length is a multiple of it get gaps
     TILE = 36 * BLOCK * 8   # bytes that a sweep brings into C order at a time
 
+cdef dict INDEX = {row.name: k for k, row in enumerate(RULES + LIMITS)}
+
 # What tests put sizes around.
 EDGES = {
     "PIECE": PIECE, "WORK": WORK, "BLOCK": BLOCK, "JOB": JOB, "CHUNK": CHUNK, "EDGE": EDGE,
@@ -94,7 +96,7 @@ cdef class Plan:
 
     Parameters
     ----------
-    rule : Rule
+    rule : Rule, or list of each parameter's
     owner : str
         Who speaks in error messages.
     labels : sequence of int or str
@@ -117,8 +119,7 @@ cdef class Plan:
     ):
         cdef plan_t* core = &self.core
         cdef Py_ssize_t i
-        self.rule, self.owner, self.labels = rule, owner, tuple(labels)
-        self.params, self.state = params, state
+        self.owner, self.labels, self.params, self.state = owner, tuple(labels), params, state
         self._turn, self._tuner, self._row_tuner = Turn(owner), Tuner(), Tuner()
         self._check()
         # Of a subclass, the array itself: a matrix has operators and shapes of its own.
@@ -128,9 +129,6 @@ cdef class Plan:
             for slot, arrays in state.items()
         }
         core.count, core.seed = len(params), seed
-        core.index = [row.name for row in RULES + LIMITS].index(rule.name)
-        core.traits = &TRAITS[core.index]
-        core.streams = core.traits.streams
         core.keeps = any(state.get(slot) for slot in OPTION_SLOTS)
         self._views, self._orders = [], []
         self._reserve_counts()
@@ -138,6 +136,7 @@ cdef class Plan:
         core.constants = <constants_t*> calloc(core.count or 1, sizeof(constants_t))
         if not core.tensors or not core.constants:
             raise MemoryError
+        note_rules(self, rule)
         for i in range(core.count):
             bind_tensor(self, i, weight_rounding == "stochastic")
         for name, (default, _) in OPTIONS.items():
@@ -191,10 +190,11 @@ cdef class Plan:
 
     # ----------------------------------------------------------------- hyperparameters
 
-    def set_groups(self, groups, Py_ssize_t count=1):
-        """Give each parameter the number of its group, out of ``count``."""
+    def set_groups(self, groups, Py_ssize_t count=1, rules=None):
+        """Give each parameter the number of its group, out of ``count``; ``rules``: the groups'."""
         cdef Py_ssize_t i, tensors = self.core.count
-        if len(groups) != tensors or not all(0 <= group < count for group in groups):
+        rules = self.group_rules[:1] * count if rules is None else list(rules)
+        if (len(rules), len(groups)) != (count, tensors) or not set(groups) <= set(range(count)):
             raise ValueError(f"{self.owner}: groups must be {tensors} numbers below {count}")
         cdef hyper_t* hypers = <hyper_t*> calloc(count, sizeof(hyper_t))
         if not hypers:
@@ -203,13 +203,14 @@ cdef class Plan:
         self.core.hypers, self.core.groups = hypers, count
         for i in range(tensors):
             self.core.tensors[i].group = groups[i]
+        self.group_rules = rules
 
     def set_hyperparameter(self, Py_ssize_t group, str name, value):
         """Set one checked hyperparameter of a group."""
+        self._refuse_beside_step()
         if not 0 <= group < self.core.groups:
             raise IndexError(f"{self.owner}: there is no group {group}")
-        self._refuse_beside_step()
-        encode(&self.core.hypers[group], self.rule, name, value)
+        encode(&self.core.hypers[group], self.group_rules[group], name, value)
 
     def set_option(self, str name, value):
         """Set one checked option of those around the rule (OPTIONS in rules/options.py)."""

@@ -540,8 +540,10 @@ cdef list take_all(Plan plan, tuple rows, tuple gradients):
         label = plan.labels[i]
         plan.core.tensors[i].active = both_given(plan.owner, label, rows[i], gradients[i])
         if plan.core.tensors[i].active:
-            state = [plan.state[slot][i] for slot in plan.rule.state]
-            one = Rows(plan.rule, plan.owner, label, plan.params[i], rows[i], gradients[i], state)
+            state = [plan.state[slot][i] for slot in plan.rules[i].state]
+            one = Rows(
+                plan.rules[i], plan.owner, label, plan.params[i], rows[i], gradients[i], state
+            )
             taken[i] = one
             plan.refuse_overlap_of(i, one.gradient)
     return taken

@@ -31,6 +31,7 @@ from .forms import (
     static_advice,
 )
 from .names import meant
+from .routed import Routed
 
 ParamsLike = Any
 
@@ -54,6 +55,8 @@ class Structure(Watching, Gathering, Copies):
         Whether None is in an array's place, as among gradients whose parameters are not known.
     """
 
+    routed = False  # in pickles of before
+
     def __init__(
         self, owner: str, params: ParamsLike, what: str = "params", absent: bool = False
     ) -> None:
@@ -63,9 +66,10 @@ class Structure(Watching, Gathering, Copies):
         self._absent = absent
         self._once = IteratorsRead()
         self._left: list[Any] = []  # arrays that a rebind has left out
-        self.given = self._read(params, what)
+        routed = params if isinstance(params, Routed) else None
+        self.given = self._read(params if routed is None else routed.params, what)
         self._refuse_lone_group()
-        self.grouped = is_groups(self.given)
+        self.grouped = routed is None and is_groups(self.given)
         self.parts: list[Node] = []
         self.overrides: list[dict[str, Any]] = []
         self.groups: list[int] = []
@@ -76,6 +80,10 @@ class Structure(Watching, Gathering, Copies):
             objects += self._add(number, entry)
         if not objects:
             raise ValueError(f"{owner}: {what} is empty, there are no arrays in it")
+        if routed is not None:
+            self.groups = routed.numbers(owner, self.labels, objects)
+            self.overrides = [{k: v for k, v in x.items() if k != "params"} for x in routed]
+        self.routed = routed is not None
         self.arrays: list[Any] = self._shared(self.labels, objects)
         self._objects = objects
         self.settle()
@@ -256,6 +264,11 @@ class Structure(Watching, Gathering, Copies):
             for label, value in zip(labels, objects)
         ]
 
+    @property
+    def objects(self) -> list[Any]:
+        """Return the parameters as the user's containers hold them."""
+        return self._objects
+
     def extended(self, entry: Any) -> Structure:
         """Add one group; the arrays of the others stay the objects they are."""
         if not isinstance(entry, Mapping):
@@ -265,7 +278,7 @@ class Structure(Watching, Gathering, Copies):
             )
         lists = ("parts", "overrides", "groups", "labels")
         new = self._with(grouped=True, single=False, **{k: list(vars(self)[k]) for k in lists})
-        number = len(self.parts)
+        number = len(self.overrides)
         objects = new._add(number, entry)
         if not objects:
             raise ValueError(f"{self.owner}: params of group {number} is empty")
@@ -285,7 +298,7 @@ class Structure(Watching, Gathering, Copies):
             **{k: vars(self)[k][-1:] for k in names},
             **{k: vars(self)[k][-count:] for k in rows},
             groups=[0] * count,
-            first=len(self.parts) - 1,
+            first=len(self.overrides) - 1,
             given=None,
             contents=NO_CONTENTS,
         )
@@ -298,7 +311,12 @@ class Structure(Watching, Gathering, Copies):
     # ----------------------------------------------------------------- other arrays, copies
 
     def grown(self) -> Structure | None:
-        """Take in what has come into the containers; None where names would change."""
+        """Take in what has come into the containers; None where names would change.
+
+        None too where parameters have been routed: nobody has said which group is a new one's.
+        """
+        if self.routed:
+            return None
         new = self._with(parts=[], overrides=[], groups=[], labels=[], _next=0, single=False)
         objects: list[Any] = []
         for number, entry in enumerate(
@@ -318,6 +336,7 @@ class Structure(Watching, Gathering, Copies):
 
         ``leave_out``: what has come into the user's containers since is no parameter.
         """
+        params = params.params if isinstance(params, Routed) else params
         once = self._once if params is self.given else IteratorsRead()
         params = parts = once(params)
         if params is self.given and self.grouped:

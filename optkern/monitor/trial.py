@@ -103,9 +103,9 @@ def _forget_state(opt: Optimizer) -> None:
     """Put an optimizer's state back to where it begins."""
     state = copy.deepcopy(opt.state_dict())
     state["steps"] = 0
-    for entry in state["state"].values():
+    for i, entry in enumerate(state["state"].values()):
         for name, value in entry.items():
-            first = 1 if name == opt.rule.carried else 0  # a product of factors
+            first = 1 if name == opt.session.rule_at(i).carried else 0  # a product of factors
             entry[name] = (
                 np.full_like(value, first) if isinstance(value, np.ndarray) else type(value)(first)
             )

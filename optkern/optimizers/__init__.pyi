@@ -118,6 +118,7 @@ def unwrapped(owner: str, opt: Any) -> Any: ...
 def no_optimizer(owner: str, opt: Any) -> str: ...
 
 CLASSES: dict[str, type[Optimizer]]
+MIXED: Rule
 OF_WEIGHTS: tuple[str, ...]
 
 __all__ = [
@@ -130,6 +131,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Mixed",
     "NAdam",
     "Optimizer",
     "RAdam",
@@ -561,7 +563,33 @@ class Rprop(Optimizer):
         weight_decay: Number = ...,
         *,
         maximize: bool = ...,
-        decay_form: Literal["l2", "decoupled", "independent"] = ...,
+        decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+        max_lr: Number = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
+        seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        max_skips: int | Callable[[int], float] | None = ...,
+        accumulate: int | Callable[[int], float] = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
+    ) -> None: ...
+
+class Mixed(Optimizer):
+    def __init__(
+        self,
+        params: Params,
         num_threads: int | None = ...,
         on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
         state_dtype: Literal["bfloat16", "int8"] | None = ...,

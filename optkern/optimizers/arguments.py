@@ -10,6 +10,7 @@ from ..kernels.names import hint
 from ..kernels.rules import (
     OPTIONS,
     Count,
+    Rule,
     TwoNumbers,
     checked_option,
     takes_schedule,
@@ -45,23 +46,24 @@ class Arguments:
         self, owner: str, options: dict[str, Any], settings: dict[str, Any]
     ) -> dict[str, Any]:
         """Put options in the rule's words: what the class's further keywords mean among them."""
-        for name, value in self.check_settings(owner, settings).items():
-            setting = self.rule.settings[name]
+        rule = self.rule_of(options)
+        for name, value in self.check_settings(owner, rule, settings).items():
+            setting = rule.settings[name]
             if setting.means is None or not value:
                 continue
             meant, word = setting.means
-            if options[meant] not in (self.rule.hyperparameters[meant], word):
+            if options[meant] not in (rule.hyperparameters[meant], word):
                 raise ValueError(
                     f"{owner}: {name}=True means {meant}={word!r}, got {meant}={options[meant]!r}"
                 )
             options = {**options, meant: word}
         return options
 
-    def check_settings(self, owner: str, settings: dict[str, Any]) -> dict[str, Any]:
+    def check_settings(self, owner: str, rule: Rule, settings: dict[str, Any]) -> dict[str, Any]:
         """Check a group's values of the class's further keywords."""
         good = {}
         for name, value in settings.items():
-            domain = self.rule.settings[name].domain
+            domain = rule.settings[name].domain
             good[name] = checked_by(owner, name, value, domain, wrong_type=ValueError)
         return good
 
@@ -69,26 +71,30 @@ class Arguments:
         self, owner: str, values: Mapping[str, Any], step: int | None = None
     ) -> dict[str, Any]:
         """Check a group's hyperparameters; callables by what they give at ``step`` (or now)."""
+        rule = self.rule_of(values)
+        words = {name: values[name] for name in self.words}
+        values = {name: value for name, value in values.items() if name not in words}
         for name in values:
-            if name not in self.rule.hyperparameters or name in COUNTED:
-                known = [k for k in self.rule.hyperparameters if k not in COUNTED]
+            if name not in rule.hyperparameters or name in COUNTED:
+                known = [k for k in rule.hyperparameters if k not in COUNTED]
                 what = f"unknown hyperparameter {name!r}; {hint(name, known)}"
                 if name in OPTIONS:
                     what = f"{name} is an option of the whole optimizer, not of a group"
+                elif name == "rule":
+                    what = "groups of several rules are optkern.Mixed's"
                 raise TypeError(f"{owner}: {what}")
-        good = {name: self.check_value(owner, name, value) for name, value in values.items()}
-        now = {name: self.value_at(owner, name, value, step) for name, value in good.items()}
-        self.refuse_conflict(owner, now)
-        return good
+        good = {name: self.check_value(owner, name, value, rule) for name, value in values.items()}
+        self.refuse_conflict(owner, rule, self.values_at(owner, {**words, **good}, step))
+        return {**words, **good}
 
-    def refuse_conflict(self, owner: str, values: Mapping[str, Any]) -> None:
-        self.rule.refuse_conflict(owner, values)
+    def refuse_conflict(self, owner: str, rule: Rule, values: Mapping[str, Any]) -> None:
+        rule.refuse_conflict(owner, values)
         if self.state_dtype:
-            self.rule.refuse_compact(owner, self.state_dtype, values)
+            rule.refuse_compact(owner, self.state_dtype, values)
 
-    def check_value(self, owner: str, name: str, value: Any) -> Any:
+    def check_value(self, owner: str, name: str, value: Any, rule: Rule) -> Any:
         """Check a hyperparameter or option; return a callable, where one may be, as it is."""
-        domain = OPTIONS[name][1] if name in OPTIONS else self.rule.domain(name)
+        domain = OPTIONS[name][1] if name in OPTIONS else rule.domain(name)
         if callable(value) and takes_schedule(name, domain):
             check_takes_step(owner, name, value)
             return value
@@ -101,37 +107,50 @@ class Arguments:
                 f"{owner}: {name} must be two numbers or one callable step -> (first, second); "
                 f"of two schedules schedules.Pair(first, second) makes one, got {value!r}"
             )
-        return self.check_held(owner, name, value)
+        return checked_option(owner, name, value, None if name in OPTIONS else domain)
 
     def check_options(self, owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Check options around the rule."""
         for name in options:
             if name not in OPTIONS:
                 raise TypeError(f"{owner}: unknown option {name!r}; {hint(name, OPTIONS)}")
-        return {name: self.check_value(owner, name, value) for name, value in options.items()}
+        return {
+            name: self.check_value(owner, name, value, self.rule) for name, value in options.items()
+        }
 
-    def value_at(self, owner: str, name: str, value: Any, step: int | None = None) -> Any:
-        """Return a hyperparameter's value at ``step``, or now."""
-        if not callable(value):
-            return value
+    def values_at(
+        self, owner: str, values: Mapping[str, Any], step: int | None = None
+    ) -> dict[str, Any]:
+        """Return a group's hyperparameters, or options, as they are at ``step``, or now.
+
+        Words that say of what rule a group is are left out.
+        """
+        return {
+            name: self._value_at(owner, name, value, step, values) if callable(value) else value
+            for name, value in values.items()
+            if name not in self.words
+        }
+
+    def _value_at(
+        self, owner: str, name: str, schedule: Any, step: int | None, values: Mapping[str, Any]
+    ) -> Any:
         step = self.applied if step is None else step
-        given = value(step)
+        given = schedule(step)
         if name in OPTIONS and isinstance(OPTIONS[name][1], Count):  # schedules give floats
             given = int(given) if isinstance(given, float) and given.is_integer() else given
-        return self.check_held(f"{owner}: at step {step}", name, given)
-
-    def check_held(self, owner: str, name: str, value: Any) -> Any:
-        """Check a value as an option, or the rule's hyperparameter of this name, holds it."""
-        if name in OPTIONS:
-            return checked_option(owner, name, value)
-        return self.rule.checked(owner, name, value)
+        domain = None if name in OPTIONS else self.rule_of(values).domain(name)
+        return checked_option(f"{owner}: at step {step}", name, given, domain)
 
     # ----------------------------------------------------------------- what was given
 
     def default_settings(self) -> dict[str, Any]:
         """Return what the constructor takes for each setting that is not given."""
         options = {name: default for name, (default, _) in OPTIONS.items()}
-        return settings_of([self.rule.hyperparameters] * len(self.groups), options)
+        groups = [
+            {**self.rule_of(group).hyperparameters, **{k: group[k] for k in self.words}}
+            for group in self.groups
+        ]
+        return settings_of(groups, options)
 
     def settings_written(self) -> dict[str, Any]:
         """Return the settings that are not as by default."""
@@ -140,14 +159,18 @@ class Arguments:
 
     def settings_named(self, arguments: frozenset[str]) -> dict[str, Any]:
         """Return the settings that these arguments and the group dicts gave."""
-        keywords = self.rule.settings.items()
-        means = {key: own.means[0] for key, own in keywords if own.means is not None}
+        found = {}
+        means = {
+            key: own.means[0]
+            for group in self.groups
+            for key, own in self.rule_of(group).settings.items()
+            if own.means is not None
+        }
 
         def said(*keys: str) -> set[str]:
             return {means.get(key, key) for key in (*arguments, *keys)}
 
         of_all, of_group = said(), [said(*own) for own in self.structure.overrides]
-        found = {}
         for name, value in settings_of(self.groups, self.options).items():
             _, *group, last = name.split("/")
             if last in (of_group[int(group[0])] if group else of_all):

@@ -121,13 +121,14 @@ class Bound:
         part.structure = structure.last_group()
         part.start()
         absent = [None] * len(part.structure.labels)
+        mine, theirs = self.plan.state, part.plan.state
         state = {
-            slot: [*arrays, *part.plan.state.get(slot, absent)]
-            for slot, arrays in self.plan.state.items()
+            slot: [*mine.get(slot, [None] * len(self.labels)), *theirs.get(slot, absent)]
+            for slot in {**mine, **theirs}
         }
-        mine, theirs = self.counts, part.counts
-        arrays = [np.concatenate(pair) for pair in zip(mine[:4], theirs[:4])]
-        counts = Counts._make([*arrays, *mine[4:]])
+        counted = self.counts
+        arrays = [np.concatenate(pair) for pair in zip(counted[:4], part.counts[:4])]
+        counts = Counts._make([*arrays, *counted[4:]])
         groups = [*self.groups, ParamGroup(self, len(self.groups), part.groups[0])]
         forms = [*self.forms, *part.forms]
         own = [*self.own_values, *part.own_values]

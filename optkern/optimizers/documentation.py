@@ -12,6 +12,7 @@ from ..kernels.rules import (
 )
 from .words import COUNTED
 
+EXAMPLE = "{}(params)"
 FULL_BATCHES = "For gradients of full batches: it takes the noise of a mini-batch's for a change."
 
 
@@ -47,7 +48,7 @@ def class_signature(rule: Rule) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def class_document(rule: Rule, own: str | None) -> str:
+def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
     lines = [
         inspect.cleandoc(own or ""),
         "",
@@ -123,7 +124,7 @@ def class_document(rule: Rule, own: str | None) -> str:
         "--------",
         ">>> import numpy as np, optkern",
         ">>> params = {'W': np.ones((3, 2)), 'b': np.zeros(2)}",
-        f">>> opt = optkern.{rule.class_name}(params)",
+        f">>> opt = optkern.{example.format(rule.class_name)}",
         ">>> opt.step({'W': np.full((3, 2), 0.1), 'b': np.full(2, 0.1)})",
         "True",
         ">>> bool((params['W'] < 1).all())",

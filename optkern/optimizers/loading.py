@@ -86,6 +86,10 @@ class CheckedStateDict:
             alike = isinstance(came, (list, tuple))
             if not alike or sorted(map(repr, came)) != sorted(map(repr, members)):
                 raise ValueError(f"{owner} is of other params: {came!r}, not {members!r}")
+            for word in self.session.words:
+                if values.get(word) != mine[word]:
+                    came = brief(values.get(word))
+                    raise ValueError(f"{owner} has the {word} {came}, not {mine[word]!r}")
             values.setdefault("max_lr", 0.0)  # which came later
             missing = [name for name in mine if name not in values]
             if missing:
@@ -96,14 +100,14 @@ class CheckedStateDict:
         return result
 
     def _check_state(self, state: Any, options: Mapping[str, Any]) -> None:
-        structure, rule = self.session.structure, self.session.rule
+        structure = self.session.structure
         if not isinstance(state, Mapping) or set(state) != set(structure.labels):
             came = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(
                 f"{self.owner}: the state is of other parameters: "
                 f"expected {sorted(map(str, structure.labels))}, got {came}"
             )
-        slots = (*self.session.slot_names, *OPTION_SLOTS)
+        slots = (*self.session.slot_names(), *OPTION_SLOTS)
         self.state: dict[str, list[Any]] = {slot: [] for slot in slots}
         self.counts: list[int] = []
         self.mu_products: list[float] = []
@@ -112,24 +116,27 @@ class CheckedStateDict:
         known, required = {"step", "started"}, {"step"}
         for slot in ("slow", "ema"):
             required |= {slot} if options.get(OPTION_SLOTS[slot]) is not None else set()
-        if "mu_product" in rule.hyperparameters:
-            known |= {"mu_product"}
-            required |= {"mu_product"}
         for i, label in enumerate(structure.labels):
             entry, what = state[label], buffers.named("parameter", label)
+            rule = self.session.rule_at(i)
+            scalars = {"mu_product"} & set(rule.hyperparameters)
             # By the options it was saved with: a schedule that is kept may need more.
             hyper = self.saved[structure.groups[i]]
             array = structure.arrays[i]
-            needed = required | {
-                slot
-                for slot in self.session.slot_names
-                if self.session.has_slot(slot, array, hyper)
-            }
+            needed = (
+                required
+                | scalars
+                | {
+                    slot
+                    for slot in self.session.slot_names()
+                    if self.session.has_slot(slot, array, hyper)
+                }
+            )
             if not isinstance(entry, Mapping):
                 raise ValueError(
                     f"{self.owner}: the state of {what} must be a dict, got {type(entry).__name__}"
                 )
-            places = known | set(self.session.saved_forms(array))
+            places = known | scalars | set(self.session.saved_forms(i))
             unknown = sorted(name for name in map(str, entry) if name not in places)
             if unknown:
                 raise ValueError(
@@ -160,7 +167,7 @@ class CheckedStateDict:
             raise ValueError(f"{self.owner}: held_shift must be 0 or 32, got {self.held_shift}")
 
     def _is_compact(self, slot: str) -> bool:
-        return self.session.state_dtype is not None and slot in self.session.rule.state
+        return self.session.state_dtype is not None and slot not in (*OPTION_SLOTS, "master")
 
     def _copied_compact(
         self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray

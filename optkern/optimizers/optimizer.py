@@ -17,7 +17,7 @@ from ..kernels.rules import (
     Rule,
 )
 from ..kernels.structures import ParamsLike as ParamsLike
-from .documentation import class_document, class_signature
+from .documentation import EXAMPLE, class_document, class_signature
 from .groups import BooleanAttribute, NameOfGroupValue, Option, ZeroGrad, no_attribute
 from .refused import WAYS_TO_CHANGE, ParamGroups, Params, refuse_in_vain
 from .session import Session
@@ -38,6 +38,9 @@ class Optimizer(Stepping):
     """
 
     rule: Rule
+    _library: type | None = None
+    _kind: type[Session] = Session
+    _example = EXAMPLE
     _session: Any = None
     _signature: inspect.Signature
 
@@ -50,12 +53,16 @@ class Optimizer(Stepping):
         locals()[_name] = (ZeroGrad if _name == "zero_grad" else Option)(_name)
     del _name
 
-    def __init_subclass__(cls, rule: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, rule: str | Rule | None = None, **kwargs: Any) -> None:
         """Bind a class to a rule where it names one; a class of your own keeps its base's."""
         super().__init_subclass__(**kwargs)
-        if rule is not None:
+        if isinstance(rule, Rule):  # none of the table
+            cls.rule = rule
+        elif rule is not None:
             (cls.rule,) = (row for row in RULES if row.name == rule)
             CLASSES.setdefault(rule, cls)
+        if rule is not None and cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            cls._library = cls
         if not hasattr(cls, "rule"):
             raise TypeError(
                 f"{cls.__name__}: derive from the class of a rule, such as optkern.Adam"
@@ -65,7 +72,7 @@ class Optimizer(Stepping):
                 setattr(cls, name, NameOfGroupValue(name))
         cls._signature = class_signature(cls.rule)
         cls.__signature__ = cls._signature  # type: ignore[attr-defined]
-        cls.__doc__ = class_document(cls.rule, cls.__doc__)
+        cls.__doc__ = class_document(cls.rule, cls.__doc__, cls._example)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is Optimizer:
@@ -76,18 +83,19 @@ class Optimizer(Stepping):
         arguments = bound.arguments
         self.num_threads = arguments.pop("num_threads")
         self.on_nonfinite = arguments.pop("on_nonfinite")
-        self._session = Session(self._owner, self.rule, arguments, named)
+        self._session = self._kind(self._owner, self.rule, arguments, named)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") or name.startswith("__"):
-            own = type(self) is CLASSES.get(type(self).rule.name)
+            own = type(self) is self._library
             if not refuse_in_vain(self._owner, type(self), name, value, own) and own:
                 raise AttributeError(self._no_attribute(name))
         super().__setattr__(name, value)
 
     def _no_attribute(self, name: str) -> str:
         options = ("num_threads", "on_nonfinite", *OPTIONS)
-        return no_attribute(self._owner, name, options, self.rule.hyperparameters)
+        names = dict.fromkeys(name for group in self._session.groups for name in group)
+        return no_attribute(self._owner, name, options, names)
 
     # ----------------------------------------------------------------- arguments
 
@@ -295,7 +303,7 @@ class Optimizer(Stepping):
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         kept.pop("_exchange_averages", None)  # of a host, whose memory it is no longer over
-        session = Session.restored(self._owner, self.rule, kept)
+        session = self._kind.restored(self._owner, self.rule, kept)
         self.__dict__.update(kept)
         self._session = session
 
@@ -321,8 +329,9 @@ class Optimizer(Stepping):
 
     def _shown(self, group: Mapping[str, Any]) -> Iterator[str]:
         """Yield the learning rate, and those hyperparameters that are not as by default."""
+        rule = self._session.rule_of(group)
         for name, value in group.items():
-            if name == "lr" or value != self.rule.hyperparameters[name]:
+            if name == "lr" or name in self._session.words or value != rule.hyperparameters[name]:
                 yield f"{name}={value!r}"
 
 

@@ -61,10 +61,10 @@ class Planning:
                 else a
                 for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
             ]
-            for slot in (*self.slot_names, *slots)
+            for slot in (*self.slot_names(groups), *slots)
         }
         plan = Plan(
-            self.rule,
+            [self.rule_of(groups[group]) for group in structure.groups],
             self.owner,
             structure.labels,
             arrays,
@@ -72,7 +72,7 @@ class Planning:
             seed,
             self.weight_rounding,
         )
-        plan.set_groups(structure.groups, len(groups))
+        plan.set_groups(structure.groups, len(groups), [self.rule_of(group) for group in groups])
         if counts is not None:
             counts.put_into(plan)
         entries, setting = self._encoded(plan, groups, options)
@@ -109,11 +109,8 @@ class Planning:
         self, plan: Plan, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]
     ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], Setting]:
         """Prepare what to bind for hyperparameters and options, and their values in a plan."""
-
-        def now(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {k: self.value_at(self.owner, k, v, plan.applied) for k, v in values.items()}
-
-        setting = Setting(plan, [now(group) for group in groups], now(options))
+        now = [self.values_at(self.owner, values, plan.applied) for values in (*groups, options)]
+        setting = Setting(plan, now[:-1], now[-1])
         schedules = [
             (number, scheduled)
             for number, group in [*enumerate(groups), (None, options)]
@@ -165,11 +162,16 @@ class Planning:
 
     def write_group(self, number: int, changes: dict[str, Any]) -> None:
         group = self.groups[number]
-        good = self.check_group(self.group_owner(number), {**group, **changes})
+        owner = self.group_owner(number)
+        for word in self.words:
+            if changes.get(word, group[word]) != group[word]:
+                raise ValueError(f"{owner}: its {word} is {group[word]!r} and stays so")
+        good = self.check_group(owner, {**group, **changes})
+        rule = self.rule_of(good)
         groups = [good if k == number else other for k, other in enumerate(self.groups)]
         missing = any(
-            self.plan.state[slot][i] is None and self.rule.needs(slot, good)
-            for slot in self.rule.state
+            self.plan.state[slot][i] is None and rule.needs(slot, good)
+            for slot in rule.state
             for i, owning in enumerate(self.structure.groups)
             if owning == number
         )
@@ -184,11 +186,12 @@ class Planning:
         options = {}
         for number, scheduled in self.schedules:
             owner = self.owner if number is None else self.group_owner(number)
-            now = {name: self.value_at(owner, name, value) for name, value in scheduled.items()}
             if number is None:
-                options = now
+                options = self.values_at(owner, scheduled)
                 continue
-            self.refuse_conflict(owner, {**self.groups[number], **now})
+            group = self.groups[number]
+            now = self.values_at(owner, {**{k: group[k] for k in self.words}, **scheduled})
+            self.refuse_conflict(owner, self.rule_of(group), {**group, **now})
             values += [(number, name, value) for name, value in now.items()]
         for row in values:
             self.plan.set_hyperparameter(*row)

@@ -86,10 +86,11 @@ class Session(Planning, Storage, Bound, Arguments):
         self.own_values: list[dict[str, Any]] = []
         own = []
         for number, override in enumerate(self.structure.overrides):
-            values = {**self.defaults, **override}
             owner = self.group_owner(number)
-            keywords = {name: values.pop(name) for name in self.rule.settings}
-            own.append(self.check_settings(owner, keywords))
+            values = self.with_defaults(owner, override)
+            rule = self.rule_of(values)
+            keywords = {name: values.pop(name) for name in rule.settings}
+            own.append(self.check_settings(owner, rule, keywords))
             group = self.check_group(owner, self.hyperparameters(owner, values, own[-1]))
             self.groups.append(ParamGroup(self, number, group))
         self.own_values = own
@@ -97,6 +98,22 @@ class Session(Planning, Storage, Bound, Arguments):
         self.given = self.settings_named(self.named)
         # What `rebind` compares with: the arrays themselves may be resized behind our back.
         self.forms = [(array.shape, array.dtype) for array in self.structure.arrays]
+
+    # ----------------------------------------------------------------- rules
+
+    words: tuple[str, ...] = ()  # of a group, beside its hyperparameters: what its rule is
+
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """Return the rule of a group, by its entries."""
+        return self.rule
+
+    def rule_at(self, i: int) -> Rule:
+        """Return the rule of a parameter, by its position."""
+        return self.rule_of(self.groups[self.structure.groups[i]])
+
+    def with_defaults(self, owner: str, override: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill in what a group as it was given does not say."""
+        return {**self.defaults, **override}
 
     # ----------------------------------------------------------------- what there is
 
@@ -134,7 +151,9 @@ class Session(Planning, Storage, Bound, Arguments):
         """Return who speaks of a group in error messages."""
         structure = self.structure
         return (
-            f"{self.owner}: group {structure.first + number}" if structure.grouped else self.owner
+            f"{self.owner}: group {structure.first + number}"
+            if structure.grouped or structure.routed
+            else self.owner
         )
 
     def members(self, group: int) -> list[Label]:
@@ -144,7 +163,7 @@ class Session(Planning, Storage, Bound, Arguments):
     def state_of(self, i: int) -> dict[str, Any]:
         """Return one parameter's step count and state arrays, live."""
         entry: dict[str, Any] = {"step": int(self.plan.steps[i])}
-        if "mu_product" in self.rule.hyperparameters:
+        if "mu_product" in self.rule_at(i).hyperparameters:
             entry["mu_product"] = float(self.plan.mu_products[i])
         for slot, arrays in self.plan.state.items():
             if arrays[i] is not None:
@@ -235,9 +254,9 @@ class Session(Planning, Storage, Bound, Arguments):
         self.begin()
         groups = []
         for number, group in enumerate(self.groups):
-            values = {k: self.value_at(self.owner, k, v) for k, v in group.items()}
-            groups.append({**values, "params": self.members(number)})
-        options = {k: self.value_at(self.owner, k, v) for k, v in self.options.items()}
+            values = self.values_at(self.owner, group)
+            groups.append({**group, **values, "params": self.members(number)})
+        options = self.values_at(self.owner, self.options)
         return {
             "rule": self.rule.name,
             "steps": self.applied,

@@ -197,7 +197,7 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
                 started[i] = min(started[i], steps[i])
                 if steps[i] == 0 and "mu_product" not in values:
                     mu_products[i] = 1.0  # of no factors
-            elif name == "mu_product" and name in session.rule.hyperparameters:
+            elif name == "mu_product" and name in session.rule_at(i).hyperparameters:
                 mu_products[i] = checked_option(f"{owner}: {what}", name, value)
             elif name == "accumulator" and not filled[i]:
                 raise ValueError(f"{owner}: {what} has accumulated no gradients to be replaced")
@@ -207,7 +207,7 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
             else:
                 known = list(session.state_of(i))
                 raise ValueError(f"{owner}: {what} has no {name!r}; {hint(name, known)}")
-        written = {slot: state[slot][i] for slot in session.rule.state if slot in values}
+        written = {slot: state[slot][i] for slot in session.rule_at(i).state if slot in values}
         refuse_impossible(owner, what, written)
     session.rebuild(state, session.groups, counts=counts)
 

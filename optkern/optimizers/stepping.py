@@ -11,6 +11,7 @@ from ..kernels.rules import (
     ON_NONFINITE,
     OPTIONS,
     ROW_RULES,
+    Rule,
 )
 from ..kernels.threads import ThreadReport
 from ..rules.domains import check_threads, check_word
@@ -132,12 +133,8 @@ class Stepping:
             option around it has no row-wise form. Nothing has been modified then.
         """
         session = self._session
-        if session.rule not in ROW_RULES:
-            known = ", ".join(rule.name for rule in ROW_RULES)
-            raise TypeError(
-                f"{session.owner}: the rule {session.rule.name} has no row-wise form; "
-                f"{known} have one"
-            )
+        if not session.words:
+            self._refuse_without_rows(session.rule)
         dense = [
             name
             for name, value in session.options.items()
@@ -154,11 +151,21 @@ class Stepping:
                 "step_rows takes state in the parameters' own dtype"
             )
         indices, gradients = session.gather(rows, "rows"), session.gather(grads)
+        for i in (i for i, one in enumerate(indices) if session.words and one is not None):
+            self._refuse_without_rows(session.rule_at(i))
         if session.schedules:
             session.run_schedules()
         if step_rows(session.plan, indices, gradients, self._num_threads, self._on_nonfinite):
             return True
         return self._not_applied()
+
+    def _refuse_without_rows(self, rule: Rule) -> None:
+        if rule not in ROW_RULES:
+            known = ", ".join(row.name for row in ROW_RULES)
+            raise TypeError(
+                f"{self._session.owner}: the rule {rule.name} has no row-wise form; "
+                f"{known} have one"
+            )
 
     def _not_applied(self) -> bool:
         """Raise where a gradient that is not finite is an error; else it was skipped or added."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..kernels import buffers, codecs
 from ..kernels.rules import (
+    NONNEGATIVE,
     OPTION_SLOTS,
 )
 from ..kernels.structures import Label
@@ -45,10 +46,11 @@ class Storage:
             weights and codecs.kind_of(p.dtype) for p in self.plan.params
         )
 
-    @property
-    def slot_names(self) -> tuple[str, ...]:
-        """Return the names of the state arrays that this optimizer may have."""
-        return (*self.rule.state, "master") if self.master_weights else self.rule.state
+    def slot_names(self, groups: Sequence[Mapping[str, Any]] | None = None) -> tuple[str, ...]:
+        """Return the names of the state arrays that parameters of these groups may have."""
+        rules = map(self.rule_of, self.groups if groups is None else groups)
+        names = dict.fromkeys(slot for rule in dict.fromkeys(rules) for slot in rule.state)
+        return (*names, "master") if self.master_weights else (*names,)
 
     def has_slot(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> bool:
         """Return whether a parameter needs a state array under these hyperparameters."""
@@ -56,12 +58,15 @@ class Storage:
             return self.needs(slot)
         if slot == "master":
             return bool(codecs.kind_of(array.dtype))
-        return self.rule.needs(slot, group)
+        rule = self.rule_of(group)
+        return slot in rule.slots and rule.needs(slot, group)
 
     def first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
         """Make a state array as it begins, by the rule's slot and the group's keywords."""
         new = self.new_state(slot, array)
-        start = next((own.start for own in self.rule.arrays if own.name == slot), 0.0)
+        start = next(
+            (own.start for own in self.rule_of(self.groups[group]).arrays if own.name == slot), 0.0
+        )
         if start == 0:
             return new
         if isinstance(start, str):
@@ -83,7 +88,7 @@ class Storage:
         if slot in OF_WEIGHTS:
             return copy_beside(codecs.widened(np.asarray(array)), array)
         if self.state_dtype and slot != "accumulator":
-            signed = slot not in self.rule.nonnegative
+            signed = slot not in NONNEGATIVE
             state = codecs.Compact.zeros(self.state_dtype, array.shape, signed)
             if array.flags.c_contiguous:  # codes are in C order
                 codes = buffers.zeros_beside(array, state.codes.dtype)
@@ -91,14 +96,15 @@ class Storage:
             return state
         return buffers.zeros_beside(array, codecs.arithmetic_dtype(array.dtype))
 
-    def saved_forms(self, array: np.ndarray) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    def saved_forms(self, i: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Return shape and dtype of each array that the saved state of a parameter may hold."""
+        array = self.structure.arrays[i]
         wide = (array.shape, codecs.arithmetic_dtype(array.dtype))
         forms = dict.fromkeys(OPTION_SLOTS, wide)
         if codecs.kind_of(array.dtype):
             del forms["ema"]
             forms |= {"master": wide} if self.master_weights else {}
-        for slot in self.rule.state:
+        for slot in self.rule_at(i).state:
             forms[slot] = wide
             if self.state_dtype:
                 new = self.new_state(slot, array)
@@ -113,7 +119,7 @@ class Storage:
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Add to a parameter's saved state the start of what it lacks under these options."""
-        needed = [slot for slot in self.slot_names if self.has_slot(slot, array, group)]
+        needed = [slot for slot in self.slot_names() if self.has_slot(slot, array, group)]
         needed += [slot for slot in ("slow", "ema") if options.get(OPTION_SLOTS[slot]) is not None]
         entry = dict(entry)
         for slot in needed:

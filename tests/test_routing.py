@@ -1,0 +1,227 @@
+"""Who goes where, by names and shapes; the gradients keep the parameters' structure."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import optkern
+
+GPT = {
+    "wte": (50, 8),
+    "wpe": (10, 8),
+    "h.0.ln_1.weight": (8,),
+    "h.0.attn.W": (8, 24),
+    "h.0.attn.b": (24,),
+    "h.0.multi_head.W": (8, 8),
+    "h.1.LayerNorm.gamma": (8,),
+    "h.1.mlp.W2": (32, 8),
+    "h.1.conv": (3, 3, 8, 8),
+    "h.1.gate": (8,),
+    "ln_f": (8,),
+    "lm_head.W": (8, 50),
+    "lm_head.b": (50,),
+}
+KINDS = {
+    "wte": "embedding",
+    "wpe": "embedding",
+    "h.0.ln_1.weight": "norm",
+    "h.0.attn.W": "matrix",
+    "h.0.attn.b": "bias",
+    "h.0.multi_head.W": "matrix",
+    "h.1.LayerNorm.gamma": "norm",
+    "h.1.mlp.W2": "matrix",
+    "h.1.conv": "array",
+    "h.1.gate": "vector",
+    "ln_f": "norm",
+    "lm_head.W": "head",
+    "lm_head.b": "bias",
+}
+
+
+def made(shapes=GPT):
+    return {name: np.ones(shape) for name, shape in shapes.items()}
+
+
+def where(groups, key, default=None):
+    return {label: g.get(key, default) for g in groups for label in g["params"]}
+
+
+def test_what_a_parameter_is():
+    groups = optkern.groups(made())
+    assert groups.kinds == KINDS
+    decay = where(groups, "weight_decay", "default")
+    kept = {name for name, kind in KINDS.items() if kind in ("matrix", "array", "head")}
+    assert {name for name, value in decay.items() if value == "default"} == kept
+    assert all(decay[name] == 0 for name in KINDS if name not in kept)
+    assert set(where(groups, "rule").values()) == {None}
+
+
+def test_matrices_of_the_inside_go_to_their_rule():
+    groups = optkern.groups(made(), muon={"rule": optkern.Lion, "lr": 0.02}, lr=0.1)
+    rules, rates = where(groups, "rule"), where(groups, "lr")
+    for name, kind in KINDS.items():
+        assert rules[name] == ("lion" if kind == "matrix" else "adamw")
+        assert rates[name] == (0.02 if kind == "matrix" else 0.1)
+    named = optkern.groups(made(), muon="Lion", rule="SGD", no_decay=())
+    assert set(where(named, "rule").values()) == {"lion", "sgd"} and len(named) == 2
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_the_last_matrix_is_the_head_where_no_name_says_it(kind):
+    arrays = [np.ones((4, 4)), np.ones(4), np.ones((4, 4)), np.ones(4), np.ones((4, 2)), np.ones(2)]
+    names = ["W1", "b1", "W2", "b2", "W3", "b3"]
+    params = arrays if kind == "list" else dict(zip(names, arrays))
+    groups = optkern.groups(params, layer_decay=0.5, lr=1.0)
+    small = "vector" if kind == "list" else "bias"
+    assert [*groups.kinds.values()] == ["matrix", small, "matrix", small, "head", small]
+    rates = where(groups, "lr")
+    assert [rates[label] for label in groups.kinds] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_rates_fall_from_layer_to_layer():
+    groups = optkern.groups(made(), layer_decay=0.5, lr=0.8)
+    rates = where(groups, "lr")
+    depth = {"w": 0, "h.0": 1, "h.1": 2, "ln_f": 3, "lm_head": 4}
+    for name, rate in rates.items():
+        (layer,) = (k for key, k in depth.items() if name.startswith(key))
+        assert rate == 0.8 * 0.5 ** (4 - layer), name
+    schedule = optkern.schedules.Cosine(0.8, T_max=10)
+    groups = optkern.groups(made(), layer_decay=0.5, lr=schedule, layers=lambda n: int(len(n) > 6))
+    rates = where(groups, "lr")
+    assert rates["wte"](5) == 0.5 * schedule(5) and rates["lm_head.W"](5) == schedule(5)
+
+
+def test_every_decision_has_an_argument():
+    params = made()
+    groups = optkern.groups(
+        params,
+        muon="Lion",
+        embeddings=["wte"],
+        head=lambda name, array: name == "h.0.attn.W",
+        no_decay="h.*.W*",
+        weight_decay=0.3,
+    )
+    assert groups.kinds["wpe"] == "matrix" and groups.kinds["lm_head.W"] == "matrix"
+    assert groups.kinds["h.0.attn.W"] == "head"
+    decay = where(groups, "weight_decay", "default")
+    assert decay["h.0.attn.W"] == 0 and decay["h.0.attn.b"] == 0.3 and decay["wpe"] == "default"
+    none = optkern.groups(params, head=(), embeddings=())
+    assert set(none.kinds.values()) == {"matrix", "array", "norm", "bias", "vector"}
+
+
+def test_the_table():
+    params = {"emb": np.ones((9, 4)), "W1": np.ones((4, 4)), "out": np.ones((4, 9))}
+    text = str(optkern.groups(params, muon={"rule": "Lion", "lr": 0.01}, lr=0.001))
+    assert text.splitlines() == [
+        "parameter  shape   is         group  rule   lr     weight_decay",
+        "emb        (9, 4)  embedding  0      AdamW  0.001  0",
+        "W1         (4, 4)  matrix     1      Lion   0.01   0",
+        "out        (4, 9)  head       2      AdamW  0.001  0.01",
+    ]
+
+
+NESTED = {"emb": (6, 3), "layers": [{"W": (3, 3), "b": (3,)}, {"W": (3, 3), "b": (3,)}]}
+
+
+def nested(seed):
+    rng = np.random.default_rng(seed)
+    layers = [{k: rng.standard_normal(s) for k, s in layer.items()} for layer in NESTED["layers"]]
+    return {"emb": rng.standard_normal(NESTED["emb"]), "layers": layers}
+
+
+def test_gradients_are_arranged_as_the_parameters():
+    params, plain = nested(0), nested(0)
+    opt = optkern.AdamW(optkern.groups(params, lr=0.1, weight_decay=0.5), clip_norm=1.0)
+    alone = optkern.AdamW(
+        [
+            {"params": [plain["emb"]], "weight_decay": 0.0},
+            {"params": {"W": plain["layers"][0]["W"], "V": plain["layers"][1]["W"]}},
+            {"params": [x["b"] for x in plain["layers"]], "weight_decay": 0.0},
+        ],
+        lr=0.1,
+        weight_decay=0.5,
+    )
+    for seed in (1, 2, 3):
+        grads = nested(seed)
+        opt.step(grads)
+        scale = min(1.0, 1.0 / (opt.last_grad_norm + 1e-6))
+        a, b = grads["layers"]
+        weights = {"W": scale * a["W"], "V": scale * b["W"]}
+        alone.step([[scale * grads["emb"]], weights, [scale * a["b"], scale * b["b"]]])
+    assert np.array_equal(params["emb"], plain["emb"])
+    for mine, theirs in zip(params["layers"], plain["layers"]):
+        assert np.array_equal(mine["W"], theirs["W"]) and np.array_equal(mine["b"], theirs["b"])
+    assert set(opt.state) == {"emb", "layers.0.W", "layers.0.b", "layers.1.W", "layers.1.b"}
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_go_on_and_more_groups_come(way, tmp_path):
+    params = nested(0)
+    opt = optkern.Mixed(
+        optkern.groups(params, muon="Lion", lr=0.1, layer_decay=None), clip_norm=1.0
+    )
+    opt.step(nested(1))
+    others, other = way((params, opt))
+    for each in (opt, other):
+        each.step(nested(2))
+    assert all(np.array_equal(a, b) for a, b in zip(opt.params, other.params))
+    assert np.shares_memory(others["emb"], other.params[0])
+    optkern.save(tmp_path / "x", opt)
+    optkern.load(tmp_path / "x", other)
+    other.add_param_group({"params": {"new": np.ones(2)}, "rule": "SGD", "lr": 1.0})
+    other.step([nested(3), {"new": np.ones(2)}])
+    opt.step(nested(3))
+    assert other.param_groups[-1]["rule"] == "sgd" and other.state["new"]["step"] == 1
+    opt.rebind(nested(5))
+    opt.step(nested(6))
+    assert [*opt.state["emb"]] == [*other.state["emb"]]
+
+
+def test_what_comes_into_the_container_is_told():
+    params = nested(0)
+    groups = optkern.groups(params, lr=0.1)
+    opt = optkern.AdamW(groups, follow=True)
+    params["emb"] = np.ones((6, 3))
+    with pytest.raises(ValueError, match="make them again"):
+        optkern.AdamW(groups)
+    opt.step(nested(1))
+    assert params["emb"][0, 0] != 1
+    params["more"] = np.ones(3)
+    with pytest.raises(ValueError, match="more"):
+        opt.step(nested(1))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"no_decay": ["wtf"]}, "no_decay='wtf' fits no parameter; did you mean wte"),
+        ({"no_decay": 3}, "no_decay must be a callable"),
+        ({"head": "hd*"}, "head='hd.' fits no parameter"),
+        ({"layer_decay": 0.5}, "layer_decay needs the rate.*lr=..."),
+        ({"layer_decay": 0.5, "lr": 0.1, "muon": "Lion"}, "layer_decay needs the rate.*muon="),
+        ({"layer_decay": 1.5, "lr": 0.1}, "layer_decay must be"),
+        ({"layer_decay": 0.5, "lr": lambda step: 0.1}, "one of optkern.schedules"),
+        ({"layers": len}, "give that"),
+        ({"layer_decay": 0.5, "lr": 0.1, "layers": lambda n: "x"}, "integer of at least 0"),
+        ({"rule": "AdmW"}, "no rule 'AdmW'; did you mean AdamW"),
+        ({"muon": {"rule": "nothing"}}, "groups: muon: there is no rule 'nothing'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        optkern.groups(made(), **arguments)
+
+
+def test_bad_params():
+    with pytest.raises(TypeError, match="not groups of them"):
+        optkern.groups(optkern.groups(made()))
+    with pytest.raises(TypeError, match="not groups of them"):
+        optkern.groups([{"params": np.ones(2)}])
+    groups = optkern.groups(made())
+    del groups[0]["params"]["wte"]
+    with pytest.raises(ValueError, match="parameter 'wte' is not in one of the groups"):
+        optkern.AdamW(groups)
