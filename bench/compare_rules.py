@@ -267,8 +267,7 @@ def table(share: float, workers: int) -> Iterator[str]:
 
 
 def main() -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the steps")
+    parser = Parser(__doc__, quick=False)
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.parent.name}/{PAGE.name}")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     options = parser.options()

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ..kernels.names import hint
 from ..kernels.turn import Turn
 from ..optimizers.given import differing, warn_of_replaced, written
 from ..optimizers.refused import Params
-from ..rules.domains import check_callable, check_count
+from ..rules.domains import check_callable, check_count, check_threads
 
 Closure = Callable[[], tuple[Any, Any]]
 
@@ -290,13 +291,24 @@ class SolverSession:
 
 
 class Solver(ABC):
-    """Share what `LBFGS` and `NewtonLanczos` have: options, counts, their state."""
+    """Share what `LBFGS` and `NewtonLanczos` have: options, counts, their state.
 
-    _options: tuple[str, ...]
+    An option stands twice: in the signature, with its default, and in `_domains`, with what it
+    may be. ``_now`` holds them as they were checked last, with `threads`.
+    """
+
+    # name: how it is checked, as (owner, name, value, ...), and what it is checked with.
+    _domains: ClassVar[Mapping[str, tuple[Any, ...]]]
+    _scheduled: ClassVar[frozenset[str]] = frozenset()  # options that may be callables of the step
+    _now: SimpleNamespace
     _counts: tuple[str, ...] = ("steps", "iterations", "gradients")
     _point: Parameters
     _turn: Turn
+    _owner: ClassVar[str]  # whom messages name
     steps: int
+    iterations: int
+    gradients: int
+    num_threads: int | None
 
     def __setattr__(self, name: str, value: Any) -> None:
         refuse_unknown(self, name, (*self._options, "num_threads", *self._counts))
@@ -307,9 +319,27 @@ class Solver(ABC):
         def __getattr__(self, name: str) -> Any:
             refuse_asked(self, name, (*self._options, "num_threads", *self._counts))
 
-    @abstractmethod
-    def _read_options(self, owner: str) -> None:
-        """Check all options as they are now."""
+    @property
+    def _options(self) -> tuple[str, ...]:
+        return tuple(self._domains)
+
+    def _take_options(self, given: Mapping[str, Any]) -> None:
+        """Keep what a constructor was given, and check it."""
+        for name in (*self._domains, "num_threads"):
+            setattr(self, name, given[name])
+        self.steps = self.iterations = self.gradients = 0
+        self._read_options()
+
+    def _read_options(self, owner: str = "") -> None:
+        """Check all options as they are now, callables by their value."""
+        owner = owner or self._owner
+        now = SimpleNamespace(threads=check_threads(owner, self.num_threads))
+        for name, (check, *rest) in self._domains.items():
+            value = getattr(self, name)
+            if name in self._scheduled and callable(value):
+                value = value(self.steps)
+            setattr(now, name, check(owner, name, value, *rest))
+        self._now = now
 
     @property
     def session(self) -> SolverSession:
@@ -408,6 +438,15 @@ class Solver(ABC):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
         return f"{type(self).__name__}({self._point.n:,} elements, {shown})"
+
+
+def or_none(check: Callable[..., Any], *rest: Any) -> tuple[Any, ...]:
+    """Make a domain that allows None besides what ``check`` does."""
+
+    def checked(owner: str, name: str, value: Any) -> Any:
+        return None if value is None else check(owner, name, value, *rest)
+
+    return (checked,)
 
 
 class SolverCall(ABC):

@@ -96,7 +96,7 @@ class EnrichedCall(KrylovCall):
 
     def __init__(self, solver: Any, objective: CountedClosure, callback: Callback | None) -> None:
         super().__init__(solver, objective, callback)
-        limit = solver._max_matvecs
+        limit = solver._now.max_matvecs
         self.pairs: Pairs = solver._pairs
         self.race: Race = solver._race
         self.differences = Products(objective, limit)
@@ -118,7 +118,7 @@ class EnrichedCall(KrylovCall):
     def _lowest(self) -> Eigenpair | None:
         # The sentence at the end rests on these products: the first is verified.
         solver = self.solver
-        rng = np.random.default_rng([solver._seed + solver._checks, STREAM])
+        rng = np.random.default_rng([solver._now.seed + solver._checks, STREAM])
         start = random_unit(rng, self.x.size, self.x.dtype)
         self._here().verify(start)
         if self.differences.trouble:
@@ -139,11 +139,11 @@ class EnrichedCall(KrylovCall):
 
     def _learn(self, s: np.ndarray, y: np.ndarray) -> None:
         """Take a pair in, unless it tells of no positive curvature."""
-        threads = self.solver._threads
+        threads = self.solver._now.threads
         along, square = dot(s, y, threads), dot(y, y, threads)
         bent = LEAST_ROUNDINGS * self.u * norm(s) * math.sqrt(square) < along
         if bent and Pairs.tells(along, square):
-            self.pairs = self.pairs.added(s, y, along, square, self.solver._max_matvecs)
+            self.pairs = self.pairs.added(s, y, along, square, self.solver._now.max_matvecs)
 
     # ----------------------------------------------------------------- an iteration
 
@@ -194,7 +194,7 @@ class EnrichedCall(KrylovCall):
     def _direction(self) -> tuple[np.ndarray, float, float] | None:
         """Give direction, slope and the first length; None where curvature along g is negative."""
         if self.pairs.s:
-            d, slope = self.pairs.direction(self.g, self.solver._threads)
+            d, slope = self.pairs.direction(self.g, self.solver._now.threads)
             return (d, slope, 1.0) if slope < 0 else None
         size = norm(self.g)
         v = self.g * self.g.dtype.type(1 / size)
@@ -206,7 +206,7 @@ class EnrichedCall(KrylovCall):
 
     def _search(self, d: np.ndarray, slope: float, t: float) -> bool:
         """Take a step by line search; False where the loss does not fall."""
-        threads = self.solver._threads
+        threads = self.solver._now.threads
 
         def at(t: float) -> np.ndarray:
             x = np.empty_like(self.x)

@@ -144,8 +144,8 @@ class KrylovCall(SolverCall):
             rest = self._at_rest()
             if rest and not self._leave_saddle():
                 return f"{rest}, {self.seen}", rest.startswith("converged")
-            if self.iterations == solver._max_iter:
-                return f"stopped: max_iter = {solver._max_iter} iterations", False
+            if self.iterations == solver._now.max_iter:
+                return f"stopped: max_iter = {solver._now.max_iter} iterations", False
             if not rest and not self._descend():
                 return f"stopped: {self._nowhere()}", False
             self.iterations += 1
@@ -156,16 +156,16 @@ class KrylovCall(SolverCall):
     def _at_rest(self) -> str:
         """Say which tolerance is met, and whether that is convergence; or nothing."""
         solver, most = self.solver, largest(self.g)
-        if most <= solver._tolerance_grad:
+        if most <= solver._now.tolerance_grad:
             return f"converged: max|g| = {most:.2g} <= tolerance_grad"
         if norm(self.g) < np.finfo(self.g.dtype).tiny:
             return "converged: the gradient has underflown"
-        if self.moved <= solver._tolerance_change:
+        if self.moved <= solver._now.tolerance_change:
             # In a direction that rounding hides, a step is short however far the minimum is.
             return (
                 f"stopped: no parameter moved by more than tolerance_change = "
-                f"{solver._tolerance_change:g}, with max|g| = {most:.2g} above tolerance_grad = "
-                f"{solver._tolerance_grad:g}"
+                f"{solver._now.tolerance_change:g}, with max|g| = {most:.2g} above tolerance_grad = "
+                f"{solver._now.tolerance_grad:g}"
             )
         return ""
 
@@ -188,7 +188,7 @@ class KrylovCall(SolverCall):
         while solver.radius > least and unchanged < 3:
             z = model.solve(solver.radius)
             x = np.empty_like(self.x)
-            subtract(x, self.x, model.basis, -(model.s @ z), None, solver._threads)
+            subtract(x, self.x, model.basis, -(model.s @ z), None, solver._now.threads)
             f, g = self.objective.trial(x)
             ratio, shrink = self._judge(model, z, f, g)
             if model.learned and not ratio >= ACCEPTED:
@@ -249,11 +249,11 @@ class KrylovCall(SolverCall):
             return None
         model, step, change = self.secant
         self.secant = None
-        g = project(model.basis, self.g, self.solver._threads)
+        g = project(model.basis, self.g, self.solver._now.threads)
         size = norm(self.g)
         if size * size - g @ g > (LEFT * size) ** 2:
             return None
-        y, bent = project(model.basis, change, self.solver._threads), model.t @ step
+        y, bent = project(model.basis, change, self.solver._now.threads), model.t @ step
         along, bending = float(y @ step), float(bent @ step)
         if min(along, bending) <= LEAST_COSINE * norm(y) * norm(step):
             return None
@@ -267,9 +267,9 @@ class KrylovCall(SolverCall):
     def _krylov(self) -> Model:
         """Take products until the step leaves little of the gradient outside the space."""
         solver, size = self.solver, norm(self.g)
-        limit = min(solver._max_matvecs, self.x.size)
+        limit = min(solver._now.max_matvecs, self.x.size)
         start = self.g / self.g.dtype.type(size)
-        run = Recurrence(start, limit + 1, solver._threads, copy=False)
+        run = Recurrence(start, limit + 1, solver._now.threads, copy=False)
         looked = 0
         while True:
             product = self._product(run.vector)
@@ -300,7 +300,7 @@ class KrylovCall(SolverCall):
         self.seen = "not looked at for negative curvature"
         if self.whole:
             self.seen = "positive curvature in the whole space"
-        elif self.solver._check_matvecs:
+        elif self.solver._now.check_matvecs:
             pair = self._lowest()
             if pair is not None and self._move_along(pair):
                 return True
@@ -315,11 +315,11 @@ class KrylovCall(SolverCall):
         """Find a direction of negative curvature, by Lanczos from a random start."""
         solver = self.solver
         operator = Operator("NewtonLanczos", self._product, self.x.size, self.x.dtype)
-        seed = solver._seed + solver._checks
-        run = LanczosRun(operator, CONFIDENCE, (1,), seed=seed, num_threads=solver._threads)
+        seed = solver._now.seed + solver._checks
+        run = LanczosRun(operator, CONFIDENCE, (1,), seed=seed, num_threads=solver._now.threads)
         solver._checks += 1
         try:
-            while run.k < min(solver._check_matvecs, self.x.size):
+            while run.k < min(solver._now.check_matvecs, self.x.size):
                 run.advance()
                 low, noise = run.ritz_value(1), self._noise(run.magnitude)
                 if low < -max(2 * noise, 0.01 * run.magnitude) or run.exhausted:

@@ -19,7 +19,7 @@ from ..curvature.recurrence import dot, scale, subtract
 from ..kernels.atomic import commit
 from ..kernels.names import spelled
 from ..kernels.turn import Turn
-from ..rules.domains import check_callable, check_count, check_real, check_threads, check_word
+from ..rules.domains import check_callable, check_count, check_real, check_word
 from ._problem import (
     Callback,
     Closure,
@@ -29,6 +29,7 @@ from ._problem import (
     Solver,
     SolverCall,
     largest,
+    or_none,
 )
 from .line_search import Trial, strong_wolfe
 from .pairs import Pairs, check_vector, loaded_pairs
@@ -81,15 +82,24 @@ class LBFGS(Solver):
     algorithm 2.1.
     """
 
-    _options = (
-        "lr",
-        "max_iter",
-        "max_eval",
-        "tolerance_grad",
-        "tolerance_change",
-        "history_size",
-        "line_search_fn",
-    )
+    _owner = "LBFGS"
+    _domains = {
+        "lr": (check_real, 0.0),
+        "max_iter": (check_count, 1),
+        "max_eval": or_none(check_count, 1),
+        "tolerance_grad": (check_real, 0.0),
+        "tolerance_change": (check_real, 0.0),
+        "history_size": (check_count, 1),
+        "line_search_fn": or_none(check_word, ("strong_wolfe",), "None or 'strong_wolfe'"),
+    }
+    _scheduled = frozenset({"lr"})
+    lr: float | Callable[[int], float]
+    max_iter: int
+    max_eval: int | None
+    tolerance_grad: float
+    tolerance_change: float
+    history_size: int
+    line_search_fn: str | None
 
     @spelled
     def __init__(
@@ -105,37 +115,17 @@ class LBFGS(Solver):
         *,
         num_threads: int | None = None,
     ) -> None:
-        self.lr = lr
-        self.max_iter = max_iter
-        self.max_eval = max_eval
-        self.tolerance_grad = tolerance_grad
-        self.tolerance_change = tolerance_change
-        self.history_size = history_size
-        self.line_search_fn = line_search_fn
-        self.num_threads = num_threads
-        self.steps = self.iterations = self.gradients = 0
-        self._read_options()
+        self._take_options(locals())
         self._point, self._turn = Parameters("LBFGS", params), Turn("LBFGS")
         self._pairs = Pairs()
         self._t = 0.0
         self._d: np.ndarray | None = None  # the last direction
         self._g: np.ndarray | None = None  # the gradient where it began
 
-    def _read_options(self, owner: str = "LBFGS") -> None:
-        """Check all options as they are now, callables by their value."""
-        lr = self.lr(self.steps) if callable(self.lr) else self.lr
-        self._lr = check_real(owner, "lr", lr, 0.0)
-        self._max_iter = check_count(owner, "max_iter", self.max_iter, 1)
-        self._max_eval = self._max_iter * 5 // 4
-        if self.max_eval is not None:
-            self._max_eval = check_count(owner, "max_eval", self.max_eval, 1)
-        self._tolerance_grad = check_real(owner, "tolerance_grad", self.tolerance_grad, 0.0)
-        self._tolerance_change = check_real(owner, "tolerance_change", self.tolerance_change, 0.0)
-        self._history = check_count(owner, "history_size", self.history_size, 1)
-        if self.line_search_fn is not None:
-            word, allowed = self.line_search_fn, "None or 'strong_wolfe'"
-            check_word(owner, "line_search_fn", word, ("strong_wolfe",), allowed)
-        self._threads = check_threads(owner, self.num_threads)
+    @property
+    def most_evaluations(self) -> int:
+        """Return how many closure calls a step may take."""
+        return int(self._now.max_eval or self._now.max_iter * 5 // 4)
 
     # ----------------------------------------------------------------- a call
 
@@ -174,16 +164,16 @@ class LBFGS(Solver):
         Takes the last step's pair in.
         """
         if self._g is None or self._d is None:
-            return Pairs().direction(g, self._threads)
+            return Pairs().direction(g, self._now.threads)
         y = np.empty_like(g)
-        ys = self._t * subtract(y, g, [self._g], [1.0], self._d, self._threads)
-        square = dot(y, y, self._threads)
+        ys = self._t * subtract(y, g, [self._g], [1.0], self._d, self._now.threads)
+        square = dot(y, y, self._now.threads)
         if ys > LEAST_CURVATURE and Pairs.tells(ys, square):
             s = np.empty_like(g)
-            scale(s, self._d, self._t, self._threads)
-            pairs = self._pairs.added(s, y, ys, square, self._history)
+            scale(s, self._d, self._t, self._now.threads)
+            pairs = self._pairs.added(s, y, ys, square, self._now.history_size)
             commit(None, [(vars(self), {"_pairs": pairs})])
-        return self._pairs.direction(g, self._threads)
+        return self._pairs.direction(g, self._now.threads)
 
     # ----------------------------------------------------------------- state
 
@@ -214,45 +204,45 @@ class LBFGSCall(SolverCall):
 
     def _iterate(self) -> tuple[str, bool]:
         reason = self._satisfied()
-        if reason is None and self.solver._lr == 0:
+        if reason is None and self.solver._now.lr == 0:
             return "stopped: lr is 0, so that nothing moves", False
         return (reason, True) if reason else self._descend()
 
     def _satisfied(self) -> str | None:
-        if largest(self.g) <= self.solver._tolerance_grad:
+        if largest(self.g) <= self.solver._now.tolerance_grad:
             return f"converged: max|g| = {largest(self.g):.2g} <= tolerance_grad"
         return None
 
     def _descend(self) -> tuple[str, bool]:
         """Iterate until one of torch's conditions, in torch's order, ends it."""
         solver = self.solver
-        tol = solver._tolerance_change
+        tol = solver._now.tolerance_change
         while True:
             self.iterations += 1
             solver.iterations += 1
             d, slope = solver._direction(self.g)
             first = solver._g is None
-            t = solver._lr
+            t = solver._now.lr
             if first:
                 t *= min(1.0, 1 / float(np.abs(self.g).sum(dtype=np.float64)))
             commit(None, [(vars(solver), {"_d": d, "_g": self.g, "_t": t})])
             if slope == 0:
                 return self._ended("the gradient's square vanishes; scale the function up"), False
-            if slope > -solver._tolerance_change:
+            if slope > -solver._now.tolerance_change:
                 return self._ended(
                     f"the slope along the direction is below tolerance_change = {tol:g}"
                 ), False
             before = self.f
-            last = self.iterations == solver._max_iter
+            last = self.iterations == solver._now.max_iter
             if solver.line_search_fn:
                 if not self._search(d, t, slope):
                     return self._nothing_lower(-slope * t)
             elif not self._fixed(d, t, last):
                 return "stopped: not finite after a step, which was taken back; lower lr", False
             if last:
-                return f"stopped: max_iter = {solver._max_iter} iterations", False
-            if self.objective.gradients >= solver._max_eval:
-                return f"stopped: max_eval = {solver._max_eval} closure calls", False
+                return f"stopped: max_iter = {solver._now.max_iter} iterations", False
+            if self.objective.gradients >= solver.most_evaluations:
+                return f"stopped: max_eval = {solver.most_evaluations} closure calls", False
             reason = self._satisfied()
             if reason:
                 return reason, True
@@ -279,22 +269,22 @@ class LBFGSCall(SolverCall):
         solver = self.solver
         return (
             f"stopped: {reason}, with max|g| = {largest(self.g):.2g} above "
-            f"tolerance_grad = {solver._tolerance_grad:g}"
+            f"tolerance_grad = {solver._now.tolerance_grad:g}"
         )
 
     def _has_stalled(self, before: float) -> str | None:
         solver = self.solver
         assert solver._d is not None
-        tol = solver._tolerance_change
-        if largest(solver._d) * abs(solver._t) <= solver._tolerance_change:
+        tol = solver._now.tolerance_change
+        if largest(solver._d) * abs(solver._t) <= solver._now.tolerance_change:
             return f"no parameter moved by more than tolerance_change = {tol:g}"
-        if abs(self.f - before) < solver._tolerance_change:
+        if abs(self.f - before) < solver._now.tolerance_change:
             return f"the loss changed by less than tolerance_change = {tol:g}"
         return None
 
     def _at(self, d: np.ndarray, t: float) -> np.ndarray:
         x = np.empty_like(self.x)
-        subtract(x, self.x, [d], [-t], None, self.solver._threads)
+        subtract(x, self.x, [d], [-t], None, self.solver._now.threads)
         return x
 
     def _search(self, d: np.ndarray, t: float, slope: float) -> bool:
@@ -303,7 +293,7 @@ class LBFGSCall(SolverCall):
 
         def trial_at(t: float) -> Trial:
             f, g = self.objective.trial(self._at(d, t))
-            along = dot(g, d, solver._threads)
+            along = dot(g, d, solver._now.threads)
             # What is not finite is too high: the search comes back from there.
             return Trial(t, f if math.isfinite(f) and math.isfinite(along) else math.inf, g, along)
 
@@ -312,8 +302,8 @@ class LBFGSCall(SolverCall):
             t,
             Trial(0.0, self.f, self.g, slope),
             largest(d),
-            solver._tolerance_change,
-            solver._max_eval - self.objective.gradients,
+            solver._now.tolerance_change,
+            solver.most_evaluations - self.objective.gradients,
         )
         if not math.isfinite(best.f):
             best = Trial(0.0, self.f, self.g, slope)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..kernels.names import spelled
 from ..kernels.turn import Turn
-from ..rules.domains import check_callable, check_count, check_real, check_seed, check_threads
+from ..rules.domains import check_callable, check_count, check_real
 from ._problem import Callback, Closure, CountedClosure, Parameters, Report, Solver
 from .enriched import EnrichedCall, Race
 from .krylov import ExactCall, KrylovCall
@@ -68,15 +68,23 @@ class NewtonLanczos(Solver):
     methods for large-scale unconstrained optimization", 2002.
     """
 
-    _options = (
-        "max_iter",
-        "max_matvecs",
-        "radius",
-        "tolerance_grad",
-        "tolerance_change",
-        "check_matvecs",
-        "seed",
-    )
+    _owner = "NewtonLanczos"
+    _domains = {
+        "max_iter": (check_count, 1),
+        "max_matvecs": (check_count, 1),
+        "radius": (check_real, 0.0, math.inf, False),
+        "tolerance_grad": (check_real, 0.0),
+        "tolerance_change": (check_real, 0.0),
+        "check_matvecs": (check_count, 0),
+        "seed": (check_count, 0, None),
+    }
+    max_iter: int
+    max_matvecs: int
+    radius: float
+    tolerance_grad: float
+    tolerance_change: float
+    check_matvecs: int
+    seed: int
     _counts = (*Solver._counts, "products")
 
     @spelled
@@ -93,29 +101,11 @@ class NewtonLanczos(Solver):
         *,
         num_threads: int | None = None,
     ) -> None:
-        self.max_iter = max_iter
-        self.max_matvecs = max_matvecs
-        self.tolerance_grad = tolerance_grad
-        self.tolerance_change = tolerance_change
-        self.check_matvecs = check_matvecs
-        self.seed = seed
-        self.num_threads = num_threads
-        self.radius = radius
-        self.steps = self.iterations = self.gradients = self.products = 0
+        self._take_options(locals())
+        self.products = 0
         self._checks = 0
         self._pairs, self._race = Pairs(), Race()  # of calls without hvp
-        self._read_options()
         self._point, self._turn = Parameters("NewtonLanczos", params), Turn("NewtonLanczos")
-
-    def _read_options(self, owner: str = "NewtonLanczos") -> None:
-        self._max_iter = check_count(owner, "max_iter", self.max_iter, 1)
-        self._max_matvecs = check_count(owner, "max_matvecs", self.max_matvecs, 1)
-        self._tolerance_grad = check_real(owner, "tolerance_grad", self.tolerance_grad, 0.0)
-        self._tolerance_change = check_real(owner, "tolerance_change", self.tolerance_change, 0.0)
-        self._check_matvecs = check_count(owner, "check_matvecs", self.check_matvecs, 0)
-        self._seed = check_seed(owner, self.seed)
-        self._threads = check_threads(owner, self.num_threads)
-        check_real(owner, "radius", self.radius, 0.0, math.inf, closed=False)
 
     @spelled
     def step(
