@@ -56,7 +56,7 @@ class Judged(KrylovCall):
     """Steps of given lengths, judged as given."""
 
     def __init__(self, lengths, verdicts, radius=1.0, learned=False):
-        self.solver = SimpleNamespace(radius=radius, _threads=1, _max_iter=9)
+        self.solver = SimpleNamespace(radius=radius, _now=SimpleNamespace(threads=1, max_iter=9))
         self.x, self.f, self.g, self.u = np.array([100.0]), 0.0, np.array([1.0]), U
         self.lengths, self.verdicts = iter(lengths), iter(verdicts)
         self.objective = SimpleNamespace(trial=lambda x: (0.0, np.array([7.0])))
@@ -165,7 +165,7 @@ def taught(
     basis = [np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])]
     old = Model(basis, np.array(t, float), np.array([3.0, 4.0]), 0.5, noise)
     call = object.__new__(Judged)
-    call.solver, call.whole = SimpleNamespace(_threads=1), True
+    call.solver, call.whole = SimpleNamespace(_now=SimpleNamespace(threads=1)), True
     call.g = np.array(g, float)
     call.secant = (old, np.array(step), np.array([*y, 0.0]))
     new = KrylovCall._updated_model(call)
@@ -213,7 +213,9 @@ def test_a_change_across_the_step_teaches_nothing():
 
 def resting(g=(0.5, -2.0), moved=math.inf, grad=1e-7, change=1e-9, dtype=np.float64):
     call = object.__new__(Judged)
-    call.solver = SimpleNamespace(_tolerance_grad=grad, _tolerance_change=change)
+    call.solver = SimpleNamespace(
+        _now=SimpleNamespace(tolerance_grad=grad, tolerance_change=change)
+    )
     call.g, call.moved = np.array(g, dtype), moved
     return call._at_rest()
 

@@ -182,7 +182,7 @@ def test_the_other_kind_is_tried_after_so_many_rounds():
 def test_a_pair_must_bend_by_ten_roundings():
     def learned(along):
         call = object.__new__(EnrichedCall)
-        call.solver, call.u = SimpleNamespace(_threads=1, _max_matvecs=3), U
+        call.solver, call.u = SimpleNamespace(_now=SimpleNamespace(threads=1, max_matvecs=3)), U
         call.pairs = Pairs()
         call._learn(np.array([2.0, 0.0]), np.array([along, 3.0]))
         return bool(call.pairs.s)
@@ -236,13 +236,15 @@ def test_budgets_end_lbfgs():
         report = lbfgs(lr=0.01, max_iter=4 if most is None else 40, max_eval=most)[1]
         assert report.gradients <= gradients and "max_" in report.status
         assert not report.converged
-    assert LBFGS([np.ones(1)], max_iter=8)._max_eval == 10
-    assert LBFGS([np.ones(1)], max_iter=7)._max_eval == 8
+    assert LBFGS([np.ones(1)], max_iter=8).most_evaluations == 10
+    assert LBFGS([np.ones(1)], max_iter=7).most_evaluations == 8
 
 
 def stalled(before=1.0, f=1.0, d=1.0, t=1.0, change=1e-3):
     call = object.__new__(LBFGSCall)
-    call.solver = SimpleNamespace(_d=np.array([0.5, -d]), _t=t, _tolerance_change=change)
+    call.solver = SimpleNamespace(
+        _d=np.array([0.5, -d]), _t=t, _now=SimpleNamespace(tolerance_change=change)
+    )
     call.f = f
     return call._has_stalled(before)
 
@@ -253,7 +255,7 @@ def test_what_ends_lbfgs_short_of_a_small_gradient():
     for f, said in ((1.000999, True), (1.00101, False), (0.999001, True), (0.99899, False)):
         assert ("the loss changed" in str(stalled(f=f))) == said
     call = object.__new__(LBFGSCall)
-    call.solver = SimpleNamespace(_tolerance_grad=2.0)
+    call.solver = SimpleNamespace(_now=SimpleNamespace(tolerance_grad=2.0))
     call.g = np.array([1.0, -2.0])
     assert call._satisfied() == "converged: max|g| = 2 <= tolerance_grad"
     call.g[1] = -2.01
@@ -262,7 +264,7 @@ def test_what_ends_lbfgs_short_of_a_small_gradient():
 
 def test_a_search_that_found_nothing_is_judged_by_ten_roundings():
     call = object.__new__(LBFGSCall)
-    call.solver, call.f = SimpleNamespace(_tolerance_grad=0.0), -3.0
+    call.solver, call.f = SimpleNamespace(_now=SimpleNamespace(tolerance_grad=0.0)), -3.0
     for dtype, u in ((np.float64, 2.0**-53), (np.float32, 2.0**-24)):
         call.g = np.ones(1, dtype)
 

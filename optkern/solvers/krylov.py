@@ -164,8 +164,8 @@ class KrylovCall(SolverCall):
             # In a direction that rounding hides, a step is short however far the minimum is.
             return (
                 f"stopped: no parameter moved by more than tolerance_change = "
-                f"{solver._now.tolerance_change:g}, with max|g| = {most:.2g} above tolerance_grad = "
-                f"{solver._now.tolerance_grad:g}"
+                f"{solver._now.tolerance_change:g}, with max|g| = {most:.2g} above "
+                f"tolerance_grad = {solver._now.tolerance_grad:g}"
             )
         return ""
 
