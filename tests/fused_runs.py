@@ -29,11 +29,17 @@ AXES = {
 
 # What has come later is crossed with all of these by pairs.
 MORE = {
+    "cautious": (False, True),
     "max_skips": (None, 9),
     "project": (None, (-1.0, 0.75)),
 }
 
 EVERYTHING = {name: values[1] for name, values in (AXES | MORE).items()}
+
+
+def allowed(rule, options):
+    """What a rule takes of options."""
+    return {k: v for k, v in options.items() if not (k == "cautious" and rule.trust)}
 
 
 def by_pairs(axes):

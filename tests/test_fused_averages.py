@@ -290,6 +290,7 @@ BAD = {
     "zero_grad": (1, None, "yes"),
     "lookahead": (5, (5,), (0, 0.5), (5, 0.0), (5, 1.5), (2.5, 0.5), (5, np.nan), "ab"),
     "ema_decay": (1.0, -0.1, np.nan, "0.9"),
+    "cautious": (1, None, "yes"),
     "max_skips": (0, 1.5, True, "2", -1),
     "project": ("nonnegativ", (1, 1), (1, 0), (np.nan, 1), 3.0, (0, 1, 2), True),
 }
@@ -312,7 +313,7 @@ def test_bad_option_is_refused_with_the_range(name):
         with pytest.raises((TypeError, ValueError), match=words):
             setattr(opt, name, value)
         assert getattr(opt, name) == EVERYTHING[name]
-    if name in ("lookahead", "zero_grad", "project"):
+    if name in ("lookahead", "zero_grad", "project", "cautious"):
         with pytest.raises((TypeError, ValueError), match=name):
             setattr(opt, name, lambda step: 1)
     assert opt.step(np.ones(3)) is (name != "accumulate")

@@ -58,3 +58,10 @@ def test_corrected_decay_is_adamcs():
         between=lambda step: 0.1 * (1 - step / 20),
         rtol=1e-9,
     )
+
+
+def test_cautious_lion_is_theirs():
+    both(
+        lambda p: optkern.Lion(p, lr=0.1, weight_decay=0.3, cautious=True),
+        lambda p: peers.Lion(p, lr=0.1, weight_decay=0.3, cautious=True),
+    )

@@ -86,6 +86,7 @@ cdef struct options_t:
     double max_skips
     double accumulate
     double accumulate_form
+    double cautious
     double project
     double project_low
     double project_high
@@ -113,6 +114,7 @@ cdef struct constants_t:
     double scale         # multiplies the gradient: unscaling and clipping by norms
     double limit         # clips the gradient's elements
     double trust         # LARS: multiplies the gradient; LAMB: the direction
+    double caution       # multiplies what is left of a cautious step
     double turn          # multiplies the gradient: -1 to maximise, over `full`
     double full          # a power of two: makes good what keeps the gradient in range, mostly 1
     double down          # the same of a quotient: multiplies its divisor
@@ -140,7 +142,7 @@ cdef inline constants_t resolved(const constants_t* h) noexcept nogil:
     """Return a tensor's constants in one piece, which a compiler can keep in registers."""
     cdef constants_t whole = (h - h.behind)[0]
     whole.decay, whole.rate, whole.eps, whole.carried = h.decay, h.rate, h.eps, h.carried
-    whole.scale, whole.limit, whole.trust = h.scale, h.limit, h.trust
+    whole.scale, whole.limit, whole.trust, whole.caution = h.scale, h.limit, h.trust, h.caution
     whole.turn, whole.full, whole.down = h.turn, h.full, h.down
     whole.flags, whole.lift, whole.behind = h.flags, h.lift, 0
     return whole
@@ -169,6 +171,8 @@ cdef inline void make_constants(
 cdef derive_t derivation(rule) except NULL
 cdef int encode(hyper_t* o, rule, str name, object value) except -1
 cdef int encode_option(options_t* o, str name, object value) except -1
+cdef void ask_agreement(constants_t* h) noexcept nogil
+cdef void be_cautious(constants_t* h, double agreeing, double size) noexcept nogil
 cdef void confinement(const options_t* o, int stored, double* low, double* high) noexcept nogil
 cdef double gradient_share(const options_t* o, double calls, double unit) noexcept nogil
 cdef void adjust(

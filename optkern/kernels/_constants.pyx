@@ -220,6 +220,26 @@ cdef void apply_wide_trust(
     h.rate = ldexp(h.rate, left)
 
 
+cdef void ask_agreement(constants_t* h) noexcept nogil:
+    """Let a tensor's constants give which elements of its step go down along the gradient."""
+    h.flags |= CAUTIOUS | AGREEMENT | GUARD
+
+
+cdef void be_cautious(constants_t* h, double agreeing, double size) noexcept nogil:
+    """Let its step be one of these elements alone, longer by as much as it loses of them."""
+    h.flags &= ~(<unsigned int> AGREEMENT)
+    h.caution = size / (agreeing + 1)
+
+
+def cautious(dict constants, agreeing=None, double size=1):
+    """Return `ask_agreement`, or with a count `be_cautious`, for the NumPy reference."""
+    cdef constants_t h = constants
+    ask_agreement(&h)
+    if agreeing is not None:
+        be_cautious(&h, agreeing, size)
+    return h
+
+
 cdef double number_beside(double x, int stored, bint above) noexcept nogil:
     """Return the first number, as parameters are stored, that is not below (or not above) x."""
     cdef int digits = 53, exponent, least = -1021

@@ -98,6 +98,7 @@ cdef enum:
     GRADIENTS
     PARAMETERS
     DIRECTIONS
+    REHEARSALS      # what a rule's loop gives that is run for its result alone
 
 
 cdef struct sweep_t:
@@ -148,6 +149,7 @@ cdef struct norms_t:
     double* tree                  # room for a sum over the tensors
     wide_t total                  # the norm of all gradients together
     bint directing                # the pass under way takes norms of directions, not gradients
+    bint rehearsing               # or sums of what a step would give
 
 
 cdef struct traits_t:

@@ -69,19 +69,12 @@ cdef void run_pieces(
     """
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t here = first, piece, end = first + n
-    cdef int j
     if not (t.staged or t.accumulator_filled or t.h.lift or plan.held_shift or direction):
         run_dense_pieces(plan, t, first, n, s)
         return
     while here < end:
         piece = min(PIECE - here % PIECE if t.staged else <Py_ssize_t> WORK, end - here)
-        for j in range(plan.streams + EXTRA):
-            at[j] = fetch(t, j, here, piece, s.streams[j], s)
-        at[1] = lowered(plan, t, at[1], piece, s.streams[1])
-        at[1] = with_held(t, at[1], at[plan.streams + ACCUMULATOR], piece, s.sum)
-        if t.h.lift:
-            SPANS.scale[t.dtype](s.sum, at[1], ldexp(1, t.h.lift), piece)
-            at[1] = s.sum
+        fetch_piece(plan, t, at, here, piece, s)
         if direction != NULL:
             memcpy(direction + (here - first) * width(t), at[0], piece * width(t))
             at[0] = direction + (here - first) * width(t)
@@ -92,6 +85,20 @@ cdef void run_pieces(
                 put(t, t.home, here, piece, at[0], NULL, s)
         put_state(plan, t, at, here, piece, s, direction != NULL)
         here += piece
+
+
+cdef void fetch_piece(
+    plan_t* plan, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    """Find a piece of each stream as a rule takes it: of the gradient with what has accumulated."""
+    cdef int j
+    for j in range(plan.streams + EXTRA):
+        at[j] = fetch(t, j, first, n, s.streams[j], s)
+    at[1] = lowered(plan, t, at[1], n, s.streams[1])
+    at[1] = with_held(t, at[1], at[plan.streams + ACCUMULATOR], n, s.sum)
+    if t.h.lift:
+        SPANS.scale[t.dtype](s.sum, at[1], ldexp(1, t.h.lift), n)
+        at[1] = s.sum
 
 
 cdef void run_dense_pieces(

@@ -10,7 +10,8 @@ cdef bint takes_gradient_norms(plan_t* plan, const options_t* o) noexcept nogil:
 
 cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil:
     """Make room for the norms that these options take, before they are in force."""
-    if (takes_gradient_norms(plan, o) or plan.trusts) and plan.norms.blocks == NULL:
+    cdef bint wanted = takes_gradient_norms(plan, o) or plan.trusts or o.cautious
+    if wanted and plan.norms.blocks == NULL:
         map_blocks(plan)
     return 0
 
@@ -20,7 +21,7 @@ cdef void note_options(plan_t* plan) noexcept nogil:
     cdef const options_t* o = &plan.options
     cdef int stored
     plan.measures_gradients = takes_gradient_norms(plan, o)
-    plan.measures = plan.measures_gradients or plan.trusts
+    plan.measures = plan.measures_gradients or plan.trusts or o.cautious != 0
     plan.adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
     plan.pieces = o.zero_grad != 0 or o.project != 0 or plan.keeps
     for stored in range(4 if o.project else 0):
@@ -100,6 +101,18 @@ cdef void apply_directions(plan_t* plan) noexcept nogil:
                 plan.tensors[i].dtype,
             )
             plan.constants[i].flags ^= DIRECTION | APPLY
+
+
+cdef void apply_caution(plan_t* plan, int threads) noexcept nogil:
+    """Count for each tensor what its step has of elements that agree, before it is taken."""
+    cdef Py_ssize_t i
+    for i in range(plan.count):
+        if plan.tensors[i].active:
+            ask_agreement(&plan.constants[i])
+    sum_squares(plan, REHEARSALS, threads)
+    for i in range(plan.count):
+        if plan.tensors[i].active:
+            be_cautious(&plan.constants[i], plan.norms.sums[0][i], <double> plan.tensors[i].size)
 
 
 cdef int refuse_missing_state(Plan plan) except -1:

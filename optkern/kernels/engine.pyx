@@ -35,14 +35,14 @@ from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
     APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DIRECTION, MOMENTUM, TRUST, adjust,
-    apply_trust, confinement, constants_t, derivation, encode, encode_option, gradient_share,
-    hyper_t, make_constants, options_t, take_head,
+    apply_trust, ask_agreement, be_cautious, confinement, constants_t, derivation, encode,
+    encode_option, gradient_share, hyper_t, make_constants, options_t, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
     ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
-    KEEP_GIL, LINE, MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, RAISE, ROUNDED, SKIP, SLOW,
-    TILE_COLUMNS, TILE_ROWS, WORK, chunks_t, interval_t, memory_t, order_t, missing_stream,
+    KEEP_GIL, LINE, MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, RAISE, REHEARSALS, ROUNDED, SKIP, SLOW,
+    TILE_COLUMNS, TILE_ROWS, WORK, chunks_t, interval_t, memory_t, missing_stream, order_t,
     rooms_t, scratch_t, sweep_t, tensor_t,
 )
 from optkern.kernels.runtime import serial_reason

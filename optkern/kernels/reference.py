@@ -22,7 +22,7 @@ from ..rules.reductions import add_halves as add_halves
 from ..rules.reductions import gradient_norms as gradient_norms
 from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import codecs
-from ._constants import adjusted, derive, share_of, trusted
+from ._constants import adjusted, cautious, derive, share_of, trusted
 from ._constants import limits_of as limits_of
 from ._rule_functions import make_function, make_rows_function
 from .engine import Plan
@@ -84,6 +84,12 @@ class Constants:
         other._take(
             self.rule, trusted(self.exact, p_norm, norm, self.dtype == np.float64), self.dtype
         )
+        return other
+
+    def cautious(self, agreeing: float | None = None, size: int = 1) -> Constants:
+        """Return the same constants for a cautious step; without a count, for what it counts."""
+        other = object.__new__(Constants)
+        other._take(self.rule, cautious(self.exact, agreeing, size), self.dtype)
         return other
 
 
@@ -292,7 +298,12 @@ def fused_step(
             if g is None:
                 continue
             h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i], unit)
-            rule.numpy(p, g, *(state[slot][i] for slot in rule.state), h)
+            own = [state[slot][i] for slot in rule.state]
+            if options.get("cautious"):
+                agreeing, *copies = (None if a is None else a.copy() for a in (p, *own))
+                rule.numpy(agreeing, g, *copies, h.cautious())
+                h = h.cautious(float(np.count_nonzero(agreeing)), p.size)
+            rule.numpy(p, g, *own, h)
             limits = limits_of(options, str(p.dtype) if stored is None else stored[i])
             confine(p, limits)
             k, alpha = options.get("lookahead") or (0, 0.0)

@@ -90,7 +90,8 @@ class CheckedStateDict:
                 if values.get(word) != mine[word]:
                     came = brief(values.get(word))
                     raise ValueError(f"{owner} has the {word} {came}, not {mine[word]!r}")
-            values.setdefault("max_lr", 0.0)  # which came later
+            if "max_lr" in mine:
+                values.setdefault("max_lr", 0.0)  # which came later
             missing = [name for name in mine if name not in values]
             if missing:
                 raise ValueError(f"{owner} has no {missing[0]!r}")

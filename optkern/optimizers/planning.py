@@ -14,6 +14,7 @@ from ..kernels.engine import Plan
 from ..kernels.rules import (
     OPTION_SLOTS,
     OPTIONS,
+    refuse_option,
 )
 from ..kernels.structures import Structure
 from .bound import renewed
@@ -109,6 +110,10 @@ class Planning:
         self, plan: Plan, groups: Sequence[Mapping[str, Any]], options: dict[str, Any]
     ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], Setting]:
         """Prepare what to bind for hyperparameters and options, and their values in a plan."""
+        for name, value in options.items():
+            if value != OPTIONS[name][0]:
+                for group in groups:
+                    refuse_option(self.owner, name, self.rule_of(group))
         now = [self.values_at(self.owner, values, plan.applied) for values in (*groups, options)]
         setting = Setting(plan, now[:-1], now[-1])
         schedules = [

@@ -328,8 +328,10 @@ class Session(Planning, Storage, Bound, Arguments):
         new.given, new.named = kept.pop("_given", ({}, frozenset()))
         state, counts = kept.pop("_bound")
         groups = kept.pop("_groups")
-        later = {"max_lr": 0.0}  # than pickles of before
-        new.groups = [ParamGroup(new, k, later | group) for k, group in enumerate(groups)]
+        for group in groups:
+            if "decay_form" in group:
+                group.setdefault("max_lr", 0.0)  # which came later than pickles of before
+        new.groups = [ParamGroup(new, k, group) for k, group in enumerate(groups)]
         new.structure = copy(new.structure)  # whose arrays `rebind` replaces
         new.prepare_plan(state, new.groups, counts=counts).commit()
         return new

@@ -28,7 +28,14 @@ from .domains import (
     checked_by,
 )
 from .flags import FLAGS
-from .options import ON_NONFINITE, OPTION_SLOTS, OPTIONS, checked_option, takes_schedule
+from .options import (
+    ON_NONFINITE,
+    OPTION_SLOTS,
+    OPTIONS,
+    checked_option,
+    refuse_option,
+    takes_schedule,
+)
 from .row import MAX_STATE, ClassKeyword, Rule, Slot
 from .vocabulary import VOCABULARY
 
@@ -60,6 +67,7 @@ __all__ = [
     "checked_by",
     "checked_option",
     "loops_hash",
+    "refuse_option",
     "takes_schedule",
 ]
 

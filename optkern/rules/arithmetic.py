@@ -64,13 +64,13 @@ def moved(p, u, g, h):
     """Return the parameter after a step of -u by the ascended gradient g, and decoupled decay.
 
     Cautious decay leaves alone what the step takes away from zero. A cautious step is that of the
-    elements where it goes down along g, times `trust`; these are asked for first (AGREEMENT).
+    elements where it goes down along g, times `caution`; these are asked for first (AGREEMENT).
     """
     if h.flags & CAUTIOUS:
         agreeing = ((u > 0) & (g > 0)) | ((u < 0) & (g < 0))
         if h.flags & AGREEMENT:
             return agreeing.astype(p.dtype)
-        u = np.where(agreeing, u * h.trust, p.dtype.type(0))
+        u = np.where(agreeing, u * h.caution, p.dtype.type(0))
     if h.flags & WARY:
         return np.where(opposed(u, p), p, shrunk(p, h)) - u
     return shrunk(p, h) - u

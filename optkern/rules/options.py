@@ -32,6 +32,10 @@ OPTIONS: dict[str, tuple[Any, Domain]] = {
         "mean",
         Choice("an update takes the mean of its calls' gradients, or their sum", ("mean", "sum")),
     ),
+    "cautious": (
+        False,
+        Switch("leave out the elements of a step that do not go down along the gradient"),
+    ),
     "project": (
         None,
         Box("where parameters, and averages of them, are put back after each step"),
@@ -68,6 +72,18 @@ def checked_option(owner: str, name: str, value: Any, domain: Domain | None = No
         default, domain = OPTIONS.get(name) or (0, VOCABULARY[name])
         return checked_by(owner, name, value, domain, optional=default is None)
     return checked_by(owner, name, value, domain)
+
+
+def refuse_option(owner: str, name: str, rule: Any) -> None:
+    """Raise ValueError where an option that is on can mean nothing for a rule.
+
+    The one place: who asks for an option to be on asks here first.
+    """
+    if name == "cautious" and rule.trust is not None:
+        raise ValueError(
+            f"{owner}: cautious=True is not possible with {rule.class_name}, whose trust ratio is "
+            "that of the whole step"
+        )
 
 
 def takes_schedule(name: str, domain: Domain) -> bool:

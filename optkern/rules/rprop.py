@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, shrunk, whole
+from .arithmetic import ascended, flush, moved, whole
 from .domains import Ascending, Numbers, Real
 from .row import Rule, Slot
 
@@ -28,7 +28,7 @@ def formula(p, g, prev, size, h):
     size[...] = flush(np.where(now > h.most, h.most, np.where(now < h.least, h.least, now)))
     g = np.where(same < 0, g.dtype.type(0), g)
     prev[...] = flush(whole(g, h))
-    p[...] = shrunk(p, h) - sign(g) * size
+    p[...] = moved(p, sign(g) * size, g, h)
 
 
 def sign(x):

@@ -66,14 +66,14 @@ cdef inline floating moved(floating p, floating u, floating g, constants_t h) no
     """Return the parameter after a step of -u by the ascended gradient g, and decoupled decay.
 
     Cautious decay leaves alone what the step takes away from zero. A cautious step is that of the
-    elements where it goes down along g, times `trust`; these are asked for first (AGREEMENT).
+    elements where it goes down along g, times `caution`; these are asked for first (AGREEMENT).
     """
     cdef bint agreeing
     if h.flags & CAUTIOUS:
         agreeing = (u > 0 and g > 0) or (u < 0 and g < 0)
         if h.flags & AGREEMENT:
             return <floating> agreeing
-        u = u * <floating> h.trust if agreeing else <floating> 0
+        u = u * <floating> h.caution if agreeing else <floating> 0
     if h.flags & WARY:
         return (p if opposed(u, p) else shrunk(p, h)) - u
     return shrunk(p, h) - u

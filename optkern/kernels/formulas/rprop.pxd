@@ -1,7 +1,7 @@
 # cython: cdivision=True, cpow=True
 from optkern.kernels._constants cimport constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
-from optkern.kernels.formulas._common cimport ascended, common, make_room, shrunk, whole
+from optkern.kernels.formulas._common cimport ascended, common, make_room, moved, whole
 
 
 cdef enum:   # in the order of the row's constants
@@ -31,7 +31,7 @@ cdef inline floating formula(
     size[0] = now
     g = <floating> 0 if same < 0 else g
     prev[0] = flush(whole(g, h))
-    return shrunk(p, h) - sign(g) * now
+    return moved(p, sign(g) * now, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
