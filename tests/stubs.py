@@ -22,6 +22,7 @@ OPTIMIZERS_HEAD = """\
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import Signature
+from types import EllipsisType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -53,7 +54,7 @@ Gradients: TypeAlias = (
     | Iterator[Gradients]
     | DataclassInstance
 )
-Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | None
+Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | EllipsisType | None
 Rows: TypeAlias = (
     Indices
     | Sequence[Indices]

@@ -241,9 +241,68 @@ def test_other_rooms_take_it():
     assert monitor.diagnose(params, lambda w: {name: 2 * a for name, a in w.items()}).kind
     with pytest.raises(ValueError, match="no stability limit is known for 'mixed'"):
         optkern.curvature.max_stable_lr(opt, np.eye(6))
+    assert not opt.rule.scales_by_itself and opt.rule.mini_batches  # SGD's, and both's
+    assert not optkern.Mixed([{"params": np.ones(2), "rule": "rprop"}]).rule.mini_batches
     before = opt.steps
     optkern.SAM(opt).step(lambda: (0.0, {name: 2 * a for name, a in params.items()}))
     assert opt.steps == before + 1 and "rule='lion'" in repr(opt)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("cls", ["mixed", "adam", "sgd"])
+def test_rows_of_one_and_all_of_the_others_in_one_step(cls, threads):
+    """Bit for bit what two optimizers of these parts do; one step is counted."""
+    params, apart = arrays(0), arrays(0)
+    rows, grads = np.array([3, 1, 3]), np.ones((3, 4), np.float32)
+    rest = ("W", "b", "V")
+    rules = ["adagrad", "lion"] if cls == "mixed" else [cls, cls]
+    parts = [
+        {"params": {"E": params["E"]}, "rule": rules[0]},
+        {"params": {name: params[name] for name in rest}, "rule": rules[1]},
+        {"params": {"c": params["c"]}, "rule": rules[1]},
+    ]
+    if cls != "mixed":
+        for part in parts:
+            del part["rule"]
+    opt = (optkern.Mixed if cls == "mixed" else CLASSES[cls])(parts, num_threads=threads)
+    by_rows = CLASSES[rules[0]]({"E": apart["E"]})
+    whole = CLASSES[rules[1]]({name: apart[name] for name in rest})
+    for seed in (1, 2, 3):
+        g = {name: arrays(seed)[name] for name in rest}
+        assert opt.step_rows([{"E": rows}, dict.fromkeys(rest, ...), None], [{"E": grads}, g, None])
+        by_rows.step_rows({"E": rows}, {"E": grads})
+        whole.step(g)
+    assert opt.steps == 3 and [opt.state[name]["step"] for name in ("E", "W", "c")] == [3, 3, 0]
+    assert same(params, apart)
+    for name, other in (("E", by_rows), ("V", whole)):
+        assert same(opt.state_dict()["state"][name], other.state_dict()["state"][name])
+
+
+@pytest.mark.parametrize("where", ["rows", "whole"])
+def test_rows_and_all_refuse_as_one(where):
+    params = arrays(0)
+    opt = optkern.Adam({"E": params["E"], "W": params["W"]}, on_nonfinite="skip")
+    grads = {"E": np.ones((1, 4), np.float32), "W": np.ones((7, 5), np.float32)}
+    rows = {"E": [2], "W": ...}
+    grads["E" if where == "rows" else "W"][0, 0] = np.inf
+    before = copy.deepcopy([params, opt.state_dict()])
+    assert not opt.step_rows(rows, grads)
+    before[1] |= {"skipped_steps": 1, "skips_in_row": 1}
+    assert same(before[0], params) and same(before[1], opt.state_dict())
+    opt.on_nonfinite = "raise"
+    with pytest.raises(ValueError, match=f"'{'E' if where == 'rows' else 'W'}' holds NaN or inf"):
+        opt.step_rows(rows, grads)
+    opt.on_nonfinite = "propagate"
+    assert opt.step_rows(rows, grads) and opt.state["W"]["step"] == 1
+    with pytest.raises(ValueError, match="'W'"):
+        opt.step_rows(rows, {**grads, "W": np.ones((7, 4), np.float32)})
+    with pytest.raises(TypeError, match="'W' has rows but no gradients"):
+        opt.step_rows(rows, {**grads, "W": None})
+    other = optkern.Mixed(
+        [{"params": params["E"], "rule": "sgd"}, {"params": params["W"], "rule": "lars"}]
+    )
+    with pytest.raises(ValueError, match="rule lars takes norms"):
+        other.step_rows([[2], ...], [grads["E"], grads["W"]])
 
 
 class Own(optkern.Adam):

@@ -208,6 +208,7 @@ def test_what_comes_into_the_container_is_told():
         ({"layers": len}, "give that"),
         ({"layer_decay": 0.5, "lr": 0.1, "layers": lambda n: "x"}, "integer of at least 0"),
         ({"rule": "AdmW"}, "no rule 'AdmW'; did you mean AdamW"),
+        *([] if hasattr(optkern, "Muon") else [({"muon": True}, "no rule Muon here yet.*Lion")]),
         ({"muon": {"rule": "nothing"}}, "groups: muon: there is no rule 'nothing'"),
     ],
 )

@@ -29,6 +29,7 @@ lion.step([[g], {"w": g}])
 routed = optkern.groups({"w": p, "b": p}, muon={"rule": "Lion", "lr": 0.02}, lr=1e-3, head=())
 mixed = optkern.Mixed(routed, clip_norm=1.0)
 stepped: bool = mixed.step({"w": g, "b": None})
+mixed.step_rows({"w": [0, 2], "b": ...}, {"w": g, "b": g})
 optkern.Mixed([{"params": p, "rule": optkern.AdamW}]).step([g])
 lion.param_groups[0]["lr"] = 1e-5
 adam.load_state_dict(adam.state_dict())

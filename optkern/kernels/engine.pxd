@@ -13,6 +13,8 @@ cdef traits_t TRAITS[MAX_RULES]   # by the rule's position in the table
 
 cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil
 cdef void note_options(plan_t* plan) noexcept nogil
+cdef int reserve_scratch(plan_t* plan, int threads) except -1 nogil
+cdef Py_ssize_t first_nonfinite(plan_t* plan) noexcept nogil
 cdef int step_by_norms(
     int index, int dtype, const constants_t* constants, char** at, Py_ssize_t n
 ) except -1 nogil
@@ -68,3 +70,6 @@ cdef class Plan:
     cdef bint conclude(self, int on_nonfinite) except -1
     cdef int _usable_threads(self, int num_threads) noexcept
     cdef int _run(self, int threads, bint choosing) except -1
+
+
+cdef int take_gradients(Plan plan, tuple gradients) except -1

@@ -22,7 +22,9 @@ from libc.string cimport memset
 from optkern.kernels import buffers
 from optkern.kernels._choice cimport Tuner
 from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t, make_constants
-from optkern.kernels.engine cimport Plan, transfer
+from optkern.kernels.engine cimport (
+    Plan, first_nonfinite, reserve_scratch, take_gradients, transfer,
+)
 from optkern.kernels._plan cimport LINE, PROPAGATE, layout_t
 from optkern.kernels.runtime cimport SPANS, run_jobs
 from optkern.kernels.span cimport MAX_STREAMS, span_t
@@ -489,7 +491,7 @@ def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_no
     ----------
     plan : Plan
     rows, gradients : tuple
-        One for each parameter; None in both leaves it alone.
+        One for each parameter; None in both leaves it alone. Ellipsis among the rows: all of them.
     num_threads : int
         0: the engine's own choice.
     on_nonfinite : int
@@ -513,22 +515,43 @@ cdef bint take_step(
 ) except -1:
     cdef Rows one
     cdef list taken = take_all(plan, rows, gradients)
+    cdef list whole = [g if which is Ellipsis else None for which, g in zip(rows, gradients)]
+    cdef bint mixed = any([which is Ellipsis for which in rows])
     cdef Py_ssize_t i
     plan.core.adding, plan.core.bad = False, -1
     on_nonfinite = plan.patient(on_nonfinite)
+    if mixed:
+        take_gradients(plan, tuple(whole))   # these alone are active now
+        plan.core.check_finite = False
+        reserve_scratch(&plan.core, plan._usable_threads(num_threads))
+        if on_nonfinite != PROPAGATE:
+            plan.core.bad = first_nonfinite(&plan.core)
     for i in range(plan.core.count if on_nonfinite != PROPAGATE else 0):
         one = taken[i]
-        if one is not None and not one.finite():
+        if one is not None and not one.finite() and not 0 <= plan.core.bad < i:
             plan.core.bad = i
             break
     if plan.core.bad < 0:
+        activate(plan, taken, True)
         plan.prepare()
         for i in range(plan.core.count):
             one = taken[i]
             if one is not None:
                 one.r.h = plan.core.tensors[i].h
         run_all(taken, num_threads, plan._row_tuner)
+        if mixed:
+            activate(plan, taken, False)
+            plan._run(plan._usable_threads(num_threads), num_threads == 0)
+            activate(plan, taken, True)
     return plan.conclude(on_nonfinite)
+
+
+cdef void activate(Plan plan, list taken, bint active):
+    """Let those whose rows have been taken have a part in what the plan does next, or not."""
+    cdef Py_ssize_t i
+    for i in range(plan.core.count):
+        if taken[i] is not None:
+            plan.core.tensors[i].active = active
 
 
 cdef list take_all(Plan plan, tuple rows, tuple gradients):
@@ -539,7 +562,7 @@ cdef list take_all(Plan plan, tuple rows, tuple gradients):
     for i in range(plan.core.count):
         label = plan.labels[i]
         plan.core.tensors[i].active = both_given(plan.owner, label, rows[i], gradients[i])
-        if plan.core.tensors[i].active:
+        if plan.core.tensors[i].active and rows[i] is not Ellipsis:
             state = [plan.state[slot][i] for slot in plan.rules[i].state]
             one = Rows(
                 plan.rules[i], plan.owner, label, plan.params[i], rows[i], gradients[i], state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..kernels import RULES
@@ -68,6 +69,17 @@ class MixedSession(Session):
             )
         super().__init__(owner, rule, values, named)
 
+    @property
+    def together(self) -> Rule:
+        """Return what the rules are to who asks for one: what holds of all, or of any."""
+        rules = [self.rule_of(group) for group in self.groups]
+        return replace(
+            MIXED,
+            scales_by_itself=all(rule.scales_by_itself for rule in rules),
+            curvature_follows=any(rule.curvature_follows for rule in rules),
+            mini_batches=all(rule.mini_batches for rule in rules),
+        )
+
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """Return the rule of a group, by its entries."""
         return _BY_NAME[group["rule"]]
@@ -97,4 +109,12 @@ class Mixed(Optimizer, rule=MIXED):
     _example = "{}(optkern.groups(params, muon='Lion', rule='SGD', head=(), lr=0.1))"
 
 
+class _Together:
+    """Show the rule of a `Mixed`: of one in use what its rules have in common."""
+
+    def __get__(self, opt: Any, owner: type) -> Rule:
+        return MIXED if opt is None or opt.session is None else opt.session.together
+
+
+Mixed.rule = _Together()  # type: ignore[assignment]
 Mixed.__module__ = __name__.rpartition(".")[0]  # where users find it, and pickles

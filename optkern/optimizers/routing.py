@@ -18,6 +18,7 @@ import numpy as np
 from ..kernels.names import brief, hint
 from ..kernels.routed import Routed
 from ..kernels.structures import Label, ParamsLike, Structure
+from ..rules import RULES
 from ..rules.domains import Real, checked_by
 from .mixed import defaults_of, rule_named
 
@@ -65,7 +66,7 @@ class Groups(Routed):
                 for name in ("lr", "weight_decay")
             )
             called = "any" if rule is None else rule_named("groups", rule).class_name
-            shape = str(np.shape(group["params"][label]))
+            shape = str(tuple(np.shape(group["params"][label])))
             rows.append((str(label), shape, kind, str(where[label]), called, lr, decay))
         widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join(
@@ -174,6 +175,11 @@ def _who(
     theirs = given.pop("rule", True if isinstance(muon, Mapping) else muon)
     if theirs is True:
         theirs = "muon"
+        if theirs not in {row.name for row in RULES}:
+            raise ValueError(
+                "groups: there is no rule Muon here yet; name the one that takes the matrices: "
+                "muon='Lion', or muon={'rule': 'Lion', 'lr': ...}"
+            )
     rest = rule_named("groups", "adamw" if rule is None else rule)
     inside = rule_named("groups: muon", theirs)
     return {"rule": rest.name, **hyperparameters}, {"rule": inside.name, **given}

@@ -116,7 +116,9 @@ class Stepping:
         rows : same structure as the parameters
             For each a 1-D array or sequence of integers in ``[0, len(p))``. The gradients of a row
             that comes more than once are summed in float64, in the order in which they come, and
-            rounded once. None (in `grads` too) leaves that parameter alone.
+            rounded once. None (in `grads` too) leaves that parameter alone; ``...`` is for all
+            of its rows, by a gradient of its own shape, as `step` takes them: embeddings by rows
+            and all else in one step.
         grads : same structure as the parameters
             Arrays of the shapes ``(len(rows), *p.shape[1:])``; another real floating dtype is cast
             first.
@@ -151,8 +153,14 @@ class Stepping:
                 "step_rows takes state in the parameters' own dtype"
             )
         indices, gradients = session.gather(rows, "rows"), session.gather(grads)
-        for i in (i for i, one in enumerate(indices) if session.words and one is not None):
-            self._refuse_without_rows(session.rule_at(i))
+        for i, which in enumerate(indices if session.words else ()):
+            rule = session.rule_at(i)
+            if which is not None and which is not ...:
+                self._refuse_without_rows(rule)
+            elif which is ... and rule.trust:
+                raise ValueError(
+                    f"{session.owner}: the rule {rule.name} takes norms, which step_rows does not"
+                )
         if session.schedules:
             session.run_schedules()
         if step_rows(session.plan, indices, gradients, self._num_threads, self._on_nonfinite):
