@@ -69,6 +69,8 @@ def test_a_group_has_the_bits_of_its_class_over_everything(rules, around):
     steps(opt, 5)
     for k, rule in enumerate(rules):
         alone_params = arrays(0)
+        order = [name for j in range(len(rules)) for name in split(SHAPES, j, len(rules))]
+        alone_params = {name: alone_params[name] for name in order}  # of squares summed, too
         alone = CLASSES[rule](alone_params, **around)
         for seed in range(1, 6):
             alone.step(arrays(seed))
@@ -339,3 +341,25 @@ def test_names_of_rules_and_attributes():
     opt.param_groups[0]["rule"] = "adam"
     with pytest.raises(TypeError, match=r"optkern\.Mixed's"):
         optkern.Adam([{"params": np.ones(2), "rule": "adam"}])
+
+
+def test_torchs_tensors_by_the_way_that_its_room_says():
+    torch = pytest.importorskip("torch")
+    from optkern.integrations import torch as room
+
+    with pytest.raises(AttributeError, match=r"p\.detach\(\) for n, p in .*p\.grad for n, p in"):
+        _ = room.Mixed
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+    before = [p.detach().clone() for p in model.parameters()]
+    arrays_of = {n: p.detach() for n, p in model.named_parameters()}
+    opt = optkern.Mixed(optkern.groups(arrays_of, muon="Lion", lr=0.1))
+    model(torch.ones(3, 4)).square().sum().backward()
+    assert opt.step({n: p.grad for n, p in model.named_parameters()})
+    assert all((p != old).any() for p, old in zip(model.parameters(), before))
+
+
+def test_thincs_room_says_why_there_is_none():
+    room = pytest.importorskip("optkern.integrations.thinc", exc_type=ImportError)
+    with pytest.raises(AttributeError, match="one array at a time"):
+        _ = room.Mixed

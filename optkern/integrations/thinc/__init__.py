@@ -26,4 +26,14 @@ __all__ = ["Ops", "Optimizer", "accelerate", "objective", *MAKERS]
 Optimizer.__module__ = Ops.__module__ = __name__
 globals().update(MAKERS)  # SGD, Adam, ...: one for each rule
 
-spell_names(__name__)
+
+def _elsewhere(name: str) -> str:
+    if name != "Mixed":
+        return ""
+    return (
+        "thinc gives an optimizer one array at a time, of which it is told no group: optkern.Mixed "
+        "steps arrays in a loop of your own"
+    )
+
+
+spell_names(__name__, elsewhere=_elsewhere)

@@ -23,6 +23,12 @@ def elsewhere(name: str) -> str:
         for home, module in _HOMES.items()
         if name in module.__all__
     ]
+    if name == "Mixed":
+        said.append(
+            "optkern.Mixed works on arrays, such as the memory of a model's tensors: opt = "
+            "optkern.Mixed(optkern.groups({n: p.detach() for n, p in model.named_parameters()}, "
+            "muon=..., lr=...)); opt.step({n: p.grad for n, p in model.named_parameters()})"
+        )
     if name in solvers.__all__ and callable(getattr(getattr(solvers, name), "step", None)):
         made = _MADE.get(name, f"optkern.{name}(at.x)")
         said.append(
