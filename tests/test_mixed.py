@@ -10,6 +10,7 @@ import pytest
 from interruption import interrupted, lines_of
 
 import optkern
+from optkern.monitor.trial import _forget_state
 from optkern.optimizers import CLASSES
 
 SHAPES = {"W": (7, 5), "b": (5,), "V": (5, 3), "c": (3,), "E": (11, 4)}
@@ -201,6 +202,7 @@ def test_schedules_and_writes_are_of_a_group_and_options_of_the_whole():
     start = arrays(0)
     assert all(params[name].tobytes() == start[name].tobytes() for name in groups[0]["params"])
     assert all(params[name].tobytes() != start[name].tobytes() for name in groups[1]["params"])
+    assert set(opt.state["b"]) == {"step"}
     opt.param_groups[1]["momentum"] = 0.9
     opt.clip_norm = 0.1
     steps(opt, 1, 3)
@@ -210,6 +212,23 @@ def test_schedules_and_writes_are_of_a_group_and_options_of_the_whole():
     assert opt.state["new"]["step"] == 1 and set(opt.state["W"]) == {"step", "exp_avg"}
     opt.reset("new")
     assert opt.state["new"]["step"] == 0
+
+
+def test_a_schedule_is_checked_as_its_own_rule_has_it():
+    groups = groups_of(arrays(0), ["lion", "rprop"])
+    groups[1]["etas"] = lambda step: (0.5, 1.2) if step < 2 else (0.5, 0.9)
+    opt = optkern.Mixed(groups)
+    steps(opt, 2)
+    with pytest.raises(ValueError, match="group 1: at step 2: etas"):
+        steps(opt, 1, 3)
+
+
+def test_a_trial_from_the_start_lets_every_rule_begin():
+    _, opt = mixed_of(["nadam", "sgd"], {})
+    start = opt.state_dict()["state"]["W"]
+    steps(opt, 2)
+    _forget_state(opt)
+    assert same(opt.state_dict()["state"]["W"], start) and start["mu_product"] == 1
 
 
 def test_rows_of_an_embedding_beside_other_rules():
