@@ -29,6 +29,7 @@ AXES = {
 
 # What has come later is crossed with all of these by pairs.
 MORE = {
+    "clip_update_rms": (None, 0.5),
     "cautious": (False, True),
     "max_skips": (None, 9),
     "project": (None, (-1.0, 0.75)),
@@ -39,7 +40,9 @@ EVERYTHING = {name: values[1] for name, values in (AXES | MORE).items()}
 
 def allowed(rule, options):
     """What a rule takes of options."""
-    return {k: v for k, v in options.items() if not (k == "cautious" and rule.trust)}
+    refused = {"cautious"} if rule.trust else set()
+    refused |= set() if rule.has_relative else {"clip_update_rms"}
+    return {k: v for k, v in options.items() if k not in refused}
 
 
 def by_pairs(axes):

@@ -290,6 +290,7 @@ BAD = {
     "zero_grad": (1, None, "yes"),
     "lookahead": (5, (5,), (0, 0.5), (5, 0.0), (5, 1.5), (2.5, 0.5), (5, np.nan), "ab"),
     "ema_decay": (1.0, -0.1, np.nan, "0.9"),
+    "clip_update_rms": (0.0, -1.0, np.inf, "1", True),
     "cautious": (1, None, "yes"),
     "max_skips": (0, 1.5, True, "2", -1),
     "project": ("nonnegativ", (1, 1), (1, 0), (np.nan, 1), 3.0, (0, 1, 2), True),

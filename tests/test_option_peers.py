@@ -65,3 +65,14 @@ def test_cautious_lion_is_theirs():
         lambda p: optkern.Lion(p, lr=0.1, weight_decay=0.3, cautious=True),
         lambda p: peers.Lion(p, lr=0.1, weight_decay=0.3, cautious=True),
     )
+
+
+def test_clipped_updates_are_stable_adamws():
+    both(
+        lambda p: optkern.AdamW(
+            p, lr=0.1, betas=(0.9, 0.99), weight_decay=0.3, clip_update_rms=1.0
+        ),
+        lambda p: peers.StableAdamW(
+            p, lr=0.1, betas=(0.9, 0.99), weight_decay=0.3, kahan_sum=False
+        ),
+    )

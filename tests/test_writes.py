@@ -47,6 +47,7 @@ SETTABLE = {
     "lookahead": (3, 0.25),
     "ema_decay": 0.75,
     "zero_grad": True,
+    "clip_update_rms": 0.5,
     "cautious": True,
     "max_skips": 2,
     "project": (-0.5, 0.5),

@@ -30,9 +30,11 @@ cdef enum:
     OWN4 = 1 << 19
     CAUTIOUS = 1 << 20    # of a step, those elements that go down along the gradient
     AGREEMENT = 1 << 21   # the result is which these are
+    RELATIVE = 1 << 22    # the result is the gradient over what its step divides by
     DECAYS = TURN | L2 | SHRINK | DECAY
     SCALES = SCALE | CLAMP | TRUST
-    RARE = GUARD | WARY | CAUTIOUS | AGREEMENT   # of one loop, that tests them; each sets GUARD
+    # Of one loop, that tests them; each sets GUARD.
+    RARE = GUARD | WARY | CAUTIOUS | AGREEMENT | RELATIVE
 
 
 cdef enum:
@@ -86,6 +88,7 @@ cdef struct options_t:
     double max_skips
     double accumulate
     double accumulate_form
+    double clip_update_rms
     double cautious
     double project
     double project_low
@@ -114,7 +117,8 @@ cdef struct constants_t:
     double scale         # multiplies the gradient: unscaling and clipping by norms
     double limit         # clips the gradient's elements
     double trust         # LARS: multiplies the gradient; LAMB: the direction
-    double caution       # multiplies what is left of a cautious step
+    double caution       # multiplies what is left of a cautious step, or a relative gradient
+    double shrink        # decoupled weight decay, multiplies the parameter
     double turn          # multiplies the gradient: -1 to maximise, over `full`
     double full          # a power of two: makes good what keeps the gradient in range, mostly 1
     double down          # the same of a quotient: multiplies its divisor
@@ -122,7 +126,6 @@ cdef struct constants_t:
     int lift             # the gradient goes in times 2**lift: what `scale` does not hold, mostly 0
     Py_ssize_t behind    # what follows is that of the tensor so many before this one; alone: 0
     # beta/gain pairs weigh a running average's past and its new term.
-    double shrink        # decoupled weight decay, multiplies the parameter
     double beta1
     double gain1
     double beta2
@@ -143,7 +146,7 @@ cdef inline constants_t resolved(const constants_t* h) noexcept nogil:
     cdef constants_t whole = (h - h.behind)[0]
     whole.decay, whole.rate, whole.eps, whole.carried = h.decay, h.rate, h.eps, h.carried
     whole.scale, whole.limit, whole.trust, whole.caution = h.scale, h.limit, h.trust, h.caution
-    whole.turn, whole.full, whole.down = h.turn, h.full, h.down
+    whole.shrink, whole.turn, whole.full, whole.down = h.shrink, h.turn, h.full, h.down
     whole.flags, whole.lift, whole.behind = h.flags, h.lift, 0
     return whole
 
@@ -171,6 +174,10 @@ cdef inline void make_constants(
 cdef derive_t derivation(rule) except NULL
 cdef int encode(hyper_t* o, rule, str name, object value) except -1
 cdef int encode_option(options_t* o, str name, object value) except -1
+cdef void ask_relative(constants_t* h) noexcept nogil
+cdef void be_steady(
+    constants_t* h, double squares, double size, double limit, bint decays
+) noexcept nogil
 cdef void ask_agreement(constants_t* h) noexcept nogil
 cdef void be_cautious(constants_t* h, double agreeing, double size) noexcept nogil
 cdef void confinement(const options_t* o, int stored, double* low, double* high) noexcept nogil

@@ -7,7 +7,7 @@
    division per element.
 3. A constant is cast to the parameter's dtype once, by whoever runs the formula.
 """
-from libc.math cimport INFINITY, ceil, fabs, floor, frexp, isfinite, ldexp, logb
+from libc.math cimport INFINITY, ceil, fabs, floor, frexp, isfinite, ldexp, logb, sqrt
 from libc.string cimport memset
 
 from optkern.kernels._wide cimport fits, product, quotient, split, total, wide, wide_t
@@ -54,7 +54,7 @@ cdef dict PLACES = {rule.name: places(rule) for rule in (*RULES, *LIMITS)}
 
 if [bit for _, bit in sorted(FLAGS.items())] != [
     AGREEMENT, AMSGRAD, APPLY, CAUTIOUS, CENTERED, CLAMP, DECAY, DIRECTION, GUARD, L2, MOMENTUM,
-    NESTEROV, OWN1, OWN2, OWN3, OWN4, RECTIFIED, SCALE, SHRINK, TRUST, TURN, WARY,
+    NESTEROV, OWN1, OWN2, OWN3, OWN4, RECTIFIED, RELATIVE, SCALE, SHRINK, TRUST, TURN, WARY,
 ]:
     raise ImportError("optkern: rules/flags.py and kernels/_constants.pxd differ; build again")
 
@@ -218,6 +218,35 @@ cdef void apply_wide_trust(
         left -= lower
         h.flags |= GUARD
     h.rate = ldexp(h.rate, left)
+
+
+cdef void ask_relative(constants_t* h) noexcept nogil:
+    """Let a tensor's constants give its gradients over what its step divides them by."""
+    h.flags |= RELATIVE | GUARD
+
+
+cdef void be_steady(
+    constants_t* h, double squares, double size, double limit, bint decays
+) noexcept nogil:
+    """Let its step be shorter, and decoupled decay with it, where their root mean square is high.
+
+    `decays`: whether decay goes by the learning rate.
+    """
+    cdef double share = limit / sqrt(squares / size)
+    h.flags &= ~(<unsigned int> RELATIVE)
+    if share < 1 and isfinite(squares):
+        h.rate = h.rate * share
+        if decays and h.flags & SHRINK:
+            h.shrink = 1 - (1 - h.shrink) * share
+
+
+def steady(dict constants, squares=None, double size=1, double limit=1, bint decays=True):
+    """Return `ask_relative`, or with a sum of squares `be_steady`, for the NumPy reference."""
+    cdef constants_t h = constants
+    ask_relative(&h)
+    if squares is not None:
+        be_steady(&h, squares, size, limit, decays)
+    return h
 
 
 cdef void ask_agreement(constants_t* h) noexcept nogil:

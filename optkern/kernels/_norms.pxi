@@ -57,6 +57,8 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
     if plan.directs:
         sum_squares(plan, DIRECTIONS, threads)
         apply_directions(plan)
+    if plan.options.clip_update_rms:
+        apply_steadiness(plan, threads)
     if plan.options.cautious:
         apply_caution(plan, threads)
 
@@ -64,7 +66,7 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
 cdef void sum_squares(plan_t* plan, int what, int threads) noexcept nogil:
     """Sum the squares of each tensor's gradient, or direction, and parameter (for trust)."""
     cdef Py_ssize_t i, k
-    plan.norms.directing, plan.norms.rehearsing = what == DIRECTIONS, what == REHEARSALS
+    plan.norms.directing, plan.norms.rehearsing = what != GRADIENTS, what == REHEARSALS
     run_jobs(square_blocks, plan, (plan.norms.blocks[plan.count] + JOB - 1) // JOB, threads)
     for i in range(plan.count):
         k = plan.norms.blocks[i + 1] - plan.norms.blocks[i]
@@ -96,47 +98,20 @@ cdef void square_tensor(
     """Sum the squares of blocks of one tensor: of its gradient or direction, and of itself."""
     cdef const tensor_t* t = &plan.tensors[i]
     cdef int what = DIRECTIONS if plan.norms.directing else GRADIENTS
-    cdef bint wanted = t.active and (not plan.norms.directing or t.h.flags & DIRECTION)
+    cdef bint wanted = t.active and (
+        not plan.norms.directing or plan.norms.rehearsing or t.h.flags & DIRECTION
+    )
     cdef Py_ssize_t k
-    if plan.norms.rehearsing:
-        for k in range(block, stop):
-            plan.norms.partial[0][k] = rehearse_block(plan, i, k, s) if t.active else 0
-        return
     if not wanted:
         for k in range(block, stop):
             plan.norms.partial[0][k] = plan.norms.partial[1][k] = 0
     if wanted and not sweep_blocks(plan, i, what, block, stop, s):
         for k in range(block, stop):
             square_block(plan, i, k, 1, s)
-    if wanted and TRAITS[t.index].trusts and not sweep_blocks(plan, i, PARAMETERS, block, stop, s):
+    wanted = wanted and TRAITS[t.index].trusts and not plan.norms.rehearsing
+    if wanted and not sweep_blocks(plan, i, PARAMETERS, block, stop, s):
         for k in range(block, stop):
             square_parameter(plan, i, k, 1, s)
-
-
-cdef double rehearse_block(
-    plan_t* plan, Py_ssize_t i, Py_ssize_t block, scratch_t* s
-) noexcept nogil:
-    """Run a rule on copies of a block's pieces, and sum the squares of what it would write.
-
-    In the plan's order: what is summed are counts, which no order changes.
-    """
-    cdef const tensor_t* t = &plan.tensors[i]
-    cdef Py_ssize_t here = (block - plan.norms.blocks[i]) * BLOCK, piece
-    cdef Py_ssize_t end = min(here + BLOCK, t.size)
-    cdef char* at[MAX_STREAMS]
-    cdef double total = 0
-    cdef int j
-    while here < end:
-        piece = min(<Py_ssize_t> PIECE, end - here)
-        fetch_piece(plan, t, at, here, piece, s)
-        for j in range(plan.streams):
-            if j != 1 and at[j] != NULL and at[j] != s.streams[j]:
-                memcpy(s.streams[j], at[j], piece * width(t))
-                at[j] = s.streams[j]
-        SPANS.update[t.index][t.dtype](t.h, at, piece, here)
-        total += SPANS.dot[t.dtype](at[0], at[0], piece)
-        here += piece
-    return total
 
 
 cdef void square_block(

@@ -270,6 +270,9 @@ cdef void run_direction(
     """Run a rule that writes its direction, in the plan's order, into `to`."""
     cdef char* at[MAX_STREAMS]
     cdef int j
+    if plan.norms.rehearsing:
+        rehearse(plan, t, first, n, to, s)
+        return
     if t.staged or t.accumulator_filled or t.h.lift or plan.held_shift:
         run_pieces(plan, t, first, n, to, s)
         return
@@ -278,3 +281,22 @@ cdef void run_direction(
     memcpy(to, at[0], n * t.itemsize[0])
     at[0] = to
     SPANS.update[t.index][t.dtype](t.h, at, n, first)
+
+
+cdef void rehearse(
+    plan_t* plan, const tensor_t* t, Py_ssize_t first, Py_ssize_t n, char* to, scratch_t* s
+) noexcept nogil:
+    """Run a rule on copies, piece by piece, for what it would write in the parameter's place."""
+    cdef char* at[MAX_STREAMS]
+    cdef Py_ssize_t piece, here = first, end = first + n
+    cdef int j
+    while here < end:
+        piece = min(PIECE - here % PIECE, end - here)
+        fetch_piece(plan, t, at, here, piece, s)
+        for j in range(plan.streams):
+            if j != 1 and at[j] != NULL and at[j] != s.streams[j]:
+                memcpy(s.streams[j], at[j], piece * width(t))
+                at[j] = s.streams[j]
+        SPANS.update[t.index][t.dtype](t.h, at, piece, here)
+        memcpy(to + (here - first) * width(t), at[0], piece * width(t))
+        here += piece

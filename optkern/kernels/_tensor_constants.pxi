@@ -8,9 +8,14 @@ cdef bint takes_gradient_norms(plan_t* plan, const options_t* o) noexcept nogil:
     return plan.trusts_gradients or o.clip_norm != 0 or o.clip_norm_per_tensor != 0
 
 
+cdef bint rehearses(const options_t* o) noexcept nogil:
+    """Tell whether a rule's loop runs once for what it would give."""
+    return o.cautious != 0 or o.clip_update_rms != 0
+
+
 cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil:
     """Make room for the norms that these options take, before they are in force."""
-    cdef bint wanted = takes_gradient_norms(plan, o) or plan.trusts or o.cautious
+    cdef bint wanted = takes_gradient_norms(plan, o) or plan.trusts or rehearses(o)
     if wanted and plan.norms.blocks == NULL:
         map_blocks(plan)
     return 0
@@ -21,7 +26,7 @@ cdef void note_options(plan_t* plan) noexcept nogil:
     cdef const options_t* o = &plan.options
     cdef int stored
     plan.measures_gradients = takes_gradient_norms(plan, o)
-    plan.measures = plan.measures_gradients or plan.trusts or o.cautious != 0
+    plan.measures = plan.measures_gradients or plan.trusts or rehearses(o)
     plan.adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
     plan.pieces = o.zero_grad != 0 or o.project != 0 or plan.keeps
     for stored in range(4 if o.project else 0):
@@ -101,6 +106,23 @@ cdef void apply_directions(plan_t* plan) noexcept nogil:
                 plan.tensors[i].dtype,
             )
             plan.constants[i].flags ^= DIRECTION | APPLY
+
+
+cdef void apply_steadiness(plan_t* plan, int threads) noexcept nogil:
+    """Take each tensor's root mean square of relative gradients, before its step is taken."""
+    cdef Py_ssize_t i
+    cdef tensor_t* t
+    for i in range(plan.count):
+        if plan.tensors[i].active:
+            ask_relative(&plan.constants[i])
+    sum_squares(plan, REHEARSALS, threads)
+    for i in range(plan.count):
+        t = &plan.tensors[i]
+        if t.active and t.size:
+            be_steady(
+                &plan.constants[i], plan.norms.sums[0][i], <double> t.size,
+                plan.options.clip_update_rms, plan.hypers[t.group].decay_form != DECAY_INDEPENDENT,
+            )
 
 
 cdef void apply_caution(plan_t* plan, int threads) noexcept nogil:

@@ -34,9 +34,10 @@ from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
-    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DIRECTION, MOMENTUM, TRUST, adjust,
-    apply_trust, ask_agreement, be_cautious, confinement, constants_t, derivation, encode,
-    encode_option, gradient_share, hyper_t, make_constants, options_t, take_head,
+    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DECAY_INDEPENDENT, DIRECTION, MOMENTUM,
+    TRUST, adjust, apply_trust, ask_agreement, ask_relative, be_cautious, be_steady, confinement,
+    constants_t, derivation, encode, encode_option, gradient_share, hyper_t, make_constants,
+    options_t, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (

@@ -22,7 +22,7 @@ from ..rules.reductions import add_halves as add_halves
 from ..rules.reductions import gradient_norms as gradient_norms
 from ..rules.reductions import sum_of_squares as sum_of_squares
 from . import codecs
-from ._constants import adjusted, cautious, derive, share_of, trusted
+from ._constants import adjusted, cautious, derive, share_of, steady, trusted
 from ._constants import limits_of as limits_of
 from ._rule_functions import make_function, make_rows_function
 from .engine import Plan
@@ -84,6 +84,12 @@ class Constants:
         other._take(
             self.rule, trusted(self.exact, p_norm, norm, self.dtype == np.float64), self.dtype
         )
+        return other
+
+    def steady(self, squares: float | None = None, *more: Any) -> Constants:
+        """Return the same constants for a step of clipped size; without a sum, for what it sums."""
+        other = object.__new__(Constants)
+        other._take(self.rule, steady(self.exact, squares, *more), self.dtype)
         return other
 
     def cautious(self, agreeing: float | None = None, size: int = 1) -> Constants:
@@ -246,6 +252,13 @@ def approach(average: np.ndarray, p: np.ndarray, weight: float) -> None:
     average[...] = flush(np.where(np.isfinite(difference), average + weight * difference, apart))
 
 
+def rehearsed(rule: Rule, p: Any, g: Any, state: Sequence[Any], h: Constants) -> Any:
+    """Return what a rule would write in the place of p; nothing is changed."""
+    result, *copies = (None if a is None else a.copy() for a in (p, *state))
+    rule.numpy(result, g, *copies, h)
+    return result
+
+
 def confine(x: np.ndarray, limits: tuple[float, float]) -> None:
     """Put what is beyond limits at them, in place; NaN stays."""
     low, high = map(x.dtype.type, limits)
@@ -299,9 +312,12 @@ def fused_step(
                 continue
             h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i], unit)
             own = [state[slot][i] for slot in rule.state]
+            if options.get("clip_update_rms") is not None and p.size:
+                squares = sum_of_squares(rehearsed(rule, p, g, own, h.steady()))
+                by_rate = hyperparameters[i]["decay_form"] != "independent"
+                h = h.steady(squares, p.size, options["clip_update_rms"], by_rate)
             if options.get("cautious"):
-                agreeing, *copies = (None if a is None else a.copy() for a in (p, *own))
-                rule.numpy(agreeing, g, *copies, h.cautious())
+                agreeing = rehearsed(rule, p, g, own, h.cautious())
                 h = h.cautious(float(np.count_nonzero(agreeing)), p.size)
             rule.numpy(p, g, *own, h)
             limits = limits_of(options, str(p.dtype) if stored is None else stored[i])

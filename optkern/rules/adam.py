@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, corrected_root, denominator, flush, move_moments, moved
-from .flags import AMSGRAD
+from .arithmetic import ascended, corrected_root, denominator, flush, move_moments, moved, relative
+from .flags import AMSGRAD, RELATIVE
 from .row import DECOUPLED, Rule, Slot, Values
 
 
@@ -23,6 +23,9 @@ def formula(p, g, m, v, vmax, h):
     if h.flags & AMSGRAD:
         d = np.where(vmax > d, vmax, d)
         vmax[...] = flush(d)
+    if h.flags & RELATIVE:
+        p[...] = relative(g, d, h)
+        return
     p[...] = moved(p, m * h.rate / denominator(d, h), g, h)
 
 
@@ -49,6 +52,7 @@ RULE = Rule(
     counted=("step",),
     numpy=formula,
     has_rows=True,
+    has_relative=True,
     compact_loop=True,
     curvature_follows=True,
     stable_factor=lambda h: 2 * (1 + h["betas"][0]) / (1 - h["betas"][0]),

@@ -55,6 +55,13 @@ def shrunk(p, h):
     return p * h.shrink if h.flags & SHRINK else p
 
 
+def relative(g, v, h):
+    """Return an ascended gradient over the root of its second moment, or over eps."""
+    d = np.sqrt(v)
+    d = np.where(d < h.eps, h.eps, d)
+    return np.where(d > 0, g * h.caution / d, g.dtype.type(0))
+
+
 def opposed(x, y):
     """Tell where two have opposite signs; their product might underflow."""
     return ((x > 0) & (y < 0)) | ((x < 0) & (y > 0))

@@ -28,6 +28,7 @@ OWN3 = 1 << 18
 OWN4 = 1 << 19
 CAUTIOUS = 1 << 20  # of a step, those elements that go down along the gradient
 AGREEMENT = 1 << 21  # the result is which these are
+RELATIVE = 1 << 22  # the result is the gradient over what its step divides by
 
 FLAGS = {name: bit for name, bit in globals().items() if name.isupper()}
 

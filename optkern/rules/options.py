@@ -32,6 +32,15 @@ OPTIONS: dict[str, tuple[Any, Domain]] = {
         "mean",
         Choice("an update takes the mean of its calls' gradients, or their sum", ("mean", "sum")),
     ),
+    "clip_update_rms": (
+        None,
+        Real(
+            "largest root mean square of a gradient over the root of its second moment; a step "
+            "beyond is taken by a smaller lr",
+            0.0,
+            open_low=True,
+        ),
+    ),
     "cautious": (
         False,
         Switch("leave out the elements of a step that do not go down along the gradient"),
@@ -79,6 +88,11 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
 
     The one place: who asks for an option to be on asks here first.
     """
+    if name == "clip_update_rms" and not rule.has_relative:
+        raise ValueError(
+            f"{owner}: clip_update_rms is not possible with {rule.class_name}: it is for "
+            "rules that divide by the root of a running second moment: Adam, AdamW, RMSprop"
+        )
     if name == "cautious" and rule.trust is not None:
         raise ValueError(
             f"{owner}: cautious=True is not possible with {rule.class_name}, whose trust ratio is "

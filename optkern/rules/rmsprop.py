@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, denominator, flush, moved, whole
-from .flags import CENTERED, MOMENTUM
+from .arithmetic import ascended, denominator, flush, moved, relative, whole
+from .flags import CENTERED, MOMENTUM, RELATIVE
 from .row import Rule, Slot, Values
 
 
@@ -25,6 +25,9 @@ def formula(p, g, v, m, buf, h):
         least = np.where(share > 1, d.dtype.type(1), share) * d  # the averages' rounding
         d = d - m * m
         d = np.where(d >= least, d, least)  # beyond the range inf - inf, and inf as not centered
+    if h.flags & RELATIVE:
+        p[...] = relative(g, d, h)
+        return
     d = denominator(d, h)
     if h.flags & MOMENTUM:
         buf[...] = flush(h.momentum * buf + whole(g / d, h))
@@ -57,6 +60,7 @@ RULE = Rule(
     constants=("horizon",),
     numpy=formula,
     has_rows=True,
+    has_relative=True,
     compact_loop=True,
     not_compact={
         "centered": "the difference of two averages is smaller than what their rounding leaves"

@@ -124,6 +124,9 @@ class Rule:
     has_rows : bool
         Whether it has a row-wise form, `<rule>_rows`: an element's update depends on no other, and
         users of embeddings ask for it.
+    has_relative : bool
+        Whether its loop can give the gradient over what its step divides by (RELATIVE), which
+        `clip_update_rms` asks for.
     compact_loop : bool
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
@@ -170,6 +173,7 @@ class Rule:
     begins_with: str | None = None
     begins_at_once: bool = False
     has_rows: bool = False
+    has_relative: bool = False
     compact_loop: bool = False
     not_compact: Mapping[str, str] = field(default_factory=dict)
     scales_by_itself: bool = True

@@ -57,6 +57,13 @@ cdef inline floating shrunk(floating p, constants_t h) noexcept nogil:
     return p * <floating> h.shrink if h.flags & SHRINK else p
 
 
+cdef inline floating relative(floating g, floating v, constants_t h) noexcept nogil:
+    """Return an ascended gradient over the root of its second moment, or over eps."""
+    cdef floating d = square_root(v), eps = <floating> h.eps
+    d = eps if d < eps else d
+    return g * <floating> h.caution / d if d > 0 else <floating> 0
+
+
 cdef inline bint opposed(floating x, floating y) noexcept nogil:
     """Tell whether two have opposite signs; their product might underflow."""
     return (x > 0 and y < 0) or (x < 0 and y > 0)

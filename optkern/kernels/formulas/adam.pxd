@@ -1,11 +1,11 @@
 # cython: cdivision=True, cpow=True
 from libc.math cimport sqrt
 
-from optkern.kernels._constants cimport AMSGRAD, constants_t, hyper_t
+from optkern.kernels._constants cimport AMSGRAD, RELATIVE, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
     EPS_CORRECTED, ascended, averages, common, denominator, guard, make_room, move_moments,
-    moved,
+    moved, relative,
 )
 
 
@@ -19,6 +19,8 @@ cdef inline floating formula(
     if h.flags & AMSGRAD:
         d = vmax[0] if vmax[0] > d else d
         vmax[0] = flush(d)
+    if h.flags & RELATIVE:
+        return relative(g, d, h)
     return moved(p, now_m * <floating> h.rate / denominator(d, h), g, h)
 
 
@@ -31,6 +33,7 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     h.rate = o.lr * root / (1 - o.beta1 ** o.step)
     if o.eps_form == EPS_CORRECTED:
         h.eps = o.eps * root
+    h.caution = root * h.full
     guard(h, h.rate)
     if o.amsgrad:
         h.flags |= AMSGRAD

@@ -1,8 +1,8 @@
 # cython: cdivision=True, cpow=True
-from optkern.kernels._constants cimport CENTERED, MOMENTUM, constants_t, hyper_t
+from optkern.kernels._constants cimport CENTERED, MOMENTUM, RELATIVE, constants_t, hyper_t
 from optkern.kernels._scalar cimport epsilon, floating, flush
 from optkern.kernels.formulas._common cimport (
-    ascended, common, denominator, guard, make_room, moved, whole,
+    ascended, common, denominator, guard, make_room, moved, relative, whole,
 )
 
 
@@ -24,6 +24,8 @@ cdef inline floating formula(
         least = share * d   # the averages' rounding
         d = d - m[0] * m[0]
         d = d if d >= least else least   # beyond the range inf - inf, and inf as without centering
+    if h.flags & RELATIVE:
+        return relative(g, d, h)
     d = denominator(d, h)
     if h.flags & MOMENTUM:
         buf[0] = flush(<floating> h.momentum * buf[0] + whole(g / d, h))
@@ -35,6 +37,7 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     common(o, h)
     make_room(o, h)
     h.beta2 = o.alpha
+    h.caution = h.full
     h.gain1 = (1 - o.alpha) * h.full
     h.gain2 = (1 - o.alpha) * h.full * h.full
     if o.centered:

@@ -1,0 +1,76 @@
+"""The option `clip_update_rms`: a smaller lr where gradients exceed their second moments."""
+
+import numpy as np
+import pytest
+from conftest import ISAS, RULES, assert_same_bits, copies, ordinary
+from fused_runs import Twin, assert_equal_twin
+
+import optkern
+from optkern.kernels import runtime
+from optkern.optimizers import CLASSES
+
+
+def test_it_is_stable_adamws():
+    """Wortsman et al., "Stable and low-precision training", 2023, algorithm 2."""
+    p, m, v = ordinary(np.float64, 40, 1), np.zeros(40), np.zeros(40)
+    ours, shorter = p.copy(), 0
+    opt = optkern.AdamW(ours, lr=0.1, weight_decay=0.2, eps=1e-3, clip_update_rms=1.0)
+    for t in range(1, 9):
+        g = ordinary(np.float64, 40, 10 + t) * (30 if t == 5 else 1)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        mean, second = m / (1 - 0.9**t), v / (1 - 0.999**t)
+        rms = np.sqrt(np.mean(g * g / np.maximum(second, 1e-6)))
+        lr, shorter = 0.1 / max(1.0, rms), shorter + (rms > 1.0)
+        p = p * (1 - lr * 0.2) - lr * mean / (np.sqrt(second) + 1e-3)
+        opt.step(g)
+        np.testing.assert_allclose(ours, p, rtol=1e-12)
+    assert 0 < shorter < 8
+
+
+@pytest.mark.parametrize("name", ("adamw", "rmsprop"))
+def test_edges_orders_threads_and_instruction_sets(name):
+    """Squares are summed in C order, whatever the order in memory and the accumulators hold."""
+    rule, options = RULES[name], {"accumulate": 2, "clip_norm": 1.0, "clip_update_rms": 0.3}
+    hyper = {"weight_decay": 0.1, "lr": 0.3}
+    shapes = ((3,), (1025, 3), (4097,), (70, 80), (0,), (6, 9, 100))
+    start = [ordinary(np.float32, int(np.prod(s)), k).reshape(s) for k, s in enumerate(shapes)]
+    start[3], start[1] = np.asfortranarray(start[3]), np.repeat(start[1], 2, axis=1)[:, ::2]
+    start[5] = start[5].transpose(1, 0, 2)
+    calls = [
+        [ordinary(np.float32, p.size, 9 * k + j).reshape(p.shape) for j, p in enumerate(start)]
+        for k in range(4)
+    ]
+    twin = Twin(rule, start, hyper, **options)
+    for grads in calls:
+        twin.step(copies(grads))
+    for isa in ISAS:
+        runtime.use_isa(isa)
+        for threads in (1, 3):
+            params = [p.copy(order="K") for p in start]
+            params[1] = np.repeat(start[1], 2, axis=1)[:, ::2]
+            opt = CLASSES[name](params, num_threads=threads, **hyper, **options)
+            for grads in calls:
+                opt.step(copies(grads))
+            assert_equal_twin(opt, twin, hyper)
+
+
+def test_gradients_that_are_zero_or_none_are_no_change():
+    p, q = np.ones(3), np.ones(3)
+    opt, plain = optkern.Adam(p, eps=0.0, clip_update_rms=1e9), optkern.Adam(q, eps=0.0)
+    for g in (np.ones(3), np.array([1e-30, -1e-300, 5.0]), np.full(3, np.nan)):
+        opt.step(g)
+        plain.step(g)
+        assert_same_bits(p, q)
+    p = np.ones(3)
+    optkern.Adam(p, clip_update_rms=1.0).step(np.zeros(3))
+    assert_same_bits(p, np.ones(3))
+
+
+def test_other_rules_and_rows_refuse_it():
+    for cls in CLASSES.values():
+        if cls.rule.has_relative or "lr" not in cls.rule.hyperparameters:
+            continue
+        with pytest.raises(ValueError, match=rf"{cls.__name__}: clip_update_rms is not possible"):
+            cls(np.ones(2), clip_update_rms=1.0)
+    with pytest.raises(ValueError, match=r"clip_update_rms=1\.0 has no row-wise form"):
+        optkern.Adam(np.ones((2, 2)), clip_update_rms=1.0).step_rows([0], np.ones((1, 2)))
