@@ -209,6 +209,9 @@ def test_what_comes_into_the_container_is_told():
         ({"layer_decay": 0.5, "lr": 0.1, "layers": lambda n: "x"}, "integer of at least 0"),
         ({"rule": "AdmW"}, "no rule 'AdmW'; did you mean AdamW"),
         *([] if hasattr(optkern, "Muon") else [({"muon": True}, "no rule Muon here yet.*Lion")]),
+        ({"nodecay": ()}, "nodecay is no argument, and no rule has it; did you mean no_decay"),
+        ({"rule": "SGD", "betas": (0.9, 0.99)}, "betas is no argument, and SGD does not have it"),
+        ({"muon": {"rule": "Lion", "momentm": 0.9}}, "groups: muon: momentm is no argument"),
         ({"muon": {"rule": "nothing"}}, "groups: muon: there is no rule 'nothing'"),
     ],
 )
@@ -222,6 +225,8 @@ def test_bad_params():
         optkern.groups(optkern.groups(made()))
     with pytest.raises(TypeError, match="not groups of them"):
         optkern.groups([{"params": np.ones(2)}])
+    with pytest.raises(TypeError, match="groups: parameter 'a' must"):
+        optkern.groups({"a": np.ones(3, int)})
     groups = optkern.groups(made())
     groups[1]["lr"] = -1.0
     with pytest.raises(ValueError, match="AdamW: group 1: lr"):

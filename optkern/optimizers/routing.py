@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import buffers
 from ..kernels.names import brief, hint
 from ..kernels.routed import Routed
 from ..kernels.structures import Label, ParamsLike, Structure
-from ..rules import RULES
+from ..rules import RULES, Rule
 from ..rules.domains import Real, checked_by
 from .mixed import defaults_of, rule_named
 
@@ -31,6 +32,7 @@ EMBEDDINGS = {"emb", "embed", "embedding", "embeddings", "wte", "wpe"}
 HEADS = {"head", "logits", "classifier", "unembed", "unembedding"}
 WEIGHTS = {"w", "weight", "weights", "kernel", "matrix"} | BIASES
 
+_KEYWORDS = ("rule", "muon", "no_decay", "layer_decay", "layers", "embeddings", "head")
 Chooser = Callable[[str, np.ndarray], Any] | str | Iterable[str] | None
 
 
@@ -142,6 +144,8 @@ def groups(
     structure = Structure("groups", params)
     if structure.grouped or structure.routed:
         raise TypeError("groups: params must be parameters, not groups of them")
+    for label, array in zip(structure.labels, structure.arrays):
+        buffers.check_parameter("groups", buffers.named("parameter", label), array)
     arrays = dict(zip(structure.labels, map(np.asarray, structure.arrays)))
     kinds = _kinds(arrays, embeddings, head)
     rest, matrices = _who(rule, muon, hyperparameters)
@@ -169,8 +173,9 @@ def _who(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return what a group of the rest has, and what one of the inside's matrices."""
     if muon is None or muon is False:
-        named = {} if rule is None else {"rule": rule_named("groups", rule).name}
-        return {**named, **hyperparameters}, None
+        own = None if rule is None else rule_named("groups", rule)
+        _refuse_unknown("groups", own, hyperparameters, _KEYWORDS)
+        return {**({} if own is None else {"rule": own.name}), **hyperparameters}, None
     given = dict(muon) if isinstance(muon, Mapping) else {}
     theirs = given.pop("rule", True if isinstance(muon, Mapping) else muon)
     if theirs is True:
@@ -182,7 +187,24 @@ def _who(
             )
     rest = rule_named("groups", "adamw" if rule is None else rule)
     inside = rule_named("groups: muon", theirs)
+    _refuse_unknown("groups", rest, hyperparameters, _KEYWORDS)
+    _refuse_unknown("groups: muon", inside, given, ("rule",))
     return {"rule": rest.name, **hyperparameters}, {"rule": inside.name, **given}
+
+
+def _refuse_unknown(
+    owner: str, rule: Rule | None, given: Iterable[str], keywords: Iterable[str]
+) -> None:
+    """Raise TypeError on what no rule, or this one, has."""
+    known = {name: None for row in (RULES if rule is None else [rule]) for name in defaults_of(row)}
+    for name in given:
+        if name not in known:
+            whose = "no rule" if rule is None else f"{rule.class_name} does not"
+            has = "has" if rule is None else "have"
+            raise TypeError(
+                f"{owner}: {name} is no argument, and {whose} {has} it; "
+                f"{hint(name, [*keywords, *known])}"
+            )
 
 
 # --------------------------------------------------------------------------- what a parameter is
