@@ -176,7 +176,9 @@ def test_steps_are_tried_once_and_at_finite_points(monkeypatch, maximize):
     calls = []
 
     def tried(rule, point, grad, loss, lr):
-        calls.append((rule, list(point.vector()), loss(np.array([2.0, 0.0, 0.0])), lr, point.held))
+        calls.append(
+            (rule, list(point.vector()), loss(np.array([2.0, 0.0, 0.0])), lr, point.pinned)
+        )
         return "tried"
 
     monkeypatch.setattr(monitor, "sign_or_rate", tried)
@@ -187,7 +189,7 @@ def test_steps_are_tried_once_and_at_finite_points(monkeypatch, maximize):
     ask = run._asking(trend, run.opt, x, bowl, lambda x: float(x @ x), None)
     assert not calls and ask() == "tried" == ask()
     assert calls == [(run.opt, [1, 2, 3], -4.0 if maximize else 4.0, 0.25, [False])]
-    pinned = SimpleNamespace(held=[True])
+    pinned = SimpleNamespace(pinned=[True])
     assert run._asking(trend, run.opt, x, bowl, lambda x: 0.0, pinned)() == "tried"
     assert calls[1][4] == [True]
     x[1] = np.nan

@@ -141,7 +141,7 @@ def test_advice_on_a_climb():
 
 def test_clipping_holds_from_a_tenth():
     def held(norm, count=4, **options):
-        return evidence(rows(norms=(norm,) * count), **options).held
+        return evidence(rows(norms=(norm,) * count), **options).hindrance
 
     assert turn(lambda n: held(n, clip=1.0) != "", 2, 90) == pytest.approx(10)
     text = held(20.0, clip=1.0)
@@ -151,12 +151,12 @@ def test_clipping_holds_from_a_tenth():
     assert held(20.0, 2, clip=1.0) == "" and held(20.0) == "" and held(20.0, 3, clip=1.0)
 
     def cut(kept, count=4):
-        return evidence(rows(kept=(kept,) * count), value_clip=0.3).held
+        return evidence(rows(kept=(kept,) * count), value_clip=0.3).hindrance
 
     assert turn(lambda k: cut(k) != "", 0.9, 1e-3) == pytest.approx(0.1)
     assert cut(0.05).startswith("clip_value = 0.3 cuts every gradient seen to 0.05 of its length")
     assert cut(0.05, 3) and cut(0.05, 2) == ""
-    assert evidence(rows(kept=(0.05, 0.05, 0.2)), value_clip=0.3).held == ""
+    assert evidence(rows(kept=(0.05, 0.05, 0.2)), value_clip=0.3).hindrance == ""
     assert evidence(rows(norms=(20.0,) * 4), clip=1.0).onward.startswith(
         "; it may fall faster, for"
     )
@@ -375,7 +375,7 @@ def lazy(asleep, n=20, beside=None, there=1.0, held=()):
     """A gradient of which some elements are nothing at x, and something elsewhere."""
     point = Point("diagnose", np.ones(n))
     if held:
-        point.held = [True]
+        point.pinned = [True]
 
     def gradient(x):
         near = np.abs(x - 1).max() < 0.1
@@ -420,7 +420,7 @@ def test_units_have_died_where_a_tenth_of_the_idle_is_not_idle_elsewhere(dead, d
     assert found.died == died
     assert ("parameters that the loss does not use" in found.text) != died
     assert "exactly zero, all of them in parameter 0 (" in found.text
-    point.held = [False, True]
+    point.pinned = [False, True]
     assert idle(point, gradient) is None  # all that are free are idle: no share of them
 
 

@@ -366,7 +366,7 @@ class _Surface:
     ) -> tuple[list[np.ndarray], list[str]]:
         """Return directions as flat float64 vectors, and what to call them."""
         if not isinstance(given, str):
-            return self._own(given, count)
+            return self._given(given, count)
         if given not in DIRECTION_KINDS:
             raise ValueError(
                 f"{self.owner}: directions must be 'random', 'eigenvectors' or arrays like x, "
@@ -376,7 +376,7 @@ class _Surface:
             return self._random(count), ["a random direction", "another"][:count]
         return self._eigenvectors(count, grad, hvp)
 
-    def _own(self, given: Any, count: int) -> tuple[list[np.ndarray], list[str]]:
+    def _given(self, given: Any, count: int) -> tuple[list[np.ndarray], list[str]]:
         several = [given] if count == 1 else list(given)
         if len(several) != count:
             raise ValueError(

@@ -96,7 +96,7 @@ class Point:
         buffers.refuse_overlap(owner, zip(names, self.arrays))
         self.dtype = np.result_type(*self.arrays).newbyteorder("=")
         self.n = sum(array.size for array in self.arrays)
-        self.held = [False] * len(self.arrays)  # those that have no gradient
+        self.pinned = [False] * len(self.arrays)  # those that have no gradient
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)

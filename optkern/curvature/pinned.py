@@ -44,10 +44,10 @@ class Pinned:
             flat = self.structure.flatten(answer, "what grad returns")
         except (TypeError, ValueError):
             flat = ()  # for whoever reads it next to refuse
-        self.held = [g is None for g in flat]
-        if all(self.held):  # a function that returns nothing
-            self.held = []
-        pairs = list(zip(self.held, self.structure.labels, self.structure.arrays))
+        self.pinned = [g is None for g in flat]
+        if all(self.pinned):  # a function that returns nothing
+            self.pinned = []
+        pairs = list(zip(self.pinned, self.structure.labels, self.structure.arrays))
         self.labels = [label for held, label, _ in pairs if held]
         self.count = sum(a.size for held, _, a in pairs if held)
         self._kept = [np.array(a) if held else None for held, _, a in pairs]

@@ -269,10 +269,10 @@ cdef char* gradient_of(
     if not t.accumulator_filled:   # asked here as well: 2 % of norms of small arrays
         return g
     held = gather(t, plan.streams + ACCUMULATOR, first, n, s.block[1], s, in_c_order)
-    return with_held(t, g, held, n, s.block[1])
+    return with_accumulated(t, g, held, n, s.block[1])
 
 
-cdef char* with_held(
+cdef char* with_accumulated(
     const tensor_t* t, char* g, char* held, Py_ssize_t n, char* scratch
 ) noexcept nogil:
     """Add a piece of the gradient and of its accumulator."""

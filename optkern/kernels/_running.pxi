@@ -95,7 +95,7 @@ cdef void fetch_piece(
     for j in range(plan.streams + EXTRA):
         at[j] = fetch(t, j, first, n, s.streams[j], s)
     at[1] = lowered(plan, t, at[1], n, s.streams[1])
-    at[1] = with_held(t, at[1], at[plan.streams + ACCUMULATOR], n, s.sum)
+    at[1] = with_accumulated(t, at[1], at[plan.streams + ACCUMULATOR], n, s.sum)
     if t.h.lift:
         SPANS.scale[t.dtype](s.sum, at[1], ldexp(1, t.h.lift), n)
         at[1] = s.sum

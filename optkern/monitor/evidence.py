@@ -144,7 +144,7 @@ class Evidence:
         return f"the steps are too long{self.tenth}, best from a new start"
 
     @property
-    def held(self) -> str:
+    def hindrance(self) -> str:
         """Say that clipping sets the length of the steps; empty where it does not."""
         if len(self.kept) >= LOOKS and max(self.kept) < 1 / HELD:
             return (
@@ -161,7 +161,7 @@ class Evidence:
 
     @property
     def onward(self) -> str:
-        return f"; it may fall faster, for {self.held}" if self.held else "; go on"
+        return f"; it may fall faster, for {self.hindrance}" if self.hindrance else "; go on"
 
     def aside(self, trend: Trend) -> str:
         """Say what the looks by themselves tell of a loss that does not fall."""
@@ -176,7 +176,7 @@ class Evidence:
             return f", above where it began ({trend.losses[0]:.4g}): {self.climbs}"
         if trend.rises and self.straight:
             return f" (the updates keep their direction: {self.uphill})"
-        return f", and {self.held}" if self.held else ""
+        return f", and {self.hindrance}" if self.hindrance else ""
 
 
 def median_cosine(looks: list[Look]) -> float:

@@ -109,7 +109,7 @@ def not_one_function(
     return found
 
 
-def held(x: Any, grad: Callable[[Any], Any]) -> Pinned | None:
+def find_pinned(x: Any, grad: Callable[[Any], Any]) -> Pinned | None:
     """Find the parameters that have no gradient, None; None where all have one."""
     given = Structure("diagnose", x, "x")
     if any(np.asarray(a).dtype.kind != "f" for a in given.arrays):

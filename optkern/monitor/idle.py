@@ -51,7 +51,7 @@ def idle(point: Point, gradient: Callable[[np.ndarray], np.ndarray]) -> Idle | N
     beside = [x + NUDGE * size * rng.standard_normal(x.size) for _ in range(NUDGED)]
     here = seen([x, *beside])
     there = seen([size * rng.standard_normal(x.size) for _ in range(DRAWN)])
-    free = np.repeat(np.logical_not(point.held), sizes)
+    free = np.repeat(np.logical_not(point.pinned), sizes)
     still = (here <= IDLE * there) & (there > 0) & free
     none = still | ((here == 0) & free)
     count, total = int(none.sum()), int(free.sum())

@@ -20,7 +20,7 @@ from ..rules.domains import check_callable, check_count, check_real, check_seed
 from ..solvers import SAM
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
-from .faults import held, jumped, not_one_function, turned, unfed
+from .faults import find_pinned, jumped, not_one_function, turned, unfed
 from .limits import at_limits
 from .record import LOOKS, Record, few
 from .settings import (
@@ -146,7 +146,7 @@ class Monitor(Record):
             if skipped := self._skipped(opt):
                 return said(trend, "inconclusive", skipped)
             pinned = None
-            if grad is not None and (pinned := held(x, grad)):
+            if grad is not None and (pinned := find_pinned(x, grad)):
                 grad, loss, hvp = pinned.functions(grad, loss, hvp)
             false = "" if grad is None else not_one_function(x, grad, loss, hvp, seed)
             seen = self._evidence(trend, opt)
@@ -219,7 +219,7 @@ class Monitor(Record):
                 if opt is not None and all(np.isfinite(a).all() for a in arrays):
                     rule, sign = inner_of("diagnose", opt), -1.0 if trend.negated else 1.0
                     point = Point("diagnose", x)
-                    point.held = pinned.held if pinned else point.held
+                    point.pinned = pinned.pinned if pinned else point.pinned
                     found[0] = sign_or_rate(
                         rule, point, grad, lambda x: sign * float(loss(x)), rate(rule)
                     )

@@ -94,7 +94,7 @@ class ByCurvature:
         self.opt, self.x, self.point = opt, x, Point("diagnose", x)
         self.pinned = pinned
         if pinned:
-            self.point.held = pinned.held
+            self.point.pinned = pinned.pinned
         self.aim = MinimisedFunction(self.point, None if opt is None else inner_of("diagnose", opt))
         self.raw, self.raw_hvp, self.raw_loss = (
             grad,
@@ -201,7 +201,7 @@ class ByCurvature:
 
     def _free(self, arrays: Sequence[np.ndarray]) -> tuple[list[Any], list[np.ndarray]]:
         """Leave out the arrays that have no gradient; names and arrays."""
-        rows = zip(self.point.structure.labels, arrays, self.point.held)
+        rows = zip(self.point.structure.labels, arrays, self.point.pinned)
         free = [(label, array) for label, array, held in rows if not held]
         return [label for label, _ in free], [array for _, array in free]
 
@@ -346,10 +346,10 @@ class ByCurvature:
             )
         thin = self._why_unclear(v, nowhere, could)
         if thin:
-            held = f"; {seen.held}" if seen.held else ""
-            return self._said("inconclusive", f"{stalled}{thin}{held}", v)
-        if seen.held:
-            return self._said("plateau", f"{stalled} though {could}: {seen.held}", v)
+            hindered = f"; {seen.hindrance}" if seen.hindrance else ""
+            return self._said("inconclusive", f"{stalled}{thin}{hindered}", v)
+        if seen.hindrance:
+            return self._said("plateau", f"{stalled} though {could}: {seen.hindrance}", v)
         small = f"one step could gain {self.gain:.2g}"
         if v.kind == "not_stationary":
             small = f"the gradient is not small relative to its curvature ({v})"

@@ -84,7 +84,7 @@ def try_steps(
             arranged(
                 iter(
                     None if held else g.reshape(p.shape).astype(p.dtype)
-                    for g, p, held in zip(parts, own.params, point.held)
+                    for g, p, held in zip(parts, own.params, point.pinned)
                 ),
                 own.session.structure,
             )
