@@ -15,9 +15,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "new_rule"
 PLACES = {
-    "adan.py": "optkern/rules/adan.py",
-    "adan.pxd": "optkern/kernels/formulas/adan.pxd",
-    "test_adan.py": "tests/test_adan.py",
+    "softstep.py": "optkern/rules/softstep.py",
+    "softstep.pxd": "optkern/kernels/formulas/softstep.pxd",
+    "test_softstep.py": "tests/test_softstep.py",
 }
 
 
@@ -27,7 +27,7 @@ def test_the_example_is_short():
     assert len(lines) <= 4 and sum(lines) <= 120
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for place in PLACES.values():
-        assert place.replace("adan", "<rule>") in text
+        assert place.replace("softstep", "<rule>") in text
 
 
 def copy_of_the_tree(to):
@@ -59,10 +59,10 @@ def test_a_rule_is_added_in_three_files(tmp_path):
 
     run("setup.py", "-q", "build_ext", "--inplace")
     run("tests/stubs.py")
-    assert "class Adan(Optimizer)" in (tmp_path / "optkern/optimizers/__init__.pyi").read_text()
-    assert "optkern.integrations.thinc:Adan" in (tmp_path / "pyproject.toml").read_text()
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", "adan or Adan")
-    tests = ("test_adan", "test_rules", "test_bad_input", "test_stubs", "test_compact")
+    assert "class SoftStep(Optimizer)" in (tmp_path / "optkern/optimizers/__init__.pyi").read_text()
+    assert "optkern.integrations.thinc:SoftStep" in (tmp_path / "pyproject.toml").read_text()
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", "softstep or SoftStep")
+    tests = ("test_softstep", "test_rules", "test_bad_input", "test_stubs", "test_compact")
     tests += ("test_thinc", "test_thinc_arrays", "test_sklearn")  # its hosts ask for no rule
     said = run("-m", "pytest", *options, *(f"tests/{name}.py" for name in tests))
     assert "failed" not in said and int(said.rsplit(" passed")[0].split()[-1]) > 100, said[-500:]

@@ -7,7 +7,7 @@ from optkern.kernels._constants cimport constants_t
 
 cdef enum:
     MAX_STREAMS = 10   # p, g, state arrays of one rule and of the options around it
-    MAX_RULES = 32
+    MAX_RULES = 64
     MAX_LIMITS = 4     # LIMITS in rules/
     DTYPES = 2         # float32, float64
     SCALED = 256       # elements that share an int8 scale

@@ -67,6 +67,11 @@ def opposed(x, y):
     return ((x > 0) & (y < 0)) | ((x < 0) & (y > 0))
 
 
+def spared(u, p, after, h):
+    """Return a step that decay comes after; cautious decay spares it where it spares p."""
+    return np.where(opposed(u, p), u, u * after) if h.flags & WARY else u * after
+
+
 def moved(p, u, g, h):
     """Return the parameter after a step of -u by the ascended gradient g, and decoupled decay.
 

@@ -119,6 +119,8 @@ class Rule:
     begins_with : str or None
         The hyperparameter that, while it is off, keeps the state from beginning: the step at which
         it comes on is the state's first.
+    derived : tuple of str
+        What torch.optim's class keeps in its state and this one derives from the step's number.
     begins_at_once : bool
         Whether torch.optim's class shows its state before the first step.
     has_rows : bool
@@ -171,6 +173,7 @@ class Rule:
     counted: tuple[str, ...] = ()
     carried: str | None = None
     begins_with: str | None = None
+    derived: tuple[str, ...] = ()
     begins_at_once: bool = False
     has_rows: bool = False
     has_relative: bool = False

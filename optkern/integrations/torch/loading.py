@@ -77,7 +77,7 @@ def _check_sizes(owner: str, own: list[Any], loaded: list[Any]) -> None:
 
 def _check_slots(owner: str, rule: Any, state_dict: Mapping[str, Any]) -> None:
     """Refuse the state of another rule, and that of a parameter that is none."""
-    own = {"step", *rule.state, *OPTION_SLOTS} | set(rule.hyperparameters)
+    own = {"step", *rule.state, *rule.derived, *OPTION_SLOTS} | set(rule.hyperparameters)
     numbers = {i for group in state_dict["param_groups"] for i in group["params"]}
     for key, entry in state_dict["state"].items():
         if key not in numbers:

@@ -69,6 +69,13 @@ cdef inline bint opposed(floating x, floating y) noexcept nogil:
     return (x > 0 and y < 0) or (x < 0 and y > 0)
 
 
+cdef inline floating spared(
+    floating u, floating p, floating after, constants_t h
+) noexcept nogil:
+    """Return a step that decay comes after; cautious decay spares it where it spares p."""
+    return u if h.flags & WARY and opposed(u, p) else u * after
+
+
 cdef inline floating moved(floating p, floating u, floating g, constants_t h) noexcept nogil:
     """Return the parameter after a step of -u by the ascended gradient g, and decoupled decay.
 
