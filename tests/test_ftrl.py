@@ -19,9 +19,18 @@ def test_steps_by_hand(start):
         sigma = (sqrt(n + g * g) - sqrt(n)) / alpha
         z, n = z + g - sigma * w, n + g * g
         sign = (z > 0) - (z < 0)
-        w = 0.0 if abs(z) <= l1 else -((beta + sqrt(n)) / alpha + l2) ** -1 * (z - sign * l1)
+        w = 0.0 if abs(z) <= l1 else -(((beta + sqrt(n)) / alpha + l2) ** -1) * (z - sign * l1)
         opt.step(np.array([g]))
         assert np.isclose(array[0], w, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("options", ({}, {"initial_accumulator_value": 0.1, "lambda_1": 1.0}))
+def test_weights_that_have_had_no_gradient_keep_what_they_begin_with(options):
+    p = np.linspace(-1, 1, 9)
+    opt = optkern.FTRL(p, lr=0.1, **options)
+    for k in range(3):
+        opt.step(np.where(np.arange(9) > 3 + k, 1.0, 0.0))
+    assert (p[:4] == np.linspace(-1, 1, 9)[:4]).all() and (p[4:] != np.linspace(-1, 1, 9)[4:]).all()
 
 
 def test_plain_it_is_adagrad():

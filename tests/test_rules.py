@@ -40,7 +40,7 @@ from optkern.kernels import runtime
 from optkern.kernels.engine import EDGES
 from optkern.optimizers import CLASSES
 from optkern.optimizers.documentation import FULL_BATCHES, class_document
-from optkern.rules import ROW_RULES, Choice, Numbers, Real, Rule
+from optkern.rules import ROW_RULES, Choice, Count, Numbers, Real, Rule
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +68,8 @@ HUGE = {
 
 def at_end(domain, extremes):
     """A value of a rule's own domain, its numbers as small, or as large, as they may be."""
+    if isinstance(domain, Count):
+        return 2**53 if extremes is HUGE else domain.low
     parts = domain.parts if isinstance(domain, Numbers) else (domain,)
     if not all(isinstance(part, Real) for part in parts):
         return domain.words[0] if isinstance(domain, Choice) else extremes is HUGE
@@ -126,7 +128,7 @@ def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
         if name in rule.domains or name in extremes
     }
     for options in option_sets(rule):
-        assert_kernel_is_reference(rule, streams, step=2, **numbers, **options)
+        assert_kernel_is_reference(rule, streams, step=2, **(numbers | options))
 
 
 @spread(5, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)

@@ -386,9 +386,15 @@ def test_a_model_is_thincs(name):
 
 @pytest.mark.parametrize("rule", optkern.RULES, ids=lambda rule: rule.name)
 def test_every_rule_trains(rule):
-    lr = {"sgd": 0.5, "adagrad": 0.3, "adadelta": 1.0, "lars": 3.0, "radam": 0.1}.get(
-        rule.name, 0.02
-    )
+    lr = {
+        "sgd": 0.5,
+        "adagrad": 0.3,
+        "adadelta": 1.0,
+        "lars": 3.0,
+        "radam": 0.1,
+        "asgd": 0.5,
+        "ftrl": 0.3,
+    }.get(rule.name, 0.02)
     optimizer = ours.Optimizer(lr, rule=rule.name)
     model = tagger()
     before = ours.objective(model, SENTENCES, TAGS).loss

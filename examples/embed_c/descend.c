@@ -9,7 +9,7 @@
 
 static const optkern_api *ok;
 
-enum { P, CURVATURE, TARGET, GRADIENT, STATE, BUFFERS = STATE + 3 };
+enum { P, CURVATURE, TARGET, GRADIENT, STATE, BUFFERS = STATE + 4 };
 
 /* `steps` steps on n doubles, lr times `decay` after each; buffers[STATE] and after: the state. */
 static int descend(optkern_rule *rule, Py_buffer *buffers, int states, Py_ssize_t n, long steps,
@@ -18,7 +18,7 @@ static int descend(optkern_rule *rule, Py_buffer *buffers, int states, Py_ssize_
     double *lr = ok->number(rule, "lr");
     double *p = buffers[P].buf, *g = buffers[GRADIENT].buf;
     const double *curvature = buffers[CURVATURE].buf, *target = buffers[TARGET].buf;
-    void *streams[5] = {p, g};
+    void *streams[2 + BUFFERS - STATE] = {p, g};
     optkern_step step;
     for (int k = 0; k < states; k++)
         streams[2 + k] = buffers[STATE + k].buf;

@@ -35,7 +35,7 @@
  *     adopt      exp_avg, exp_avg_sq
  *     asgd       ax
  *     ftrl       z, n
- *     laprop     exp_avg, exp_avg_sq
+ *     laprop     exp_avg_ratio, exp_avg_sq
  *     rprop      prev, step_size
  *
  * Rules that take norms (lars, lamb): the streams of a call are those of a whole tensor. Any other

@@ -235,7 +235,8 @@ def adabelief(
     eps: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
@@ -253,7 +254,8 @@ def adan(
     weight_decay: float = ...,
     no_prox: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
@@ -271,7 +273,8 @@ def ademamix(
     alpha: float = ...,
     t_alpha_beta3: int = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
@@ -287,7 +290,8 @@ def adopt(
     weight_decay: float = ...,
     clip_exponent: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
@@ -302,7 +306,8 @@ def asgd(
     t0: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
@@ -318,14 +323,15 @@ def ftrl(
     lambda_2: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
 def laprop(
     p: Arrays,
     g: Gradients,
-    exp_avg: State = ...,
+    exp_avg_ratio: State = ...,
     exp_avg_sq: State = ...,
     *,
     lr: float = ...,
@@ -333,7 +339,8 @@ def laprop(
     eps: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
@@ -460,7 +467,8 @@ def ftrl_rows(
     lambda_2: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...

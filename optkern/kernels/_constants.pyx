@@ -39,7 +39,7 @@ cdef dict places(rule):
     cdef Py_ssize_t own = FIELDS.index("own")
     found = {}
     for name, default in rule.hyperparameters.items():
-        if name in rule.domains:
+        if name in rule.domains and name != "lr":   # which other code reads too
             found[name] = own
             own += len(rule.domains[name].encode(default))
         else:

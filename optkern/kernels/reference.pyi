@@ -262,7 +262,8 @@ def adabelief(
     eps: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def adan(
@@ -279,7 +280,8 @@ def adan(
     weight_decay: float = ...,
     no_prox: bool = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def ademamix(
@@ -296,7 +298,8 @@ def ademamix(
     alpha: float = ...,
     t_alpha_beta3: int = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def adopt(
@@ -311,7 +314,8 @@ def adopt(
     weight_decay: float = ...,
     clip_exponent: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def asgd(
@@ -325,7 +329,8 @@ def asgd(
     t0: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def ftrl(
@@ -340,13 +345,14 @@ def ftrl(
     lambda_2: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def laprop(
     p: Arrays,
     g: Gradients,
-    exp_avg: State = ...,
+    exp_avg_ratio: State = ...,
     exp_avg_sq: State = ...,
     *,
     lr: float = ...,
@@ -354,7 +360,8 @@ def laprop(
     eps: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...
 def rprop(
@@ -474,6 +481,7 @@ def ftrl_rows(
     lambda_2: float = ...,
     weight_decay: float = ...,
     maximize: bool = ...,
-    decay_form: Literal["l2", "decoupled", "independent"] = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
     step: int = ...,
 ) -> None: ...

@@ -18,7 +18,7 @@ from .row import Rule, Slot
 
 def formula(p, g, ax, h):
     g = ascended(p, g, h)
-    p[...] = moved(p, h.rate * g, g, h)
+    p[...] = moved(p * h.shorter, h.rate * g, g, h)
     ax[...] = flush(h.kept * ax + h.taken * p)
 
 
@@ -34,7 +34,7 @@ RULE = Rule(
         "alpha": Real("power of lr's decay", 0.0),
         "t0": Real("step after which the average begins", 0.0),
     },
-    constants=("kept", "taken"),
+    constants=("shorter", "kept", "taken"),
     counted=("step",),
     derived=("eta", "mu"),
     numpy=formula,

@@ -3,9 +3,9 @@
 ``z += g - (sqrt(n + g**2) - sqrt(n)) / lr * p; n += g**2``, and ``p`` is 0 where ``abs(z) <=
 lambda_1``, elsewhere ``(sign(z) * lambda_1 - z) / ((sqrt(n) + beta) / lr + lambda_2)``. Without
 ``beta`` and the lambdas it is Adagrad. As ``p`` follows from ``z`` and ``n`` alone, what changes
-it beside (Lookahead) hardly lasts, and a weight whose gradients are all 0 becomes
-0. Rates fall as square roots do (Keras's ``learning_rate_power=-0.5``). There is no
-``state_dtype``: the weights are as precise as the state.
+it beside (Lookahead, decoupled decay) hardly lasts, and ``lr`` is to be constant; a weight that
+has had no gradient yet keeps what it begins with. Rates fall as square roots do (Keras's
+``learning_rate_power=-0.5``). There is no ``state_dtype``: the weights are as precise as the state.
 
 McMahan et al., "Ad click prediction: a view from the trenches", 2013, algorithm 1.
 """
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, whole
+from .arithmetic import ascended, flush, moved, opposed, shrunk, whole
 from .domains import Real
+from .flags import CAUTIOUS, SHRINK, WARY
 from .row import ClassKeyword, Rule, Slot
 
 
@@ -26,7 +27,14 @@ def formula(p, g, z, n, h):
     z[...] = flush(z + (g - (root - np.sqrt(n)) * h.inverse * p))
     n[...] = now
     d = (np.where(root < least, least, root) + h.eps) * h.inverse + h.ridge
-    p[...] = np.where(np.abs(z) <= h.lasso, 0, np.where(z > 0, h.lasso - z, -h.lasso - z) / d)
+    new = np.where(np.abs(z) <= h.lasso, 0, np.where(z > 0, h.lasso - z, -h.lasso - z) / d)
+    new = np.where((z == 0) & (g == 0), p, new)
+    if h.flags & CAUTIOUS:
+        new = moved(p, p - new, g, h)
+    elif h.flags & SHRINK:
+        decayed = new - (p - shrunk(p, h))
+        new = np.where(opposed(p - new, p), new, decayed) if h.flags & WARY else decayed
+    p[...] = new
 
 
 RULE = Rule(
@@ -36,8 +44,8 @@ RULE = Rule(
         Slot("n", nonnegative=True, start="initial_accumulator_value"),
     ),
     hyperparameters={
-        "lr": 1e-3, "beta": 0.0, "lambda_1": 0.0, "lambda_2": 0.0,
-        "maximize": False, "step": 1,
+        "lr": 1e-3, "beta": 0.0, "lambda_1": 0.0, "lambda_2": 0.0, "weight_decay": 0.0,
+        "maximize": False, "decay_form": "l2", "step": 1,
     },
     settings={
         "initial_accumulator_value": ClassKeyword(0.0, Real("what n starts from", 0.0), "maximize"),

@@ -90,7 +90,7 @@ class Rule:
         In the order of the class's positional arguments. ``max_lr`` comes with ``decay_form``.
     domains : mapping of str to Domain
         Of the hyperparameters that are its own, or mean something else than in `VOCABULARY`. The
-        derivation finds their numbers in ``o.own``, one after the other.
+        derivation finds their numbers in ``o.own``, one after the other; ``lr`` in ``o.lr``.
     settings : mapping of str to Setting
         Further keywords of the class.
     constants : tuple of str

@@ -1,10 +1,11 @@
 # cython: cdivision=True, cpow=True
-from optkern.kernels._constants cimport SHRINK, constants_t, hyper_t
+from optkern.kernels._constants cimport constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport ascended, common, make_room, moved
 
 
 cdef enum:   # in the order of the row's constants
+    SHORTER   # decay of p by lambd
     KEPT
     TAKEN
 
@@ -16,7 +17,7 @@ cdef enum:   # in the order of the row's domains
 
 cdef inline floating formula(floating p, floating g, floating* ax, constants_t h) noexcept nogil:
     g = ascended(p, g, h)
-    p = moved(p, <floating> h.rate * g, g, h)
+    p = moved(p * <floating> h.own[SHORTER], <floating> h.rate * g, g, h)
     ax[0] = flush(<floating> h.own[KEPT] * ax[0] + <floating> h.own[TAKEN] * p)
     return p
 
@@ -28,8 +29,6 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     common(o, h)
     make_room(o, h)
     h.rate = eta * h.full
-    if o.own[LAMBD] != 0:
-        h.shrink = (h.shrink if h.flags & SHRINK else 1) * (1 - o.own[LAMBD] * eta)
-        h.flags |= SHRINK
+    h.own[SHORTER] = 1 - o.own[LAMBD] * eta
     h.own[TAKEN] = 1 / (past - o.own[T0]) if past - o.own[T0] > 1 else 1
     h.own[KEPT] = 1 - h.own[TAKEN]
