@@ -18,7 +18,7 @@ cdef inline floating formula(floating p, floating g, floating* m, constants_t h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """What is this rule's own: o.own in the order of the row's domains."""
+    """Derive what is this rule's own: o.own is in the order of the row's domains."""
     common(o, h)
     h.own[KEPT], h.own[TAKEN] = o.own[0], 1 - o.own[0]
     h.own[SOFTNESS] = o.own[1]

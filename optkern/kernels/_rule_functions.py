@@ -225,7 +225,7 @@ def _example(rule: Rule, place: str, name: str) -> list[str]:
     shape = "(4, 2)" if rows else "3"
     state = [slot for slot in rule.state if rule.needs(slot, rule.hyperparameters)]
     given = ["p", *(["rows"] if rows else []), "g", *state]
-    count = ["step=1"] if rule.counts(rule.hyperparameters) else []
+    count = [f"step={1 + rule.rests_first}"] if rule.counts(rule.hyperparameters) else []
     return [
         ">>> import numpy as np, optkern",
         f">>> p, g = np.ones({shape}), np.full({'(2, 2)' if rows else '3'}, 0.1)",

@@ -125,8 +125,11 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         ">>> import numpy as np, optkern",
         ">>> params = {'W': np.ones((3, 2)), 'b': np.zeros(2)}",
         f">>> opt = optkern.{example.format(rule.class_name)}",
-        ">>> opt.step({'W': np.full((3, 2), 0.1), 'b': np.full(2, 0.1)})",
-        "True",
+        *[
+            ">>> opt.step({'W': np.full((3, 2), 0.1), 'b': np.full(2, 0.1)})",
+            "True",
+        ]
+        * (1 + rule.rests_first),
         ">>> bool((params['W'] < 1).all())",
         "True",
     ]

@@ -18,8 +18,6 @@ from .domains import Numbers, Real, Switch
 from .flags import OWN1
 from .row import Rule, Slot
 
-SHARE = Real("", 0.0, 1.0, open_high=True)
-
 
 def formula(p, g, m, q, n, past, h):
     g = whole(ascended(p, g, h), h)
@@ -46,7 +44,9 @@ RULE = Rule(
         "no_prox": False, "maximize": False, "decay_form": "decoupled", "step": 1,
     },
     domains={
-        "betas": Numbers("decay rates of the three averages", (SHARE, SHARE, SHARE)),
+        "betas": Numbers(
+            "decay rates of the three averages", (Real("", 0.0, 1.0, open_high=True),) * 3
+        ),
         "no_prox": Switch("let decoupled decay shrink p before the step, not divide it after"),
     },
     constants=("beta3", "gain3", "change_rate", "after"),

@@ -13,8 +13,6 @@ from .arithmetic import ascended, denominator, flush, move_moments, moved
 from .domains import Count, Numbers, Real
 from .row import Rule, Slot
 
-SHARE = Real("", 0.0, 1.0, open_high=True)
-
 
 def formula(p, g, m, v, slow, h):
     g = ascended(p, g, h)
@@ -31,7 +29,9 @@ RULE = Rule(
         "alpha": 5.0, "t_alpha_beta3": 0, "maximize": False, "decay_form": "decoupled", "step": 1,
     },
     domains={
-        "betas": Numbers("decay rates of the three averages", (SHARE, SHARE, SHARE)),
+        "betas": Numbers(
+            "decay rates of the three averages", (Real("", 0.0, 1.0, open_high=True),) * 3
+        ),
         "alpha": Real("weight of the slow average", 0.0),
         "t_alpha_beta3": Count("steps until alpha and the third rate are reached", 0),
     },

@@ -49,6 +49,7 @@ RULE = Rule(
     constants=("most",),
     variants=((), ("OWN1",)),
     counted=("step",),
+    rests_first=True,
     numpy=formula,
     curvature_follows=True,
     stable_factor=lambda h: 2 * (1 + h["betas"][0]) / (1 - h["betas"][0]),

@@ -26,7 +26,7 @@ cdef inline floating formula(
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """Adam's constants; eps is in both places."""
+    """Derive Adam's constants; eps is in both places."""
     cdef double root = sqrt(1 - o.beta2 ** o.step)
     common(o, h)
     make_room(o, h)

@@ -33,7 +33,7 @@ cdef inline floating formula(
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """The corrections of m, q and n in the rates and eps: one division."""
+    """Fold the corrections of m, q and n into the rates and eps: one division."""
     cdef double beta1 = o.own[0], beta2 = o.own[1], beta3 = o.own[2]
     cdef bint no_prox = o.own[3] != 0
     cdef double root = sqrt(1 - beta3 ** o.step)

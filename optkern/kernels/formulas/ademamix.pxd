@@ -41,7 +41,7 @@ cdef inline double grown(double fast, double slow, double share) noexcept nogil:
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """Adam's constants, and those of the slow average at this step."""
+    """Derive Adam's constants, and those of the slow average at this step."""
     cdef double beta1 = o.own[BETA], beta2 = o.own[BETA + 1], beta3 = o.own[BETA + 2]
     cdef double root = sqrt(1 - beta2 ** o.step), alpha = o.own[ALPHA]
     if o.step < o.own[UNTIL]:
