@@ -2,6 +2,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import Signature
+from types import EllipsisType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -33,7 +34,7 @@ Gradients: TypeAlias = (
     | Iterator[Gradients]
     | DataclassInstance
 )
-Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | None
+Indices: TypeAlias = NDArray[np.integer[Any]] | Sequence[int] | EllipsisType | None
 Rows: TypeAlias = (
     Indices
     | Sequence[Indices]
@@ -107,6 +108,7 @@ class Optimizer:
     max_skips: int | Callable[[int], float] | None
     accumulate: int | Callable[[int], float]
     accumulate_form: Literal["mean", "sum"]
+    clip_update_rms: Number | None
     cautious: bool
     project: Literal["nonnegative"] | tuple[float, float] | None
     lookahead: tuple[int, float] | None
@@ -176,6 +178,7 @@ class SGD(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -211,6 +214,7 @@ class Adagrad(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -247,6 +251,7 @@ class RMSprop(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -281,6 +286,7 @@ class Adadelta(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -318,6 +324,7 @@ class Adam(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -354,6 +361,7 @@ class AdamW(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -388,6 +396,7 @@ class Adamax(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -424,6 +433,7 @@ class NAdam(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -459,6 +469,7 @@ class RAdam(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -492,6 +503,7 @@ class Lion(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -531,6 +543,7 @@ class LARS(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -566,6 +579,7 @@ class LAMB(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -600,6 +614,7 @@ class AdaBelief(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -635,6 +650,7 @@ class Adan(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -671,6 +687,7 @@ class AdEMAMix(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -706,6 +723,7 @@ class ADOPT(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -741,6 +759,7 @@ class ASGD(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -777,6 +796,7 @@ class FTRL(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -811,6 +831,7 @@ class LaProp(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -845,6 +866,7 @@ class Rprop(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
@@ -871,6 +893,7 @@ class Mixed(Optimizer):
         max_skips: int | Callable[[int], float] | None = ...,
         accumulate: int | Callable[[int], float] = ...,
         accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
         cautious: bool = ...,
         project: Literal["nonnegative"] | tuple[float, float] | None = ...,
         zero_grad: bool = ...,
