@@ -61,7 +61,13 @@ NAMES = sorted(set(CLASSES) - {"lamb"})  # which refuses int8
 PAIRS = [
     ([NAMES[k], NAMES[(k + 3) % len(NAMES)], NAMES[(k + 7) % len(NAMES)]], AROUND[k % len(AROUND)])
     for k in range(len(NAMES))
-] + [(["lamb", "lars", "adamw"], AROUND[1]), (["lars", "sgd"], AROUND[4]), (["lamb", "sgd"], {})]
+] + [
+    (["lamb", "lars", "adamw"], AROUND[1]),
+    (["lars", "sgd"], AROUND[4]),
+    (["lamb", "sgd"], {}),
+    (["adam", "rmsprop"], {"clip_update_rms": 0.5, "clip_norm": 0.3}),
+    (["lion", "adamw"], {"cautious": True, "project": (-1.0, 1.0)}),
+]
 
 
 @pytest.mark.parametrize("rules, around", PAIRS, ids=lambda x: "-".join(x))
