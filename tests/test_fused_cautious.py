@@ -27,6 +27,23 @@ def test_it_is_the_papers():
         assert 0 < mask.sum() < 40 or t == 1
 
 
+@pytest.mark.parametrize("rule", [r for r in RULES.values() if r.trust is None], ids=str)
+def test_no_element_of_any_rule_goes_up_its_gradient(rule):
+    """A formula that ends in anything else than `moved` knows nothing of it."""
+    more = {"weight_decay": 0.0} | ({"momentum": 0.9} if rule.name == "sgd" else {})
+    p, up = ordinary(np.float64, 200, 1), 0
+    q = p.copy()
+    opt, plain = CLASSES[rule.name](p, **more), CLASSES[rule.name](q, **more)
+    opt.cautious = True
+    for seed in range(2, 8):
+        g, before = ordinary(np.float64, 200, seed), (p.copy(), q.copy())
+        opt.step(g)
+        plain.step(g)
+        assert ((p - before[0]) * g <= 0).all() and (p != before[0]).any()
+        up += ((q - before[1]) * g > 0).sum()
+    assert up or rule.name in ("adagrad", "rmsprop", "adadelta", "rprop")  # no momentum, no need
+
+
 @pytest.mark.parametrize("name", ("adam", "sgd"))
 def test_edges_orders_threads_and_instruction_sets(name):
     """Also where gradients are not dense, accumulate beyond the range, or are clipped."""
