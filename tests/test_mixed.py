@@ -57,13 +57,23 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-NAMES = sorted(set(CLASSES) - {"lamb"})  # which refuses int8
+NAMES = sorted(CLASSES)
+
+
+def chosen(k: int) -> tuple[list[str], dict[str, object]]:
+    """Three rules, and options that all of them take."""
+    rules = [NAMES[k], NAMES[(k + 3) % len(NAMES)], NAMES[(k + 7) % len(NAMES)]]
+    around = dict(AROUND[k % len(AROUND)])
+    if any("" in CLASSES[rule].rule.not_compact for rule in rules):
+        around.pop("state_dtype", None)
+    return rules, around
+
+
 PAIRS = [
-    ([NAMES[k], NAMES[(k + 3) % len(NAMES)], NAMES[(k + 7) % len(NAMES)]], AROUND[k % len(AROUND)])
-    for k in range(len(NAMES))
-] + [
+    *map(chosen, range(len(NAMES))),
     (["lamb", "lars", "adamw"], AROUND[1]),
     (["lars", "sgd"], AROUND[4]),
+    (["adam", "lion"], AROUND[5]),
     (["lamb", "sgd"], {}),
     (["adam", "rmsprop"], {"clip_update_rms": 0.5, "clip_norm": 0.3}),
     (["lion", "adamw"], {"cautious": True, "project": (-1.0, 1.0)}),
