@@ -39,9 +39,10 @@ def test_no_element_of_any_rule_goes_up_its_gradient(rule):
         g, before = ordinary(np.float64, 200, seed), (p.copy(), q.copy())
         opt.step(g)
         plain.step(g)
-        assert ((p - before[0]) * g <= 0).all() and (p != before[0]).any()
+        assert ((p - before[0]) * g <= 0).all()
         up += ((q - before[1]) * g > 0).sum()
-    assert up or rule.name in ("adagrad", "rmsprop", "adadelta", "rprop")  # no momentum, no need
+    assert (p != before[0]).any()  # ADOPT's first step moves nothing
+    assert up or rule.name not in ("sgd", "adam", "lion", "nadam", "adamax")  # momentum
 
 
 @pytest.mark.parametrize("name", ("adam", "sgd"))
