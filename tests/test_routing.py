@@ -209,7 +209,7 @@ def test_what_comes_into_the_container_is_told():
         ({"layer_decay": 0.5, "lr": 0.1, "layers": lambda n: "x"}, "integer of at least 0"),
         ({"rule": "AdmW"}, "no rule 'AdmW'; did you mean AdamW"),
         *([] if hasattr(optkern, "Muon") else [({"muon": True}, "no rule Muon here yet.*Lion")]),
-        ({"nodecay": ()}, "nodecay is no argument, and no rule has it; did you mean no_decay"),
+        ({"nodecay": ()}, "unexpected keyword argument .nodecay.; did you mean no_decay"),
         ({"rule": "SGD", "betas": (0.9, 0.99)}, "betas is no argument, and SGD does not have it"),
         ({"muon": {"rule": "Lion", "momentm": 0.9}}, "groups: muon: momentm is no argument"),
         ({"muon": {"rule": "nothing"}}, "groups: muon: there is no rule 'nothing'"),

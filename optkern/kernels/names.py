@@ -246,7 +246,11 @@ def passing_on(
     inner: Callable[..., Any], without: Iterable[str] = ()
 ) -> Callable[[_Spelled], _Spelled]:
     """Do as `spelled` for a function that hands keywords on to ``inner``, but for some."""
-    names = [name for name in _keywords(inner) if name not in without]
+    return taking([name for name in _keywords(inner) if name not in without])
+
+
+def taking(names: Iterable[str]) -> Callable[[_Spelled], _Spelled]:
+    """Do as `spelled` for a function that takes these keywords besides its own."""
 
     def decorate(function: _Spelled) -> _Spelled:
         own = _keywords(function)

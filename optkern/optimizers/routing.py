@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import buffers
-from ..kernels.names import brief, hint
+from ..kernels.names import brief, hint, taking
 from ..kernels.routed import Routed
 from ..kernels.structures import Label, ParamsLike, Structure
 from ..rules import RULES, Rule
@@ -79,6 +79,7 @@ class Groups(Routed):
     __repr__ = __str__
 
 
+@taking(dict.fromkeys(name for rule in RULES for name in defaults_of(rule)))
 def groups(
     params: ParamsLike,
     *,
