@@ -87,7 +87,7 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         "    overflow all the same: docs/range.md has the cases.",
         "state_dtype : None, 'bfloat16' or 'int8'",
         "    What the state arrays are stored as, rounded stochastically; None: as computed. For",
-        "    float32, float16 and bfloat16 parameters; not with LAMB or centered=True.",
+        f"    float32, float16 and bfloat16 parameters{_compact_limits(rule)}.",
         "master_weights : True or False",
         "    Keep float32 masters of float16 and bfloat16 parameters; they are written as rounded.",
         "weight_rounding : None, 'stochastic' or 'nearest'",
@@ -134,3 +134,9 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         "True",
     ]
     return "\n".join(lines)
+
+
+def _compact_limits(rule: Rule) -> str:
+    """Say what compact state is not to be had with."""
+    refused = [f"{name}=True" if name else "this rule" for name in rule.not_compact]
+    return f"; not with {' or '.join(refused)}" if refused else ""
