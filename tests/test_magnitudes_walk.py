@@ -55,6 +55,8 @@ def hyperparameters(rng, rule):
     hyper = drawn(rng, CHOICES, rule.hyperparameters)
     if hyper.get("momentum") == 0 or hyper.get("nesterov"):
         hyper["momentum"] = 0.9 if hyper.get("nesterov") else 0.0
+    if len(rule.hyperparameters.get("betas", ())) == 3:
+        hyper["betas"] = (*hyper["betas"], 0.9)
     return hyper
 
 
@@ -103,6 +105,8 @@ def test_what_is_a_number_comes_out_as_one_at_length(name, dtype):
 def walk(name, dtype, runs, seed):
     if np.finfo(WIDER[dtype]).maxexp <= np.finfo(dtype).maxexp:
         pytest.skip("no wider dtype here")
+    if name == "ftrl":
+        pytest.skip("its weights are lost with its sum of squares: a row of docs/range.md")
     rule, rng = CLASSES[name].rule, np.random.default_rng(seed)
     checked = 0
     for _ in range(runs):
