@@ -82,7 +82,14 @@ class Twin:
     def __init__(self, rule, params, hyperparameters=None, **options):
         self.rule, self.params, self.options = rule, copies(params), options
         self.hyper = [{**rule.hyperparameters, **(hyperparameters or {})} for _ in params]
-        self.state = {slot: [np.zeros_like(p) for p in params] for slot in rule.state}
+        settings = {name: keyword.default for name, keyword in rule.settings.items()}
+        self.state = {
+            slot: [
+                np.full_like(p, rule.start_of(slot, settings | own))
+                for p, own in zip(params, self.hyper, strict=True)
+            ]
+            for slot in rule.state
+        }
         self.state |= {slot: copies(params) for slot in ("slow", "ema")}
         self.taken = [0] * len(params)
         self.held, self.calls = [None] * len(params), 0

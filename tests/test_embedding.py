@@ -59,7 +59,19 @@ def quadratic(rule):
     """p, curvature, target, room for the gradient, and the rule's state."""
     n = 9000 if rule.trust else 500  # norms are summed by blocks of 4096
     curvature, target = np.abs(ordinary(np.float64, n, 0)), ordinary(np.float64, n, 1)
-    return [np.zeros(n), curvature, target, np.zeros(n), *(np.zeros(n) for _ in rule.state)]
+    return [
+        np.zeros(n),
+        curvature,
+        target,
+        np.zeros(n),
+        *(np.full(n, start(rule, s)) for s in rule.state),
+    ]
+
+
+def start(rule, slot):
+    """What a state array begins with, by default."""
+    settings = {name: keyword.default for name, keyword in rule.settings.items()}
+    return rule.start_of(slot, {**settings, **rule.hyperparameters})
 
 
 @pytest.mark.parametrize("rule", optkern.RULES, ids=lambda r: r.name)

@@ -35,7 +35,8 @@ from optkern.optimizers import CLASSES
 def by_reference(rule, params, calls, **options):
     """The parameters, and their state, after calls of the reference twin with these gradients."""
     params = copies(params)
-    state = [[np.zeros_like(p) for p in params] for _ in rule.state]
+    values = {**rule.hyperparameters, **{k: s.default for k, s in rule.settings.items()}, **options}
+    state = [[np.full_like(p, rule.start_of(slot, values)) for p in params] for slot in rule.state]
     counts, products = [0] * len(params), [1.0] * len(params)
     for grads in calls:
         for i, g in enumerate(grads):

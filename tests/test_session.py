@@ -1,5 +1,6 @@
 """What packages above see of an optimizer, and where its parts were in pickles of before."""
 
+import dataclasses
 import pickle
 import threading
 
@@ -113,3 +114,23 @@ def test_what_is_alone_in_a_session_keeps_other_threads_out():
 
     assert opt.session.alone("a long act", act) == "done"
     assert len(said) == 1 and "a long act is under way already" in said[0] and opt.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "dampening"), [(0.5, 0.0), ("dampening", 0.5), ("dampening", lambda step: 0.5)]
+)
+def test_state_begins_with_what_its_row_says(start, dampening):
+    """A number, or a hyperparameter, also one that a schedule says."""
+    row = CLASSES["sgd"].rule
+    slot = row.arrays[0]._replace(start=start)
+
+    class Begun(optkern.Optimizer, rule=dataclasses.replace(row, arrays=(slot,))):
+        pass
+
+    opt = Begun({"w": np.ones(3)}, lr=0.1, momentum=0.9, dampening=dampening)
+    assert_same_bits(opt.state["w"]["momentum_buffer"], np.full(3, 0.5))
+    opt.step({"w": np.ones(3)})
+    opt.reset()
+    assert_same_bits(opt.state["w"]["momentum_buffer"], np.full(3, 0.5))
+    state = opt.session.completed({}, opt.params[0], 0, opt.param_groups[0], {})
+    assert_same_bits(state["momentum_buffer"], np.full(3, 0.5))

@@ -43,6 +43,16 @@ RESULTS = {
 NOTHING = {"get_include", "get_num_threads", "isa", "show_versions"}  # these take no arguments
 
 
+def keywords(function):
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind in kinds and p.name != "self"]
+
+
+# A wrapper's 100 ns at each step; and what hands keywords on to a drawing's lines.
+UNCHECKED = {optkern.Adam.step, optkern.Adam.step_rows, schedules.Schedule.plot, optkern.groups}
+
+
 def public():
     """Everything that is called by name, by its name."""
     found = {}
@@ -55,43 +65,40 @@ def public():
             if name[0] != "_" and getattr(value, "__module__", "") == room.__name__
         ]
         for name in set(names) - RESULTS - NOTHING:
-            if callable(getattr(room, name)):
+            if callable(getattr(room, name)) and getattr(room, name) not in UNCHECKED:
                 found[f"{room.__name__.removeprefix('optkern.')}.{name}"] = getattr(room, name)
     found |= {f"reference.{r.name}": getattr(optkern.reference, r.name) for r in optkern.RULES}
-    methods = (
-        *(optkern.Monitor.diagnose, optkern.LBFGS.step, optkern.SAM.step, schedules.Step.clamp),
-        *(optkern.NewtonLanczos.step, curvature.Null.project, optkern.Monitor().record),
-        *(getattr(optkern.Adam, name) for name in ("rebind", "reset", "load_state_dict")),
-        optkern.Adam.add_param_group,
-    )
+    classes = (optkern.Adam, optkern.LBFGS, optkern.SAM, optkern.NewtonLanczos, optkern.Monitor)
+    methods = [
+        function
+        for cls in (*classes, schedules.Plateau, schedules.Step, curvature.Null)
+        for name, function in inspect.getmembers(cls, inspect.isfunction)
+        if name[0] != "_" and keywords(function) and function not in UNCHECKED
+    ]
+    methods.append(optkern.Monitor().record)
     return found | {method.__qualname__: method for method in methods}
 
 
 PUBLIC = public()
 
 
-def misspelt(name):
-    """Two letters exchanged, or one more."""
-    return name[:1] + name[2] + name[1] + name[3:] if len(name) > 3 else name + name[-1]
-
-
-def keywords(function):
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind in kinds and p.name != "self"]
+def slips(name):
+    """Two letters exchanged, or one more; and other ways to write it."""
+    swapped = name[:1] + name[2] + name[1] + name[3:] if len(name) > 3 else name + name[-1]
+    return {swapped, name.upper(), name.replace("_", "-"), name.replace("_", "")} - {name}
 
 
 @pytest.mark.parametrize("where", sorted(PUBLIC))
 def test_a_misspelt_keyword_is_told_what_was_meant(where):
     function = PUBLIC[where]
     names = keywords(function)
-    told = [name for name in names if misspelt(name) not in names]
+    told = [(name, slip) for name in names for slip in slips(name) if slip not in names]
     assert told, names
-    for name in told:
+    for name, slip in told:
         with pytest.raises(TypeError) as caught:
-            function(**{misspelt(name): 1})
+            function(**{slip: 1})
         said = str(caught.value)
-        assert f"unexpected keyword argument {misspelt(name)!r}" in said
+        assert f"unexpected keyword argument {slip!r}" in said
         meant = said.rpartition("did you mean ")[2] or said.rpartition("the arguments are ")[2]
         assert name in meant.rstrip("?").replace(" or ", ", ").split(", "), said
 
@@ -106,6 +113,15 @@ def test_what_is_handed_on_to_lanczos_is_told_by_the_one_that_was_called():
         with pytest.raises(TypeError, match=f"^{owner}: .*'max_matvec'; did you mean max_matvecs"):
             call(max_matvec=3)
         call(max_matvecs=3)
+
+
+def test_what_groups_hands_on_is_told_from_its_own():
+    params = {"w": np.ones((2, 2)), "b": np.ones(2)}
+    with pytest.raises(TypeError, match=r"^groups: .*'no_deacy'; did you mean no_decay"):
+        optkern.groups(params, rule="AdamW", no_deacy=())
+    with pytest.raises(TypeError, match=r"^groups: .*'weight_decya'; did you mean weight_decay"):
+        optkern.groups(params, muon="Lion", weight_decya=0.1)
+    optkern.groups(params, initial_accumulator_value=0.1, etas=(0.5, 1.2), max_lr=1.0)
 
 
 # --------------------------------------------------------------------------- wrong kinds

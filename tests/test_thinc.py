@@ -431,3 +431,22 @@ def test_options_of_a_rule():
         opt.step(g)
         optimizer(KEY, w, g)
     assert np.array_equal(w, expected)
+
+
+@pytest.mark.parametrize("start", [0.5, "dampening"])
+def test_state_begins_with_what_its_row_says(start, monkeypatch):
+    row = optkern.optimizers.CLASSES["sgd"].rule
+    slot = row.arrays[0]._replace(start=start)
+
+    class Begun(optkern.Optimizer, rule=dataclasses.replace(row, arrays=(slot,))):
+        pass
+
+    monkeypatch.setitem(optkern.optimizers.CLASSES, "sgd", Begun)
+    options = {"momentum": 0.9, "dampening": 0.5}
+    optimizer = ours.Optimizer(0.1, rule="sgd", grad_clip=0.0, use_averages=False, **options)
+    w, expected = arrays()[0], arrays()[0]
+    opt = Begun(expected, lr=0.1, **options)
+    for g in arrays(count=3, seed=1):
+        opt.step(g)
+        optimizer(KEY, w, g)
+    assert np.array_equal(w, expected)

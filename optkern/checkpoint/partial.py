@@ -304,7 +304,9 @@ class Fit:
             for number, group in enumerate(state["param_groups"]):
                 for key in opt.session.members(number):
                     entry, array = state["state"][key], self.arrays[key]
-                    entries[key] = opt.session.completed(entry, array, group, state["options"])
+                    entries[key] = opt.session.completed(
+                        entry, array, number, group, state["options"]
+                    )
         except ValueError as error:  # half precision has no averages
             pass_on(error)
             return False

@@ -127,21 +127,25 @@ class Null(Frozen):
         """Compute U v, in float64."""
         return v - (self._inverse @ (self._w @ v)) @ self._w
 
+    @spelled
     def spread(self, v: np.ndarray) -> np.ndarray:
         """Spread a flat vector of n - k elements to the n elements that it stands for."""
         whole = np.concatenate([np.zeros(self.k), v])
         return self._turned(whole).astype(v.dtype)
 
+    @spelled
     def gather(self, w: np.ndarray) -> np.ndarray:
         """Gather the n - k elements that a flat vector of n has outside the modes."""
         return self._turned(w.astype(np.float64))[self.k :].astype(w.dtype)
 
+    @spelled
     def removed(self, w: np.ndarray) -> np.ndarray:
         """Remove what a flat vector of n elements has along the modes."""
         wide = w.astype(np.float64)
         wide = wide - (self.modes @ wide) @ self.modes
         return (wide - (self.modes @ wide) @ self.modes).astype(w.dtype)
 
+    @spelled
     def lift(self, v: np.ndarray) -> Any:
         """Give a vector of the complement, an eigenvector for one, x's structure.
 

@@ -86,10 +86,18 @@ class NoSuchNameError(KeyError, ValueError):
 def meant(name: object, known: Iterable[str], cutoff: float = 0.66) -> list[str]:
     """Name the known ones that ``name`` may be meant for: two at the most, the nearest first."""
     known = list(known)
+    bare = _bare(name)
+    if same := [key for key in known if _bare(key) == bare]:
+        return same[:1]
     alias = [key for key in _ELSEWHERE.get(str(name).lower(), "").split() if key in known]
     if alias:
         return alias
     return nearest(str(name), known, cutoff)
+
+
+def _bare(name: object) -> str:
+    """Cut from a name how it may be written: case, and what joins words."""
+    return str(name).replace("_", "").replace("-", "").lower()
 
 
 def hint(

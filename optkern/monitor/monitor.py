@@ -300,6 +300,7 @@ class Monitor(Record):
 
     # ----------------------------------------------------------------- the plot
 
+    @spelled
     def plot(self, axes: Any = None) -> Any:
         """Draw losses, norms and learning rate against the records, and sharpness if recorded.
 

@@ -57,7 +57,7 @@ class Planning:
         absent = [None] * len(arrays)
         state = {
             slot: [
-                self.first_state(slot, array, group)
+                self.first_state(slot, array, group, groups[group])
                 if a is None and (slot in slots or self.has_slot(slot, array, groups[group]))
                 else a
                 for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)

@@ -268,7 +268,9 @@ def _reset(session: Session, names: Any) -> None:
     params = session.structure
     state = {
         slot: [
-            session.first_state(slot, array, group) if i in chosen and a is not None else a
+            session.first_state(slot, array, group, session.groups[group])
+            if i in chosen and a is not None
+            else a
             for i, (a, array, group) in enumerate(zip(arrays, params.arrays, params.groups))
         ]
         for slot, arrays in session.plan.state.items()

@@ -61,17 +61,18 @@ class Storage:
         rule = self.rule_of(group)
         return slot in rule.slots and rule.needs(slot, group)
 
-    def first_state(self, slot: str, array: np.ndarray, group: int) -> Any:
-        """Make a state array as it begins, by the rule's slot and the group's keywords."""
-        new = self.new_state(slot, array)
-        start = next(
-            (own.start for own in self.rule_of(self.groups[group]).arrays if own.name == slot), 0.0
-        )
+    def first_state(
+        self, slot: str, array: np.ndarray, number: int, group: Mapping[str, Any]
+    ) -> Any:
+        """Make a state array as it begins, by the rule's slot and the values of a group."""
+        new, rule = self.new_state(slot, array), self.rule_of(group)
+        if slot not in rule.slots:
+            return new
+        start = rule.start_of(slot, {**group, **self.own_values[number]})
+        if callable(start):
+            start = start(self.applied)
         if start == 0:
             return new
-        if isinstance(start, str):
-            settings = self.own_values[group]
-            start = settings[start] if start in settings else self.groups[group][start]
         if isinstance(new, codecs.Compact):
             new.encode(start)
         else:
@@ -115,6 +116,7 @@ class Storage:
         self,
         entry: Mapping[str, Any],
         array: np.ndarray,
+        number: int,
         group: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
@@ -124,7 +126,7 @@ class Storage:
         entry = dict(entry)
         for slot in needed:
             if slot not in entry:
-                entry |= as_saved(slot, self.new_state(slot, array))
+                entry |= as_saved(slot, self.first_state(slot, array, number, group))
         return entry
 
     def refuse_parameter(self, label: Label, array: Any) -> None:

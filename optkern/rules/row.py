@@ -244,6 +244,11 @@ class Rule:
         """Check a value as this rule's hyperparameter of this name holds it."""
         return checked_option(owner, name, value, self.domain(name))
 
+    def start_of(self, slot: str, values: Values) -> Any:
+        """Find what a state array's elements begin with, under hyperparameters and settings."""
+        start = next(own.start for own in self.arrays if own.name == slot)
+        return values[start] if isinstance(start, str) else start
+
     def needs(self, slot: str, hyperparameters: Values) -> bool:
         """Tell whether these hyperparameters (a callable counts as on) touch the state ``slot``."""
         switch = self.slots[slot]

@@ -105,6 +105,7 @@ class Plateau(Schedule):
     def _at(self, step: int) -> float:
         return self.value
 
+    @spelled
     def observe(self, loss: float) -> bool:
         """Take note of a loss (one per epoch, say).
 
@@ -163,6 +164,7 @@ class Plateau(Schedule):
         """Copy what it has in mind: numbers alone."""
         return {name: getattr(self, name) for name in self._memory}
 
+    @spelled
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave.
 

@@ -17,7 +17,7 @@ from ..curvature.operators import Point, out_of_range
 from ..curvature.recurrence import dot
 from ..kernels import buffers
 from ..kernels.atomic import commit
-from ..kernels.names import hint
+from ..kernels.names import hint, spelled
 from ..kernels.turn import Turn
 from ..optimizers.given import differing, warn_of_replaced, written
 from ..optimizers.refused import Params
@@ -352,6 +352,7 @@ class Solver(ABC):
         self._point.structure.found()
         return Params(self._point.arrays)
 
+    @spelled
     def rebind(self, params: Any) -> None:
         """Go on with new arrays in the parameters' places.
 
@@ -389,6 +390,7 @@ class Solver(ABC):
             **self._memory(),
         }
 
+    @spelled
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave, options included; a callable one stays.
 

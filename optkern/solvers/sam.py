@@ -317,6 +317,7 @@ class SAM:
         """Copy everything that `load_state_dict` needs, the optimizer's state included."""
         return {"solver": "SAM", **self.session.saved(), "optimizer": self.optimizer.state_dict()}
 
+    @spelled
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave; a callable rho stays.
 

@@ -278,12 +278,17 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             self._counts.pop(key, None)
             for kept in self._state.values():
                 kept.pop(key, None)
-        needed = {**rule.hyperparameters, **self._fixed, **dict.fromkeys(self._scheduled, True)}
-        state = {
-            slot: self._where_kept(slot).setdefault(key, zeros_like(weights.reshape(-1)))
-            for slot in rule.state
-            if rule.needs(slot, needed)
-        }
+        values = {name: keyword.default for name, keyword in rule.settings.items()}
+        values |= {**rule.hyperparameters, **self._fixed}
+        values |= {name: self._now(name, key) for name in self._scheduled}
+        needed = {**values, **dict.fromkeys(self._scheduled, True)}
+        state = {}
+        for slot in filter(lambda slot: rule.needs(slot, needed), rule.state):
+            kept = self._where_kept(slot)
+            if key not in kept:
+                kept[key] = zeros_like(weights.reshape(-1))
+                kept[key][...] = rule.start_of(slot, values)
+            state[slot] = kept[key]
         for slot, array in state.items():
             check_companion(f"{THINCS.get(slot, slot)} of {label!r}", array, weights)
         average = None
