@@ -213,3 +213,14 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
     if os.path.exists("/proc/self/mem"):
         with pytest.raises((OSError, ValueError), match="load: /proc/self/mem: "):
             optkern.load("/proc/self/mem", opt)
+
+
+def test_a_weight_that_is_nan_is_the_same_weight_in_its_master(tmp_path):
+    """Without parameters a master must be of the weights here: NaN is the same as NaN."""
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes").bfloat16
+    weights = np.array([1, np.nan, 3], np.float32).astype(bfloat16)
+    opt = optkern.SGD({"w": weights}, lr=0.1, master_weights=True)
+    opt.step({"w": np.full(3, 0.5, np.float32)})
+    optkern.save(tmp_path / "run", opt, params=False)
+    other = optkern.SGD({"w": weights.copy()}, lr=0.1, master_weights=True)
+    assert optkern.load(tmp_path / "run", other, params=False).mismatched_keys == ()
