@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from turning import turn
 
+import optkern
 from optkern.monitor.climb import Raise, by_raise, exploded, raised
 from optkern.monitor.evidence import Evidence
 from optkern.monitor.faults import alike, jumped, turned, unfed
 from optkern.monitor.growth import growing, logarithm
+from optkern.monitor.limits import at_limits
 from optkern.monitor.record import Look
 from optkern.monitor.trend import Trend
 
@@ -472,3 +474,16 @@ def test_units_are_alike_within_a_ten_thousandth_of_the_largest():
     assert alike("wv", [np.ones((1, 3)), np.ones((3, 1))]) == ""
     assert alike("wv", [np.full((2, 2), np.nan), np.ones((2, 2))]).count("'v'") == 1
     assert "all columns" in alike(["w"], [np.zeros((2, 2))])
+
+
+def test_those_that_steps_push_against_are_counted():
+    """At the lower limit a positive gradient pushes, at the upper one a negative, here of three."""
+    x = np.array([0.0, 0.0, 1.0, 0.5])
+    grad = np.array([1.0, 2.0, 3.0, 0.0])
+    opt = optkern.SGD(x, project=(0.0, 1.0))
+    assert "holds 3 of 4 elements at a limit, 2 of them against" in at_limits(
+        opt, x, lambda _: grad, 1.0
+    )
+    assert "holds 3 of 4 elements at a limit, 1 of them against" in at_limits(
+        opt, x, lambda _: grad, -1.0
+    )
