@@ -143,6 +143,7 @@ def specification() -> ModuleType:
 
 
 rules = specification()
+STAMPED_RULES = (*rules.RULES, *rules.MATRIX_RULES)
 
 
 def touches(rule, slot, flags) -> bool:
@@ -191,7 +192,7 @@ def spans(isa: str) -> list[Extension]:
     """The extensions of one instruction set: what rules share, and one for each formula."""
     flags = [*ALWAYS_INLINE, *ISA_FLAGS.get(isa, [])]
     parts = {f"_span_{isa}": list(rules.LIMITS)}
-    parts |= {f"_span_{isa}_{row.name}": [row] for row in rules.RULES if row.formula == row.name}
+    parts |= {f"_span_{isa}_{row.name}": [row] for row in STAMPED_RULES if row.formula == row.name}
     return [
         extension(f"kernels.{name}", stamp(isa, rows, name), flags) for name, rows in parts.items()
     ]
@@ -199,7 +200,7 @@ def spans(isa: str) -> list[Extension]:
 
 def stamp_derivations() -> None:
     """Write the table that finds the derivation of a rule's constants."""
-    stems = list(dict.fromkeys(rule.formula for rule in rules.RULES))
+    stems = list(dict.fromkeys(rule.formula for rule in STAMPED_RULES))
     lines = [f"from optkern.kernels.formulas.{x} cimport derive as derive_{x}" for x in stems]
     lines += [
         "from optkern.kernels._constants cimport constants_t, derive_t, hyper_t",

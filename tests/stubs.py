@@ -13,7 +13,8 @@ from tables import tables
 
 import optkern
 from optkern import rules
-from optkern.optimizers import CLASSES
+from optkern.optimizers import CLASSES, MATRIX_CLASSES
+from optkern.rules.domains import Polynomials
 
 PACKAGE = Path(__file__).parent.parent / "optkern"
 
@@ -39,6 +40,7 @@ from .session import Session as Session
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
 Group: TypeAlias = Mapping[str, Any]
+Triple: TypeAlias = tuple[float, float, float]
 Params: TypeAlias = (
     Array
     | Sequence[Params | None]
@@ -203,6 +205,9 @@ def annotation(rule: rules.Rule | None, name: str, schedules: bool) -> str:
         return 'Literal["stochastic", "nearest"] | None'
     if name == "seed":
         return "int"
+    if isinstance(domain, Polynomials):
+        words = ", ".join(f'"{word}"' for word in domain.words)
+        return f"Literal[{words}] | Triple"
     if isinstance(domain, rules.Choice):
         return "Literal[" + ", ".join(f'"{word}"' for word in domain.words) + "]"
     if isinstance(domain, rules.Switch):
@@ -251,11 +256,12 @@ def optimizers() -> str:
         for name in rules.OPTIONS
         if name != "zero_grad"  # a descriptor: it can be called, too
     )
-    classes = ["Mixed", "Optimizer", *(cls.__name__ for cls in CLASSES.values())]
+    made = (*CLASSES.values(), *MATRIX_CLASSES)
+    classes = ["Mixed", "Optimizer", *(cls.__name__ for cls in made)]
     classes.sort(key=lambda name: (not name.isupper(), name))  # as linters want them
     names = "".join(f'    "{name}",\n' for name in classes)
     text = OPTIMIZERS_HEAD.replace("{options}", options) + f"\n__all__ = [\n{names}]\n"
-    for cls in (*CLASSES.values(), optkern.Mixed):
+    for cls in (*made, optkern.Mixed):
         body = arguments(cls.rule, cls.__signature__, {"params": "Params"}, schedules=True)
         body = "".join(f"    {line}\n" for line in ["    self,", *body.splitlines()])
         text += f"\nclass {cls.__name__}(Optimizer):\n    def __init__(\n{body}    ) -> None: ...\n"
@@ -276,8 +282,8 @@ def twins(module: object, imports: str, extra: str) -> str:
 
 
 def adapters() -> str:
-    """Write the classes that torch's room makes of those in `CLASSES`."""
-    names = [cls.__name__ for cls in CLASSES.values()]
+    """Write the classes that torch's room makes of those in `CLASSES` and `MATRIX_CLASSES`."""
+    names = [cls.__name__ for cls in (*CLASSES.values(), *MATRIX_CLASSES)]
     head = (
         "# Written by tests/stubs.py from the rule table.\n"
         "from .adapter import Adapter\nfrom .model_loss import objective as objective\n\n"

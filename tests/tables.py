@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optkern
 from optkern.optimizers import CLASSES
-from optkern.rules import Rule
+from optkern.rules import MATRIX_RULES, Rule
 
 ROOT = Path(__file__).parent.parent
 # Where a rule has a name too (`Rule.names`), and what these libraries call themselves.
@@ -47,18 +47,22 @@ def own_options(rule: Rule) -> list[str]:
     return found
 
 
+def kind(rule: Rule) -> str:
+    """What a rule is for, where not for all."""
+    words = (" (full batches)", not rule.mini_batches), (" (matrices)", rule.matrices)
+    return "".join(word for word, holds in words if holds)
+
+
 def page() -> str:
     """The table of rules: a line for each rule, those that differ in defaults alone together."""
     heads = ["class", "kernel", *LIBRARIES.values(), "state", "options of its own"]
     lines = ["\n", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for _, same in groupby(optkern.RULES, key=lambda rule: (rule.formula, own_options(rule))):
+    rows = (*optkern.RULES, *MATRIX_RULES)
+    for _, same in groupby(rows, key=lambda rule: (rule.formula, own_options(rule))):
         rules = list(same)
         own = ", ".join(f"`{name}`" for name in own_options(rules[0]))
-        classes = ", ".join(
-            f"`{rule.class_name}`" + ("" if rule.mini_batches else " (full batches)")
-            for rule in rules
-        )
-        kernels = ", ".join(f"`{rule.name}`" for rule in rules)
+        classes = ", ".join(f"`{rule.class_name}`{kind(rule)}" for rule in rules)
+        kernels = ", ".join("" if rule.matrices else f"`{rule.name}`" for rule in rules)
         names = [
             ", ".join(f"`{rule.names[library]}`" for rule in rules if library in rule.names)
             for library in LIBRARIES

@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 from optkern.kernels._wide cimport fits, product, quotient, split, total, wide, wide_t
 from optkern.kernels._derivations cimport stamped_derivation
-from optkern.rules import FLAGS, LIMITS, OPTIONS, RULES
+from optkern.rules import COMPILED, FLAGS, OPTIONS
 
 cdef enum:
     ACCUMULATE_MEAN
@@ -50,7 +50,7 @@ cdef dict places(rule):
     return found
 
 
-cdef dict PLACES = {rule.name: places(rule) for rule in (*RULES, *LIMITS)}
+cdef dict PLACES = {rule.name: places(rule) for rule in COMPILED}
 
 if [bit for _, bit in sorted(FLAGS.items())] != [
     AGREEMENT, AMSGRAD, APPLY, CAUTIOUS, CENTERED, CLAMP, DECAY, DIRECTION, GUARD, L2, MOMENTUM,

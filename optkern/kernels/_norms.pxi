@@ -54,6 +54,10 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
             if plan.bad >= 0:
                 return
     adjust_constants(plan)
+
+
+cdef void measure_directions(plan_t* plan, int threads) noexcept nogil:
+    """Ask the rules for their directions, whose norms and signs the step depends on."""
     if plan.directs:
         sum_squares(plan, DIRECTIONS, threads)
         apply_directions(plan)

@@ -84,6 +84,7 @@ cdef struct tensor_t:
     bint averages                      # Lookahead's turn
     bint dense                         # the parameter, in its own memory order
     bint compact                       # state is, and all else is dense and of one dtype
+    char* matrix                       # what a matrix steps along in this call
     int home                           # the parameter's own stream: 0, or ROUNDED
     unsigned char* scales[MAX_STREAMS]
     unsigned long long name            # what of the tensor goes into its random bits
@@ -158,6 +159,7 @@ cdef struct traits_t:
     int streams                        # p, g and its state
     bint has_velocity                  # which begins with the first gradient
     bint trusts                        # trust ratios take norms: of gradients,
+    bint matrices                      # it makes something of a whole matrix (_matrices.pxi)
     bint directs                       # or of the rule's own directions
     unsigned int needs[MAX_STREAMS]    # with which flags a stream is touched; ALWAYS: with any
 
@@ -189,6 +191,7 @@ cdef struct plan_t:
     bint trusts                   # some rule's trust ratios take norms,
     bint trusts_gradients         # of gradients,
     bint directs                  # or of its own directions
+    bint matrices                 # some rule makes something of whole matrices
     bint keeps                    # there is state of options
     bint adjusts                  # constants depend on options or norms
     bint measures                 # norms are taken before the update
@@ -198,6 +201,7 @@ cdef struct plan_t:
     bint sweeping                 # a stream has been found that sweeps may take
     bint staging                  # a stream has been found that needs scratch
     # Of the call under way.
+    bint shaped                   # the matrices have been made: only steps are left
     bint adding                   # gradients are only accumulated
     bint check_finite
     bint state_missing            # the constants derived last touch state that is not there

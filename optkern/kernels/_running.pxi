@@ -7,18 +7,32 @@
 cdef void run_plan(plan_t* plan, int threads) noexcept nogil:
     cdef scratch_t* s = room_of(plan, 0)
     cdef Py_ssize_t k
-    if plan.measures and not plan.adding:
-        measure(plan, threads)
+    if plan.bad >= 0:   # found while matrices were made
+        return
+    if not plan.adding and not plan.shaped:
+        make_ready(plan, threads)
         if plan.bad >= 0:
             return
-    elif (plan.adjusts or plan.accumulated or plan.held_shift) and not plan.adding:
-        adjust_constants(plan)
+    if plan.shaped:
+        step_matrices(plan)
+    if not plan.adding and plan.measures:
+        measure_directions(plan, threads)
     if threads == 1:   # no chunks: their dispatch costs 2 % in cache
         for k in range(plan.count):
             if plan.tensors[k].active:
                 run_span(plan, &plan.tensors[k], 0, plan.tensors[k].size, s)
-        return
-    run_jobs(run_chunk, plan, plan.chunks.count, threads)
+    else:
+        run_jobs(run_chunk, plan, plan.chunks.count, threads)
+    if plan.shaped:
+        leave_matrices(plan)
+
+
+cdef void make_ready(plan_t* plan, int threads) noexcept nogil:
+    """Take the norms of gradients and complete the constants; nothing is written."""
+    if plan.measures:
+        measure(plan, threads)
+    elif plan.adjusts or plan.accumulated or plan.held_shift:
+        adjust_constants(plan)
 
 
 cdef void run_chunk(void* context, Py_ssize_t k, int thread) noexcept nogil:

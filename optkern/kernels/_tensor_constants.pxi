@@ -28,6 +28,7 @@ cdef void note_options(plan_t* plan) noexcept nogil:
     plan.measures_gradients = takes_gradient_norms(plan, o)
     plan.measures = plan.measures_gradients or plan.trusts or rehearses(o)
     plan.adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
+    plan.adjusts = plan.adjusts or plan.matrices   # a matrix has constants of its own
     plan.pieces = o.zero_grad != 0 or o.project != 0 or plan.keeps
     for stored in range(4 if o.project else 0):
         confinement(o, stored, &plan.box[stored][0], &plan.box[stored][1])

@@ -5,15 +5,16 @@
 
 cdef int note_traits() except -1:
     cdef int k, j
-    if len(RULES + LIMITS) > MAX_RULES:
+    if len(COMPILED) > MAX_RULES:
         raise SystemError("optkern: MAX_RULES in kernels/span.pxd has become too small")
     if 2 + MAX_STATE + EXTRA + 1 > MAX_STREAMS:   # and a master
         raise SystemError("optkern: MAX_STREAMS in kernels/span.pxd has become too small")
-    for k, rule in enumerate(RULES + LIMITS):
+    for k, rule in enumerate(COMPILED):
         TRAITS[k].derive = derivation(rule)
         TRAITS[k].streams = 2 + len(rule.slots)
         TRAITS[k].has_velocity = rule.begins_with is not None
         TRAITS[k].trusts, TRAITS[k].directs = rule.trust is not None, rule.trust == "direction"
+        TRAITS[k].matrices = rule.matrices is not None
         for j, slot in enumerate(rule.slots):
             TRAITS[k].needs[2 + j] = rule.flag(slot) or ALWAYS
         TRAITS[k].needs[0] = TRAITS[k].needs[1] = ALWAYS
@@ -25,6 +26,7 @@ cdef void note_rule(plan_t* plan, int index) noexcept nogil:
     plan.streams = max(plan.streams, TRAITS[index].streams)
     plan.trusts = plan.trusts or TRAITS[index].trusts
     plan.directs = plan.directs or TRAITS[index].directs
+    plan.matrices = plan.matrices or TRAITS[index].matrices
     plan.trusts_gradients |= TRAITS[index].trusts and not TRAITS[index].directs
 
 

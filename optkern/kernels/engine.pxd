@@ -51,6 +51,7 @@ cdef class Plan:
     cdef readonly bint raises        # what the last step found not finite is an error
     cdef plan_t core                 # all that runs without the GIL
     cdef list _orders, _views
+    cdef list _matrices              # what matrices step along in this call
     cdef object _gradients           # a call's; a tuple until one is cast
     cdef optkern_mode_t _mode        # that a call has found
     cdef Turn _turn

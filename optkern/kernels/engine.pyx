@@ -37,7 +37,7 @@ from optkern.kernels._constants cimport (
     APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DECAY_INDEPENDENT, DIRECTION, MOMENTUM,
     TRUST, adjust, apply_trust, ask_agreement, ask_relative, be_cautious, be_steady, confinement,
     constants_t, derivation, encode, encode_option, gradient_share, hyper_t, make_constants,
-    options_t, take_head,
+    options_t, OWN, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
@@ -56,7 +56,7 @@ from optkern.kernels.span cimport (
 from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold
 from optkern.kernels.turn cimport Turn
 from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
-from optkern.rules import LIMITS, MAX_STATE, OPTION_SLOTS, OPTIONS, RULES
+from optkern.rules import COMPILED, MAX_STATE, OPTION_SLOTS, OPTIONS
 
 cnp.import_array()
 
@@ -71,7 +71,7 @@ cdef enum:
     APART = 512        # bytes; rows of a tile whose length is a multiple of it get gaps
     TILE = 36 * BLOCK * 8   # bytes that a sweep brings into C order at a time
 
-cdef dict INDEX = {row.name: k for k, row in enumerate(RULES + LIMITS)}
+cdef dict INDEX = {row.name: k for k, row in enumerate(COMPILED)}
 
 # What tests put sizes around.
 EDGES = {
@@ -88,6 +88,7 @@ include "_tensor_constants.pxi"
 include "_norms.pxi"
 include "_sweep.pxi"
 include "_running.pxi"
+include "_matrices.pxi"
 
 # --------------------------------------------------------------------------- the plan
 
@@ -272,7 +273,7 @@ cdef class Plan:
 
     cdef void end(self) noexcept:
         optkern_restore_mode(self._mode)
-        self._gradients = None
+        self._gradients = self._matrices = None
         self._turn.end()
 
     # ----------------------------------------------------------------- the step
@@ -336,7 +337,7 @@ cdef class Plan:
         cdef int threads = self._usable_threads(num_threads)
         take_gradients(self, gradients)
         reserve_scratch(core, threads)
-        core.bad = -1
+        core.bad, core.shaped = -1, False
         on_nonfinite = self.patient(on_nonfinite)
         core.check_finite = on_nonfinite != PROPAGATE
         core.adding = core.accumulated + 1 < core.options.accumulate
@@ -350,6 +351,7 @@ cdef class Plan:
             if not core.adding:
                 core.norm_taken = core.measures_gradients
                 self.prepare()
+                shape_matrices(self, threads)
             if threads == 1 and core.total < KEEP_GIL:
                 run_plan(core, 1)
             else:

@@ -19,7 +19,7 @@ from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
 from optkern.kernels.span cimport rule_spans_t, spans_t
-from optkern.rules import RULES, loops_hash
+from optkern.rules import COMPILED, LIMITS, RULES, loops_hash
 
 cdef extern from *:
     """
@@ -91,7 +91,9 @@ def use_isa(str name):
     cdef int k
     if spans.sizes != sizeof(spans_t) * 4096 + sizeof(constants_t):
         raise stale(f"_span_{name}")
-    for k, rule in enumerate(RULES):
+    for k, rule in enumerate(COMPILED):
+        if rule in LIMITS:
+            continue
         try:
             loops = <rule_spans_t*> PyCapsule_GetPointer(
                 _isa.table(name, rule.formula), "optkern.rule_spans"

@@ -12,6 +12,7 @@ from .bound import renewed as renewed
 from .change import Change as Change
 from .change import Counts as Counts
 from .classes import MADE
+from .classes import MATRIX_CLASSES as MATRIX_CLASSES
 from .groups import ParamGroup as ParamGroup
 from .groups import no_attribute as no_attribute
 from .loading import refuse_impossible as refuse_impossible

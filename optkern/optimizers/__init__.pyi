@@ -19,6 +19,7 @@ from .session import Session as Session
 Array: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]
 Gradient: TypeAlias = NDArray[np.floating[Any]] | None
 Group: TypeAlias = Mapping[str, Any]
+Triple: TypeAlias = tuple[float, float, float]
 Params: TypeAlias = (
     Array
     | Sequence[Params | None]
@@ -142,6 +143,7 @@ __all__ = [
     "LaProp",
     "Lion",
     "Mixed",
+    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",
@@ -847,6 +849,46 @@ class Rprop(Optimizer):
         etas: Pair = ...,
         step_sizes: Pair = ...,
         weight_decay: Number = ...,
+        *,
+        maximize: bool = ...,
+        decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+        max_lr: Number = ...,
+        num_threads: int | None = ...,
+        on_nonfinite: Literal["propagate", "skip", "raise"] = ...,
+        state_dtype: Literal["bfloat16", "int8"] | None = ...,
+        master_weights: bool = ...,
+        weight_rounding: Literal["stochastic", "nearest"] | None = ...,
+        seed: int = ...,
+        follow: bool = ...,
+        strict_grads: bool = ...,
+        clip_norm: Number | None = ...,
+        clip_norm_per_tensor: Number | None = ...,
+        clip_value: Number | None = ...,
+        grad_scale: Number = ...,
+        max_skips: int | Callable[[int], float] | None = ...,
+        accumulate: int | Callable[[int], float] = ...,
+        accumulate_form: Literal["mean", "sum"] = ...,
+        clip_update_rms: Number | None = ...,
+        cautious: bool = ...,
+        project: Literal["nonnegative"] | tuple[float, float] | None = ...,
+        zero_grad: bool = ...,
+        lookahead: tuple[int, float] | None = ...,
+        ema_decay: Number | None = ...,
+    ) -> None: ...
+
+class Muon(Optimizer):
+    def __init__(
+        self,
+        params: Params,
+        lr: Number = ...,
+        weight_decay: Number = ...,
+        momentum: Number = ...,
+        nesterov: bool = ...,
+        ns_coefficients: Literal["original", "quintic", "polar_express"] | Triple = ...,
+        eps: Number = ...,
+        ns_steps: int = ...,
+        adjust_lr_fn: Literal["original", "match_rms_adamw"] = ...,
+        layout: Literal["in_out", "out_in"] = ...,
         *,
         maximize: bool = ...,
         decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,

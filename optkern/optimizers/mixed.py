@@ -14,15 +14,16 @@ from typing import Any
 from ..kernels import RULES
 from ..kernels.names import brief, hint
 from ..kernels.structures import Structure
-from ..rules import Rule
+from ..rules import MATRIX_RULES, Rule
 from .optimizer import Optimizer
 from .session import Session
 from .words import COUNTED
 
 # What groups of several rules are to those who ask an optimizer for its rule.
 MIXED = Rule(name="mixed", class_name="Mixed", hyperparameters={})
-_BY_NAME = {rule.name: rule for rule in RULES}
-_CALLED = {rule.class_name: rule for rule in RULES} | _BY_NAME
+_ALL = (*RULES, *MATRIX_RULES)
+_BY_NAME = {rule.name: rule for rule in _ALL}
+_CALLED = {rule.class_name: rule for rule in _ALL} | _BY_NAME
 
 
 def rule_named(owner: str, value: Any) -> Rule:
@@ -37,7 +38,7 @@ def rule_named(owner: str, value: Any) -> Rule:
         if value not in _CALLED:
             raise ValueError(f"{owner}: there is no rule {value!r}; {hint(value, _CALLED)}")
         return _CALLED[value]
-    if isinstance(value, type) and issubclass(value, Optimizer) and value.rule in RULES:
+    if isinstance(value, type) and issubclass(value, Optimizer) and value.rule in _ALL:
         return value.rule
     raise TypeError(
         f"{owner}: rule must be a class of optkern's, such as optkern.AdamW, or the name of one, "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels import codecs
+from ..kernels import buffers, codecs
 from ..kernels.atomic import Setting, commit
 from ..kernels.engine import Plan
 from ..kernels.rules import (
@@ -49,6 +49,7 @@ class Planning:
         seed = self.seed if seed is None else seed
         for label, array in zip(structure.labels, arrays):
             self.refuse_parameter(label, array)
+        self._refuse_matrices(structure, groups)
         if counts is None and old is not None:
             counts = Counts.of(old)
         slots = [slot for slot in OPTION_SLOTS if self.needs(slot, options)]
@@ -85,6 +86,17 @@ class Planning:
             (vars(self), {"plan": plan, "structure": structure, "seed": seed, "fresh": fresh}),
         ]
         return Change(self, entries, plan)
+
+    def _refuse_matrices(self, structure: Structure, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ValueError where a rule of matrices is given something else."""
+        for label, array, group in zip(structure.labels, structure.arrays, structure.groups):
+            rule = self.rule_of(groups[group])
+            if rule.matrices and array.ndim != 2:
+                raise ValueError(
+                    f"{self.owner}: {rule.class_name} is for matrices, "
+                    f"{buffers.named('parameter', label)} has shape {array.shape}; give it another "
+                    "rule, in an optimizer of its own or by optkern.Mixed"
+                )
 
     def rebuild(
         self,

@@ -40,8 +40,10 @@ from .row import MAX_STATE, ClassKeyword, Rule, Slot
 from .vocabulary import VOCABULARY
 
 __all__ = [
+    "COMPILED",
     "FLAGS",
     "LIMITS",
+    "MATRIX_RULES",
     "MAX_STATE",
     "NONNEGATIVE",
     "ON_NONFINITE",
@@ -83,10 +85,14 @@ def _rules() -> tuple[Rule, ...]:
     return tuple(sorted(found, key=lambda rule: (rule.place, rule.name)))
 
 
-RULES: tuple[Rule, ...] = _rules()
+_FOUND = _rules()
+RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if rule.matrices is None)
+
+# The rules of matrices, which are classes alone: no function of arrays of any shape can be one.
+MATRIX_RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if rule.matrices is not None)
 
 # The state that has no signs, of all rules.
-NONNEGATIVE = frozenset().union(*(rule.nonnegative for rule in RULES))
+NONNEGATIVE = frozenset().union(*(rule.nonnegative for rule in _FOUND))
 
 # The rules that have a row-wise form, `<rule>_rows`.
 ROW_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule.has_rows)
@@ -101,6 +107,9 @@ LIMITS: tuple[Rule, ...] = tuple(
     )
     for k in range(4)
 )
+
+# All that have loops, in the order of the compiled tables.
+COMPILED: tuple[Rule, ...] = (*RULES, *LIMITS, *MATRIX_RULES)
 
 
 def loops_hash(rule: Rule) -> int:

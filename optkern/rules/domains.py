@@ -207,16 +207,44 @@ class Choice(NamedTuple):
 
     meaning: str
     words: tuple[str, ...]
+    none: str | None = None  # the word that None stands for, where it stands for one
 
     @property
     def allowed(self) -> str:
         return "one of " + ", ".join(repr(word) for word in self.words)
 
     def check(self, value: Any) -> str | None:
+        if value is None:
+            return self.none
         return value if isinstance(value, str) and value in self.words else None
 
     def encode(self, value: str) -> tuple[float, ...]:
         return (float(self.words.index(value)),)
+
+
+class Polynomials(NamedTuple):
+    """Allow a word for known coefficients, or three numbers of one's own."""
+
+    meaning: str
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return f"one of {', '.join(map(repr, self.words))}, or three finite numbers (a, b, c)"
+
+    def check(self, value: Any) -> str | tuple[float, ...] | None:
+        if isinstance(value, str):
+            return value if value in self.words else None
+        if not isinstance(value, (list, tuple)) or len(value) != 3:
+            return None
+        numbers = tuple(map(as_number, value))
+        good = all(x is not None and math.isfinite(x) for x in numbers)
+        return numbers if good else None  # type: ignore[return-value]
+
+    def encode(self, value: str | tuple[float, ...]) -> tuple[float, ...]:
+        if isinstance(value, str):
+            return (float(self.words.index(value)), 0.0, 0.0, 0.0)
+        return (-1.0, *value)
 
 
 class Cycle(NamedTuple):
@@ -258,7 +286,7 @@ class Box(NamedTuple):
         return (1.0, *((0.0, math.inf) if isinstance(value, str) else value))
 
 
-Domain = Real | Numbers | Count | Switch | Choice | Cycle | Box
+Domain = Real | Numbers | Count | Switch | Choice | Polynomials | Cycle | Box
 
 
 def checked_by(

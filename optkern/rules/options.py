@@ -98,6 +98,11 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
             f"{owner}: cautious=True is not possible with {rule.class_name}, whose trust ratio is "
             "that of the whole step"
         )
+    if name == "cautious" and rule.matrices is not None:
+        raise ValueError(
+            f"{owner}: cautious=True is not possible with {rule.class_name}, which steps along "
+            "another direction than its elements' own"
+        )
 
 
 def takes_schedule(name: str, domain: Domain) -> bool:

@@ -134,6 +134,11 @@ class Rule:
     compact_loop : bool
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
+    matrices : callable or None
+        ``matrices(u, own, eps)`` makes of a matrix's direction, in place, what is stepped along;
+        ``own`` are the numbers of the rule's own hyperparameters. None: parameters of any shape.
+    exact : str
+        What its kernel and its reference agree on.
     not_compact : mapping of str to str
         Why compact state is refused: where this hyperparameter is on, or, under ``""``, always.
     scales_by_itself : bool
@@ -181,6 +186,8 @@ class Rule:
     has_rows: bool = False
     has_relative: bool = False
     compact_loop: bool = False
+    matrices: Callable[[Any, Any, float], None] | None = None
+    exact: str = "every bit, with any number of threads, on any instruction set"
     not_compact: Mapping[str, str] = field(default_factory=dict)
     scales_by_itself: bool = True
     curvature_follows: bool = False

@@ -7,6 +7,7 @@ is the whole change. There is a class for each of optkern's (`optkern.optimizers
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import new_class
 from typing import Any
 
@@ -38,7 +39,17 @@ def _made_adapter(optimizer_class: Any) -> type[Adapter]:
     )
 
 
-for _class in optimizers.CLASSES.values():
+def _of_tensors(optimizer_class: Any) -> Any:
+    """Return the class whose weights are laid out as torch's are, by default: (out, in)."""
+    row = optimizer_class.rule
+    own = replace(row, hyperparameters={**row.hyperparameters, "layout": "out_in"})
+    members = {"__module__": optimizer_class.__module__}
+    return new_class(
+        row.class_name, (optimizer_class,), {"rule": own}, lambda body: body.update(members)
+    )
+
+
+for _class in (*optimizers.CLASSES.values(), *map(_of_tensors, optimizers.MATRIX_CLASSES)):
     globals()[_class.__name__] = _made_adapter(_class)
     __all__ += [_class.__name__]
 del _class

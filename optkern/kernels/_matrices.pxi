@@ -1,0 +1,88 @@
+# --------------------------------------------------------------------------- matrices
+#
+# Rules that make something of a whole matrix's direction (`Rule.matrices`), in NumPy: what may fail
+# or be interrupted. It is all done before one element of parameters and state is written; from then
+# on nothing leaves compiled code.
+
+
+cdef int shape_matrices(Plan plan, int threads) except -1:
+    """Compute what the matrices step along; `run_plan` takes the steps then."""
+    cdef plan_t* core = &plan.core
+    cdef tensor_t* t
+    cdef hyper_t* o
+    cdef char* to
+    cdef Py_ssize_t i
+    cdef int j
+    if not core.matrices:
+        return 0
+    plan._matrices = []
+    with nogil:
+        make_ready(core, threads)
+    for i in range(core.count):
+        t = &core.tensors[i]
+        t.matrix = NULL
+        if core.bad >= 0 or not t.active or not TRAITS[t.index].matrices:
+            continue
+        o = &core.hypers[t.group]
+        flat = np.empty(t.size, np.float64 if t.dtype else np.float32)
+        to = <char*> cnp.PyArray_DATA(<cnp.ndarray> flat)
+        core.constants[i].flags |= DIRECTION
+        with nogil:
+            run_direction(core, t, 0, t.size, to, room_of(core, 0))
+        core.constants[i].flags ^= DIRECTION
+        order, p = plan._orders[i], plan.params[i]
+        u = flat.reshape([p.shape[k] for k in order])
+        plan.rules[i].matrices(
+            u if order == [0, 1] else u.T, [o.own[j] for j in range(OWN)], o.eps
+        )
+        plan._matrices.append(flat)
+        t.matrix = to
+    core.shaped = core.bad < 0
+    return 0
+
+
+cdef void step_matrices(plan_t* plan) noexcept nogil:
+    """Move the momenta on and step along what is made of them; these tensors rest from then on."""
+    cdef scratch_t* s = room_of(plan, 0)
+    cdef Py_ssize_t i, first, held = plan.held_shift
+    cdef tensor_t* t
+    for i in range(plan.count):
+        t = &plan.tensors[i]
+        if t.matrix == NULL:
+            continue
+        first = 0
+        while first < t.size:
+            run_direction(plan, t, first, min(<Py_ssize_t> BLOCK, t.size - first), s.block[0], s)
+            first += BLOCK
+        first = 0
+        while plan.options.zero_grad and first < t.size:
+            zero(t, 1, first, min(<Py_ssize_t> PIECE, t.size - first), s)
+            first += PIECE
+        plan.held_shift = 0
+        step_along(plan, t, &plan.constants[i], s)
+        plan.held_shift = held
+        t.active = False
+
+
+cdef void step_along(plan_t* plan, tensor_t* t, constants_t* h, scratch_t* s) noexcept nogil:
+    """Step along a matrix, which takes the gradient's place for that."""
+    cdef char* data = t.data[1]
+    cdef unsigned char itemsize = t.itemsize[1], storage = t.storage[1]
+    cdef layout_t* layout = t.layout[1]
+    cdef bint filled = t.accumulator_filled
+    t.data[1], t.itemsize[1], t.storage[1] = t.matrix, <unsigned char> width(t), PLAIN
+    t.layout[1], t.accumulator_filled, h.lift = NULL, False, 0
+    h.flags |= APPLY
+    run_pieces(plan, t, 0, t.size, NULL, s)
+    h.flags ^= APPLY
+    t.data[1], t.itemsize[1], t.storage[1] = data, itemsize, storage
+    t.layout[1], t.accumulator_filled = layout, filled
+
+
+cdef void leave_matrices(plan_t* plan) noexcept nogil:
+    """Let the tensors that have been stepped as matrices count again."""
+    cdef Py_ssize_t i
+    for i in range(plan.count):
+        if plan.tensors[i].matrix != NULL:
+            plan.tensors[i].active, plan.tensors[i].matrix = True, NULL
+    plan.shaped = False

@@ -1,0 +1,109 @@
+"""The orthogonal factor of a matrix by products alone: one function, for kernels and reference.
+
+What it computes are NumPy's own products (`numpy.matmul` into arrays that are there), on whatever
+BLAS NumPy has: the bits are those of the same calls, and depend on that BLAS and its threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Coefficients = Sequence[tuple[float, float, float]]
+
+GRAM_FROM = 2  # sides' ratio from which iterating the small square matrix takes fewer products
+
+
+def orthogonalise(u: np.ndarray, coefficients: Coefficients, eps: float, factor: float) -> None:
+    """Put a matrix's nearest orthogonal one, times a factor, in its place (Newton-Schulz).
+
+    ``X = u / max(||u||, eps)``, then for each (a, b, c) ``A = X X^T; X = (a I + b A + c A A) X``,
+    with the shorter side in front. Beside ``u`` there is one more array of its size, and two of the
+    square of its shorter side, four where the sides' ratio is 2 or more (`iterate_gram`).
+
+    Parameters
+    ----------
+    u : ndarray of two axes, float32 or float64
+        Gapless, in C or Fortran order; overwritten.
+    coefficients : sequence of (a, b, c)
+        Of each step.
+    """
+    target = u.T if u.shape[0] > u.shape[1] else u
+    if not u.size:
+        return
+    as_is, other = target.flags.c_contiguous, np.empty(target.shape, u.dtype)
+    x, y = target, other
+    if not as_is:  # products' bits may depend on the order in memory: it is always this one
+        other[...] = target
+        x, y = other, (target.T if target.T.flags.c_contiguous else target).reshape(target.shape)
+    _normalise(x, eps)
+    gram = target.shape[1] >= GRAM_FROM * target.shape[0]
+    found = (iterate_gram if gram else iterate)(x, y, coefficients, factor)
+    if found is y and not as_is:  # its memory is the target's, in another order
+        other[...] = y
+        found = other
+    if found is not target:
+        target[...] = found
+
+
+def _normalise(x: np.ndarray, eps: float) -> None:
+    """Divide by the norm, or by eps where that is larger; of any magnitude."""
+    largest = max(float(x.max()), -float(x.min()))
+    if not math.isfinite(largest):
+        x[...] = np.nan
+        return
+    shift = -math.frexp(largest)[1]
+    np.ldexp(x, shift, out=x)
+    flat = x.reshape(-1)
+    norm = math.sqrt(np.dot(flat, flat))
+    with np.errstate(over="ignore"):
+        x /= x.dtype.type(max(norm, float(np.ldexp(eps, shift))) or 1)
+
+
+def iterate(x: Any, y: Any, coefficients: Coefficients, factor: float) -> np.ndarray:
+    """Take the steps one after the other, from x to y and back; return where the last one is."""
+    m = len(x)
+    a2, gram = np.empty((2, m, m), x.dtype)
+    for k, (a, b, c) in enumerate(coefficients, 1):
+        np.matmul(x, x.T, out=gram)  # of an array and its own transpose: half the work (?syrk)
+        np.matmul(gram, gram.T, out=a2)
+        _combine(a2, gram, a, b, c)
+        if k == len(coefficients):
+            a2 *= factor
+        np.matmul(a2, x, out=y)
+        x, y = y, x
+    return x
+
+
+def iterate_gram(x: Any, y: Any, coefficients: Coefficients, factor: float) -> np.ndarray:
+    """Take the steps on X X^T alone, with which they commute: two products with X, not ten."""
+    m = len(x)
+    gram, step, q, other = np.empty((4, m, m), x.dtype)
+    np.matmul(x, x.T, out=gram)
+    for k, (a, b, c) in enumerate(coefficients, 1):
+        np.matmul(gram, gram.T, out=step)
+        np.multiply(gram, b, out=other)
+        step *= c
+        step += other
+        step.reshape(-1)[:: m + 1] += a
+        if k == 1:
+            q[...] = step
+        else:
+            np.matmul(step, q, out=other)
+            q, other = other, q
+        if k < len(coefficients):
+            np.matmul(gram, step, out=other)
+            np.matmul(step, other, out=gram)
+    q *= factor
+    return np.matmul(q, x, out=y)
+
+
+def _combine(a2: np.ndarray, gram: np.ndarray, a: float, b: float, c: float) -> None:
+    """Make a I + b A + c A A of A and A A, in the latter's place."""
+    a2 *= c
+    gram *= b
+    a2 += gram
+    a2.reshape(-1)[:: len(a2) + 1] += a
