@@ -36,10 +36,12 @@ def trainers():
         cls = CLASSES[rule.name]
         for k, options in enumerate(busiest_options(rule)):
             made[f"{rule.name}{k}"] = lambda cls=cls, options=options: cls(new_params(), **options)
-        two_betas = "betas" in rule.hyperparameters
+        betas = len(rule.hyperparameters.get("betas", ()))
         scheduled = {"lr": warmup(3, then=Cosine(0.01, 20)), "weight_decay": Step(0.1, 2)}
-        if two_betas:
+        if betas == 2:
             scheduled["betas"] = Pair(Linear(0.95, 0.85, 10), 0.99)
+        elif betas:
+            scheduled["betas"] = lambda step: (0.95 - min(step, 10) / 100, 0.99, 0.999)
         elif "momentum" in rule.hyperparameters:
             scheduled["momentum"] = Linear(0.0, 0.9, 10)
 

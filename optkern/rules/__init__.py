@@ -105,7 +105,7 @@ LIMITS: tuple[Rule, ...] = tuple(
         arrays=tuple(Slot(f"state{j}") for j in range(k)),
         hyperparameters={"step": 1},
     )
-    for k in range(4)
+    for k in range(5)
 )
 
 # All that have loops, in the order of the compiled tables.

@@ -34,6 +34,16 @@ cdef inline floating limit3(
     return p - <floating> h.rate * g
 
 
+cdef inline floating limit4(
+    floating p, floating g, floating* a, floating* b, floating* c, floating* d, constants_t h
+) noexcept nogil:
+    a[0] = a[0] * <floating> h.gain
+    b[0] = b[0] * <floating> h.gain
+    c[0] = c[0] * <floating> h.gain
+    d[0] = d[0] * <floating> h.gain
+    return p - <floating> h.rate * g
+
+
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     """Derive what makes a limit's loop leave every value as it is."""
     h.rate = 0
