@@ -22,6 +22,7 @@ from torch_models import (  # noqa: E402
     Y,
     assert_same_models,
     every_class,
+    every_class_but,
     give_gradients,
     model,
     nn,
@@ -54,7 +55,7 @@ def test_option_grid_in_float32(name):
 
 
 # ASGD takes a changed lr at once, torch's a step later; Rprop has no decay, and torch takes it in.
-@pytest.mark.parametrize("name", sorted(set(GRIDS) - {"ASGD", "Rprop"}))
+@every_class_but("ASGD", "Rprop")
 def test_groups_that_are_written_added_and_left_without_gradients(name):
     first = {"lr": 0.02, "maximize": True}
     second = {"weight_decay": 0.3} | ({"betas": (0.6, 0.8)} if "betas" in GRIDS[name] else {})

@@ -18,6 +18,7 @@ from torch_models import (  # noqa: E402
     Y,
     assert_same_models,
     cross_entropy,
+    every_class_but,
     give_gradients,
     model,
     nn,
@@ -43,7 +44,7 @@ STATES = {
 
 
 # torch's ASGD keeps eta and mu, which are a function of the step: they are taken, and not given.
-BOTH_WAYS = pytest.mark.parametrize("name", sorted(set(GRIDS) - {"ASGD"}))
+both_ways = every_class_but("ASGD")
 
 
 def test_asgds_state_is_taken_from_torch():
@@ -52,7 +53,7 @@ def test_asgds_state_is_taken_from_torch():
     both.run(4).assert_close(rtol=1e-6, atol=1e-8)
 
 
-@BOTH_WAYS
+@both_ways
 def test_state_dicts_both_ways(name):
     for options in STATES.get(name, ({},)):
         both = Both(name, lr=0.05, **options).run(3).run(2, missing=(1,))
@@ -73,7 +74,7 @@ def test_state_dicts_both_ways(name):
         }
 
 
-@BOTH_WAYS
+@both_ways
 def test_a_new_optimizer_of_either_library_goes_on(name):
     for options in STATES.get(name, ({},)):
         both = Both(name, lr=0.05, **options).run(4, missing=(2,))
@@ -170,7 +171,7 @@ def test_the_state_of_another_rule_is_refused():
 # --------------------------------------------------------------------------- the state itself
 
 
-@BOTH_WAYS
+@both_ways
 def test_state_is_torchs_in_names_and_shared_with_numpy(name):
     for options in STATES.get(name, ({},)):
         both = Both(name, **options)

@@ -1,5 +1,7 @@
 """Modules and tensors that torch's tests train."""
 
+import functools
+
 import numpy as np
 import pytest
 from conftest import ordinary
@@ -14,9 +16,14 @@ torch.manual_seed(0)
 nn = torch.nn
 
 
-def every_class(test):
+def every_class(test, but=()):
     """Each of torch's classes; NAdam's product of momentum factors is of the default dtype."""
-    return pytest.mark.usefixtures("in_double")(pytest.mark.parametrize("name", GRIDS)(test))
+    names = [name for name in GRIDS if name not in but]
+    return pytest.mark.usefixtures("in_double")(pytest.mark.parametrize("name", names)(test))
+
+
+def every_class_but(*names):
+    return functools.partial(every_class, but=names)
 
 
 ALONE = ("Lion", "LARS", "LAMB")  # torch has none of these

@@ -5,8 +5,8 @@
 
 cdef int note_traits() except -1:
     cdef int k, j
-    if len(COMPILED) > MAX_RULES:
-        raise SystemError("optkern: MAX_RULES in kernels/span.pxd has become too small")
+    if len(COMPILED) > MAX_RULES or len(LIMITS) > MAX_LIMITS:
+        raise SystemError("optkern: MAX_RULES or MAX_LIMITS in kernels/span.pxd is too small")
     if 2 + MAX_STATE + EXTRA + 1 > MAX_STREAMS:   # and a master
         raise SystemError("optkern: MAX_STREAMS in kernels/span.pxd has become too small")
     for k, rule in enumerate(COMPILED):

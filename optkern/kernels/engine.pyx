@@ -50,8 +50,8 @@ from optkern.kernels.runtime import serial_reason
 from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
 from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_restore_mode
 from optkern.kernels.span cimport (
-    BFLOAT16, BFLOAT16_STATE, FLOAT16, FLOAT16_RANDOM, MAX_RULES, PLAIN, SCALED, MAX_STREAMS,
-    SEGMENT, add_t, compact_t, span_t,
+    BFLOAT16, BFLOAT16_STATE, FLOAT16, FLOAT16_RANDOM, MAX_LIMITS, MAX_RULES, PLAIN, SCALED,
+    MAX_STREAMS, SEGMENT, add_t, compact_t, span_t,
 )
 from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold
 from optkern.kernels.turn cimport Turn

@@ -8,7 +8,7 @@ from optkern.kernels._constants cimport constants_t
 cdef enum:
     MAX_STREAMS = 10   # p, g, state arrays of one rule and of the options around it
     MAX_RULES = 64
-    MAX_LIMITS = 4     # LIMITS in rules/
+    MAX_LIMITS = 5     # LIMITS in rules/
     DTYPES = 2         # float32, float64
     SCALED = 256       # elements that share an int8 scale
     SEGMENT = 1 << 20  # elements whose random bits share a key
