@@ -11,7 +11,6 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import argparse
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from unittest import mock
 import numpy as np
 
 import optkern
+from optkern.bench.options import Parser
 
 import torch  # isort: skip  (after optkern, which sets the OpenMP runtime's wait policy)
 
@@ -83,10 +83,9 @@ def memory(step: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=SHAPES)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    parser = Parser(__doc__, rounds=5)
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="of the matrices, as 128x1024")
+    options = parser.options()
     torch.set_num_threads(1)
     for name in options.shapes:
         shape = tuple(map(int, name.split("x")))

@@ -56,7 +56,7 @@ from optkern.kernels.span cimport (
 from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold
 from optkern.kernels.turn cimport Turn
 from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
-from optkern.rules import COMPILED, MAX_STATE, OPTION_SLOTS, OPTIONS
+from optkern.rules import COMPILED, LIMITS, MAX_STATE, OPTION_SLOTS, OPTIONS
 
 cnp.import_array()
 

@@ -64,6 +64,7 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         "    no parameter, nor is what a dataclass or named tuple says of a layer: words,",
         "    integers, functions, and fields with metadata {'static': True}.",
     ]
+    bias = "" if rule.matrices else ", 'b': np.{}"  # which Muon leaves to others
     for name, default in rule.hyperparameters.items():
         if name in COUNTED:
             continue
@@ -123,10 +124,10 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         "Examples",
         "--------",
         ">>> import numpy as np, optkern",
-        ">>> params = {'W': np.ones((3, 2)), 'b': np.zeros(2)}",
+        f">>> params = {{'W': np.ones((3, 2)){bias.format('zeros(2)')}}}",
         f">>> opt = optkern.{example.format(rule.class_name)}",
         *[
-            ">>> opt.step({'W': np.full((3, 2), 0.1), 'b': np.full(2, 0.1)})",
+            f">>> opt.step({{'W': np.full((3, 2), 0.1){bias.format('full(2, 0.1)')}}})",
             "True",
         ]
         * (1 + rule.rests_first),

@@ -23,7 +23,7 @@ cdef inline floating formula(floating p, floating g, floating* ax, constants_t h
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
-    """Derive the rate that lr has come down to, and the average's weights, from the step's number."""
+    """Derive the rate that lr has come down to, and the average's weights, from the step."""
     cdef double past = o.step - 1
     cdef double eta = o.lr / (1 + o.own[LAMBD] * o.lr * past) ** o.own[ALPHA]
     common(o, h)
