@@ -12,7 +12,6 @@ import numpy as np
 from .._interrupts import pass_on
 from ..kernels.flat import arranged
 from ..kernels.names import passing_on, spelled
-from ..optimizers import Optimizer
 from ..rules import RULES
 from ..rules.domains import check_callable, check_count, check_real, check_seed, check_threads
 from .accepting import as_operator
@@ -26,7 +25,7 @@ from .operators import (
     unit_roundoff,
 )
 from .outliers import NOTHING, Outliers
-from .preconditioned import Preconditioned, inverse_root_of
+from .preconditioned import Preconditioned, SteppingRule, check_optimizer, inverse_root_of
 from .recurrence import Recurrence
 from .run import MEMORY, refuse_out_of_range
 from .sides import certain_sides, with_what_is_known
@@ -377,7 +376,7 @@ class StableLR:
 
 
 @passing_on(lanczos, without=("operator", "n", "which"))
-def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> StableLR:
+def max_stable_lr(optimizer: SteppingRule, operator: Any, **options: Any) -> StableLR:
     """Compute the learning rate up to which full-batch steps of an optimizer converge here.
 
     From a linear analysis of the rule around the present point, with its present second moments:
@@ -421,10 +420,7 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     stability", 2021, appendix B.
     """
     owner = "max_stable_lr"
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"{owner}: optimizer must be one of optkern's, got {type(optimizer).__name__}"
-        )
+    check_optimizer(owner, optimizer)
     rule = optimizer.rule
     if rule.stable_factor is None:
         known = ", ".join(row.name for row in RULES if row.stable_factor is not None)
@@ -469,7 +465,7 @@ def max_stable_lr(optimizer: Optimizer, operator: Any, **options: Any) -> Stable
     return StableLR(value, estimate, limit, found, said)
 
 
-def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: Optimizer) -> Any:
+def _structured(owner: str, hvp: Callable[[Any], Any], optimizer: SteppingRule) -> Any:
     """Tell by a product whether hvp takes the parameters' structure, or flat vectors."""
     structure = optimizer.session.structure
     like = arranged(iter(structure.arrays), structure)  # an iterator has been read
@@ -503,7 +499,7 @@ def _rate(limit: float, curvature: float, hyper: dict[str, Any]) -> float:
     return max(limit, 0.0) / curvature if curvature > 0 else math.inf
 
 
-def _shared_hyperparameters(owner: str, optimizer: Optimizer) -> dict[str, Any]:
+def _shared_hyperparameters(owner: str, optimizer: SteppingRule) -> dict[str, Any]:
     """Return the hyperparameters that all groups share; callables by their value now."""
     shared: dict[str, Any] = {}
     for group in optimizer.param_groups:

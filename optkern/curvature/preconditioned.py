@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..optimizers import Optimizer
+from ..rules import Rule
 from .operators import Measured, Operator, norm
 from .run import LARGEST, smallest_norm
 
@@ -18,6 +19,32 @@ INFINITE = (
     "is not finite, a gradient's square has overflowed: they take no steps any more, "
     "no lr limits them"
 )
+
+
+class SteppingRule(Protocol):
+    """Say what is asked of an optimizer, in whose room nothing here looks."""
+
+    rule: Rule
+
+    @property
+    def params(self) -> Sequence[np.ndarray]: ...
+    @property
+    def param_groups(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def state(self) -> Mapping[Any, Mapping[str, Any]]: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def session(self) -> Any: ...
+
+
+def check_optimizer(owner: str, optimizer: Any) -> None:
+    """Refuse what has no rule and no session: what is none of optkern's optimizers."""
+    made = not isinstance(optimizer, type) and hasattr(optimizer, "session")
+    if not (made and isinstance(getattr(optimizer, "rule", None), Rule)):
+        raise TypeError(
+            f"{owner}: optimizer must be one of optkern's, got {type(optimizer).__name__}"
+        )
 
 
 class Preconditioned(Operator):
@@ -86,7 +113,7 @@ class Preconditioned(Operator):
         return Measured(product.astype(self.dtype, copy=False), self.gain * found.noise, found.kink)
 
 
-def inverse_root_of(owner: str, optimizer: Optimizer, h: dict[str, Any]) -> np.ndarray | None:
+def inverse_root_of(owner: str, optimizer: SteppingRule, h: dict[str, Any]) -> np.ndarray | None:
     """Compute P^-1/2, flat, where a step is lr P^-1 times the (averaged) gradient; None for P = 1.
 
     Raises
