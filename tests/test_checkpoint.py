@@ -29,6 +29,10 @@ N = 7
 # --------------------------------------------------------------------------- 2 N is N and N
 
 
+def three_betas(step):
+    return 0.95 - min(step, 10) / 100, 0.99, 0.999
+
+
 def trainers():
     """Name -> a new optimizer: every rule, its options, groups, schedules; in any process."""
     made = {}
@@ -37,11 +41,14 @@ def trainers():
         for k, options in enumerate(busiest_options(rule)):
             made[f"{rule.name}{k}"] = lambda cls=cls, options=options: cls(new_params(), **options)
         betas = len(rule.hyperparameters.get("betas", ()))
-        scheduled = {"lr": warmup(3, then=Cosine(0.01, 20)), "weight_decay": Step(0.1, 2)}
+        scheduled = {
+            "lr": warmup(3, then=Cosine(0.01, 20), start=1e-4),
+            "weight_decay": Step(0.1, 2),
+        }
         if betas == 2:
             scheduled["betas"] = Pair(Linear(0.95, 0.85, 10), 0.99)
         elif betas:
-            scheduled["betas"] = lambda step: (0.95 - min(step, 10) / 100, 0.99, 0.999)
+            scheduled["betas"] = three_betas
         elif "momentum" in rule.hyperparameters:
             scheduled["momentum"] = Linear(0.0, 0.9, 10)
 
