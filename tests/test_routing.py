@@ -208,7 +208,6 @@ def test_what_comes_into_the_container_is_told():
         ({"layers": len}, "give that"),
         ({"layer_decay": 0.5, "lr": 0.1, "layers": lambda n: "x"}, "integer of at least 0"),
         ({"rule": "AdmW"}, "no rule 'AdmW'; did you mean AdamW"),
-        *([] if hasattr(optkern, "Muon") else [({"muon": True}, "no rule Muon here yet.*Lion")]),
         ({"nodecay": ()}, "unexpected keyword argument .nodecay.; did you mean no_decay"),
         ({"rule": "SGD", "betas": (0.9, 0.99)}, "betas is no argument, and SGD does not have it"),
         ({"muon": {"rule": "Lion", "momentm": 0.9}}, "groups: muon: momentm is no argument"),
@@ -235,3 +234,24 @@ def test_bad_params():
     del groups[0]["params"]["wte"]
     with pytest.raises(ValueError, match="parameter 'wte' is not in one of the groups"):
         optkern.AdamW(groups)
+
+
+def test_muon_takes_the_matrices_of_the_inside():
+    rng = np.random.default_rng(0)
+    params = {"emb": np.ones((9, 4)), "W1": rng.standard_normal((4, 6)), "b1": np.ones(6)}
+    params["head"] = np.ones((6, 9))
+    matrix = params["W1"].copy()
+    groups = optkern.groups(params, muon={"lr": 0.02, "ns_steps": 4}, lr=1e-3)
+    (inside,) = [g for g in groups if g["rule"] == "muon"]
+    assert list(inside["params"]) == ["W1"] and inside["lr"] == 0.02
+    assert {g["rule"] for g in groups} == {"muon", "adamw"}
+    opt = optkern.Mixed(groups)
+    alone = optkern.Muon({"W1": matrix}, lr=0.02, ns_steps=4)
+    g = {name: np.ones_like(p) for name, p in params.items()}
+    g["W1"] = rng.standard_normal((4, 6))
+    opt.step(g)
+    alone.step({"W1": g["W1"]})
+    np.testing.assert_array_equal(params["W1"], matrix)
+    with pytest.raises(TypeError, match="groups: muon: ns_step is no argument, .* ns_steps"):
+        optkern.groups(params, muon={"ns_step": 4}, lr=1e-3)
+    assert "muon" in {g["rule"] for g in optkern.groups(params, muon=True, lr=1e-3)}

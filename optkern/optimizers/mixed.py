@@ -21,9 +21,9 @@ from .words import COUNTED
 
 # What groups of several rules are to those who ask an optimizer for its rule.
 MIXED = Rule(name="mixed", class_name="Mixed", hyperparameters={})
-_ALL = (*RULES, *MATRIX_RULES)
-_BY_NAME = {rule.name: rule for rule in _ALL}
-_CALLED = {rule.class_name: rule for rule in _ALL} | _BY_NAME
+ALL_RULES = (*RULES, *MATRIX_RULES)
+_BY_NAME = {rule.name: rule for rule in ALL_RULES}
+_CALLED = {rule.class_name: rule for rule in ALL_RULES} | _BY_NAME
 
 
 def rule_named(owner: str, value: Any) -> Rule:
@@ -38,7 +38,7 @@ def rule_named(owner: str, value: Any) -> Rule:
         if value not in _CALLED:
             raise ValueError(f"{owner}: there is no rule {value!r}; {hint(value, _CALLED)}")
         return _CALLED[value]
-    if isinstance(value, type) and issubclass(value, Optimizer) and value.rule in _ALL:
+    if isinstance(value, type) and issubclass(value, Optimizer) and value.rule in ALL_RULES:
         return value.rule
     raise TypeError(
         f"{owner}: rule must be a class of optkern's, such as optkern.AdamW, or the name of one, "

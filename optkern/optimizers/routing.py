@@ -19,9 +19,9 @@ from ..kernels import buffers
 from ..kernels.names import brief, hint, taking
 from ..kernels.routed import Routed
 from ..kernels.structures import Label, ParamsLike, Structure
-from ..rules import RULES, Rule
+from ..rules import Rule
 from ..rules.domains import Real, checked_by
-from .mixed import defaults_of, rule_named
+from .mixed import ALL_RULES, defaults_of, rule_named
 
 BIASES = {"b", "bias", "biases"}
 NORMS = {
@@ -79,7 +79,7 @@ class Groups(Routed):
     __repr__ = __str__
 
 
-@taking(dict.fromkeys(name for rule in RULES for name in defaults_of(rule)))
+@taking(dict.fromkeys(name for rule in ALL_RULES for name in defaults_of(rule)))
 def groups(
     params: ParamsLike,
     *,
@@ -179,13 +179,7 @@ def _who(
         return {**({} if own is None else {"rule": own.name}), **hyperparameters}, None
     given = dict(muon) if isinstance(muon, Mapping) else {}
     theirs = given.pop("rule", True if isinstance(muon, Mapping) else muon)
-    if theirs is True:
-        theirs = "muon"
-        if theirs not in {row.name for row in RULES}:
-            raise ValueError(
-                "groups: there is no rule Muon here yet; name the one that takes the matrices: "
-                "muon='Lion', or muon={'rule': 'Lion', 'lr': ...}"
-            )
+    theirs = "muon" if theirs is True else theirs
     rest = rule_named("groups", "adamw" if rule is None else rule)
     inside = rule_named("groups: muon", theirs)
     _refuse_unknown("groups", rest, hyperparameters, _KEYWORDS)
@@ -197,7 +191,9 @@ def _refuse_unknown(
     owner: str, rule: Rule | None, given: Iterable[str], keywords: Iterable[str]
 ) -> None:
     """Raise TypeError on what no rule, or this one, has."""
-    known = {name: None for row in (RULES if rule is None else [rule]) for name in defaults_of(row)}
+    known = {
+        name: None for row in (ALL_RULES if rule is None else [rule]) for name in defaults_of(row)
+    }
     for name in given:
         if name not in known:
             whose = "no rule" if rule is None else f"{rule.class_name} does not"
