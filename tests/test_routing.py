@@ -252,6 +252,6 @@ def test_muon_takes_the_matrices_of_the_inside():
     opt.step(g)
     alone.step({"W1": g["W1"]})
     np.testing.assert_array_equal(params["W1"], matrix)
-    with pytest.raises(TypeError, match="groups: muon: ns_step is no argument, .* ns_steps"):
+    with pytest.raises(TypeError, match=r"groups: muon: ns_step is no argument, .* ns_steps"):
         optkern.groups(params, muon={"ns_step": 4}, lr=1e-3)
     assert "muon" in {g["rule"] for g in optkern.groups(params, muon=True, lr=1e-3)}
