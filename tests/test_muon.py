@@ -254,3 +254,29 @@ def test_numbers_of_torch(seed, monkeypatch):
         ours.step(g)
     assert np.allclose(p, tensors[0].detach().numpy(), rtol=1e-12, atol=1e-13)
     assert p.tobytes() == tensors[1].detach().numpy().tobytes()
+
+
+def test_goes_on_with_what_torch_has_saved(monkeypatch):
+    """torch's Muon keeps no count of steps and no layout; theirs goes on with ours as well."""
+    torch = pytest.importorskip("torch", reason="parity with torch.optim: make test EXTRAS=peers")
+    from optkern.integrations.torch import Muon as OfTensors
+
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+    rng = np.random.default_rng(6)
+    p = rng.standard_normal((7, 4))
+    makers = (torch.optim.Muon, OfTensors)
+    for first, then in (makers, makers[::-1]):
+        tensors = [torch.nn.Parameter(torch.tensor(p)) for _ in range(2)]
+        # What they are made with is not what was saved with, but for the layout.
+        one, other = first([tensors[0]], lr=0.1, adjust_lr_fn="match_rms_adamw"), then([tensors[1]])
+        for t in range(6):
+            tensors[0].grad = torch.tensor(rng.standard_normal(p.shape))
+            tensors[1].grad = tensors[0].grad.clone()
+            one.step()
+            if t == 2:
+                tensors[1].data.copy_(tensors[0].data)
+                other.load_state_dict(one.state_dict())
+            elif t > 2:
+                other.step()
+        assert np.allclose(*(x.detach().numpy() for x in tensors), rtol=1e-12, atol=1e-13)
+        assert not np.allclose(tensors[0].detach().numpy(), p)

@@ -167,8 +167,9 @@ class Binding:
                 raise ValueError(f"{owner} has no {slot!r}: it is of another rule or option")
         arrays = {slot: plan.state[slot][i] for slot in inner.rule.state}
         refuse_impossible(self.owner, named("parameter", i), arrays)
-        # torch's SGD counts nothing: that there is a velocity says that there have been steps.
-        step = entry.get("step", int(begun) if velocity else None)
+        # torch's SGD and Muon count nothing: that there is momentum says there have been steps.
+        uncounted = velocity or inner.rule.matrices is not None
+        step = entry.get("step", int(begun) if uncounted else None)
         plan.steps[i] = tensors.whole_number(f"{owner}: step", tensors.plain(step))
         plan.started[i] = 0 if begun or not velocity else plan.steps[i]
         if "mu_product" in inner.rule.hyperparameters:
