@@ -382,7 +382,7 @@ AROUND |= {"clip_value": 1e20, "maximize": True}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", MAGNITUDES)
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", sorted({*CLASSES} - {"ftrl"}))  # a row of docs/range.md
 def test_walk_over_magnitudes(name, dtype):
     """Random magnitudes from the smallest to the largest: finite weights, and the twins' bits.
 
@@ -396,7 +396,8 @@ def test_walk_over_magnitudes(name, dtype):
         for key, value in AROUND.items():
             if rng.random() < 0.3:
                 options[key] = value
-        if dtype is np.float32 and name != "lamb" and rng.random() < 0.5:
+        compact = "" not in CLASSES[name].rule.not_compact
+        if dtype is np.float32 and compact and rng.random() < 0.5:
             options["state_dtype"] = rng.choice(["int8", "bfloat16"]).item()
         opt = CLASSES[name](p, lr=1e-3, on_nonfinite="raise", **options)
         for _ in range(4):

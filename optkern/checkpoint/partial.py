@@ -366,6 +366,12 @@ class Fit:
             merged.append({**own, **found, "params": own["params"]})
         return merged
 
+    def _saved_groups(self) -> list[Mapping[str, Any]]:
+        """Return the groups of the file that are dicts with params; a forged one has others."""
+        groups = self.theirs.get("param_groups")
+        found = groups if isinstance(groups, (list, tuple)) else []
+        return [x if isinstance(x, Mapping) and "params" in x else {"params": ()} for x in found]
+
     def _of_other_rule(self, own: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
         return any(own[word] != saved.get(word) for word in self.opt.session.words)
 
@@ -383,7 +389,7 @@ class Fit:
         fitting = {}
         others = {
             label
-            for own, saved in zip(self.opt.session.groups, self.theirs["param_groups"])
+            for own, saved in zip(self.opt.session.groups, self._saved_groups())
             if self._of_other_rule(own, saved)
             for label in saved["params"]
         }

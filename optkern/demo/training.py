@@ -21,7 +21,7 @@ from .data import Data, batches, count_batches
 from .errors import DemoError
 from .network import Network, Weights
 
-WHOLE_BATCHES = 5  # updates of an epoch with a rule that is not for mini-batches
+WHOLE_BATCHES = 2  # updates of an epoch with a rule that is not for mini-batches
 
 
 def learning_rate(rule: Rule) -> float:

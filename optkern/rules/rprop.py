@@ -55,6 +55,6 @@ RULE = Rule(
     numpy=formula,
     not_compact={"": "what is small beside its block's largest would lose its sign"},
     mini_batches=False,
-    trial_lr=1e-3,
+    trial_lr=5e-4,
     names={"torch": "Rprop", "optax": "rprop"},
 )  # fmt: skip
