@@ -95,6 +95,40 @@ def test_rates_fall_from_layer_to_layer():
     assert rates["wte"](5) == 0.5 * schedule(5) and rates["lm_head.W"](5) == schedule(5)
 
 
+W, V, B, C = np.ones((9, 5)), np.ones((5, 2)), np.ones((1, 5)), np.ones((1, 2))
+TWO_LAYERS = {
+    "pairs": [(W, B[0]), (V, C[0])],
+    "pairs of rows": [(W, B), (V, C)],
+    "a list with rows": [W, B, V, C],
+    "lists": {"weights": [W, V], "biases": [B.T, C.T]},
+    "lists of scikit-learn": {"coefs_": [W, V], "intercepts_": [B[0], C[0]]},
+    "within": {"net": {"W": [W, V], "b": [B, C]}},
+    "last word": {"fc_w": W, "fc_b": B, "out_w": V, "out_b": C},
+    "first word": {"W_hidden": W, "b_hidden": B, "W_out": V, "b_out": C},
+    "numbers": {"W1": W, "b1": B, "W2": V, "b2": C},
+}
+
+
+@pytest.mark.parametrize("params", TWO_LAYERS.values(), ids=TWO_LAYERS)
+def test_two_layers_however_they_are_kept(params):
+    """The bias, also one of one row or column, is no head, does not decay, and is its layer's."""
+    groups = optkern.groups(params, layer_decay=0.5, lr=1.0, weight_decay=0.1)
+    found = sorted(
+        (p.size, group["lr"], group["weight_decay"], groups.kinds[label] in ("bias", "vector"))
+        for group in groups
+        for label, p in group["params"].items()
+    )
+    assert found == [(2, 1, 0, True), (5, 0.5, 0, True), (10, 1, 0.1, False), (45, 0.5, 0.1, False)]
+    assert [*groups.kinds.values()].count("head") == 1
+
+
+def test_a_row_that_is_a_matrix():
+    """x @ W of one feature, and a classifier of one class, keep what matrices have."""
+    groups = optkern.groups({"W1": np.ones((1, 5)), "b1": np.ones(5), "W2": np.ones((1, 5))})
+    assert [*groups.kinds.values()] == ["array", "bias", "head"]
+    assert [*optkern.groups([np.ones((1, 5)), np.ones((5, 1))]).kinds.values()] == ["array", "head"]
+
+
 def test_every_decision_has_an_argument():
     params = made()
     groups = optkern.groups(

@@ -119,6 +119,16 @@ def test_a_share_without_a_total_and_a_total_without_a_share_are_refused():
         Cosine(0.1, 0.5)
     with pytest.raises(TypeError, match=r"warmup: n must be a number of steps, or a share"):
         warmup(0.1, then=0.1)
+    for lists in (
+        lambda: MultiStep(0.1, [0.5, 0.75]),
+        lambda: join([0.1, 0.2], [0.5]),
+        lambda: Piecewise({0: 0.0, 0.1: 1.0, 1.0: 0.0}),
+        lambda: Piecewise([(0, 0.0), (0.1, 1.0)]),
+    ):
+        with pytest.raises(TypeError, match=r"must be numbers of steps, or shares of the run if"):
+            lists()
+    with pytest.raises(ValueError, match=r"ascending .*, got \{10: 2.0, 5: 3.0\}"):
+        Piecewise({10: 2.0, 5: 3.0})  # as it came: sorted it would look right
     with pytest.raises(ValueError, match=r"Cosine: total=100 is for .*, and T_max came in steps"):
         Cosine(0.1, 50, total=100)
     with pytest.raises(ValueError, match=r"T_max as a share of total must be in \[0, 1\], got 1.5"):

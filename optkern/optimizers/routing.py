@@ -23,14 +23,14 @@ from ..rules import Rule
 from ..rules.domains import Real, checked_by
 from .mixed import ALL_RULES, defaults_of, rule_named
 
-BIASES = {"b", "bias", "biases"}
+BIASES = {"b", "bias", "biases", "intercept", "intercepts"}
 NORMS = {
     *("norm", "layernorm", "batchnorm", "groupnorm", "rmsnorm"),
     *("ln", "bn", "gn", "gamma", "beta"),
 }
 EMBEDDINGS = {"emb", "embed", "embedding", "embeddings", "wte", "wpe"}
 HEADS = {"head", "logits", "classifier", "unembed", "unembedding"}
-WEIGHTS = {"w", "weight", "weights", "kernel", "matrix"} | BIASES
+WEIGHTS = {"w", "weight", "weights", "kernel", "matrix", "coef", "coefs"} | BIASES
 
 _KEYWORDS = ("rule", "muon", "no_decay", "layer_decay", "layers", "embeddings", "head")
 Chooser = Callable[[str, np.ndarray], Any] | str | Iterable[str] | None
@@ -110,8 +110,9 @@ def groups(
     layer_decay : float in (0, 1], optional
         By how much the rate of a layer is smaller than that of the next one; the last has ``lr``.
     layers : callable, optional
-        ``name -> depth``, from 0. None: by the numbers in the names (``blocks.3.W``, ``W3``), else
-        each in turn; embeddings come first, the head last.
+        ``name -> depth``, from 0. None: by the numbers in the names (``blocks.3.W``, ``W3``), by
+        what is beside weight and bias in them (``fc_w``, ``fc_b``), else each in turn; embeddings
+        come first, the head last.
     embeddings, head : callable, pattern, list of patterns, optional
         Who they are. None: by name; where no name says it, the last matrix is the head.
     **hyperparameters
@@ -218,6 +219,11 @@ def _kinds(
 ) -> dict[Label, str]:
     """Say what each parameter is."""
     kinds = {label: _kind(str(label), array) for label, array in arrays.items()}
+    above: np.ndarray | None = None
+    for label, array in arrays.items():
+        if not words_without_numbers(str(label)) and _added_to(array, above):
+            kinds[label] = "bias"
+        above = array
     for kind, choice in (("embedding", embeddings), ("head", head)):
         if choice is None:
             continue
@@ -231,13 +237,31 @@ def _kinds(
     return kinds
 
 
+def words_without_numbers(name: str) -> list[str]:
+    """Return the words of a name alone."""
+    return [word for word in words_of(name) if not word.isdigit()]
+
+
+def _added_to(array: np.ndarray, above: np.ndarray | None) -> bool:
+    """Return whether an array without a name is one row, as long as those of the one before it."""
+    return (
+        above is not None
+        and array.ndim == above.ndim == 2
+        and array.shape == (1, above.shape[1])
+        and len(above) > 1
+    )
+
+
 def _kind(name: str, array: np.ndarray) -> str:
     words = words_of(name)
     if set(words) & NORMS:
         return "norm"
+    parts = map(words_without_numbers, reversed(name.split(".")))
+    own = next(filter(None, parts), [""])  # of the last part that has a word
+    if {own[0], own[-1]} & BIASES and max(array.shape, default=1) == array.size:
+        return "bias"  # one row or column, too: NumPy's zeros((1, n))
     if array.ndim < 2:
-        own = [word for word in words if not word.isdigit()]
-        return "bias" if own and own[-1] in BIASES else "vector"
+        return "vector"
     if set(words) & EMBEDDINGS:
         return "embedding"
     while words and (words[-1].isdigit() or words[-1] in WEIGHTS):
@@ -285,7 +309,7 @@ def _undecayed(
     return {
         label
         for label, array in arrays.items()
-        if array.ndim < 2 or kinds[label] in ("norm", "embedding")
+        if array.ndim < 2 or kinds[label] in ("bias", "norm", "embedding")
     }
 
 
@@ -335,12 +359,25 @@ def _depths(kinds: Mapping[Label, str]) -> dict[Label, int]:
 
 
 def _layer(name: str) -> str:
-    """Return what names a layer: all up to the first number, or what is before the last dot."""
+    """Return what names a layer: all up to the first number, or what is before the last dot.
+
+    Words that say weight or bias name none: of ``weights.0`` and ``biases.0`` the number does, of
+    ``fc_w`` and ``fc_b`` the rest. A pair in a list (``0.0``, ``0.1``) is a layer.
+    """
+    if re.fullmatch(r"\d+\.\d+", name):
+        return name.partition(".")[0]
     found = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
     if found:
-        return found[0]
-    number = re.search(r"\d+$", name)
-    return number[0] if number else name.rpartition(".")[0] or name
+        parts = found[0].split(".")
+        if len(parts) > 1 and parts[-2].strip("_").lower() in WEIGHTS:
+            del parts[-2]
+        return ".".join(parts)
+    at_end = re.search(r"\d+$", name)
+    if at_end:
+        return at_end[0]
+    if "." in name:
+        return name.rpartition(".")[0]
+    return " ".join(word for word in words_of(name) if word not in WEIGHTS)
 
 
 def _scaled(settings: Mapping[str, Any], factor: float) -> Any:

@@ -9,6 +9,7 @@ what is allowed. Only what a room alone knows (arrays, operators, models) is che
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import numbers
 import operator
@@ -24,6 +25,16 @@ class _Short(reprlib.Repr):
 
     def repr_ndarray(self, value: Any, level: int) -> str:
         return brief(value)
+
+    def repr_dict(self, value: Any, level: int) -> str:
+        """Keep the order, which reprlib would sort: it can be what is wrong."""
+        if level <= 0 and value:
+            return "{...}"
+        items = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(value[key], level - 1)}"
+            for key in itertools.islice(value, self.maxdict)
+        ]
+        return "{" + ", ".join(items + ["..."] * (len(value) > self.maxdict)) + "}"
 
 
 _SHORT = _Short()

@@ -154,10 +154,12 @@ def _whole_steps(owner: str, given: Mapping[str, Any], total: Any) -> dict[str, 
     lengths = {name: value for name, value in given.items() if name in _LENGTHS}
     if total is None:
         for name, value in lengths.items():
-            if isinstance(value, float) and 0 < value < 1:
+            if _has_share(value):
+                number = "a number" if isinstance(value, float) else "numbers"
+                share = "a share" if isinstance(value, float) else "shares"
                 raise TypeError(
-                    f"{owner}: {name} must be a number of steps, or a share of the run if total= "
-                    f"says how long that is, got {name}={value!r} without total"
+                    f"{owner}: {name} must be {number} of steps, or {share} of the run if total= "
+                    f"says how long that is, got {name}={brief(value)} without total"
                 )
         return {}
     steps = _checked_argument(owner, "total", total, _COUNT)
@@ -169,6 +171,14 @@ def _whole_steps(owner: str, given: Mapping[str, Any], total: Any) -> dict[str, 
             f"[0, 1], and {' and '.join(lengths)} came in steps"
         )
     return changed
+
+
+def _has_share(value: Any) -> bool:
+    """Return whether a length, or one in a list of lengths or of points, can only be a share."""
+    if isinstance(value, (Mapping, list, tuple)):
+        ends = [part[0] if isinstance(part, (list, tuple)) and part else part for part in value]
+        return any(isinstance(part, float) and 0 < part < 1 for part in ends)
+    return isinstance(value, float) and 0 < value < 1
 
 
 def _in_steps(owner: str, name: str, value: Any, total: int) -> Any:
