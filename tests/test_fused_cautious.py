@@ -110,3 +110,16 @@ def test_rules_with_trust_ratios_and_rows_refuse_it():
         assert opt.cautious is False and opt.step(np.ones(2)) is True
     with pytest.raises(ValueError, match="cautious=True has no row-wise form"):
         optkern.Adam(np.ones((2, 2)), cautious=True).step_rows([0], np.ones((1, 2)))
+
+
+def test_no_stable_rate_is_given():
+    """Three elements at rest of four make the fourth's step twice as long: 2 / h is no limit."""
+    h, x = np.array([25.0, 0.0, 0.0, 0.0]), np.full(4, 1e-3)
+    plain = optkern.SGD(x.copy(), lr=0.06)
+    stable = optkern.curvature.max_stable_lr(plain, np.diag(h)).value
+    opt = optkern.SGD(x, lr=0.75 * stable, cautious=True)
+    for _ in range(20):
+        opt.step(h * x)
+    assert x[0] > 1
+    with pytest.raises(ValueError, match=r"no stability limit is known for cautious=True"):
+        optkern.curvature.max_stable_lr(opt, np.diag(h))

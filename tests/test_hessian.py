@@ -62,6 +62,21 @@ def test_product_is_symmetric_and_leaves_the_network_alone(loss, activation):
         assert np.array_equal(array, before[name])
 
 
+def test_product_of_a_network_that_is_sure_is_symmetric():
+    """Where p - 1 rounds to 0 beside probabilities of 1e-40: Rprop gets there in the demo."""
+    network, X, _, v = problem()
+    for name in ("W3", "b3"):
+        network.params[name] *= 6e4
+    outputs = np.sort(network.batch_outputs(X), axis=1)
+    assert (outputs[:, -1] - outputs[:, -2]).min() > 60  # 1 + exp(-40) is 1
+    y = network.batch_outputs(X).argmax(axis=1)
+    w = direction(network, np.random.default_rng(5))
+    left = flat(w) @ flat(hessian_product(network, X, y, v))
+    right = flat(v) @ flat(hessian_product(network, X, y, w))
+    assert left != 0
+    assert left / right == pytest.approx(1, rel=1e-9)
+
+
 def test_batch_loss_is_the_loss_of_the_gradients():
     network, X, y, _ = problem()
     assert network.batch_loss(X, y) == network.loss_and_grads(X, y)[0]

@@ -428,10 +428,15 @@ def max_stable_lr(optimizer: SteppingRule, operator: Any, **options: Any) -> Sta
             f"{owner}: no stability limit is known for {rule.name!r}, only for {known}"
         )
     hyper = _shared_hyperparameters(owner, optimizer)
-    if hyper["decay_form"] == "cautious" and hyper["weight_decay"]:
-        raise ValueError(
-            f"{owner}: no stability limit is known for decay_form='cautious', which decays by signs"
-        )
+    by_signs = {
+        "decay_form='cautious', which decays": (
+            hyper["decay_form"] == "cautious" and hyper["weight_decay"]
+        ),
+        "cautious=True, which lengthens steps": optimizer.session.options["cautious"],
+    }
+    for what, on in by_signs.items():
+        if on:
+            raise ValueError(f"{owner}: no stability limit is known for {what} by signs")
     if callable(operator) and not hasattr(operator, "shape"):
         operator = _structured(owner, operator, optimizer)
     size = sum(p.size for p in optimizer.params)

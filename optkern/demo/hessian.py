@@ -48,13 +48,20 @@ def hessian_product(network: Network, X: Array, y: Array, v: dict[str, Array]) -
 
 def _loss_derivatives(network: Network, outputs: Array, Ro: Array, y: Array) -> tuple[Array, Array]:
     """Compute the loss's gradient by the outputs, and its derivative along the direction."""
-    _, d = network.measure(outputs, y)
     if network.loss == "mse":
-        return d, Ro * (2 / Ro.size)
-    probability = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        return network.measure(outputs, y)[1], Ro * (2 / Ro.size)
+    rows = np.arange(len(y))
+    likeliest = (rows, outputs.argmax(axis=1))
+    probability = np.exp(outputs - outputs[likeliest][:, None])
     probability /= probability.sum(axis=1, keepdims=True)
-    mean = (probability * Ro).sum(axis=1, keepdims=True)
-    return d, probability * (Ro - mean) / len(y)
+    # A network that is sure has probabilities of 1 and 1e-40: p - 1 and Ro - mean, taken at the
+    # likeliest class, would be rounding alone, and the product that of no symmetric matrix.
+    d = probability.copy()
+    d[rows, y] = 0
+    d[rows, y] = -d.sum(axis=1)
+    relative = Ro - Ro[likeliest][:, None]
+    mean = (probability * relative).sum(axis=1, keepdims=True)
+    return d / len(y), probability * (relative - mean) / len(y)
 
 
 class _Layer:

@@ -270,7 +270,7 @@ def _judgement_row(result: judgement.Judgement | None) -> tuple[str, ...]:
         f"{verdict.bounds_min[0]:.2g}",
         f"{verdict.eigenvalue_max:.2g}",
         str(verdict.matvecs),
-        f"{result.loss:.3g}",
+        f"{result.loss + 0.0:.3g}",  # of -0.0, too
         _share(verdict.gain, result.loss),
         _share(verdict.predicted_gain if escaped is None else escaped.gain, result.loss),
     )
