@@ -22,13 +22,13 @@ from .row import ClassKeyword, Rule, Slot
 
 def formula(p, g, z, n, h):
     g = whole(ascended(p, g, h), h)
-    now = flush(n + g * g)
-    root, least = np.sqrt(now), np.sqrt(np.finfo(now.dtype).smallest_normal)
-    z[...] = flush(z + (g - (root - np.sqrt(n)) * h.inverse * p))
-    n[...] = now
+    square = n + g * g
+    root, least = np.sqrt(square), np.sqrt(np.finfo(square.dtype).smallest_normal)
+    total = z + (g - (root - np.sqrt(n)) * h.inverse * p)
+    z[...], n[...] = flush(total), flush(square)
     d = (np.where(root < least, least, root) + h.eps) * h.inverse + h.ridge
-    new = np.where(np.abs(z) <= h.lasso, 0, np.where(z > 0, h.lasso - z, -h.lasso - z) / d)
-    new = np.where((z == 0) & (g == 0), p, new)
+    far = np.where(total > 0, h.lasso - total, -h.lasso - total)
+    new = np.where(np.abs(total) <= h.lasso, 0, far) / d + np.where((total == 0) & (g == 0), p, 0)
     if h.flags & CAUTIOUS:
         new = moved(p, p - new, g, h)
     elif h.flags & SHRINK:

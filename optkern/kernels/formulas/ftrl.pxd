@@ -21,17 +21,19 @@ cdef inline floating formula(
     floating p, floating g, floating* z, floating* n, constants_t h
 ) noexcept nogil:
     cdef floating inverse = <floating> h.own[INVERSE], lasso = <floating> h.own[LASSO]
-    cdef floating now, root, now_z, d, new
+    cdef floating square, root, total, d, far, new
     g = whole(ascended(p, g, h), h)
-    now = flush(n[0] + g * g)
-    root = square_root(now)
-    now_z = flush(z[0] + (g - (root - square_root(n[0])) * inverse * p))
-    z[0], n[0] = now_z, now
+    # Of what is flushed only the state is made: a root behind a flush, or a quotient that is one
+    # of two results, makes gcc branch for each element (5 to 19 ns for .4).
+    square = n[0] + g * g
+    root = square_root(square)
+    total = z[0] + (g - (root - square_root(n[0])) * inverse * p)
+    z[0], n[0] = flush(total), flush(square)
     root = least_root(p) if root < least_root(p) else root
     d = (root + <floating> h.eps) * inverse + <floating> h.own[RIDGE]
-    new = (lasso - now_z if now_z > 0 else -lasso - now_z) / d
-    new = <floating> 0 if magnitude(now_z) <= lasso else new
-    new = p if (now_z == 0) & (g == 0) else new   # no gradient yet
+    far = lasso - total if total > 0 else -lasso - total
+    far = <floating> 0 if magnitude(total) <= lasso else far
+    new = far / d + (p if (total == 0) & (g == 0) else <floating> 0)   # no gradient yet: as it is
     if h.flags & CAUTIOUS:
         return moved(p, p - new, g, h)
     if h.flags & SHRINK and not (h.flags & WARY and opposed(p - new, p)):
