@@ -1,5 +1,7 @@
 """Decay of the later forms: corrected (AdamC) and cautious, which to a rule are decoupled decay."""
 
+import warnings
+
 import numpy as np
 import pytest
 from conftest import DTYPES, ISAS, RULES, assert_same_bits, ordinary
@@ -143,9 +145,21 @@ def test_a_schedule_has_its_largest_rate_beside_it():
         opt.step(np.zeros(2))
         expected *= 1 - lr * lr / 0.4 * 0.5
     np.testing.assert_allclose(p, expected, rtol=1e-15)
-    other = optkern.SGD(np.ones(2), lr=lambda step: rates[step % 3], max_lr=1.0)
+    other = optkern.SGD(
+        np.ones(2), lr=lambda step: rates[step % 3], max_lr=1.0, decay_form="corrected"
+    )
     other.load_state_dict(opt.state_dict())
     assert other.param_groups[0]["max_lr"] == 0.4
+
+
+def test_a_largest_rate_that_nothing_reads_is_told():
+    with pytest.warns(UserWarning, match="SGD: max_lr is read by decay_form='corrected' alone"):
+        optkern.SGD(np.ones(2), max_lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optkern.SGD(np.ones(2), lr=0.1, max_lr=0.1, decay_form="corrected")
+        groups = [{"params": np.ones(2), "decay_form": "corrected"}, {"params": np.ones(2)}]
+        optkern.SGD(groups, lr=0.1, max_lr=0.1)  # of the whole, and one group reads it
 
 
 def test_files_from_before_have_no_max_lr():

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -66,8 +67,13 @@ def test_rows_and_accumulated_calls_count_too():
     assert opt.step(GOOD) is True
 
 
-def test_beside_propagate_and_raise_it_is_idle():
-    opt = optkern.SGD(np.ones(2), max_skips=1)
+def test_beside_propagate_and_raise_it_is_idle_and_said_to_be():
+    with pytest.warns(UserWarning, match="SGD: max_skips counts .*='skip' .*it does nothing") as w:
+        opt = optkern.SGD(np.ones(2), max_skips=1)
+    assert w[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optkern.SGD(np.ones(2), max_skips=1, on_nonfinite="skip")
     assert [opt.step(BAD) for _ in range(3)] == [True] * 3
     opt.on_nonfinite = "raise"
     with pytest.raises(ValueError, match="holds NaN or inf; nothing was updated"):

@@ -101,7 +101,9 @@ def test_torch_takes_it():
 
 
 def test_thinc_says_that_it_does_not():
-    thinc = pytest.importorskip("optkern.integrations.thinc", reason="thinc")
+    pytest.importorskip("thinc", reason="trains its parameters")
+    from optkern.integrations import thinc
+
     with pytest.raises(TypeError, match=r"unknown option 'project'; optkern's own classes have it"):
         thinc.Optimizer(0.1, project="nonnegative")
 

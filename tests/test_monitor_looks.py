@@ -353,7 +353,10 @@ def test_what_does_not_fall_in_words():
 
 def test_a_rate_of_nothing_comes_before_the_point():
     rates = [1.0] * 20 + [1e-6] * 40
-    gains = lambda x: 0.5 * float(x @ x)  # noqa: E731
+
+    def gains(x):
+        return 0.5 * float(x @ x)
+
     found = stopped([1.0, 0.0, 0.0], bowl, rates=rates, loss=gains, moves=helix(0.9))
     assert found.kind == "plateau" and "raise lr before anything else" in str(found)
     assert "though 50 steps of the rule at lr = 1 with grad lower" in str(found)

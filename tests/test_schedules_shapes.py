@@ -142,6 +142,12 @@ def test_a_share_without_a_total_and_a_total_without_a_share_are_refused():
         Constant(0.1, total=100)
 
 
+def test_shares_beyond_the_run_are_refused():
+    WarmupStableDecay(1.0, 0.335, 0.33, 0.335, total=100)  # 34 + 33 + 34: by rounding
+    with pytest.raises(ValueError, match=r"and decay_steps are 110 together, total=100"):
+        WarmupStableDecay(1.0, 0.05, 0.75, 0.3, total=100)
+
+
 def test_an_optimizer_takes_them():
     import numpy as np
 

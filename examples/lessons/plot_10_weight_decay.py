@@ -15,7 +15,6 @@ import numpy as np
 import optkern
 
 X, y, X_test, y_test = (a if a.ndim == 1 else (a * 6.017 + 4.884) / 16 for a in lesson.digits(100))
-NOISE = lambda images, rng: images + 0.2 * rng.standard_normal(images.shape)  # noqa: E731
 DECAYS = (0.0, 2e-4, 2e-3, 2e-2, 4e-2, 0.1, 0.3)
 
 
@@ -94,7 +93,7 @@ RUNS = {
     "nothing": {},
     "decay": {"weight_decay": 10 * DECAYS[int(decoupled[:, 3].argmax())]},
     "dropout": {"dropout": 0.5},
-    "noise": {"change": NOISE},
+    "noise": {"change": lambda images, rng: images + 0.2 * rng.standard_normal(images.shape)},
     "upside down": {"change": upside_down},
 }
 test = {name: mean_of(**{"weight_decay": 0.0} | run)[3] for name, run in RUNS.items()}

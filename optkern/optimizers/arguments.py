@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..kernels.rules import (
     takes_schedule,
 )
 from ..rules.domains import checked_by
-from .given import settings_of
+from .given import caller_depth, settings_of
 from .words import COUNTED
 
 
@@ -86,6 +87,20 @@ class Arguments:
         good = {name: self.check_value(owner, name, value, rule) for name, value in values.items()}
         self.refuse_conflict(owner, rule, self.values_at(owner, {**words, **good}, step))
         return {**words, **good}
+
+    def warn_of_idle(self, skips: bool) -> None:
+        """Warn of what was given to the constructor and that nothing reads beside the rest.
+
+        Of groups nothing is said: torch's OneCycleLR keeps a ``max_lr`` of its own there.
+        """
+        idle = []
+        if self.options["max_skips"] is not None and not skips:
+            idle.append("max_skips counts the calls that on_nonfinite='skip' leaves out")
+        corrected = any(group.get("decay_form") == "corrected" for group in self.groups)
+        if "max_lr" in self.named and self.defaults["max_lr"] and not corrected:
+            idle.append("max_lr is read by decay_form='corrected' alone")
+        for sentence in idle:
+            warnings.warn(f"{self.owner}: {sentence}, it does nothing", stacklevel=caller_depth())
 
     def refuse_conflict(self, owner: str, rule: Rule, values: Mapping[str, Any]) -> None:
         rule.refuse_conflict(owner, values)

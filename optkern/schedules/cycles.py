@@ -203,6 +203,14 @@ class WarmupStableDecay(Timed):
         "1-sqrt": math.sqrt,
     }
 
+    def __post_init__(self, total: int | None = None) -> None:
+        super().__post_init__(total)
+        if total is not None and self._length() > total + 1:  # one: what rounding may add
+            raise ValueError(
+                f"{type(self).__name__}: warmup_steps, stable_steps and decay_steps are "
+                f"{self._length():,} together, total={total:,}"
+            )
+
     def _at(self, step: int) -> float:
         if step < self.warmup_steps:
             return _mix(0.0, self.lr, step / self.warmup_steps)
