@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 from conftest import (
+    ISAS,
     assert_same_bits,
     copies,
     ordinary,
@@ -11,7 +12,9 @@ from conftest import (
 
 import optkern
 from optkern import reference
+from optkern.kernels import runtime
 from optkern.kernels.rules import OPTION_SLOTS
+from optkern.optimizers import CLASSES
 
 SHAPES = ((6, 5), (4,), (), (2, 0), (3, 2, 4))
 
@@ -149,3 +152,29 @@ def whole():
         opt.step(grads)
     assert opt.steps == 3 and opt.state_dict()["accumulated"] == 1
     return opt
+
+
+def run_of_every_order(shapes, count=4):
+    """Parameters of these shapes, the second strided and the fourth in Fortran order; gradients."""
+    start = [ordinary(np.float32, int(np.prod(s)), k).reshape(s) for k, s in enumerate(shapes)]
+    start[3], start[1] = np.asfortranarray(start[3]), np.repeat(start[1], 2, axis=1)[:, ::2]
+    calls = [
+        [ordinary(np.float32, p.size, 9 * k + j).reshape(p.shape) for j, p in enumerate(start)]
+        for k in range(count)
+    ]
+    return start, calls
+
+
+def assert_no_order_shows(rule, start, calls, hyper, **options):
+    """Every instruction set, with one and several threads, ends where the reference does."""
+    twin = Twin(rule, start, hyper, **options)
+    for grads in calls:
+        twin.step(copies(grads))
+    for isa, threads in itertools.product(ISAS, (1, 3)):
+        runtime.use_isa(isa)
+        params = [p.copy(order="K") for p in start]
+        params[1] = np.repeat(start[1], 2, axis=1)[:, ::2]
+        opt = CLASSES[rule.name](params, num_threads=threads, **hyper, **options)
+        for grads in calls:
+            opt.step(copies(grads))
+        assert_equal_twin(opt, twin, hyper)

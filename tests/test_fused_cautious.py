@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
-from conftest import ISAS, RULES, assert_same_bits, copies, ordinary
-from fused_runs import Twin, arrays, assert_equal_twin, with_gaps
+from conftest import RULES, assert_same_bits, copies, ordinary
+from fused_runs import (
+    arrays,
+    assert_no_order_shows,
+    run_of_every_order,
+    with_gaps,
+)
 from test_fused_compact import Halved
 
 import optkern
-from optkern.kernels import runtime
 from optkern.optimizers import CLASSES
 
 
@@ -50,27 +54,10 @@ def test_edges_orders_threads_and_instruction_sets(name):
     """Also where gradients are not dense, accumulate beyond the range, or are clipped."""
     rule, options = RULES[name], {"accumulate": 2, "clip_norm": 1.0, "cautious": True}
     hyper = {"weight_decay": 0.1, "lr": 0.3} | ({"momentum": 0.9} if name == "sgd" else {})
-    shapes = ((3,), (1025, 3), (4097,), (40, 1100), (0,))
-    start = [ordinary(np.float32, int(np.prod(s)), k).reshape(s) for k, s in enumerate(shapes)]
-    start[3], start[1] = np.asfortranarray(start[3]), np.repeat(start[1], 2, axis=1)[:, ::2]
-    calls = [
-        [ordinary(np.float32, p.size, 9 * k + j).reshape(p.shape) for j, p in enumerate(start)]
-        for k in range(4)
-    ]
+    start, calls = run_of_every_order(((3,), (1025, 3), (4097,), (40, 1100), (0,)))
     calls[2][2] = np.float32(3e38) * np.sign(calls[2][2])
     calls[3][2] = np.float32(3e38) * np.sign(calls[2][2])
-    twin = Twin(rule, start, hyper, **options)
-    for grads in calls:
-        twin.step(copies(grads))
-    for isa in ISAS:
-        runtime.use_isa(isa)
-        for threads in (1, 3):
-            params = [p.copy(order="K") for p in start]
-            params[1] = np.repeat(start[1], 2, axis=1)[:, ::2]
-            opt = CLASSES[name](params, num_threads=threads, **hyper, **options)
-            for grads in calls:
-                opt.step(copies(grads))
-            assert_equal_twin(opt, twin, hyper)
+    assert_no_order_shows(rule, start, calls, hyper, **options)
 
 
 @pytest.mark.parametrize("master", (False, True))

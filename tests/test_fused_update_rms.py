@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import ISAS, RULES, assert_same_bits, copies, ordinary
-from fused_runs import Twin, assert_equal_twin
+from conftest import RULES, assert_same_bits, ordinary
+from fused_runs import assert_no_order_shows, run_of_every_order
 
 import optkern
-from optkern.kernels import runtime
 from optkern.optimizers import CLASSES
 
 
@@ -32,26 +31,11 @@ def test_edges_orders_threads_and_instruction_sets(name):
     """Squares are summed in C order, whatever the order in memory and the accumulators hold."""
     rule, options = RULES[name], {"accumulate": 2, "clip_norm": 1.0, "clip_update_rms": 0.3}
     hyper = {"weight_decay": 0.1, "lr": 0.3}
-    shapes = ((3,), (1025, 3), (4097,), (70, 80), (0,), (6, 9, 100))
-    start = [ordinary(np.float32, int(np.prod(s)), k).reshape(s) for k, s in enumerate(shapes)]
-    start[3], start[1] = np.asfortranarray(start[3]), np.repeat(start[1], 2, axis=1)[:, ::2]
+    start, calls = run_of_every_order(((3,), (1025, 3), (4097,), (70, 80), (0,), (6, 9, 100)))
     start[5] = start[5].transpose(1, 0, 2)
-    calls = [
-        [ordinary(np.float32, p.size, 9 * k + j).reshape(p.shape) for j, p in enumerate(start)]
-        for k in range(4)
-    ]
-    twin = Twin(rule, start, hyper, **options)
     for grads in calls:
-        twin.step(copies(grads))
-    for isa in ISAS:
-        runtime.use_isa(isa)
-        for threads in (1, 3):
-            params = [p.copy(order="K") for p in start]
-            params[1] = np.repeat(start[1], 2, axis=1)[:, ::2]
-            opt = CLASSES[name](params, num_threads=threads, **hyper, **options)
-            for grads in calls:
-                opt.step(copies(grads))
-            assert_equal_twin(opt, twin, hyper)
+        grads[5] = grads[5].reshape(start[5].shape)
+    assert_no_order_shows(rule, start, calls, hyper, **options)
 
 
 def test_gradients_that_are_zero_or_none_are_no_change():

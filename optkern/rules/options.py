@@ -90,8 +90,8 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
     """
     if name == "clip_update_rms" and not rule.has_relative:
         raise ValueError(
-            f"{owner}: clip_update_rms is not possible with {rule.class_name}: it is for "
-            "rules that divide by the root of a running second moment: Adam, AdamW, RMSprop"
+            f"{owner}: clip_update_rms is not possible with {rule.class_name}: its loop does not "
+            "give the gradient over the root of its second moment, as AdamW's does"
         )
     if name == "cautious" and rule.trust is not None:
         raise ValueError(
