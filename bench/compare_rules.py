@@ -1,4 +1,4 @@
-"""Which rule for what? Every rule on three small tasks, each with the same budget for its rate.
+"""Which rule for what? Rules on three small tasks, each with the same budget for its rate.
 
     python bench/compare_rules.py           # under 30 minutes on two cores
     python bench/compare_rules.py --write   # and its table into docs/which_rule.md
@@ -14,7 +14,8 @@
    third and three times of it; other numbers are the defaults. Tries are judged on validation data
    (of the regression: on the training loss, which is what it compares) with seed 0; what is shown
    comes from five other seeds, on test data. A constant rate, no clipping.
-5. +- is the standard deviation over seeds: rules closer than that are not told apart here.
+5. Muon, which is for matrices beside another rule, is not among them yet.
+6. +- is the standard deviation over seeds: rules closer than that are not told apart here.
 
 """
 

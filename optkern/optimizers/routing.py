@@ -53,9 +53,6 @@ class Groups(Routed):
 
     kinds: dict[Label, str]
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return tuple(self), self.params
-
     def __str__(self) -> str:
         rows = [("parameter", "shape", "is", "group", "rule", "lr", "weight_decay")]
         where = {label: k for k, group in enumerate(self) for label in group["params"]}
