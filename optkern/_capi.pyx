@@ -7,7 +7,7 @@
    not break what has been compiled; the version says when that could not be kept.
 3. A call checks what it can see, takes the GIL to say what is wrong, and writes nothing then.
 """
-from pathlib import Path
+import os
 
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
@@ -102,7 +102,7 @@ def get_include():
 
     What is written in Cython needs ``cimport optkern`` and no header.
     """
-    return str(Path(__file__).parent / "include")
+    return os.path.join(os.path.dirname(__file__), "include")
 
 
 def check_version(int version):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path, PurePath
 
 
 def refuse(error: ValueError) -> None:
@@ -16,13 +15,16 @@ def refuse(error: ValueError) -> None:
     if program == "-m":  # while the module to run is looked for
         given = sys.orig_argv
         program = given[given.index("-m") + 1] if "-m" in given else ""
-    if PurePath(program).name.removesuffix(".exe") in ("optkern", "optkern.cli"):
+    if os.path.basename(program).removesuffix(".exe") in ("optkern", "optkern.cli"):
         print(f"optkern: error: {error}", file=sys.stderr)
         raise SystemExit(2)
 
 
 def refuse_unbuilt(error: ImportError) -> None:
     """Raise ImportError, in a sentence, where compiled modules are missing beside their sources."""
+    from importlib.machinery import EXTENSION_SUFFIXES
+    from pathlib import Path
+
     folder = Path(__file__).parent
     missing = [
         source.with_suffix("").relative_to(folder.parent)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import sys
-from importlib import metadata
-from pathlib import Path
 
 import numpy
 
 from .kernels import openmp_policy, runtime
 from .kernels.threads import machine_limit
 
-try:
-    __version__ = metadata.version("optkern")
-except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+__version__ = "0.1.0"  # here alone: pyproject.toml reads it
 
 
 def show_versions() -> None:
     """Print the versions and settings that decide how optkern runs, a line each."""
+    import platform  # two milliseconds of each import otherwise
+
     openmp = f"{runtime.OPENMP}, {openmp_policy}" if runtime.OPENMP else openmp_policy
     rows = {
-        "optkern": f"{__version__}, from {Path(__file__).parent}",
+        "optkern": f"{__version__}, from {os.path.dirname(__file__)}",
         "python": sys.version.split()[0],
         "numpy": numpy.__version__,
         "platform": platform.platform(),

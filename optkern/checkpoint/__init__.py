@@ -26,7 +26,6 @@ from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..optimizers.given import warn_of_replaced
 from ..rules.domains import check_flag
 from ..solvers import LBFGS, SAM, NewtonLanczos
-from . import format
 from .partial import Fit, Report, SolverFit, parameters_by_name, parts, plateaus_of
 from .settings import Saved, callables_of, given_of, replaced, warn_of_lost
 
@@ -106,6 +105,8 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
         content["sam"] = sam.session.saved()
     if params:
         content["params"] = parameters_by_name(inner)
+    from . import format  # with zipfile, json and hashlib, which an import of optkern is spared
+
     format.write("optkern.save", name, content)
 
 
@@ -183,6 +184,8 @@ def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
         inner.session.refuse_averages("optkern.load")
     if params:
         inner.session.find_parameters()
+    from . import format
+
     content = format.read("optkern.load", name)
     try:
         _refuse_another(opt, content)

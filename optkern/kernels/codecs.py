@@ -26,7 +26,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NoReturn
 
 import numpy as np
@@ -236,6 +235,8 @@ def tensor_key(label: int | str) -> int:
     64 bits of the name's BLAKE2b, the uppermost set: no position is as large.
     """
     if isinstance(label, str):
+        import hashlib  # which loads OpenSSL
+
         digest = hashlib.blake2b(label.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest, "little") | 1 << 63
     return int(label)

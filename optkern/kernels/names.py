@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shlex
-import shutil
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..rules.domains import brief as brief
@@ -184,8 +182,12 @@ def pip_install(*packages: str) -> str:
 
     The first pip on the way may be another Python's.
     """
+    import shlex
+    import shutil
+
     found = shutil.which("pip")
-    own = not sys.executable or (found and Path(found).parent == Path(sys.executable).parent)
+    beside = os.path.dirname(sys.executable)
+    own = not sys.executable or (found and os.path.dirname(found) == beside)
     pip = "pip" if own else f"{shlex.quote(sys.executable)} -m pip"
     return f"{pip} install {shlex.join(packages)}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..rules.domains import check_threads
@@ -67,7 +66,7 @@ def machine_limit() -> int:
 def _cgroup_cores(root: str = "/") -> int:
     """Read the smallest quota, in cores, of this process's cgroup (version 1 or 2) or one above."""
     found = [sys.maxsize]
-    for line in _read(Path(root, "proc/self/cgroup")).splitlines():
+    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             top, files = "sys/fs/cgroup", ["cpu.max"]
@@ -77,16 +76,17 @@ def _cgroup_cores(root: str = "/") -> int:
             continue
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts) + 1):
-            folder = Path(root, top, *parts[:depth])
-            words = " ".join(_read(folder / name) for name in files).split()
+            folder = os.path.join(root, top, *parts[:depth])
+            words = " ".join(_read(os.path.join(folder, name)) for name in files).split()
             if len(words) == 2 and words[0].isdigit() and int(words[1]):
                 found.append(-(-int(words[0]) // int(words[1])))
     return min(found)
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        return path.read_text()
+        with open(path) as file:
+            return file.read()
     except OSError:
         return ""
 

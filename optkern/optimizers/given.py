@@ -8,13 +8,13 @@ silent, however it has changed its numbers on the way.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _MOST = 5  # that a message names
 
 Replaced = dict[str, tuple[Any, Any]]  # by name what was given, and what was loaded

@@ -8,7 +8,6 @@ what is allowed. Only what a room alone knows (arrays, operators, models) is che
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import numbers
@@ -58,6 +57,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.66) -> list[str]:
     said = name.lower()
     if said in lower:
         return [lower[said]]
+    import difflib  # where a name is wrong, not in each import
+
     return [lower[key] for key in difflib.get_close_matches(said, lower, n=2, cutoff=cutoff)]
 
 
