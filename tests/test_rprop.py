@@ -1,5 +1,7 @@
 """Rprop takes the steps that its papers say: for one scalar, in the papers' letters."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,25 @@ def test_steps_by_hand(maximize):
         opt.step(np.array([turn * seen]))
         assert np.isclose(array[0], w, rtol=1e-13)
     assert opt.state[0]["step_size"][0] == pytest.approx(delta)
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+def test_every_meeting_of_odd_numbers_is_the_formulas(dtype):
+    """Zeros of both signs, NaN, infinity, denormals: the kernel asks for no sign as such."""
+    info = np.finfo(dtype)
+    odd = [0.0, np.nan, np.inf, 1.0, 0.3, info.tiny, info.smallest_subnormal, info.max]
+    signs = np.array([*odd, *np.negative(odd)], dtype)
+    streams = np.array(list(itertools.product(signs, signs, signs, signs[: len(odd)])), dtype).T
+    for options in ({"step": 1}, {"step_sizes": (0.0, 50.0)}, {"weight_decay": 0.1}):
+        options = {"step": 5, **options}
+        ours, theirs = streams.copy(), streams.copy()
+        with np.errstate(all="ignore"):
+            optkern.reference.rprop(*theirs, **options)
+        optkern.kernels.rprop(*ours, **options)
+        same = (ours.view(f"u{ours.itemsize}") == theirs.view(f"u{ours.itemsize}")) | (
+            np.isnan(ours) & np.isnan(theirs)
+        )
+        assert same.all(), streams[:, ~same.all(axis=0)].T[:3]
 
 
 def test_a_diagnosis_that_advises_another_lr_says_what_it_is_worth():

@@ -22,7 +22,8 @@ cdef inline floating formula(
     least = least if least > least_root(p) else least_root(p)
     d = square_root(v[0])
     d = whole(g / (least if d < least else d), h)
-    d = most if d > most else (-most if d < -most else d)
+    d = most if d > most else d   # one after the other: a minimum and a maximum
+    d = -most if d < -most else d
     now_m = flush(<floating> h.beta1 * m[0] + <floating> h.gain1 * d)
     m[0] = now_m
     v[0] = flush(<floating> h.beta2 * v[0] + <floating> h.gain2 * g * g)

@@ -1,6 +1,8 @@
 # cython: cdivision=True, cpow=True
+from libc.math cimport NAN
+
 from optkern.kernels._constants cimport constants_t, hyper_t
-from optkern.kernels._scalar cimport floating, flush
+from optkern.kernels._scalar cimport floating, flush, least as smallest
 from optkern.kernels.formulas._common cimport ascended, common, make_room, moved, whole
 
 
@@ -12,26 +14,45 @@ cdef enum:   # in the order of the row's constants
     FIRST   # what the sizes begin with, in the first step
 
 
-cdef inline floating sign(floating x) noexcept nogil:
-    return <floating> 1 if x > 0 else (<floating> -1 if x < 0 else x)
+cdef extern from "math.h" nogil:
+    float copysignf(float x, float y)
+    double copysign(double x, double y)
+    bint lessgreater "islessgreater"(double x, double y)
+    bint unordered "isunordered"(double x, double y)
+
+
+cdef inline floating signed(floating x, floating y) noexcept nogil:
+    """Give x the sign bit of y."""
+    if floating is float:
+        return copysignf(x, y)
+    else:
+        return copysign(x, y)
 
 
 cdef inline floating formula(
     floating p, floating g, floating* prev, floating* size, constants_t h
 ) noexcept nogil:
-    cdef floating least = <floating> h.own[LEAST], most = <floating> h.own[MOST]
-    cdef floating same, now
+    cdef floating least = <floating> h.own[LEAST], most = <floating> h.own[MOST], y, now, u
+    cdef bint real, same, other
     g = ascended(p, g, h)
-    same = sign(g) * sign(prev[0])
-    now = size[0] * (
-        <floating> h.own[GROWTH] if same > 0
-        else (<floating> h.own[CUT] if same < 0 else <floating> 1 + same)
-    ) + <floating> h.own[FIRST]
-    now = flush(most if now > most else (least if now < least else now))
+    # What is written here as few comparisons, and bounds one after the other as a minimum and a
+    # maximum, takes half the time of signs that are 1, -1, 0 or NaN: .31 ns for .64.
+    real = lessgreater(g, 0)   # neither 0 nor NaN
+    y = prev[0] * signed(<floating> 1, g)
+    same, other = real & (y > 0), real & (y < 0)
+    now = <floating> h.own[CUT] if other else <floating> 1
+    now = <floating> h.own[GROWTH] if same else now
+    now = size[0] * now + <floating> h.own[FIRST]
+    now = most if now > most else now
+    now = least if now < least else now
+    now = <floating> 0 if now < smallest(now) else now   # `flush` of what is not negative
+    now = <floating> NAN if unordered(g, prev[0]) else now
     size[0] = now
-    g = <floating> 0 if same < 0 else g
+    u = signed(now, g)
+    g = <floating> 0 if other else g
     prev[0] = flush(whole(g, h))
-    return moved(p, sign(g) * now, g, h)
+    u = u if real & (not other) else g * now   # 0, or NaN
+    return moved(p, u, g, h)
 
 
 cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
