@@ -151,11 +151,91 @@ def test_the_table():
     params = {"emb": np.ones((9, 4)), "W1": np.ones((4, 4)), "out": np.ones((4, 9))}
     text = str(optkern.groups(params, muon={"rule": "Lion", "lr": 0.01}, lr=0.001))
     assert text.splitlines() == [
-        "parameter  shape   is         group  rule   lr     weight_decay",
-        "emb        (9, 4)  embedding  0      AdamW  0.001  0",
-        "W1         (4, 4)  matrix     1      Lion   0.01   0",
-        "out        (4, 9)  head       2      AdamW  0.001  0.01",
+        "parameter  shape   is         group  rule   lr     weight_decay  because of",
+        "emb        (9, 4)  embedding  0      AdamW  0.001  0             'emb' in its name",
+        "W1         (4, 4)  matrix     1      Lion   0.01   0             its two axes",
+        "out        (4, 9)  head       2      AdamW  0.001  0.01          being the last matrix",
     ]
+
+
+REASONS = {
+    "wte": "'wte' in its name",
+    "h.0.ln_1.weight": "'ln' in its name",
+    "h.0.attn.b": "'b' in its name",
+    "h.0.multi_head.W": "its two axes",
+    "h.1.conv": "its 4 axes",
+    "h.1.gate": "its one axis",
+    "lm_head.W": "'head' in its name",
+}
+
+
+def test_the_table_says_why():
+    reasons = optkern.groups(made()).reasons
+    assert {name: reasons[name] for name in REASONS} == REASONS and set(reasons) == set(GPT)
+    groups = optkern.groups(made(), head="h.0.attn.W", embeddings=["wte"])
+    assert groups.reasons["h.0.attn.W"] == "head=" and groups.reasons["wte"] == "embeddings="
+    assert groups.reasons["lm_head.W"] == "head=, its two axes"
+    assert groups.reasons["wpe"] == "embeddings=, its two axes"
+    rows = optkern.groups([np.ones((3, 4)), np.ones((1, 4)), np.ones((1, 5)), np.array(1.0)])
+    assert [*rows.reasons.values()] == [
+        "its two axes",
+        "one row after a matrix of its columns",
+        "being the last matrix",
+        "being one number",
+    ]
+    assert "its side of one" in str(optkern.groups([np.ones((1, 5)), np.ones((5, 3))]))
+
+
+FACTORS = {
+    "U @ V.T": {"U": (9, 3), "V": (7, 3)},
+    "with biases": {"U": (9, 3), "V": (7, 3), "user_bias": (9,), "item_bias": (7,)},
+    "V.T @ U": {"codes": (3, 9), "dictionary": (3, 7)},
+    "of one size": {"U": (9, 3), "V": (9, 3)},
+    "three ways": {"A": (9, 3), "B": (7, 3), "C": (5, 3)},
+}
+
+
+@pytest.mark.parametrize("shapes", FACTORS.values(), ids=FACTORS)
+def test_factors_of_a_matrix_have_no_head(shapes):
+    """Neither takes what the other gives: both are what the other is."""
+    groups = optkern.groups(made(shapes), muon=True, lr=0.1)
+    factors = [name for name, shape in shapes.items() if len(shape) == 2]
+    assert {groups.kinds[name] for name in factors} == {"matrix"}
+    assert groups.reasons[factors[-1]] == f"a side shared with {factors[0]!r}: a factor"
+    chosen = optkern.groups(made(shapes), muon=True, lr=0.1, head=factors[-1])
+    assert chosen.kinds[factors[-1]] == "head"
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(9, 5), (5, 2)],
+        [(5, 9), (2, 5)],
+        [(9, 5), (5, 5), (5, 5), (5, 2)],
+        [(8, 3, 3, 3), (8, 72)],
+        [(9, 5), (32, 2)],
+        [(9, 3)],
+    ],
+)
+def test_the_last_layer_is_no_factor(shapes):
+    """Whichever way weights are kept, or where something unseen is between two of them."""
+    groups = optkern.groups([np.ones(shape) for shape in shapes])
+    assert [*groups.kinds.values()][-1] == "head"
+
+
+def test_gradients_after_another_group():
+    """The message shows what the list is of; so arranged they are taken."""
+    opt = optkern.Mixed(optkern.groups(made(), muon=True, lr=0.1))
+    opt.add_param_group({"params": {"more": np.ones(3)}, "rule": "SGD"})
+    said = r"those of optkern.groups are one.*\[\{'wte': .*\}, \{'more': ...\}\], got dict"
+    with pytest.raises(ValueError, match=said):
+        opt.step({**made(), "more": np.ones(3)})
+    assert opt.step([made(), {"more": np.ones(3)}])
+    plain = optkern.Adam([np.ones(2), np.ones(3)])
+    plain.add_param_group({"params": np.ones(4)})
+    with pytest.raises(ValueError, match=r"2 groups, \[\[2 of them\], an array\], got 3"):
+        plain.step([np.ones(2), np.ones(3), np.ones(4)])
+    assert plain.step([[np.ones(2), np.ones(3)], np.ones(4)])
 
 
 NESTED = {"emb": (6, 3), "layers": [{"W": (3, 3), "b": (3,)}, {"W": (3, 3), "b": (3,)}]}

@@ -17,6 +17,7 @@ class Gathering:
     if TYPE_CHECKING:
         owner: str
         grouped: bool
+        routed: bool
         parts: list[Node]
 
     def flatten(
@@ -39,9 +40,13 @@ class Gathering:
         values = once(values)
         if not is_sequence(values) or len(values) != len(self.parts):
             came = f"{len(values)}" if is_sequence(values) else type(values).__name__
+            count, of = len(self.parts), "groups"
+            if self.routed:
+                of = "groups (those of optkern.groups are one, arranged as its params)"
+            each = ", ".join(map(_arrangement, self.parts))
             raise ValueError(
-                f"{self.owner}: {what} must be a list with one entry for each of the "
-                f"{len(self.parts)} groups, got {came}"
+                f"{self.owner}: {what} must be a list with one entry for each of the {count} {of}, "
+                f"[{each}], got {came}"
             )
         return tuple(self._flat(values, what, strict, once))
 
@@ -137,3 +142,13 @@ class Gathering:
                 f"{self.owner}: {where} must have the parameters' names; "
                 f"missing {missing}, left over {extra}"
             )
+
+
+def _arrangement(node: Node) -> str:
+    """Show in a few words what is arranged like a part of the parameters."""
+    shown = [str(key) for key in node.keys[:3]] + ["..."] * (len(node.keys) > 3)
+    if node.kind == "dict":
+        return "{" + ", ".join(s if s == "..." else f"{s!r}: ..." for s in shown) + "}"
+    if node.kind == "list":
+        return f"[{len(node.keys)} of them]" if node.keys else "[]"
+    return "an array" if node.kind == "array" else f"a {node.kind}"

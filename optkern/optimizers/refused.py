@@ -25,6 +25,33 @@ WAYS_TO_CHANGE = {
     "last_grad_norm": "it is what the last step found",
 }
 
+# What to do for some rows instead of an option that is of whole arrays, once it is off.
+WAYS_OF_ROWS = {
+    "clip_norm": "multiply what you give by min(1, {value!r} / its norm), rows that come twice "
+    "summed before",
+    "clip_norm_per_tensor": "multiply each gradient that you give by min(1, {value!r} / its norm), "
+    "rows that come twice summed before",
+    "clip_value": "give np.clip(gradient, -{value!r}, {value!r}), rows that come twice summed "
+    "before",
+    "grad_scale": "divide what you give by {value!r}",
+    "accumulate": "give the rows and gradients of {value!r} calls joined in one: what comes twice "
+    "is summed (divide by {value!r} for the mean)",
+    "project": "put the rows back after the call: p[rows] = np.clip(p[rows], lo, hi)",
+    "zero_grad": "set your gradients to zero after the call",
+}
+
+
+def refuse_option_of_rows(owner: str, options: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise ValueError where an option is on that steps by rows do not have; say the way out."""
+    for name, value in options.items():
+        if value == defaults[name] or name == "max_skips":
+            continue
+        instead = WAYS_OF_ROWS.get(name, "go without it, or give step a gradient of all rows")
+        raise ValueError(
+            f"{owner}: {name}={value!r} has no row-wise form; step_rows takes the rule alone: set "
+            f"opt.{name} = {defaults[name]!r} and {instead.format(value=value)}"
+        )
+
 
 class RefusingTuple(tuple[Any, ...]):
     """Hold a tuple of an optimizer that says how to change it where it is written to.

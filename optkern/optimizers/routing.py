@@ -2,8 +2,11 @@
 
 1. What recipes leave out is decided by what a parameter is: a bias, a norm's scale, another vector,
    an embedding, the head, or a matrix of the inside. Names say it where they can (the words below,
-   as parts of a name); else the shape does, and the last matrix is the head.
-2. Whatever is decided can be seen: the result prints as a table; each decision has an argument.
+   as parts of a name); else the shape does, and the last matrix is the head, unless it is a factor
+   beside another one: U and V of ``U @ V.T`` share a side, and neither takes what the other gives.
+   Of ``W @ H`` shapes say nothing, two layers have the same.
+2. Whatever is decided can be seen, with its reason: the result prints as a table; each decision has
+   an argument.
 """
 
 from __future__ import annotations
@@ -49,12 +52,15 @@ class Groups(Routed):
     kinds : dict of str
         By label what each parameter is: "bias", "norm", "vector", "embedding", "head", "matrix",
         "array".
+    reasons: dict of str
+        By label why it is taken for that.
     """
 
     kinds: dict[Label, str]
+    reasons: dict[Label, str]
 
     def __str__(self) -> str:
-        rows = [("parameter", "shape", "is", "group", "rule", "lr", "weight_decay")]
+        rows = [("parameter", "shape", "is", "group", "rule", "lr", "weight_decay", "because of")]
         where = {label: k for k, group in enumerate(self) for label in group["params"]}
         for label, kind in self.kinds.items():
             group = self[where[label]]
@@ -66,7 +72,8 @@ class Groups(Routed):
             )
             called = "any" if rule is None else rule_named("groups", rule).class_name
             shape = str(tuple(np.shape(group["params"][label])))
-            rows.append((str(label), shape, kind, str(where[label]), called, lr, decay))
+            reason = self.reasons[label]
+            rows.append((str(label), shape, kind, str(where[label]), called, lr, decay, reason))
         widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
@@ -111,7 +118,8 @@ def groups(
         what is beside weight and bias in them (``fc_w``, ``fc_b``), else each in turn; embeddings
         come first, the head last.
     embeddings, head : callable, pattern, list of patterns, optional
-        Who they are. None: by name; where no name says it, the last matrix is the head.
+        Who they are. None: by name; where no name says it, the last matrix is the head, unless its
+        shape says that it is a factor beside another one. ``head=()``: nobody.
     **hyperparameters
         Of those that ``muon`` does not take: ``lr``, ``weight_decay``, ...
 
@@ -131,11 +139,11 @@ def groups(
     >>> params = {"emb": np.ones((9, 4)), "W1": np.ones((4, 4)), "b1": np.ones(4)}
     >>> params["head"] = np.ones((4, 9))
     >>> print(optkern.groups(params, muon={"rule": "Lion", "lr": 0.01}, lr=0.001))
-    parameter  shape   is         group  rule   lr     weight_decay
-    emb        (9, 4)  embedding  0      AdamW  0.001  0
-    W1         (4, 4)  matrix     1      Lion   0.01   0
-    b1         (4,)    bias       0      AdamW  0.001  0
-    head       (4, 9)  head       2      AdamW  0.001  0.01
+    parameter  shape   is         group  rule   lr     weight_decay  because of
+    emb        (9, 4)  embedding  0      AdamW  0.001  0             'emb' in its name
+    W1         (4, 4)  matrix     1      Lion   0.01   0             its two axes
+    b1         (4,)    bias       0      AdamW  0.001  0             'b' in its name
+    head       (4, 9)  head       2      AdamW  0.001  0.01          'head' in its name
     >>> opt = optkern.Mixed(optkern.groups(params, muon="Lion", lr=0.001), clip_norm=1.0)
     >>> opt.step({name: np.ones_like(p) for name, p in params.items()})
     True
@@ -146,7 +154,7 @@ def groups(
     for label, array in zip(structure.labels, structure.arrays):
         buffers.check_parameter("groups", buffers.named("parameter", label), array)
     arrays = dict(zip(structure.labels, map(np.asarray, structure.arrays)))
-    kinds = _kinds(arrays, embeddings, head)
+    kinds, reasons = _kinds(arrays, embeddings, head)
     rest, matrices = _who(rule, muon, hyperparameters)
     decays = _undecayed(no_decay, arrays, kinds)
     factors = _factors(layer_decay, layers, kinds)
@@ -163,7 +171,7 @@ def groups(
             found[key] = {"params": {}, **settings}
         found[key]["params"][label] = value
     new = Groups(found.values(), structure.given)
-    new.kinds = kinds
+    new.kinds, new.reasons = kinds, reasons
     return new
 
 
@@ -213,25 +221,51 @@ def words_of(name: str) -> list[str]:
 
 def _kinds(
     arrays: Mapping[Label, np.ndarray], embeddings: Chooser, head: Chooser
-) -> dict[Label, str]:
-    """Say what each parameter is."""
-    kinds = {label: _kind(str(label), array) for label, array in arrays.items()}
+) -> tuple[dict[Label, str], dict[Label, str]]:
+    """Say what each parameter is, and why."""
+    found = {label: _kind(str(label), array) for label, array in arrays.items()}
     above: np.ndarray | None = None
     for label, array in arrays.items():
         if not words_without_numbers(str(label)) and _added_to(array, above):
-            kinds[label] = "bias"
+            found[label] = "bias", "one row after a matrix of its columns"
         above = array
     for kind, choice in (("embedding", embeddings), ("head", head)):
         if choice is None:
             continue
         chosen = _chosen(kind, choice, arrays)
+        argument = kind + "s" * (kind == "embedding")
         for label, array in arrays.items():
-            if label in chosen or kinds[label] == kind:
-                kinds[label] = kind if label in chosen else _by_shape(array)
-    matrices = [label for label, kind in kinds.items() if kind in ("matrix", "array")]
-    if head is None and "head" not in kinds.values() and matrices:
-        kinds[matrices[-1]] = "head"
-    return kinds
+            if label in chosen:
+                found[label] = kind, f"{argument}="
+            elif found[label][0] == kind:
+                is_now, reason = _by_shape(array)
+                found[label] = is_now, f"{argument}=, {reason}"
+    matrices = [label for label, (kind, _) in found.items() if kind in ("matrix", "array")]
+    if head is None and matrices and not any(kind == "head" for kind, _ in found.values()):
+        *before, last = matrices
+        beside = _factors_beside(arrays[last], {label: arrays[label] for label in before})
+        found[last] = (
+            (found[last][0], f"a side shared with {beside}: a factor")
+            if beside
+            else ("head", "being the last matrix")
+        )
+    return {k: kind for k, (kind, _) in found.items()}, {k: why for k, (_, why) in found.items()}
+
+
+def _factors_beside(last: np.ndarray, others: Mapping[Label, np.ndarray]) -> str:
+    """Name the matrix that the last one is a factor beside: empty where it is none.
+
+    A layer takes what another one gives: the first side of one is the second side of the other, as
+    of ``x @ W1 @ W2``, whichever way they are kept. Factors share their first or their second.
+    """
+    shapes = {label: a.shape for label, a in others.items() if a.ndim == 2}
+    if len(shapes) < len(others) or last.ndim != 2 or min(last.shape) == 1:
+        return ""
+    rows, columns = last.shape
+    if any(m == columns or n == rows for m, n in shapes.values()):
+        return ""
+    alike = [label for label, (m, n) in shapes.items() if m == rows or n == columns]
+    return repr(alike[0]) if alike else ""
 
 
 def words_without_numbers(name: str) -> list[str]:
@@ -249,27 +283,37 @@ def _added_to(array: np.ndarray, above: np.ndarray | None) -> bool:
     )
 
 
-def _kind(name: str, array: np.ndarray) -> str:
+def _kind(name: str, array: np.ndarray) -> tuple[str, str]:
+    """Say what a parameter is by its name, else by its shape, and why."""
     words = words_of(name)
-    if set(words) & NORMS:
-        return "norm"
+    if norms := [word for word in words if word in NORMS]:
+        return "norm", _named(norms[0])
     parts = map(words_without_numbers, reversed(name.split(".")))
     own = next(filter(None, parts), [""])  # of the last part that has a word
-    if {own[0], own[-1]} & BIASES and max(array.shape, default=1) == array.size:
-        return "bias"  # one row or column, too: NumPy's zeros((1, n))
+    biases = [word for word in (own[0], own[-1]) if word in BIASES]
+    if biases and max(array.shape, default=1) == array.size:
+        return "bias", _named(biases[0])  # one row or column, too: NumPy's zeros((1, n))
     if array.ndim < 2:
-        return "vector"
-    if set(words) & EMBEDDINGS:
-        return "embedding"
+        return _by_shape(array)
+    if found := [word for word in words if word in EMBEDDINGS]:
+        return "embedding", _named(found[0])
     while words and (words[-1].isdigit() or words[-1] in WEIGHTS):
         words.pop()
-    return "head" if words and words[-1] in HEADS and "multi" not in words else _by_shape(array)
+    if words and words[-1] in HEADS and "multi" not in words:
+        return "head", _named(words[-1])
+    return _by_shape(array)
 
 
-def _by_shape(array: np.ndarray) -> str:
+def _named(word: str) -> str:
+    return f"{word!r} in its name"
+
+
+def _by_shape(array: np.ndarray) -> tuple[str, str]:
     if array.ndim < 2:
-        return "vector"
-    return "matrix" if array.ndim == 2 and min(array.shape) > 1 else "array"
+        return "vector", "its one axis" if array.ndim else "being one number"
+    if array.ndim > 2:
+        return "array", f"its {array.ndim} axes"
+    return ("matrix", "its two axes") if min(array.shape) > 1 else ("array", "its side of one")
 
 
 def _chosen(what: str, choice: Any, arrays: Mapping[Label, np.ndarray]) -> set[Label]:

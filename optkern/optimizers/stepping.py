@@ -15,6 +15,7 @@ from ..kernels.rules import (
 )
 from ..kernels.threads import ThreadReport
 from ..rules.domains import check_threads, check_word
+from .refused import refuse_option_of_rows
 from .session import Session
 
 
@@ -137,16 +138,8 @@ class Stepping:
         session = self._session
         if not session.words:
             self._refuse_without_rows(session.rule)
-        dense = [
-            name
-            for name, value in session.options.items()
-            if value != OPTIONS[name][0] and name != "max_skips"
-        ]
-        if dense:
-            raise ValueError(
-                f"{session.owner}: {dense[0]}={session.options[dense[0]]!r} has no row-wise form; "
-                "step_rows takes the rule alone"
-            )
+        defaults = {name: default for name, (default, _) in OPTIONS.items()}
+        refuse_option_of_rows(session.owner, session.options, defaults)
         if session.state_dtype:
             raise ValueError(
                 f"{session.owner}: state_dtype={session.state_dtype!r} has no row-wise form; "
