@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -33,15 +32,18 @@ def missing() -> list[str]:
     return found
 
 
-def complaint(compiler: list[str]) -> str:
-    """What a compiler says to a program of one line; '' where it compiles it.
+ONE_LINE = "#include <stdio.h>\nint main(void) { return 0; }\n"
+
+
+def complaint(compiler: list[str], program: str = ONE_LINE) -> str:
+    """What a compiler says to a program; '' where it compiles it.
 
     On macOS there is a cc before there are tools, and on Linux one may be there without the C
     library's headers.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "program.c"
-        source.write_text("#include <stdio.h>\nint main(void) { return 0; }\n")
+        source.write_text(program)
         done = subprocess.run(
             [*compiler, "-c", str(source), "-o", str(source.with_suffix(".o"))],
             capture_output=True, text=True,
@@ -77,8 +79,12 @@ from Cython import Tempita
 from Cython.Build import cythonize
 from Cython.Build.Dependencies import DependencyTree
 from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
+from setuptools.command.build_ext import build_ext  # after it distutils is setuptools' own
 from setuptools.modified import newer_group
+
+from distutils.ccompiler import new_compiler  # isort: skip
+from distutils.sysconfig import customize_compiler  # isort: skip
+from distutils.util import get_platform  # isort: skip
 
 ROOT = Path(__file__).parent
 KERNELS = ROOT / "optkern" / "kernels"
@@ -125,9 +131,18 @@ DEFINES = [
 
 
 def is_x86_64() -> bool:
-    """Whether the build's target is x86-64 (a universal macOS build is not one target)."""
-    target = os.environ.get("ARCHFLAGS", "") or sysconfig.get_platform() + platform.machine()
-    return any(name in target.lower() for name in ("x86_64", "amd64")) and "arm64" not in target
+    """Whether the compiler's target is x86-64, which the name of the host does not tell.
+
+    Emscripten, Windows for ARM64 and a universal macOS build, which is not one target, are built
+    on hosts that are.
+    """
+    if MSVC:
+        return get_platform() == "win-amd64"
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    return not complaint(
+        compiler.compiler_so, "#if !defined(__x86_64__)\n#error another target\n#endif\n"
+    )
 
 
 def specification() -> ModuleType:
@@ -373,12 +388,12 @@ def ours(name: str) -> bool:
 
 
 stamp_derivations()
-levels = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
+levels = possible = ["baseline", *(ISA_FLAGS if is_x86_64() else ())]
 # For whoever tries a rule: OPTKERN_BUILD_ISA=baseline builds one instruction set alone.
 if wanted := os.environ.get("OPTKERN_BUILD_ISA"):
-    levels = [isa for isa in levels if isa in wanted.split(",")]
+    levels = [isa for isa in possible if isa in wanted.split(",")]
     if not levels:
-        sys.exit(f"OPTKERN_BUILD_ISA={wanted!r}: there are baseline, v3 and v4")
+        sys.exit(f"OPTKERN_BUILD_ISA={wanted!r}: for this target there is {', '.join(possible)}")
 extensions = [
     extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
     extension("kernels._choice", "optkern/kernels/_choice.pyx", []),

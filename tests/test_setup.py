@@ -1,6 +1,7 @@
 """What a build says where something is missing: one sentence, before anything is compiled."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,20 @@ def test_a_compiler_that_does_not_compile_is_told_by_what_it_says(text, said, tm
 def test_nothing_is_said_where_all_is_there(tmp_path):
     done = asked(NOTHING, CC=compiler(tmp_path, "exit 0"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "levels"), [("elsewhere", "baseline"), ("here", "baseline, v3, v4")]
+)
+def test_the_instruction_sets_are_the_targets_not_the_hosts(target, levels, tmp_path):
+    """A compiler whose target is another one, as Emscripten's and those for ARM are."""
+    if target == "here" and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("this machine has no v3")
+    asks = "for x; do case $x in *.c) ! grep -q __x86_64__ $x; exit;; esac; done"
+    cc = compiler(tmp_path, asks if target == "elsewhere" else "exit 0")
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build"], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "CC": cc, "OPTKERN_BUILD_ISA": "none of these"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"none of these': for this target there is {levels}\n")
