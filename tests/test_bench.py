@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import optkern
 from optkern.bench import cases, cli, natural, options, parity, rows, sides, timing
-from optkern.kernels.rules import RULES
+from optkern.rules import MATRIX_RULES, RULES
 
 FAST = ["--quick", "--seconds", "0.01", "--threads", "1"]
 
@@ -176,12 +177,39 @@ def test_a_noisy_machine_is_told(what, monkeypatch, capsys):
 
 
 def test_defaults_are_every_rule_and_the_sizes_promised():
-    default = cli._options([])
-    assert {case.rule.name for case in default.rules} == {rule.name for rule in RULES}
+    def asked(case, *given):
+        options = cli._options(["--rules", case, *given])
+        return [shape.name for shape in cli.sizes_of(cases.CASES[case], options)]
+
+    rules = {case.rule.name for case in cli._options([]).rules}
+    assert rules == {rule.name for rule in (*RULES, *MATRIX_RULES)}
     sizes = ["1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000"]
-    assert [shape.name for shape in default.sizes] == sizes
-    large = cli._options(["--big", "--rules", "sgd", "--dtype", "float32"])
-    assert [shape.name for shape in large.sizes] == [*sizes, "1e8", "gpt2"]
+    assert asked("sgd") == sizes
+    assert asked("sgd", "--big", "--dtype", "float32") == [*sizes, "1e8", "gpt2"]
+    assert asked("muon") == ["128x1024", "384x1536", "768x768", "768x3072"]
+    assert asked("muon", "--sizes", "1e4") == ["1e4"]
+
+
+def test_a_size_is_a_matrix_to_a_rule_of_matrices(capsys):
+    found = {text: cases.TensorSizes.parse(text).matrix for text in ("768x3072", "1e5", "7")}
+    assert found == {"768x3072": (768, 3072), "1e5": (250, 400), "7": (1, 7)}
+    assert cli.main([*FAST, "--rules", "muon", "--sizes", "6x9", "1e2"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "muon  " in line]
+    assert [row[1] for row in rows] == ["6x9", "10x10"]
+    assert all(row[7:9] == ["-", "-"] and row[9].endswith("%") for row in rows)
+
+
+def test_the_limit_of_a_rule_of_matrices_is_its_products():
+    measured = problem("muon", "6x9")
+    before, calls = measured.copies(), []
+    (again,) = sides.limit_sides(measured).values()
+    for call in (measured.step, again):
+        with mock.patch.object(np, "matmul", side_effect=np.matmul) as product:
+            call()
+        calls.append(product.call_count)
+    assert calls == [15, 0]  # three in each of five steps; those of the limit are kept as they are
+    assert np.matmul is again.__closure__[0].cell_contents
+    assert not np.array_equal(measured.params[0], before[0][0])
 
 
 @pytest.mark.parametrize(
@@ -208,6 +236,7 @@ def test_defaults_are_every_rule_and_the_sizes_promised():
         (["--mode", "gemm"], "optkern bench --peers --mode gemm"),
         (["--threads", "1", "2"], "one number without --peers"),
         (["adam"], "adam"),
+        (["--rules", "muon", "--sizes", "gpt2"], "muon is for matrices, and gpt2 has more"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(given, word, capsys, monkeypatch):
@@ -258,7 +287,7 @@ def test_natural_code_with_twice_the_learning_rate_is_refused(case, monkeypatch)
         p += p - before
 
     monkeypatch.setitem(natural.NATURAL, case, wrong)
-    with pytest.raises(parity.ParityError, match=f"{case}, 1000, float32: natural code"):
+    with pytest.raises(parity.ParityError, match=f"{case}, .*, float32: natural code"):
         parity.check_natural(problem(case))
 
 
@@ -287,7 +316,8 @@ def test_the_limit_moves_the_same_streams_and_leaves_the_state_alone(case):
     measured = problem(case, "2x50")
     before = measured.copies()
     timed = sides.limit_sides(measured)
-    assert len(timed) == 2  # NumPy's passes, and a loop with the row's one thread
+    # NumPy's passes, and a loop with the row's one thread; or the products.
+    assert len(timed) == (1 if measured.case.of_matrices else 2)
     for call in timed.values():
         call()
     for _, a, b in parity.pairs(measured, measured.arrays(), before):

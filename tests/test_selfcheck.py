@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import optkern
-from optkern.bench import selfcheck
+from optkern.bench import parity, selfcheck
 from optkern.cli import main
 from optkern.kernels import reference, runtime
 
@@ -22,7 +22,8 @@ def test_all_right_ends_in_one_line_for_a_report(small, capsys):
     before = runtime.isa(), optkern.get_num_threads()
     assert main(["selfcheck"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["steps", "compact", "verdicts", "speed"]
+    names = ["steps", "matrices", "compact", "verdicts", "speed"]
+    assert [line.split()[0] for line in lines[:5]] == names
     assert re.fullmatch(
         rf"optkern \S+, numpy {np.__version__}, python \S+, \w+ \w+ {runtime.isa()}: "
         r"all right in \d+ s",
@@ -42,7 +43,13 @@ def test_another_bit_is_found(small, capsys, monkeypatch):
     assert main(["selfcheck"]) == 1
     out = capsys.readouterr().out
     assert re.search(r"steps +WRONG: Wrong: nadam, float32, 7, baseline, 1\n", out)
-    assert "1 of 4 checks WRONG" in out.splitlines()[-1]
+    assert "1 of 5 checks WRONG" in out.splitlines()[-1]
+
+
+def test_another_product_is_found(small, capsys, monkeypatch):
+    monkeypatch.setattr(parity, "reference_side", lambda problem, arrays: lambda: None)
+    assert main(["selfcheck"]) == 1
+    assert re.search(r"matrices +WRONG: ParityError: muon, 7x24, float32", capsys.readouterr().out)
 
 
 def test_a_wrong_verdict_is_found(small, capsys, monkeypatch):

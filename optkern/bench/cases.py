@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from ..kernels import RULES
 from ..kernels.rules import Rule
-from ..optimizers import CLASSES
+from ..optimizers.classes import MADE
+from ..rules import MATRIX_RULES
 
 Call = Callable[[], Any]
 
@@ -32,6 +34,11 @@ class Case(NamedTuple):
         return {**self.rule.hyperparameters, **self.options}
 
     @property
+    def of_matrices(self) -> bool:
+        """Tell whether its rule is for arrays of two axes."""
+        return self.rule.matrices is not None
+
+    @property
     def streams(self) -> tuple[int, int]:
         """Return how many arrays a step reads and writes."""
         hyper = self.hyperparameters
@@ -42,7 +49,7 @@ class Case(NamedTuple):
 def _cases() -> dict[str, Case]:
     """List every rule of the table with its defaults, and the further cases of its row."""
     cases = {}
-    for rule in RULES:
+    for rule in (*RULES, *MATRIX_RULES):
         cases[rule.name] = Case(rule.name, rule, {})
         cases |= {name: Case(name, rule, dict(own)) for name, own in rule.cases.items()}
     return cases
@@ -60,6 +67,25 @@ class TensorSizes(NamedTuple):
     @property
     def elements(self) -> int:
         return sum(self.sizes)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Return what it is to a rule of matrices: ``"768x3072"`` as it stands, ``"1e4"`` 100x100.
+
+        Of one number the two factors that are nearest to each other.
+
+        Raises
+        ------
+        ValueError
+            For a network, of which the shapes are not known here.
+        """
+        if len(self.sizes) > 1:
+            if len(set(self.sizes)) > 1:
+                raise ValueError(self.name)
+            return len(self.sizes), self.sizes[0]
+        n = self.elements
+        rows = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+        return rows, n // rows
 
     @classmethod
     def parse(cls, text: str) -> TensorSizes:
@@ -107,6 +133,7 @@ def _gpt2() -> tuple[int, ...]:
 
 NETWORKS = {"resnet50": _resnet50, "gpt2": _gpt2}
 SHAPES = tuple(map(TensorSizes.parse, ("1e3", "1e4", "1e5", "1e6", "1e7", "1000x1000")))
+MATRICES = tuple(map(TensorSizes.parse, ("128x1024", "384x1536", "768x768", "768x3072")))
 BIG = tuple(map(TensorSizes.parse, ("1e8", "gpt2")))
 RANDOM_NUMBERS = (
     100_000  # random numbers drawn; longer arrays repeat them, the time does not depend on it
@@ -132,7 +159,8 @@ class Problem:
     Parameters
     ----------
     case : Case
-    shape : Shape
+    shape : TensorSizes
+        Of a rule of matrices its `matrix`.
     dtype : str or dtype
     num_threads : int or None
         As the optimizers take it.
@@ -145,12 +173,16 @@ class Problem:
         self.case, self.shape, self.num_threads = case, shape, num_threads
         self.dtype = np.dtype(dtype)
         block = np.random.default_rng(0).standard_normal(RANDOM_NUMBERS).astype(self.dtype)
-        self.params = [np.resize(block, n) for n in shape.sizes]
-        self.gradients = [np.resize(block[::-1], n) for n in shape.sizes]
+        shapes: Sequence[Any] = shape.sizes
+        if case.of_matrices:
+            shapes = [shape.matrix]
+            self.shape = shape._replace(name="{}x{}".format(*shape.matrix))
+        self.params = [np.resize(block, n) for n in shapes]
+        self.gradients = [np.resize(block[::-1], n) for n in shapes]
         # As a user calls it: one array, or a list of them.
-        only = len(shape.sizes) == 1
+        only = len(shapes) == 1
         params, gradients = (x[0] if only else x for x in (self.params, self.gradients))
-        make = CLASSES[case.rule.name]
+        make = MADE[case.rule.class_name]
         self.optimizer = make(params, **case.options, num_threads=num_threads)
         self.step: Call = partial(self.optimizer.step, gradients)
         for _ in range(SETTLING_STEPS):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import noise
-from .cases import BIG, CASES, SHAPES, Problem
+from .cases import BIG, CASES, MATRICES, SHAPES, Case, Problem, TensorSizes
 from .compare import run as comparison
 from .machine import machine
 from .options import Listed, Parser, UsageError, refuse_too_large, refuse_unwritable
@@ -52,7 +52,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.peers is None:
         _refuse_comparison(parser, options)
         options.rules = options.rules or list(CASES.values())
-        options.sizes = options.sizes or [*SHAPES, *(BIG if options.big else ())]
+        _refuse_shapeless(parser, options)
         options.threads = options.threads[0] if options.threads else None
     else:
         if os.name != "posix":
@@ -60,12 +60,30 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         comparison.complete(parser, options)
         copies = 5  # shared once; NumPy's peers and optax have copies and temporaries beside them
     for case in options.rules:
-        for shape in options.sizes:
+        for shape in sizes_of(case, options):
             refuse_too_large(parser, case, shape, np.dtype(options.dtype).itemsize, copies)
     for name in ("json", "plot"):
         if getattr(options, name) is not None:
             refuse_unwritable(parser, getattr(options, name), f"--{name}")
     return options
+
+
+def sizes_of(case: Case, options: argparse.Namespace) -> Sequence[TensorSizes]:
+    """Return the sizes asked for, or those that suit a rule."""
+    if options.sizes:
+        return options.sizes
+    return MATRICES if case.of_matrices else (*SHAPES, *(BIG if options.big else ()))
+
+
+def _refuse_shapeless(parser: Parser, options: argparse.Namespace) -> None:
+    """Refuse networks for rules of matrices: their shapes are not known here."""
+    for case in options.rules:
+        for shape in options.sizes or ():
+            if case.of_matrices and len(set(shape.sizes)) > 1:
+                parser.error(
+                    f"argument --sizes: {case.name} is for matrices, and {shape.name} has more "
+                    "than these; give a shape such as 768x3072"
+                )
 
 
 def _refuse_comparison(parser: Parser, options: argparse.Namespace) -> None:
@@ -88,7 +106,7 @@ def _run_bench(options: argparse.Namespace) -> None:
     seconds, rounds = (options.seconds / 20, 1) if options.quick else (options.seconds, 3)
     rows = []
     for case in options.rules:
-        for shape in options.sizes:
+        for shape in sizes_of(case, options):
             problem = Problem(case, shape, options.dtype, options.threads)
             rows.append(measure(problem, seconds, rounds))
             show(cells_of(rows[-1]))

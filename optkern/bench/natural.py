@@ -111,6 +111,98 @@ def _lamb(p, g, s, o):
     p -= o.lr * np.linalg.norm(p) / np.linalg.norm(direction) * direction
 
 
+def _rprop(p, g, s, o):
+    same = np.sign(g * s["prev"])
+    factor = np.where(same > 0, o.etas[1], np.where(same < 0, o.etas[0], 1.0)).astype(p.dtype)
+    s["step_size"] = np.clip(s["step_size"] * factor, *o.step_sizes)
+    g = np.where(same < 0, 0, g)
+    p -= np.sign(g) * s["step_size"]
+    s["prev"] = g
+
+
+def _asgd(p, g, s, o):
+    eta = o.lr / (1 + o.lambd * o.lr * (o.step - 1)) ** o.alpha
+    mu = 1 / max(1, o.step - 1 - o.t0)
+    p *= 1 - o.lambd * eta
+    p -= eta * g
+    s["ax"] = p.copy() if mu == 1 else s["ax"] + mu * (p - s["ax"])
+
+
+def _adan(p, g, s, o):
+    beta1, beta2, beta3 = o.betas
+    change = g - s["previous_grad"]
+    s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    s["exp_avg_diff"] = beta2 * s["exp_avg_diff"] + (1 - beta2) * change
+    s["exp_avg_sq"] = beta3 * s["exp_avg_sq"] + (1 - beta3) * (g + beta2 * change) ** 2
+    s["previous_grad"] = g.copy()
+    m_hat = s["exp_avg"] / (1 - beta1**o.step)
+    change_hat = s["exp_avg_diff"] / (1 - beta2**o.step)
+    root = np.sqrt(s["exp_avg_sq"] / (1 - beta3**o.step)) + o.eps
+    p -= o.lr * (m_hat + beta2 * change_hat) / root
+
+
+def _adopt(p, g, s, o):
+    beta1, beta2 = o.betas
+    most = (o.step - 1) ** o.clip_exponent
+    quotient = np.clip(g / np.maximum(np.sqrt(s["exp_avg_sq"]), o.eps), -most, most)
+    s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * quotient
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2
+    p -= o.lr * s["exp_avg"]
+
+
+def _adabelief(p, g, s, o):
+    beta1, beta2 = o.betas
+    s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    left = g - s["exp_avg"]
+    s["exp_avg_var"] = beta2 * s["exp_avg_var"] + (1 - beta2) * left**2 + o.eps
+    m_hat = s["exp_avg"] / (1 - beta1**o.step)
+    v_hat = s["exp_avg_var"] / (1 - beta2**o.step)
+    p -= o.lr * m_hat / (np.sqrt(v_hat) + o.eps)
+
+
+def _laprop(p, g, s, o):
+    beta1, beta2 = o.betas
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2
+    quotient = g / ((np.sqrt(s["exp_avg_sq"]) + o.eps) / math.sqrt(1 - beta2**o.step))
+    s["exp_avg_ratio"] = beta1 * s["exp_avg_ratio"] + (1 - beta1) * quotient
+    p -= o.lr * s["exp_avg_ratio"] / (1 - beta1**o.step)
+
+
+def _ademamix(p, g, s, o):
+    beta1, beta2, beta3 = o.betas
+    s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2
+    s["exp_avg_slow"] = beta3 * s["exp_avg_slow"] + (1 - beta3) * g
+    m_hat = s["exp_avg"] / (1 - beta1**o.step)
+    v_hat = s["exp_avg_sq"] / (1 - beta2**o.step)
+    p -= o.lr * (m_hat + o.alpha * s["exp_avg_slow"]) / (np.sqrt(v_hat) + o.eps)
+
+
+def _ftrl(p, g, s, o):
+    n = s["n"] + g**2
+    sigma = (np.sqrt(n) - np.sqrt(s["n"])) / o.lr
+    s["z"] = s["z"] + g - sigma * p
+    s["n"] = n
+    far = np.sign(s["z"]) * o.lambda_1 - s["z"]
+    p[...] = np.where(
+        np.abs(s["z"]) <= o.lambda_1, 0, far / ((o.beta + np.sqrt(n)) / o.lr + o.lambda_2)
+    )
+
+
+def _muon(p, g, s, o):
+    s["momentum_buffer"] = o.momentum * s["momentum_buffer"] + (1 - o.momentum) * g
+    x = (1 - o.momentum) * g + o.momentum * s["momentum_buffer"]
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x / max(np.linalg.norm(x), o.eps)
+    for _ in range(o.ns_steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    size = math.sqrt(max(1, p.shape[1] / p.shape[0]))
+    p *= 1 - o.lr * o.weight_decay
+    p -= o.lr * size * (x if wide else x.T)
+
+
 # By the name of the case. A rule without one has no natural column.
 NATURAL: dict[str, Callable[..., None]] = {
     "sgd": _sgd,
@@ -126,4 +218,13 @@ NATURAL: dict[str, Callable[..., None]] = {
     "lion": _lion,
     "lars": _lars,
     "lamb": _lamb,
+    "rprop": _rprop,
+    "asgd": _asgd,
+    "adan": _adan,
+    "adopt": _adopt,
+    "adabelief": _adabelief,
+    "laprop": _laprop,
+    "ademamix": _ademamix,
+    "ftrl": _ftrl,
+    "muon": _muon,
 }

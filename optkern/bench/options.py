@@ -130,7 +130,7 @@ DECLARED: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "action": Listed,
         "type": one_shape,
-        "help": "such as 1e5, 1000x1000, resnet50 or gpt2",
+        "help": "such as 1e5, 1000x1000 (arrays; of muon a matrix), resnet50 or gpt2",
     },
     "dtype": {"choices": ("float32", "float64"), "help": "of the parameters (float32)"},
     "threads": {"type": threads_of, "help": "threads of a step"},

@@ -22,7 +22,8 @@ def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict
         ``case, shape, tensors, elements, dtype, bytes_per_param, rounds``; ``ns_per_param`` by
         side; ``ratio`` (side / optkern) by side; ``gb_per_s``, ``limit_gb_per_s``,
         ``share_of_limit`` of optkern; ``spread``, the middle half of the samples of optkern or of
-        the limit, of their median. Ready for JSON.
+        the limit, of their median. Ready for JSON. GB/s are None of a rule of matrices, whose limit
+        are its products.
 
     Raises
     ------
@@ -48,17 +49,18 @@ def row_of(
 ) -> dict[str, Any]:
     moved = sum(problem.case.streams) * problem.dtype.itemsize
     own = per_param["optkern"]
+    products = problem.case.of_matrices  # are the limit then, and no memory is
     return {
         "case": problem.case.name,
         "shape": problem.shape.name,
-        "tensors": len(problem.shape.sizes),
+        "tensors": len(problem.params),
         "elements": problem.shape.elements,
         "dtype": problem.dtype.name,
         "bytes_per_param": moved,
         "rounds": rounds,
         "ns_per_param": per_param,
         "ratio": {name: value / own for name, value in per_param.items() if name != "optkern"},
-        "gb_per_s": moved / own,
-        "limit_gb_per_s": moved / limit,
+        "gb_per_s": None if products else moved / own,
+        "limit_gb_per_s": None if products else moved / limit,
         "share_of_limit": limit / own,
     }

@@ -19,8 +19,9 @@ from ..kernels import RULES, codecs, reference, runtime
 from ..kernels.rules import Rule
 from ..kernels.threads import set_num_threads
 from ..optimizers import CLASSES
+from ..rules import MATRIX_RULES
 from .cases import CASES, Problem, TensorSizes
-from .parity import bits, check_natural
+from .parity import bits, check_bits, check_natural
 from .sides import NaturalStep
 from .timing import interleaved
 
@@ -28,6 +29,7 @@ from .timing import interleaved
 LENGTHS_CHECKED = (1, 7, 1023, 33_333)
 THREADS = (1, 2, 3)
 STATES = ("bfloat16", "int8")
+MATRICES_CHECKED, STEPS_CHECKED = ("7x24", "40x24", "33x33"), 3
 # The options that add or remove a term or a state array.
 BUSY = {"momentum": 0.9, "nesterov": True, "amsgrad": True, "centered": True, "weight_decay": 0.1}
 
@@ -90,6 +92,19 @@ def check_steps() -> str:
         f"{len(rules)} rules, float32 and float64, {isas}, 1 to {max(THREADS)} threads: "
         f"{compared:,} steps equal their NumPy formula bit for bit"
     )
+
+
+def check_matrices() -> str:
+    """Compare the rules of matrices with their NumPy formula: bits, tall and wide."""
+    for rule, dtype, shape in itertools.product(
+        MATRIX_RULES, ("float32", "float64"), MATRICES_CHECKED
+    ):
+        problem = Problem(CASES[rule.name], TensorSizes.parse(shape), dtype)
+        for _ in range(STEPS_CHECKED):
+            check_bits(problem)
+    names = ", ".join(rule.class_name for rule in MATRIX_RULES)
+    count = len(MATRIX_RULES) * 2 * len(MATRICES_CHECKED) * STEPS_CHECKED
+    return f"matrices of {names}: {count:,} steps equal their NumPy formula bit for bit"
 
 
 def check_compact_state() -> str:
@@ -157,6 +172,7 @@ def check_speed() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "steps": check_steps,
+    "matrices": check_matrices,
     "compact": check_compact_state,
     "verdicts": check_verdicts,
     "speed": check_speed,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from .natural import NATURAL
 def reference_side(problem: Problem, arrays: TensorArrays) -> Call:
     """Make a side of the rule's NumPy formula, with nothing around it, on ``arrays``."""
     rule, hyper, dtype = problem.case.rule, problem.hyperparameters, problem.dtype
-    formula = getattr(reference, rule.name).formula
+    formula: Any = rule.numpy
 
     def call() -> None:
         h = reference.Constants(rule, hyper, dtype)
@@ -54,8 +56,11 @@ def limit_sides(problem: Problem) -> dict[str, Call]:
     close to memory's own speed where the arrays are larger than the caches; one thread.
     ``loop``: the engine over the same streams with one operation for each, in one pass; with the
     row's threads, or, where they are optkern's choice, with one and with all.
-    Both run over one array per stream however many tensors the row has.
+    Both run over one array per stream however many tensors the row has. Of a rule of matrices the
+    limit is ``products``: the matrix products of a step alone, again into the same arrays.
     """
+    if problem.case.of_matrices:
+        return {"products": products_of(reference_side(problem, problem.copies()))}
     p, g = _joined(problem.params), _joined(problem.gradients)
     state = [_joined(a) for a in zip(*problem.state) if a[0] is not None]
 
@@ -69,6 +74,31 @@ def limit_sides(problem: Problem) -> dict[str, Call]:
         plan = limit_plan(p, state)
         sides[f"loop, {threads} threads"] = partial(plan.step, (g,), threads)
     return sides
+
+
+def products_of(step: Call) -> Call:
+    """Take a step, and make a side of its calls of `numpy.matmul` alone, into the same arrays."""
+    right, seen = np.matmul, []
+
+    def noted(a: Any, b: Any, out: Any = None) -> Any:
+        result = right(a, b, out=out)
+        seen.append((a, b, result))
+        return result
+
+    np.matmul = noted  # type: ignore[assignment]
+    try:
+        step()
+    finally:
+        np.matmul = right
+
+    for array in chain(*seen):
+        array[...] = 0  # what is not put together in between would grow beyond all bounds
+
+    def again() -> None:
+        for a, b, out in seen:
+            right(a, b, out=out)
+
+    return again
 
 
 def thread_limit() -> int:

@@ -21,7 +21,8 @@ COLUMNS = (
 
 LEGEND = """\
 ns/param: optkern; natural: NumPy as people write it; reference: optkern's NumPy formula; vs: how
-many times faster optkern is; limit: the fastest loop over the same streams, GB/s; share: of it."""
+many times faster optkern is; limit: the fastest loop over the same streams, GB/s; share: of it, and
+of rules of matrices (sizes are their shapes) of what the matrix products of a step take."""
 
 
 def line_of(cells: Sequence[str]) -> str:
@@ -32,6 +33,7 @@ def line_of(cells: Sequence[str]) -> str:
 def cells_of(row: Mapping[str, Any]) -> list[str]:
     times, ratio = row["ns_per_param"], row["ratio"]
     natural = "natural" in times
+    speeds = row["gb_per_s"], row["limit_gb_per_s"]
     return [
         row["case"],
         row["shape"],
@@ -40,8 +42,7 @@ def cells_of(row: Mapping[str, Any]) -> list[str]:
         f"{times['reference']:.3f}",
         f"{ratio['natural']:.2f}x" if natural else "-",
         f"{ratio['reference']:.2f}x",
-        f"{row['gb_per_s']:.1f}",
-        f"{row['limit_gb_per_s']:.1f}",
+        *("-" if speed is None else f"{speed:.1f}" for speed in speeds),
         f"{row['share_of_limit']:.0%}",
     ]
 
