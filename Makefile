@@ -1,4 +1,4 @@
-# make demo | make test [EXTRAS=peers] [TORCH_INDEX=...] | make bench | make lessons | make lint
+# make demo | make test [EXTRAS=peers] [TORCH_INDEX=...] | make bench | make lessons | make docs | make lint
 #
 # Everything goes into .venv; python3 (3.11 or newer) with its headers, and a C compiler, are all
 # that must be there. What is built is built once: extras are installed beside it.
@@ -18,7 +18,7 @@ TORCH = $(if $(findstring peers,$*)$(findstring torch,$*),$$($(BIN)/python -c 'i
 # The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
 REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
-.PHONY: demo test bench lessons mutants lint clean
+.PHONY: demo test bench lessons docs mutants lint clean
 
 demo: .venv/built .venv/extras-demo
 	$(BIN)/optkern demo $(ARGS)
@@ -34,6 +34,12 @@ lessons: .venv/built .venv/extras-demo
 	@mkdir -p build/lessons
 	@for lesson in examples/lessons/plot_*.py; do \
 		echo "== $$lesson"; OPTKERN_LESSONS=build/lessons $(BIN)/python $$lesson || exit 1; done
+
+# The site, in build/docs/html: a page for each rule and public name, the lessons run. Any warning is
+# an error: a name without a page, a link that leads nowhere, an example that fails.
+docs: .venv/built .venv/extras-demo,docs
+	$(BIN)/python -m sphinx -q -W --keep-going -n -d build/docs/doctrees $(ARGS) docs build/docs/html
+	@echo 'the pages are in build/docs/html/index.html'
 
 # Against the sources as they are: nothing is built for it.
 lint: .venv/extras-dev
@@ -71,5 +77,5 @@ mutants: .venv/built .venv/extras-demo,test
 	$(BIN)/python tools/mutants.py $(ARGS)
 
 clean:
-	rm -rf .venv build optkern.egg-info
+	rm -rf .venv build docs/generated docs/sg_execution_times.rst optkern.egg-info
 	find optkern -name '*.so' -delete

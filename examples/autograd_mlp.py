@@ -1,4 +1,7 @@
-"""HIPS autograd: one import changed, and the exact verdict on where training has stopped.
+"""HIPS autograd
+=============
+
+One import changed, and the exact verdict on where training has stopped.
 
 pip install '.[autograd]' && python examples/autograd_mlp.py
 """

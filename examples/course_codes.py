@@ -1,4 +1,7 @@
-"""Courses' own training loops with one import changed: cs231n, and Deep Learning from Scratch.
+"""Courses' own training loops with one import changed
+===================================================
+
+cs231n, and Deep Learning from Scratch.
 
 python examples/course_codes.py
 """

@@ -1,4 +1,7 @@
-"""Matrix factorisation by rows: each step touches the users and items of its batch, and no others.
+"""Matrix factorisation by rows
+============================
+
+Each step touches the users and items of its batch, and no others.
 
 python examples/embedding_rows.py
 """

@@ -1,4 +1,7 @@
-"""Evolution strategies on one flat vector: a policy of several arrays, trained without gradients.
+"""Evolution strategies on one flat vector
+=======================================
+
+A policy of several arrays, trained without gradients.
 
 python examples/evolution_strategies.py
 """

@@ -1,4 +1,7 @@
-"""Parameters that live in other libraries' memory: no copy, no import.
+"""Parameters that live in other libraries' memory
+===============================================
+
+No copy, no import.
 
     python examples/interchange.py
 

@@ -1,4 +1,7 @@
-"""scikit-learn's MLPClassifier: the same model faster, another rule, and where it has stopped.
+"""scikit-learn's MLPClassifier
+============================
+
+The same model faster, another rule, and where it has stopped.
 
 pip install '.[sklearn]' && python examples/sklearn_mlp.py
 """

@@ -1,4 +1,7 @@
-"""thinc: one import changed, another rule, and where a tagger's training has stopped.
+"""thinc
+=====
+
+One import changed, another rule, and where a tagger's training has stopped.
 
 pip install '.[thinc]' && python examples/thinc_tagger.py
 """

@@ -1,4 +1,7 @@
-"""PyTorch on a CPU: one import changed, clipping in the same pass, and where training has stopped.
+"""PyTorch on a CPU
+================
+
+One import changed, clipping in the same pass, and where training has stopped.
 
 pip install '.[torch]' && python examples/torch_cpu.py
 """

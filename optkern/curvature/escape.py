@@ -68,10 +68,10 @@ def escape(
     loss, grad : callable or None
         ``x -> float`` and ``x -> gradient``; one of them at least, for noise both.
     by : 'direction' or 'noise'
-        Along the direction of negative curvature, with the sufficient decrease |lambda| t^2 / 6,
-        and with both loss and grad on from there by L-BFGS until the gradient has grown and fallen
-        again: whoever goes on does not fall back. Or by a random step in a ball and gradient steps
-        from there, without any product.
+        Along the direction of negative curvature, with the sufficient decrease
+        ``|lambda| t^2 / 6``, and with both loss and grad on from there by L-BFGS until the gradient
+        has grown and fallen again: whoever goes on does not fall back. Or by a random step in a
+        ball and gradient steps from there, without any product.
     radius : float or None
         Of that ball; None: .001 of the norm of x (of 1 at the origin).
     max_steps : int

@@ -1,0 +1,28 @@
+"""What the site is made from beside its own pages: an extension of Sphinx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import api, links, names, papers, rules
+from .writing import Folder
+
+
+def generate(app: Any, config: Any) -> None:
+    """Write what other extensions read; a page that has not changed is not written anew."""
+    folder = Folder(Path(app.srcdir) / "generated")
+    papers.write(folder)
+    rules.write(folder)
+    api.write(folder)
+    links.write(folder)
+    folder.sweep("rules", "api")
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Set up the extension."""
+    app.connect("config-inited", generate)
+    app.connect("env-check-consistency", api.refuse_missing)
+    names.setup(app)
+    app.connect("source-read", links.lead_out)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
