@@ -7,9 +7,10 @@ verdict is "inconclusive" and says why: a wrong verdict is worse than none.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +20,15 @@ from ..rules.domains import check_callable, check_count, check_real, check_seed,
 from .consistency import contradiction
 from .differences import DifferenceOperator, as_scale, check_step
 from .escape import way_out
+from .flat_ways import FlatWays
 from .gradients import FlatGradient
 from .judge import Judge
 from .line import LossAlongDirection
-from .operators import Operator, Point, norm
+from .operators import Operator, Point, norm, random_unit
 from .pinned import free_of_absent
 from .recurrence import dot
 from .run import MEMORY, LanczosRun
-from .stationarity import Stationarity, StationarityTest
+from .stationarity import GAIN, Stationarity, StationarityTest
 from .verdict import Verdict, explained
 from .views import hessian
 
@@ -120,6 +122,10 @@ def classify(
     is a way on. Without `loss` its length decides, .01 of ||x||; its decrement is reported, and
     against the only scale there is, lambda_max ||x||^2 / 2, says no more.
 
+    Where a minimum would be said and directions are flat, the loss (or the integral of grad) is
+    looked at along them, at six distances up to the norm of x (`flat_ways.py`): x^2 - y^4 at 0 is a
+    saddle, of higher order.
+
     Before a minimum or a maximum is said, loss and hvp are held against grad (`consistency.py`):
     what contradicts itself is inconclusive.
 
@@ -157,11 +163,12 @@ def classify(
     gradient, pinned, (grad, loss, hvp) = free_of_absent(owner, x, point, grad, loss, hvp)
     if point.n == 0:
         return _nothing(confidence)
+    line = LossAlongDirection(owner, point, loss, gradient, least)
     if hvp is not None:
         operator: Operator = hessian(owner, hvp, point)
+        operator.beside = functools.cache(lambda: _secant(gradient, line.size, seed))
     else:
         operator = DifferenceOperator(owner, gradient, step, scale)
-    line = LossAlongDirection(owner, point, loss, gradient, least)
     run = LanczosRun(operator, confidence, (1, -1), memory, seed, None, threads)
     operator.prepare(run.recurrence.vector)
     test = StationarityTest(gradient, operator, line, grad_tol, least, seed, threads)
@@ -184,10 +191,78 @@ def classify(
         elif against:
             against += "; pass `loss` to have it tried"
     kind = None if against else kind
+    ways = None
+    if stationary and kind in ("minimum", "degenerate") and run.has_basis:
+        ways = None if judge.strict(kind) else judge.along_flat(line, seed)
+    if kind == "minimum" and ways and ways.step is not None:
+        kind, against = _by_flat_ways(ways, line)
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
+    way = _way_out(judge, kind, bool(stationary), line, ways)
+    if stationary and kind == "saddle" and loss is not None and not way.gain:
+        against = contradiction(owner, x, grad, loss, hvp, seed) or _at_its_end(judge, line, seed)
+        kind = None if against else kind
     cause = against or judge.cause(max_matvecs)
-    return _verdict(judge, kind, stationary, line, confidence, cause)
+    return _verdict(judge, kind, stationary, line, confidence, cause, way)
+
+
+def _secant(gradient: FlatGradient, size: float, seed: int) -> float:
+    """Measure how fast the gradient changes beside x: what terms of exact products may be."""
+    rng = np.random.default_rng([seed, 0x5EEDC])
+    return gradient.secant(random_unit(rng, gradient.x.size, gradient.dtype), size)[0]
+
+
+class _Way(NamedTuple):
+    """Hold the way out that a verdict names: its direction, what it gains, and the flat ways."""
+
+    direction: np.ndarray | None
+    gain: float | None
+    ways: FlatWays | None
+
+
+def _way_out(
+    judge: Judge,
+    kind: str | None,
+    stationary: bool,
+    line: LossAlongDirection,
+    ways: FlatWays | None,
+) -> _Way:
+    """Follow the lowest curvature that is below zero, or else what falls along a flat direction."""
+    if judge.lowest is not None and judge.lowest.value < -judge.resolution:
+        direction = _downhill(judge.lowest.vector, judge.gradient)
+        return _Way(
+            direction, _gain_of_way_out(line, direction, judge.lowest.value, stationary), ways
+        )
+    if ways is None or ways.step is None:
+        return _Way(None, None, ways)
+    direction, gain = ways.direction(line.x.dtype), ways.fall
+    if kind == "saddle" and line.loss is not None:
+        gain = way_out(line, direction, 0.0, first=ways.length)[1] or gain
+    return _Way(direction, gain, ways)
+
+
+def _at_its_end(judge: Judge, line: LossAlongDirection, seed: int) -> str:
+    """Say of a loss that is 0 to rounding that products see a saddle, and no step lowers it."""
+    if abs(line.f) > line.rounding(seed):
+        return ""
+    zero = "0" if line.f == 0 else f"{line.f:.2g}, 0 to its rounding"
+    return (
+        f"products show curvature down to {judge.seen_low:.2g}, but no step along it lowers the "
+        f"loss, which is {zero}: if it cannot be negative, nothing is left to gain here"
+    )
+
+
+def _by_flat_ways(ways: FlatWays, line: LossAlongDirection) -> tuple[str | None, str]:
+    """Judge a point without curvature below zero from which a flat direction leads down."""
+    if math.isfinite(ways.order):
+        return "saddle", ""
+    if line.loss is not None and ways.fall <= GAIN * abs(line.f):
+        return "minimum", ""
+    return None, (
+        f"no curvature below zero was seen, and some directions are flat; along one of them the "
+        f"loss is level at first and {ways.length:.2g} from x lower by {ways.fall:.2g} (units "
+        "that are dead or saturated at x?): verdict.escape_direction leads there"
+    )
 
 
 def _verdict(
@@ -197,14 +272,12 @@ def _verdict(
     line: LossAlongDirection,
     confidence: float,
     cause: str,
+    way: _Way,
 ) -> Verdict:
     run, nu = judge.run, judge.resolution
     low = judge.lowest.value if judge.lowest else run.ritz_value(1)
     high = judge.highest.value if judge.highest else run.ritz_value(-1)
-    direction, gain = None, None
-    if judge.lowest is not None and judge.lowest.value < -nu:
-        direction = _downhill(judge.lowest.vector, judge.gradient)
-        gain = _gain_of_way_out(line, direction, judge.lowest.value, bool(stationary))
+    direction = way.direction
     bounds_min, bounds_max = (run.bound(1) - nu, low + nu), (high - nu, run.bound(-1) + nu)
     if judge.stochastic:
         bounds_min, bounds_max = (-math.inf, low + nu), (high - nu, math.inf)
@@ -216,9 +289,10 @@ def _verdict(
         bounds_min=bounds_min,
         bounds_max=bounds_max,
         escape_direction=None if direction is None else line.point.unflatten(direction),
-        predicted_gain=gain,
+        predicted_gain=way.gain,
         strict=judge.strict(kind),
-        shallow=-judge.claim <= low < -nu,
+        shallow=-judge.claim <= low < -nu
+        or (kind == "saddle" and direction is not None and low >= -nu),
         gradient_norm=norm(judge.gradient.value),
         matvecs=judge.operator.products,
         confidence=confidence,
@@ -230,6 +304,7 @@ def _verdict(
         flat_directions=judge.flat if judge.resolved else None,
         stationary=stationary,
         loss=None if line.loss is None else line.f,
+        flat_ways=way.ways,
     )
     sentence = explained(verdict, cause)
     if judge.pinned:

@@ -33,7 +33,6 @@ from .part import SWALLOWED, NothingFiniteError, Part
 CHECKED = 200  # elements up to which every product is taken with two steps
 _WIDE_GAP = 100.0  # a gap of sizes that sets groups of coordinates apart
 _GROUPS = 8
-_SHORTENED = 30  # times at the most, until the gradient is finite
 
 
 # --------------------------------------------------------------------------- scales
@@ -210,26 +209,14 @@ class DifferenceOperator(Operator):
 
     @functools.cached_property
     def _secant(self) -> float:
-        """Find the largest of several.
+        """Measure it once.
 
-        To either side at random, and towards 0, where a saturated fit is none. Where the products
-        show nothing but their errors, it says what those are to be small beside.
+        Where the products show nothing but their errors, it says what those are to be small beside.
         """
-        x, v = self.gradient.x, self._drawn(0, 2)
-        h = max(part.size(v) for part in self.parts)
-        found = [self._change(x * x.dtype.type(0.5), h)]
-        for _ in range(_SHORTENED):
-            beside = [self._change(x + v.dtype.type(side * h) * v, h) for side in (1, -1)]
-            if not all(map(math.isinf, beside)):
-                break
-            h /= 8
-        return max((change for change in found + beside if math.isfinite(change)), default=0.0)
-
-    def _change(self, x: np.ndarray, h: float) -> float:
-        """Divide the gradient's difference at x by h; infinite where it is not finite."""
-        self.products += 1
-        change = norm(np.ascontiguousarray(self.gradient.probe(x) - self.gradient.value))
-        return change / h if math.isfinite(change) else math.inf
+        v = self._drawn(0, 2)
+        found, calls = self.gradient.secant(v, max(part.size(v) for part in self.parts))
+        self.products += calls
+        return found
 
     @property
     def terms(self) -> float:

@@ -135,16 +135,19 @@ def escape(
     else:
         gradient, pinned, (_, loss, _) = free_of_absent(owner, x, point, grad, loss)
         line = LossAlongDirection(owner, point, loss, gradient)
-    found = _by_direction(line, direction, verdict.eigenvalue_min, min(max_steps, MOST_STEPS_DOWN))
+    curves = verdict.eigenvalue_min < -verdict.resolution
+    first = 0.0 if curves or verdict.flat_ways is None else verdict.flat_ways.length
+    most = min(max_steps, MOST_STEPS_DOWN)
+    found = _by_direction(line, direction, verdict.eigenvalue_min, most, first)
     if pinned:
         pinned.put_back()
     return found
 
 
 def _by_direction(
-    line: LossAlongDirection, direction: np.ndarray, curvature: float, most: int
+    line: LossAlongDirection, direction: np.ndarray, curvature: float, most: int, first: float
 ) -> Escape:
-    x, gain, steps = way_out(line, direction, curvature, most)
+    x, gain, steps = way_out(line, direction, curvature, most, first)
     if x is None:
         return Escape(
             False,
@@ -162,20 +165,28 @@ def _by_direction(
 
 
 def way_out(
-    line: LossAlongDirection, direction: np.ndarray, curvature: float, most: int = MOST_STEPS_DOWN
+    line: LossAlongDirection,
+    direction: np.ndarray,
+    curvature: float,
+    most: int = MOST_STEPS_DOWN,
+    first: float = 0.0,
 ) -> tuple[np.ndarray | None, float, int]:
     """Follow a direction of negative curvature: the point, its gain, and the steps down.
 
     With a loss and a gradient it goes on from the best point of the straight line until the saddle
     is left for good. A gain that the loss cannot show on the line itself, it may show further on.
+    Of a direction without curvature `first` is a step along it that lowers the loss.
     """
     ways = [direction]
     slope = line.slope(direction, 0.0)
-    if slope > 0:
+    found: list[tuple[np.ndarray, tuple[float, float] | None]] = []
+    if first:
+        found = [(direction, (first, line.change(direction, first)))]
+    elif slope > 0:
         ways = [-direction]
     elif slope == 0:
         ways = [direction, -direction]
-    found = [(way, line.search(way, curvature)) for way in ways]
+    found = found or [(way, line.search(way, curvature)) for way in ways]
     good = [(change, t, way) for way, hit in found if hit for t, change in [hit]]
     follow = line.loss is not None and line.gradient is not None and most > 0
     if not good and not follow:

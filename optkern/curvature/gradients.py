@@ -13,6 +13,7 @@ from .asking import ChangedError, asking
 from .operators import Point, norm, out_of_range, unit_roundoff
 
 LARGEST_NORM = 1.0e154  # of a gradient: what its square promises is a number
+SHORTENED = 30  # times at the most, until the gradient is finite
 
 GradFunction = Callable[[Any], Any]
 
@@ -93,6 +94,27 @@ class FlatGradient:
                 return np.full(self.point.n, math.nan, self.dtype)
             g = self.point.flatten(answer, "what grad returns")
             return np.array(g, self.dtype)
+
+    def secant(self, v: np.ndarray, h: float) -> tuple[float, int]:
+        """Measure how fast the gradient changes over a step of length h; with the calls it took.
+
+        A curvature, whatever H is. The largest of several: to either side of x along the unit
+        vector v, and halfway to 0, where a saturated fit is none.
+        """
+        before, x = self.calls, self.x
+        found = [self._change(x * x.dtype.type(0.5), h)]
+        for _ in range(SHORTENED):
+            beside = [self._change(x + v.dtype.type(side * h) * v, h) for side in (1, -1)]
+            if not all(map(math.isinf, beside)):
+                break
+            h /= 8
+        finite = [change for change in found + beside if math.isfinite(change)]
+        return max(finite, default=0.0), self.calls - before
+
+    def _change(self, x: np.ndarray, h: float) -> float:
+        """Divide the gradient's difference at x by h; infinite where it is not finite."""
+        change = norm(np.ascontiguousarray(self.probe(x) - self.value))
+        return change / h if math.isfinite(change) else math.inf
 
     def rounding(self, seed: int, dtype: Any = None) -> float:
         """Measure how far the gradient moves when every element of x is off by a rounding error.

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from .flat_ways import FlatLook, FlatWays
 from .gradients import FlatGradient
 from .lanczos import Checks
+from .line import LossAlongDirection
 from .operators import Operator, norm, unit_roundoff
 from .pinned import Pinned
 from .run import Eigenpair, LanczosRun
@@ -50,7 +52,7 @@ class Judge:
         if self.tol is not None:
             return self.tol
         eps = RELATIVE_TOL * self.run.magnitude
-        if not self.operator.exact and self.run.magnitude <= self.resolution < math.inf:
+        if self.run.magnitude <= self.resolution < math.inf:
             eps = max(eps, FLAT * self.operator.secant)
         return eps
 
@@ -60,8 +62,8 @@ class Judge:
         run = self.run
         if self.operator.trouble:
             return math.inf
-        errors = run.ritz_noise if self.operator.exact else math.sqrt(run.k) * self.operator.noise
-        return max(run.floor, errors)
+        errors = math.sqrt(run.k) * self.operator.noise
+        return max(run.floor, errors, run.ritz_noise if self.operator.exact else 0.0)
 
     @property
     def stochastic(self) -> bool:
@@ -188,6 +190,11 @@ class Judge:
         return (kind == "minimum" and run.bound(1) - nu > 0) or (
             kind == "maximum" and run.bound(-1) + nu < 0
         )
+
+    def along_flat(self, line: LossAlongDirection, seed: int) -> FlatWays:
+        """Look along the flat directions; of a run that has not spanned the space, flat to eps."""
+        level = self.resolution if self.resolved else max(self.resolution, self.claim)
+        return FlatLook(self.run, self.gradient, line, level, seed).go()
 
     def _worth_more(self, kind: str | None, max_matvecs: int) -> bool:
         """Return whether the whole space is within reach, and would say more than what is known."""

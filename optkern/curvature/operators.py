@@ -186,6 +186,7 @@ class Operator:
     exact = True
     trouble = ""  # why nothing at all is known of H, where that is so
     point: Point | None = None  # whose structure its rows have, where it has one
+    beside: Callable[[], float] | None = None  # how fast the gradient changes, where one is known
 
     def __init__(
         self, owner: str, function: Callable[[np.ndarray], Any], n: int, dtype: Any
@@ -216,12 +217,16 @@ class Operator:
 
         0 where that is not known.
         """
-        return 0.0
+        return self.beside() if self.beside else 0.0
 
     @property
     def terms(self) -> float:
-        """Bound what the rounding of terms that cancel in a gradient makes of a product."""
-        return 0.0
+        """Bound what the rounding of terms that cancel makes of a product.
+
+        In a network that is sure p - p^2 of 1e-40 is the difference of numbers that are a curvature
+        elsewhere, as the gradient shows it.
+        """
+        return unit_roundoff(self.dtype) * self.secant
 
     @property
     def cause(self) -> str:
@@ -304,13 +309,30 @@ class Operator:
                 raise NotSymmetricError(
                     f"{self.owner}: the operator is not symmetric: p'Hq and q'Hp differ by "
                     f"{gap:.3g} for two random unit vectors, and its products are good to "
-                    f"{allowed:.1g}"
-                    + ("" if self.exact else "; is grad the gradient of one function?")
+                    f"{allowed:.1g}{self._asymmetric}"
                 )
-            self.noise = max(self.noise, off)  # rounding that comes in steps: products hid it
+            # Rounding that comes in steps: products hid it. What terms lose, each product may.
+            self.noise = max(self.noise, off, self.terms if self.exact else 0.0)
         if length == 0:
             return 0.0, 0.0
         return error / length, max(error, math.sqrt(self.n) * swallowed) / length
+
+    @property
+    def _asymmetric(self) -> str:
+        """Say what may be wrong, and whether it may be rounding."""
+        if not self.exact:
+            return "; is grad the gradient of one function?"
+        if self.beside:
+            return (
+                f", those of terms that cancel to {self.terms:.1g}: no rounding explains it; is "
+                "hvp v -> H v of one function at x (a transpose left out, a batch or dropout drawn "
+                "anew)?"
+            )
+        return (
+            "; where products cancel larger terms (a classifier that is sure: p - p^2) that may be "
+            "rounding, which curvature.classify(x, grad, hvp) tells apart, having grad; else: is "
+            "it v -> H v of one function?"
+        )
 
     def _scale_error(self, q: np.ndarray) -> float:
         """Measure ||H q - H(q/pi) pi||: what rounds to a grid fits in sums, not at two scales."""

@@ -164,6 +164,9 @@ class LanczosRun:
         self.recurrence.advance(product)
         alpha, beta = self.recurrence.alpha[-1], self.recurrence.beta[-1]
         self.largest = max(self.largest, abs(alpha), beta)
+        if self.largest < smallest_norm(product.dtype) and product.any():
+            # What is lost there may be rounding of larger terms anyway.
+            self.operator.noise = max(self.operator.noise, self.operator.terms)
         noise = self.operator.noise
         refuse_out_of_range(self.operator.owner, product, self.recurrence, self.largest, noise)
 

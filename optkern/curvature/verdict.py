@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .figures import percent, share_of
+from .flat_ways import FlatWays
 from .lanczos import Interval
 from .stationarity import Stationarity
 
@@ -37,7 +38,8 @@ class Verdict:
     strict : bool
         For a minimum or maximum: no direction is flat.
     shallow : bool
-        The negative curvature that was shown is within `curvature_tol`.
+        The negative curvature that was shown is within `curvature_tol`; or there is none, and the
+        loss falls along a flat direction by a higher power of the distance.
     gradient_norm : float
     matvecs : int
         Hessian-vector products taken in all.
@@ -60,6 +62,8 @@ class Verdict:
         True or false, with what that rests on.
     loss : float or None
         At x, where it was given.
+    flat_ways : FlatWays or None
+        What a look along flat directions has shown, where a minimum with any was to be said.
     """
 
     kind: str
@@ -82,6 +86,7 @@ class Verdict:
     flat_directions: int | None
     stationary: Stationarity
     loss: float | None
+    flat_ways: FlatWays | None = field(default=None, repr=False)
 
     @property
     def newton_length(self) -> float:
@@ -219,10 +224,43 @@ def _saddle(v: Verdict) -> str:
     name = "shallow saddle" if v.shallow else "saddle"
     worth = _worth_in_words(v)
     way = f", {worth}" if worth else ""
+    if v.loss is not None and not worth:
+        way = (
+            ", though no step along it was seen to gain: the loss's rounding hides what it is worth"
+        )
+    if v.flat_ways is not None and v.flat_ways.step is not None:
+        return (
+            f"saddle of higher order: no direction was seen to curve down, but along a flat one "
+            f"{_falls_on(v)}; leave it along verdict.escape_direction (optkern.curvature.escape)"
+            f"{way}{_guessed_gain(v)}"
+        )
     return (
         f"{name}: lambda_min <= {at_most(v.bounds_min[1])}; leave it along "
         f"verdict.escape_direction (optkern.curvature.escape){way}{_guessed_gain(v)}"
     )
+
+
+def _falls_on(v: Verdict) -> str:
+    """Say how the loss, or what gradients say of it, falls along a flat direction."""
+    ways = v.flat_ways
+    assert ways is not None
+    what = "gradients say that the loss" if v.loss is None else "the loss"
+    how = f" as about the power {ways.order:.2g} of the distance" * math.isfinite(ways.order)
+    return f"{what} falls{how}, by {ways.fall:.2g} at {ways.length:.2g} from x"
+
+
+def _looked_along(v: Verdict) -> str:
+    """Say what a look along flat directions has found at a minimum."""
+    ways = v.flat_ways
+    if ways is None:
+        return "; it was not looked along them"
+    if ways.step is not None:
+        return (
+            f"; along one of them the loss is level at first, and by {ways.fall:.2g} lower "
+            f"{ways.length:.2g} from x"
+        )
+    what = "the loss" if v.loss is not None else "by gradients the loss"
+    return f"; {what} falls along none of the {ways.count} tried, as far as {ways.reach:.2g} from x"
 
 
 def _minimum(v: Verdict) -> str:
@@ -234,18 +272,20 @@ def _minimum(v: Verdict) -> str:
         many = f"{flat} direction{'s are' if flat > 1 else ' is'}"
         return (
             f"minimum: no direction was seen to curve down, {many} flat to within "
-            f"{at_most(v.resolution)}{_guessed_gain(v)}"
+            f"{at_most(v.resolution)}{_looked_along(v)}{_guessed_gain(v)}"
         )
     return (
-        f"minimum: no curvature below zero seen, {bound}, flat ways not excluded{_guessed_gain(v)}"
+        f"minimum: no curvature below zero seen, {bound}, flat ways not excluded{_looked_along(v)}"
+        f"{_guessed_gain(v)}"
     )
 
 
 def _maximum(v: Verdict) -> str:
     bound = f"lambda_max <= {at_most(v.bounds_max[1])} (confidence {percent(v.confidence)})"
+    first = "every way goes down" if v.strict else "no curvature above zero seen"
     flat = "" if v.strict else ", flat directions not excluded"
     return (
-        f"maximum: every way goes down, {bound}{flat}; leave it along verdict.escape_direction "
+        f"maximum: {first}, {bound}{flat}; leave it along verdict.escape_direction "
         f"(optkern.curvature.escape){_guessed_gain(v)}"
     )
 
@@ -256,7 +296,20 @@ def _degenerate(v: Verdict) -> str:
     return (
         f"degenerate: all curvature lies in [{at_least(v.bounds_min[0])}, "
         f"{at_most(v.bounds_max[1])}] (confidence {percent(v.confidence)}), within curvature_tol = "
-        f"{v.curvature_tol:.2g} of zero; higher derivatives decide"
+        f"{v.curvature_tol:.2g} of zero; higher derivatives decide{_beyond(v)}"
+    )
+
+
+def _beyond(v: Verdict) -> str:
+    """Say what was seen of higher derivatives where the Hessian is zero."""
+    ways = v.flat_ways
+    if ways is None:
+        return ""
+    if ways.step is not None:
+        return f": along verdict.escape_direction {_falls_on(v)} (optkern.curvature.escape)"
+    what = "the loss" if v.loss is not None else "by gradients the loss"
+    return (
+        f": {what} falls along none of the {ways.count} ways tried, up to {ways.reach:.2g} from x"
     )
 
 
