@@ -185,13 +185,13 @@ def stamp(isa: str, rows: list, name: str) -> str:
         LOOPS=[
             (
                 row.formula,
-                len(row.arrays),
+                len(row.streams),
                 [" | ".join(flags) or "0" for flags in row.variants],
                 [
-                    [k for k, slot in enumerate(row.arrays) if touches(row, slot, flags)]
+                    [k for k, slot in enumerate(row.streams) if touches(row, slot, flags)]
                     for flags in row.variants
                 ],
-                ["uint8" if slot.nonnegative else "int8" for slot in row.arrays],
+                ["uint8" if slot.nonnegative else "int8" for slot in row.streams],
             )
             for row in rows
         ],

@@ -32,8 +32,10 @@ def between(path: Path, first: str, last: str, text: str) -> str:
 def state_of(rule: Rule, mark: str = "") -> str:
     """A rule's state arrays, each with what it is needed for."""
     return ", ".join(
-        f"{mark}{slot}{mark}" + (f" (with {switch})" if switch else "")
-        for slot, switch in rule.slots.items()
+        f"{mark}{slot.name}{mark}"
+        + (f" (with {slot.needed_with})" if slot.needed_with else "")
+        + (f" (a number {slot.holds})" if slot.holds else "")
+        for slot in rule.arrays
     )
 
 
@@ -49,7 +51,7 @@ def own_options(rule: Rule) -> list[str]:
 
 def kind(rule: Rule) -> str:
     """What a rule is for, where not for all."""
-    words = (" (full batches)", not rule.mini_batches), (" (matrices)", rule.matrices)
+    words = (" (full batches)", not rule.mini_batches), (" (matrices)", rule.axes == 2)
     return "".join(word for word, holds in words if holds)
 
 
@@ -62,7 +64,7 @@ def page() -> str:
         rules = list(same)
         own = ", ".join(f"`{name}`" for name in own_options(rules[0]))
         classes = ", ".join(f"`{rule.class_name}`{kind(rule)}" for rule in rules)
-        kernels = ", ".join("" if rule.matrices else f"`{rule.name}`" for rule in rules)
+        kernels = ", ".join("" if rule.is_whole else f"`{rule.name}`" for rule in rules)
         names = [
             ", ".join(f"`{rule.names[library]}`" for rule in rules if library in rule.names)
             for library in LIBRARIES

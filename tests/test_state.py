@@ -299,9 +299,9 @@ def test_no_step_is_lost_between_a_states_reading_and_its_writing(monkeypatch):
     opt.step(np.ones(3))
     new_state = opt.session.new_state
 
-    def watched(slot, array):
+    def watched(slot, array, group):
         said.append(elsewhere(lambda: opt.step(np.ones(3))))
-        return new_state(slot, array)
+        return new_state(slot, array, group)
 
     monkeypatch.setattr(opt.session, "new_state", watched)
     opt.state[0]["exp_avg"] = np.zeros(3)

@@ -4,6 +4,30 @@
 # and how they are stored. Parameters and state are bound once, through typed memoryviews.
 
 
+def check_arrays(Plan plan, rule):
+    """Refuse parameters and state that cannot be bound."""
+    rules = rule if isinstance(rule, list) else [rule] * len(plan.params)
+    for label, p in zip(plan.labels, plan.params):
+        buffers.check_parameter(plan.owner, buffers.named("parameter", label), p)
+    for slot, arrays in plan.state.items():
+        for row, label, p, a in zip(rules, plan.labels, plan.params, arrays):
+            if a is not None:
+                what = f"{slot} of {buffers.named('parameter', label)}"
+                form = None if row.is_stream(slot) else np.shape(a)
+                buffers.check_state(plan.owner, what, a, p, form)
+    buffers.refuse_overlap(plan.owner, named_arrays(plan))
+
+
+def named_arrays(Plan plan):
+    """Name each array of a plan's parameters and state."""
+    for label, p in zip(plan.labels, plan.params):
+        yield buffers.named("parameter", label), p
+    for slot, arrays in plan.state.items():
+        for label, a in zip(plan.labels, arrays):
+            for part in () if a is None else getattr(a, "arrays", (a,)):
+                yield f"{slot} of {buffers.named('parameter', label)}", part
+
+
 cdef int note_rules(Plan plan, rule) except -1:
     """Give each tensor its rule's place in the table, and the plan what the rules ask of it."""
     cdef Py_ssize_t i
@@ -23,7 +47,7 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     cdef tensor_t* t = &plan.core.tensors[i]
     p, state = plan.params[i], plan.state
     master = state["master"][i] if "master" in state else None
-    arrays = [state[slot][i] for slot in plan.rules[i].slots]
+    arrays = [state[slot.name][i] for slot in plan.rules[i].streams]
     t.dtype = p.dtype == np.float64
     t.name = codecs.tensor_key(plan.labels[i])
     draws = at_random and master is None and codecs.kind_of(p.dtype)
@@ -50,6 +74,26 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     for j, slot in enumerate(OPTION_SLOTS, plan.core.streams):
         if state.get(slot):
             bind_stream(plan, i, j, state[slot][i])
+    if plan.rules[i].wholes:
+        bind_wholes(plan, t, [state[slot.name][i] for slot in plan.rules[i].wholes])
+    return 0
+
+
+cdef int bind_wholes(Plan plan, tensor_t* t, list arrays) except -1:
+    """Note where the arrays lie that a rule takes as a whole; None: absent."""
+    cdef Py_ssize_t k
+    cdef cnp.ndarray a
+    t.wholes = <whole_t*> calloc(len(arrays), sizeof(whole_t))
+    if t.wholes == NULL:
+        raise MemoryError
+    for k, array in enumerate(arrays):
+        if array is None:
+            continue
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{plan.owner}: state that is taken as a whole must be C-contiguous")
+        plan._views.append(dense_view(array.reshape(-1)))   # while it lasts, none is resized
+        a = array
+        t.wholes[k].data, t.wholes[k].bytes = <char*> cnp.PyArray_DATA(a), cnp.PyArray_NBYTES(a)
     return 0
 
 
@@ -62,6 +106,7 @@ cdef void release_tensors(plan_t* plan) noexcept:
         for j in range(MAX_STREAMS):
             free(plan.tensors[i].layout[j])
         free(plan.tensors[i].c_order)
+        free(plan.tensors[i].wholes)
     free(plan.tensors)
 
 

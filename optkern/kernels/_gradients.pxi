@@ -167,7 +167,7 @@ cdef int refuse_overlap(
     t.gap = memory.gap = place_in(memory, low)
     if lies_between(memory, t.gap, low, high):
         return 0
-    for what, array in plan._named_arrays():
+    for what, array in named_arrays(plan):
         if buffers.share_memory(array, gradient):
             label = buffers.named("gradient of parameter", plan.labels[i])
             raise ValueError(f"{plan.owner}: {label} overlaps {what} in memory")
@@ -180,7 +180,7 @@ cdef int map_memory(Plan plan) except -1:
     """Sort the memory of parameters and state, for the overlap test of gradients."""
     cdef memory_t* memory = &plan.core.memory
     cdef Py_ssize_t i
-    bounds = sorted(byte_bounds(a) for _, a in plan._named_arrays() if a.size)
+    bounds = sorted(byte_bounds(a) for _, a in named_arrays(plan) if a.size)
     memory.count = len(bounds)
     memory.intervals = <interval_t*> malloc((len(bounds) or 1) * sizeof(interval_t))
     if not memory.intervals:

@@ -1,15 +1,15 @@
 # --------------------------------------------------------------------------- matrices
 #
 # Rules that make something of a whole matrix's direction (`Rule.matrices`), in NumPy: what may fail
-# or be interrupted. It is all done before one element of parameters and state is written; from then
-# on nothing leaves compiled code.
+# or be interrupted. It is all done before one element of parameters and state is written, that of
+# another shape being worked on as copies; from then on nothing leaves compiled code.
 
 
 cdef int shape_matrices(Plan plan, int threads) except -1:
     """Compute what the matrices step along; `run_plan` takes the steps then."""
     cdef plan_t* core = &plan.core
     cdef tensor_t* t
-    cdef hyper_t* o
+    cdef dict h
     cdef char* to
     cdef Py_ssize_t i
     cdef int j
@@ -23,7 +23,6 @@ cdef int shape_matrices(Plan plan, int threads) except -1:
         t.matrix = NULL
         if core.bad >= 0 or not t.active or not TRAITS[t.index].matrices:
             continue
-        o = &core.hypers[t.group]
         flat = np.empty(t.size, np.float64 if t.dtype else np.float32)
         to = <char*> cnp.PyArray_DATA(<cnp.ndarray> flat)
         core.constants[i].flags |= DIRECTION
@@ -32,10 +31,14 @@ cdef int shape_matrices(Plan plan, int threads) except -1:
         core.constants[i].flags ^= DIRECTION
         order, p = plan._orders[i], plan.params[i]
         u = flat.reshape([p.shape[k] for k in order])
-        plan.rules[i].matrices(
-            u if order == [0, 1] else u.T, [o.own[j] for j in range(OWN)], o.eps
-        )
-        plan._matrices.append(flat)
+        wholes = [plan.state[slot.name][i] for slot in plan.rules[i].wholes]
+        made = [None if a is None else a.copy() for a in wholes]
+        h = resolved(&core.constants[i])
+        plan.rules[i].matrices(u.transpose(*np.argsort(order)), made, h)
+        for j, a in enumerate(made):
+            if a is not None:
+                t.wholes[j].made = <char*> cnp.PyArray_DATA(<cnp.ndarray> a)
+        plan._matrices.append((flat, made))
         t.matrix = to
     core.shaped = core.bad < 0
     return 0
@@ -45,6 +48,7 @@ cdef void step_matrices(plan_t* plan) noexcept nogil:
     """Move the momenta on and step along what is made of them; these tensors rest from then on."""
     cdef scratch_t* s = room_of(plan, 0)
     cdef Py_ssize_t i, first, held = plan.held_shift
+    cdef int j
     cdef tensor_t* t
     for i in range(plan.count):
         t = &plan.tensors[i]
@@ -54,6 +58,9 @@ cdef void step_matrices(plan_t* plan) noexcept nogil:
         while first < t.size:
             run_direction(plan, t, first, min(<Py_ssize_t> BLOCK, t.size - first), s.block[0], s)
             first += BLOCK
+        for j in range(TRAITS[t.index].wholes):
+            if t.wholes[j].data != NULL:
+                memcpy(t.wholes[j].data, t.wholes[j].made, t.wholes[j].bytes)
         first = 0
         while plan.options.zero_grad and first < t.size:
             zero(t, 1, first, min(<Py_ssize_t> PIECE, t.size - first), s)

@@ -65,6 +65,13 @@ cdef struct scratch_t:
     char* tile                    # TILE bytes, where norms of arrays in another order are taken
 
 
+cdef struct whole_t:
+    # State that a rule takes as a whole, and what a call under way puts in its place.
+    char* data
+    char* made
+    Py_ssize_t bytes
+
+
 cdef struct tensor_t:
     # What every step reads stands first: a thousand tensors have to stay in cache.
     Py_ssize_t size
@@ -85,6 +92,7 @@ cdef struct tensor_t:
     bint dense                         # the parameter, in its own memory order
     bint compact                       # state is, and all else is dense and of one dtype
     char* matrix                       # what a matrix steps along in this call
+    whole_t* wholes                    # its state that is taken as a whole, in the row's order
     int home                           # the parameter's own stream: 0, or ROUNDED
     unsigned char* scales[MAX_STREAMS]
     unsigned long long name            # what of the tensor goes into its random bits
@@ -160,6 +168,7 @@ cdef struct traits_t:
     bint has_velocity                  # which begins with the first gradient
     bint trusts                        # trust ratios take norms: of gradients,
     bint matrices                      # it makes something of a whole matrix (_matrices.pxi)
+    int wholes                         # state arrays that it takes as a whole
     bint directs                       # or of the rule's own directions
     unsigned int needs[MAX_STREAMS]    # with which flags a stream is touched; ALWAYS: with any
 

@@ -148,5 +148,5 @@ cdef int refuse_missing_state(Plan plan) except -1:
         j = missing_stream(&TRAITS[t.index], t.h.flags, t.data) if t.active else -1
         if j >= 2:
             what = buffers.named("parameter", plan.labels[i])
-            raise ValueError(f"{plan.owner}: {what} has no {plan.rules[i].state[j - 2]}")
+            raise ValueError(f"{plan.owner}: {what} has no {plan.rules[i].streams[j - 2].name}")
     return 0

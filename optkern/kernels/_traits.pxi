@@ -11,12 +11,12 @@ cdef int note_traits() except -1:
         raise SystemError("optkern: MAX_STREAMS in kernels/span.pxd has become too small")
     for k, rule in enumerate(COMPILED):
         TRAITS[k].derive = derivation(rule)
-        TRAITS[k].streams = 2 + len(rule.slots)
+        TRAITS[k].streams = 2 + len(rule.streams)
         TRAITS[k].has_velocity = rule.begins_with is not None
         TRAITS[k].trusts, TRAITS[k].directs = rule.trust is not None, rule.trust == "direction"
-        TRAITS[k].matrices = rule.matrices is not None
-        for j, slot in enumerate(rule.slots):
-            TRAITS[k].needs[2 + j] = rule.flag(slot) or ALWAYS
+        TRAITS[k].matrices, TRAITS[k].wholes = rule.matrices is not None, len(rule.wholes)
+        for j, slot in enumerate(rule.streams):
+            TRAITS[k].needs[2 + j] = rule.flag(slot.name) or ALWAYS
         TRAITS[k].needs[0] = TRAITS[k].needs[1] = ALWAYS
     return 0
 

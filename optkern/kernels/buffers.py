@@ -153,17 +153,21 @@ def _check_memory(owner: str, what: str, array: np.ndarray) -> None:
         raise ValueError(f"{owner}: elements of {what} share memory (strides {array.strides})")
 
 
-def check_state(owner: str, what: str, array: Any, parameter: np.ndarray) -> None:
-    """Refuse a state array that does not fit its parameter."""
+def check_state(
+    owner: str, what: str, array: Any, parameter: np.ndarray, shape: tuple[int, ...] | None = None
+) -> None:
+    """Refuse a state array that does not fit its parameter; ``shape``: where it is another."""
     if isinstance(array, codecs.Compact):
         check_compact(owner, what, array, parameter)
         return
     check_writable(owner, what, array)
     dtype = codecs.arithmetic_dtype(parameter.dtype)
-    if array.shape != parameter.shape or array.dtype != dtype:
+    shape = parameter.shape if shape is None else shape
+    if array.shape != shape or array.dtype != dtype:
         like = "like its parameter" if dtype == parameter.dtype else f"as {parameter.dtype} has"
+        like = like if shape == parameter.shape else f"beside its parameter {parameter.shape}"
         raise ValueError(
-            f"{owner}: {what} must have shape {parameter.shape} and dtype {dtype} {like}, "
+            f"{owner}: {what} must have shape {shape} and dtype {dtype} {like}, "
             f"got {array.shape} and {array.dtype}"
         )
 

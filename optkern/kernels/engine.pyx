@@ -37,14 +37,14 @@ from optkern.kernels._constants cimport (
     APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DECAY_INDEPENDENT, DIRECTION, MOMENTUM,
     TRUST, adjust, apply_trust, ask_agreement, ask_relative, be_cautious, be_steady, confinement,
     constants_t, derivation, encode, encode_option, gradient_share, hyper_t, make_constants,
-    options_t, OWN, take_head,
+    options_t, resolved, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
     ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
     KEEP_GIL, LINE, MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, RAISE, REHEARSALS, ROUNDED, SKIP, SLOW,
     TILE_COLUMNS, TILE_ROWS, WORK, chunks_t, interval_t, memory_t, missing_stream, order_t,
-    rooms_t, scratch_t, sweep_t, tensor_t,
+    rooms_t, scratch_t, sweep_t, tensor_t, whole_t,
 )
 from optkern.kernels.runtime import serial_reason
 from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
@@ -106,10 +106,10 @@ cdef class Plan:
     params : list of ndarray
         float32, float64, float16 or bfloat16, writable, not overlapping.
     state : dict of str to list of (ndarray, Compact or None)
-        For each slot of the rule an array shaped like its parameter, or None where no option in
-        use needs it; and, where such an option is in use, for each slot of OPTION_SLOTS. Under
-        ``master``, if that is there, float32 arrays (or None) that are updated in the parameters'
-        place; the parameters are written as their rounding.
+        For each slot of the rule an array of its form (what is taken as a whole C-contiguous), or
+        None where no option in use needs it; where one is in use, for each slot of OPTION_SLOTS.
+        Under ``master``, if that is there, float32 arrays (or None) that are updated in the
+        parameters' place; the parameters are written as their rounding.
     seed : int
         Of the random bits that round `Compact` state and parameters.
     weight_rounding : {"nearest", "stochastic"}
@@ -123,7 +123,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         self.owner, self.labels, self.params, self.state = owner, tuple(labels), params, state
         self._turn, self._tuner, self._row_tuner = Turn(owner), Tuner(), Tuner()
-        self._check()
+        check_arrays(self, rule)
         # Of a subclass, the array itself: a matrix has operators and shapes of its own.
         self.params = [np.asarray(p) for p in params]
         self.state = {
@@ -171,24 +171,6 @@ cdef class Plan:
             self.core.steps, self.core.started = &steps[0], &started[0]
             self.core.mu_products, self.core.accumulator_filled = &mu_products[0], &filled[0]
         return 0
-
-    def _check(self):
-        for label, p in zip(self.labels, self.params):
-            buffers.check_parameter(self.owner, buffers.named("parameter", label), p)
-        for slot, arrays in self.state.items():
-            for label, p, a in zip(self.labels, self.params, arrays):
-                if a is not None:
-                    what = f"{slot} of {buffers.named('parameter', label)}"
-                    buffers.check_state(self.owner, what, a, p)
-        buffers.refuse_overlap(self.owner, self._named_arrays())
-
-    def _named_arrays(self):
-        for label, p in zip(self.labels, self.params):
-            yield buffers.named("parameter", label), p
-        for slot, arrays in self.state.items():
-            for label, a in zip(self.labels, arrays):
-                for part in () if a is None else getattr(a, "arrays", (a,)):
-                    yield f"{slot} of {buffers.named('parameter', label)}", part
 
     # ----------------------------------------------------------------- hyperparameters
 

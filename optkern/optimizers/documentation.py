@@ -64,7 +64,7 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         "    no parameter, nor is what a dataclass or named tuple says of a layer: words,",
         "    integers, functions, and fields with metadata {'static': True}.",
     ]
-    bias = "" if rule.matrices else ", 'b': np.{}"  # which Muon leaves to others
+    bias = ", 'b': np.{}" if rule.axes is None else ""  # which Muon leaves to others
     for name, default in rule.hyperparameters.items():
         if name in COUNTED:
             continue

@@ -159,7 +159,7 @@ class CheckedStateDict:
             self.accumulator_filled.append(entry.get("accumulator") is not None)
             for slot in slots:
                 copied = self._copied_compact if self._is_compact(slot) else self._copied
-                self.state[slot].append(copied(slot, what, entry, array))
+                self.state[slot].append(copied(slot, what, entry, array, hyper))
             arrays = {slot: self.state[slot][i] for slot in rule.state}
             refuse_impossible(self.owner, what, arrays)
         if any(self.accumulator_filled) and not self.accumulated:
@@ -171,11 +171,16 @@ class CheckedStateDict:
         return self.session.state_dtype is not None and slot not in (*OPTION_SLOTS, "master")
 
     def _copied_compact(
-        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
+        self,
+        slot: str,
+        what: str,
+        entry: Mapping[str, Any],
+        array: np.ndarray,
+        group: Mapping[str, Any],
     ) -> codecs.Compact | None:
         if entry.get(slot) is None:
             return None
-        new = self.session.new_state(slot, array)
+        new = self.session.new_state(slot, array, group)
         parts: list[Any] = [entry.get(slot + part) for part, _ in zip(PARTS, new.arrays)]
         codes, scales = [*parts, None][:2]
         loaded = codecs.Compact(codes, scales, new.signed)
@@ -187,13 +192,21 @@ class CheckedStateDict:
         return new
 
     def _copied(
-        self, slot: str, what: str, entry: Mapping[str, Any], array: np.ndarray
+        self,
+        slot: str,
+        what: str,
+        entry: Mapping[str, Any],
+        array: np.ndarray,
+        group: Mapping[str, Any],
     ) -> np.ndarray | None:
         loaded = entry.get(slot)
         if loaded is None:
             return None
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
-        buffers.check_state(self.owner, f"{slot} of {what}", copy, array)
+        form = self.session.form_of(slot, array, group)
+        buffers.check_state(self.owner, f"{slot} of {what}", copy, array, form)
+        if not self.session.rule_of(group).is_stream(slot):
+            return np.array(copy, order="C")
         return copy_beside(copy, array)
 
 

@@ -58,9 +58,7 @@ class Planning:
         absent = [None] * len(arrays)
         state = {
             slot: [
-                self.first_state(slot, array, group, groups[group])
-                if a is None and (slot in slots or self.has_slot(slot, array, groups[group]))
-                else a
+                self._begun(slot, array, a, group, groups[group], slot in slots)
                 for array, a, group in zip(arrays, state.get(slot, absent), structure.groups)
             ]
             for slot in (*self.slot_names(groups), *slots)
@@ -87,13 +85,25 @@ class Planning:
         ]
         return Change(self, entries, plan)
 
+    def _begun(
+        self, slot: str, array: Any, a: Any, number: int, group: Mapping[str, Any], wanted: bool
+    ) -> Any:
+        """Give a state array; one that begins where it is absent or these values form it anew."""
+        if a is None:
+            begins = wanted or self.has_slot(slot, array, group)
+        else:
+            form = self.rule_of(group).form(slot, array.shape, group)
+            begins = form is not None and tuple(a.shape) != form
+        return self.first_state(slot, array, number, group) if begins else a
+
     def _refuse_matrices(self, structure: Structure, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raise ValueError where a rule of matrices is given something else."""
         for label, array, group in zip(structure.labels, structure.arrays, structure.groups):
             rule = self.rule_of(groups[group])
-            if rule.matrices and array.ndim != 2:
+            if rule.axes is not None and array.ndim != rule.axes:
+                what = "matrices" if rule.axes == 2 else f"arrays of {rule.axes} axes"
                 raise ValueError(
-                    f"{self.owner}: {rule.class_name} is for matrices, "
+                    f"{self.owner}: {rule.class_name} is for {what}, "
                     f"{buffers.named('parameter', label)} has shape {array.shape}; give it another "
                     "rule, in an optimizer of its own or by optkern.Mixed"
                 )
@@ -187,10 +197,13 @@ class Planning:
         rule = self.rule_of(good)
         groups = [good if k == number else other for k, other in enumerate(self.groups)]
         missing = any(
-            self.plan.state[slot][i] is None and rule.needs(slot, good)
+            form is not None and (a is None or tuple(a.shape) != form)
             for slot in rule.state
-            for i, owning in enumerate(self.structure.groups)
+            for a, array, owning in zip(
+                self.plan.state[slot], self.structure.arrays, self.structure.groups
+            )
             if owning == number
+            for form in [rule.form(slot, array.shape, good)]
         )
         if missing:
             change = self.prepare_plan(self.plan.state, groups)

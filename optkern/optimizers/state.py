@@ -215,10 +215,11 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
 def _copied(session: Session, owner: str, slot: str, i: int, value: Any) -> Any:
     """Copy what is to stand in a state array, in the array's own storage."""
     old, array = session.plan.state[slot][i], session.structure.arrays[i]
+    group = session.groups[session.structure.groups[i]]
     what = f"{slot} of {buffers.named('parameter', session.labels[i])}"
     if not isinstance(old, codecs.Compact):
-        buffers.check_state(owner, what, value, array)
-        new = session.new_state(slot, array)
+        buffers.check_state(owner, what, value, array, old.shape)
+        new = session.new_state(slot, array, group)
         new[...] = value
         return new
     if isinstance(value, codecs.Compact):
@@ -233,7 +234,7 @@ def _copied(session: Session, owner: str, slot: str, i: int, value: Any) -> Any:
     refuse_nonfinite(owner, slot, buffers.named("parameter", session.labels[i]), value)
     if value.shape != array.shape:
         raise ValueError(f"{owner}: {what} must have shape {array.shape}, got {value.shape}")
-    new = session.new_state(slot, array)
+    new = session.new_state(slot, array, group)
     new.encode(value)
     return new
 

@@ -58,14 +58,18 @@ class Storage:
             return self.needs(slot)
         if slot == "master":
             return bool(codecs.kind_of(array.dtype))
-        rule = self.rule_of(group)
-        return slot in rule.slots and rule.needs(slot, group)
+        return self.rule_of(group).form(slot, array.shape, group) is not None
+
+    def form_of(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the shape of a parameter's state array, as it is where there is one."""
+        form = self.rule_of(group).form(slot, array.shape, group)
+        return array.shape if form is None else form
 
     def first_state(
         self, slot: str, array: np.ndarray, number: int, group: Mapping[str, Any]
     ) -> Any:
         """Make a state array as it begins, by the rule's slot and the values of a group."""
-        new, rule = self.new_state(slot, array), self.rule_of(group)
+        new, rule = self.new_state(slot, array, group), self.rule_of(group)
         if slot not in rule.slots:
             return new
         start = rule.start_of(slot, {**group, **self.own_values[number]})
@@ -79,8 +83,10 @@ class Storage:
             new[...] = start
         return new
 
-    def new_state(self, slot: str, array: np.ndarray) -> Any:
+    def new_state(self, slot: str, array: np.ndarray, group: Mapping[str, Any]) -> Any:
         """Make a state array as it starts: averages of the parameter begin with it."""
+        if not self.rule_of(group).is_stream(slot):
+            return np.zeros(self.form_of(slot, array, group), codecs.arithmetic_dtype(array.dtype))
         if slot == "ema" and codecs.kind_of(array.dtype):
             raise ValueError(
                 f"{self.owner}: ema_decay needs float32 or float64 parameters (an average would "
@@ -105,10 +111,11 @@ class Storage:
         if codecs.kind_of(array.dtype):
             del forms["ema"]
             forms |= {"master": wide} if self.master_weights else {}
+        group = self.groups[self.structure.groups[i]]
         for slot in self.rule_at(i).state:
-            forms[slot] = wide
+            forms[slot] = (self.form_of(slot, array, group), wide[1])
             if self.state_dtype:
-                new = self.new_state(slot, array)
+                new = self.new_state(slot, array, group)
                 forms |= {slot + part: (a.shape, a.dtype) for part, a in zip(PARTS, new.arrays)}
         return forms
 

@@ -86,10 +86,10 @@ def _rules() -> tuple[Rule, ...]:
 
 
 _FOUND = _rules()
-RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if rule.matrices is None)
+RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if not rule.is_whole)
 
-# The rules of matrices, which are classes alone: no function of arrays of any shape can be one.
-MATRIX_RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if rule.matrices is not None)
+# The rules that take parameters as a whole, which are classes alone.
+MATRIX_RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if rule.is_whole)
 
 # The state that has no signs, of all rules.
 NONNEGATIVE = frozenset().union(*(rule.nonnegative for rule in _FOUND))
@@ -114,6 +114,7 @@ COMPILED: tuple[Rule, ...] = (*RULES, *LIMITS, *MATRIX_RULES)
 
 def loops_hash(rule: Rule) -> int:
     """Hash what the build stamps a rule's loops from: loops of another row would be wrong."""
-    flags = [rule.flag(slot) for slot in rule.state]
-    signs = [slot.nonnegative for slot in rule.arrays]
-    return zlib.crc32(repr((rule.formula, rule.state, flags, signs, rule.variants)).encode())
+    names = tuple(slot.name for slot in rule.streams)
+    flags = [rule.flag(name) for name in names]
+    signs = [slot.nonnegative for slot in rule.streams]
+    return zlib.crc32(repr((rule.formula, names, flags, signs, rule.variants)).encode())

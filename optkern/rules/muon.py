@@ -45,30 +45,43 @@ ADJUST = ("original", "match_rms_adamw")
 LAYOUTS = ("in_out", "out_in")
 
 
-def shape_direction(u: np.ndarray, own: Any, eps: float) -> None:
-    """Make a direction orthogonal, in place, and as large as ``adjust_lr_fn`` says.
-
-    ``own``: the numbers of the rule's own hyperparameters, in their order.
-    """
-    preset, steps, adjust, layout = (int(own[k]) for k in (0, 4, 5, 6))
-    coefficients = (tuple(own[1:4]),) if preset < 0 else list(PRESETS.values())[preset]
-    rows, columns = u.shape
+def factor_of(shape: tuple[int, ...], own: Any) -> float:
+    """Compute what ``adjust_lr_fn`` lengthens a step by; ``own`` as `shape_direction` has it."""
+    (rows, columns), adjust, layout = shape, int(own[5]), int(own[6])
     if ADJUST[adjust] == "match_rms_adamw":
-        factor = 0.2 * math.sqrt(max(rows, columns))
-    else:
-        inputs, outputs = (columns, rows) if LAYOUTS[layout] == "out_in" else (rows, columns)
-        factor = math.sqrt(max(1.0, outputs / max(inputs, 1)))
+        return 0.2 * math.sqrt(max(rows, columns))
+    inputs, outputs = (columns, rows) if LAYOUTS[layout] == "out_in" else (rows, columns)
+    return math.sqrt(max(1.0, outputs / max(inputs, 1)))
+
+
+def make_orthogonal(u: np.ndarray, own: Any, eps: float, factor: float) -> None:
+    """Put the orthogonal matrix that these numbers of a rule's own ask for in a direction's place.
+
+    ``own`` begins with the preset or -1, three coefficients, how many steps, adjustment, layout.
+    """
+    preset, steps = int(own[0]), int(own[4])
+    coefficients = (tuple(own[1:4]),) if preset < 0 else list(PRESETS.values())[preset]
     chosen = [coefficients[min(k, len(coefficients) - 1)] for k in range(steps)]
     with np.errstate(all="ignore"):
         orthogonalise(u, chosen, eps, factor)
 
 
+def shape_direction(u: np.ndarray, whole: Any, h: Any) -> None:
+    """Make a direction orthogonal, in place, and as large as ``adjust_lr_fn`` says."""
+    make_orthogonal(u, h["own"], h["eps"], factor_of(u.shape, h["own"]))
+
+
 def formula(p, g, buf, h):
+    u = asked_direction(p, g, buf, h)
+    shape_direction(u, (), h.exact)
+    p[...] = moved(p, h.rate * u, u, h)
+
+
+def asked_direction(p, g, buf, h):
+    """Move the momentum on and return what is made orthogonal."""
     g = ascended(p, g, h)
     buf[...] = flush(h.momentum * buf + h.gain * g)
-    u = np.ascontiguousarray(h.gain1 * g + h.beta1 * buf)
-    shape_direction(u, h.exact["own"], h.exact["eps"])
-    p[...] = moved(p, h.rate * u, u, h)
+    return np.ascontiguousarray(h.gain1 * g + h.beta1 * buf)
 
 
 def too_many_steps(hyper: Values) -> str | None:
@@ -109,6 +122,7 @@ RULE = Rule(
     conflict=too_many_steps,
     numpy=formula,
     matrices=shape_direction,
+    axes=2,
     exact="the bits of the same numpy.matmul calls, which depend on NumPy's BLAS and its threads",
     not_compact={"": "rounding gives the momentum singular values that it has not"},
     trial_lr=0.02,

@@ -14,11 +14,14 @@ from .vocabulary import VOCABULARY
 
 Values = Mapping[str, Any]
 
-MAX_STATE = 4  # state arrays of a rule: with these, MAX_STREAMS in kernels/span.pxd is full
+MAX_STATE = 4  # state arrays of a rule's loop: with these, MAX_STREAMS in kernels/span.pxd is full
+MAX_WHOLE = 8  # those beside it
+
+Form = tuple[int, ...]
 
 
 class Slot(NamedTuple):
-    """Hold a state array of a rule, shaped like its parameter.
+    """Hold a state array of a rule.
 
     Attributes
     ----------
@@ -29,12 +32,23 @@ class Slot(NamedTuple):
         Whether it is a sum, an average or a maximum of squares or magnitudes; else it has signs.
     start : float or str
         What its elements begin with: a number, or the hyperparameter or setting that says it.
+    form : callable or None
+        (the parameter's shape, hyperparameters) -> its own shape, or None where such a parameter
+        has none. None: it is shaped like the parameter.
+    whole : bool
+        Whether the rule takes it as a whole, where its loop takes all others element by element:
+        what has a form of its own is, unless that form is the parameter's wherever there is one.
+    holds : str
+        What it has a number of, in the table of rules: ``"a row"``; of others, an element.
     """
 
     name: str
     needed_with: str | None = None
     nonnegative: bool = False
     start: float | str = 0.0
+    form: Callable[[Form, Values], Form | None] | None = None
+    whole: bool = False
+    holds: str = ""
 
 
 class ClassKeyword(NamedTuple):
@@ -135,8 +149,12 @@ class Rule:
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
     matrices : callable or None
-        ``matrices(u, own, eps)`` makes of a matrix's direction, in place, what is stepped along;
-        ``own`` are the numbers of the rule's own hyperparameters. None: parameters of any shape.
+        ``matrices(u, whole, h)`` makes of a direction, in place, what is stepped along. ``whole``
+        are copies of the state arrays that it takes as a whole (None where one is absent), in their
+        order: what it writes there is the state once the step is taken. ``h`` are the step's
+        constants by name, in double precision; ``h["own"]`` the rule's own.
+    axes : int or None
+        Of how many axes its parameters are; None: of any number.
     exact : str
         What its kernel and its reference agree on.
     not_compact : mapping of str to str
@@ -186,7 +204,8 @@ class Rule:
     has_rows: bool = False
     has_relative: bool = False
     compact_loop: bool = False
-    matrices: Callable[[Any, Any, float], None] | None = None
+    matrices: Callable[[Any, Any, Values], None] | None = None
+    axes: int | None = None
     exact: str = "every bit, with any number of threads, on any instruction set"
     not_compact: Mapping[str, str] = field(default_factory=dict)
     scales_by_itself: bool = True
@@ -199,8 +218,11 @@ class Rule:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.arrays) > MAX_STATE:
-            raise ValueError(f"a rule has {MAX_STATE} state arrays at most, {self.name} has more")
+        if len(self.streams) > MAX_STATE or len(self.wholes) > MAX_WHOLE:
+            raise ValueError(
+                f"a rule has {MAX_STATE} state arrays at most in its loop and {MAX_WHOLE} beside "
+                f"it, {self.name} has more"
+            )
         if "decay_form" in self.hyperparameters and "max_lr" not in self.hyperparameters:
             items = list(self.hyperparameters.items())
             items.insert([name for name, _ in items].index("decay_form") + 1, ("max_lr", 0.0))
@@ -211,8 +233,26 @@ class Rule:
 
     @cached_property
     def state(self) -> tuple[str, ...]:
-        """Name the parameter-shaped state arrays: all that any option needs."""
+        """Name the state arrays: all that any option needs."""
         return tuple(slot.name for slot in self.arrays)
+
+    @cached_property
+    def streams(self) -> tuple[Slot, ...]:
+        """Return the state that its loop takes element by element."""
+        return tuple(slot for slot in self.arrays if not slot.whole)
+
+    @cached_property
+    def wholes(self) -> tuple[Slot, ...]:
+        """Return the state that it takes as a whole."""
+        return tuple(slot for slot in self.arrays if slot.whole)
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether an element's update depends on others: it is a class alone.
+
+        A function of arrays would have to be given state of any shape.
+        """
+        return self.matrices is not None or bool(self.wholes)
 
     @cached_property
     def slots(self) -> dict[str, str | None]:
@@ -260,6 +300,17 @@ class Rule:
         """Tell whether these hyperparameters (a callable counts as on) touch the state ``slot``."""
         switch = self.slots[slot]
         return switch is None or bool(hyperparameters[switch])
+
+    def form(self, slot: str, shape: Form, hyperparameters: Values) -> Form | None:
+        """Give the shape of a state array beside a parameter's; None: it has none under these."""
+        if slot not in self.slots or not self.needs(slot, hyperparameters):
+            return None
+        own = next(x.form for x in self.arrays if x.name == slot)
+        return tuple(shape) if own is None else own(tuple(shape), hyperparameters)
+
+    def is_stream(self, slot: str) -> bool:
+        """Tell whether what has this name is one number an element, as options' arrays are."""
+        return all(x.name != slot for x in self.wholes)
 
     def counts(self, hyperparameters: Values) -> bool:
         """Tell whether the constants depend on the number of the step under these."""

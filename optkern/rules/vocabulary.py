@@ -10,6 +10,7 @@ from .domains import Choice, Count, Domain, Real, Switch, TwoNumbers
 VOCABULARY: dict[str, Domain] = {
     "lr": Real("learning rate", 0.0),
     "betas": TwoNumbers("decay rates of the running averages", Real("", 0.0, 1.0, open_high=True)),
+    "beta2": Real("decay rate of the running average of the squares", 0.0, 1.0, open_high=True),
     "eps": Real("added to the denominator", 0.0),
     "alpha": Real("decay rate of the squared average", 0.0, 1.0),
     "rho": Real("decay rate of the squared averages", 0.0, 1.0),

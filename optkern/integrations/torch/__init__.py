@@ -42,6 +42,8 @@ def _made_adapter(optimizer_class: Any) -> type[Adapter]:
 def _of_tensors(optimizer_class: Any) -> Any:
     """Return the class whose weights are laid out as torch's are, by default: (out, in)."""
     row = optimizer_class.rule
+    if "layout" not in row.hyperparameters:
+        return optimizer_class
     own = replace(row, hyperparameters={**row.hyperparameters, "layout": "out_in"})
     members = {"__module__": optimizer_class.__module__}
     return new_class(

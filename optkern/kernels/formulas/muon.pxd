@@ -25,7 +25,7 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     cdef int k
     common(o, h)
     make_room(o, h)
-    h.momentum = o.momentum
+    h.momentum, h.gain2 = o.momentum, 1 - o.beta2
     h.gain = (1 - o.momentum) * h.full
     h.gain1 = (1 - o.momentum) * h.full if o.nesterov else 0   # of the direction: the gradient's,
     h.beta1 = o.momentum if o.nesterov else 1   # and the momentum's share
