@@ -1,51 +1,65 @@
-"""Which rule for what? Rules on three small tasks, each with the same budget for its rate.
+"""Which rule for what? Every rule on three small tasks, each with the same budget for its rate.
 
-    python bench/compare_rules.py           # under 30 minutes on two cores
-    python bench/compare_rules.py --write   # and its table into docs/which_rule.md
-    python bench/compare_rules.py --quick   # a look: one seed, a tenth of the steps
+    python bench/compare_rules.py            # what is missing in docs/which_rule.json, and the page
+    python bench/compare_rules.py --fresh    # everything anew: under 30 minutes on two cores
+    python bench/compare_rules.py --rules adam muon --quick   # a look: nothing is written
 
 1. Digits: scikit-learn's 1,797 images, a network of 64 ReLU units, batches of 32: test accuracy.
+   Rules made for full batches get all 1,097 training images in every step, as often as makes as
+   many images.
 2. Words: which of Python's help topics 12 words come from: the mean of their embeddings, a layer of
    tanh units, softmax. A step sees few of the 4,000 rows of embeddings: rules that have a row form
    train these by `step_rows`, the others take the dense gradient. Test accuracy.
 3. Regression: scikit-learn's diabetes, 442 people, 24 tanh units, every step with all of them:
    what share of the variance is left of the training loss.
-4. Each rule has 10 tries for its rate: 1e-5, 1e-4, ..., 100 and then the two beside the best, a
-   third and three times of it; other numbers are the defaults. Tries are judged on validation data
-   (of the regression: on the training loss, which is what it compares) with seed 0; what is shown
-   comes from five other seeds, on test data. A constant rate, no clipping.
-5. Muon, which is for matrices beside another rule, is not among them yet.
-6. +- is the standard deviation over seeds: rules closer than that are not told apart here.
+4. Each rule has 20 tries for its rate: 1e-5, 1e-4, ..., 100 and then the two beside the best, a
+   third and three times of it, once with a constant rate and once with one that falls to zero as a
+   cosine; all else is as by default. A try is judged by the mean of two seeds on validation data
+   (the regression: on the training loss, which is what it compares); what is shown comes from five
+   other seeds, on test data. No clipping. "Near": with how many of the eight rates that are ten
+   times apart, under either schedule, a rule comes within two points of its best on the digits.
+5. Rules of matrices take those of the inside, as `optkern.groups` sorts them, with
+   ``adjust_lr_fn="match_rms_adamw"`` where they have it; AdamW has the rest at the same rate.
+6. A result is kept as soon as it is there: what was interrupted goes on, and a rule that is new, or
+   whose defaults have changed, is run and put beside the others. Exit code 1 where a rule with its
+   tuned rate stays below 96 % on the digits.
 
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from rule_tasks import TASKS, WORST, Run, Task, Weights
+from which_rule_page import draw, page
 
 import optkern
+from optkern.bench.machine import machine
 from optkern.bench.options import Parser
-from optkern.optimizers import CLASSES
-from optkern.rules import ROW_RULES
+from optkern.rules import MATRIX_RULES, ROW_RULES, RULES, Rule
+from optkern.schedules import Cosine
 
-PAGE = Path(__file__).parent.parent / "docs" / "which_rule.md"
-MARKS = "<!-- python bench/compare_rules.py --write -->\n", "<!-- end -->\n"
-RATES = [10.0**k for k in range(-5, 3)]
-SEEDS = (1, 2, 3, 4, 5)
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, RESULTS, PICTURE = (DOCS / f"which_rule.{suffix}" for suffix in ("md", "json", "svg"))
+MARKS = "<!-- python bench/compare_rules.py -->\n", "<!-- end -->\n"
+RATES, SCHEDULES = [10.0**k for k in range(-5, 3)], ("constant", "cosine")
+NEAR = 0.02  # as good as the best rate, or hardly worse
+SEARCH_SEEDS, SEEDS = (101, 102), (1, 2, 3, 4, 5)
+WANTED = 0.96  # on the digits, of every rule
 ROW_NAMES = {rule.class_name for rule in ROW_RULES}
-Weights = dict[str, np.ndarray]
+BY_CLASS = {rule.class_name: rule for rule in (*RULES, *MATRIX_RULES)}
 
 
 class Entry(NamedTuple):
@@ -54,238 +68,199 @@ class Entry(NamedTuple):
     title: str
     class_name: str
     options: dict[str, Any]
-    full_batches: bool  # made for gradients of all the data: no mini-batches
+
+    @property
+    def rule(self) -> Rule:
+        return BY_CLASS[self.class_name]
+
+    @property
+    def of_matrices(self) -> bool:
+        return self.rule.matrices is not None
+
+    @property
+    def by_rows(self) -> bool:
+        return self.of_matrices or self.class_name in ROW_NAMES
+
+    def steps(self, task: Task) -> int:
+        """Count the steps it gets; 0: the task is not for it."""
+        return task.steps if self.rule.mini_batches else task.full_steps
+
+    def make(self, params: Weights, lr: Any) -> Any:
+        if not self.of_matrices:
+            return getattr(optkern, self.class_name)(params, lr=lr, **self.options)
+        inside = {"rule": self.class_name, "lr": lr, **self.options}
+        return optkern.Mixed(optkern.groups(params, muon=inside, lr=lr))
 
 
 def entries() -> list[Entry]:
     found = []
-    for rule in optkern.RULES:
-        found.append(Entry(rule.class_name, rule.class_name, {}, not rule.mini_batches))
-        if rule.class_name == "SGD":
-            found.append(Entry("SGD, momentum .9", "SGD", {"momentum": 0.9}, False))
-            nesterov = {"momentum": 0.9, "nesterov": True}
-            found.append(Entry("SGD, Nesterov .9", "SGD", nesterov, False))
+    for name, rule in BY_CLASS.items():
+        if rule.matrices is not None:
+            adjusted = {"adjust_lr_fn": "match_rms_adamw"}
+            own = adjusted if "adjust_lr_fn" in rule.hyperparameters else {}
+            found.append(Entry(f"{name} (rest AdamW)", name, own))
+            continue
+        found.append(Entry(name, name, {}))
+        if name == "SGD":
+            found.append(Entry("SGD (momentum .9)", name, {"momentum": 0.9}))
+            found.append(Entry("SGD (Nesterov .9)", name, {"momentum": 0.9, "nesterov": True}))
     return found
-
-
-# --------------------------------------------------------------------------- the tasks
-
-
-def layer(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
-    return rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs)
-
-
-def of_classes(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Compute the gradient of the mean cross-entropy by the scores."""
-    p = np.exp(scores - scores.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    p[np.arange(len(y)), y] -= 1
-    return p / len(y)
-
-
-@cache
-def digits() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x = (x - x.mean()) / x.std()
-    order = np.random.default_rng(0).permutation(len(x))
-    return tuple((x[part], y[part]) for part in np.split(order, (1097, 1447)))
-
-
-def train_digits(
-    make: Callable[..., Any], entry: Entry, seed: int, steps: int, last: bool
-) -> float:
-    train, valid, test = digits()
-    rng = np.random.default_rng(seed)
-    w = {"w1": layer(rng, 64, 64), "b1": np.zeros(64), "w2": layer(rng, 64, 10), "b2": np.zeros(10)}
-    opt = make(w)
-    for _ in range(steps):
-        picked = rng.integers(len(train[0]), size=32)
-        x, y = train[0][picked], train[1][picked]
-        a = np.maximum(x @ w["w1"] + w["b1"], 0)
-        d = of_classes(a @ w["w2"] + w["b2"], y)
-        back = (d @ w["w2"].T) * (a > 0)
-        opt.step({"w1": x.T @ back, "b1": back.sum(0), "w2": a.T @ d, "b2": d.sum(0)})
-    x, y = test if last else valid
-    scores = np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"] + w["b2"]
-    return float(np.mean(scores.argmax(axis=1) == y)) if np.isfinite(scores).all() else 0.0
-
-
-WINDOW, ROWS, WIDTH = 12, 4000, 32
-
-
-@cache
-def words() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Windows of words and the topics they come from; every fifth is for validation or test."""
-    from pydoc_data.topics import topics
-
-    texts = {k: re.findall(r"[a-z_]+|\d+|[^\w\s]", v.lower()) for k, v in topics.items()}
-    texts = {k: v for k, v in texts.items() if len(v) > 600}
-    counts: dict[str, int] = {}
-    for word in (word for text in texts.values() for word in text):
-        counts[word] = counts.get(word, 0) + 1
-    known = {word: k for k, word in enumerate(sorted(counts, key=lambda x: (-counts[x], x))[:ROWS])}
-    found: list[list[Any]] = [[], [], []]
-    for topic, text in enumerate(texts.values()):
-        codes = [known[word] for word in text if word in known]
-        for k, start in enumerate(range(0, len(codes) - WINDOW, WINDOW)):
-            found[{3: 1, 4: 2}.get(k % 5, 0)].append((codes[start : start + WINDOW], topic))
-    return tuple(tuple(map(np.array, zip(*part, strict=True))) for part in found)
-
-
-def train_words(make: Callable[..., Any], entry: Entry, seed: int, steps: int, last: bool) -> float:
-    train, valid, test = words()
-    rng = np.random.default_rng(seed)
-    topics = int(train[1].max()) + 1
-    table = {"embeddings": rng.standard_normal((ROWS, WIDTH)) * 0.1}
-    w = {"w1": layer(rng, WIDTH, 64), "b1": np.zeros(64), "w2": layer(rng, 64, topics)}
-    by_rows = entry.class_name in ROW_NAMES and not entry.options
-    both = make(w | table) if not by_rows else None
-    of_rows, of_layers = (make(table), make(w)) if by_rows else (None, None)
-    for _ in range(steps):
-        picked = rng.integers(len(train[0]), size=64)
-        codes, y = train[0][picked], train[1][picked]
-        mean = table["embeddings"][codes].mean(axis=1)
-        a = np.tanh(mean @ w["w1"] + w["b1"])
-        d = of_classes(a @ w["w2"], y)
-        back = (d @ w["w2"].T) * (1 - a * a)
-        grads = {"w1": mean.T @ back, "b1": back.sum(0), "w2": a.T @ d}
-        rows = np.repeat(back @ w["w1"].T / WINDOW, WINDOW, axis=0)
-        if by_rows:
-            of_rows.step_rows({"embeddings": codes.ravel()}, {"embeddings": rows})
-            of_layers.step(grads)
-        else:
-            dense = np.zeros((ROWS, WIDTH))
-            np.add.at(dense, codes.ravel(), rows)
-            both.step(grads | {"embeddings": dense})
-    codes, y = test if last else valid
-    scores = np.tanh(table["embeddings"][codes].mean(axis=1) @ w["w1"] + w["b1"]) @ w["w2"]
-    return float(np.mean(scores.argmax(axis=1) == y)) if np.isfinite(scores).all() else 0.0
-
-
-@cache
-def diabetes() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_diabetes
-
-    x, y = load_diabetes(return_X_y=True)
-    return x / x.std(axis=0), (y - y.mean()) / y.std()
-
-
-def train_regression(
-    make: Callable[..., Any], entry: Entry, seed: int, steps: int, last: bool
-) -> float:
-    """Give the share of the variance that is explained: its shortfall from 1 is what is left."""
-    x, y = diabetes()
-    rng = np.random.default_rng(seed)
-    w = {"w1": layer(rng, 10, 24), "b1": np.zeros(24), "w2": layer(rng, 24, 1), "b2": np.zeros(1)}
-    opt = make(w)
-    for _ in range(steps):
-        a = np.tanh(x @ w["w1"] + w["b1"])
-        d = (2 / len(y)) * (a @ w["w2"] + w["b2"] - y[:, None])
-        back = (d @ w["w2"].T) * (1 - a * a)
-        opt.step({"w1": x.T @ back, "b1": back.sum(0), "w2": a.T @ d, "b2": d.sum(0)})
-    left = np.tanh(x @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"] - y[:, None]
-    loss = float(np.mean(left * left))
-    return 1 - loss if np.isfinite(loss) else -np.inf
-
-
-class Task(NamedTuple):
-    title: str
-    train: Callable[[Callable[..., Any], Entry, int, int, bool], float]
-    steps: int
-    batches: bool  # mini-batches, which rules made for full batches are no good for
-    shown: Callable[[np.ndarray], str]
-
-
-def percent(values: np.ndarray) -> str:
-    """Say the mean, and how far several values are from it."""
-    if not np.isfinite(values).all():
-        return "inf"
-    spread = f" +- {100 * values.std(ddof=1):.1f}" if values.size > 1 else ""
-    return f"{100 * values.mean():.1f}{spread}"
-
-
-def share_left(values: np.ndarray) -> str:
-    return percent(1 - values)
-
-
-TASKS = (
-    Task("digits, test accuracy, %", train_digits, 800, True, percent),
-    Task("words, test accuracy, %", train_words, 500, True, percent),
-    Task("regression, variance left, %", train_regression, 500, False, share_left),
-)
 
 
 # --------------------------------------------------------------------------- the budget
 
 
-def one_run(task: Task, entry: Entry, rate: float, seed: int, steps: int, last: bool) -> float:
+def one_run(
+    task: Task, entry: Entry, rate: float, schedule: str, seed: int, steps: int, last: bool
+) -> float:
     def make(params: Weights) -> Any:
-        return CLASSES_BY_NAME[entry.class_name](params, lr=rate, **entry.options)
+        return entry.make(params, Cosine(rate, T_max=steps) if schedule == "cosine" else rate)
 
+    run = Run(make, seed, steps, entry.by_rows, not entry.rule.mini_batches, last)
     with np.errstate(all="ignore"):
-        value = task.train(make, entry, seed, steps, last)
-    return value if np.isfinite(value) else -np.inf
+        value = task.train(run)
+    return value if np.isfinite(value) else WORST
 
 
-CLASSES_BY_NAME = {cls.__name__: cls for cls in CLASSES.values()}
+def judged(number: int, entry: Entry, share: float) -> dict[str, Any]:
+    """Search an entry's rate on a task, and run it with five other seeds."""
+    task, began = TASKS[number], time.process_time()
+    steps = max(round(entry.steps(task) * share), min(entry.steps(task), 23))
+    seeds, searched = (SEEDS, SEARCH_SEEDS) if share == 1 else (SEEDS[:1], SEARCH_SEEDS[:1])
+    tried: dict[tuple[float, str], float] = {}
+
+    def best(rates: Sequence[float], schedule: str) -> float:
+        for rate in rates:
+            found = [one_run(task, entry, rate, schedule, seed, steps, False) for seed in searched]
+            tried[rate, schedule] = float(np.mean(found))
+        return max(rates, key=lambda rate: tried[rate, schedule])
+
+    for schedule in SCHEDULES:
+        rate = best(RATES, schedule)
+        best((rate / 3, rate * 3), schedule)
+    rate, schedule = max(tried, key=lambda place: tried[place])
+    first = tried[rate, schedule]
+    values = [one_run(task, entry, rate, schedule, seed, steps, True) for seed in seeds]
+    return {
+        "rate": float(f"{rate:.3g}"),
+        "schedule": schedule,
+        "values": values,
+        "by_rows": entry.by_rows,
+        "near": sum(any(first - tried[r, s] <= NEAR for s in SCHEDULES) for r in RATES),
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
 
 
-def judged(place: tuple[int, Entry, float]) -> tuple[float, np.ndarray]:
-    """Search the rate of an entry on a task, and run it with five other seeds."""
-    number, entry, share = place
-    task = TASKS[number]
-    steps = int(task.steps * share)
-    tried = {rate: one_run(task, entry, rate, 0, steps, False) for rate in RATES}
-    best = max(tried, key=lambda rate: tried[rate])
-    for rate in (best / 3, best * 3):
-        tried[rate] = one_run(task, entry, rate, 0, steps, False)
-    best = max(tried, key=lambda rate: tried[rate])
-    seeds = SEEDS if share == 1 else SEEDS[:1]
-    return best, np.array([one_run(task, entry, best, seed, steps, True) for seed in seeds])
+# --------------------------------------------------------------------------- what is kept
 
 
-def table(share: float, workers: int) -> Iterator[str]:
-    heads = ["rule", *(f"{task.title} | rate" for task in TASKS)]
-    yield f"| {' | '.join(heads)} |"
-    yield "|---" * (1 + 2 * len(TASKS)) + "|"
-    lines = entries()
-    places = [
-        (number, entry, share)
-        for entry in lines
+def asked(task: Task, entry: Entry) -> str:
+    """Say what a result is the result of; one of something else is not used."""
+    defaults = {k: v for k, v in entry.rule.hyperparameters.items() if k != "step"}
+    row = (entry.options, defaults, entry.by_rows, entry.steps(task))
+    budget = (RATES, SCHEDULES, SEARCH_SEEDS, SEEDS, NEAR)
+    return f"{zlib.crc32(repr((row, budget)).encode()):08x}"
+
+
+def places() -> dict[str, tuple[int, Entry]]:
+    """List what there is to run, by the names that results have: a task's number and an entry."""
+    return {
+        f"{task.name}: {entry.title}": (number, entry)
         for number, task in enumerate(TASKS)
-        if not (task.batches and entry.full_batches)
+        for entry in entries()
+        if entry.steps(task)
+    }
+
+
+def kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the results so far, by task and title: those of what would be run today."""
+    found = json.loads(path.read_text())["results"] if path.exists() else {}
+    wanted = {name: asked(TASKS[number], entry) for name, (number, entry) in places().items()}
+    return {name: x for name, x in found.items() if x["of"] == wanted.get(name)}
+
+
+def keep(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    sorted_results = {name: results[name] for name in places() if name in results}
+    about = {k: v for k, v in machine("float64", 1).items() if k != "huge pages"}
+    text = json.dumps({"machine": about, "results": sorted_results}, indent=1)
+    beside = path.with_suffix(".part")
+    beside.write_text(text + "\n")
+    beside.replace(path)
+
+
+def run_all(
+    wanted: list[Entry], results: dict[str, dict[str, Any]], share: float, workers: int
+) -> Iterator[None]:
+    """Run what is missing; a result goes into ``results`` before each turn of the caller's."""
+    missing = {
+        name: (number, entry)
+        for name, (number, entry) in places().items()
+        if entry in wanted and name not in results
+    }
+    with ProcessPoolExecutor(workers) as pool, progress(len(missing)) as advance:
+        running = {pool.submit(judged, *place, share): name for name, place in missing.items()}
+        try:
+            for done in as_completed(running):
+                name = running[done]
+                number, entry = missing[name]
+                results[name] = {"of": asked(TASKS[number], entry), **done.result()}
+                advance()
+                yield
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar until the work is done; nothing where nobody watches."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = ("rules on tasks", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+def too_weak(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Name the rules that stay below what is wanted of each on the digits, means of all seeds."""
+    return [
+        f"{name} {100 * np.mean(result['values']):.1f} %"
+        for name, result in results.items()
+        if name.startswith("digits") and np.mean(result["values"]) < WANTED
     ]
-    with ProcessPoolExecutor(workers) as pool:
-        results = dict(zip([(k, e.title) for k, e, _ in places], pool.map(judged, places)))
-    for entry in lines:
-        cells = []
-        for number, task in enumerate(TASKS):
-            found = results.get((number, entry.title))
-            cells += [task.shown(found[1]), f"{found[0]:.0e}"] if found else ["full batches", ""]
-        yield f"| {entry.title} | {' | '.join(cells)} |"
 
 
 def main() -> int:
-    parser = Parser(__doc__, quick=False)
-    parser.add_argument("--write", action="store_true", help=f"into {PAGE.parent.name}/{PAGE.name}")
+    parser = Parser(__doc__, quick=False, rules=None)
+    parser.add_argument("--fresh", action="store_true", help="keep no earlier results of them")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     options = parser.options()
-    if options.quick and options.write:
-        parser.exit(2, "--write: not a quick look\n")
-    began = time.perf_counter()
-    lines = []
-    for line in table(0.1 if options.quick else 1.0, options.workers):
-        lines.append(line)
-        print(line, flush=True)
+    began, wanted = time.perf_counter(), entries()
+    if options.rules:
+        names = {case.rule.name for case in options.rules}
+        wanted = [entry for entry in wanted if entry.rule.name in names]
+    results = {} if options.quick else kept(RESULTS)
+    if options.fresh:
+        names = {entry.title for entry in wanted}
+        results = {k: v for k, v in results.items() if k.partition(": ")[2] not in names}
+    for _ in run_all(wanted, results, 0.1 if options.quick else 1.0, options.workers):
+        if not options.quick:
+            keep(RESULTS, results)
+    titles = [entry.title for entry in (wanted if options.quick else entries())]
+    text = page(TASKS, titles, results)
+    print(text)
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes", file=sys.stderr)
-    if options.write:
-        text = PAGE.read_text()
-        head, _, rest = text.partition(MARKS[0])
-        tail = rest.partition(MARKS[1])[2]
-        PAGE.write_text(f"{head}{MARKS[0]}\n" + "\n".join(lines) + f"\n\n{MARKS[1]}{tail}")
-    return 0
+    if options.quick:
+        return 0
+    head, _, rest = PAGE.read_text().partition(MARKS[0])
+    PAGE.write_text(f"{head}{MARKS[0]}\n{text}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+    draw(TASKS, titles, results, PICTURE)
+    for line in (weak := too_weak(results)):
+        print(f"below {100 * WANTED:.0f} %: {line}", file=sys.stderr)
+    return 1 if weak else 0
 
 
 if __name__ == "__main__":
