@@ -15,6 +15,7 @@ from optkern import reference
 from optkern.kernels import runtime
 from optkern.kernels.rules import OPTION_SLOTS
 from optkern.optimizers import CLASSES
+from optkern.optimizers.kinds import heads_of
 
 SHAPES = ((6, 5), (4,), (), (2, 0), (3, 2, 4))
 
@@ -32,6 +33,10 @@ AXES = {
 
 # What has come later is crossed with all of these by pairs.
 MORE = {
+    "centralize": (False, True),
+    "adaptive_clip": (None, (0.25, 0.01)),
+    "adaptive_clip_head": (False, True),
+    "unit_layout": ("in_out", "out_in"),
     "clip_update_rms": (None, 0.5),
     "cautious": (False, True),
     "max_skips": (None, 9),
@@ -44,6 +49,7 @@ EVERYTHING = {name: values[1] for name, values in (AXES | MORE).items()}
 def allowed(rule, options):
     """What a rule takes of options."""
     refused = {"cautious"} if rule.trust else set()
+    refused |= {"centralize", "adaptive_clip"} if rule.trust == "gradient" else set()
     refused |= set() if rule.has_relative else {"clip_update_rms"}
     return {k: v for k, v in options.items() if k not in refused}
 
@@ -84,6 +90,8 @@ class Twin:
 
     def __init__(self, rule, params, hyperparameters=None, **options):
         self.rule, self.params, self.options = rule, copies(params), options
+        heads = heads_of(dict(enumerate(self.params)))
+        self.heads = [i in heads for i in range(len(params))]
         self.hyper = [{**rule.hyperparameters, **(hyperparameters or {})} for _ in params]
         settings = {name: keyword.default for name, keyword in rule.settings.items()}
         self.state = {
@@ -111,7 +119,7 @@ class Twin:
             self.taken[i] += on
         self.norm = reference.fused_step(
             self.rule, self.params, grads, self.state, self.hyper, self.held, self.calls,
-            self.stored, **self.options,
+            self.stored, self.heads, **self.options,
         )  # fmt: skip
         if "mu_product" in self.rule.hyperparameters:
             for hyper, on in zip(self.hyper, active, strict=True):

@@ -178,6 +178,7 @@ def fused_step(
     held: Sequence[Array | None] | None = ...,
     calls: int = ...,
     stored: Sequence[str] | None = ...,
+    heads: Sequence[bool] | None = ...,
     **options: Any,
 ) -> float: ..."""
 
@@ -228,6 +229,8 @@ def option(domain: rules.Domain) -> str:
         return "Number"
     if isinstance(domain, rules.Cycle):
         return "tuple[int, float]"
+    if isinstance(domain, rules.Ratio):
+        return "float | tuple[float, float]"
     if isinstance(domain, rules.Box):
         return 'Literal["nonnegative"] | tuple[float, float]'
     if isinstance(domain, rules.Choice):

@@ -38,6 +38,53 @@ def test_edges_orders_threads_and_instruction_sets(name):
     assert_no_order_shows(rule, start, calls, hyper, **options)
 
 
+# What each rule's second moment is of, and its root, from its own state after a step.
+ROOTS = {
+    "rmsprop": lambda g, s, h: (g, np.sqrt(s["square_avg"])),
+    "adadelta": lambda g, s, h: (g, np.sqrt(s["square_avg"] + h["eps"])),
+    **dict.fromkeys(
+        ("adam", "nadam", "radam", "ademamix", "laprop"),
+        lambda g, s, h: (g, corrected(s["exp_avg_sq"], h, s)),
+    ),
+    "adabelief": lambda g, s, h: (g - s["exp_avg"], corrected(s["exp_avg_var"], h, s)),
+}
+
+
+def corrected(v, hyper, entry):
+    return np.sqrt(v / (1 - hyper["betas"][1] ** entry["step"]))
+
+
+@pytest.mark.parametrize("form", ("l2", "decoupled", "independent", "corrected"))
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_step_is_one_of_a_smaller_lr(name, form):
+    """Decay that goes by the learning rate is smaller with it."""
+    hyper = {"weight_decay": 0.1, "decay_form": form, "lr": 0.1, "eps": 1e-9}
+    most = {"max_lr": 0.2} if form == "corrected" else {}
+    p, shorter = ordinary(np.float64, 40, 1), 0
+    q = p.copy()
+    opt = CLASSES[name](p, **hyper, **most, clip_update_rms=0.9)
+    plain = CLASSES[name](q, **hyper, **most)
+    for t in range(1, 12):
+        g = ordinary(np.float64, 40, 10 + t) * (30 if t == 8 else 1)
+        probe = CLASSES[name](q.copy(), **hyper, **most)
+        probe.load_state_dict(plain.state_dict())
+        probe.step(g)
+        above, root = ROOTS[name](
+            g + (0.1 * q if form == "l2" else 0), probe.state[0], probe.param_groups[0]
+        )
+        rms = np.sqrt(np.mean((above / np.maximum(root, 1e-9)) ** 2))
+        share = min(1.0, 0.9 / rms) if name != "radam" or t > 5 else 1.0
+        shorter += share < 1
+        for key, value in {"lr": 0.1, **most}.items():
+            plain.param_groups[0][key] = value * share
+        opt.step(g)
+        plain.step(g)
+        for key, value in {"lr": 0.1, **most}.items():
+            plain.param_groups[0][key] = value
+        np.testing.assert_allclose(p, q, rtol=1e-11)
+    assert shorter > 0
+
+
 def test_gradients_that_are_zero_or_none_are_no_change():
     p, q = np.ones(3), np.ones(3)
     opt, plain = optkern.Adam(p, eps=0.0, clip_update_rms=1e9), optkern.Adam(q, eps=0.0)

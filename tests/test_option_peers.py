@@ -76,3 +76,28 @@ def test_clipped_updates_are_stable_adamws():
             p, lr=0.1, betas=(0.9, 0.99), weight_decay=0.3, kahan_sum=False
         ),
     )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_units_are_clipped_and_centralised_as_theirs(seed):
+    """In their order, as their Ranger21 has it."""
+    from pytorch_optimizer.optimizer.agc import agc
+    from pytorch_optimizer.optimizer.gradient_centralization import centralize_gradient
+
+    rng = np.random.default_rng(seed)
+    clip, eps, lr = rng.choice([0.01, 0.3, 1.0]), rng.choice([1e-3, 0.5]), 0.1
+    ours = [rng.standard_normal(shape) for shape in ((7, 5), (4,), (3, 2, 4, 2), (2, 2))]
+    theirs = [torch.tensor(p.copy()) for p in ours]
+    opt = optkern.SGD(
+        ours, lr=lr, adaptive_clip=(clip, eps), centralize=True, unit_layout="out_in",
+        adaptive_clip_head=True,
+    )  # fmt: skip
+    for _ in range(6):
+        grads = [rng.standard_normal(p.shape) * rng.choice([0.01, 1.0, 30.0]) for p in ours]
+        for p, g in zip(theirs, grads, strict=True):
+            clipped = agc(p, torch.tensor(g), agc_eps=eps, agc_clip_val=clip)
+            centralize_gradient(clipped)
+            p -= lr * clipped
+        opt.step(grads)
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p, q.numpy(), rtol=1e-12, atol=1e-14)

@@ -60,6 +60,10 @@ CASES = {
             **options,
         ),
     ),
+    "MARS": (
+        {**PAIRS, **TWO, "eps": (1e-8, 1e-2), "gamma": (0.025, 0.4)},
+        lambda t, **options: theirs.MARS(t, optimize_1d=True, **options),
+    ),
     "FTRL": (
         {
             "lr": (1e-3, 0.3), "beta": (0.0, 0.5), "lambda_1": (0.0, 0.3), "lambda_2": (0.0, 0.7),
@@ -68,7 +72,7 @@ CASES = {
     ),
 }  # fmt: skip
 # LaProp adds 1e-15 below the root there, MARS too.
-LOOSER = {"LaProp": 1e-9}
+LOOSER = {"LaProp": 1e-9, "MARS": 1e-9}
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -434,9 +434,15 @@ def max_stable_lr(optimizer: SteppingRule, operator: Any, **options: Any) -> Sta
         ),
         "cautious=True, which lengthens steps": optimizer.session.options["cautious"],
     }
+    by_units = [name for name in ("centralize", "adaptive_clip") if optimizer.session.options[name]]
     for what, on in by_signs.items():
         if on:
             raise ValueError(f"{owner}: no stability limit is known for {what} by signs")
+    if by_units:
+        raise ValueError(
+            f"{owner}: no stability limit is known for {by_units[0]}, which changes gradients by "
+            "units"
+        )
     if callable(operator) and not hasattr(operator, "shape"):
         operator = _structured(owner, operator, optimizer)
     size = sum(p.size for p in optimizer.params)

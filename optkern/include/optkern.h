@@ -36,6 +36,7 @@
  *     asgd       ax
  *     ftrl       z, n
  *     laprop     exp_avg_ratio, exp_avg_sq
+ *     mars       exp_avg, exp_avg_sq, last_grad
  *     rprop      prev, step_size
  *
  * Rules that take norms (lars, lamb): the streams of a call are those of a whole tensor. Any other

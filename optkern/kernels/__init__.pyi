@@ -344,6 +344,24 @@ def laprop(
     step: int = ...,
     num_threads: int | None = ...,
 ) -> None: ...
+def mars(
+    p: Arrays,
+    g: Gradients,
+    exp_avg: State = ...,
+    exp_avg_sq: State = ...,
+    last_grad: State = ...,
+    *,
+    lr: float = ...,
+    betas: tuple[float, float] = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    gamma: float = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
+    step: int = ...,
+    num_threads: int | None = ...,
+) -> None: ...
 def rprop(
     p: Arrays,
     g: Gradients,

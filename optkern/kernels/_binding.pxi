@@ -57,6 +57,7 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     else:
         order, dense = buffers.memory_order(p)
     plan._orders.append(order)
+    note_units(t, p, order)
     t.dense = dense
     if dense and not p.flags.c_contiguous:
         note_c_order(&plan.core, t, p, order)

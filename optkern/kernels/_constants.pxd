@@ -88,6 +88,11 @@ cdef struct options_t:
     double max_skips
     double accumulate
     double accumulate_form
+    double centralize
+    double adaptive_clip
+    double adaptive_clip_eps
+    double adaptive_clip_head
+    double unit_layout
     double clip_update_rms
     double cautious
     double project
@@ -175,9 +180,11 @@ cdef derive_t derivation(rule) except NULL
 cdef int encode(hyper_t* o, rule, str name, object value) except -1
 cdef int encode_option(options_t* o, str name, object value) except -1
 cdef void ask_relative(constants_t* h) noexcept nogil
-cdef void be_steady(
-    constants_t* h, double squares, double size, double limit, bint decays
+cdef double kept_of_unit(
+    const options_t* o, const constants_t* h, double g_norm, double p_norm, int shift
 ) noexcept nogil
+cdef void bound_direction(constants_t* h, wide_t norm) noexcept nogil
+cdef double share_of_rate(double squares, double size, double limit) noexcept nogil
 cdef void ask_agreement(constants_t* h) noexcept nogil
 cdef void be_cautious(constants_t* h, double agreeing, double size) noexcept nogil
 cdef void confinement(const options_t* o, int stored, double* low, double* high) noexcept nogil

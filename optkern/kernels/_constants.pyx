@@ -220,33 +220,54 @@ cdef void apply_wide_trust(
     h.rate = ldexp(h.rate, left)
 
 
+cdef double kept_of_unit(
+    const options_t* o, const constants_t* h, double g_norm, double p_norm, int shift
+) noexcept nogil:
+    """Return what of a unit's gradient is kept: no more than a share of its weights' norm.
+
+    The norms, times 2**shift, are of the gradient as it came and of the weights.
+    """
+    cdef double eps = ldexp(o.adaptive_clip_eps, shift), scale = h.scale * fabs(h.turn) * h.full
+    cdef double most = o.adaptive_clip * (p_norm if p_norm > eps else eps)
+    most = ldexp(most / scale, -h.lift)   # as gradients come
+    return most / g_norm if g_norm > most and isfinite(g_norm) else 1
+
+
+def unit_factor(dict options, dict constants, double g_norm, double p_norm, int shift):
+    """Return `kept_of_unit` for the NumPy reference."""
+    cdef options_t o = encoded(options)
+    cdef constants_t h = constants
+    return kept_of_unit(&o, &h, g_norm, p_norm, shift)
+
+
+cdef void bound_direction(constants_t* h, wide_t norm) noexcept nogil:
+    """Let a direction of this norm, over `full`, be applied: as it is, or of norm 1."""
+    cdef double length = ldexp(norm.value * h.full, norm.exponent)
+    h.trust = ldexp(1 / norm.value, -norm.exponent) if length > 1 else h.full
+    h.flags &= ~(<unsigned int> DIRECTION)
+
+
 cdef void ask_relative(constants_t* h) noexcept nogil:
     """Let a tensor's constants give its gradients over what its step divides them by."""
     h.flags |= RELATIVE | GUARD
 
 
-cdef void be_steady(
-    constants_t* h, double squares, double size, double limit, bint decays
-) noexcept nogil:
-    """Let its step be shorter, and decoupled decay with it, where their root mean square is high.
-
-    `decays`: whether decay goes by the learning rate.
-    """
+cdef double share_of_rate(double squares, double size, double limit) noexcept nogil:
+    """Return what of its learning rate a tensor keeps, by the sum of the squares of these."""
     cdef double share = limit / sqrt(squares / size)
-    h.flags &= ~(<unsigned int> RELATIVE)
-    if share < 1 and isfinite(squares):
-        h.rate = h.rate * share
-        if decays and h.flags & SHRINK:
-            h.shrink = 1 - (1 - h.shrink) * share
+    return share if share < 1 and isfinite(squares) else 1
 
 
-def steady(dict constants, squares=None, double size=1, double limit=1, bint decays=True):
-    """Return `ask_relative`, or with a sum of squares `be_steady`, for the NumPy reference."""
+def relative(dict constants):
+    """Do `ask_relative` for the NumPy reference."""
     cdef constants_t h = constants
     ask_relative(&h)
-    if squares is not None:
-        be_steady(&h, squares, size, limit, decays)
     return h
+
+
+def kept_of_rate(double squares, double size, double limit):
+    """Return `share_of_rate` for the NumPy reference."""
+    return share_of_rate(squares, size, limit)
 
 
 cdef void ask_agreement(constants_t* h) noexcept nogil:
@@ -339,6 +360,13 @@ def share_of(dict options, double calls, double unit=1):
     """Return `gradient_share` for the NumPy reference."""
     cdef options_t o = encoded(options)
     return gradient_share(&o, calls, unit)
+
+
+def bounded(dict constants, norm):
+    """Do `bound_direction` for the NumPy reference."""
+    cdef constants_t h = constants
+    bound_direction(&h, as_wide(norm))
+    return h
 
 
 def trusted(dict constants, p_norm, norm, bint is_double):

@@ -77,13 +77,14 @@ cdef void step_along(plan_t* plan, tensor_t* t, constants_t* h, scratch_t* s) no
     cdef unsigned char itemsize = t.itemsize[1], storage = t.storage[1]
     cdef layout_t* layout = t.layout[1]
     cdef bint filled = t.accumulator_filled
+    cdef double* units = t.units
     t.data[1], t.itemsize[1], t.storage[1] = t.matrix, <unsigned char> width(t), PLAIN
-    t.layout[1], t.accumulator_filled, h.lift = NULL, False, 0
+    t.layout[1], t.accumulator_filled, t.units, h.lift = NULL, False, NULL, 0
     h.flags |= APPLY
     run_pieces(plan, t, 0, t.size, NULL, s)
     h.flags ^= APPLY
     t.data[1], t.itemsize[1], t.storage[1] = data, itemsize, storage
-    t.layout[1], t.accumulator_filled = layout, filled
+    t.layout[1], t.accumulator_filled, t.units = layout, filled, units
 
 
 cdef void leave_matrices(plan_t* plan) noexcept nogil:

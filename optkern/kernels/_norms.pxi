@@ -54,6 +54,8 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
             if plan.bad >= 0:
                 return
     adjust_constants(plan)
+    if plan.by_units:
+        measure_units(plan, threads)
 
 
 cdef void measure_directions(plan_t* plan, int threads) noexcept nogil:
@@ -186,7 +188,7 @@ cdef double rescued(plan_t* plan, Py_ssize_t i, bint of_parameter, int shift) no
     cdef unsigned int flags = plan.constants[i].flags
     if not plan.tensors[i].active:
         return 0
-    if plan.norms.directing:   # the state has moved on already, and is to be read alone
+    if plan.norms.directing and TRAITS[plan.tensors[i].index].directs:   # state has moved on: read it
         plan.constants[i].flags |= APPLY
     for block in range(first, stop):
         if of_parameter:

@@ -18,6 +18,8 @@ cdef enum:
     CHUNK = 16384   # elements handed to a thread at a time
     EDGE = 256      # chunk edges within a tensor
     KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
+    UNIT_LANES = 4   # running sums of a unit: part of the definition of its norm and mean
+    UNIT_RESCUE = 600   # a power of two
     LINE = 64       # bytes of a cache line and of the longest vector
     TILE_COLUMNS = 16   # turned into parts of rows at a time: a cache line of float32
     TILE_ROWS = 256     # at most: a column's share of a block's scratch
@@ -29,6 +31,11 @@ cdef enum:
     SLOW
     EMA
     EXTRA
+
+# The words of `unit_layout` in rules/options.py.
+cdef enum:
+    IN_OUT
+    OUT_IN
 
 # What a step does about NaN or inf in a gradient, in the order of ON_NONFINITE.
 cdef enum:
@@ -99,6 +106,15 @@ cdef struct tensor_t:
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     order_t* c_order                   # NULL: the plan's order is C order
+    double* units                      # of each unit of this call, means and factors; NULL: as is
+    double* unit_room                  # these, and what they are made of
+    Py_ssize_t units_of[2]             # by layout: their number,
+    Py_ssize_t inner_of[2]             # the neighbours that are one's own, as sums are taken,
+    Py_ssize_t inner_here[2]           # and in the plan's order
+    int layout_here                    # that of this call
+    bint in_c_order                    # sums are not taken in the plan's order
+    bint is_vector
+    bint is_head                       # whose units are clipped where that is asked for alone
     char* zeroable                     # where the last gradient known to be zeroable began
 
 
@@ -167,6 +183,7 @@ cdef struct traits_t:
     int streams                        # p, g and its state
     bint has_velocity                  # which begins with the first gradient
     bint trusts                        # trust ratios take norms: of gradients,
+    bint bounds                        # its own directions are no longer than 1
     bint matrices                      # it makes something of a whole matrix (_matrices.pxi)
     int wholes                         # state arrays that it takes as a whole
     bint directs                       # or of the rule's own directions
@@ -199,11 +216,12 @@ cdef struct plan_t:
     # What follows from the rules, the options and the arrays.
     bint trusts                   # some rule's trust ratios take norms,
     bint trusts_gradients         # of gradients,
-    bint directs                  # or of its own directions
+    bint directs                  # or of its own directions, or a norm bounds these
     bint matrices                 # some rule makes something of whole matrices
     bint keeps                    # there is state of options
     bint adjusts                  # constants depend on options or norms
     bint measures                 # norms are taken before the update
+    bint by_units                 # gradients are centralised, or clipped by units
     bint measures_gradients       # those of gradients
     double box[4][2]              # limits of parameters, as each dtype has them (AS_FLOAT32 ...)
     bint pieces                   # something is done around the rule while a piece is in cache
@@ -218,6 +236,7 @@ cdef struct plan_t:
     memory_t memory
     chunks_t chunks
     rooms_t rooms
+    double* unit_room             # of all tensors
     norms_t norms
 
 

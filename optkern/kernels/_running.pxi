@@ -57,7 +57,7 @@ cdef void run_span(
     cdef int j
     if plan.adding:
         accumulate_span(plan, t, first, n, s)
-    elif not t.staged and not plan.pieces and not t.h.lift:
+    elif not t.staged and not plan.pieces and not t.h.lift and t.units == NULL:
         span = SPANS.update[t.index][t.dtype]
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
@@ -70,7 +70,7 @@ cdef void run_span(
             n -= head
             first += head
         span(t.h, at, n, first)
-    elif plan.pieces or t.h.lift or not t.compact or not run_compact(plan, t, first, n, s):
+    elif plan.pieces or t.h.lift or t.units != NULL or not t.compact or not run_compact(plan, t, first, n, s):
         run_pieces(plan, t, first, n, NULL, s)
 
 
@@ -83,7 +83,7 @@ cdef void run_pieces(
     """
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t here = first, piece, end = first + n
-    if not (t.staged or t.accumulator_filled or t.h.lift or plan.held_shift or direction):
+    if not (taken_apart(plan, t) or direction):
         run_dense_pieces(plan, t, first, n, s)
         return
     while here < end:
@@ -101,6 +101,11 @@ cdef void run_pieces(
         here += piece
 
 
+cdef inline bint taken_apart(const plan_t* plan, const tensor_t* t) noexcept nogil:
+    """Tell whether something comes between where a tensor's arrays lie and its rule."""
+    return t.staged or t.accumulator_filled or t.h.lift or plan.held_shift or t.units != NULL
+
+
 cdef void fetch_piece(
     plan_t* plan, const tensor_t* t, char** at, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
@@ -110,6 +115,8 @@ cdef void fetch_piece(
         at[j] = fetch(t, j, first, n, s.streams[j], s)
     at[1] = lowered(plan, t, at[1], n, s.streams[1])
     at[1] = with_accumulated(t, at[1], at[plan.streams + ACCUMULATOR], n, s.sum)
+    if t.units != NULL:
+        at[1] = by_units(t, at[1], first, n, s.sum)
     if t.h.lift:
         SPANS.scale[t.dtype](s.sum, at[1], ldexp(1, t.h.lift), n)
         at[1] = s.sum

@@ -270,10 +270,10 @@ cdef void run_direction(
     """Run a rule that writes its direction, in the plan's order, into `to`."""
     cdef char* at[MAX_STREAMS]
     cdef int j
-    if plan.norms.rehearsing:
+    if plan.norms.rehearsing or TRAITS[t.index].bounds and taken_apart(plan, t):
         rehearse(plan, t, first, n, to, s)
         return
-    if t.staged or t.accumulator_filled or t.h.lift or plan.held_shift:
+    if taken_apart(plan, t):
         run_pieces(plan, t, first, n, to, s)
         return
     for j in range(plan.streams):

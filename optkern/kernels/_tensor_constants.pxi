@@ -15,23 +15,37 @@ cdef bint rehearses(const options_t* o) noexcept nogil:
 
 cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil:
     """Make room for the norms that these options take, before they are in force."""
-    cdef bint wanted = takes_gradient_norms(plan, o) or plan.trusts or rehearses(o)
+    cdef bint wanted = takes_gradient_norms(plan, o) or plan.trusts or plan.directs or rehearses(o)
     if wanted and plan.norms.blocks == NULL:
         map_blocks(plan)
-    return 0
+    return reserve_units(plan, o)
 
 
 cdef void note_options(plan_t* plan) noexcept nogil:
     """Keep what follows from the options in force."""
     cdef const options_t* o = &plan.options
+    cdef Py_ssize_t i
     cdef int stored
     plan.measures_gradients = takes_gradient_norms(plan, o)
-    plan.measures = plan.measures_gradients or plan.trusts or rehearses(o)
+    plan.by_units = works_by_units(o)
+    plan.measures = plan.measures_gradients or plan.trusts or plan.directs or rehearses(o)
+    plan.measures = plan.measures or plan.by_units
     plan.adjusts = o.clip_value != 0 or o.grad_scale != 1 or o.lookahead != 0
     plan.adjusts = plan.adjusts or plan.matrices   # a matrix has constants of its own
     plan.pieces = o.zero_grad != 0 or o.project != 0 or plan.keeps
+    for i in range(plan.count):
+        plan.tensors[i].units = NULL
     for stored in range(4 if o.project else 0):
         confinement(o, stored, &plan.box[stored][0], &plan.box[stored][1])
+
+
+cdef hyper_t hypers_of(const plan_t* plan, Py_ssize_t i) noexcept nogil:
+    """Return a tensor's hyperparameters, with all that its constants are derived from."""
+    cdef hyper_t o = plan.hypers[plan.tensors[i].group]
+    o.step = <double> (plan.steps[i] - plan.started[i] + 1)
+    o.carried = plan.mu_products[i]
+    o.share = gradient_share(&plan.options, <double> (plan.accumulated + 1), unit_of(plan))
+    return o
 
 
 cdef void derive_constants(plan_t* plan) noexcept nogil:
@@ -39,9 +53,6 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
     cdef Py_ssize_t i, last = -1
     cdef constants_t* h = NULL
     cdef hyper_t o
-    cdef double share = gradient_share(
-        &plan.options, <double> (plan.accumulated + 1), unit_of(plan)
-    )
     plan.state_missing = False
     for i in range(plan.count):
         if not plan.tensors[i].active:
@@ -56,10 +67,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
             or plan.steps[i] - plan.started[i] != plan.steps[last] - plan.started[last]
             or plan.mu_products[i] != plan.mu_products[last]
         ):
-            o = plan.hypers[plan.tensors[i].group]
-            o.step = <double> (plan.steps[i] - plan.started[i] + 1)
-            o.carried = plan.mu_products[i]
-            o.share = share
+            o = hypers_of(plan, i)
             h = &plan.constants[i]
             make_constants(TRAITS[plan.tensors[i].index].derive, &o, h)
             last = i
@@ -71,13 +79,9 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
 cdef void adjust_constants(plan_t* plan) noexcept nogil:
     """Make of each tensor's constants what norms and options ask: its own from now on."""
     cdef Py_ssize_t i
-    cdef const options_t* o = &plan.options
     cdef constants_t* h
-    cdef double k = o.lookahead, unit = unit_of(plan)
-    cdef wide_t norm
-    cdef bint plain = not (o.clip_norm or o.clip_norm_per_tensor or o.clip_value)
-    plain = plain and gradient_share(o, <double> (plan.accumulated + 1), unit) == 1
-    norm.value, norm.exponent = 0, 0
+    cdef double k = plan.options.lookahead
+    cdef bint plain = takes_as_is(plan)   # asked once: 3 % of LARS over small arrays
     for i in range(plan.count - 1, -1, -1):   # last the one whose constants others share
         if not plan.tensors[i].active:
             continue
@@ -86,22 +90,44 @@ cdef void adjust_constants(plan_t* plan) noexcept nogil:
         if plan.tensors[i].h != h:
             take_head(h, plan.tensors[i].h)
             plan.tensors[i].h = h
-        if plan.measures_gradients:
-            norm = plan.norms.each[i]
-        if not plain:   # 3 % of LARS over small arrays
-            adjust(
-                o, h, <double> (plan.accumulated + 1), unit, plan.norms.total, norm,
-                plan.tensors[i].dtype,
-            )
+        if not plain:
+            adjust_tensor(plan, i)
         if h.flags & TRUST:
-            apply_trust(h, tensor_norm(plan, i, True), norm, plan.tensors[i].dtype)
+            apply_trust(
+                h, tensor_norm(plan, i, True), plan.norms.each[i], plan.tensors[i].dtype
+            )
+
+
+cdef bint takes_as_is(const plan_t* plan) noexcept nogil:
+    """Tell whether gradients are neither scaled nor clipped."""
+    cdef const options_t* o = &plan.options
+    cdef double calls = <double> (plan.accumulated + 1)
+    if o.clip_norm or o.clip_norm_per_tensor or o.clip_value:
+        return False
+    return gradient_share(o, calls, unit_of(plan)) == 1
+
+
+cdef void adjust_tensor(plan_t* plan, Py_ssize_t i) noexcept nogil:
+    """Put unscaling and clipping into a tensor's own constants."""
+    cdef wide_t norm
+    norm.value, norm.exponent = 0, 0
+    if plan.measures_gradients:
+        norm = plan.norms.each[i]
+    adjust(
+        &plan.options, &plan.constants[i], <double> (plan.accumulated + 1), unit_of(plan),
+        plan.norms.total, norm, plan.tensors[i].dtype,
+    )
 
 
 cdef void apply_directions(plan_t* plan) noexcept nogil:
     """Put the trust ratios of directions into the constants; the next pass applies these."""
     cdef Py_ssize_t i
     for i in range(plan.count):
-        if plan.tensors[i].active and plan.constants[i].flags & DIRECTION:
+        if not (plan.tensors[i].active and plan.constants[i].flags & DIRECTION):
+            continue
+        if TRAITS[plan.tensors[i].index].bounds:
+            bound_direction(&plan.constants[i], tensor_norm(plan, i, False))
+        else:
             apply_trust(
                 &plan.constants[i], tensor_norm(plan, i, True), tensor_norm(plan, i, False),
                 plan.tensors[i].dtype,
@@ -110,20 +136,42 @@ cdef void apply_directions(plan_t* plan) noexcept nogil:
 
 
 cdef void apply_steadiness(plan_t* plan, int threads) noexcept nogil:
-    """Take each tensor's root mean square of relative gradients, before its step is taken."""
+    """Take each tensor's root mean square of relative gradients, before its step is taken.
+
+    Where it is high, its constants are derived anew, by a smaller learning rate.
+    """
     cdef Py_ssize_t i
     cdef tensor_t* t
+    cdef double share
+    for i in range(plan.count):
+        if plan.tensors[i].active:   # what others share with it stays as it is
+            plan.constants[i] = resolved(&plan.constants[i])
     for i in range(plan.count):
         if plan.tensors[i].active:
             ask_relative(&plan.constants[i])
     sum_squares(plan, REHEARSALS, threads)
     for i in range(plan.count):
         t = &plan.tensors[i]
-        if t.active and t.size:
-            be_steady(
-                &plan.constants[i], plan.norms.sums[0][i], <double> t.size,
-                plan.options.clip_update_rms, plan.hypers[t.group].decay_form != DECAY_INDEPENDENT,
-            )
+        if not t.active:
+            continue
+        share = share_of_rate(
+            plan.norms.sums[0][i], <double> t.size, plan.options.clip_update_rms
+        ) if t.size else 1
+        shorten(plan, i, share)
+
+
+cdef void shorten(plan_t* plan, Py_ssize_t i, double share) noexcept nogil:
+    """Derive a tensor's constants as they are with a share of its learning rate."""
+    cdef hyper_t o = hypers_of(plan, i)
+    cdef constants_t* h = &plan.constants[i]
+    cdef double trust = h.trust
+    o.lr, o.max_lr = o.lr * share, o.max_lr * share   # corrected decay: by lr / max_lr as before
+    make_constants(TRAITS[plan.tensors[i].index].derive, &o, h)
+    if TRAITS[plan.tensors[i].index].bounds:
+        h.trust = trust   # of its direction, whose norm has been taken
+        h.flags ^= DIRECTION
+    if not takes_as_is(plan):
+        adjust_tensor(plan, i)
 
 
 cdef void apply_caution(plan_t* plan, int threads) noexcept nogil:

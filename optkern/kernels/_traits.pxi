@@ -14,6 +14,7 @@ cdef int note_traits() except -1:
         TRAITS[k].streams = 2 + len(rule.streams)
         TRAITS[k].has_velocity = rule.begins_with is not None
         TRAITS[k].trusts, TRAITS[k].directs = rule.trust is not None, rule.trust == "direction"
+        TRAITS[k].bounds = rule.bounded
         TRAITS[k].matrices, TRAITS[k].wholes = rule.matrices is not None, len(rule.wholes)
         for j, slot in enumerate(rule.streams):
             TRAITS[k].needs[2 + j] = rule.flag(slot.name) or ALWAYS
@@ -25,7 +26,7 @@ cdef void note_rule(plan_t* plan, int index) noexcept nogil:
     """Note what a rule of one of its tensors asks of a plan as a whole."""
     plan.streams = max(plan.streams, TRAITS[index].streams)
     plan.trusts = plan.trusts or TRAITS[index].trusts
-    plan.directs = plan.directs or TRAITS[index].directs
+    plan.directs = plan.directs or TRAITS[index].directs or TRAITS[index].bounds
     plan.matrices = plan.matrices or TRAITS[index].matrices
     plan.trusts_gradients |= TRAITS[index].trusts and not TRAITS[index].directs
 

@@ -10,6 +10,8 @@ from .threads import ThreadReport
 
 EDGES: dict[str, int]
 
+def note_heads(plan: Plan, heads: Iterable[bool]) -> None: ...
+
 class Plan:
     rules: list[Rule]
     group_rules: list[Rule]

@@ -24,7 +24,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.ref cimport PyObject
-from libc.math cimport INFINITY, isfinite, ldexp
+from libc.math cimport INFINITY, isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -34,17 +34,17 @@ from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
-    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DECAY_INDEPENDENT, DIRECTION, MOMENTUM,
-    TRUST, adjust, apply_trust, ask_agreement, ask_relative, be_cautious, be_steady, confinement,
-    constants_t, derivation, encode, encode_option, gradient_share, hyper_t, make_constants,
-    options_t, resolved, take_head,
+    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DIRECTION, MOMENTUM, TRUST, adjust,
+    apply_trust, ask_agreement, ask_relative, be_cautious, bound_direction, confinement,
+    constants_t, derivation, encode, encode_option, gradient_share, hyper_t, kept_of_unit,
+    make_constants, options_t, resolved, share_of_rate, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
     ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
-    KEEP_GIL, LINE, MAX_DIMS, PARAMETERS, PIECE, PROPAGATE, RAISE, REHEARSALS, ROUNDED, SKIP, SLOW,
-    TILE_COLUMNS, TILE_ROWS, WORK, chunks_t, interval_t, memory_t, missing_stream, order_t,
-    rooms_t, scratch_t, sweep_t, tensor_t, whole_t,
+    IN_OUT, KEEP_GIL, LINE, MAX_DIMS, OUT_IN, PARAMETERS, PIECE, PROPAGATE, RAISE, REHEARSALS,
+    ROUNDED, SKIP, SLOW, TILE_COLUMNS, TILE_ROWS, UNIT_LANES, UNIT_RESCUE, WORK, chunks_t,
+    interval_t, memory_t, missing_stream, order_t, rooms_t, scratch_t, sweep_t, tensor_t, whole_t,
 )
 from optkern.kernels.runtime import serial_reason
 from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
@@ -53,7 +53,7 @@ from optkern.kernels.span cimport (
     BFLOAT16, BFLOAT16_STATE, FLOAT16, FLOAT16_RANDOM, MAX_LIMITS, MAX_RULES, PLAIN, SCALED,
     MAX_STREAMS, SEGMENT, add_t, compact_t, span_t,
 )
-from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold
+from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold, one
 from optkern.kernels.turn cimport Turn
 from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
 from optkern.rules import COMPILED, LIMITS, MAX_STATE, OPTION_SLOTS, OPTIONS
@@ -84,6 +84,7 @@ include "_staging.pxi"
 include "_tiles.pxi"
 include "_binding.pxi"
 include "_gradients.pxi"
+include "_units.pxi"
 include "_tensor_constants.pxi"
 include "_norms.pxi"
 include "_sweep.pxi"
@@ -155,6 +156,7 @@ cdef class Plan:
         free(self.core.memory.intervals)
         release_norms(&self.core)
         release_scratch(&self.core)
+        free(self.core.unit_room)
 
     cdef int _reserve_counts(self) except -1:
         """Make the counts of each tensor: as arrays, and where compiled code finds them."""

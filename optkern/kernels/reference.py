@@ -21,8 +21,19 @@ from ..rules.arithmetic import flush
 from ..rules.reductions import add_halves as add_halves
 from ..rules.reductions import gradient_norms as gradient_norms
 from ..rules.reductions import sum_of_squares as sum_of_squares
+from ..rules.units import LAYOUTS, unit_gradient
 from . import codecs
-from ._constants import adjusted, cautious, derive, share_of, steady, trusted
+from ._constants import (
+    adjusted,
+    bounded,
+    cautious,
+    derive,
+    kept_of_rate,
+    relative,
+    share_of,
+    trusted,
+    unit_factor,
+)
 from ._constants import limits_of as limits_of
 from ._rule_functions import make_function, make_rows_function
 from .engine import Plan
@@ -65,6 +76,8 @@ class Constants:
         unit: float = 1.0,
     ) -> None:
         options, wide = dict(options or {}), dtype == np.float64
+        self._rest = (dtype, options, calls, norm, tensor_norm, unit)
+        self.hyperparameters = hyperparameters
         derived = derive(rule, hyperparameters, share_of(options, calls, unit))
         exact = adjusted(options, derived, calls, norm, tensor_norm, wide, unit)
         self._take(rule, exact, dtype)
@@ -86,11 +99,22 @@ class Constants:
         )
         return other
 
-    def steady(self, squares: float | None = None, *more: Any) -> Constants:
-        """Return the same constants for a step of clipped size; without a sum, for what it sums."""
+    def bounded(self, norm: float) -> Constants:
+        """Return the same constants for a direction of this norm."""
         other = object.__new__(Constants)
-        other._take(self.rule, steady(self.exact, squares, *more), self.dtype)
+        other._take(self.rule, bounded(self.exact, norm), self.dtype)
         return other
+
+    def relative(self) -> Constants:
+        """Return the same constants for a rule's gradient over what its step divides it by."""
+        other = object.__new__(Constants)
+        other._take(self.rule, relative(self.exact), self.dtype)
+        return other
+
+    def shortened(self, share: float) -> Constants:
+        """Return the constants for a share of the learning rate."""
+        rates = {k: v * share for k, v in self.hyperparameters.items() if k in ("lr", "max_lr")}
+        return Constants(self.rule, {**self.hyperparameters, **rates}, *self._rest)
 
     def cautious(self, agreeing: float | None = None, size: int = 1) -> Constants:
         """Return the same constants for a cautious step; without a count, for what it counts."""
@@ -252,6 +276,21 @@ def approach(average: np.ndarray, p: np.ndarray, weight: float) -> None:
     average[...] = flush(np.where(np.isfinite(difference), average + weight * difference, apart))
 
 
+def changed_by_units(
+    p: np.ndarray, g: np.ndarray, h: Constants, options: Mapping[str, Any], head: bool
+) -> np.ndarray:
+    """Return a gradient centralised and clipped by units, as far as the options ask for it."""
+    clips = options.get("adaptive_clip") is not None
+    clips = clips and not (head and not options.get("adaptive_clip_head"))
+
+    def kept(g_norm: float, p_norm: float, shift: int) -> float:
+        return unit_factor(dict(options), h.exact, g_norm, p_norm, shift)
+
+    centralize = bool(options.get("centralize"))
+    layout = options.get("unit_layout") or LAYOUTS[0]
+    return unit_gradient(p, g, layout, centralize, kept if clips else None)
+
+
 def rehearsed(rule: Rule, p: Any, g: Any, state: Sequence[Any], h: Constants) -> Any:
     """Return what a rule would write in the place of p; nothing is changed."""
     result, *copies = (None if a is None else a.copy() for a in (p, *state))
@@ -274,6 +313,7 @@ def fused_step(
     held: Sequence[np.ndarray | None] | None = None,
     calls: int = 1,
     stored: Sequence[str] | None = None,
+    heads: Sequence[bool] | None = None,
     **options: Any,
 ) -> float:
     """Take an optimizer's step with options around its rule: what `opt.step` does, in NumPy.
@@ -295,6 +335,8 @@ def fused_step(
         How many calls' gradients make this update.
     stored : list of str, optional
         The dtypes as whose numbers the parameters are stored, where these are others' masters.
+    heads : list of bool, optional
+        Which parameters are the head's, for ``adaptive_clip``; none, if left out.
     **options
         Of OPTIONS in rules/options.py.
 
@@ -312,10 +354,10 @@ def fused_step(
                 continue
             h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i], unit)
             own = [state[slot][i] for slot in rule.state]
+            g = changed_by_units(p, g, h, options, heads is not None and heads[i])
             if options.get("clip_update_rms") is not None and p.size:
-                squares = sum_of_squares(rehearsed(rule, p, g, own, h.steady()))
-                by_rate = hyperparameters[i]["decay_form"] != "independent"
-                h = h.steady(squares, p.size, options["clip_update_rms"], by_rate)
+                squares = sum_of_squares(rehearsed(rule, p, g, own, h.relative()))
+                h = h.shortened(kept_of_rate(squares, p.size, options["clip_update_rms"]))
             if options.get("cautious"):
                 agreeing = rehearsed(rule, p, g, own, h.cautious())
                 h = h.cautious(float(np.count_nonzero(agreeing)), p.size)

@@ -55,6 +55,7 @@ def fused_step(
     held: Sequence[Array | None] | None = ...,
     calls: int = ...,
     stored: Sequence[str] | None = ...,
+    heads: Sequence[bool] | None = ...,
     **options: Any,
 ) -> float: ...
 def sgd(
@@ -359,6 +360,23 @@ def laprop(
     betas: tuple[float, float] = ...,
     eps: float = ...,
     weight_decay: float = ...,
+    maximize: bool = ...,
+    decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
+    max_lr: float = ...,
+    step: int = ...,
+) -> None: ...
+def mars(
+    p: Arrays,
+    g: Gradients,
+    exp_avg: State = ...,
+    exp_avg_sq: State = ...,
+    last_grad: State = ...,
+    *,
+    lr: float = ...,
+    betas: tuple[float, float] = ...,
+    eps: float = ...,
+    weight_decay: float = ...,
+    gamma: float = ...,
     maximize: bool = ...,
     decay_form: Literal["l2", "decoupled", "independent", "corrected", "cautious"] = ...,
     max_lr: float = ...,

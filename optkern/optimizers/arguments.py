@@ -99,6 +99,16 @@ class Arguments:
         corrected = any(group.get("decay_form") == "corrected" for group in self.groups)
         if "max_lr" in self.named and self.defaults["max_lr"] and not corrected:
             idle.append("max_lr is read by decay_form='corrected' alone")
+        options = self.options
+        clips = options["adaptive_clip"] is not None
+        if options["adaptive_clip_head"] and not clips:
+            idle.append("adaptive_clip_head says what adaptive_clip clips, which is off")
+        if "unit_layout" in self.named and not (clips or options["centralize"]):
+            idle.append("unit_layout is read by centralize and adaptive_clip, which are off")
+        if clips and not options["adaptive_clip_head"] and self.all_head():
+            idle.append("adaptive_clip leaves out the last layer, and there is no other")
+        if options["centralize"] and all(a.ndim < 2 for a in self.structure.arrays):
+            idle.append("centralize is for arrays of two axes or more, and there is none")
         for sentence in idle:
             warnings.warn(f"{self.owner}: {sentence}, it does nothing", stacklevel=caller_depth())
 

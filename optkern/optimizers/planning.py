@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels import buffers, codecs
 from ..kernels.atomic import Setting, commit
-from ..kernels.engine import Plan
+from ..kernels.engine import Plan, note_heads
 from ..kernels.rules import (
     OPTION_SLOTS,
     OPTIONS,
@@ -19,6 +19,7 @@ from ..kernels.rules import (
 from ..kernels.structures import Structure
 from .bound import renewed
 from .change import Change, Counts
+from .kinds import heads_of
 from .words import OF_WEIGHTS, SWAPPED
 
 
@@ -73,6 +74,8 @@ class Planning:
             self.weight_rounding,
         )
         plan.set_groups(structure.groups, len(groups), [self.rule_of(group) for group in groups])
+        heads = heads_of(dict(zip(structure.labels, plan.params)))
+        note_heads(plan, [label in heads for label in structure.labels])
         if counts is not None:
             counts.put_into(plan)
         entries, setting = self._encoded(plan, groups, options)
@@ -95,6 +98,11 @@ class Planning:
             form = self.rule_of(group).form(slot, array.shape, group)
             begins = form is not None and tuple(a.shape) != form
         return self.first_state(slot, array, number, group) if begins else a
+
+    def all_head(self) -> bool:
+        """Tell whether all parameters are the last layer's."""
+        arrays = dict(zip(self.structure.labels, self.plan.params))
+        return heads_of(arrays) == set(arrays)
 
     def _refuse_matrices(self, structure: Structure, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raise ValueError where a rule of matrices is given something else."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, corrected_root, denominator, flush, moved
+from .arithmetic import ascended, corrected_root, denominator, flush, moved, relative
+from .flags import RELATIVE
 from .row import Rule, Slot, Values
 
 
@@ -20,6 +21,9 @@ def formula(p, g, m, v, h):
     m[...] = flush(h.beta1 * m + h.gain1 * g)
     r = g - h.back * m
     v[...] = flush(h.beta2 * v + h.gain2 * r * r + h.added)
+    if h.flags & RELATIVE:  # what its second moment is of
+        p[...] = relative(r, v, h)
+        return
     p[...] = moved(p, m * h.rate / denominator(v, h), g, h)
 
 
@@ -38,6 +42,7 @@ RULE = Rule(
     constants=("back", "added"),
     counted=("step",),
     numpy=formula,
+    has_relative=True,
     curvature_follows=True,
     stable_factor=lambda h: 2 * (1 + h["betas"][0]) / (1 - h["betas"][0]),
     preconditioner=preconditioner,

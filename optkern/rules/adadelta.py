@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, moved
-from .flags import GUARD
+from .arithmetic import ascended, flush, moved, relative
+from .flags import GUARD, RELATIVE
 from .row import Rule, Slot
 
 
@@ -19,6 +19,9 @@ def formula(p, g, v, u, h):
     g = ascended(p, g, h)
     v[...] = flush(h.beta2 * v + h.gain2 * g * g)
     least, past = np.finfo(v.dtype).smallest_normal, v + h.eps
+    if h.flags & RELATIVE:
+        p[...] = relative(g, past, h)
+        return
     back = v.dtype.type(1)
     if h.flags & GUARD:
         past = np.where(past < least, least, past)
@@ -38,6 +41,7 @@ RULE = Rule(
         "maximize": False, "decay_form": "l2", "step": 1,
     },
     numpy=formula,
+    has_relative=True,
     trial_lr=1.0,
     names={"torch": "Adadelta", "optax": "adadelta", "keras": "Adadelta"},
 )  # fmt: skip

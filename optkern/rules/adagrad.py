@@ -42,6 +42,7 @@ RULE = Rule(
     },
     counted=("lr_decay",),
     numpy=formula,
+    not_relative="whose second moment holds the gradient itself: it is never exceeded",
     begins_at_once=True,
     has_rows=True,
     compact_loop=True,

@@ -36,6 +36,7 @@ RULE = Rule(
     },
     counted=("step",),
     numpy=formula,
+    not_relative="whose second moment holds the gradient itself: it is never exceeded",
     trial_lr=5e-3,
     names={"torch": "Adamax", "optax": "adamax", "keras": "Adamax"},
 )  # fmt: skip

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, denominator, flush, moved, spared, whole
+from .arithmetic import ascended, denominator, flush, moved, relative, spared, whole
 from .domains import Numbers, Real, Switch
-from .flags import OWN1
+from .flags import OWN1, RELATIVE
 from .row import Rule, Slot
 
 
@@ -27,6 +27,9 @@ def formula(p, g, m, q, n, past, h):
     q[...] = flush(h.beta2 * q + h.gain2 * d)
     n[...] = flush(h.beta3 * n + h.gain3 * look * look)
     past[...] = flush(g)
+    if h.flags & RELATIVE:  # what its second moment is of
+        p[...] = relative(look, n, h)
+        return
     u = (m * h.rate + q * h.change_rate) / denominator(n, h)
     p[...] = moved(p, spared(u, p, h.after, h), g, h)
 
@@ -53,6 +56,7 @@ RULE = Rule(
     variants=((), ("OWN1",)),
     counted=("step",),
     numpy=formula,
+    has_relative=True,
     curvature_follows=True,
     names={"optax": "contrib.adan"},
 )  # fmt: skip

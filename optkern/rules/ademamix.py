@@ -9,8 +9,9 @@ Pagliardini, Ablin, Grangier, "The AdEMAMix optimizer: better, faster, older", 2
 
 from __future__ import annotations
 
-from .arithmetic import ascended, denominator, flush, move_moments, moved
+from .arithmetic import ascended, denominator, flush, move_moments, moved, relative
 from .domains import Count, Numbers, Real
+from .flags import RELATIVE
 from .row import Rule, Slot
 
 
@@ -18,6 +19,9 @@ def formula(p, g, m, v, slow, h):
     g = ascended(p, g, h)
     move_moments(g, m, v, h)
     slow[...] = flush(h.beta3 * slow + h.gain3 * g)
+    if h.flags & RELATIVE:
+        p[...] = relative(g, v, h)
+        return
     p[...] = moved(p, (m * h.rate + slow * h.slow_rate) / denominator(v, h), g, h)
 
 
@@ -38,6 +42,7 @@ RULE = Rule(
     constants=("beta3", "gain3", "slow_rate"),
     counted=("step",),
     numpy=formula,
+    has_relative=True,
     curvature_follows=True,
     names={"optax": "contrib.ademamix"},
 )  # fmt: skip

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, moved, whole
+from .arithmetic import ascended, flush, moved, relative, whole
 from .domains import Real
-from .flags import OWN1
+from .flags import OWN1, RELATIVE
 from .row import Rule, Slot, Values
 
 
@@ -22,7 +22,11 @@ def formula(p, g, m, v, h):
     g = ascended(p, g, h)
     if not h.flags & OWN1:
         v[...] = flush(whole(g, h) * whole(g, h))
-        p[...] = moved(p, np.zeros_like(g), g, h)
+        nothing = np.zeros_like(g)
+        p[...] = nothing if h.flags & RELATIVE else moved(p, nothing, g, h)
+        return
+    if h.flags & RELATIVE:  # by the second moment from before it, before it is clipped
+        p[...] = relative(g, v, h)
         return
     least = np.sqrt(np.finfo(v.dtype).smallest_normal)
     least, d = h.eps if h.eps > least else least, np.sqrt(v)
@@ -51,6 +55,7 @@ RULE = Rule(
     counted=("step",),
     rests_first=True,
     numpy=formula,
+    has_relative=True,
     curvature_follows=True,
     stable_factor=lambda h: 2 * (1 + h["betas"][0]) / (1 - h["betas"][0]),
     preconditioner=preconditioner,

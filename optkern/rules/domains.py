@@ -276,6 +276,27 @@ class Cycle(NamedTuple):
         return (float(value[0]), value[1])
 
 
+class Ratio(NamedTuple):
+    """Allow a limit, or a pair of it and of the least that it is relative to."""
+
+    meaning: str
+    least: float
+    number: Real = Real("", 2.0**-100, 2.0**100)
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.number.allowed}, or a pair (limit, eps) of such numbers"
+
+    def check(self, value: Any) -> float | tuple[float, float] | None:
+        if not isinstance(value, (list, tuple)):
+            return self.number.check(value)
+        pair = Numbers("", (self.number, self.number)).check(value)
+        return None if pair is None else (pair[0], pair[1])
+
+    def encode(self, value: float | tuple[float, float]) -> tuple[float, ...]:
+        return value if isinstance(value, tuple) else (value, self.least)
+
+
 class Box(NamedTuple):
     """Allow an interval: a pair of limits, or a word for one."""
 
@@ -298,7 +319,7 @@ class Box(NamedTuple):
         return (1.0, *((0.0, math.inf) if isinstance(value, str) else value))
 
 
-Domain = Real | Numbers | Count | Switch | Choice | Polynomials | Cycle | Box
+Domain = Real | Numbers | Count | Switch | Choice | Polynomials | Cycle | Ratio | Box
 
 
 def checked_by(

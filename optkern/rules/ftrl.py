@@ -58,6 +58,7 @@ RULE = Rule(
     },
     constants=("inverse", "lasso", "ridge"),
     numpy=formula,
+    not_relative="whose second moment holds the gradient itself: it is never exceeded",
     has_rows=True,
     not_compact={"": "the weights are computed from its state, and would be as coarse"},
     trial_lr=0.1,

@@ -48,6 +48,7 @@ RULE = Rule(
     variants=((), ("DIRECTION",), ("APPLY",), ("DIRECTION", "APPLY")),
     counted=("step",),
     numpy=formula,
+    not_relative="whose trust ratio says how long a step is",
     trust="direction",
     not_compact={"": "it computes its direction twice, once for its norm"},
     names={"optax": "lamb", "keras": "Lamb"},

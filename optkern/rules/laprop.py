@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, corrected_root, denominator, flush, moved, spared, whole
+from .arithmetic import ascended, corrected_root, denominator, flush, moved, relative, spared, whole
+from .flags import RELATIVE
 from .row import Rule, Slot, Values
 
 
 def formula(p, g, m, v, h):
     g = ascended(p, g, h)
     v[...] = flush(h.beta2 * v + h.gain2 * g * g)
+    if h.flags & RELATIVE:
+        p[...] = relative(g, v, h)
+        return
     m[...] = flush(h.beta1 * m + h.gain1 * whole(g / denominator(v, h), h))
     p[...] = moved(p, spared(h.rate * m, p, h.after, h), g, h)
 
@@ -37,6 +41,7 @@ RULE = Rule(
     constants=("after",),
     counted=("step",),
     numpy=formula,
+    has_relative=True,
     curvature_follows=True,
     stable_factor=lambda h: 2 * (1 + h["betas"][0]) / (1 - h["betas"][0]),
     preconditioner=preconditioner,

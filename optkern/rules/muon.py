@@ -26,6 +26,7 @@ from .arithmetic import ascended, flush, moved
 from .domains import Choice, Count, Polynomials
 from .matrices import orthogonalise
 from .row import Rule, Slot, Values
+from .units import LAYOUTS
 
 PRESETS = {
     "original": ((3.4445, -4.7750, 2.0315),),
@@ -42,7 +43,6 @@ PRESETS = {
     ),
 }  # fmt: skip
 ADJUST = ("original", "match_rms_adamw")
-LAYOUTS = ("in_out", "out_in")
 
 
 def factor_of(shape: tuple[int, ...], own: Any) -> float:

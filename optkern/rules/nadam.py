@@ -6,13 +6,17 @@ schedule ``mu = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))``.
 
 from __future__ import annotations
 
-from .arithmetic import ascended, denominator, move_moments, moved
+from .arithmetic import ascended, denominator, move_moments, moved, relative
+from .flags import RELATIVE
 from .row import DECOUPLED, Rule, Slot
 
 
 def formula(p, g, m, v, h):
     g = ascended(p, g, h)
     move_moments(g, m, v, h)
+    if h.flags & RELATIVE:
+        p[...] = relative(g, v, h)
+        return
     d = m * h.rate + g * h.gradient_rate
     p[...] = moved(p, d / denominator(v, h), g, h)
 
@@ -30,6 +34,7 @@ RULE = Rule(
     constants=("gradient_rate",),
     counted=("step",),
     numpy=formula,
+    has_relative=True,
     carried="mu_product",
     trial_lr=2e-3,
     names={"torch": "NAdam", "optax": "nadam", "keras": "Nadam"},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .domains import Box, Choice, Count, Cycle, Domain, Numbers, Real, Switch, checked_by
+from .domains import Box, Choice, Count, Cycle, Domain, Numbers, Ratio, Real, Switch, checked_by
+from .units import LAYOUTS
 from .vocabulary import VOCABULARY
 
 # Name -> (default, domain); None is off. The gradient is unscaled, its norm taken, then clipped: by
-# all tensors' norm together, by its own, by value. After the rule come the projection, Lookahead,
-# the average, and zeros for the gradient.
+# all tensors' norm together, by its own, by each unit's; centralised; clipped by value. After the
+# rule come the projection, Lookahead, the average, and zeros for the gradient.
 _LIMIT = Real("", 0.0, open_low=True, infinite=True)
 OPTIONS: dict[str, tuple[Any, Domain]] = {
     "clip_norm": (
@@ -31,6 +32,19 @@ OPTIONS: dict[str, tuple[Any, Domain]] = {
     "accumulate_form": (
         "mean",
         Choice("an update takes the mean of its calls' gradients, or their sum", ("mean", "sum")),
+    ),
+    "centralize": (
+        False,
+        Switch("subtract from each unit's gradient its mean, in arrays of two axes or more"),
+    ),
+    "adaptive_clip": (
+        None,
+        Ratio("largest norm of a unit's gradient over that of its weights, or eps if larger", 1e-3),
+    ),
+    "adaptive_clip_head": (False, Switch("let adaptive_clip clip the last layer's units, too")),
+    "unit_layout": (
+        LAYOUTS[0],
+        Choice("the axis of units: x @ W has in_out, the last; torch's weights out_in", LAYOUTS),
     ),
     "clip_update_rms": (
         None,
@@ -90,8 +104,12 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
     """
     if name == "clip_update_rms" and not rule.has_relative:
         raise ValueError(
-            f"{owner}: clip_update_rms is not possible with {rule.class_name}: its loop does not "
-            "give the gradient over the root of its second moment, as AdamW's does"
+            f"{owner}: clip_update_rms is not possible with {rule.class_name}, {rule.not_relative}"
+        )
+    if name in ("centralize", "adaptive_clip") and rule.trust == "gradient":
+        raise ValueError(
+            f"{owner}: {name} is not possible with {rule.class_name}, whose trust ratio is of the "
+            "gradient as it comes"
         )
     if name == "cautious" and rule.trust is not None:
         raise ValueError(

@@ -5,14 +5,19 @@ Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, al
 
 from __future__ import annotations
 
-from .arithmetic import ascended, denominator, move_moments, moved
-from .flags import RECTIFIED
+import numpy as np
+
+from .arithmetic import ascended, denominator, move_moments, moved, relative
+from .flags import RECTIFIED, RELATIVE
 from .row import DECOUPLED, Rule, Slot
 
 
 def formula(p, g, m, v, h):
     g = ascended(p, g, h)
     move_moments(g, m, v, h)
+    if h.flags & RELATIVE:
+        p[...] = relative(g, v, h) if h.flags & RECTIFIED else np.zeros_like(p)
+        return
     d = m * h.rate
     if h.flags & RECTIFIED:
         d = d / denominator(v, h)
@@ -31,6 +36,7 @@ RULE = Rule(
     variants=((), ("RECTIFIED",)),
     counted=("step",),
     numpy=formula,
+    has_relative=True,
     trial_lr=5e-3,
     names={"torch": "RAdam", "optax": "radam"},
 )  # fmt: skip

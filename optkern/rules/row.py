@@ -125,6 +125,9 @@ class Rule:
     trust : str or None
         What the norm of p is divided by in a tensor's trust ratio: the norm of the ``"gradient"``,
         or of the ``"direction"`` that the formula gives before it is applied.
+    bounded : bool
+        Whether the DIRECTION that the formula gives, with nothing written, is applied with a norm
+        of 1 at most.
     counted : tuple of str
         The hyperparameters any of which, where it is on, lets the constants depend on the number of
         the step; ``"step"`` itself: always.
@@ -145,6 +148,8 @@ class Rule:
     has_relative : bool
         Whether its loop can give the gradient over what its step divides by (RELATIVE), which
         `clip_update_rms` asks for.
+    not_relative : str
+        Why it has none.
     compact_loop : bool
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
@@ -195,6 +200,7 @@ class Rule:
     numpy: Callable[..., None] | None = None
     shared_formula: str | None = None
     trust: str | None = None
+    bounded: bool = False
     counted: tuple[str, ...] = ()
     carried: str | None = None
     begins_with: str | None = None
@@ -203,6 +209,7 @@ class Rule:
     begins_at_once: bool = False
     has_rows: bool = False
     has_relative: bool = False
+    not_relative: str = "which divides by no running second moment"
     compact_loop: bool = False
     matrices: Callable[[Any, Any, Values], None] | None = None
     axes: int | None = None

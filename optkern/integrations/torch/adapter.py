@@ -355,5 +355,6 @@ def _signature_of_torch(name: str, optimizer_class: Any) -> inspect.Signature:
         parameters = {name: p.replace(annotation=p.empty) for name, p in own.items()}
     for name, p in optimizer_class.__signature__.parameters.items():
         if name not in parameters and name not in WITHOUT:
+            p = p.replace(default="out_in") if name == "unit_layout" else p  # as torch's weights
             parameters[name] = p if theirs is None else p.replace(kind=p.KEYWORD_ONLY)
     return inspect.Signature(list(parameters.values()))

@@ -101,8 +101,9 @@ class Binding:
                 *({"params": [p.numpy()]} for p in self.spare),
             ],
             weight_rounding="nearest",  # as torch; its state may have no step to draw bits by
-            **options,
+            **{name: value for name, value in options.items() if name != "unit_layout"},
         )
+        inner.unit_layout = options["unit_layout"]  # by default: not given, nothing to warn of
         for i, p in enumerate(self.params):
             if state.get(p):
                 self._take_entry(i, state[p])

@@ -1,10 +1,10 @@
 # cython: cdivision=True, cpow=True
 from libc.math cimport sqrt
 
-from optkern.kernels._constants cimport constants_t, hyper_t
+from optkern.kernels._constants cimport RELATIVE, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
-    ascended, averages, common, denominator, guard, make_room, moved,
+    ascended, averages, common, denominator, guard, make_room, moved, relative,
 )
 
 
@@ -22,6 +22,8 @@ cdef inline floating formula(
     m[0] = now_m
     r = g - <floating> h.own[BACK] * now_m
     v[0] = flush(<floating> h.beta2 * v[0] + <floating> h.gain2 * r * r + <floating> h.own[ADDED])
+    if h.flags & RELATIVE:   # what its second moment is of
+        return relative(r, v[0], h)
     return moved(p, now_m * <floating> h.rate / denominator(v[0], h), g, h)
 
 
@@ -34,4 +36,5 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     h.own[BACK], h.own[ADDED] = 1 / h.full, o.eps
     h.rate = o.lr * root / (1 - o.beta1 ** o.step)
     h.eps = o.eps * root
+    h.caution = root * h.full
     guard(h, h.rate)

@@ -1,7 +1,9 @@
 # cython: cdivision=True, cpow=True
-from optkern.kernels._constants cimport GUARD, constants_t, hyper_t
+from optkern.kernels._constants cimport GUARD, RELATIVE, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush, least, least_root, magnitude, square_root
-from optkern.kernels.formulas._common cimport ascended, common, guard, make_room, moved
+from optkern.kernels.formulas._common cimport (
+    ascended, common, guard, make_room, moved, relative,
+)
 
 
 cdef inline floating formula(
@@ -12,6 +14,8 @@ cdef inline floating formula(
     g = ascended(p, g, h)
     v[0] = flush(rho * v[0] + gain * g * g)
     past = v[0] + eps
+    if h.flags & RELATIVE:
+        return relative(g, past, h)
     if h.flags & GUARD:
         past = least(p) if past < least(p) else past
         if magnitude(g) > far:   # times a root it may leave the range, which the quotient does not
@@ -29,6 +33,7 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     h.beta2 = o.rho
     h.gain2 = (1 - o.rho) * h.full * h.full
     h.rate = o.lr * h.full
+    h.caution = h.full
     guard(h, 1)
     if o.eps > 1e-3:   # else it takes long until the root of it and of past steps is above 1
         h.flags |= GUARD

@@ -1,10 +1,10 @@
 # cython: cdivision=True, cpow=True
 from libc.math cimport sqrt
 
-from optkern.kernels._constants cimport OWN1, SHRINK, constants_t, hyper_t
+from optkern.kernels._constants cimport OWN1, RELATIVE, SHRINK, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
-    ascended, common, denominator, guard, make_room, moved, spared, whole,
+    ascended, common, denominator, guard, make_room, moved, relative, spared, whole,
 )
 
 
@@ -28,6 +28,8 @@ cdef inline floating formula(
     m[0], q[0] = now_m, now_q
     n[0] = flush(<floating> h.own[BETA3] * n[0] + <floating> h.own[GAIN3] * look * look)
     past[0] = flush(g)
+    if h.flags & RELATIVE:   # what its second moment is of
+        return relative(look, n[0], h)
     d = now_m * <floating> h.rate + now_q * <floating> h.own[CHANGE_RATE]
     return moved(p, spared(d / denominator(n[0], h), p, <floating> h.own[AFTER], h), g, h)
 
@@ -48,6 +50,7 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     h.rate = o.lr * root / (1 - beta1 ** o.step)
     h.own[CHANGE_RATE] = o.lr * root * beta2 / (1 - beta2 ** o.step)
     h.eps = o.eps * root
+    h.caution = root
     guard(h, h.rate + h.own[CHANGE_RATE])
     h.own[CHANGE_RATE] *= h.down
     if o.step > 1:

@@ -1,10 +1,11 @@
 # cython: cdivision=True, cpow=True
 from libc.math cimport exp, log, sqrt
 
-from optkern.kernels._constants cimport constants_t, hyper_t
+from optkern.kernels._constants cimport RELATIVE, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
 from optkern.kernels.formulas._common cimport (
     ascended, common, denominator, guard, make_room, move_moments, moved,
+    relative,
 )
 
 
@@ -27,6 +28,8 @@ cdef inline floating formula(
     now_m = move_moments(g, m, v, h)
     now_slow = flush(<floating> h.own[BETA3] * slow[0] + <floating> h.own[GAIN3] * g)
     slow[0] = now_slow
+    if h.flags & RELATIVE:
+        return relative(g, v[0], h)
     d = now_m * <floating> h.rate + now_slow * <floating> h.own[SLOW_RATE]
     return moved(p, d / denominator(v[0], h), g, h)
 
@@ -55,5 +58,6 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     h.rate = o.lr * root / (1 - beta1 ** o.step)
     h.own[SLOW_RATE] = o.lr * root * alpha
     h.eps = o.eps * root
+    h.caution = root * h.full
     guard(h, h.rate + h.own[SLOW_RATE])
     h.own[SLOW_RATE] *= h.down

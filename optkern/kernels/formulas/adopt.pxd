@@ -1,8 +1,8 @@
 # cython: cdivision=True, cpow=True
-from optkern.kernels._constants cimport OWN1, constants_t, hyper_t
+from optkern.kernels._constants cimport OWN1, RELATIVE, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush, least_root, square_root
 from optkern.kernels.formulas._common cimport (
-    ascended, averages, common, make_room, moved, whole,
+    ascended, averages, common, make_room, moved, relative, whole,
 )
 
 
@@ -18,7 +18,9 @@ cdef inline floating formula(
     if not h.flags & OWN1:
         g = whole(g, h)
         v[0] = flush(g * g)
-        return moved(p, <floating> 0, g, h)
+        return <floating> 0 if h.flags & RELATIVE else moved(p, <floating> 0, g, h)
+    if h.flags & RELATIVE:
+        return relative(g, v[0], h)
     least = least if least > least_root(p) else least_root(p)
     d = square_root(v[0])
     d = whole(g / (least if d < least else d), h)
@@ -35,6 +37,7 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     make_room(o, h)
     averages(o, h)
     h.gain1 = 1 - o.beta1   # of a quotient
+    h.caution = h.full
     h.own[MOST] = o.step ** o.own[0]
     if o.step > 1:
         h.flags |= OWN1

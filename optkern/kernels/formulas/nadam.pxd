@@ -1,10 +1,11 @@
 # cython: cdivision=True, cpow=True
 from libc.math cimport sqrt
 
-from optkern.kernels._constants cimport constants_t, hyper_t
+from optkern.kernels._constants cimport RELATIVE, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating
 from optkern.kernels.formulas._common cimport (
     ascended, averages, common, denominator, guard, make_room, move_moments, moved,
+    relative,
 )
 
 
@@ -18,6 +19,8 @@ cdef inline floating formula(
     cdef floating d, now_m
     g = ascended(p, g, h)
     now_m = move_moments(g, m, v, h)
+    if h.flags & RELATIVE:
+        return relative(g, v[0], h)
     d = now_m * <floating> h.rate + g * <floating> h.own[GRADIENT_RATE]
     return moved(p, d / denominator(v[0], h), g, h)
 
@@ -33,5 +36,6 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     h.own[GRADIENT_RATE] = o.lr * root * (1 - mu) / (1 - h.carried) * h.full
     h.rate = o.lr * root * mu_next / (1 - h.carried * mu_next)
     h.eps = o.eps * root
+    h.caution = root * h.full
     guard(h, h.rate + h.own[GRADIENT_RATE])
     h.own[GRADIENT_RATE] *= h.down
