@@ -188,7 +188,8 @@ cdef double rescued(plan_t* plan, Py_ssize_t i, bint of_parameter, int shift) no
     cdef unsigned int flags = plan.constants[i].flags
     if not plan.tensors[i].active:
         return 0
-    if plan.norms.directing and TRAITS[plan.tensors[i].index].directs:   # state has moved on: read it
+    # LAMB's state has moved on already, and is to be read alone.
+    if plan.norms.directing and TRAITS[plan.tensors[i].index].directs:
         plan.constants[i].flags |= APPLY
     for block in range(first, stop):
         if of_parameter:

@@ -70,7 +70,10 @@ cdef void run_span(
             n -= head
             first += head
         span(t.h, at, n, first)
-    elif plan.pieces or t.h.lift or t.units != NULL or not t.compact or not run_compact(plan, t, first, n, s):
+    elif (
+        plan.pieces or t.h.lift or t.units != NULL or not t.compact
+        or not run_compact(plan, t, first, n, s)
+    ):
         run_pieces(plan, t, first, n, NULL, s)
 
 

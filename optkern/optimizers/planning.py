@@ -74,8 +74,6 @@ class Planning:
             self.weight_rounding,
         )
         plan.set_groups(structure.groups, len(groups), [self.rule_of(group) for group in groups])
-        heads = heads_of(dict(zip(structure.labels, plan.params)))
-        note_heads(plan, [label in heads for label in structure.labels])
         if counts is not None:
             counts.put_into(plan)
         entries, setting = self._encoded(plan, groups, options)
@@ -144,6 +142,9 @@ class Planning:
             if value != OPTIONS[name][0]:
                 for group in groups:
                     refuse_option(self.owner, name, self.rule_of(group))
+        if options["adaptive_clip"] is not None:
+            heads = heads_of(dict(zip(plan.labels, plan.params)))
+            note_heads(plan, [label in heads for label in plan.labels])
         now = [self.values_at(self.owner, values, plan.applied) for values in (*groups, options)]
         setting = Setting(plan, now[:-1], now[-1])
         schedules = [
