@@ -108,7 +108,7 @@ def tables() -> dict[Path, str]:
         (
             ROOT / "pyproject.toml",
             "[project.entry-points.thinc_optimizers]",
-            "\n[tool.setuptools.packages.find]",
+            "\n[tool.setuptools.",
             entry_points(),
         ),
     ]
