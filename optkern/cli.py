@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from ._versions import __version__, show_versions
 from .bench.options import Parser, UsageError
-from .demo import command as demo
+from .demo.command import run_demo
 from .demo.errors import DemoError
+from .demo.options import add_options
 from .kernels.names import hint
 
 _COMMANDS = ("demo", "bench", "selfcheck", "info")
@@ -71,7 +72,7 @@ def _run(argv: list[str]) -> int:
         from .bench.selfcheck import run_selfcheck
 
         return run_selfcheck()
-    return demo.run_demo(args)
+    return run_demo(args)
 
 
 def _parser() -> Parser:
@@ -79,7 +80,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"optkern {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     demo_help = "a NumPy network learns real data with every rule"
-    demo.add_options(commands.add_parser("demo", help=demo_help, description=demo_help))
+    add_options(commands.add_parser("demo", help=demo_help, description=demo_help))
     commands.add_parser("bench", help="measure the rules against NumPy, as a table")
     check_help = "does this installation compute what it says? exit code 1 where it does not"
     commands.add_parser("selfcheck", help=check_help, description=check_help)

@@ -9,10 +9,10 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
-import optkern
 from optkern import cli
+from optkern.demo.updates import ALL_RULES
 
-RULES = {rule.name: rule for rule in optkern.RULES}
+RULES = {rule.name: rule for rule in ALL_RULES}
 
 RULE_NAMES = list(RULES)
 
@@ -31,9 +31,10 @@ def demo(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def rows(out: str) -> dict[str, list[str]]:
-    """The table: rule -> its cells after lr; a time is two of them, number and unit."""
-    lines = [line.split() for line in out.splitlines()]
-    return {cells[0]: cells[2:] for cells in lines if len(cells) == 11 and cells[0] in RULE_NAMES}
+    """The table: rule -> its cells after the rate; a time is two of them, number and unit."""
+    table, _, _ = out.partition("training loss  ")
+    lines = [line.split() for line in table.splitlines()]
+    return {c[0]: c[2:] for c in lines if len(c) >= 10 and c[0] in RULE_NAMES}
 
 
 def refused(result: tuple[int, str, str]) -> str:

@@ -39,4 +39,4 @@ def test_sentences_take_their_shares_from_here():
     files = [p for p in ROOT.rglob("*.py") if not p.is_relative_to(ROOT / "bench")]
     found = {p.relative_to(ROOT).as_posix(): own.findall(p.read_text()) for p in files}
     found = {name: hits for name, hits in found.items() if hits}
-    assert found == {"demo/report.py": [":.0%}"] * 2}, found  # shares of time, never all of it
+    assert found == {"demo/screen.py": [":.0%}"] * 2}, found  # shares of time, never all of it

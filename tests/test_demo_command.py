@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 from demo_runs import (
     COMMAND,
+    RULES,
     demo,
     refused,
     rows,
@@ -24,8 +26,8 @@ from demo_runs import (
 )
 
 import optkern
-from optkern import cli
-from optkern.demo import data, training
+from optkern import cli, rules
+from optkern.demo import curves, data, training
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -184,6 +186,8 @@ def test_a_folder_is_no_file(capsys):
         ("--lr adam=nan", "the rate of adam must be a finite number >= 0, got 'nan'"),
         ("--lr adam=-1", "the rate of adam must be a finite number >= 0, got '-1'"),
         ("--lr adam=1,adam=2", "adam is named twice"),
+        ("--lr adam=1 adam=2", "adam is named twice"),
+        ("--rules adam all", "argument --rules: adam is named twice"),
         ("--lr adm=1", "no rule 'adm'"),
         ("--rules sgd --lr adam=1", "--lr: adam is not among the rules to run (sgd)"),
         ("--hidden 8,0", "expected sizes in [1, 100000] such as 128,64, got '8,0'"),
@@ -210,6 +214,42 @@ def test_a_bad_option_is_one_line(capsys, options, message):
     line = refused(demo(capsys, *options.split()))
     assert message in line
     assert line.startswith("optkern")
+
+
+def test_rules_may_be_words_and_muon_is_one_of_them(capsys):
+    words = ["--rules", "muon", "Adam,sgd", "--lr", "sgd=0.2", "adam=1e-3", "--no-plot"]
+    code, out, err = demo(capsys, *words, "--no-verdict")
+    assert (code, err) == (0, "")
+    assert list(rows(out)) == ["muon", "adam", "sgd"]
+    assert re.search(r"^adam +0.001 .*\n^sgd +0.2 ", out, re.M)
+    assert "hidden layers' matrices alone, the rest by adamw: muon\n" in out
+    assert "same bits: with all 3 rules" in out
+    assert "training  1 epoch of 21 mini-batches" in out
+
+
+def test_all_rules_are_those_of_the_table():
+    parser = cli._parser()
+    names = [rule.name for rule in parser.parse_args(["demo", "--rules", "all"]).rules]
+    assert names == [rule.name for rule in parser.parse_args(["demo"]).rules]
+    assert names == [rule.name for rule in rules.COMPILED if rule not in rules.LIMITS]
+
+
+def test_curves_are_told_apart():
+    """Within a panel every line has a colour and a dash of its own, and a name none covers."""
+    results = [SimpleNamespace(rule=rule, name=rule.name) for rule in RULES.values()]
+    shown = curves.panels(results)
+    assert sorted(r.name for _, own in shown for r in own) == sorted(RULES)
+    assert max(len(own) for _, own in shown) <= len(curves.COLOURS) == len(set(curves.COLOURS))
+    assert len(set(curves.DASHES)) == len(curves.DASHES) == len(curves.COLOURS)
+    together = next(own for _, own in shown if any(r.name == "lars" for r in own))
+    assert "sgd" not in [r.name for r in together] or len(together) <= len(curves.COLOURS)
+    for wanted in ([1, 1, 1], [0, 99, 100, 100], [50, 50.1, 3], [100] * 9):
+        places = curves.moved_apart(wanted, 10, 0, 100)
+        assert min(places) >= 0 and max(places) <= 100 + 1e-9
+        assert all(b - a > 10 - 1e-9 for a, b in pairwise(sorted(places)))
+        assert sorted(range(len(wanted)), key=lambda k: (wanted[k], k)) == sorted(
+            range(len(wanted)), key=lambda k: places[k]
+        )
 
 
 def test_a_plot_that_cannot_be_written(capsys):

@@ -1,6 +1,7 @@
 """What the demo says of verdicts that are no minimum: why, and what to do about it."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ pytest.importorskip("rich")
 pytest.importorskip("sklearn")
 
 from optkern import cli
-from optkern.demo import data, judgement, report, training
+from optkern.demo import data, judgement, screen, training
 
 SMALL = ["--hidden", "8", "--batch", "64", "--rules", "sgd", "--no-plot"]
 
@@ -25,7 +26,7 @@ def digits():
 
 def trained(digits, epochs):
     (rule,) = [rule for rule in training.optkern.RULES if rule.name == "adam"]
-    return training.compare(rule, 0.01, digits, settings(epochs), lambda: None).optkern.network
+    return training.compare(rule, 0.01, digits, settings(epochs), lambda _: None).optkern.network
 
 
 def test_a_short_training_is_told_to_go_on_and_going_on_helps(capsys, tmp_path, monkeypatch):
@@ -49,7 +50,7 @@ def test_where_every_class_is_right_larger_weights_lower_the_loss(digits):
     for factor in (1.01, 2.0, 10.0):
         larger = {k: a * factor if k in ("W2", "b2") else a for k, a in at.x.items()}
         assert at.loss(larger) < found.loss
-    (line,) = [x for x in report.unfinished({"adam": found}, 40) if x]
+    (line,) = [x for x in screen.unfinished({"adam": found}, {}, 40) if x]
     assert line.startswith("not_stationary (adam): all classes are right already")
 
 
@@ -66,5 +67,26 @@ def test_nothing_is_said_of_other_verdicts(digits):
         True,
     )
     assert minimum.verdict.kind == "minimum"
-    assert list(report.unfinished({"adam": None, "sgd": minimum}, 1)) == []
-    assert "(lion)" in next(report.unfinished({"sgd": minimum, "lion": found}, 1))
+    assert list(screen.unfinished({"sgd": minimum}, {}, 1)) == []
+    assert "(lion)" in next(screen.unfinished({"sgd": minimum, "lion": found}, {}, 1))
+
+
+@pytest.mark.parametrize("rate, verdict", [("1e9", "diverged"), ("30", "raised")])
+def test_a_rate_that_was_too_large_is_told(capsys, tmp_path, monkeypatch, rate, verdict):
+    """And the one that is told learns."""
+    monkeypatch.chdir(tmp_path)
+    said = {}
+    for lr in (rate, "0.1"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert cli.main(["demo", *SMALL, "--epochs", "3", "--lr", f"sgd={lr}"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        said[lr] = " ".join(out.split())
+        loss = float(re.search(r"^sgd +[\d.e+]+ +([\d.e+]+|nan) ", out, re.M)[1])
+        assert (loss < 2) == (lr == "0.1")  # ln 10 is what no learning has
+    told = re.search(
+        rf"{verdict} \(sgd\): .*lower the learning rate, as with --lr sgd=0.1\.", said[rate]
+    )
+    assert told and "train longer" not in said[rate]
+    assert "lower the learning rate" not in said["0.1"]

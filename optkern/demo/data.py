@@ -13,6 +13,7 @@ import numpy as np
 from .errors import DemoError
 from .network import Array
 
+LOSS_NAMES = {"cross_entropy": "softmax cross-entropy", "mse": "mean squared error"}
 TEST_SHARE = 0.25
 FEWEST_SAMPLES = 8
 # Beyond this the squares in a variance leave the range of a double.

@@ -6,6 +6,8 @@ that has to go on.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +32,15 @@ class Judgement:
     endless : bool
         Whether every sample's class is right already: larger weights of the last layer lower the
         cross-entropy from there on, for ever, and no minimum comes.
+    raised : bool
+        Whether the loss is larger than where training began.
     """
 
     loss: float
     verdict: curvature.Verdict
     escaped: curvature.Escape | None
     endless: bool
+    raised: bool = False
 
 
 class TrainingLoss:
@@ -67,23 +72,39 @@ class TrainingLoss:
         return hessian_product(self.network, self.X, self.y, v)
 
 
-def judge(network: Network, data: Data, seed: int = 0) -> Judgement | None:
+def judge(network: Network, data: Data, seed: int = 0, began: float = np.inf) -> Judgement | None:
     """Classify the point where training stopped, by exact products; leave it if it is a saddle.
 
-    The network itself is not changed. None where training has diverged: there is no point.
+    The network itself is not changed. ``began`` is the loss that training began with. None where
+    training has diverged: there is no point.
     """
     if not all(np.isfinite(array).all() for array in network.params.values()):
         return None
-    at = TrainingLoss(network, data)
-    loss = at.loss(at.x)
-    if not np.isfinite(loss):
-        return None
+    with np.errstate(all="ignore"):  # what overflows is seen, and said
+        at = TrainingLoss(network, data)
+        loss = at.loss(at.x)
+        if not np.isfinite(loss):
+            return None
+        try:
+            verdict = curvature.classify(at.x, at.grad, at.hvp, at.loss, seed=seed)
+            escaped = None
+            if verdict.kind == "saddle":
+                escaped = curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad)
+        except FloatingPointError:  # a product overflows
+            return None
+        return Judgement(loss, verdict, escaped, at.all_right(), loss > began)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let matrix products use one thread, where threadpoolctl is there to say so.
+
+    The judged network's are small: two threads wait for each other longer than they compute.
+    """
     try:
-        verdict = curvature.classify(at.x, at.grad, at.hvp, at.loss, seed=seed)
-    except FloatingPointError:  # a product overflows
-        return None
-    endless = at.all_right()
-    if verdict.kind != "saddle":
-        return Judgement(loss, verdict, None, endless)
-    escaped = curvature.escape(at.x, verdict, loss=at.loss, grad=at.grad)
-    return Judgement(loss, verdict, escaped, endless)
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield
+        return
+    with threadpool_limits(1, "blas"):
+        yield

@@ -1,10 +1,11 @@
-"""Training one network twice: with optkern, and with the NumPy formulas of the same rule."""
+"""Training one network with optkern, with its reference's formulas, and with NumPy as written."""
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,19 +15,26 @@ import numpy as np
 import optkern
 from optkern import schedules
 from optkern.kernels.rules import Rule
-from optkern.optimizers import CLASSES, Optimizer
+from optkern.optimizers import Optimizer
 from optkern.schedules import Schedule
 
 from .data import Data, batches, count_batches
 from .errors import DemoError
 from .network import Network, Weights
+from .updates import (
+    Assigned,
+    NaturalUpdate,
+    Rate,
+    ReferenceUpdate,
+    assigned,
+    companion,
+    has_natural,
+    learning_rate,
+    optkern_optimizer,
+)
 
+NATURAL_EPOCHS = 3  # of NumPy as people write it, which is there for its time alone
 WHOLE_BATCHES = 2  # updates of an epoch with a rule that is not for mini-batches
-
-
-def learning_rate(rule: Rule) -> float:
-    """Return the learning rate that the demo trains with where the user does not say."""
-    return float(rule.hyperparameters["lr"] if rule.trial_lr is None else rule.trial_lr)
 
 
 # Of a highest learning rate, over so many updates.
@@ -48,69 +56,12 @@ SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
 }
 
 
-def scheduled(lr: float, data: Data, settings: Settings) -> float | Schedule:
+def scheduled(lr: float, data: Data, settings: Settings) -> Rate:
     """Return the learning rate, or the schedule that begins or peaks with it."""
     if settings.schedule is None:
         return lr
     updates = settings.epochs * count_batches(len(data.X_train), settings.batch)
     return SCHEDULES[settings.schedule](lr, updates)
-
-
-# --------------------------------------------------------------------------- the two updates
-
-Update = Callable[[Weights], object]
-
-
-def optkern_optimizer(
-    rule: Rule,
-    params: Weights,
-    lr: float | Schedule,
-    num_threads: int | None,
-    clip_norm: float | None = None,
-) -> Optimizer:
-    """Make optkern's optimizer of ``rule``."""
-    return CLASSES[rule.name](params, lr=lr, num_threads=num_threads, clip_norm=clip_norm)
-
-
-class NumPyUpdate:
-    """Take the same step, by the NumPy formula of the rule.
-
-    It calls the formula itself: the checks of `optkern.reference.<rule>` at each step would be
-    counted as NumPy's time.
-    """
-
-    def __init__(
-        self, rule: Rule, params: Weights, lr: float | Schedule, clip_norm: float | None = None
-    ) -> None:
-        self.rule, self.params = rule, params
-        self.options = {} if clip_norm is None else {"clip_norm": clip_norm}
-        self.lr = lr if callable(lr) else schedules.Constant(lr)
-        self.formula = getattr(optkern.reference, rule.name).formula
-        self.hyperparameters = {**rule.hyperparameters, "step": 0}
-        self.state = {
-            name: [
-                np.zeros_like(p) if rule.needs(slot, self.hyperparameters) else None
-                for slot in rule.state
-            ]
-            for name, p in params.items()
-        }
-
-    def __call__(self, grads: Weights) -> None:
-        self.hyperparameters["lr"] = self.lr(self.hyperparameters["step"])
-        self.hyperparameters["step"] += 1
-        norm = 0.0
-        if self.options:
-            arrays = list(self.params.values())
-            norm, _ = optkern.reference.gradient_norms(
-                arrays, [grads[name] for name in self.params]
-            )
-        h = optkern.reference.Constants(
-            self.rule, self.hyperparameters, np.dtype(np.float32), self.options, norm=norm
-        )
-        for name, p in self.params.items():
-            self.formula(p, grads[name], *self.state[name], h)
-        if self.rule.carried:
-            self.hyperparameters[self.rule.carried] = h.carried
 
 
 # --------------------------------------------------------------------------- a training run
@@ -168,22 +119,24 @@ def new_network(data: Data, settings: Settings) -> Network:
 
 def train(
     network: Network,
-    update: Update,
+    update: Callable[[Weights], object],
     data: Data,
     settings: Settings,
-    on_epoch: Callable[[], object],
+    on_epoch: Callable[[TrainingRun], object],
     checkpoint: Checkpoint | None = None,
     mini_batches: bool = True,
 ) -> TrainingRun:
     """Train ``network`` in place: the same mini-batches for every rule and every run.
 
-    Rules that are not for mini-batches take all samples, in a few updates an epoch.
+    Rules that are not for mini-batches take all samples, in a few updates an epoch. What an update
+    has to ``prepare`` is done before its time is taken.
     """
     run = TrainingRun(network)
     rng = np.random.default_rng([settings.seed, 2])
     done = checkpoint.resume(run, rng) if checkpoint else 0
+    prepare = getattr(update, "prepare", None)
     for _ in range(done):
-        on_epoch()
+        on_epoch(run)
     for _ in range(done, settings.epochs):
         losses = []
         shuffled = batches(len(data.X_train), settings.batch, rng)
@@ -191,15 +144,18 @@ def train(
             start = perf_counter()
             loss, grads = network.loss_and_grads(data.X_train[rows], data.y_train[rows])
             computed = perf_counter()
+            if prepare:
+                prepare()
+            begun = perf_counter()
             update(grads)
             end = perf_counter()
             losses.append(loss)
-            run.update_times.append(end - computed)
-            run.step_times.append(end - start)
+            run.update_times.append(end - begun)
+            run.step_times.append(end - begun + computed - start)
         run.losses.append(float(np.mean(losses)))
         if checkpoint:
             checkpoint.save(run, rng)
-        on_epoch()
+        on_epoch(run)
     return run
 
 
@@ -209,6 +165,7 @@ class Checkpoint:
     Parameters
     ----------
     opt : Optimizer
+    rule : Rule
     lr : float
         The learning rate that its schedule was made with.
     data : Data
@@ -216,9 +173,11 @@ class Checkpoint:
         With a folder.
     """
 
-    def __init__(self, opt: Optimizer, lr: float, data: Data, settings: Settings) -> None:
+    def __init__(
+        self, opt: Optimizer, rule: Rule, lr: float, data: Data, settings: Settings
+    ) -> None:
         self.opt = opt
-        self.path = Path(settings.folder or ".") / f"{opt.rule.name}.npz"
+        self.path = Path(settings.folder or ".") / f"{rule.name}.npz"
         content = zlib.crc32(data.y_train.tobytes(), zlib.crc32(data.X_train.tobytes()))
         self.made_with = {
             "data": f"{data.name} ({content:08x})",
@@ -252,7 +211,9 @@ class Checkpoint:
         if not self.path.exists():
             return 0
         try:
-            extra = optkern.load(self.path, self.opt).extra
+            with warnings.catch_warnings():  # what differs is refused below
+                warnings.simplefilter("ignore", UserWarning)
+                extra = optkern.load(self.path, self.opt).extra
             self._check(extra["made_with"])
             rng.bit_generator.state = extra["rng"]
             run.network.running.update(extra["running"])
@@ -285,55 +246,97 @@ def held_out_score(network: Network, data: Data) -> float:
     return float(((predicted - data.y_test) ** 2).mean())
 
 
-# --------------------------------------------------------------------------- both runs of a rule
+# --------------------------------------------------------------------------- the runs of a rule
 
 
 @dataclass(frozen=True)
 class Result:
-    """Hold a rule's two runs.
+    """Hold a rule's runs.
 
     Attributes
     ----------
-    rule : str
+    rule : Rule
     lr : float
-    optkern, numpy : Run
+    optkern, reference : TrainingRun
+        With optkern's kernels, and with the formulas whose bits must be theirs.
+    natural : TrainingRun or None
+        Of the first epochs, with NumPy as people write it; None where a rule has no such code.
     score : float
         The test score of the network that optkern trained.
     difference : str or None
-        The first parameter that the two runs left with other bits; None where there is none.
+        The first parameter that the first two left with other bits; None where there is none.
     """
 
-    rule: str
+    rule: Rule
     lr: float
     optkern: TrainingRun
-    numpy: TrainingRun
+    reference: TrainingRun
+    natural: TrainingRun | None
     score: float
     difference: str | None
 
     @property
-    def ratio(self) -> float:
-        """Return how many times faster optkern's update is."""
-        return self.numpy.update_time / self.optkern.update_time
+    def name(self) -> str:
+        return self.rule.name
+
+    @property
+    def ratio(self) -> float | None:
+        """Return how many times faster optkern's update is than NumPy's as people write it."""
+        return self.natural and self.natural.update_time / self.optkern.update_time
+
+
+@dataclass(frozen=True)
+class Start:
+    """Hold what each run of a rule begins with: a network, and who steps its parameters."""
+
+    rule: Rule
+    rate: Rate
+    rest: Rate
+    network: Network
+    owned: Assigned
+    opt: Optimizer
+
+    @classmethod
+    def of(cls, rule: Rule, lr: float, data: Data, settings: Settings) -> Start:
+        """Begin anew: every run has arrays of its own."""
+        network, beside = new_network(data, settings), companion(rule)
+        rate = scheduled(lr, data, settings)
+        rest = 0.0 if beside is None else scheduled(learning_rate(beside), data, settings)
+        opt = optkern_optimizer(
+            rule, network.params, rate, settings.num_threads, settings.clip_norm, rest
+        )
+        return cls(rule, rate, rest, network, assigned(rule, network.params, rate, rest), opt)
 
 
 def compare(
-    rule: Rule, lr: float, data: Data, settings: Settings, on_epoch: Callable[[], object]
+    rule: Rule,
+    lr: float,
+    data: Data,
+    settings: Settings,
+    on_epoch: Callable[[TrainingRun], object],
+    on_other: Callable[[TrainingRun], object] | None = None,
 ) -> Result:
-    """Train with optkern and with the NumPy formulas, from the same start."""
-    ours, theirs = new_network(data, settings), new_network(data, settings)
+    """Train with optkern, with its reference and with NumPy as written, from the same start.
+
+    ``on_epoch`` is called with optkern's run after each of its epochs, ``on_other`` with the
+    reference's.
+    """
+    ours, theirs, written = (Start.of(rule, lr, data, settings) for _ in range(3))
+    clip, kind = settings.clip_norm, rule.mini_batches
     # A diverging run overflows; its table row shows it, warnings would only tear the output.
     with np.errstate(all="ignore"):
-        rate = scheduled(lr, data, settings)
-        clip = settings.clip_norm
-        opt = optkern_optimizer(rule, ours.params, rate, settings.num_threads, clip)
-        numpy = NumPyUpdate(rule, theirs.params, rate, clip)
-        checkpoint = Checkpoint(opt, lr, data, settings) if settings.folder else None
-        kind = rule.mini_batches
-        fast = train(ours, opt.step, data, settings, on_epoch, checkpoint, kind)
-        slow = train(theirs, numpy, data, settings, on_epoch, None, kind)
-        score = held_out_score(ours, data)
-    difference = first_difference(ours.params, theirs.params)
-    return Result(rule.name, lr, fast, slow, score, difference)
+        checkpoint = Checkpoint(ours.opt, rule, lr, data, settings) if settings.folder else None
+        fast = train(ours.network, ours.opt.step, data, settings, on_epoch, checkpoint, kind)
+        formulas = ReferenceUpdate(theirs.owned, theirs.network.params, theirs.opt.state, clip)
+        exact = train(theirs.network, formulas, data, settings, on_other or on_epoch, None, kind)
+        natural = None
+        if has_natural(written.owned):
+            first = replace(settings, epochs=min(settings.epochs, NATURAL_EPOCHS))
+            update = NaturalUpdate(written.owned, written.network.params, written.opt.state, clip)
+            natural = train(written.network, update, data, first, lambda _: None, None, kind)
+        score = held_out_score(ours.network, data)
+    difference = first_difference(ours.network.params, theirs.network.params)
+    return Result(rule, lr, fast, exact, natural, score, difference)
 
 
 def epochs_done(rule: Rule, lr: float, data: Data, settings: Settings) -> int:
@@ -344,10 +347,9 @@ def epochs_done(rule: Rule, lr: float, data: Data, settings: Settings) -> int:
     DemoError
         Where what is there is of another run, or damaged.
     """
-    network = new_network(data, settings)
-    rate = scheduled(lr, data, settings)
-    opt = optkern_optimizer(rule, network.params, rate, 1, settings.clip_norm)
-    return Checkpoint(opt, lr, data, settings).resume(TrainingRun(network), np.random.default_rng())
+    start = Start.of(rule, lr, data, settings)
+    checkpoint = Checkpoint(start.opt, rule, lr, data, settings)
+    return checkpoint.resume(TrainingRun(start.network), np.random.default_rng())
 
 
 def first_difference(params: Weights, others: Weights) -> str | None:

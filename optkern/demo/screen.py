@@ -1,0 +1,363 @@
+"""What the demo prints: what it does, progress, the tables."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from optkern.kernels.rules import Rule
+
+from ..curvature.figures import percentage
+from . import judgement
+from .data import LOSS_NAMES, Data, count_batches
+from .network import Network
+from .training import NATURAL_EPOCHS, WHOLE_BATCHES, Result, Settings
+from .updates import companion
+
+
+def new_console() -> Console:
+    """Open standard output; a table is never cut where there is no terminal to fit into."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100
+    return console
+
+
+def say(console: Console, line: str = "") -> None:
+    """Print a line as it is, never wrapped or coloured."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def count(number: int, what: str) -> str:
+    """Say how many, in the singular where it is one."""
+    plural = f"{what}es" if what.endswith("ch") and what != "epoch" else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
+
+
+def introduction(
+    data: Data, network: Network, settings: Settings, rules: Sequence[Rule]
+) -> dict[str, list[str]]:
+    """Say what is learnt, by which network, and how: lines under their headings."""
+    train, test = data.X_train, data.X_test
+    sizes = "-".join(map(str, (train.shape[1], *settings.hidden, data.outputs)))
+    steps = count(count_batches(len(train), settings.batch), "mini-batch")
+    whole = [rule.name for rule in rules if not rule.mini_batches]
+    beside = {rule.name: other for rule in rules if (other := companion(rule))}
+    found = {
+        "data": [f"{data.name}: {len(train):,} to learn from, {len(test):,} held out"],
+        "network": [
+            f"{sizes}, batch normalisation, ReLU, {LOSS_NAMES[data.loss]}",
+            f"{count(network.size, 'parameter')} in {len(network.params)} float32 arrays",
+        ],
+        "training": [
+            f"{count(settings.epochs, 'epoch')} of {steps}, seed {settings.seed}",
+            "each rule from the same start: with optkern; with its reference",
+            "formulas, whose bits must be the same; and, for the time, with NumPy",
+            f"as people write it ({count(min(settings.epochs, NATURAL_EPOCHS), 'epoch')})",
+        ],
+    }
+    if whole:
+        found["training"].append(f"{WHOLE_BATCHES} full batches an epoch: {', '.join(whole)}")
+    for other in sorted({other.name for other in beside.values()}):
+        names = ", ".join(name for name in beside if beside[name].name == other)
+        found["training"].append(f"hidden layers' matrices alone, the rest by {other}: {names}")
+    if settings.schedule:
+        found["schedule"] = [f"{settings.schedule}, of each rule's learning rate"]
+    if settings.clip_norm:
+        found["clipping"] = [f"of all gradients together, to the norm {settings.clip_norm}"]
+    return found
+
+
+def introduce(console: Console, introduced: Mapping[str, Sequence[str]]) -> None:
+    """Print what is learnt, by which network, and how."""
+    for heading, lines in introduced.items():
+        for k, line in enumerate(lines):
+            say(console, f"{'' if k else heading:<10}{line}")
+    say(console)
+
+
+def resume(console: Console, folder: str, done: Mapping[str, int], epochs: int) -> None:
+    """Say what is on disk already."""
+    say(console, f"state     kept in {folder} after each epoch of optkern's runs")
+    found = [f"{name} {count:,}" for name, count in done.items() if count]
+    if found:
+        indent = " " * 10
+        text = f"epochs of {epochs:,} that are done already: {', '.join(found)}"
+        say(console, textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent))
+    say(console)
+
+
+# --------------------------------------------------------------------------- progress
+
+
+class Bars:
+    """Show a progress bar per rule; where nobody watches, a line when it is done.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    names : sequence of str
+        The rules to come.
+    epochs : int
+        Of each of a rule's two runs.
+    """
+
+    def __init__(self, console: Console, names: Sequence[str], epochs: int) -> None:
+        self.console, self.epochs = console, epochs
+        self.width = max(map(len, names))
+        self.progress = Progress(
+            TextColumn(f"{{task.description:<{self.width}}}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("epochs (optkern, then its reference)"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+
+    def __enter__(self) -> Bars:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    @contextmanager
+    def rule(self, name: str) -> Iterator[Callable[[object], None]]:
+        """Begin the bar of one rule; what it gives is to be called after each epoch."""
+        start = perf_counter()
+        if self.console.is_terminal:
+            task = self.progress.add_task(name, total=2 * self.epochs)
+            yield lambda _: self.progress.advance(task)
+        else:
+            yield lambda _: None
+            seconds = perf_counter() - start
+            say(
+                self.console,
+                f"{name:<{self.width}}  {count(self.epochs, 'epoch')} in {seconds:.1f} s",
+            )
+
+
+# --------------------------------------------------------------------------- the table
+
+
+def training_table(results: Sequence[Result], loss: str) -> Table:
+    """Make a row per rule."""
+    classes = loss == "cross_entropy"
+    shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
+    shown.add_column("\n\nrule", no_wrap=True)
+    for header in (
+        "\nlearning\nrate",
+        "\ntraining\nloss",
+        "\ntest\naccuracy" if classes else "test\nsquared\nerror",
+        "update\nin\nNumPy",
+        "update\nin\noptkern",
+        "\ntimes\nfaster",
+        "share\nin\nNumPy",
+        "share\nin\noptkern",
+    ):
+        shown.add_column(header, justify="right", no_wrap=True)
+    for result in results:
+        shown.add_row(result.name, *training_cells(result, classes))
+    return shown
+
+
+def training_cells(result: Result, classes: bool) -> list[str]:
+    """Return what a rule's row says after its name."""
+    natural = result.natural
+    return [
+        f"{result.lr:g}",
+        number(result.optkern.losses[-1]),
+        percentage(result.score, 1).replace(" ", "") if classes else number(result.score),
+        microseconds(natural.update_time) if natural else "-",
+        microseconds(result.optkern.update_time),
+        f"{result.ratio:.1f}x" if result.ratio else "-",
+        f"{natural.share:.0%}" if natural else "-",
+        f"{result.optkern.share:.0%}",
+    ]
+
+
+def number(value: float) -> str:
+    """Show a loss, short even where a run diverged."""
+    return f"{value:.4f}" if value < 1e4 else f"{value:.2e}"
+
+
+def microseconds(seconds: float) -> str:
+    """Show a time in microseconds, with three digits or all before the point."""
+    value = seconds * 1e6
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} us"
+
+
+def explanations(results: Sequence[Result], data: Data) -> dict[str, str]:
+    """Say what the columns of the training table mean."""
+    updates = count(len(results[0].optkern.update_times), "update")
+    found = {
+        "training loss": "mean of the last epoch",
+        "update": f"one step over all parameters, median of {updates}",
+        "in NumPy": "as people write it; - where optkern.bench has no such code",
+        "share": "of the update, in the time of a whole training step",
+    }
+    if data.loss == "mse":
+        found["squared error"] = "of normalised targets: predicting their mean gives 1"
+    return found
+
+
+def explain(console: Console, meanings: Mapping[str, str]) -> None:
+    """Print what columns mean."""
+    say(console)
+    width = max(map(len, meanings))
+    for name, meaning in meanings.items():
+        say(console, f"{name:<{width}}  {meaning}")
+    say(console)
+
+
+def conclude(console: Console, results: Sequence[Result], size: int) -> None:
+    """Say that both runs of every rule ended with the same bits."""
+    rules = results[0].name if len(results) == 1 else f"all {len(results)} rules"
+    say(console, f"same bits: with {rules}, optkern's {size:,} weights are its reference's")
+
+
+# --------------------------------------------------------------------------- verdicts
+
+
+Judged = Mapping[str, judgement.Judgement | None]
+VERDICT_HEADINGS = (
+    "\n\nverdict",
+    "smallest\neigen-\nvalue",
+    "which is\nat\nleast",
+    "largest\neigen-\nvalue",
+    "\n\nproducts",
+    "\n\nloss",
+    "a step\nstill\ngains",
+    "the\nway out\ngains",
+)
+VERDICT_MEANINGS = {
+    "eigenvalue": "of the Hessian, as far as was needed",
+    "at least": "no eigenvalue lies below, at 99.9 % confidence (optkern.curvature)",
+    "products": "of the Hessian with a vector: what the verdict took",
+    "a step": "Newton's, as a share of the loss",
+    "the way out": "going down along the negative curvature, as a share of the loss",
+}
+
+
+def judge_all(
+    console: Console, results: Sequence[Result], data: Data, seed: int, began: float
+) -> dict[str, judgement.Judgement | None]:
+    """Judge the point where each rule stopped, and leave the saddles."""
+    judged = {}
+    say(console)
+    what = "judging the points where training stopped"
+    with (
+        judgement.one_blas_thread(),
+        _progress_shown(console, what, len(results)) as advance,
+    ):
+        for result in results:
+            start = perf_counter()
+            found = judgement.judge(result.optkern.network, data, seed, began)
+            judged[result.name] = found
+            advance()
+            if not console.is_terminal:  # where there is no bar to be seen
+                kind = found.verdict.kind if found else "diverged"
+                say(console, f"judged {result.name:<9} {kind} in {perf_counter() - start:.1f} s")
+    return judged
+
+
+def show_judgements(
+    console: Console, judged: Judged, rates: Mapping[str, float], epochs: int
+) -> None:
+    """Print a row for each point, what the columns mean, and what to do."""
+    shown = Table(
+        box=None, header_style="bold", padding=(0, 1), collapse_padding=True, pad_edge=False
+    )
+    shown.add_column("\n\nrule", no_wrap=True)
+    for header in VERDICT_HEADINGS:
+        shown.add_column(header, justify="right", no_wrap=True)
+    for name, found in judged.items():
+        shown.add_row(name, *judgement_cells(found))
+    say(console, "where training stopped: minimum or saddle? (exact Hessian products, all data)")
+    say(console)
+    console.print(shown)
+    explain(console, VERDICT_MEANINGS)
+    for line in unfinished(judged, rates, epochs):
+        say(console, textwrap.fill(line, 80))
+
+
+def unfinished(judged: Judged, rates: Mapping[str, float], epochs: int) -> Iterator[str]:
+    """Say why so many verdicts are not_stationary, and what to do about it.
+
+    ``rates``: what to try instead where training has raised the loss.
+    """
+    diverged = [name for name, found in judged.items() if found is None]
+    raised = [name for name, found in judged.items() if found is not None and found.raised]
+    going = {
+        name: found.endless
+        for name, found in judged.items()
+        if found is not None and found.verdict.kind == "not_stationary" and not found.raised
+    }
+    onward = [name for name, endless in going.items() if not endless]
+    endless = [name for name, endless in going.items() if endless]
+    for verdict, names, seen in (
+        ("diverged", diverged, "numbers left the range of floats"),
+        ("raised", raised, "the loss is larger than before training"),
+    ):
+        if names:
+            lower = " ".join(f"{name}={rates[name]:g}" for name in names)
+            yield (
+                f"{verdict} ({', '.join(names)}): {seen}; lower the learning rate, as with "
+                f"--lr {lower}."
+            )
+    if onward:
+        yield (
+            f"not_stationary ({', '.join(onward)}): the training was short, a step still lowers "
+            f"the loss; train longer, as with --epochs {10 * epochs}."
+        )
+    if endless:
+        yield (
+            f"not_stationary ({', '.join(endless)}): all classes are right already; larger weights "
+            "lower the cross-entropy for ever, so no minimum comes: stop by the test accuracy."
+        )
+    if diverged or raised or going:
+        yield ""
+
+
+def judgement_cells(result: judgement.Judgement | None) -> tuple[str, ...]:
+    """Return what a point's row says after the rule's name."""
+    if result is None:
+        return ("diverged",)
+    verdict, escaped = result.verdict, result.escaped
+    return (
+        verdict.kind,
+        f"{verdict.eigenvalue_min:.2g}",
+        f"{verdict.bounds_min[0]:.2g}",
+        f"{verdict.eigenvalue_max:.2g}",
+        str(verdict.matvecs),
+        f"{result.loss + 0.0:.3g}",  # of -0.0, too
+        _share(verdict.gain, result.loss),
+        _share(verdict.predicted_gain if escaped is None else escaped.gain, result.loss),
+    )
+
+
+def _share(gain: float | None, loss: float) -> str:
+    """Show a gain as a share of the loss, in five places at the most."""
+    if gain is None or not loss:
+        return ""
+    share = gain / loss
+    return percentage(share, int(share < 0.1)).replace(" ", "") if share >= 1e-3 else "<.1%"
+
+
+@contextmanager
+def _progress_shown(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar until the work is done; nothing where nobody watches."""
+    with Progress(
+        TextColumn(what), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
