@@ -72,6 +72,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "optkern"
 html_static_path = ["_static"]
 html_css_files = ["optkern.css"]
+# Pages that have none below them.
+html_sidebars = {page: [] for page in ("index", "tutorial", "curvature", "diagnosis")}
 html_copy_source = False
 html_theme_options = {
     "show_nav_level": 1,

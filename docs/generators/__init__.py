@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ def generate(app: Any, config: Any) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Set up the extension."""
+    # Pages are read anew where what they are turned by has changed.
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    version = zlib.crc32(b"".join(path.read_bytes() for path in sources))
+    app.add_config_value("generators_version", version, "env")
     app.connect("config-inited", generate)
     app.connect("env-check-consistency", api.refuse_missing)
     names.setup(app)

@@ -2,7 +2,7 @@
 
 Within docs/ MyST follows them, and a page or heading that is not there is a warning. A link that
 leads out of docs/ goes, on the site, to where the site has that file: README and its neighbours are
-copied (`PAPERS_BESIDE`), scripts are pages of the gallery. Of all other files the site has none:
+copied (`BESIDE`), scripts are pages of the gallery. Of all other files the site has none:
 there the link's words alone are left. A file that does not exist is a warning too, and fails the
 build.
 """
@@ -21,8 +21,49 @@ from .writing import Folder
 LOG = logging.getLogger(__name__)
 LINK = re.compile(r"(?<!!)\[([^\]\[]+)\]\(([^)\s#:]*)(#[^)\s]*)?\)")
 PICTURE = re.compile(r"!\[([^\]\[]+)\]\(([^)\s:]+)\)")
-COPIED = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
+COPIED = {
+    f"{name}.md": name.lower() for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
+}
 GALLERY = "generated/examples"
+# The pages below each, which Sphinx wants to be told and GitHub would show as code.
+BELOW = {
+    "index": (
+        "Begin <start>",
+        "Tutorial <tutorial>",
+        "How to <howto>",
+        "Rules <rules>",
+        "Curvature <curvature>",
+        "Stalled? <diagnosis>",
+        "Lessons <generated/examples/index>",
+        "Reference <generated/api/index>",
+        "more",
+    ),
+    "start": tuple(
+        f"start/{name}" for name in ("student", "scikit_learn", "torch", "library", "curvature")
+    ),
+    "howto": (
+        *(f"howto/{name}" for name in ("scikit_learn", "torch", "thinc", "autograd")),
+        "using",
+        "schedules",
+        *(f"howto/{name}" for name in ("rows", "checkpoint", "distributed", "embedding")),
+        "compact",
+        "solvers",
+    ),
+    "rules": ("which_rule", "generated/rules/index"),
+    "more": (
+        "numerics",
+        "performance",
+        "scale",
+        "range",
+        "install",
+        "versions",
+        "generated/papers",
+        "generated/readme",
+        "generated/contributing",
+        "generated/changelog",
+        "generated/security",
+    ),
+}
 
 
 def place_on_the_site(path: Path, docs: Path) -> str | None:
@@ -86,3 +127,6 @@ def lead_out(app: Any, name: str, source: list[str]) -> None:
     path = Path(app.env.doc2path(name))
     if path.suffix == ".md" and "generated" not in path.parts:
         source[0] = led(source[0], path, Path(app.srcdir))
+    if name in BELOW:
+        pages = "\n".join(BELOW[name])
+        source[0] += f"\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
