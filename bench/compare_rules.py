@@ -75,7 +75,7 @@ class Entry(NamedTuple):
 
     @property
     def of_matrices(self) -> bool:
-        return self.rule.matrices is not None
+        return self.rule.axes == 2
 
     @property
     def by_rows(self) -> bool:
@@ -95,7 +95,7 @@ class Entry(NamedTuple):
 def entries() -> list[Entry]:
     found = []
     for name, rule in BY_CLASS.items():
-        if rule.matrices is not None:
+        if rule.axes == 2:
             adjusted = {"adjust_lr_fn": "match_rms_adamw"}
             own = adjusted if "adjust_lr_fn" in rule.hyperparameters else {}
             found.append(Entry(f"{name} (rest AdamW)", name, own))

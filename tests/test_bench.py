@@ -210,6 +210,7 @@ def test_the_limit_of_a_rule_of_matrices_is_its_products():
     assert calls == [15, 0]  # three in each of five steps; those of the limit are kept as they are
     assert np.matmul is again.__closure__[0].cell_contents
     assert not np.array_equal(measured.params[0], before[0][0])
+    assert sides.products_of(lambda: None) is None  # memory is the limit then
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_the_limit_moves_the_same_streams_and_leaves_the_state_alone(case):
     before = measured.copies()
     timed = sides.limit_sides(measured)
     # NumPy's passes, and a loop with the row's one thread; or the products.
-    assert len(timed) == (1 if measured.case.of_matrices else 2)
+    assert len(timed) == (1 if "products" in timed else 2)
     for call in timed.values():
         call()
     for _, a, b in parity.pairs(measured, measured.arrays(), before):

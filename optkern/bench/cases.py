@@ -35,14 +35,14 @@ class Case(NamedTuple):
 
     @property
     def of_matrices(self) -> bool:
-        """Tell whether its rule is for arrays of two axes."""
-        return self.rule.matrices is not None
+        """Tell whether its rule makes of arrays of two axes what it makes of no others."""
+        return self.rule.is_whole
 
     @property
     def streams(self) -> tuple[int, int]:
-        """Return how many arrays a step reads and writes."""
+        """Return how many arrays of its parameter's size a step reads and writes."""
         hyper = self.hyperparameters
-        state = sum(self.rule.needs(slot, hyper) for slot in self.rule.state)
+        state = sum(self.rule.needs(slot.name, hyper) for slot in self.rule.streams)
         return 2 + state, 1 + state
 
 

@@ -189,18 +189,43 @@ def _ftrl(p, g, s, o):
     )
 
 
-def _muon(p, g, s, o):
+def _mars(p, g, s, o):
+    beta1, beta2 = o.betas
+    c = g + o.gamma * beta1 / (1 - beta1) * (g - s["last_grad"])
+    c = c / max(1, np.linalg.norm(c))
+    s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * c
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * c**2
+    s["last_grad"] = g.copy()
+    m_hat = s["exp_avg"] / (1 - beta1**o.step)
+    p -= o.lr * m_hat / ((np.sqrt(s["exp_avg_sq"]) + o.eps) / math.sqrt(1 - beta2**o.step))
+
+
+def _orthogonal(g, s, o, eps):
+    """Move the momentum on; make of its Nesterov form the nearest orthogonal matrix."""
     s["momentum_buffer"] = o.momentum * s["momentum_buffer"] + (1 - o.momentum) * g
     x = (1 - o.momentum) * g + o.momentum * s["momentum_buffer"]
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
-    x = x / max(np.linalg.norm(x), o.eps)
+    x = x / max(np.linalg.norm(x), eps)
     for _ in range(o.ns_steps):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    size = math.sqrt(max(1, p.shape[1] / p.shape[0]))
+    return x if wide else x.T
+
+
+def _muon(p, g, s, o):
+    x = _orthogonal(g, s, o, o.eps)
     p *= 1 - o.lr * o.weight_decay
-    p -= o.lr * size * (x if wide else x.T)
+    p -= o.lr * math.sqrt(max(1, p.shape[1] / p.shape[0])) * x
+
+
+def _normuon(p, g, s, o):
+    x = _orthogonal(g, s, o, 1e-7)
+    v = s["second_momentum_buffer"]
+    s["second_momentum_buffer"] = v + (1 - o.beta2) * ((x**2).mean(axis=0, keepdims=True) - v)
+    u = x / (np.sqrt(s["second_momentum_buffer"]) + o.eps)
+    u = u * np.linalg.norm(x) / (np.linalg.norm(u) + o.eps)
+    p -= o.lr * math.sqrt(max(1, p.shape[1] / p.shape[0])) * u
 
 
 # By the name of the case. A rule without one has no natural column.
@@ -226,5 +251,7 @@ NATURAL: dict[str, Callable[..., None]] = {
     "laprop": _laprop,
     "ademamix": _ademamix,
     "ftrl": _ftrl,
+    "mars": _mars,
     "muon": _muon,
+    "normuon": _normuon,
 }

@@ -22,8 +22,8 @@ def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict
         ``case, shape, tensors, elements, dtype, bytes_per_param, rounds``; ``ns_per_param`` by
         side; ``ratio`` (side / optkern) by side; ``gb_per_s``, ``limit_gb_per_s``,
         ``share_of_limit`` of optkern; ``spread``, the middle half of the samples of optkern or of
-        the limit, of their median. Ready for JSON. GB/s are None of a rule of matrices, whose limit
-        are its products.
+        the limit, of their median. Ready for JSON. GB/s are None where
+        the limit is a step's matrix products.
 
     Raises
     ------
@@ -39,17 +39,16 @@ def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict
     samples = interleaved({**sides, **limits}, seconds, min_rounds)
     per_param = {k: s / problem.shape.elements * 1e9 for k, s in medians(samples).items()}
     limit = min(per_param.pop(name) for name in limits)
-    row = row_of(problem, per_param, limit, len(samples["optkern"]))
+    row = row_of(problem, per_param, limit, len(samples["optkern"]), "products" in limits)
     timed = (samples["optkern"], min((samples[name] for name in limits), key=statistics.median))
     return {**row, "spread": max(map(noise.spread, timed))}
 
 
 def row_of(
-    problem: Problem, per_param: dict[str, float], limit: float, rounds: int
+    problem: Problem, per_param: dict[str, float], limit: float, rounds: int, products: bool
 ) -> dict[str, Any]:
     moved = sum(problem.case.streams) * problem.dtype.itemsize
     own = per_param["optkern"]
-    products = problem.case.of_matrices  # are the limit then, and no memory is
     return {
         "case": problem.case.name,
         "shape": problem.shape.name,

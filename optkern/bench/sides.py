@@ -56,13 +56,18 @@ def limit_sides(problem: Problem) -> dict[str, Call]:
     close to memory's own speed where the arrays are larger than the caches; one thread.
     ``loop``: the engine over the same streams with one operation for each, in one pass; with the
     row's threads, or, where they are optkern's choice, with one and with all.
-    Both run over one array per stream however many tensors the row has. Of a rule of matrices the
-    limit is ``products``: the matrix products of a step alone, again into the same arrays.
+    Both run over one array per stream however many tensors the row has. Where a step takes matrix
+    products the limit is ``products``: these alone, again into the same arrays.
     """
     if problem.case.of_matrices:
-        return {"products": products_of(reference_side(problem, problem.copies()))}
+        products = products_of(reference_side(problem, problem.copies()))
+        if products is not None:
+            return {"products": products}
     p, g = _joined(problem.params), _joined(problem.gradients)
-    state = [_joined(a) for a in zip(*problem.state) if a[0] is not None]
+    of_elements = problem.params[0].shape  # what a tensor has one number a row of is no stream
+    state = [
+        _joined(a) for a in zip(*problem.state) if a[0] is not None and a[0].shape == of_elements
+    ]
 
     def passes() -> None:
         np.subtract(g, p, out=p)  # g - (g - p) = p: the values stay bounded
@@ -76,8 +81,11 @@ def limit_sides(problem: Problem) -> dict[str, Call]:
     return sides
 
 
-def products_of(step: Call) -> Call:
-    """Take a step, and make a side of its calls of `numpy.matmul` alone, into the same arrays."""
+def products_of(step: Call) -> Call | None:
+    """Take a step, and make a side of its calls of `numpy.matmul` alone, into the same arrays.
+
+    None where it makes none.
+    """
     right, seen = np.matmul, []
 
     def noted(a: Any, b: Any, out: Any = None) -> Any:
@@ -91,6 +99,8 @@ def products_of(step: Call) -> Call:
     finally:
         np.matmul = right
 
+    if not seen:
+        return None
     for array in chain(*seen):
         array[...] = 0  # what is not put together in between would grow beyond all bounds
 
