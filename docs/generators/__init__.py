@@ -1,4 +1,7 @@
-"""What the site is made from beside its own pages: an extension of Sphinx."""
+"""What the site is made from beside its own pages: an extension of Sphinx.
+
+It imports its modules where they are used: the tests read some of them without Sphinx.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from . import api, links, names, papers, rules
-from .writing import Folder
-
 
 def generate(app: Any, config: Any) -> None:
     """Write what other extensions read; a page that has not changed is not written anew."""
+    from . import api, links, papers, rules
+    from .writing import Folder
+
     folder = Folder(Path(app.srcdir) / "generated")
     papers.write(folder)
     rules.write(folder)
@@ -22,6 +25,8 @@ def generate(app: Any, config: Any) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Set up the extension."""
+    from . import api, links, names
+
     # Pages are read anew where what they are turned by has changed.
     sources = sorted(Path(__file__).parent.glob("*.py"))
     version = zlib.crc32(b"".join(path.read_bytes() for path in sources))

@@ -58,5 +58,5 @@ RULE = Rule(
     numpy=formula,
     has_relative=True,
     curvature_follows=True,
-    names={"optax": "contrib.adan"},
+    names={"optax": "adan"},
 )  # fmt: skip

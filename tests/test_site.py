@@ -1,0 +1,156 @@
+"""The site: every rule names its papers, planted faults fail the build, a browser shows the pages.
+
+What the build needs is the extra `docs`; `make docs` installs it, and CI runs the slow ones after.
+"""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+import optkern
+from optkern.rules import MATRIX_RULES, RULES
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+
+from generators import differences, papers  # noqa: E402
+
+HTML = ROOT / "build" / "docs" / "html"
+EVERY = (*RULES, *MATRIX_RULES)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda rule: rule.name)
+def test_a_rule_names_its_papers(rule):
+    said, cited = papers.split_document(rule)
+    assert said and cited
+    for paper in papers.papers_of(rule):
+        assert paper.title in " ".join(cited.split()) and 1900 < int(paper.year) < 2100
+        assert paper.authors and '"' not in paper.authors
+
+
+@pytest.mark.parametrize("library", ("optax", "keras"))
+def test_recorded_defaults_are_the_librarys(library, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    module = pytest.importorskip(library, reason=f"compares with {library}")
+    place = module if library == "optax" else module.optimizers
+    for name, recorded in differences.RECORDED[library].items():
+        parameters = inspect.signature(reduce(getattr, name.split("."), place)).parameters
+        assert {key: parameters[key].default for key in recorded} == recorded, name
+
+
+def test_every_kind_of_diagnosis_is_on_its_page_and_in_the_tree():
+    page = (DOCS / "diagnosis.md").read_text()
+    tree = page.partition("## The questions, in their order")[2].partition("\n## ")[0]
+    for kind in optkern.diagnose.KINDS:
+        assert f"\n## {kind}\n" in page and f"(#{kind})" in tree
+
+
+# --------------------------------------------------------------------------- planted faults
+
+INDEX = """
+# A site
+
+[a page](nowhere.md), [a heading](other.md#nowhere), [a file](../examples/nowhere.py)
+
+```{toctree}
+other
+generated/rules/index
+generated/api/index
+generated/papers
+examples/index
+```
+"""
+# The site's own settings, but for a gallery of one script and a table that forgets a name.
+SETTINGS = """
+__file__ = {conf!r}
+exec(compile(open({conf!r}).read(), {conf!r}, "exec"))
+extensions.remove("sphinx_copybutton")
+sphinx_gallery_conf |= {{"examples_dirs": "planted", "gallery_dirs": "examples"}}
+html_theme, html_theme_options, html_static_path, html_css_files = "basic", {{}}, [], []
+suppress_warnings += ["toc.not_included"]
+
+import optkern
+from generators import api, curves, links, rules
+optkern.flatten.__doc__ += "\\n\\nSee `optkern.nowhere`."
+public = api.public
+api.write = (lambda write: lambda folder: (setattr(api, "public", lambda module: [
+    name for name in public(module) if name != "groups"]), write(folder),
+    setattr(api, "public", public)))(api.write)
+links.write = lambda folder: None
+rules.curves.draw = lambda rule, path: path.write_bytes(bytes.fromhex({pixel!r}))
+"""
+PIXEL = (
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff3f"
+    "0005fe02fe0def46b80000000049454e44ae426082"
+)
+FAILING = '"""\nA script\n========\n\nThat fails.\n"""\n\nraise ValueError("planted")\n'
+
+
+@pytest.mark.slow
+def test_planted_faults_fail_the_build(tmp_path):
+    """A link that leads nowhere, a name that is not there or has no page, a script that fails."""
+    for module in ("myst_parser", "sphinx_gallery", "numpydoc"):
+        pytest.importorskip(module, reason="extra `docs`")
+    docs = tmp_path / "docs"
+    (docs / "planted").mkdir(parents=True)
+    (docs / "index.md").write_text(INDEX)
+    (docs / "other.md").write_text("# Another\n")
+    (docs / "planted" / "GALLERY_HEADER.rst").write_text("Examples\n========\n")
+    (docs / "planted" / "plot_failing.py").write_text(FAILING)
+    conf = SETTINGS.format(conf=str(DOCS / "conf.py"), pixel=PIXEL)
+    (docs / "conf.py").write_text(conf)
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", docs, tmp_path / "html"],
+        capture_output=True, text=True, timeout=600, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode != 0
+    for fault in (
+        "nowhere.md",
+        "local id not found in doc 'other': 'nowhere'",
+        "(../examples/nowhere.py) leads nowhere",
+        "optkern.nowhere",
+        "the public name optkern.groups has no page",
+        "plot_failing.py",
+    ):
+        assert fault in done.stderr, done.stdout + done.stderr
+
+
+# --------------------------------------------------------------------------- a browser
+
+THERE = "document.readyState === 'complete'"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width, dark", [(1280, False), (390, True)])
+def test_a_browser_finds_its_way(width, dark, tmp_path):
+    """From the landing page by a card, through the tree to its section, to a rule's picture."""
+    from browser import CHROMIUM, Page
+
+    if CHROMIUM is None or not HTML.exists():
+        pytest.skip("needs Chromium and the built site: make docs")
+    with Page(tmp_path, width, dark=dark) as page:
+        page.open((HTML / "index.html").as_uri())
+        assert page.ask("document.querySelectorAll('.sd-card').length") >= 5
+        background = page.ask("getComputedStyle(document.body).backgroundColor")
+        assert (background != "rgb(255, 255, 255)") == dark
+        page.ask("document.querySelector('.sd-card a[href*=student]').click()")
+        page.until(f"location.href.includes('start/student.html') && {THERE}")
+        height = page.ask("document.querySelector('.bd-article').scrollHeight")
+        assert height < (1800 if width == 1280 else 4 * 900)  # two screens, and a phone's four
+        page.open((HTML / "diagnosis.html").as_uri())
+        leaf = '#the-questions-in-their-order a[href="#saddle"]'
+        page.ask(f"document.querySelector('{leaf}').click()")
+        page.until("location.hash === '#saddle' && document.querySelector('#saddle') !== null")
+        for place in ("generated/rules/adam.html", "generated/api/optkern.Adam.html"):
+            page.open((HTML / place).as_uri())
+            assert page.ask("document.documentElement.scrollWidth <= window.innerWidth")
+            assert page.ask("[...document.images].every(image => image.naturalWidth > 0)")
+        assert page.ask("document.body.innerText.includes('Examples using Adam')")
+        assert page.errors() == []
