@@ -7,7 +7,7 @@ PYTHON ?= python3
 EXTRAS ?=
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
-SOURCES := setup.py pyproject.toml README.md $(shell find optkern -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.tp' -o -name '*.h')
+SOURCES := setup.py pyproject.toml README.md $(shell find optkern -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.tp' -o -name '*.h' -o -path '*/demo/assets/*')
 comma := ,
 # On Linux the package index has torch with CUDA, gigabytes of it. TORCH_INDEX says where its CPU
 # wheels are: https://download.pytorch.org/whl/cpu. What is in .venv and will do is not fetched again.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import optkern
 from optkern.kernels.names import pip_install
@@ -91,6 +92,8 @@ def run_demo(args: argparse.Namespace) -> int:
     _check_extras(args)
     if not args.no_plot:
         _check_writable("plot", args.plot, PLOT_FORMATS, "; choose another path, or --no-plot")
+    if args.report is not None:
+        _check_writable("report", args.report, (".html", ".htm"))
     _check_folder(args)
     from . import screen
 
@@ -104,7 +107,8 @@ def run_demo(args: argparse.Namespace) -> int:
     runs = [(rule, args.lr.get(rule.name, updates.learning_rate(rule))) for rule in args.rules]
     kept = args.checkpoint is not None
     done = {r.name: training.epochs_done(r, lr, source, settings) for r, lr in runs if kept}
-    screen.introduce(console, screen.introduction(source, network, settings, args.rules))
+    introduced = screen.introduction(source, network, settings, args.rules)
+    screen.introduce(console, introduced)
     if kept:
         screen.resume(console, args.checkpoint, done, args.epochs)
     results = []
@@ -118,17 +122,35 @@ def run_demo(args: argparse.Namespace) -> int:
     same = _same_bits(results)
     if same:
         screen.conclude(console, results, network.size)
+    judged: dict[str, judgement.Judgement | None] = {}
+    lower = _lower_rates(results)
     if not args.no_verdict:
         began = judgement.TrainingLoss(network, source)
         judged = screen.judge_all(console, results, source, args.seed, began.loss(began.x))
-        screen.show_judgements(console, judged, _lower_rates(results), args.epochs)
+        screen.show_judgements(console, judged, lower, args.epochs)
     if not args.no_plot:
         try:
             curves.plot_losses(results, source, args.plot)
         except OSError as error:
             raise DemoError(f"--plot {args.plot}: {error.strerror or error}") from None
         screen.say(console, f"loss curves: {args.plot}")
+    if args.report is not None:
+        advice = list(screen.unfinished(judged, lower, args.epochs))
+        command = shlex.join(["optkern", *args.argv])
+        found = (command, introduced, results, source, judged, advice, same, network.size)
+        _write_report(args.report, *found)
+        screen.say(console, f"report: {args.report}")
     return 0 if same else 1
+
+
+def _write_report(path: str, *found: Any) -> None:
+    """Write what was found as a page."""
+    from . import page
+
+    try:
+        Path(path).write_text(page.page_of(page.Findings(*found)), encoding="utf-8")
+    except OSError as error:
+        raise DemoError(f"--report {path}: {error.strerror or error}") from None
 
 
 def _lower_rates(results: list[training.Result]) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Loss curves that can be told apart: a panel for each family, colours, dashes, names at the ends.
 
-Okabe and Ito's colours are told apart by the colour-blind, too ("Color universal design", 2008);
-each has a dash of its own, so that a print in grey does. A panel has as many lines as there are
-pairs, and behind them all the others in grey: panels can be compared.
+The colours are those of Okabe and Ito, which the colour-blind tell apart, too ("Color universal
+design", 2008), as dark as text must be; each has a dash of its own, so that a print in grey does. A
+panel has no more lines than there are pairs, and behind them all the others in grey: panels can be
+compared.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from optkern.kernels.rules import Rule
 from .data import LOSS_NAMES, Data
 from .training import Result
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-DASHES = ("", "6 2", "8 2 2 2", "2 2", "5 1 1 1 1 1", "10 3", "1 1")
+COLOURS = ("#0072B2", "#C44E00", "#00805F", "#B0558A", "#8F6200", "#111111")
+DASHES = ("", "7 3", "9 3 2 3", "2 3", "12 4", "5 2 1 2 1 2")
 
 
 def family(rule: Rule) -> str:
@@ -36,6 +37,8 @@ def family(rule: Rule) -> str:
 
 def panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """Put the results into panels by families, of as many lines as there are colours."""
+    if len(results) <= len(COLOURS):
+        return [("all rules", list(results))]
     families: dict[str, list[Result]] = {}
     for result in results:
         families.setdefault(family(result.rule), []).append(result)

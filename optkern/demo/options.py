@@ -160,6 +160,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of an update (default: optkern's choice)",
     )
+    add("--report", metavar="PATH.html", help="write all of it as one page for a browser, too")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--plot",

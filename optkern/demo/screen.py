@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from time import perf_counter
 
 from rich.console import Console
@@ -43,7 +44,7 @@ def count(number: int, what: str) -> str:
 def introduction(
     data: Data, network: Network, settings: Settings, rules: Sequence[Rule]
 ) -> dict[str, list[str]]:
-    """Say what is learnt, by which network, and how: lines under their headings."""
+    """Say what is learnt, by which network, and how: statements under their headings."""
     train, test = data.X_train, data.X_test
     sizes = "-".join(map(str, (train.shape[1], *settings.hidden, data.outputs)))
     steps = count(count_batches(len(train), settings.batch), "mini-batch")
@@ -57,9 +58,9 @@ def introduction(
         ],
         "training": [
             f"{count(settings.epochs, 'epoch')} of {steps}, seed {settings.seed}",
-            "each rule from the same start: with optkern; with its reference",
-            "formulas, whose bits must be the same; and, for the time, with NumPy",
-            f"as people write it ({count(min(settings.epochs, NATURAL_EPOCHS), 'epoch')})",
+            "each rule from the same start: with optkern; with its reference formulas, whose bits "
+            "must be the same; and, for the time, with NumPy as people write it "
+            f"({count(min(settings.epochs, NATURAL_EPOCHS), 'epoch')})",
         ],
     }
     if whole:
@@ -77,7 +78,7 @@ def introduction(
 def introduce(console: Console, introduced: Mapping[str, Sequence[str]]) -> None:
     """Print what is learnt, by which network, and how."""
     for heading, lines in introduced.items():
-        for k, line in enumerate(lines):
+        for k, line in enumerate(chain(*(textwrap.wrap(line, 68) for line in lines))):
             say(console, f"{'' if k else heading:<10}{line}")
     say(console)
 
@@ -153,7 +154,16 @@ def training_table(results: Sequence[Result], loss: str) -> Table:
     classes = loss == "cross_entropy"
     shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
     shown.add_column("\n\nrule", no_wrap=True)
-    for header in (
+    for header in training_headings(classes):
+        shown.add_column(header, justify="right", no_wrap=True)
+    for result in results:
+        shown.add_row(result.name, *training_cells(result, classes))
+    return shown
+
+
+def training_headings(classes: bool) -> tuple[str, ...]:
+    """Return what stands above a rule's cells."""
+    return (
         "\nlearning\nrate",
         "\ntraining\nloss",
         "\ntest\naccuracy" if classes else "test\nsquared\nerror",
@@ -162,11 +172,7 @@ def training_table(results: Sequence[Result], loss: str) -> Table:
         "\ntimes\nfaster",
         "share\nin\nNumPy",
         "share\nin\noptkern",
-    ):
-        shown.add_column(header, justify="right", no_wrap=True)
-    for result in results:
-        shown.add_row(result.name, *training_cells(result, classes))
-    return shown
+    )
 
 
 def training_cells(result: Result, classes: bool) -> list[str]:
@@ -331,7 +337,7 @@ def judgement_cells(result: judgement.Judgement | None) -> tuple[str, ...]:
     """Return what a point's row says after the rule's name."""
     if result is None:
         return ("diverged",)
-    verdict, escaped = result.verdict, result.escaped
+    verdict = result.verdict
     return (
         verdict.kind,
         f"{verdict.eigenvalue_min:.2g}",
@@ -339,16 +345,24 @@ def judgement_cells(result: judgement.Judgement | None) -> tuple[str, ...]:
         f"{verdict.eigenvalue_max:.2g}",
         str(verdict.matvecs),
         f"{result.loss + 0.0:.3g}",  # of -0.0, too
-        _share(verdict.gain, result.loss),
-        _share(verdict.predicted_gain if escaped is None else escaped.gain, result.loss),
+        *map(_share, gains(result)),
     )
 
 
-def _share(gain: float | None, loss: float) -> str:
-    """Show a gain as a share of the loss, in five places at the most."""
-    if gain is None or not loss:
+def gains(result: judgement.Judgement) -> tuple[float | None, float | None]:
+    """Return what a step, and the way out, are worth, as shares of the loss."""
+    verdict, escaped = result.verdict, result.escaped
+    out = verdict.predicted_gain if escaped is None else escaped.gain
+    return tuple(  # type: ignore[return-value]
+        None if gain is None or not result.loss else gain / result.loss
+        for gain in (verdict.gain, out)
+    )
+
+
+def _share(share: float | None) -> str:
+    """Show a share of the loss, in five places at the most."""
+    if share is None:
         return ""
-    share = gain / loss
     return percentage(share, int(share < 0.1)).replace(" ", "") if share >= 1e-3 else "<.1%"
 
 

@@ -1,0 +1,313 @@
+"""`optkern demo --report`: one page; its numbers are optkern's, and a browser can use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("sklearn")
+from demo_runs import RULES, demo, refused, rows
+
+import optkern
+from optkern.demo import surface
+
+NAMES = ["sgd", "adagrad", "adam", "muon"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A report of a short run: its path, its text, and what the demo printed."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from optkern import cli
+
+    path = tmp_path_factory.mktemp("report") / "out.html"
+    options = ["--hidden", "8", "--epochs", "2", "--batch", "64", "--no-plot", "--rules", *NAMES]
+    with redirect_stdout(StringIO()) as out:
+        assert cli.main(["demo", *options, "--report", str(path)]) == 0
+    assert f"report: {path}" in out.getvalue()
+    return SimpleNamespace(path=path, text=path.read_text(), out=out.getvalue())
+
+
+class Reader(HTMLParser):
+    """Collects what the page's tags say, and refuses tags that are closed in another order."""
+
+    EMPTY = {"meta", "link", "input", "rect"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def all(self, *tags: str) -> list[dict]:
+        return [attrs for tag, attrs in self.found if tag in tags]
+
+
+def test_the_page_holds_all_it_needs(made):
+    reader = Reader(made.text)
+    assert len(made.text) < 2_000_000
+    linked = [a[key] for _, a in reader.found for key in ("src", "href", "action") if key in a]
+    assert all(link.startswith(("#", "data:")) for link in linked)
+    assert not re.search(
+        r"@import|url\((?!#)|fetch\(|XMLHttp|https?://(?!www\.w3\.org/2000/svg)", made.text
+    )
+    assert "default-src 'none'" in made.text
+    assert "prefers-color-scheme: dark" in made.text
+
+
+def test_everything_has_a_name(made):
+    """For whoever does not see it: pictures, tables, fields, and the order of headings."""
+    reader = Reader(made.text)
+    assert reader.all("html") == [{"lang": "en"}]
+    assert all(len(a["aria-label"]) > 60 and a["role"] == "img" for a in reader.all("svg"))
+    assert made.text.count("<caption>") == len(reader.all("table")) == 3
+    assert all(a["scope"] in ("col", "row") for a in reader.all("th"))
+    ids = [a["id"] for _, a in reader.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    named = {a["for"] for a in reader.all("label") if "for" in a}
+    assert {a["id"] for a in reader.all("input") if a["type"] == "range"} <= named
+    assert len(reader.all("h1")) == 1 and len(reader.all("main")) == 1
+    labelled = [a["aria-labelledby"] for a in reader.all("section")]
+    assert len(labelled) == 4 and set(labelled) <= set(ids)
+
+
+def test_the_tables_say_what_the_screen_says(made):
+    for name, cells in rows(made.out).items():
+        row = re.search(rf'<th scope="row" data-value="{name}">{name}</th>(.*?)</tr>', made.text)[1]
+        shown = re.findall(r">([^<>]+)</td>", row)
+        assert " ".join(shown[1:]) == " ".join(cells)
+    assert "bit for bit" in made.text
+
+
+def test_what_a_user_says_is_text(capsys, tmp_path):
+    X = np.random.default_rng(0).standard_normal((40, 3))
+    path = tmp_path / "<b>&'\".npz"
+    np.savez(path, X=X, y=(X[:, 0] > 0).astype(int))
+    out = tmp_path / "o.html"
+    short = ["--no-plot", "--rules", "muon", "--no-verdict", "--report", str(out)]
+    assert demo(capsys, "--data", str(path), *short)[0] == 0
+    text = out.read_text()
+    Reader(text)
+    assert "<b>" not in text and "&lt;b&gt;&amp;" in text
+    assert 'id="surface"' not in text and "Where training stopped" not in text
+
+
+def test_bad_places_for_a_report(capsys, tmp_path):
+    for place, said in (
+        ("a.pdf", "--report a.pdf: must end in .html"),
+        ("no/a.html", "--report no/a.html: there is no folder no"),
+        (f"{tmp_path}/", "must end in .html"),
+    ):
+        assert said in refused(demo(capsys, "--no-plot", "--report", place))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_report_that_fails_to_be_written(capsys, tmp_path):
+    os.symlink("/dev/full", tmp_path / "full.html")
+    options = ("--rules", "sgd", "--no-plot", "--no-verdict", "--report", f"{tmp_path}/full.html")
+    code, out, err = demo(capsys, *options)
+    assert code == 2 and "same bits" in out and "report:" not in out
+    assert err.endswith("full.html: No space left on device\n") and err.count("\n") == 1
+
+
+# --------------------------------------------------------------------------- the error surface
+
+NODE = """
+const fs = require("fs"), vm = require("vm");
+const page = fs.readFileSync(process.argv[1], "utf8");
+const held = /<script type="application.json" id="surface-data">(.*?)<.script>/s;
+const data = JSON.parse(held.exec(page)[1]);
+const code = [...page.matchAll(/<script>(.*?)<.script>/gs)].map((found) => found[1])
+  .find((text) => text.includes("const surface"));
+const box = { module: {}, atob, Uint8Array, Float32Array, DataView };
+vm.runInNewContext(code, box);
+const surface = box.module.exports, numbers = surface.numbers(data.paths), found = [];
+for (const [name, start, rate, momentum, steps] of JSON.parse(process.argv[2])) {
+  const points = surface.path(data, numbers, name, start, rate, momentum, steps);
+  found.push({
+    points, loss: surface.height(...points[points.length - 1]),
+    place: surface.place(data, points, steps),
+  });
+}
+console.log(JSON.stringify({ found, rules: data.rules.map((one) => one.name),
+  apart: surface.apart([5, 5, 90, 99, 99], 10, 0, 100) }));
+"""
+
+
+@pytest.mark.slow
+def test_the_pages_numbers_are_optkerns(made):
+    """The page's own code, run by node: each point has the bits that the optimizer gives."""
+    if shutil.which("node") is None:
+        pytest.skip("no node: apt install nodejs")
+    asked = [
+        (name, start, rate, momentum, steps)
+        for name in ("sgd", "adagrad", "adam")
+        for start in range(len(surface.STARTING_POINTS))
+        for rate in range(len(surface.RATES))
+        for momentum in (0, 3, 4)
+        for steps in (1, 60)
+    ]
+    done = subprocess.run(
+        ["node", "-e", NODE, str(made.path), json.dumps(asked)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["rules"] == ["sgd", "adagrad", "adam"]
+    assert answer["apart"] == pytest.approx([5, 15, 80, 90, 100])
+    places = set()
+    for (name, start, rate, momentum, steps), got in zip(asked, answer["found"]):
+        expected = by_hand(name, start, rate, momentum, steps)
+        assert np.array(got["points"]).astype(np.float32).tobytes() == expected.tobytes()
+        x, y = map(float, expected[-1])
+        assert got["loss"] == pytest.approx((x * x - 1) ** 2 / 2 - x / 4 + y * y, rel=1e-12)
+        gone = len(expected) <= steps or abs(x) + abs(y) > 100
+        at_rest = [k for k, at in surface.rests().items() if np.hypot(x - at, y) < 0.1]
+        if gone or at_rest:
+            assert got["place"] == ("diverged" if gone else f"at the {at_rest[0]}")
+        places.add(got["place"])
+    assert {"diverged", "at the shallow minimum", "at the deep minimum", "on its way"} <= places
+
+
+def by_hand(name, start, rate, momentum, steps):
+    """The points of an optimizer that steps as the page says it did."""
+    p = np.array(list(surface.STARTING_POINTS.values())[start], np.float32)
+    mu = surface.MOMENTA[momentum]
+    own = {"sgd": {"momentum": mu}, "adam": {"betas": (mu, 0.999)}, "adagrad": {}}[name]
+    opt = getattr(optkern, RULES[name].class_name)(p, lr=surface.RATES[rate], **own)
+    points = [p.copy()]
+    for _ in range(steps):
+        x, y = map(float, p)
+        with np.errstate(all="ignore"):
+            g = np.array([2 * x * (x * x - 1) - 0.25, 2 * y]).astype(np.float32)
+        opt.step(g)
+        if not np.isfinite(p).all():
+            break
+        points.append(p.copy())
+    return np.array(points)
+
+
+def test_the_slope_is_that_of_the_height():
+    for point in ((-1.75, 0.6), (0.3, -1.1), (1.06, 0.0)):
+        p = np.array(point)
+        for k in range(2):
+            step = np.eye(2)[k] * 1e-6
+            rise = surface.height(*(p + step)) - surface.height(*(p - step))
+            assert surface.slope(p)[k] == pytest.approx(rise / 2e-6, abs=1e-7)
+    low, ridge, deep = surface.rests().values()
+    assert surface.height(deep, 0) < surface.height(low, 0) < surface.height(ridge, 0)
+    assert all(abs(surface.slope(np.array([x, 0.0]))[0]) < 1e-12 for x in (low, ridge, deep))
+
+
+# --------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="extra `docs`: playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium: apt install chromium")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def opened(browser, made, **how):
+    """Open the report; whatever it complains of is kept, and what it asks of a network."""
+    view = browser.new_context(**how).new_page()
+    view.said = []
+    view.on("console", lambda message: view.said.append(message.text))
+    view.on("pageerror", lambda error: view.said.append(str(error)))
+    view.on("request", lambda asked: view.said.append(asked.url))
+    view.goto(made.path.as_uri())
+    assert view.said == [made.path.as_uri()]
+    return view
+
+
+def column(view, table: int, k: int) -> list[str]:
+    rows = view.locator("table.sortable").nth(table).locator("tbody tr")
+    return [row.locator("th, td").nth(k).inner_text() for row in rows.all()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(browser, made, width, scheme):
+    view = opened(browser, made, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert view.evaluate("document.documentElement.scrollWidth") == width  # tables scroll alone
+    paper = "getComputedStyle(document.body).backgroundColor"
+    before = view.evaluate(paper)
+    assert (before == "rgb(255, 255, 255)") == (scheme == "light")
+    view.locator("#theme").click()
+    assert view.evaluate(paper) != before
+    view.locator("#theme").click()
+    assert view.evaluate(paper) == before
+    for press, order in (("click", 1), ("Enter", -1)):
+        button = view.get_by_role("button", name="training loss")
+        button.click() if press == "click" else button.press(press)
+        values = [float(x) for x in column(view, 0, 2)]
+        assert values == sorted(values)[::order] and len(values) == len(NAMES)
+    assert view.locator("th[aria-sort=descending]").count() == 1
+    view.get_by_role("button", name="rule").first.click()
+    assert column(view, 0, 0) == sorted(NAMES)
+
+
+@pytest.mark.slow
+def test_the_surface_in_a_browser(browser, made):
+    """Sliders by keys, ticks by clicks: the lines and the table are those of what was chosen."""
+    view = opened(browser, made, viewport={"width": 390, "height": 800})
+    ends = view.locator("#surface tbody")
+    before = ends.inner_text()
+    drawn = view.locator("#surface .paths polyline")
+    assert drawn.count() == 3
+    lr = view.get_by_role("slider", name="learning rate")
+    lr.press("ArrowRight")
+    assert (lr.get_attribute("aria-valuetext"), ends.inner_text() != before) == ("0.1", True)
+    momentum = view.get_by_role("slider", name="momentum")
+    momentum.press("Home")
+    view.get_by_role("slider", name="steps").press("End")
+    rule, x, y, *_, where = ends.locator("tr").first.locator("th, td").all_inner_texts()
+    last = by_hand("sgd", 0, 3, 0, 60)[-1]
+    assert (rule, float(x), float(y)) == ("sgd", *(round(float(v), 3) for v in last))
+    assert where == "at the shallow minimum"
+    view.get_by_role("checkbox", name="adagrad").uncheck()
+    assert (drawn.count(), ends.locator("tr").count()) == (2, 2)
+    view.get_by_role("radio", name="beside the ridge").check()
+    x = float(ends.locator("tr").first.locator("td").first.inner_text())
+    assert x == round(float(by_hand("sgd", 1, 3, 0, 60)[-1][0]), 3)
+
+
+@pytest.mark.slow
+def test_without_javascript_the_picture_stands(browser, made):
+    view = opened(browser, made, java_script_enabled=False)
+    assert view.locator("#surface .paths polyline").count() == 3
+    assert view.get_by_text("Without JavaScript the picture stands").is_visible()
+    assert not view.locator("#surface form").is_visible()
+    assert not view.locator("#theme").is_visible()
+    assert len(column(view, 0, 0)) == len(NAMES)
+    assert view.locator("#surface tbody tr").count() == 3
