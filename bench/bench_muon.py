@@ -14,35 +14,25 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import time
 import tracemalloc
 from collections.abc import Callable
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 
 import optkern
+from optkern.bench.natural import NATURAL
 from optkern.bench.options import Parser
 
 import torch  # isort: skip  (after optkern, which sets the OpenMP runtime's wait policy)
 
 SHAPES = ["128x1024", "384x1536", "768x768", "768x3072"]
-A, B, C = 3.4445, -4.7750, 2.0315
 
 
 def natural(p: np.ndarray, g: np.ndarray) -> Callable[[], None]:
-    """Muon as it stands in blogs, in NumPy."""
-    state = {"m": np.zeros_like(p)}
-
-    def step() -> None:
-        state["m"] = 0.95 * state["m"] + 0.05 * g
-        x = 0.05 * g + 0.95 * state["m"]
-        wide = x.shape[0] <= x.shape[1]
-        x = x if wide else x.T
-        x = x / (np.linalg.norm(x) + 1e-7)
-        for _ in range(5):
-            gram = x @ x.T
-            x = A * x + (B * gram + C * (gram @ gram)) @ x
-        p[...] = p * (1 - 1e-4) - 1e-3 * (x if wide else x.T)
-
-    return step
+    """NumPy as people write it; what the layout changes is one factor."""
+    state = {"momentum_buffer": np.zeros_like(p)}
+    options = SimpleNamespace(**optkern.Muon.rule.hyperparameters)
+    return lambda: NATURAL["muon"](p, g, state, options)
 
 
 def of_torch(p: np.ndarray, g: np.ndarray, half: bool) -> Callable[[], None]:
