@@ -12,7 +12,7 @@ from .network import Array
 from .screen import number
 from .training import Result
 
-WIDE, HIGH, MARGIN, FOOT, NAMES = 430, 270, 46, 34, 100
+WIDE, HIGH, AXIS_SPACE, FOOT, NAMES = 430, 270, 46, 34, 100
 
 
 def loss_panels(results: Sequence[Result]) -> str:
@@ -34,7 +34,7 @@ def _panel(
 
     def at(epoch: int, loss: float) -> tuple[float, float]:
         share = (log10(min(max(loss, low), high)) - bits[0]) / (bits[1] - bits[0])
-        x = MARGIN + (epoch - 1) / max(epochs - 1, 1) * (right - MARGIN)
+        x = AXIS_SPACE + (epoch - 1) / max(epochs - 1, 1) * (right - AXIS_SPACE)
         return x, bottom - share * (bottom - top)
 
     def line(result: Result, look: str) -> str:
@@ -47,11 +47,13 @@ def _panel(
     parts = []
     for decade in range(ceil(bits[0]), floor(bits[1]) + 1):
         y = at(1, 10.0**decade)[1]
-        parts.append(f'<line class="grid" x1="{MARGIN}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(MARGIN - 6, y + 4, f"{10.0**decade:g}", "axis", "end"))
+        parts.append(
+            f'<line class="grid" x1="{AXIS_SPACE}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(_text(AXIS_SPACE - 6, y + 4, f"{10.0**decade:g}", "axis", "end"))
     for epoch in sorted({1, *(round(epochs * k / 4) for k in (1, 2, 3, 4))} - {0}):
         parts.append(_text(at(epoch, low)[0], HIGH - 18, str(epoch), "axis", "middle"))
-    parts.append(_text((MARGIN + right) / 2, HIGH - 3, "epoch", "axis", "middle"))
+    parts.append(_text((AXIS_SPACE + right) / 2, HIGH - 3, "epoch", "axis", "middle"))
     parts += [line(result, "other") for result in results if result not in own]
     parts += [line(result, f"line-{k}") for k, result in enumerate(own)]
     ends = [(k, r, r.optkern.losses[-1]) for k, r in enumerate(own)]
