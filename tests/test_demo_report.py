@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
+from browser import CHROMIUM, Page
 from demo_runs import RULES, demo, refused, rows
 
 import optkern
@@ -224,90 +225,113 @@ def test_the_slope_is_that_of_the_height():
 
 # --------------------------------------------------------------------------- in a browser
 
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="extra `docs`: playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium: apt install chromium")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+KEYS = {"ArrowRight": 39, "Home": 36, "End": 35, "Enter": 13, " ": 32}
 
 
-def opened(browser, made, **how):
-    """Open the report; whatever it complains of is kept, and what it asks of a network."""
-    view = browser.new_context(**how).new_page()
-    view.said = []
-    view.on("console", lambda message: view.said.append(message.text))
-    view.on("pageerror", lambda error: view.said.append(str(error)))
-    view.on("request", lambda asked: view.said.append(asked.url))
-    view.goto(made.path.as_uri())
-    assert view.said == [made.path.as_uri()]
+def rendered(made, folder, width: int = 1280, dark: bool = False, script: bool = True) -> Page:
+    """Open the report in a browser."""
+    view = Page(folder, width, 800, dark)
+    view.call("Emulation.setScriptExecutionDisabled", value=not script)
+    view.open(made.path.as_uri())
     return view
 
 
-def column(view, table: int, k: int) -> list[str]:
-    rows = view.locator("table.sortable").nth(table).locator("tbody tr")
-    return [row.locator("th, td").nth(k).inner_text() for row in rows.all()]
+def click(view: Page, selector: str) -> None:
+    """Click with the mouse, in the middle of what a selector finds."""
+    found = f"document.querySelector({selector!r})"
+    view.ask(f"{found}.scrollIntoView({{block: 'center', inline: 'center', behavior: 'instant'}})")
+    x, y = view.ask(
+        f"(r => [r.x + r.width / 2, r.y + r.height / 2])({found}.getBoundingClientRect())"
+    )
+    for kind in ("mousePressed", "mouseReleased"):
+        place = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        view.call("Input.dispatchMouseEvent", type=kind, **place)
+
+
+def press(view: Page, selector: str, key: str) -> None:
+    """Press a key on what a selector finds."""
+    view.ask(f"document.querySelector({selector!r}).focus()")
+    text = {"Enter": "\r", " ": " "}.get(key, "")
+    for kind in ("keyDown", "keyUp"):
+        code = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key], "text": text}
+        view.call("Input.dispatchKeyEvent", type=kind, **code)
+
+
+def column(view: Page, k: int) -> list[str]:
+    """Return what the training table shows in a column."""
+    rows = f"[...document.querySelector('table.sortable').tBodies[0].rows].map(r => r.cells[{k}]"
+    return view.ask(rows + ".textContent)")
+
+
+def ends(view: Page) -> list[list[str]]:
+    """Return the table below the error surface."""
+    rows = "[...document.querySelectorAll('#surface tbody tr')]"
+    return view.ask(f"{rows}.map(row => [...row.cells].map(cell => cell.textContent))")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser(browser, made, width, scheme):
-    view = opened(browser, made, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    assert view.evaluate("document.documentElement.scrollWidth") == width  # tables scroll alone
-    paper = "getComputedStyle(document.body).backgroundColor"
-    before = view.evaluate(paper)
-    assert (before == "rgb(255, 255, 255)") == (scheme == "light")
-    view.locator("#theme").click()
-    assert view.evaluate(paper) != before
-    view.locator("#theme").click()
-    assert view.evaluate(paper) == before
-    for press, order in (("click", 1), ("Enter", -1)):
-        button = view.get_by_role("button", name="training loss")
-        button.click() if press == "click" else button.press(press)
-        values = [float(x) for x in column(view, 0, 2)]
-        assert values == sorted(values)[::order] and len(values) == len(NAMES)
-    assert view.locator("th[aria-sort=descending]").count() == 1
-    view.get_by_role("button", name="rule").first.click()
-    assert column(view, 0, 0) == sorted(NAMES)
+def test_in_a_browser(made, tmp_path, width, dark):
+    with rendered(made, tmp_path, width, dark) as view:
+        root = "document.documentElement"
+        assert view.ask(f"{root}.scrollWidth === {root}.clientWidth")  # tables scroll alone
+        paper = "getComputedStyle(document.body).backgroundColor"
+        before = view.ask(paper)
+        assert before == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
+        click(view, "#theme")
+        assert view.ask(paper) == ("rgb(255, 255, 255)" if dark else "rgb(20, 23, 27)")
+        press(view, "#theme", "Enter")
+        assert view.ask(paper) == before
+        loss = "table.sortable th:nth-child(3) button"
+        click(view, loss)
+        first = [float(x) for x in column(view, 2)]
+        press(view, loss, " ")
+        second = [float(x) for x in column(view, 2)]
+        assert first == sorted(first) == second[::-1] and len(first) == len(NAMES)
+        assert view.ask("document.querySelectorAll('th[aria-sort=descending]').length") == 1
+        click(view, "table.sortable th:first-child button")
+        assert column(view, 0) == sorted(NAMES)
+        assert view.errors() == []
 
 
 @pytest.mark.slow
-def test_the_surface_in_a_browser(browser, made):
-    """Sliders by keys, ticks by clicks: the lines and the table are those of what was chosen."""
-    view = opened(browser, made, viewport={"width": 390, "height": 800})
-    ends = view.locator("#surface tbody")
-    before = ends.inner_text()
-    drawn = view.locator("#surface .paths polyline")
-    assert drawn.count() == 3
-    lr = view.get_by_role("slider", name="learning rate")
-    lr.press("ArrowRight")
-    assert (lr.get_attribute("aria-valuetext"), ends.inner_text() != before) == ("0.1", True)
-    momentum = view.get_by_role("slider", name="momentum")
-    momentum.press("Home")
-    view.get_by_role("slider", name="steps").press("End")
-    rule, x, y, *_, where = ends.locator("tr").first.locator("th, td").all_inner_texts()
-    last = by_hand("sgd", 0, 3, 0, 60)[-1]
-    assert (rule, float(x), float(y)) == ("sgd", *(round(float(v), 3) for v in last))
-    assert where == "at the shallow minimum"
-    view.get_by_role("checkbox", name="adagrad").uncheck()
-    assert (drawn.count(), ends.locator("tr").count()) == (2, 2)
-    view.get_by_role("radio", name="beside the ridge").check()
-    x = float(ends.locator("tr").first.locator("td").first.inner_text())
-    assert x == round(float(by_hand("sgd", 1, 3, 0, 60)[-1][0]), 3)
+@needs_chromium
+def test_the_surface_in_a_browser(made, tmp_path):
+    """Sliders by keys and clicks, ticks by clicks: line and table are those of what was chosen."""
+    with rendered(made, tmp_path, 390) as view:
+        drawn = "document.querySelectorAll('#surface .paths polyline').length"
+        assert view.ask(drawn) == 3
+        before = ends(view)
+        press(view, "#lr", "ArrowRight")
+        assert view.ask("document.querySelector('#lr').getAttribute('aria-valuetext')") == "0.1"
+        assert ends(view) != before
+        press(view, "#momentum", "Home")
+        rule, x, y, _, where = ends(view)[0]
+        last = by_hand("sgd", 0, 3, 0, 60)[-1]
+        assert (rule, float(x), float(y)) == ("sgd", *(round(float(v), 3) for v in last))
+        assert where == "at the shallow minimum"
+        click(view, "#steps")  # half way along the slider
+        steps = int(view.ask("document.querySelector('#steps').value"))
+        assert 25 < steps < 36
+        assert float(ends(view)[0][1]) == round(float(by_hand("sgd", 0, 3, 0, steps)[-1][0]), 3)
+        press(view, "#steps", "End")
+        click(view, "[name=rule][value=adagrad]")
+        assert (view.ask(drawn), [row[0] for row in ends(view)]) == (2, ["sgd", "adam"])
+        click(view, "[name=start][value='1']")
+        assert float(ends(view)[0][1]) == round(float(by_hand("sgd", 1, 3, 0, 60)[-1][0]), 3)
+        assert view.errors() == []
 
 
 @pytest.mark.slow
-def test_without_javascript_the_picture_stands(browser, made):
-    view = opened(browser, made, java_script_enabled=False)
-    assert view.locator("#surface .paths polyline").count() == 3
-    assert view.get_by_text("Without JavaScript the picture stands").is_visible()
-    assert not view.locator("#surface form").is_visible()
-    assert not view.locator("#theme").is_visible()
-    assert len(column(view, 0, 0)) == len(NAMES)
-    assert view.locator("#surface tbody tr").count() == 3
+@needs_chromium
+def test_without_javascript_the_picture_stands(made, tmp_path):
+    with rendered(made, tmp_path, script=False) as view:
+        assert view.ask("document.querySelectorAll('#surface .paths polyline').length") == 3
+        seen = "getComputedStyle(document.querySelector('{}')).display !== 'none'"
+        assert view.ask(seen.format("#surface .still"))
+        assert not view.ask(seen.format("#surface form")) and not view.ask(seen.format("#theme"))
+        assert [row[0] for row in ends(view)] == ["sgd", "adagrad", "adam"]
+        assert column(view, 0) == NAMES
