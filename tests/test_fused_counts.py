@@ -10,7 +10,7 @@ from conftest import Snapshot, assert_same_bits, copies
 from fused_runs import Twin, arrays, assert_equal_twin, with_gaps
 
 import optkern
-from optkern.schedules import MultiStep
+from optkern.schedules import Linear, MultiStep, Piecewise
 
 BAD, GOOD = np.array([1.0, np.nan]), np.ones(2)
 WORDS = r"SGD: gradient of parameter 0 holds NaN or inf, after 2 calls .*\(max_skips\); nothing"
@@ -125,6 +125,40 @@ def test_schedules_of_floats_give_counts():
     assert opt.step(GOOD) is True
     with pytest.raises(ValueError, match="SGD: at step 1: accumulate must be an integer"):
         opt.step(GOOD)
+
+
+def test_a_schedule_between_whole_numbers_is_told_where_it_is_given():
+    words = (
+        r"accumulate must be whole at every step, Linear\(.*gives 1\.03 at step 1; schedules\.Piece"
+    )
+    with pytest.raises(ValueError, match=f"SGD: {words}"):
+        optkern.SGD(np.ones(2), accumulate=Linear(1, end=4, total_iters=100))
+    opt = optkern.SGD(np.ones(2))
+    with pytest.raises(ValueError, match=words):
+        opt.accumulate = Linear(1, end=4, total_iters=100)
+    opt.accumulate = Piecewise({0: 1, 2: 3}, interpolate="hold")  # as it says
+    assert [opt.step(GOOD) for _ in range(5)] == [True, True, False, False, True]
+
+
+IDLE = {
+    "accumulate_form is of several calls": {"accumulate_form": "sum"},
+    "dampening is of momentum": {"dampening": 0.5},
+    "decay_form is of weight_decay": {"decay_form": "decoupled"},
+    "master_weights is for float16": {"master_weights": True},
+    "weight_rounding is for float16": {"weight_rounding": "nearest"},
+    "seed is of random rounding": {"seed": 3},
+}
+READ = {"momentum": 0.9, "weight_decay": 0.1, "accumulate": 2}
+
+
+@pytest.mark.parametrize("words", IDLE)
+def test_what_nothing_reads_is_told(words):
+    with pytest.warns(UserWarning, match=f"SGD: {words}.* it does nothing") as w:
+        optkern.SGD(np.ones(2), **IDLE[words])
+    assert w[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optkern.SGD(np.ones(2, np.float16), **READ | IDLE[words])
 
 
 @pytest.mark.parametrize("calls", (1, 2, 3, 5))

@@ -57,6 +57,22 @@ _ELSEWHERE = {
     "grad_clip_norm": "clip_norm",
     "gradient_clip_val": "clip_norm clip_value",
     "clip_grad_value": "clip_value",
+    **dict.fromkeys(
+        ("use_gc", "gc", "gradient_centralization", "centralize_gradient"), "centralize"
+    ),
+    **dict.fromkeys(
+        ("agc", "adaptive_grad_clip", "agc_clip_val", "agc_clipping_value"), "adaptive_clip"
+    ),
+}
+
+_VECTORS = "every array is stepped alike here: give those of one axis to AdamW, by optkern.Mixed"
+
+# What a reference has and a rule here has not, and what to do instead.
+_INSTEAD = {
+    "mars_type": "there is MARS-AdamW alone, no MARS-Lion and no MARS-Shampoo: leave it out",
+    "is_approx": "last_grad is the gradient of the step before; to be exact, write that of this "
+    "step's batch at the weights before into opt.state[i]['last_grad']",
+    **dict.fromkeys(("optimize_1d", "lr_1d", "betas_1d", "weight_decay_1d"), _VECTORS),
 }
 # Hyperparameters of some rules, which others have nothing like.
 _OF_SOME = (
@@ -220,6 +236,7 @@ def check_keywords(owner: str, kwargs: Iterable[str], known: Iterable[str]) -> N
                 what = f"{owner} has none"
             if name in _IMPLEMENTATIONS:
                 what = "it chooses among torch's implementations, here there is one: leave it out"
+            what = _INSTEAD.get(name, what)
             raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..kernels import codecs
 from ..kernels.names import hint
 from ..kernels.rules import (
     OPTIONS,
@@ -33,6 +34,24 @@ def check_takes_step(owner: str, name: str, schedule: Any) -> None:
             f"{owner}: {name} must be a number or a callable step -> number; {called} cannot be "
             f"called with the step alone: {error}"
         ) from None
+
+
+# Where a schedule of whole numbers is asked beforehand: in a warm-up, and far away.
+_LOOKED_AT = (*range(256), *(2**k for k in range(8, 21)))
+WHOLE_NUMBERS = "schedules.Piecewise({0: 1, 1000: 4}, interpolate='hold') goes from one to the next"
+
+
+def check_gives_counts(owner: str, name: str, schedule: Any) -> None:
+    """Refuse one of optkern's schedules that comes to lie between whole numbers."""
+    if not hasattr(schedule, "gives_pairs") or schedule.gives_pairs:
+        return
+    for step in _LOOKED_AT:
+        value = schedule(step)
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError(
+                f"{owner}: {name} must be whole at every step, {schedule!r} gives {value:.6g} at "
+                f"step {step}; {WHOLE_NUMBERS}"
+            )
 
 
 class Arguments:
@@ -103,14 +122,33 @@ class Arguments:
         clips = options["adaptive_clip"] is not None
         if options["adaptive_clip_head"] and not clips:
             idle.append("adaptive_clip_head says what adaptive_clip clips, which is off")
+        if "accumulate_form" in self.named and options["accumulate"] == 1:
+            idle.append("accumulate_form is of several calls, and accumulate is 1:")
         if "unit_layout" in self.named and not (clips or options["centralize"]):
             idle.append("unit_layout is read by centralize and adaptive_clip, which are off")
         if clips and not options["adaptive_clip_head"] and self.all_head():
             idle.append("adaptive_clip leaves out the last layer, and there is no other")
         if options["centralize"] and all(a.ndim < 2 for a in self.structure.arrays):
             idle.append("centralize is for arrays of two axes or more, and there is none")
+        idle += self._idle_beside_zero("decay_form", "weight_decay")
+        idle += self._idle_beside_zero("dampening", "momentum")
+        halves = any(codecs.kind_of(a.dtype) for a in self.structure.arrays)
+        for name in ("master_weights", "weight_rounding"):
+            if name in self.named and getattr(self, name) and not halves:
+                idle.append(f"{name} is for float16 and bfloat16 parameters, and there is none")
+        if "seed" in self.named and not self.draws:
+            idle.append("seed is of random rounding, and nothing is rounded at random")
         for sentence in idle:
-            warnings.warn(f"{self.owner}: {sentence}, it does nothing", stacklevel=caller_depth())
+            end = " it does nothing" if sentence.endswith(":") else ", it does nothing"
+            warnings.warn(f"{self.owner}: {sentence}{end}", stacklevel=caller_depth())
+
+    def _idle_beside_zero(self, name: str, other: str) -> list[str]:
+        """Say of a hyperparameter that was given that another one, which is 0, leaves it unread."""
+        if name not in self.named or any(group.get(other) for group in self.groups):
+            return []
+        now = self.groups[0].get(name) if self.groups else None
+        changed = now != self.rule.hyperparameters.get(name)
+        return [f"{name} is of {other}, which is 0:"] * changed
 
     def refuse_conflict(self, owner: str, rule: Rule, values: Mapping[str, Any]) -> None:
         rule.refuse_conflict(owner, values)
@@ -122,6 +160,8 @@ class Arguments:
         domain = OPTIONS[name][1] if name in OPTIONS else rule.domain(name)
         if callable(value) and takes_schedule(name, domain):
             check_takes_step(owner, name, value)
+            if isinstance(domain, Count):
+                check_gives_counts(owner, name, value)
             return value
         if (
             isinstance(domain, TwoNumbers)
@@ -162,7 +202,11 @@ class Arguments:
         step = self.applied if step is None else step
         given = schedule(step)
         if name in OPTIONS and isinstance(OPTIONS[name][1], Count):  # schedules give floats
-            given = int(given) if isinstance(given, float) and given.is_integer() else given
+            if isinstance(given, float) and not given.is_integer():
+                raise ValueError(
+                    f"{owner}: at step {step}: {name} must be whole, got {given:.6g}; {WHOLE_NUMBERS}"
+                )
+            given = int(given) if isinstance(given, float) else given
         domain = None if name in OPTIONS else self.rule_of(values).domain(name)
         return checked_option(f"{owner}: at step {step}", name, given, domain)
 

@@ -100,7 +100,8 @@ class Binding:
                 *({"params": part, **values} for part, values in zip(parts, self.said)),
                 *({"params": [p.numpy()]} for p in self.spare),
             ],
-            weight_rounding="nearest",  # as torch; its state may have no step to draw bits by
+            # As torch; its state may have no step to draw bits by.
+            weight_rounding="nearest" if any(a.itemsize == 2 for a in self.arrays) else None,
             **{name: value for name, value in options.items() if name != "unit_layout"},
         )
         inner.unit_layout = options["unit_layout"]  # by default: not given, nothing to warn of
