@@ -133,8 +133,9 @@ class Arguments:
         idle += self._idle_beside_zero("decay_form", "weight_decay")
         idle += self._idle_beside_zero("dampening", "momentum")
         halves = any(codecs.kind_of(a.dtype) for a in self.structure.arrays)
-        for name in ("master_weights", "weight_rounding"):
-            if name in self.named and getattr(self, name) and not halves:
+        said = {"master_weights": self.master_weights, "weight_rounding": self.says_rounding}
+        for name, on in said.items():
+            if on and not halves:
                 idle.append(f"{name} is for float16 and bfloat16 parameters, and there is none")
         if "seed" in self.named and not self.draws:
             idle.append("seed is of random rounding, and nothing is rounded at random")

@@ -35,6 +35,7 @@ class Storage:
             check_word(owner, "state_dtype", state_dtype, codecs.STATE_DTYPES, allowed)
         self.state_dtype: str | None = state_dtype
         self.master_weights = check_flag(owner, "master_weights", master_weights, ValueError)
+        self.says_rounding = weight_rounding is not None
         self.weight_rounding = codecs.checked_rounding(owner, weight_rounding, master_weights)
         self.seed = check_stream_seed(owner, seed)
 
