@@ -157,7 +157,7 @@ def test_a_largest_rate_that_nothing_reads_is_told():
         optkern.SGD(np.ones(2), max_lr=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optkern.SGD(np.ones(2), lr=0.1, max_lr=0.1, decay_form="corrected")
+        optkern.SGD(np.ones(2), lr=0.1, max_lr=0.1, weight_decay=0.1, decay_form="corrected")
         groups = [{"params": np.ones(2), "decay_form": "corrected"}, {"params": np.ones(2)}]
         optkern.SGD(groups, lr=0.1, max_lr=0.1)  # of the whole, and one group reads it
 

@@ -351,7 +351,7 @@ def test_an_attribute_that_means_nothing_is_refused(name):
         "clipnorm": r"did you mean opt\.clip_norm",
         "lr": r"did you mean opt\.param_groups\[0\]\['lr'\]",
         "accumulate": "there are|did you mean",  # not on tensors
-        "anything": "there are opt.cautious, opt.clip_norm, ",
+        "anything": "there are opt.adaptive_clip, opt.adaptive_clip_head, opt.cautious, ",
     }
     for attribute, message in said.items():
         with pytest.raises(AttributeError, match=f"^{name} has no attribute '{attribute}' to set"):

@@ -205,7 +205,8 @@ class Arguments:
         if name in OPTIONS and isinstance(OPTIONS[name][1], Count):  # schedules give floats
             if isinstance(given, float) and not given.is_integer():
                 raise ValueError(
-                    f"{owner}: at step {step}: {name} must be whole, got {given:.6g}; {WHOLE_NUMBERS}"
+                    f"{owner}: at step {step}: {name} must be whole, got {given:.6g}; "
+                    + WHOLE_NUMBERS
                 )
             given = int(given) if isinstance(given, float) else given
         domain = None if name in OPTIONS else self.rule_of(values).domain(name)
