@@ -1,5 +1,6 @@
 """Names of other libraries are told what they are called here."""
 
+import importlib
 import re
 
 import numpy as np
@@ -65,3 +66,16 @@ def test_an_argument_of_another_is_said_alone(make, said):
     with pytest.raises(TypeError, match=said):
         make(np.ones(2))
     optkern.Adadelta(np.ones(2), rho=0.9)  # where it is one it stays
+
+
+@pytest.mark.parametrize("rule", ["muon", "Muon", "NorMuon"])
+def test_a_rule_of_matrices_is_told_why_a_host_has_it_not(rule):
+    why = "is for matrices, and here one rule trains the biases as well: .* optkern.Mixed gives"
+    thinc = pytest.importorskip("optkern.integrations.thinc", exc_type=ImportError)
+    with pytest.raises(AttributeError, match=f"has no attribute '{rule}'; .*uon {why}"):
+        getattr(thinc, rule)
+    pytest.importorskip("sklearn")
+    sklearn = importlib.import_module("optkern.integrations.sklearn")
+    for make in (sklearn.MLPOptimizer, sklearn.accelerate):
+        with pytest.raises(ValueError, match=f"MLPOptimizer: rule='{rule}': .*uon {why}"):
+            make(rule)

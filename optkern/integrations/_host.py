@@ -12,10 +12,25 @@ from types import ModuleType
 from typing import Any
 
 from ..kernels.rules import Domain, Real
+from ..rules import MATRIX_RULES
 from ..rules.domains import checked_by
 
 # What pip calls a package that is imported by another name.
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+
+
+def said_of_whole(name: Any) -> str:
+    """Say of a rule that takes parameters as a whole why a host does not have it; else ``""``."""
+    rule = next((x for x in MATRIX_RULES if name in (x.name, x.class_name)), None)
+    if rule is None:
+        return ""
+    if rule.axes is None:
+        why = "needs its parameters as a whole, with state of other shapes, which is not kept here"
+        return f"{rule.class_name} {why}: optkern.{rule.class_name} steps arrays in your own loop"
+    return (
+        f"{rule.class_name} is for matrices, and here one rule trains the biases as well: "
+        f"in a loop of your own optkern.Mixed gives each its rule"
+    )
 
 
 def host(module: str, extra: str, minimum: str) -> ModuleType:

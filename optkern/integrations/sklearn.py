@@ -32,7 +32,7 @@ from ..optimizers import CLASSES, Optimizer, no_attribute
 from ..rules.domains import check_word
 from ._begun import HEIRS, continue_from, moments
 from ._carried import carry, carry_to_processes
-from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host
+from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host, said_of_whole
 from ._mlp_loss import Total, targets
 from ._network_arrays import NetworkArrays
 from ._taken import taken
@@ -100,6 +100,8 @@ class MLPOptimizer:
         power_t: float = 0.5,
         **options: Any,
     ) -> None:
+        if why := said_of_whole(rule):
+            raise ValueError(f"MLPOptimizer: rule={rule!r}: {why}")
         check_word("MLPOptimizer", "rule", rule, CLASSES)
         check_keywords(CLASSES[rule].__name__, options, [*_OWN, *_options_of(rule)])
         if callable(schedule):

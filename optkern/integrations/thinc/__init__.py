@@ -11,6 +11,7 @@ package is to import thinc. library (thinc's own parts) <- arguments, binding <-
 from __future__ import annotations
 
 from ...kernels.names import spell_names
+from .._host import said_of_whole
 from .arguments import call_schedule as _scheduled  # noqa: F401  (pickles of before name it)
 from .library import MINIMUM as MINIMUM
 from .makers import MAKERS
@@ -29,7 +30,7 @@ globals().update(MAKERS)  # SGD, Adam, ...: one for each rule
 
 def _elsewhere(name: str) -> str:
     if name != "Mixed":
-        return ""
+        return said_of_whole(name)
     return (
         "thinc gives an optimizer one array at a time, of which it is told no group: optkern.Mixed "
         "steps arrays in a loop of your own"
