@@ -6,21 +6,26 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import optkern
 from optkern.kernels.names import pip_install
+from optkern.kernels.rules import Rule
 
 from . import curves, data, judgement, training, updates
 from .errors import DemoError
+from .network import Network
 
+Runs = Sequence[tuple[Rule, float]]
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 RULE_BY_NAME = {rule.name: rule for rule in optkern.RULES}
+Runs = Sequence[tuple[Rule, float]]
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -111,22 +116,24 @@ def run_demo(args: argparse.Namespace) -> int:
     screen.introduce(console, introduced)
     if kept:
         screen.resume(console, args.checkpoint, done, args.epochs)
-    results = []
-    with _resumable(args), screen.Bars(console, [r.name for r in args.rules], args.epochs) as bars:
-        for rule, lr in runs:
-            with bars.rule(rule.name) as on_epoch:
-                results.append(training.compare(rule, lr, source, settings, on_epoch))
+    began = judgement.TrainingLoss(network, source)
+    judge = partial(judgement.judge, data=source, seed=args.seed, began=began.loss(began.x))
+    judged: dict[str, judgement.Judgement | None] = {}
+    with _resumable(args):
+        if args.watch:
+            results = _watched(console, runs, source, settings, judged, judge, args)
+        else:
+            results = _trained(console, runs, source, settings)
     screen.say(console)
     console.print(screen.training_table(results, source.loss))
     screen.explain(console, screen.explanations(results, source))
     same = _same_bits(results)
     if same:
         screen.conclude(console, results, network.size)
-    judged: dict[str, judgement.Judgement | None] = {}
     lower = _lower_rates(results)
     if not args.no_verdict:
-        began = judgement.TrainingLoss(network, source)
-        judged = screen.judge_all(console, results, source, args.seed, began.loss(began.x))
+        if not judged:
+            judged = screen.judge_all(console, results, judge)
         screen.show_judgements(console, judged, lower, args.epochs)
     if not args.no_plot:
         try:
@@ -141,6 +148,45 @@ def run_demo(args: argparse.Namespace) -> int:
         _write_report(args.report, *found)
         screen.say(console, f"report: {args.report}")
     return 0 if same else 1
+
+
+def _trained(console: Any, runs: Runs, *how: Any) -> list[training.Result]:
+    """Train with every rule, under progress bars."""
+    from . import screen
+
+    results = []
+    _, settings = how
+    with screen.Bars(console, [rule.name for rule, _ in runs], settings.epochs) as bars:
+        for rule, lr in runs:
+            with bars.rule(rule.name) as on_epoch:
+                results.append(training.compare(rule, lr, *how, on_epoch))
+    return results
+
+
+def _watched(
+    console: Any,
+    runs: Runs,
+    source: data.Data,
+    settings: training.Settings,
+    judged: dict[str, judgement.Judgement | None],
+    judge: Callable[[Network], judgement.Judgement | None],
+    args: argparse.Namespace,
+) -> list[training.Result]:
+    """Train with every rule while it is watched, and judge each point at once."""
+    from . import watch
+
+    results = []
+    names, start = [rule.name for rule, _ in runs], training.new_network(source, settings)
+    with watch.Watch(console, source, start, names, settings.epochs) as seen:
+        for rule, lr in runs:
+            with seen.rule(rule.name) as on_epoch:
+                result = training.compare(rule, lr, source, settings, on_epoch, lambda _: None)
+            results.append(result)
+            if not args.no_verdict:
+                with judgement.one_blas_thread():
+                    judged[rule.name] = judge(result.optkern.network)
+                seen.judged(judged[rule.name])
+    return results
 
 
 def _write_report(path: str, *found: Any) -> None:

@@ -161,6 +161,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="threads of an update (default: optkern's choice)",
     )
     add("--report", metavar="PATH.html", help="write all of it as one page for a browser, too")
+    add("--watch", action="store_true", help="show loss, gradient and curvature after each epoch")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--plot",

@@ -254,7 +254,9 @@ VERDICT_MEANINGS = {
 
 
 def judge_all(
-    console: Console, results: Sequence[Result], data: Data, seed: int, began: float
+    console: Console,
+    results: Sequence[Result],
+    judge: Callable[[Network], judgement.Judgement | None],
 ) -> dict[str, judgement.Judgement | None]:
     """Judge the point where each rule stopped, and leave the saddles."""
     judged = {}
@@ -266,7 +268,7 @@ def judge_all(
     ):
         for result in results:
             start = perf_counter()
-            found = judgement.judge(result.optkern.network, data, seed, began)
+            found = judge(result.optkern.network)
             judged[result.name] = found
             advance()
             if not console.is_terminal:  # where there is no bar to be seen
@@ -287,6 +289,7 @@ def show_judgements(
         shown.add_column(header, justify="right", no_wrap=True)
     for name, found in judged.items():
         shown.add_row(name, *judgement_cells(found))
+    say(console)
     say(console, "where training stopped: minimum or saddle? (exact Hessian products, all data)")
     say(console)
     console.print(shown)
