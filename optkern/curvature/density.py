@@ -428,21 +428,24 @@ def max_stable_lr(optimizer: SteppingRule, operator: Any, **options: Any) -> Sta
             f"{owner}: no stability limit is known for {rule.name!r}, only for {known}"
         )
     hyper = _shared_hyperparameters(owner, optimizer)
-    by_signs = {
-        "decay_form='cautious', which decays": (
+    chosen = optimizer.session.options
+    unknown = {
+        "decay_form='cautious', which decays by signs": (
             hyper["decay_form"] == "cautious" and hyper["weight_decay"]
         ),
-        "cautious=True, which lengthens steps": optimizer.session.options["cautious"],
+        "cautious=True, which lengthens steps by signs": chosen["cautious"],
+        "lookahead, whose slow weights take growth back": chosen["lookahead"],
+        "accumulate_form='sum', whose steps may be several gradients long": (
+            chosen["accumulate"] != 1 and chosen["accumulate_form"] == "sum"
+        ),
+        **{
+            f"{name}, which changes gradients by units": chosen[name]
+            for name in ("centralize", "adaptive_clip")
+        },
     }
-    by_units = [name for name in ("centralize", "adaptive_clip") if optimizer.session.options[name]]
-    for what, on in by_signs.items():
+    for what, on in unknown.items():
         if on:
-            raise ValueError(f"{owner}: no stability limit is known for {what} by signs")
-    if by_units:
-        raise ValueError(
-            f"{owner}: no stability limit is known for {by_units[0]}, which changes gradients by "
-            "units"
-        )
+            raise ValueError(f"{owner}: no stability limit is known for {what}")
     if callable(operator) and not hasattr(operator, "shape"):
         operator = _structured(owner, operator, optimizer)
     size = sum(p.size for p in optimizer.params)
@@ -462,7 +465,8 @@ def max_stable_lr(optimizer: SteppingRule, operator: Any, **options: Any) -> Sta
     except FloatingPointError as error:
         raise inner.explained(error) from None
     top, bound = found.eigenvalue_max or 0.0, found.bounds_max[1]
-    value, estimate = (_rate(limit, c, hyper) for c in (bound, top))
+    rate = _rate_before_decay if "after" in rule.constants else _rate
+    value, estimate = (rate(limit, c, hyper) for c in (bound, top))
     name = type(optimizer).__name__
     if math.isinf(estimate):
         said = f"{name}: no curvature limits lr here, there is nothing to oscillate across"
@@ -508,6 +512,32 @@ def _rate(limit: float, curvature: float, hyper: dict[str, Any]) -> float:
     elif form == "decoupled":
         curvature += 0.5 * decay * limit
     return max(limit, 0.0) / curvature if curvature > 0 else math.inf
+
+
+def _rate_before_decay(limit: float, curvature: float, hyper: dict[str, Any]) -> float:
+    """Find the same lr where a rule decays what its step has reached.
+
+    D (1 - 2 lr curvature / limit) = -1 there, D the share that decay leaves.
+    """
+    decay, form = hyper["weight_decay"], hyper["decay_form"]
+    if form == "l2" or not decay or curvature <= 0:
+        return _rate(limit, curvature, hyper)
+    k = 2 * curvature / limit
+    if form == "independent":
+        polynomial = [k * (1 - decay), decay - 2]
+    elif form == "decoupled":
+        polynomial = [-decay * k, k + decay, -2.0]
+    else:
+        share = decay / hyper["max_lr"]
+        polynomial = [-share * k, share, k, -2.0]
+    roots = [r.real for r in np.roots(polynomial) if abs(r.imag) < 1e-12 * abs(r)]
+    positive = [root for root in roots if root > 0]
+    if not positive:
+        raise ValueError(
+            f"max_stable_lr: no stability limit is known for weight_decay={decay:.3g} where "
+            f"curvature is {curvature:.3g}: no oscillation outgrows such a decay"
+        )
+    return float(min(positive))
 
 
 def _shared_hyperparameters(owner: str, optimizer: SteppingRule) -> dict[str, Any]:
