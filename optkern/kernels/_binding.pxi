@@ -48,11 +48,16 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     p, state = plan.params[i], plan.state
     master = state["master"][i] if "master" in state else None
     arrays = [state[slot.name][i] for slot in plan.rules[i].streams]
+    wholes = [state[slot.name][i] for slot in plan.rules[i].wholes]
     t.dtype = p.dtype == np.float64
     t.name = codecs.tensor_key(plan.labels[i])
     draws = at_random and master is None and codecs.kind_of(p.dtype)
-    if draws or any(isinstance(a, codecs.Compact) for a in arrays):
-        # Positions and blocks count in C order, whatever the parameter's own.
+    if wholes:
+        bind_wholes(plan, t, wholes)
+    if TRAITS[t.index].factors and wholes[0] is not None:
+        bind_factors(plan, i)
+    if draws or t.factors != NULL or any(isinstance(a, codecs.Compact) for a in arrays):
+        # Positions, blocks and rows count in C order, whatever the parameter's own.
         order, dense = list(range(p.ndim)), p.flags.c_contiguous
     else:
         order, dense = buffers.memory_order(p)
@@ -70,13 +75,11 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
     for j, a in enumerate(arrays, 2):
         if a is not None:
             bind_stream(plan, i, j, a)
-        else:
+        elif t.factors == NULL:
             t.flags_without_state |= TRAITS[t.index].needs[j]
     for j, slot in enumerate(OPTION_SLOTS, plan.core.streams):
         if state.get(slot):
             bind_stream(plan, i, j, state[slot][i])
-    if plan.rules[i].wholes:
-        bind_wholes(plan, t, [state[slot.name][i] for slot in plan.rules[i].wholes])
     return 0
 
 
@@ -108,6 +111,9 @@ cdef void release_tensors(plan_t* plan) noexcept:
             free(plan.tensors[i].layout[j])
         free(plan.tensors[i].c_order)
         free(plan.tensors[i].wholes)
+        if plan.tensors[i].factors != NULL:
+            free(plan.tensors[i].factors.row_sums)   # and with it the rest of that room
+            free(plan.tensors[i].factors)
     free(plan.tensors)
 
 
@@ -174,7 +180,7 @@ cdef int bind_stream(Plan plan, Py_ssize_t i, int stream, object array) except -
 cdef void note_staging(plan_t* plan, tensor_t* t) noexcept nogil:
     """Note whether some stream of a tensor needs scratch."""
     cdef int k
-    t.staged = t.home != 0
+    t.staged = t.home != 0 or t.factors != NULL
     for k in range(plan.streams + EXTRA):
         t.staged = t.staged or t.layout[k] != NULL or t.storage[k] != PLAIN
     plan.staging = plan.staging or t.staged

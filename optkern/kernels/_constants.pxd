@@ -193,4 +193,5 @@ cdef void adjust(
     const options_t* o, constants_t* h, double calls, double unit, wide_t norm, wide_t tensor_norm,
     int is_double,
 ) noexcept nogil
+cdef void adapt_rate(constants_t* h, wide_t p_norm, wide_t norm, double size) noexcept nogil
 cdef void apply_trust(constants_t* h, wide_t p_norm, wide_t norm, int is_double) noexcept nogil

@@ -10,7 +10,7 @@
 from libc.math cimport INFINITY, ceil, fabs, floor, frexp, isfinite, ldexp, logb, sqrt
 from libc.string cimport memset
 
-from optkern.kernels._wide cimport fits, product, quotient, split, total, wide, wide_t
+from optkern.kernels._wide cimport fits, narrowed, product, quotient, split, total, wide, wide_t
 from optkern.kernels._derivations cimport stamped_derivation
 from optkern.rules import COMPILED, FLAGS, OPTIONS
 
@@ -247,6 +247,16 @@ cdef void bound_direction(constants_t* h, wide_t norm) noexcept nogil:
     h.flags &= ~(<unsigned int> DIRECTION)
 
 
+cdef void adapt_rate(constants_t* h, wide_t p_norm, wide_t norm, double size) noexcept nogil:
+    """Make a rate the share of a tensor's root mean square, along a direction that is limited."""
+    cdef constants_t whole = resolved(h)
+    cdef double own, along
+    if size == 0:
+        return
+    own, along = narrowed(p_norm) / sqrt(size), narrowed(norm) / (sqrt(size) * whole.own[2])
+    h.rate *= (own if own > whole.own[1] else whole.own[1]) / (along if along > 1 else 1)
+
+
 cdef void ask_relative(constants_t* h) noexcept nogil:
     """Let a tensor's constants give its gradients over what its step divides them by."""
     h.flags |= RELATIVE | GUARD
@@ -366,6 +376,13 @@ def bounded(dict constants, norm):
     """Do `bound_direction` for the NumPy reference."""
     cdef constants_t h = constants
     bound_direction(&h, as_wide(norm))
+    return h
+
+
+def adapted(dict constants, p_norm, norm, double size):
+    """Do `adapt_rate` for the NumPy reference."""
+    cdef constants_t h = constants
+    adapt_rate(&h, as_wide(p_norm), as_wide(norm), size)
     return h
 
 

@@ -61,6 +61,8 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
 cdef void measure_directions(plan_t* plan, int threads) noexcept nogil:
     """Ask the rules for their directions, whose norms and signs the step depends on."""
     if plan.directs:
+        if plan.factors:
+            move_factors(plan, threads)
         sum_squares(plan, DIRECTIONS, threads)
         apply_directions(plan)
     if plan.options.clip_update_rms:
@@ -128,6 +130,9 @@ cdef void square_block(
     cdef Py_ssize_t first = (block - plan.norms.blocks[i]) * BLOCK
     cdef Py_ssize_t n = min(<Py_ssize_t> BLOCK, t.size - first)
     cdef char* x
+    if plan.norms.directing and t.factors != NULL and factor == 1 and as_it_came(plan, t):
+        plan.norms.partial[0][block] = along_block(t, first, n)
+        return
     if plan.norms.directing:
         x = s.block[0]
         run_direction(plan, t, first, n, x, s)

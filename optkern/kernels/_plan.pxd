@@ -79,6 +79,17 @@ cdef struct whole_t:
     Py_ssize_t bytes
 
 
+cdef struct factors_t:
+    # A second moment in rows and columns (_factors.pxi), of each matrix of the last two axes.
+    Py_ssize_t matrices, rows, columns
+    Py_ssize_t tiles, bands       # blocks of a row; parts of the rows
+    double* row_sums              # of squares: of each block of each row,
+    double* column_sums           # of each band's columns
+    char* row_roots               # over which a step is taken: their inverses, in the dtype of the
+    char* column_roots            # arithmetic; in one piece with the sums
+    double limit                  # of a product of two
+
+
 cdef struct tensor_t:
     # What every step reads stands first: a thousand tensors have to stay in cache.
     Py_ssize_t size
@@ -99,6 +110,7 @@ cdef struct tensor_t:
     bint dense                         # the parameter, in its own memory order
     bint compact                       # state is, and all else is dense and of one dtype
     char* matrix                       # what a matrix steps along in this call
+    factors_t* factors                 # NULL: its second moment, if any, is its own
     whole_t* wholes                    # its state that is taken as a whole, in the row's order
     int home                           # the parameter's own stream: 0, or ROUNDED
     unsigned char* scales[MAX_STREAMS]
@@ -187,6 +199,7 @@ cdef struct traits_t:
     bint matrices                      # it makes something of a whole matrix (_matrices.pxi)
     int wholes                         # state arrays that it takes as a whole
     bint directs                       # or of the rule's own directions
+    bint factors                       # its state taken as a whole is of rows and columns
     unsigned int needs[MAX_STREAMS]    # with which flags a stream is touched; ALWAYS: with any
 
 
@@ -218,6 +231,7 @@ cdef struct plan_t:
     bint trusts_gradients         # of gradients,
     bint directs                  # or of its own directions, or a norm bounds these
     bint matrices                 # some rule makes something of whole matrices
+    bint factors                  # some rule's second moments are of rows and columns
     bint keeps                    # there is state of options
     bint adjusts                  # constants depend on options or norms
     bint measures                 # norms are taken before the update

@@ -70,6 +70,8 @@ cdef void run_span(
             n -= head
             first += head
         span(t.h, at, n, first)
+    elif t.factors != NULL and not plan.pieces and lies_plain(plan, t):
+        run_factored(t, first, n, s)
     elif (
         plan.pieces or t.h.lift or t.units != NULL or not t.compact
         or not run_compact(plan, t, first, n, s)
@@ -116,6 +118,8 @@ cdef void fetch_piece(
     cdef int j
     for j in range(plan.streams + EXTRA):
         at[j] = fetch(t, j, first, n, s.streams[j], s)
+    if t.factors != NULL:
+        at[2] = spread_roots(t, first, n, s.streams[2])
     at[1] = lowered(plan, t, at[1], n, s.streams[1])
     at[1] = with_accumulated(t, at[1], at[plan.streams + ACCUMULATOR], n, s.sum)
     if t.units != NULL:

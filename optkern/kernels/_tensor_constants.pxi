@@ -122,17 +122,20 @@ cdef void adjust_tensor(plan_t* plan, Py_ssize_t i) noexcept nogil:
 cdef void apply_directions(plan_t* plan) noexcept nogil:
     """Put the trust ratios of directions into the constants; the next pass applies these."""
     cdef Py_ssize_t i
+    cdef wide_t p_norm, norm
     for i in range(plan.count):
         if not (plan.tensors[i].active and plan.constants[i].flags & DIRECTION):
             continue
+        norm = tensor_norm(plan, i, False)
         if TRAITS[plan.tensors[i].index].bounds:
-            bound_direction(&plan.constants[i], tensor_norm(plan, i, False))
+            bound_direction(&plan.constants[i], norm)
+            continue
+        p_norm = tensor_norm(plan, i, True)
+        if TRAITS[plan.tensors[i].index].factors:
+            adapt_rate(&plan.constants[i], p_norm, norm, <double> plan.tensors[i].size)
         else:
-            apply_trust(
-                &plan.constants[i], tensor_norm(plan, i, True), tensor_norm(plan, i, False),
-                plan.tensors[i].dtype,
-            )
-            plan.constants[i].flags ^= DIRECTION | APPLY
+            apply_trust(&plan.constants[i], p_norm, norm, plan.tensors[i].dtype)
+        plan.constants[i].flags ^= DIRECTION | APPLY
 
 
 cdef void apply_steadiness(plan_t* plan, int threads) noexcept nogil:

@@ -24,6 +24,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.ref cimport PyObject
+from libc.float cimport DBL_EPSILON, FLT_EPSILON, FLT_MAX
 from libc.math cimport INFINITY, isfinite, ldexp, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -34,9 +35,9 @@ from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
-    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, DIRECTION, MOMENTUM, TRUST, adjust,
-    apply_trust, ask_agreement, ask_relative, be_cautious, bound_direction, confinement,
-    constants_t, derivation, encode, encode_option, gradient_share, hyper_t, kept_of_unit,
+    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, CLAMP, DIRECTION, L2, MOMENTUM, OWN1,
+    SCALE, TRUST, adapt_rate, adjust, apply_trust, ask_agreement, ask_relative, be_cautious,
+    bound_direction, confinement, constants_t, derivation, encode, encode_option, gradient_share, hyper_t, kept_of_unit,
     make_constants, options_t, resolved, share_of_rate, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
@@ -44,11 +45,12 @@ from optkern.kernels._plan cimport (
     ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
     IN_OUT, KEEP_GIL, LINE, MAX_DIMS, OUT_IN, PARAMETERS, PIECE, PROPAGATE, RAISE, REHEARSALS,
     ROUNDED, SKIP, SLOW, TILE_COLUMNS, TILE_ROWS, UNIT_LANES, UNIT_RESCUE, WORK, chunks_t,
-    interval_t, memory_t, missing_stream, order_t, rooms_t, scratch_t, sweep_t, tensor_t, whole_t,
+    factors_t, interval_t, memory_t, missing_stream, order_t, rooms_t, scratch_t, sweep_t,
+    tensor_t, whole_t,
 )
 from optkern.kernels.runtime import serial_reason
 from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
-from optkern.kernels._scalar cimport optkern_ieee_mode, optkern_restore_mode
+from optkern.kernels._scalar cimport flush, optkern_ieee_mode, optkern_restore_mode
 from optkern.kernels.span cimport (
     BFLOAT16, BFLOAT16_STATE, FLOAT16, FLOAT16_RANDOM, MAX_LIMITS, MAX_RULES, PLAIN, SCALED,
     MAX_STREAMS, SEGMENT, add_t, compact_t, span_t,
@@ -87,6 +89,7 @@ include "_gradients.pxi"
 include "_units.pxi"
 include "_tensor_constants.pxi"
 include "_norms.pxi"
+include "_factors.pxi"
 include "_sweep.pxi"
 include "_running.pxi"
 include "_matrices.pxi"

@@ -24,6 +24,7 @@ from ..rules.reductions import sum_of_squares as sum_of_squares
 from ..rules.units import LAYOUTS, unit_gradient
 from . import codecs
 from ._constants import (
+    adapted,
     adjusted,
     bounded,
     cautious,
@@ -97,6 +98,12 @@ class Constants:
         other._take(
             self.rule, trusted(self.exact, p_norm, norm, self.dtype == np.float64), self.dtype
         )
+        return other
+
+    def adapted(self, p_norm: float, norm: float, size: int) -> Constants:
+        """Return the same constants with the rate that two norms make of it."""
+        other = object.__new__(Constants)
+        other._take(self.rule, adapted(self.exact, p_norm, norm, size), self.dtype)
         return other
 
     def bounded(self, norm: float) -> Constants:

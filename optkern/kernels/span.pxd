@@ -90,6 +90,20 @@ ctypedef void (*scale_t)(char* out, const char* x, double a, Py_ssize_t n) noexc
 # to = x, or to + x; whether any finite number can be added to what it is now
 ctypedef bint (*add_t)(char* to, const char* x, Py_ssize_t n) noexcept nogil
 
+# sums += x * x; returns the same over x, as x'x is taken
+ctypedef double (*tally_t)(const char* x, double* sums, Py_ssize_t n) noexcept nogil
+
+# out = min(a * x, limit), in the dtype of the vector
+ctypedef void (*spread_t)(
+    char* out, const char* x, double a, double limit, Py_ssize_t n
+) noexcept nogil
+
+# lane += the squares of g times that, as `squares_t` has them
+ctypedef void (*along_t)(
+    double* lane, const char* g, const char* x, double a, double limit, Py_ssize_t n,
+    Py_ssize_t place
+) noexcept nogil
+
 # out = x + y
 ctypedef void (*sum_t)(char* out, const char* x, const char* y, Py_ssize_t n) noexcept nogil
 
@@ -126,6 +140,9 @@ cdef struct spans_t:
     project_t project[DTYPES]
     subtract_t subtract[DTYPES]
     scale_t scale[DTYPES]
+    spread_t spread[DTYPES]
+    along_t along[DTYPES]
+    tally_t tally[DTYPES]
     add_t hold[DTYPES]
     add_t add[DTYPES]
     sum_t sum[DTYPES]

@@ -118,6 +118,19 @@ class Real(NamedTuple):
         return (value,)
 
 
+class Optional(Real):
+    """Allow None too, where a rule then has a number of its own."""
+
+    __slots__ = ()
+
+    @property
+    def allowed(self) -> str:
+        return f"None or {super().allowed}"
+
+    def encode(self, value: float | None) -> tuple[float, ...]:
+        return (-1.0 if value is None else value,)
+
+
 class Numbers(NamedTuple):
     """Allow real numbers together, each in its own interval, such as a rule's three betas."""
 
@@ -127,7 +140,7 @@ class Numbers(NamedTuple):
     @property
     def allowed(self) -> str:
         count = _COUNTS.get(len(self.parts), str(len(self.parts)))
-        if len(set(self.parts)) == 1:
+        if len({(type(part), part) for part in self.parts}) == 1:
             return f"{count} numbers, each {self.parts[0].allowed}"
         return f"{count} numbers: {', '.join(part.allowed for part in self.parts)}"
 
@@ -135,10 +148,12 @@ class Numbers(NamedTuple):
         if not isinstance(value, (list, tuple)) or len(value) != len(self.parts):
             return None
         numbers = tuple(part.check(x) for part, x in zip(self.parts, value))
-        return None if None in numbers else numbers  # type: ignore[return-value]
+        absent = [isinstance(part, Optional) and x is None for part, x in zip(self.parts, value)]
+        wrong = any(x is None and not fine for x, fine in zip(numbers, absent))
+        return None if wrong else numbers  # type: ignore[return-value]
 
     def encode(self, value: tuple[float, ...]) -> tuple[float, ...]:
-        return value
+        return tuple(part.encode(x)[0] for part, x in zip(self.parts, value))
 
 
 _COUNTS = {2: "two", 3: "three", 4: "four"}
