@@ -1,4 +1,4 @@
-"""Adafactor: its paper's steps, the bits of its reference, torch's numbers, its state of two forms."""
+"""Adafactor: its paper's steps, the bits of its reference, torch's numbers, its state."""
 
 import copy
 import itertools

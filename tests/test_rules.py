@@ -40,7 +40,7 @@ from optkern.kernels import runtime
 from optkern.kernels.engine import EDGES
 from optkern.optimizers import CLASSES
 from optkern.optimizers.documentation import FULL_BATCHES, class_document
-from optkern.rules import ROW_RULES, Choice, Count, Numbers, Real, Rule
+from optkern.rules import MATRIX_RULES, ROW_RULES, Choice, Count, Numbers, Real, Rule
 
 ROOT = Path(__file__).parent.parent
 

@@ -64,6 +64,8 @@ def limit_sides(problem: Problem) -> dict[str, Call]:
         if products is not None:
             return {"products": products}
     p, g = _joined(problem.params), _joined(problem.gradients)
+    if problem.case.of_matrices:  # one tensor, and no state that has to lie as it does
+        p = p.copy()
     of_elements = problem.params[0].shape  # what a tensor has one number a row of is no stream
     state = [
         _joined(a) for a in zip(*problem.state) if a[0] is not None and a[0].shape == of_elements
