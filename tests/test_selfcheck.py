@@ -49,9 +49,8 @@ def test_another_bit_is_found(small, capsys, monkeypatch):
 def test_another_product_is_found(small, capsys, monkeypatch):
     monkeypatch.setattr(parity, "reference_side", lambda problem, arrays: lambda: None)
     assert main(["selfcheck"]) == 1
-    assert re.search(
-        r"matrices +WRONG: ParityError: adafactor, 7x24, float32", capsys.readouterr().out
-    )
+    said = r"matrices +WRONG: ParityError: adafactor, 7x24, float32"
+    assert re.search(said, capsys.readouterr().out)
 
 
 def test_a_wrong_verdict_is_found(small, capsys, monkeypatch):
