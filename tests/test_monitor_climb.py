@@ -192,3 +192,34 @@ def test_a_minimum_that_a_higher_lr_does_not_leave_was_tried():
     assert "gain nothing" in str(d)
     d = monitor.diagnose(x, lambda x: h * x)
     assert "was not tried (give loss)" in str(d) and str(d).startswith("minimum: lr is 0"), str(d)
+
+
+@pytest.mark.parametrize(
+    "lr, steps", [(0.01, 60), (0.01, 400), (0.1, 100), (0.001, 300), (0.1, 3000)]
+)
+def test_maximize_by_slip_is_named_where_the_loss_runs_away(lr, steps):
+    """A loss that was to fall: quadratic, so that ascent multiplies it in each step."""
+    steep = np.array([1.0, 3.0, 20.0])
+    w = [np.ones(3)]
+    opt, monitor = optkern.SGD(w, lr=lr, maximize=True), Monitor()
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            loss, grads = float(steep @ w[0] ** 2) / 2, [steep * w[0]]
+            opt.step(grads)
+            monitor.record(loss, grads, opt)
+    for d in (monitor.diagnose(), monitor.diagnose(w, lambda x: [steep * x[0]])):
+        assert d.kind == "exploding" and "leave maximize out" in str(d), str(d)
+
+
+@pytest.mark.parametrize("lr", [0.1, 1.0])
+def test_an_ascent_that_arrives_did_not_run_away(lr):
+    w = [np.array([0.5, 1.0])]
+    opt, monitor = optkern.SGD(w, lr=lr, maximize=True), Monitor()
+    for k in range(200):
+        loss, grads = float(np.sum(1 - np.cos(w[0]))), [np.sin(w[0])]
+        opt.step(grads)
+        monitor.record(loss, grads, opt)
+        if k > 20:
+            assert monitor.diagnose().kind != "exploding"
+    d = monitor.diagnose(w, lambda x: [np.sin(x[0])])
+    assert d.kind == "minimum" and "the recorded one went from 0.5821 to 4)" in str(d), str(d)

@@ -14,10 +14,12 @@ import numpy as np
 
 from .diagnosis import Diagnosis, said
 from .evidence import REVERSED, Evidence, median_cosine
+from .growth import growing
 from .trend import FEWEST, Trend, level, scatter
 
 RAISED = 2  # times the lr before
 RECORDS_BEFORE = 20  # records whose level counts as what the loss was
+RAN_AWAY = 1e3  # times its start: how far an ascent goes up that has no end
 LOST = 2  # times the loss before, and of the whole fall what is lost: no restart of a schedule
 
 
@@ -86,6 +88,31 @@ def by_raise(trend: Trend, seen: Evidence) -> Diagnosis | None:
         f"{rise}{still}: go back to the lr of then, and to the parameters of before record "
         f"{rise.record + 1} if they are kept",
         began=rise.record + 1,
+        reversal=seen.reversal,
+        lr=seen.lr,
+    )
+
+
+def ran_away(trend: Trend, seen: Evidence) -> Diagnosis | None:
+    """Say that what maximize=True drives up goes ever faster: a loss, as a rule, and a slip."""
+    if not trend.negated:
+        return None
+    recorded = -trend.losses
+    finite = recorded[np.isfinite(recorded)]
+    if len(finite) < 5 or not finite[-1] > finite[0]:
+        return None
+    third = len(finite) // 3
+    faster = finite[-1] - finite[-1 - third] > finite[-1 - third] - finite[0]
+    far = finite[-1] - finite[0] > RAN_AWAY * max(abs(finite[0]), scatter(finite[:5]))
+    if not (faster and far and growing(finite, scatter(finite[:5]))):
+        return None
+    return said(
+        trend,
+        "exploding",
+        f"maximize=True drives the recorded loss up ever faster, from {finite[0]:.4g} to "
+        f"{recorded[-1]:.4g}: if it is a loss that should fall, leave maximize out (or its "
+        "gradient's minus), and begin anew",
+        began=trend.first + 1,
         reversal=seen.reversal,
         lr=seen.lr,
     )

@@ -76,7 +76,9 @@ class Diagnosis:
 def said(trend: Trend, kind: str, explanation: str, **figures: Any) -> Diagnosis:
     explanation = trend.remark + explanation
     if trend.negated:
-        explanation = f"(maximize=True: said of the negative loss) {explanation}"
+        ends = f"the recorded one went from {-trend.losses[0]:.4g} to {-trend.losses[-1]:.4g}"
+        whose = f"the negative loss; {ends}" if trend.count else "the negative loss"
+        explanation = f"(maximize=True: said of {whose}) {explanation}"
     return Diagnosis(
         kind,
         explanation,

@@ -23,7 +23,7 @@ from ..curvature.verdict import in_unlike_units
 from ..optimizers import Optimizer
 from ..solvers import SAM
 from .aim import MinimisedFunction
-from .climb import by_raise, exploded
+from .climb import by_raise, exploded, ran_away
 from .diagnosis import Diagnosis, said
 from .evidence import STRAIGHT, Evidence
 from .faults import alike
@@ -49,7 +49,9 @@ REVIVE = "start anew, from other weights or with a lower lr, before the point is
 
 def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
     """Judge exploding, thin evidence, falling: what needs no gradient."""
-    known = by_raise(trend, seen) or exploded(trend, seen, curvature_follows)
+    known = (
+        ran_away(trend, seen) or by_raise(trend, seen) or exploded(trend, seen, curvature_follows)
+    )
     if known is not None:
         return known
     if trend.count < FEWEST:
