@@ -118,7 +118,13 @@ def find_pinned(x: Any, grad: Callable[[Any], Any]) -> Pinned | None:
     return Pinned("diagnose", x, grad(fresh)) or None
 
 
-def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray], seen: str) -> str:
+def unfed(
+    labels: Sequence[Any],
+    fed: Sequence[bool],
+    full: Sequence[np.ndarray],
+    seen: str,
+    ask: str = "is it detached, frozen, or left out of the gradients passed to step?",
+) -> str:
     """Say that a parameter never got a gradient where the full gradient is large; else empty.
 
     Parameters
@@ -127,6 +133,8 @@ def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray]
         Names, whether a gradient came, and the gradient over all the data, of each parameter.
     seen : str
         What was seen of those that it did not come for.
+    ask : str
+        What to look for.
     """
     if all(fed) or len(fed) != len(full):
         return ""
@@ -142,7 +150,7 @@ def unfed(labels: Sequence[Any], fed: Sequence[bool], full: Sequence[np.ndarray]
     return (
         f"{seen} parameter {', '.join(found[:3])}"
         f"{f' and {len(found) - 3} more' if len(found) > 3 else ''}, where the full gradient is "
-        "large: is it detached, frozen, or left out of the gradients passed to step?"
+        f"large: {ask}"
     )
 
 

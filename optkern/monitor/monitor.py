@@ -22,7 +22,7 @@ from .diagnosis import Diagnosis, said
 from .evidence import Evidence
 from .faults import find_pinned, jumped, not_one_function, turned, unfed
 from .limits import at_limits
-from .record import LOOKS, Record, few
+from .record import LOOKS, Look, Record, few
 from .settings import (
     checked_optimizer,
     clip,
@@ -196,9 +196,20 @@ class Monitor(Record):
 
     def _rates_change(self, record: int) -> bool:
         """Return whether lr differs between the looks around a record, or is not known."""
-        before = [k.lr for k in self.looks if k.record < record and math.isfinite(k.lr)]
+        # A look has the lr of the last of its records: one that spans a change has the new one.
+        ends = [look.record for look in self.looks[1:]] + [len(self._losses)]
+        before = [k.lr for k, end in zip(self.looks, ends) if self._over(k, end, record)]
+        before = [lr for lr in before if math.isfinite(lr)]
         after = [k.lr for k in self.looks if k.record >= record and math.isfinite(k.lr)]
         return not before or not after or abs(after[0] - before[-1]) > 0.5 * abs(before[-1])
+
+    def _over(self, look: Look, following: int, record: int) -> bool:
+        """Return whether all records of a look lie before one; accumulated calls lengthen it."""
+        calls = (
+            1 if self.opt is None else inner_of("diagnose", self.opt).session.options["accumulate"]
+        )
+        longest = LOOKS * (calls if isinstance(calls, int) else LOOKS)
+        return following <= record or look.record + longest <= record
 
     def _asking(
         self,
@@ -234,13 +245,24 @@ class Monitor(Record):
         point = Point("diagnose", x)
         params = inner_of("diagnose", opt).params
         if [a.size for a in point.arrays] != [p.size for p in params]:
-            return ""
+            return self._not_held(point, grad, params)
         if (seen := self._fed_or_moved(params)) is None or all(seen[0]):
             return ""
         fed, how = seen
         full = point.flatten(grad(point.unflatten(point.vector())), "what grad returns")
         parts = np.split(full, np.cumsum([p.size for p in params])[:-1])
         return unfed(inner_of("diagnose", opt).session.labels, fed, parts, how)
+
+    @staticmethod
+    def _not_held(point: Point, grad: Callable[[Any], Any], params: Sequence[np.ndarray]) -> str:
+        """Say that x has parameters that the optimizer was not given, where their gradient is."""
+        held = [any(np.may_share_memory(a, p) for p in params) for a in point.arrays]
+        if not any(held):  # copies, or another model's
+            return ""
+        full = point.flatten(grad(point.unflatten(point.vector())), "what grad returns")
+        parts = np.split(full, np.cumsum([a.size for a in point.arrays])[:-1])
+        ask = "was it left out of what the optimizer was given?"
+        return unfed(point.structure.labels, held, parts, "the optimizer does not move", ask)
 
     def _fed_or_moved(self, params: Sequence[np.ndarray]) -> tuple[list[bool], str] | None:
         """Find which parameters had a gradient or, where none was recorded, have moved at all."""

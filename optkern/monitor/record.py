@@ -33,7 +33,14 @@ from ..rules.domains import check_callable, check_count
 from ..rules.reductions import LEAST
 from ..solvers import SAM
 from .edge import Edge, Tracker
-from .settings import checked_gradients, checked_optimizer, inner_of, rate, value_clip
+from .settings import (
+    checked_gradients,
+    checked_optimizer,
+    inner_of,
+    rate,
+    refuse_optimizer,
+    value_clip,
+)
 
 LOOKS = 3  # looks at successive updates before their direction counts
 TRAIL = 512  # looks whose places are kept
@@ -123,6 +130,7 @@ class Record(Recorder):
             between = check_count("Monitor", "curvature_every", curvature_every, 1)
             self._tracker = Tracker(between, hvp)
         self.edges: list[Edge] = []
+        refuse_optimizer(every)
         self.every, self.seed = every, seed
         self.opt: Optimizer | SAM | None = None
         self.looks: list[Look] = []

@@ -27,6 +27,15 @@ def inner_of(owner: str, opt: Any) -> Optimizer:
     return opt
 
 
+def refuse_optimizer(every: Any) -> None:
+    """Refuse an optimizer where the constructor takes an interval, and say where it goes."""
+    if isinstance(every, (Optimizer, SAM, LBFGS, NewtonLanczos)) or hasattr(every, "param_groups"):
+        raise TypeError(
+            f"Monitor: every must be an integer >= 1, got {type(every).__name__}; the optimizer "
+            "goes with each record: monitor.record(loss, grads, opt)"
+        )
+
+
 def checked_optimizer(owner: str, opt: Any) -> Optimizer | SAM | None:
     """Check what came as opt; of a host's wrapper return the optimizer inside."""
     return opt if opt is None or isinstance(opt, SAM) else inner_of(owner, opt)

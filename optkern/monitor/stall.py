@@ -43,7 +43,12 @@ ADVICE = {
     "minimum": "lower is only to be had elsewhere: another start, another model",
     "maximum": "is the sign of the gradient right?",
 }
-TOLD = ("unlike units", "the gradient's elements are", "where it began")  # causes that are said
+TOLD = (
+    "unlike units",
+    "the gradient's elements are",
+    "where it began",
+    "does not move",
+)  # causes that are said
 REVIVE = "start anew, from other weights or with a lower lr, before the point is judged"
 
 
