@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("optkern",),
     "download_all_examples": False,
+    "default_thumb_file": str(HERE / "demo.png"),
     "show_memory": False,
     "min_reported_time": 1000,
     "show_signature": False,

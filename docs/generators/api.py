@@ -193,7 +193,7 @@ def listed(title: str, entries: list[tuple[str, str, str]], said: str = "") -> s
     return (
         titled(title)
         + f"\n{said}\n\n"
-        + table(["", ""], rows).replace("   :header-rows: 1\n", "")
+        + table(["name", "what it is"], rows)
         + f"\n.. toctree::\n   :hidden:\n\n{pages}"
     )
 

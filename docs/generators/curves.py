@@ -21,9 +21,14 @@ import matplotlib.pyplot as plt
 STEPS, BATCH = 300, 100
 
 
+def rate_of(rule: Rule) -> float:
+    """Return the rate that trains a small network."""
+    return float(rule.hyperparameters["lr"] if rule.trial_lr is None else rule.trial_lr)
+
+
 def optimizer_of(rule: Rule, cls: Any, params: list[Any]) -> Any:
     """Make the optimizer: for a rule of matrices alone AdamW takes the biases."""
-    lr = rule.hyperparameters["lr"] if rule.trial_lr is None else rule.trial_lr
+    lr = rate_of(rule)
     if rule.matrices is None:
         return cls(params, lr=lr)
     return optkern.Mixed(
@@ -58,8 +63,7 @@ def losses(name: str) -> tuple[np.ndarray, float]:
             found.append(net.loss(params, X, y))
         batch = rng.integers(0, len(y), BATCH) if rule.mini_batches else slice(None)
         opt.step(arranged(rule, net.loss_and_grads(params, X[batch], y[batch])[1]))
-    lr = rule.hyperparameters["lr"] if rule.trial_lr is None else rule.trial_lr
-    return np.array(found), float(lr)
+    return np.array(found), rate_of(rule)
 
 
 def draw(rule: Rule, path: Path) -> None:

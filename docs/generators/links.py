@@ -58,7 +58,7 @@ BELOW = {
         "install",
         "versions",
         "generated/papers",
-        "generated/readme",
+        "README <generated/readme>",
         "generated/contributing",
         "generated/changelog",
         "generated/security",

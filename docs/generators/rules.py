@@ -17,7 +17,7 @@ from optkern.rules import Rule
 
 from . import curves
 from .differences import differences
-from .papers import ALL_RULES, papers_of, split_document
+from .papers import ALL_RULES, Paper, papers_of, split_document
 from .writing import Folder, indented, table, titled
 
 LIBRARIES = {"torch": "torch.optim", "optax": "optax", "keras": "Keras"}
@@ -31,38 +31,33 @@ def example_of(cls: Any) -> str:
 
 
 def bytes_of_state(cls: Any, **options: Any) -> str:
-    """Measure the bytes of state per parameter of a float32 matrix, or say what refuses it."""
+    """Measure the bytes of state per parameter of a float32 matrix."""
     p = np.ones((SIDE, SIDE), np.float32)
-    try:
-        opt = cls([p], **options)
-    except (TypeError, ValueError) as refused:
-        return str(refused)
+    opt = cls([p], **options)
     opt.step([np.full_like(p, 0.1)])
     held = sum(getattr(value, "nbytes", 0) for value in opt.state[0].values())
     return f"{held / p.size:.3g}"
 
 
-def settings_of(rule: Rule) -> list[dict[str, Any]]:
-    """List the options that a rule's state hangs on: none, each switch, each compact state."""
-    switches = {name for name in rule.slots.values() if name is not None}
-    on = {
-        name: 0.9 if isinstance(rule.hyperparameters[name], float) else True
-        for name in sorted(switches)
-    }
-    plain: list[dict[str, Any]] = [{}, *({name: value} for name, value in on.items())]
-    return [*plain, {"state_dtype": "bfloat16"}, {"state_dtype": "int8"}]
+def switched_on(rule: Rule) -> list[dict[str, Any]]:
+    """List the switches that a rule's state hangs on, each on."""
+    switches = sorted({name for name in rule.slots.values() if name is not None})
+    values = {name: rule.hyperparameters.get(name) for name in switches}
+    return [{name: True if value is False else 0.9} for name, value in values.items()]
 
 
 def state_part(rule: Rule) -> str:
     """Say which arrays a rule keeps, and how many bytes they take."""
     rows, refused = [], ""
-    for options in settings_of(rule):
-        found = bytes_of_state(CLASS_OF[rule.name], **options)
+    compact = [{"state_dtype": "bfloat16"}, {"state_dtype": "int8"}]
+    for options in ({}, *switched_on(rule), *compact):
         words = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        if found[0].isdigit():
-            rows.append([f"``{words}``" if words else "as it comes", found])
-        elif not refused:
-            refused = f"\nRefused: {found}.\n"
+        try:
+            found = bytes_of_state(CLASS_OF[rule.name], **options)
+        except (TypeError, ValueError) as error:
+            refused = f"\nRefused: {error}.\n" if "state_dtype" in options else refused
+            continue
+        rows.append([f"``{words}``" if words else "as it comes", found])
     slots = ", ".join(
         f"``{slot}``" + (f" (with ``{switch}``)" if switch else "")
         for slot, switch in rule.slots.items()
@@ -84,13 +79,21 @@ def names_part(rule: Rule) -> str:
     return table(["library", "name", "what differs"], rows)
 
 
+def cited(paper: Paper) -> str:
+    """Name a paper's authors, and link its year to the list of all."""
+    *first, last = paper.authors.split(" and ")
+    if len(first) > 1 or last == "others":
+        return f"{first[0]} et al. :cite:yearpar:`{paper.key}`"
+    return f"{' and '.join([*first, last])} :cite:yearpar:`{paper.key}`"
+
+
 def papers_part(rule: Rule) -> str:
     """Cite a rule's papers, each with the place in it."""
     lines = []
     for paper in papers_of(rule):
         note = f"{paper.note}: " if paper.note else ""
         where = f", {paper.where}" if paper.where else ""
-        lines.append(f'- {note}:cite:t:`{paper.key}`, "{paper.title}"{where}.')
+        lines.append(f'- {note}{cited(paper)}, "{paper.title}"{where}.')
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +145,7 @@ def index() -> str:
     rows = []
     for rule in ALL_RULES:
         first = rule.document.partition("\n")[0].rstrip(".")
-        papers = ", ".join(f":cite:t:`{paper.key}`" for paper in papers_of(rule)[:1])
+        papers = cited(papers_of(rule)[0])
         rows.append([f":doc:`{rule.class_name} <{rule.name}>`", first, papers])
     pages = "\n".join(f"   {rule.name}" for rule in ALL_RULES)
     return (
