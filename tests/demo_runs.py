@@ -31,10 +31,10 @@ def demo(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def rows(out: str) -> dict[str, list[str]]:
-    """The table: rule -> its cells after the rate; a time is two of them, number and unit."""
+    """The table: rule -> its cells after the rate."""
     table, _, _ = out.partition("training loss  ")
     lines = [line.split() for line in table.splitlines()]
-    return {c[0]: c[2:] for c in lines if len(c) >= 10 and c[0] in RULE_NAMES}
+    return {c[0]: c[2:] for c in lines if len(c) == 9 and c[0] in RULE_NAMES}
 
 
 def refused(result: tuple[int, str, str]) -> str:

@@ -149,11 +149,19 @@ class Bars:
 # --------------------------------------------------------------------------- the table
 
 
+def _new_table() -> Table:
+    """Make a table whose first column is for rules: where it is too narrow, that one is folded."""
+    made = Table(
+        box=None, header_style="bold", padding=(0, 1), collapse_padding=True, pad_edge=False
+    )
+    made.add_column("\n\nrule", overflow="fold")
+    return made
+
+
 def training_table(results: Sequence[Result], loss: str) -> Table:
     """Make a row per rule."""
     classes = loss == "cross_entropy"
-    shown = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
-    shown.add_column("\n\nrule", no_wrap=True)
+    shown = _new_table()
     for header in training_headings(classes):
         shown.add_column(header, justify="right", no_wrap=True)
     for result in results:
@@ -167,11 +175,11 @@ def training_headings(classes: bool) -> tuple[str, ...]:
         "\nlearning\nrate",
         "\ntraining\nloss",
         "\ntest\naccuracy" if classes else "test\nsquared\nerror",
-        "update\nin\nNumPy",
-        "update\nin\noptkern",
+        "update,\nNumPy\n(us)",
+        "update,\noptkern\n(us)",
         "\ntimes\nfaster",
-        "share\nin\nNumPy",
-        "share\nin\noptkern",
+        "\nshare,\nNumPy",
+        "\nshare,\noptkern",
     )
 
 
@@ -191,14 +199,22 @@ def training_cells(result: Result, classes: bool) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Show a loss, short even where a run diverged."""
-    return f"{value:.4f}" if value < 1e4 else f"{value:.2e}"
+    """Show a loss, short even where a run diverged or has ended."""
+    return f"{value:.4f}" if 1e-3 <= value < 1e4 or value == 0 else figures(value, 3)
+
+
+def figures(value: float, digits: int = 2) -> str:
+    """Show a number with so many digits, in seven places where the exponent has one."""
+    text = f"{value:.{digits}g}"
+    if "e" not in text and len(text) > 7:
+        text = f"{value:.{digits - 1}e}"
+    return text.replace("e-0", "e-").replace("e+0", "e+")
 
 
 def microseconds(seconds: float) -> str:
     """Show a time in microseconds, with three digits or all before the point."""
     value = seconds * 1e6
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} us"
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def explanations(results: Sequence[Result], data: Data) -> dict[str, str]:
@@ -207,7 +223,7 @@ def explanations(results: Sequence[Result], data: Data) -> dict[str, str]:
     found = {
         "training loss": "mean of the last epoch",
         "update": f"one step over all parameters, median of {updates}",
-        "in NumPy": "as people write it; - where optkern.bench has no such code",
+        "NumPy": "as people write it; - where optkern.bench has no such code",
         "share": "of the update, in the time of a whole training step",
     }
     if data.loss == "mse":
@@ -236,20 +252,20 @@ def conclude(console: Console, results: Sequence[Result], size: int) -> None:
 Judged = Mapping[str, judgement.Judgement | None]
 VERDICT_HEADINGS = (
     "\n\nverdict",
-    "smallest\neigen-\nvalue",
-    "which is\nat\nleast",
-    "largest\neigen-\nvalue",
-    "\n\nproducts",
+    "lowest\neigen-\nvalue",
+    "which\nis at\nleast",
+    "highest\neigen-\nvalue",
+    "\npro-\nducts",
     "\n\nloss",
     "a step\nstill\ngains",
-    "the\nway out\ngains",
+    "way\nout\ngains",
 )
 VERDICT_MEANINGS = {
     "eigenvalue": "of the Hessian, as far as was needed",
     "at least": "no eigenvalue lies below, at 99.9 % confidence (optkern.curvature)",
     "products": "of the Hessian with a vector: what the verdict took",
     "a step": "Newton's, as a share of the loss",
-    "the way out": "going down along the negative curvature, as a share of the loss",
+    "way out": "going down along the negative curvature, as a share of the loss",
 }
 
 
@@ -281,10 +297,7 @@ def show_judgements(
     console: Console, judged: Judged, rates: Mapping[str, float], epochs: int
 ) -> None:
     """Print a row for each point, what the columns mean, and what to do."""
-    shown = Table(
-        box=None, header_style="bold", padding=(0, 1), collapse_padding=True, pad_edge=False
-    )
-    shown.add_column("\n\nrule", no_wrap=True)
+    shown = _new_table()
     for header in VERDICT_HEADINGS:
         shown.add_column(header, justify="right", no_wrap=True)
     for name, found in judged.items():
@@ -343,11 +356,11 @@ def judgement_cells(result: judgement.Judgement | None) -> tuple[str, ...]:
     verdict = result.verdict
     return (
         verdict.kind,
-        f"{verdict.eigenvalue_min:.2g}",
-        f"{verdict.bounds_min[0]:.2g}",
-        f"{verdict.eigenvalue_max:.2g}",
+        figures(verdict.eigenvalue_min),
+        figures(verdict.bounds_min[0]),
+        figures(verdict.eigenvalue_max),
         str(verdict.matvecs),
-        f"{result.loss + 0.0:.3g}",  # of -0.0, too
+        figures(result.loss + 0.0, 3),  # of -0.0, too
         *map(_share, gains(result)),
     )
 

@@ -19,7 +19,7 @@ from optkern import curvature
 from . import judgement
 from .data import Data
 from .network import Network
-from .screen import count, number, say
+from .screen import count, figures, number, say
 from .training import TrainingRun
 
 SAMPLES = 512  # that are looked at after each epoch
@@ -73,7 +73,7 @@ class Seen:
 
 def digits(value: float) -> str:
     """Show a number in three digits; a dash where it could not be measured."""
-    return f"{value:.3g}" if np.isfinite(value) else UNMEASURED
+    return figures(value, 3) if np.isfinite(value) else UNMEASURED
 
 
 def course(losses: Sequence[float], width: int = 12) -> str:
