@@ -42,9 +42,12 @@ def panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     families: dict[str, list[Result]] = {}
     for result in results:
         families.setdefault(family(result.rule), []).append(result)
-    small = [name for name, own in families.items() if len(own) == 1]
-    if len(small) > 1:  # one line is no panel
-        families[" / ".join(small)] = [families.pop(name)[0] for name in small]
+    while len(lonely := [name for name, own in families.items() if len(own) == 1]):
+        others = sorted((len(own), name) for name, own in families.items() if name != lonely[0])
+        if not others or others[0][0] >= len(COLOURS):
+            break
+        beside = others[0][1]  # a panel of one line is none: with the smallest other
+        families[f"{beside} / {lonely[0]}"] = families.pop(beside) + families.pop(lonely[0])
     found = []
     for name, own in families.items():
         count = -(-len(own) // len(COLOURS))
@@ -102,12 +105,14 @@ def plot_losses(results: Sequence[Result], data: Data, path: str) -> None:
             _draw(axes, result, COLOURS[k], DASHES[k], 1.8)
         axes.set(yscale="log", ylim=(low, high))
         axes.set_title(title, fontsize=9)
+        axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25, which="major", linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
         names.append((axes, _names_at(axes, own)))
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
+    for k, axes in enumerate(grid.flat):
+        axes.set_visible(k < len(shown))
+        axes.tick_params(labelbottom=len(shown) - columns <= k)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(f"training loss ({LOSS_NAMES[data.loss]})", fontsize=9)
     figure.suptitle(f"{data.name}: a NumPy network trained with optkern", fontsize=11)
