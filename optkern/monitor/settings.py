@@ -31,7 +31,7 @@ def refuse_optimizer(every: Any) -> None:
     """Refuse an optimizer where the constructor takes an interval, and say where it goes."""
     if isinstance(every, (Optimizer, SAM, LBFGS, NewtonLanczos)) or hasattr(every, "param_groups"):
         raise TypeError(
-            f"Monitor: every must be an integer >= 1, got {type(every).__name__}; the optimizer "
+            f"Monitor: every takes no optimizer, got {type(every).__name__}; the optimizer "
             "goes with each record: monitor.record(loss, grads, opt)"
         )
 
