@@ -74,8 +74,8 @@ def _lead(found: Findings) -> str:
     ratios = [r.ratio for r in found.results if r.ratio]
     if ratios:
         said.append(
-            f"An update is {min(ratios):.1f} to {max(ratios):.1f} times faster than in NumPy as "
-            f"people write it (median {np.median(ratios):.1f}; {len(ratios)} of {rules})."
+            f"NumPy as people write it takes {min(ratios):.1f} to {max(ratios):.1f} times as long "
+            f"for an update (median {np.median(ratios):.1f}; {len(ratios)} of {rules})."
         )
     return escape(" ".join(said))
 

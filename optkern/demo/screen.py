@@ -177,7 +177,7 @@ def training_headings(classes: bool) -> tuple[str, ...]:
         "\ntest\naccuracy" if classes else "test\nsquared\nerror",
         "update,\nNumPy\n(us)",
         "update,\noptkern\n(us)",
-        "\ntimes\nfaster",
+        "\ntimes\nas fast",
         "\nshare,\nNumPy",
         "\nshare,\noptkern",
     )

@@ -105,7 +105,8 @@ surface.start = function (document) {
     body.replaceChildren();
     const shown = ticked().map((name) => {
       const points = surface.path(data, numbers, name, start, rate, momentum, steps);
-      return { name, points, look: `line-${slots.get(name) % 6}` };
+      const slot = slots.get(name); // beyond six the colours come again, with other dashes
+      return { name, points, look: `line-${slot % 6} dash-${(slot + Math.floor(slot / 6)) % 6}` };
     });
     const ends = shown.map((one) => near(toY(one.points[one.points.length - 1][1]), high));
     const places = surface.apart(ends, 20, 8, high - 6);
