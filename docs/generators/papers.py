@@ -45,7 +45,7 @@ def papers_of(rule: Rule) -> list[Paper]:
     _, cited = split_document(rule)
     for match in PAPER.finditer(cited):
         flat = {name: " ".join((text or "").split()) for name, text in match.groupdict().items()}
-        note, _, authors = flat["authors"].rpartition(": ")
+        note, _, authors = flat["authors"].replace(" & ", ", ").rpartition(": ")
         first = re.sub(r"\W", "", authors.split(",")[0])
         word = re.search(r"\w+", flat["title"])[0]
         people = " and ".join(authors.split(", ")) + (" and others" if flat["others"] else "")
