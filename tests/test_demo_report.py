@@ -19,7 +19,7 @@ from browser import CHROMIUM, Page
 from demo_runs import RULES, demo, refused, rows
 
 import optkern
-from optkern.demo import surface
+from optkern.demo import curves, surface
 
 NAMES = ["sgd", "adagrad", "adam", "muon"]
 
@@ -93,6 +93,33 @@ def test_everything_has_a_name(made):
     assert len(reader.all("h1")) == 1 and len(reader.all("main")) == 1
     labelled = [a["aria-labelledby"] for a in reader.all("section")]
     assert len(labelled) == 4 and set(labelled) <= set(ids)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast(made):
+    """WCAG 2: 4.5 for text, 3 for what is drawn; in light and dark."""
+    css = made.text.partition("</style>")[0]
+    light, chosen, asked = (
+        dict(re.findall(r"--(\w+): (#\w{6});", block)) for block in css.split(":root")[1:4]
+    )
+    assert chosen == asked and light.keys() == chosen.keys() and light != chosen
+    for theme in (light, chosen):
+        for text in ("ink", "soft", "link"):
+            assert all(contrast(theme[text], theme[on]) >= 4.5 for on in ("paper", "card"))
+        lines = [theme[f"c{k}"] for k in range(len(curves.COLOURS))]
+        assert all(contrast(colour, theme["paper"]) >= 3 for colour in lines)
+    assert [light[f"c{k}"] for k in range(6)] == [c.lower() for c in curves.COLOURS]
+    assert all(contrast(colour, "#ffffff") >= 4.5 for colour in curves.COLOURS)  # names at ends
 
 
 def test_the_tables_say_what_the_screen_says(made):
