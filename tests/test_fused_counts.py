@@ -143,12 +143,11 @@ def test_a_schedule_between_whole_numbers_is_told_where_it_is_given():
 IDLE = {
     "accumulate_form is of several calls": {"accumulate_form": "sum"},
     "dampening is of momentum": {"dampening": 0.5},
-    "decay_form is of weight_decay": {"decay_form": "decoupled"},
     "master_weights is for float16": {"master_weights": True},
     "weight_rounding is for float16": {"weight_rounding": "nearest"},
     "seed is of random rounding": {"seed": 3},
 }
-READ = {"momentum": 0.9, "weight_decay": 0.1, "accumulate": 2}
+READ = {"momentum": 0.9, "accumulate": 2}
 
 
 @pytest.mark.parametrize("words", IDLE)

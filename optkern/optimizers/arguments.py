@@ -130,7 +130,6 @@ class Arguments:
             idle.append("adaptive_clip leaves out the last layer, and there is no other")
         if options["centralize"] and all(a.ndim < 2 for a in self.structure.arrays):
             idle.append("centralize is for arrays of two axes or more, and there is none")
-        idle += self._idle_beside_zero("decay_form", "weight_decay")
         idle += self._idle_beside_zero("dampening", "momentum")
         halves = any(codecs.kind_of(a.dtype) for a in self.structure.arrays)
         said = {"master_weights": self.master_weights, "weight_rounding": self.says_rounding}
