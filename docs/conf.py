@@ -72,6 +72,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "optkern"
 html_static_path = ["_static"]
+html_extra_path = ["generated/extra"]  # the report
 html_css_files = ["optkern.css"]
 # Pages that have none below them.
 html_sidebars = {page: [] for page in ("index", "tutorial", "curvature", "diagnosis")}

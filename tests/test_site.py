@@ -74,16 +74,17 @@ exec(compile(open({conf!r}).read(), {conf!r}, "exec"))
 extensions.remove("sphinx_copybutton")
 sphinx_gallery_conf |= {{"examples_dirs": "planted", "gallery_dirs": "examples"}}
 html_theme, html_theme_options, html_static_path, html_css_files = "basic", {{}}, [], []
+html_extra_path = []
 suppress_warnings += ["toc.not_included"]
 
 import optkern
-from generators import api, curves, links, rules
+from generators import api, curves, links, report, rules
 optkern.flatten.__doc__ += "\\n\\nSee `optkern.nowhere`."
 public = api.public
 api.write = (lambda write: lambda folder: (setattr(api, "public", lambda module: [
     name for name in public(module) if name != "groups"]), write(folder),
     setattr(api, "public", public)))(api.write)
-links.write = lambda folder: None
+links.write = report.write = lambda folder: None
 rules.curves.draw = lambda rule, path: path.write_bytes(bytes.fromhex({pixel!r}))
 """
 PIXEL = (
@@ -155,4 +156,6 @@ def test_a_browser_finds_its_way(width, dark, tmp_path):
             assert page.ask("document.documentElement.scrollWidth <= window.innerWidth")
             assert page.ask("[...document.images].every(image => image.naturalWidth > 0)")
         assert page.ask("document.body.innerText.includes('Examples using Adam')")
+        page.open((HTML / "report.html").as_uri())
+        assert page.ask("document.querySelectorAll('table').length") >= 1
         assert page.errors() == []

@@ -12,7 +12,7 @@ from typing import Any
 
 def generate(app: Any, config: Any) -> None:
     """Write what other extensions read; a page that has not changed is not written anew."""
-    from . import api, links, papers, rules
+    from . import api, links, papers, report, rules
     from .writing import Folder
 
     folder = Folder(Path(app.srcdir) / "generated")
@@ -20,6 +20,7 @@ def generate(app: Any, config: Any) -> None:
     rules.write(folder)
     api.write(folder)
     links.write(folder)
+    report.write(folder)
     folder.sweep("rules", "api")
 
 

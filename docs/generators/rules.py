@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from optkern.optimizers import CLASSES, MATRIX_CLASSES
-from optkern.rules import Rule
+from optkern.rules import RULES, Rule
 
 from . import curves
 from .differences import differences
@@ -100,7 +100,7 @@ def papers_part(rule: Rule) -> str:
 def links_part(rule: Rule) -> str:
     """Lead to the reference."""
     names = [f"optkern.{rule.class_name}"]
-    if rule.matrices is None:
+    if rule in RULES:  # the others are classes alone
         names += [f"optkern.kernels.{rule.name}", f"optkern.reference.{rule.name}"]
     return "Reference: " + ", ".join(f":py:obj:`{name}`" for name in names) + ".\n"
 
