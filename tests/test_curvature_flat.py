@@ -222,3 +222,24 @@ def test_a_maximum_with_flat_directions_does_not_say_that_every_way_goes_down():
     verdict = curvature.classify(np.zeros(2), lambda w: np.array([-2 * w[0], 0.0]))
     assert verdict.kind == "maximum" and not verdict.strict
     assert "every way goes down" not in str(verdict)
+
+
+def test_a_gradient_that_is_rounding_along_a_direction_has_no_kink_there():
+    """XOR by two tanh units, all weights 0: curved along the last bias alone, else to order 4."""
+    X, y = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0.0, 1, 1, 0])
+
+    def both(w):
+        W, b, v, c = w[:4].reshape(2, 2), w[4:6], w[6:8], w[8]
+        h = np.tanh(X @ W + b)
+        o = h @ v + c
+        d = (np.exp(o - np.logaddexp(0, o)) - y) / 4
+        back = np.outer(d, v) * (1 - h * h)
+        g = np.r_[(X.T @ back).ravel(), back.sum(0), h.T @ d, d.sum()]
+        return float(np.mean(np.logaddexp(0, o) - y * o)), g
+
+    for seed in range(3):
+        v = curvature.classify(
+            np.zeros(9), lambda w: both(w)[1], loss=lambda w: both(w)[0], seed=seed
+        )
+        assert v.kind == "saddle" and v.flat_ways.order == pytest.approx(4, abs=0.3), str(v)
+        assert v.eigenvalue_max == pytest.approx(0.25, rel=1e-6)

@@ -162,7 +162,8 @@ class Part:
             if self._same_far_below(ladder, at, bottom):
                 return self._noted(ladder, size, v.size), ladder
         factor = 64.0 if self.u < 1e-10 else 8.0
-        ulp = self.u * norm(self.gradient.x)
+        # At the origin what cancels in a gradient is as large as what x's size would make of it.
+        ulp = self.u * (norm(self.gradient.x) or size)
         found = Survey(at, first, bottom, factor, ulp, self.magnitude)
         if not found.settled and not found.kink:
             found = Survey(at, first, bottom, math.sqrt(factor), ulp, self.magnitude)

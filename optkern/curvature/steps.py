@@ -190,7 +190,8 @@ class Survey:
         # Among few dimensions noise is often parallel to noise.
         alike, needed = 0, 2 if self.n >= FEW else 3
         near = [size for h, size in zip(self.steps, self.sizes) if h >= self.start]
-        jump = _JUMP * max(self.least, self.ulp * min(near, default=0.0))
+        rounding = self.ulp * max(min(near, default=0.0), self.magnitude)
+        jump = _JUMP * max(self.least, rounding)
         for i in range(1, len(self.steps)):
             grown = self.apart[i] / self.apart[i - 1] if self.apart[i - 1] else 0.0
             one = 0.8 < grown / self.factor < 1.25 and self.cosines[i] > 0.9
