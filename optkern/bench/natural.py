@@ -200,6 +200,17 @@ def _mars(p, g, s, o):
     p -= o.lr * m_hat / ((np.sqrt(s["exp_avg_sq"]) + o.eps) / math.sqrt(1 - beta2**o.step))
 
 
+def _adafactor(p, g, s, o):
+    newest = o.step**o.beta2_decay
+    least = np.finfo(p.dtype).eps if o.eps[0] is None else o.eps[0]
+    s["row_var"] += newest * ((g**2).mean(axis=-1, keepdims=True) - s["row_var"])
+    s["col_var"] += newest * ((g**2).mean(axis=-2, keepdims=True) - s["col_var"])
+    v = s["row_var"] @ s["col_var"] / max(s["row_var"].mean(), least)
+    u = g / np.sqrt(np.maximum(v, least**2))
+    share = min(o.lr, 1 / math.sqrt(o.step)) * max(o.eps[1], np.sqrt((p**2).mean()))
+    p -= share / max(1, np.sqrt((u**2).mean()) / o.d) * u
+
+
 def _orthogonal(g, s, o, eps):
     """Move the momentum on; make of its Nesterov form the nearest orthogonal matrix."""
     s["momentum_buffer"] = o.momentum * s["momentum_buffer"] + (1 - o.momentum) * g
@@ -252,6 +263,7 @@ NATURAL: dict[str, Callable[..., None]] = {
     "ademamix": _ademamix,
     "ftrl": _ftrl,
     "mars": _mars,
+    "adafactor": _adafactor,
     "muon": _muon,
     "normuon": _normuon,
 }
