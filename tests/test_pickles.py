@@ -58,6 +58,7 @@ def test_an_optimizer(age):
     assert params["w"].tobytes() == expected["w"].tobytes()
     assert params["b"][1]["x"].tobytes() == expected["b"][1]["x"].tobytes()
     assert opt.steps == made.steps == 2
+    assert opt.cautious is False and opt.adaptive_clip is None  # options that came later
 
 
 @pytest.mark.parametrize("age", AGES)

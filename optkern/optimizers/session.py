@@ -325,6 +325,8 @@ class Session(Planning, Storage, Bound, Arguments):
         new.owner, new.rule = owner, rule
         for name in KEPT:
             setattr(new, name, kept.pop(f"_{name}"))
+        came_later = {name: default for name, (default, _) in OPTIONS.items()}
+        new.options = {**came_later, **new.options}
         new.given, new.named = kept.pop("_given", ({}, frozenset()))
         state, counts = kept.pop("_bound")
         groups = kept.pop("_groups")
