@@ -234,6 +234,13 @@ def test_all_rules_are_those_of_the_table():
     assert names == [rule.name for rule in rules.COMPILED if rule not in rules.LIMITS]
 
 
+@pytest.mark.parametrize("given", ["adam,lion", "adam lion", " adam , lion ", "Adam\tLION"])
+def test_rules_in_one_argument(given):
+    parsed = cli._parser().parse_args(["demo", "--rules", given, "--lr", "adam=1 lion=2"])
+    assert [rule.name for rule in parsed.rules] == ["adam", "lion"]
+    assert parsed.lr == {"adam": 1.0, "lion": 2.0}
+
+
 def test_curves_are_told_apart():
     """Within a panel every line has a colour and a dash of its own, and a name none covers."""
     results = [SimpleNamespace(rule=rule, name=rule.name) for rule in RULES.values()]

@@ -143,6 +143,23 @@ def test_what_a_user_says_is_text(capsys, tmp_path):
     assert 'id="surface"' not in text and "Where training stopped" not in text
 
 
+def test_targets_one_epoch_and_a_run_that_diverged(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 3))
+    np.savez(tmp_path / "own.npz", X=X, y=X @ np.ones(3))
+    out = tmp_path / "o.html"
+    how = ["--rules", "sgd", "adam", "--batch", "4", "--lr", "sgd=1e38", "--no-plot"]
+    how += ["--report", str(out)]
+    assert demo(capsys, "--data", str(tmp_path / "own.npz"), *how)[0] == 0
+    text = out.read_text()
+    Reader(text)
+    assert "test squared error" in text and "diverged (sgd)" in text
+    panels = text.partition('id="curves"')[2].partition("</section>")[0]
+    assert panels.count("<circle") == 1 and "nan" not in re.sub(r"aria-label=\".*?\"", "", panels)
+    shown = json.loads(re.search(r'id="surface-data">(.*?)</script>', text)[1])
+    assert [rule["name"] for rule in shown["rules"]] == ["sgd", "adam"]
+
+
 def test_bad_places_for_a_report(capsys, tmp_path):
     for place, said in (
         ("a.pdf", "--report a.pdf: must end in .html"),

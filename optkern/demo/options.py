@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -55,15 +56,20 @@ def a_rule(text: str) -> Rule:
     return RULE_CALLED[name]
 
 
+def words(text: str) -> list[str]:
+    """Split at commas, or at spaces, as within one argument in quotes."""
+    return re.split(r"\s*,\s*|\s+", text.strip())
+
+
 def some_rules(text: str) -> tuple[Rule, ...]:
     """Parse rules such as ``adam,sgd``; ``all`` is every rule of the table."""
-    return ALL_RULES if text.strip().lower() == "all" else tuple(map(a_rule, text.split(",")))
+    return ALL_RULES if text.strip().lower() == "all" else tuple(map(a_rule, words(text)))
 
 
 def some_rates(text: str) -> tuple[tuple[Rule, float], ...]:
     """Parse learning rates such as ``adam=1e-3,sgd=0.1``."""
     values = []
-    for part in text.split(","):
+    for part in words(text):
         name, equals, value = part.partition("=")
         if not equals:
             raise argparse.ArgumentTypeError(f"expected rule=rate, got {part!r}")
