@@ -65,3 +65,36 @@ def test_an_optimizer_in_the_place_of_every_is_told_where_it_goes():
     for came in (opt, optkern.SAM(opt), optkern.LBFGS([np.ones(3)])):
         with pytest.raises(TypeError, match=r"got \w+; the optimizer goes with each record"):
             Monitor(came)
+
+
+def test_a_saddle_that_float32_makes_of_a_fit_is_not_advised_to_be_left():
+    """An exact fit, rounded to float32: curvature below zero, of what the loss cannot show."""
+    rng = np.random.default_rng(0)
+    u, v = rng.standard_normal((4, 2)), rng.standard_normal((2, 3))
+    target = u @ v
+
+    def split(w):
+        w = w[0].astype(float)
+        return w[:8].reshape(4, 2), w[8:].reshape(2, 3)
+
+    def value(w):
+        a, b = split(w)
+        return 1.0 + 0.5 * float(np.sum((a @ b - target) ** 2))
+
+    def slope(w):
+        a, b = split(w)
+        r = a @ b - target
+        return [np.r_[(r @ b.T).ravel(), (a.T @ r).ravel()].astype(w[0].dtype)]
+
+    x = [np.r_[u.ravel(), v.ravel()].astype(np.float32)]
+    opt, monitor = optkern.SGD(x, lr=0.01), Monitor()
+    for _ in range(100):
+        before, g = value(x), slope(x)
+        opt.step(g)
+        monitor.record(before, g, opt)
+    d = monitor.diagnose(x, slope, value)
+    moved = [x[0].copy()]
+    if d.kind == "saddle" and not optkern.curvature.escape(moved, d.verdict, loss=value).moved:
+        assert "escape would not move" in str(d) and "leave it along" not in str(d), str(d)
+    else:
+        assert d.kind in ("minimum", "inconclusive", "saddle"), str(d)

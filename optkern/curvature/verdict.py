@@ -225,8 +225,9 @@ def _saddle(v: Verdict) -> str:
     worth = _worth_in_words(v)
     way = f", {worth}" if worth else ""
     if v.loss is not None and not worth:
-        way = (
-            ", though no step along it was seen to gain: the loss's rounding hides what it is worth"
+        return (
+            f"{name}: lambda_min <= {at_most(v.bounds_min[1])} along verdict.escape_direction, but "
+            "no step along it was seen to gain: the loss's rounding hides what it is worth"
         )
     if v.flat_ways is not None and v.flat_ways.step is not None:
         return (

@@ -156,9 +156,15 @@ class ByCurvature:
                 at = at.replace(v.kind, f"{v.kind} of the loss plus the weight decay", 1)
             first = f"{self.seen.spent}, {higher}: " if self.seen.spent else ""
             dead += self._decay_cost() if self.aim.decay.any() else ""
-            text = f"{first}{self.trend.stalled()} at a {at}{dead}; {ADVICE[v.kind]}"
+            text = f"{first}{self.trend.stalled()} at a {at}{dead}; {self._advice(v)}"
             return self._said(v.kind, text, v)
         return self._said("inconclusive", f"{self.trend.stalled()}; the point is {v}{dead}", v)
+
+    def _advice(self, v: curvature.Verdict) -> str:
+        """Say what to do at a point where nothing falls; of a saddle whose way out is nothing."""
+        if v.kind == "saddle" and self.loss is not None and not v.predicted_gain:
+            return "nothing that the loss can show is to be gained here, and escape would not move"
+        return ADVICE[v.kind]
 
     def _try_higher(self) -> tuple[str, bool]:
         """Try steps of the rule at the lr that the run had, and say whether they gain."""
