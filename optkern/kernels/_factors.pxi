@@ -84,17 +84,16 @@ cdef void tally_unit(plan_t* plan, tensor_t* t, Py_ssize_t unit, scratch_t* s) n
     cdef Py_ssize_t n = min(<Py_ssize_t> BLOCK, f.columns - column)
     cdef Py_ssize_t line = matrix * f.rows + row, stop = line + min(<Py_ssize_t> BAND, f.rows - row)
     cdef double* sums = f.column_sums + band * f.columns + column
-    cdef bint as_is = as_it_came(plan, t)
-    cdef char* x
     memset(sums, 0, n * sizeof(double))
-    while line < stop:
-        if as_is:
-            x = t.data[1] + (line * f.columns + column) * width(t)
-        else:
-            x = s.block[0]
-            run_direction(plan, t, line * f.columns + column, n, x, s)
-        f.row_sums[line * f.tiles + tile] = SPANS.tally[t.dtype](x, sums, n)
-        line += 1
+    if as_it_came(plan, t):
+        SPANS.tally[t.dtype](
+            t.data[1] + (line * f.columns + column) * width(t), f.columns * width(t), stop - line,
+            sums, n, f.row_sums + line * f.tiles + tile, f.tiles,
+        )
+        return
+    for line in range(line, stop):
+        run_direction(plan, t, line * f.columns + column, n, s.block[0], s)
+        SPANS.tally[t.dtype](s.block[0], 0, 1, sums, n, f.row_sums + line * f.tiles + tile, 1)
 
 
 cdef void take_means(tensor_t* t, const constants_t* constants) noexcept nogil:
@@ -218,14 +217,22 @@ cdef void run_factored(
 ) noexcept nogil:
     """Run the rule where p and g lie, row by row: looking for streams would be a tenth of it."""
     cdef char* at[MAX_STREAMS]
-    cdef Py_ssize_t run, end = first + n, most = PIECE * 8 // width(t)
+    cdef Py_ssize_t size = width(t), run, head, end = first + n, most = (PIECE * 8 - LINE) // size
     cdef char* columns
     cdef double root
+    cdef int j
     memset(at, 0, sizeof(at))
-    at[2] = s.streams[2]
     while first < end:
         run = min(row_at(t, first, &columns, &root), min(end - first, most))
+        at[0], at[1] = t.data[0] + first * size, t.data[1] + first * size
+        at[2] = s.streams[2] + <size_t> at[0] % LINE   # their lines begin together
         SPANS.spread[t.dtype](at[2], columns, root, t.factors.limit, run)
-        at[0], at[1] = t.data[0] + first * width(t), t.data[1] + first * width(t)
+        if run >= LONG:
+            head = <Py_ssize_t> (-<size_t> at[0] % LINE) // size
+            SPANS.update[t.index][t.dtype](t.h, at, head, first)
+            for j in range(3):
+                at[j] += head * size
+            first += head
+            run -= head
         SPANS.update[t.index][t.dtype](t.h, at, run, first)
         first += run

@@ -90,8 +90,11 @@ ctypedef void (*scale_t)(char* out, const char* x, double a, Py_ssize_t n) noexc
 # to = x, or to + x; whether any finite number can be added to what it is now
 ctypedef bint (*add_t)(char* to, const char* x, Py_ssize_t n) noexcept nogil
 
-# sums += x * x; returns the same over x, as x'x is taken
-ctypedef double (*tally_t)(const char* x, double* sums, Py_ssize_t n) noexcept nogil
+# sums += x * x of some rows, one after the other; totals[k * apart] = x'x of row k. stride: bytes
+ctypedef void (*tally_t)(
+    const char* x, Py_ssize_t stride, Py_ssize_t rows, double* sums, Py_ssize_t n,
+    double* totals, Py_ssize_t apart
+) noexcept nogil
 
 # out = min(a * x, limit), in the dtype of the vector
 ctypedef void (*spread_t)(
