@@ -1,4 +1,4 @@
-"""Adafactor beside Adam, in turn: wall time, and the time a thread works, which others' work spares.
+"""Adafactor beside Adam, in turn: wall time, and the thread's own, which others' work spares.
 
     python bench/bench_adafactor.py --shape 3162x3162 --rounds 30
 
