@@ -126,8 +126,8 @@ def page(rule: Rule) -> str:
         titled("The smallest example", "-"),
         example_of(CLASS_OF[rule.name]) + "\n",
         titled("Formula", "-"),
-        "The specification, in NumPy; the compiled kernel gives the same bits. ``h`` are the "
-        "constants of a step.\n",
+        "The specification, in NumPy; ``h`` are the constants of a step. The compiled kernel and "
+        f"it agree on {rule.exact}.\n",
         ".. code-block:: python\n\n" + indented(source) + "\n",
         titled("Paper", "-"),
         papers_part(rule),
