@@ -65,6 +65,19 @@ def test_singular_values_come_near_one(preset):
     assert values.min() > 0.65 and values.max() < 1.25
 
 
+@pytest.mark.parametrize("steps", (6, 10, 20))
+def test_many_steps_do_not_blow_up(steps):
+    """X X^T of one direction has eigenvalues below zero by rounding, which would grow."""
+    rng = np.random.default_rng(7)
+    x = np.outer(rng.standard_normal(16), rng.standard_normal(64)).astype(np.float32)
+    coefficients = PRESETS["original"] * steps
+    runs = matrices.runs_of(coefficients, float(np.finfo(np.float32).eps))
+    assert [len(run) for run in runs][0] == 5 and sum(map(len, runs)) == steps
+    p = np.zeros((16, 64), np.float32)
+    optkern.Muon(p, lr=1.0, ns_steps=steps, layout="out_in").step(x)
+    assert np.isfinite(p).all() and np.linalg.norm(p, 2) < 1.25
+
+
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize("kw", SETTINGS, ids=lambda kw: next(iter(kw)))
 def test_bits_of_the_reference(dtype, kw):

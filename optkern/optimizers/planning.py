@@ -113,6 +113,13 @@ class Planning:
                     f"{buffers.named('parameter', label)} has shape {array.shape}; give it another "
                     "rule, in an optimizer of its own or by optkern.Mixed"
                 )
+            if rule.most_axes is not None and array.ndim > rule.most_axes:
+                raise ValueError(
+                    f"{self.owner}: {rule.class_name} is for arrays of {rule.most_axes} axes at "
+                    f"most, {buffers.named('parameter', label)} has shape {array.shape}; give it a "
+                    f"view of {rule.most_axes}, p.reshape(len(p), -1), or another rule, by "
+                    "optkern.Mixed"
+                )
 
     def rebuild(
         self,

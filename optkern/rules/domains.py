@@ -356,7 +356,7 @@ def checked_by(
     TypeError, ValueError
         Naming ``owner``, ``name``, what came and what is allowed.
     """
-    if value is None and optional:
+    if value is None and (optional or isinstance(domain, Optional)):
         return None
     good = domain.check(value)
     if good is None:

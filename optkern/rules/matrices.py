@@ -14,7 +14,8 @@ import numpy as np
 
 Coefficients = Sequence[tuple[float, float, float]]
 
-GRAM_FROM = 2  # sides' ratio from which iterating the small square matrix takes fewer products
+LARGEST_ROUNDING = 1 / 40  # of a small eigenvalue, of a largest one of about 1
+GRAM_FROM = 3  # sides' ratio from which iterating the small square matrix takes fewer products
 
 
 def orthogonalise(u: np.ndarray, coefficients: Coefficients, eps: float, factor: float) -> None:
@@ -79,26 +80,55 @@ def iterate(x: Any, y: Any, coefficients: Coefficients, factor: float) -> np.nda
 
 
 def iterate_gram(x: Any, y: Any, coefficients: Coefficients, factor: float) -> np.ndarray:
-    """Take the steps on X X^T alone, with which they commute: two products with X, not ten."""
-    m = len(x)
-    gram, step, q, other = np.empty((4, m, m), x.dtype)
-    np.matmul(x, x.T, out=gram)
-    for k, (a, b, c) in enumerate(coefficients, 1):
+    """Take the steps on X X^T alone, with which they commute: few products with X, not two each.
+
+    Rounding gives that matrix eigenvalues a little below zero, which grow as small ones do, and X
+    has no such: where they could become large, what the steps make of X X^T goes into X, and they
+    begin anew.
+    """
+    room = np.empty((4, len(x), len(x)), x.dtype)
+    runs = runs_of(coefficients, float(np.finfo(x.dtype).eps))
+    for run in runs:
+        np.matmul(x, x.T, out=room[0])
+        q = _product_of_steps(room, run)
+        if run is runs[-1]:
+            q *= factor
+        np.matmul(q, x, out=y)
+        x, y = y, x
+    return x
+
+
+def runs_of(coefficients: Coefficients, eps: float) -> list[Coefficients]:
+    """Cut the steps into runs over which a rounding of X X^T stays below `LARGEST_ROUNDING`."""
+    runs: list[list[tuple[float, float, float]]] = []
+    rounding = math.inf
+    for step in coefficients:
+        if rounding > LARGEST_ROUNDING:
+            rounding = eps
+            runs.append([])
+        runs[-1].append(step)
+        rounding *= step[0] ** 2
+    return list(runs)
+
+
+def _product_of_steps(room: np.ndarray, run: Coefficients) -> np.ndarray:
+    """Multiply the polynomials of a run, each of the matrix X X^T that those before leave."""
+    gram, step, q, other = room
+    for k, (a, b, c) in enumerate(run, 1):
         np.matmul(gram, gram.T, out=step)
         np.multiply(gram, b, out=other)
         step *= c
         step += other
-        step.reshape(-1)[:: m + 1] += a
+        step.reshape(-1)[:: len(step) + 1] += a
         if k == 1:
             q[...] = step
         else:
             np.matmul(step, q, out=other)
             q, other = other, q
-        if k < len(coefficients):
+        if k < len(run):
             np.matmul(gram, step, out=other)
             np.matmul(step, other, out=gram)
-    q *= factor
-    return np.matmul(q, x, out=y)
+    return q
 
 
 def _combine(a2: np.ndarray, gram: np.ndarray, a: float, b: float, c: float) -> None:

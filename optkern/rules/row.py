@@ -160,6 +160,8 @@ class Rule:
         constants by name, in double precision; ``h["own"]`` the rule's own.
     axes : int or None
         Of how many axes its parameters are; None: of any number.
+    most_axes : int or None
+        Of how many axes they are at most.
     exact : str
         What its kernel and its reference agree on.
     not_compact : mapping of str to str
@@ -213,6 +215,7 @@ class Rule:
     compact_loop: bool = False
     matrices: Callable[[Any, Any, Values], None] | None = None
     axes: int | None = None
+    most_axes: int | None = None
     exact: str = "every bit, with any number of threads, on any instruction set"
     not_compact: Mapping[str, str] = field(default_factory=dict)
     scales_by_itself: bool = True

@@ -170,7 +170,7 @@ class Binding:
         arrays = {slot: plan.state[slot][i] for slot in inner.rule.state}
         refuse_impossible(self.owner, named("parameter", i), arrays)
         # torch's SGD and Muon count nothing: that there is momentum says there have been steps.
-        uncounted = velocity or inner.rule.matrices is not None
+        uncounted = velocity or inner.rule.state[:1] == ("momentum_buffer",)
         step = entry.get("step", int(begun) if uncounted else None)
         plan.steps[i] = tensors.whole_number(f"{owner}: step", tensors.plain(step))
         plan.started[i] = 0 if begun or not velocity else plan.steps[i]
