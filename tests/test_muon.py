@@ -72,7 +72,7 @@ def test_many_steps_do_not_blow_up(steps):
     x = np.outer(rng.standard_normal(16), rng.standard_normal(64)).astype(np.float32)
     coefficients = PRESETS["original"] * steps
     runs = matrices.runs_of(coefficients, float(np.finfo(np.float32).eps))
-    assert [len(run) for run in runs][0] == 5 and sum(map(len, runs)) == steps
+    assert len(runs[0]) == 5 and sum(map(len, runs)) == steps
     p = np.zeros((16, 64), np.float32)
     optkern.Muon(p, lr=1.0, ns_steps=steps, layout="out_in").step(x)
     assert np.isfinite(p).all() and np.linalg.norm(p, 2) < 1.25

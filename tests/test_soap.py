@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_interrupted_anywhere_all_or_nothing():
     done.step(gradients(2))
     after = everything(theirs, done)
     for line in range(1, lines + 1, 19):
-        interrupted(line, lambda: opt.step(gradients(2)))
+        interrupted(line, partial(opt.step, gradients(2)))
         now = everything(params, opt)
         assert now in (before, after)
         if now != before:

@@ -10,7 +10,7 @@ rows go with them.
 
 A side longer than ``max_precondition_dim`` has neither statistics nor basis; arrays of less than
 two axes have none either, and are Adam's, a step late. Arrays of more axes are refused: give a view
-of two, ``W.reshape(len(W), -1)``. No ``merge_dims``, no ``precondition_1d`` and no normalised steps.
+of two, ``W.reshape(len(W), -1)``. There is no ``merge_dims`` and no ``precondition_1d``.
 
 The bits are those of the same products, `numpy.linalg.eigh` and `numpy.linalg.qr` in the
 parameter's dtype: they depend on NumPy's BLAS and LAPACK.
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import ascended, moved, spared, whole
-from .domains import Count, Optional, Real, Switch
+from .domains import Count, Optional, Switch
 from .row import Form, Rule, Slot, Values
 
 Basis = np.ndarray | None  # None: the identity
@@ -122,7 +122,7 @@ def step_in_bases(
     turn(u, *(None if basis is None else basis.T for basis in (left, right)), u, room)
 
 
-def formula(p, g, m, v, L, R, QL, QR, h):  # noqa: N803  (the paper's letters)
+def formula(p, g, m, v, L, R, QL, QR, h):
     u = np.array(whole(ascended(p, g, h), h))
     shape_direction(u, (m, v, L, R, QL, QR), h.exact)
     p[...] = moved(p, spared(h.rate * u, p, h.after, h), u, h)
