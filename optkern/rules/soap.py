@@ -72,7 +72,7 @@ def turn(x: np.ndarray, left: Basis, right: Basis, to: np.ndarray, room: np.ndar
         to[...] = np.matmul(x, right, out=room)
 
 
-def shape_direction(u: np.ndarray, state: Sequence[Any], h: Values) -> None:
+def step_direction(u: np.ndarray, state: Sequence[Any], h: Values) -> None:
     """Make of a gradient what is stepped along, and move all state on, in place.
 
     Beside them there are one more array of u's size, a mask of it, and two of the square of a side;
@@ -124,7 +124,7 @@ def step_in_bases(
 
 def formula(p, g, m, v, L, R, QL, QR, h):
     u = np.array(whole(ascended(p, g, h), h))
-    shape_direction(u, (m, v, L, R, QL, QR), h.exact)
+    step_direction(u, (m, v, L, R, QL, QR), h.exact)
     p[...] = moved(p, spared(h.rate * u, p, h.after, h), u, h)
 
 
@@ -166,7 +166,7 @@ RULE = Rule(
     counted=("step",),
     rests_first=True,
     numpy=formula,
-    matrices=shape_direction,
+    matrices=step_direction,
     most_axes=2,
     exact="the bits of the same numpy.matmul, numpy.linalg.eigh and numpy.linalg.qr calls, which "
     "depend on NumPy's BLAS and LAPACK and their threads",
