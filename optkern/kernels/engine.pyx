@@ -35,10 +35,11 @@ from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
-    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, CLAMP, DIRECTION, L2, MOMENTUM, OWN1,
-    SCALE, TRUST, adapt_rate, adjust, apply_trust, ask_agreement, ask_relative, be_cautious,
-    bound_direction, confinement, constants_t, derivation, encode, encode_option, gradient_share, hyper_t, kept_of_unit,
-    make_constants, options_t, resolved, share_of_rate, take_head,
+    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, CLAMP, DIRECTION, L2, MOMENTUM,
+    OWN1, SCALE, TRUST, adapt_rate, adjust, apply_trust, ask_agreement, ask_relative,
+    be_cautious, bound_direction, confinement, constants_t, derivation, encode, encode_option,
+    gradient_share, hyper_t, kept_of_unit, make_constants, options_t, resolved, share_of_rate,
+    take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
