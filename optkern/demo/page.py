@@ -187,10 +187,18 @@ def _surface(rules: Sequence[screen.Rule]) -> str:
         momentum=f"{momentum:g}",
         steps=surface.STEPS,
         without=escape(", ".join(without) or "none"),
+        refusing=_refusing([rule.name for rule in rules if surface.takes_none(rule)]),
         rows="".join(_ends(rule.name, path) for rule, path in zip(shown, paths)),
         data=json.dumps(data).replace("<", "\\u003c"),
         script=_part("surface.js"),
     )
+
+
+def _refusing(names: Sequence[str]) -> str:
+    """Say which rules show another momentum in the place of 0."""
+    if not names:
+        return ""
+    return escape(f" No momentum of 0, {surface.MOMENTA[1]:g} instead: {', '.join(names)}.")
 
 
 def _ends(name: str, path: np.ndarray) -> str:

@@ -63,6 +63,11 @@ def momentum_of(rule: Rule, momentum: float) -> dict[str, Any]:
     return {}
 
 
+def takes_none(rule: Rule) -> bool:
+    """Return whether a rule has a momentum and refuses that it is 0."""
+    return bool(rule.conflict({**rule.hyperparameters, **momentum_of(rule, 0.0)}))
+
+
 def path(rule: Rule, start: tuple[float, float], lr: float, momentum: float) -> Array:
     """Take the steps of a rule from a point, with optkern.
 
@@ -87,6 +92,8 @@ def path(rule: Rule, start: tuple[float, float], lr: float, momentum: float) -> 
 def paths_of(rule: Rule) -> Array:
     """Return all paths of a rule: shape (starts, rates, momenta or 1, STEPS + 1, 2)."""
     momenta = MOMENTA if momentum_of(rule, 0.9) else (0.0,)
+    if takes_none(rule):  # in the place of 0 the next one, as the page says
+        momenta = (MOMENTA[1], *MOMENTA[1:])
     return np.array(
         [
             [[path(rule, s, lr, mu) for mu in momenta] for lr in RATES]
