@@ -70,8 +70,7 @@ def check(case: cases.Case, row: Row, threads: int) -> None:
     state, master = [empty.get(slot) for slot in case.rule.state], empty.get("master")
     for step in range(1, 4):
         hyper = {**case.hyperparameters, "step": step}
-        if "mu_product" in hyper:
-            hyper["mu_product"] = opt.state[0]["mu_product"]
+        hyper |= {name: opt.state[0][name] for name in opt.rule.carried}
         reference.update(case.rule, q, g, state, hyper, opt.seed, 0, master)
         opt.step(g)
     pairs = [(p.view(np.uint8), q.view(np.uint8))]

@@ -12,11 +12,11 @@ import os
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdlib cimport free
-from libc.string cimport memset, strcmp
+from libc.string cimport memcpy, memset, strcmp
 
 from optkern.kernels import rules
 from optkern.kernels._constants import position
-from optkern.kernels._constants cimport constants_t, encode, hyper_t, make_constants
+from optkern.kernels._constants cimport CARRIED, constants_t, encode, hyper_t, make_constants
 from optkern.kernels.engine cimport TRAITS, step_dense
 from optkern.kernels._plan cimport missing_stream
 from optkern.kernels.rows cimport find_rows, rows_t, run_rows
@@ -158,7 +158,7 @@ cdef void next_step(rule_t* rule, step_t* step) noexcept nogil:
     to.index = own.index
     make_constants(TRAITS[own.index].derive, &own.hyper, &to.constants)
     own.hyper.step += 1
-    own.hyper.carried = to.constants.carried
+    memcpy(own.hyper.carried, to.constants.carried, CARRIED * sizeof(double))
     optkern_restore_mode(mode)
 
 

@@ -64,8 +64,7 @@ class Twin:
                 continue
             hyper = {**self.rule.hyperparameters, **self.opt.param_groups[0]}
             hyper["step"] = entries[i]["step"] + 1
-            if "mu_product" in hyper:
-                hyper["mu_product"] = entries[i]["mu_product"]
+            hyper |= {name: entries[i][name] for name in self.rule.carried}
             reference.update(self.rule, p, g, state, hyper, self.opt.seed, i, self.masters[i])
 
     def assert_same(self):

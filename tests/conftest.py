@@ -18,7 +18,7 @@ import pytest
 
 import optkern  # before torch and scikit-learn: whoever loads OpenMP first sets its wait policy
 from optkern.kernels import runtime
-from optkern.rules import Choice, Switch
+from optkern.rules import OPTIONS, Choice, Switch, refuse_option
 
 ISAS = runtime.AVAILABLE_ISAS
 DTYPES = (np.float32, np.float64)
@@ -66,6 +66,18 @@ def option_sets(rule):
     sets = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     whole = dict(rule.hyperparameters)
     return [options for options in sets if rule.conflict(whole | options) is None]
+
+
+def possible(rule, options):
+    """Those of some options around a rule that it does not refuse."""
+    kept = dict(options)
+    for name, value in options.items():
+        try:
+            if value != OPTIONS.get(name, (value,))[0]:
+                refuse_option(rule.name, name, rule)
+        except ValueError:
+            del kept[name]
+    return kept
 
 
 def busiest_options(rule):

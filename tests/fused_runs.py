@@ -8,6 +8,7 @@ from conftest import (
     assert_same_bits,
     copies,
     ordinary,
+    possible,
 )
 
 import optkern
@@ -48,10 +49,7 @@ EVERYTHING = {name: values[1] for name, values in (AXES | MORE).items()}
 
 def allowed(rule, options):
     """What a rule takes of options."""
-    refused = {"cautious"} if rule.trust else set()
-    refused |= {"centralize", "adaptive_clip"} if rule.trust == "gradient" else set()
-    refused |= set() if rule.has_relative else {"clip_update_rms"}
-    return {k: v for k, v in options.items() if k not in refused}
+    return possible(rule, options)
 
 
 def by_pairs(axes):
@@ -96,7 +94,7 @@ class Twin:
         settings = {name: keyword.default for name, keyword in rule.settings.items()}
         self.state = {
             slot: [
-                np.full_like(p, rule.start_of(slot, settings | own))
+                np.full_like(p, rule.start_of(slot, settings | own, p))
                 for p, own in zip(params, self.hyper, strict=True)
             ]
             for slot in rule.state
@@ -121,10 +119,9 @@ class Twin:
             self.rule, self.params, grads, self.state, self.hyper, self.held, self.calls,
             self.stored, self.heads, **self.options,
         )  # fmt: skip
-        if "mu_product" in self.rule.hyperparameters:
-            for hyper, on in zip(self.hyper, active, strict=True):
-                derived = reference.Constants(self.rule, hyper, np.dtype(np.float64))
-                hyper["mu_product"] = derived.carried if on else hyper["mu_product"]
+        for hyper, on in zip(self.hyper, active, strict=True):
+            if on and self.rule.carried:
+                hyper |= reference.Constants(self.rule, hyper, np.dtype(np.float64)).carried
         self.held, self.calls = [None] * len(grads), 0
         return True
 

@@ -44,7 +44,7 @@ def own_options(rule: Rule) -> list[str]:
     found = []
     for name in rule.hyperparameters:
         found += [key for key, x in rule.settings.items() if x.before == name and not x.means]
-        if name not in SHARED and name != rule.carried:
+        if name not in SHARED and name not in rule.carried:
             found.append(name)
     return found
 

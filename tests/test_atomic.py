@@ -305,7 +305,8 @@ g = np.ones((300, 200), np.float32)
 def strided(): return np.zeros((300, 200, 2), np.float32)[..., 0]
 works = {}
 for cls in optkern.optimizers.CLASSES.values():
-    works[cls.__name__] = cls(strided(), num_threads=threads, clip_norm=1.0, ema_decay=.9).step
+    average = {} if cls.rule.average else {"ema_decay": 0.9}
+    works[cls.__name__] = cls(strided(), num_threads=threads, clip_norm=1.0, **average).step
     works[cls.__name__ + " plain"] = cls(strided(), num_threads=threads).step
 for kind in ("bfloat16", "int8"):
     works[kind] = optkern.Adam(strided(), state_dtype=kind, num_threads=threads).step

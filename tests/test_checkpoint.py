@@ -50,7 +50,7 @@ def trainers():
         elif betas:
             scheduled["betas"] = three_betas
         elif "momentum" in rule.hyperparameters:
-            scheduled["momentum"] = Linear(0.0, 0.9, 10)
+            scheduled["momentum"] = Linear(0.1, 0.9, 10)
 
         def grouped(cls=cls, scheduled=scheduled):
             params = new_params()

@@ -57,7 +57,8 @@ def hyperparameters(rng, rule):
         hyper["momentum"] = 0.9 if hyper.get("nesterov") else 0.0
     if len(rule.hyperparameters.get("betas", ())) == 3:
         hyper["betas"] = (*hyper["betas"], 0.9)
-    return hyper
+    refused = rule.conflict({**rule.hyperparameters, **hyper})
+    return hyperparameters(rng, rule) if refused else hyper
 
 
 def representable(x, dtype):
@@ -126,8 +127,7 @@ def walk(name, dtype, runs, seed):
             g = numbers(rng, dtype)
             before = {k: a.copy() for k, a in opt.state[0].items() if isinstance(a, np.ndarray)}
             full["step"] = step
-            if rule.carried:
-                full[rule.carried] = opt.state[0].get(rule.carried, 1.0)
+            full |= {name: opt.state[0][name] for name in rule.carried}
             with np.errstate(all="ignore"):
                 q, state = result(rule, p, g, before, full, options, dtype)
                 kept = p * shrink(rule, full)

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import possible
 from interruption import interrupted, lines_of
 
 import optkern
@@ -66,6 +67,8 @@ def chosen(k: int) -> tuple[list[str], dict[str, object]]:
     around = dict(AROUND[k % len(AROUND)])
     if any("" in CLASSES[rule].rule.not_compact for rule in rules):
         around.pop("state_dtype", None)
+    for rule in rules:
+        around = possible(CLASSES[rule].rule, around)
     return rules, around
 
 

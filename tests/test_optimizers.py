@@ -28,7 +28,8 @@ from optimized import (
 )
 
 import optkern
-from optkern.kernels.rules import OPTIONS, Real, TwoNumbers
+from optkern.kernels.reference import Constants
+from optkern.kernels.rules import CARRIED, OPTIONS, Real, TwoNumbers
 from optkern.optimizers import CLASSES
 
 
@@ -36,26 +37,23 @@ def by_reference(rule, params, calls, **options):
     """The parameters, and their state, after calls of the reference twin with these gradients."""
     params = copies(params)
     values = {**rule.hyperparameters, **{k: s.default for k, s in rule.settings.items()}, **options}
-    state = [[np.full_like(p, rule.start_of(slot, values)) for p in params] for slot in rule.state]
-    counts, products = [0] * len(params), [1.0] * len(params)
+    state = [
+        [np.full_like(p, rule.start_of(slot, values, p)) for p in params] for slot in rule.state
+    ]
+    counts, products = [0] * len(params), [{}] * len(params)
     for grads in calls:
         for i, g in enumerate(grads):
             if g is None:
                 continue
             counts[i] += 1
-            extra = {}
-            if "mu_product" in rule.hyperparameters:
-                extra["mu_product"] = products[i]
-                products[i] *= mu_factor(rule, options, counts[i])
+            extra = dict(products[i])
+            whole = {**rule.hyperparameters, **options, **extra, "step": counts[i]}
+            whole = {k: v for k, v in whole.items() if k in rule.hyperparameters}
+            products[i] = Constants(rule, whole, params[i].dtype).carried
             getattr(optkern.reference, rule.name)(
                 params[i], g, *(slot[i] for slot in state), step=counts[i], **extra, **options
             )
     return params, state
-
-
-def mu_factor(rule, options, step):
-    hyper = {**rule.hyperparameters, **options}
-    return hyper["betas"][0] * (1 - 0.5 * 0.96 ** (step * hyper["momentum_decay"]))
 
 
 # --------------------------------------------------------------------------- the class and its rule
@@ -84,7 +82,7 @@ def test_signature_is_the_table(rule):
     cls = CLASSES[rule.name]
     parameters = inspect.signature(cls).parameters
     assert next(iter(parameters)) == "params"
-    own = set(rule.hyperparameters) - {"step", "mu_product"}
+    own = set(rule.hyperparameters) - {"step", *rule.carried}
     for name in own:
         assert parameters[name].default == rule.hyperparameters[name]
     shared = {
@@ -100,7 +98,7 @@ def test_signature_is_the_table(rule):
     extra = set(parameters) - own - shared - set(OPTIONS)
     bound = {"follow", "strict_grads"}
     assert bound <= extra <= bound | {"decoupled_weight_decay", "initial_accumulator_value"}
-    assert not {"step", "mu_product"} & set(parameters)
+    assert not {"step", *CARRIED} & set(parameters)
 
 
 @every_rule
@@ -313,7 +311,7 @@ def test_gradients_are_not_kept(call):
 def test_any_number_may_be_a_callable(rule):
     """A callable gets the number of completed calls, and its value is the hyperparameter's."""
     for name, default in rule.hyperparameters.items():
-        if not isinstance(rule.domain(name), (Real, TwoNumbers)) or name in ("step", "mu_product"):
+        if not isinstance(rule.domain(name), (Real, TwoNumbers)) or name in ("step", *CARRIED):
             continue
         fixed = {"momentum": 0.5, "momentum_form": "torch"} if name == "dampening" else {}
 

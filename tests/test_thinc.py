@@ -394,6 +394,8 @@ def test_every_rule_trains(rule):
         "radam": 0.1,
         "asgd": 0.5,
         "ftrl": 0.3,
+        "schedulefreesgd": 3.0,
+        "schedulefreeradam": 0.1,
     }.get(rule.name, 0.02)
     optimizer = ours.Optimizer(lr, rule=rule.name)
     model = tagger()

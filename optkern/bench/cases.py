@@ -194,9 +194,8 @@ class Problem:
     def hyperparameters(self) -> dict[str, Any]:
         """Give those of the next step, with the counts that the functional twins take as well."""
         entry = next(iter(self.optimizer.state.values()))
-        counts = {"step": entry["step"] + 1, "mu_product": entry.get("mu_product")}
-        known = self.case.rule.hyperparameters
-        return self.case.hyperparameters | {k: v for k, v in counts.items() if k in known}
+        carried = {name: entry[name] for name in self.case.rule.carried}
+        return self.case.hyperparameters | {"step": entry["step"] + 1} | carried
 
     def arrays(self) -> TensorArrays:
         """Yield (p, g, state) of each tensor."""

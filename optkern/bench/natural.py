@@ -189,6 +189,29 @@ def _ftrl(p, g, s, o):
     )
 
 
+def _follow(p, step, s, o, lr, b):
+    """Step z and let p follow it, between z and the average."""
+    largest = max(o.lr_max, lr)
+    weight = o.step**o.r * largest**o.weight_lr_power
+    c = weight / (o.weight_sum + weight) if largest else 0
+    p += c * (s["z"] - p)
+    p -= (1 - b * (1 - c)) * step
+    s["z"] = s["z"] - step
+
+
+def _schedulefreesgd(p, g, s, o):
+    lr = o.lr * min(1, o.step / o.warmup_steps) if o.warmup_steps else o.lr
+    _follow(p, lr * g, s, o, lr, o.momentum)
+
+
+def _schedulefreeadamw(p, g, s, o):
+    beta1, beta2 = o.betas
+    lr = o.lr * min(1, o.step / o.warmup_steps) if o.warmup_steps else o.lr
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2
+    quotient = g / (np.sqrt(s["exp_avg_sq"] / (1 - beta2**o.step)) + o.eps)
+    _follow(p, lr * (quotient + o.weight_decay * p), s, o, lr, beta1)
+
+
 def _mars(p, g, s, o):
     beta1, beta2 = o.betas
     c = g + o.gamma * beta1 / (1 - beta1) * (g - s["last_grad"])
@@ -264,6 +287,8 @@ NATURAL: dict[str, Callable[..., None]] = {
     "ftrl": _ftrl,
     "mars": _mars,
     "adafactor": _adafactor,
+    "schedulefreeadamw": _schedulefreeadamw,
+    "schedulefreesgd": _schedulefreesgd,
     "muon": _muon,
     "normuon": _normuon,
 }

@@ -123,8 +123,7 @@ def check_compact_state() -> str:
                 entry = opt.state[0]
                 state = [copied(entry.get(slot)) for slot in rule.state]
                 hyper = {**rule.hyperparameters, **opt.param_groups[0], "step": step}
-                if rule.carried:
-                    hyper[rule.carried] = entry[rule.carried]
+                hyper |= {name: entry[name] for name in rule.carried}
                 reference.update(rule, twin, g, state, hyper, opt.seed)
                 opt.step(g)
                 for a, b in zip([p, *map(entry.get, rule.state)], [twin, *state]):

@@ -257,7 +257,7 @@ class Fit:
             array = self.params.get(key, array)
             absent = [name for name in entry if name not in self.restored.get(key, ())]
             if key in self.params:
-                for name in set(absent) & set(OF_WEIGHTS):
+                for name in set(absent) & {*OF_WEIGHTS, *self.opt.session.rule_at(i).of_weights}:
                     yield entry[name], codecs.widened(array)
             if key in self.restored:
                 self.missing += [f"state/{key}/{x}" for x in absent if x != "accumulator"]

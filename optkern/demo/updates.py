@@ -122,9 +122,8 @@ class ReferenceUpdate:
                 made[id(hyper)] = reference.Constants(rule, known, p.dtype, self.options, norm=norm)
             h = made[id(hyper)]
             rule.numpy(p, grads[name], *self.state[name], h)
-        for rule, hyper in self.owned.values():
-            if rule.carried:
-                self.carried[rule.carried] = made[id(hyper)].carried
+        for _, hyper in self.owned.values():
+            self.carried |= made[id(hyper)].carried
 
 
 def _own(array: Array | None) -> Array | None:
@@ -167,8 +166,7 @@ class NaturalUpdate:
             if rule.carried and self.steps:
                 before = {key: getattr(options, key) for key in rule.hyperparameters}
                 before["step"] = self.steps
-                carried = reference.Constants(rule, before, p.dtype).carried
-                setattr(options, rule.carried, carried)
+                vars(options).update(reference.Constants(rule, before, p.dtype).carried)
         self.steps += 1
 
     def __call__(self, grads: Weights) -> None:

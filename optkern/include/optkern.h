@@ -17,27 +17,30 @@
  * streams: the parameter, its gradient, then the state arrays in the order of the rule's `state`
  * (optkern.RULES), each of the parameter's size and zero before the first step:
  *
- *     sgd        momentum_buffer (with momentum)
- *     adagrad    sum
- *     rmsprop    square_avg, grad_avg (with centered), momentum_buffer (with momentum)
- *     adadelta   square_avg, acc_delta
- *     adam       exp_avg, exp_avg_sq, max_exp_avg_sq (with amsgrad)
- *     adamw      exp_avg, exp_avg_sq, max_exp_avg_sq (with amsgrad)
- *     adamax     exp_avg, exp_inf
- *     nadam      exp_avg, exp_avg_sq
- *     radam      exp_avg, exp_avg_sq
- *     lion       exp_avg
- *     lars       momentum_buffer (with momentum)
- *     lamb       exp_avg, exp_avg_sq
- *     adabelief  exp_avg, exp_avg_var
- *     adan       exp_avg, exp_avg_diff, exp_avg_sq, previous_grad
- *     ademamix   exp_avg, exp_avg_sq, exp_avg_slow
- *     adopt      exp_avg, exp_avg_sq
- *     asgd       ax
- *     ftrl       z, n
- *     laprop     exp_avg_ratio, exp_avg_sq
- *     mars       exp_avg, exp_avg_sq, last_grad
- *     rprop      prev, step_size
+ *     sgd                momentum_buffer (with momentum)
+ *     adagrad            sum
+ *     rmsprop            square_avg, grad_avg (with centered), momentum_buffer (with momentum)
+ *     adadelta           square_avg, acc_delta
+ *     adam               exp_avg, exp_avg_sq, max_exp_avg_sq (with amsgrad)
+ *     adamw              exp_avg, exp_avg_sq, max_exp_avg_sq (with amsgrad)
+ *     adamax             exp_avg, exp_inf
+ *     nadam              exp_avg, exp_avg_sq
+ *     radam              exp_avg, exp_avg_sq
+ *     lion               exp_avg
+ *     lars               momentum_buffer (with momentum)
+ *     lamb               exp_avg, exp_avg_sq
+ *     adabelief          exp_avg, exp_avg_var
+ *     adan               exp_avg, exp_avg_diff, exp_avg_sq, previous_grad
+ *     ademamix           exp_avg, exp_avg_sq, exp_avg_slow
+ *     adopt              exp_avg, exp_avg_sq
+ *     asgd               ax
+ *     ftrl               z, n
+ *     laprop             exp_avg_ratio, exp_avg_sq
+ *     mars               exp_avg, exp_avg_sq, last_grad
+ *     rprop              prev, step_size
+ *     schedulefreeadamw  z, exp_avg_sq
+ *     schedulefreeradam  z, exp_avg_sq
+ *     schedulefreesgd    z
  *
  * Rules that take norms (lars, lamb): the streams of a call are those of a whole tensor. Any other
  * rule may be called on parts of one.

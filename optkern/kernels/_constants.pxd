@@ -47,7 +47,8 @@ cdef enum:
 
 
 cdef enum:
-    OWN = 8   # numbers that a rule may have for itself, of either kind
+    OWN = 8       # numbers that a rule may have for itself, of either kind
+    CARRIED = 3   # that its steps hand on (`Rule.carried`)
 
 
 cdef struct hyper_t:
@@ -62,7 +63,6 @@ cdef struct hyper_t:
     double dampening
     double lr_decay
     double momentum_decay
-    double carried       # what a rule takes from the last step's constants (`Rule.carried`)
     double weight_decay
     double nesterov
     double centered
@@ -76,6 +76,7 @@ cdef struct hyper_t:
     double trust_coefficient
     double adapt
     double share         # how much of a gradient as it comes an update takes; 0: all of it
+    double carried[CARRIED]   # from the last step's constants, in the order of `Rule.carried`
     double own[OWN]      # what no other rule has, in the order of `Rule.domains`
 
 
@@ -118,7 +119,6 @@ cdef struct constants_t:
     double decay         # weight decay, added to the gradient
     double rate          # multiplies the direction
     double eps
-    double carried       # into the next step's hyperparameters (`Rule.carried`)
     double scale         # multiplies the gradient: unscaling and clipping by norms
     double limit         # clips the gradient's elements
     double trust         # LARS: multiplies the gradient; LAMB: the direction
@@ -137,6 +137,7 @@ cdef struct constants_t:
     double gain2
     double momentum
     double gain
+    double carried[CARRIED]   # into the next step's hyperparameters, in the order of `Rule.carried`
     double own[OWN]      # what no other rule has, in the order of `Rule.constants`
 
 
@@ -149,7 +150,7 @@ cdef inline void take_head(constants_t* h, const constants_t* shared) noexcept n
 cdef inline constants_t resolved(const constants_t* h) noexcept nogil:
     """Return a tensor's constants in one piece, which a compiler can keep in registers."""
     cdef constants_t whole = (h - h.behind)[0]
-    whole.decay, whole.rate, whole.eps, whole.carried = h.decay, h.rate, h.eps, h.carried
+    whole.decay, whole.rate, whole.eps = h.decay, h.rate, h.eps
     whole.scale, whole.limit, whole.trust, whole.caution = h.scale, h.limit, h.trust, h.caution
     whole.shrink, whole.turn, whole.full, whole.down = h.shrink, h.turn, h.full, h.down
     whole.flags, whole.lift, whole.behind = h.flags, h.lift, 0

@@ -24,7 +24,7 @@ cdef enum:
 cdef list fields():
     """Return the names of the fields of `hyper_t`.
 
-    The last is an array, all others are one double.
+    The last two are arrays, all others are one double.
     """
     cdef hyper_t o
     memset(&o, 0, sizeof(o))
@@ -36,17 +36,18 @@ cdef list FIELDS = fields()
 
 cdef dict places(rule):
     """Return the position in `hyper_t` of the first double of each of a rule's hyperparameters."""
-    cdef Py_ssize_t own = FIELDS.index("own")
+    cdef Py_ssize_t carried = FIELDS.index("carried"), own = carried + CARRIED
     found = {}
     for name, default in rule.hyperparameters.items():
-        if name in rule.domains and name != "lr":   # which other code reads too
+        if name in rule.carried:
+            found[name] = carried + rule.carried.index(name)
+        elif name in rule.domains and name != "lr":   # which other code reads too
             found[name] = own
             own += len(rule.domains[name].encode(default))
         else:
-            field = {"betas": "beta1", rule.carried: "carried"}.get(name, name)
-            found[name] = FIELDS.index(field)
-    if own > FIELDS.index("own") + OWN:
-        raise SystemError(f"optkern: OWN in _constants.pxd is too small for {rule.name}")
+            found[name] = FIELDS.index("beta1" if name == "betas" else name)
+    if own > carried + CARRIED + OWN or len(rule.carried) > CARRIED:
+        raise SystemError(f"optkern: OWN or CARRIED in _constants.pxd is too small for {rule.name}")
     return found
 
 

@@ -215,7 +215,7 @@ cdef struct plan_t:
     options_t options
     long long* steps              # of each tensor, like the three below
     long long* started
-    double* mu_products
+    double* carried               # CARRIED numbers each (`Rule.carried`)
     unsigned char* accumulator_filled  # its accumulator holds gradients
     unsigned long long seed
     Py_ssize_t accumulated        # calls whose gradients wait in the accumulators

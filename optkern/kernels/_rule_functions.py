@@ -153,7 +153,7 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
     for name, value in hyper.items():
         plan.set_hyperparameter(0, name, value)
     plan.steps[:] = hyper["step"] - 1
-    plan.mu_products[:] = hyper[rule.carried] if rule.carried else 1.0
+    plan.carried[:, : len(rule.carried)] = [hyper[name] for name in rule.carried]
     return plan
 
 

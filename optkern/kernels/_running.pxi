@@ -276,6 +276,7 @@ cdef Py_ssize_t active_elements(const plan_t* plan) noexcept nogil:
 cdef void count_call(plan_t* plan) noexcept nogil:
     """Count the call that has been done."""
     cdef Py_ssize_t i
+    cdef const constants_t* h
     if plan.adding:
         plan.accumulated += 1
         for i in range(plan.count):
@@ -292,7 +293,8 @@ cdef void count_call(plan_t* plan) noexcept nogil:
                 if not plan.tensors[i].h.flags & MOMENTUM:
                     plan.started[i] += 1   # its first velocity is still to come
             plan.steps[i] += 1
-            plan.mu_products[i] = plan.tensors[i].h.carried
+            h = plan.tensors[i].h
+            memcpy(carried_by(plan, i), (h - h.behind).carried, CARRIED * sizeof(double))
 
 # --------------------------------------------------------------------------- no plan
 

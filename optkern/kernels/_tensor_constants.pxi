@@ -39,11 +39,24 @@ cdef void note_options(plan_t* plan) noexcept nogil:
         confinement(o, stored, &plan.box[stored][0], &plan.box[stored][1])
 
 
+cdef inline double* carried_by(const plan_t* plan, Py_ssize_t i) noexcept nogil:
+    """Find what the last step has handed on to a tensor's next one."""
+    return plan.carried + CARRIED * i
+
+
+cdef inline bint differs(const double* one, const double* other) noexcept nogil:
+    cdef int j
+    for j in range(CARRIED):
+        if one[j] != other[j]:
+            return True
+    return False
+
+
 cdef hyper_t hypers_of(const plan_t* plan, Py_ssize_t i) noexcept nogil:
     """Return a tensor's hyperparameters, with all that its constants are derived from."""
     cdef hyper_t o = plan.hypers[plan.tensors[i].group]
     o.step = <double> (plan.steps[i] - plan.started[i] + 1)
-    o.carried = plan.mu_products[i]
+    memcpy(o.carried, carried_by(plan, i), CARRIED * sizeof(double))
     o.share = gradient_share(&plan.options, <double> (plan.accumulated + 1), unit_of(plan))
     return o
 
@@ -65,7 +78,7 @@ cdef void derive_constants(plan_t* plan) noexcept nogil:
             last < 0
             or plan.tensors[i].group != plan.tensors[last].group
             or plan.steps[i] - plan.started[i] != plan.steps[last] - plan.started[last]
-            or plan.mu_products[i] != plan.mu_products[last]
+            or differs(carried_by(plan, i), carried_by(plan, last))
         ):
             o = hypers_of(plan, i)
             h = &plan.constants[i]

@@ -165,7 +165,7 @@ def commit(Plan old, list entries, list copies=None, Setting setting=None, Plan 
     del kept
 
 
-def exchange(Plan plan, list pairs, refusal):
+def exchange(Plan plan, list pairs, refusal, change=None):
     """Exchange the elements of pairs of arrays, and let a plan refuse steps from now on, or not.
 
     Parameters
@@ -175,6 +175,8 @@ def exchange(Plan plan, list pairs, refusal):
         Of one shape and dtype each.
     refusal : str or None
         Why no step may be taken from now on.
+    change : Change, optional
+        What is made with it; its plan takes over.
     """
     cdef Place a, b
     plan.refuse_others("an exchange of averages")
@@ -189,6 +191,9 @@ def exchange(Plan plan, list pairs, refusal):
             )
         order = buffers.memory_order(one)[0]
         places.append((writable(one, order), writable(other, order)))
+    if change is not None:
+        commit(plan, change.entries, [], None, change.plan)
+        plan = change.plan
     for a, b in places:
         with nogil:
             exchange_two(a, b)
@@ -198,7 +203,9 @@ def exchange(Plan plan, list pairs, refusal):
 def exchange_averages(session, refusal=None):
     """Exchange an optimizer's parameters and averages; it refuses steps then, or no longer."""
     cdef Plan plan = session.plan
-    exchange(plan, list(zip(plan.params, plan.state["ema"])), refusal)
+    change = session.averages_aside(refusal)
+    averages = (plan if change is None or refusal is None else change.plan).state["ema"]
+    exchange(plan, list(zip(plan.params, averages)), refusal, change)
 
 
 cdef void exchange_two(Place a, Place b) noexcept nogil:

@@ -45,7 +45,7 @@ cdef class Plan:
     cdef readonly tuple labels
     cdef readonly list params
     cdef readonly dict state
-    cdef readonly object steps, started, mu_products, accumulator_filled, nonfinite
+    cdef readonly object steps, started, carried, accumulator_filled, nonfinite
     cdef public object refusal       # why no step may be taken now, or None
     cdef public bint retired         # another plan has taken over
     cdef readonly bint raises        # what the last step found not finite is an error

@@ -21,7 +21,7 @@ class Plan:
     state: dict[str, list[Any]]
     steps: NDArray[np.int64]
     started: NDArray[np.int64]
-    mu_products: NDArray[np.float64]
+    carried: NDArray[np.float64]
     accumulator_filled: NDArray[np.uint8]
     accumulated: int
     held_shift: int

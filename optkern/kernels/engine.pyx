@@ -35,8 +35,8 @@ from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
-    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, CLAMP, DIRECTION, L2, MOMENTUM,
-    OWN1, SCALE, TRUST, adapt_rate, adjust, apply_trust, ask_agreement, ask_relative,
+    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, CARRIED, CLAMP, DIRECTION, L2,
+    MOMENTUM, OWN1, SCALE, TRUST, adapt_rate, adjust, apply_trust, ask_agreement, ask_relative,
     be_cautious, bound_direction, confinement, constants_t, derivation, encode, encode_option,
     gradient_share, hyper_t, kept_of_unit, make_constants, options_t, resolved, share_of_rate,
     take_head,
@@ -146,6 +146,8 @@ cdef class Plan:
         note_rules(self, rule)
         for i in range(core.count):
             bind_tensor(self, i, weight_rounding == "stochastic")
+        if core.count:
+            self.carried[:] = [row.first_carried for row in self.rules]
         for name, (default, _) in OPTIONS.items():
             self.set_option(name, default)
         cut_chunks(core)
@@ -165,17 +167,18 @@ cdef class Plan:
     cdef int _reserve_counts(self) except -1:
         """Make the counts of each tensor: as arrays, and where compiled code finds them."""
         cdef long long[::1] steps, started
-        cdef double[::1] mu_products
+        cdef double[:, ::1] carried
         cdef unsigned char[::1] filled
         count = self.core.count
         self.steps, self.started = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self.mu_products, self.accumulator_filled = np.ones(count), np.zeros(count, np.uint8)
+        self.carried = np.zeros((count, CARRIED))
+        self.accumulator_filled = np.zeros(count, np.uint8)
         steps, started = self.steps, self.started
-        mu_products, filled = self.mu_products, self.accumulator_filled
-        self._views += [steps, started, mu_products, filled]   # while they last, none is resized
+        carried, filled = self.carried, self.accumulator_filled
+        self._views += [steps, started, carried, filled]   # while they last, none is resized
         if count:
             self.core.steps, self.core.started = &steps[0], &started[0]
-            self.core.mu_products, self.core.accumulator_filled = &mu_products[0], &filled[0]
+            self.core.carried, self.core.accumulator_filled = &carried[0, 0], &filled[0]
         return 0
 
     # ----------------------------------------------------------------- hyperparameters

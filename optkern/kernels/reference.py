@@ -45,7 +45,7 @@ from .rows import Rows
 class Constants:
     """Hold the derived constants of one step of a rule, as scalars of one dtype.
 
-    ``carried`` stays a double: it is not a formula's, it goes into the next step's constants.
+    ``carried``, by name, stays in double: no formula's, it goes into the next step's constants.
     A rule's own constants have the names that its row gives them.
 
     Parameters
@@ -88,6 +88,7 @@ class Constants:
         kept = ("flags", "lift", "carried")
         exact = exact | dict(zip(rule.constants, exact["own"]))
         del exact["own"]
+        exact["carried"] = dict(zip(rule.carried, exact["carried"]))
         with np.errstate(over="ignore", under="ignore"):
             for name, value in exact.items():
                 setattr(self, name, value if name in kept else dtype.type(value))

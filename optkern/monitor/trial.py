@@ -104,8 +104,9 @@ def _forget_state(opt: Optimizer) -> None:
     state = copy.deepcopy(opt.state_dict())
     state["steps"] = 0
     for i, entry in enumerate(state["state"].values()):
+        rule = opt.session.rule_at(i)
         for name, value in entry.items():
-            first = 1 if name == opt.session.rule_at(i).carried else 0  # a product of factors
+            first = rule.hyperparameters[name] if name in rule.carried else 0
             entry[name] = (
                 np.full_like(value, first) if isinstance(value, np.ndarray) else type(value)(first)
             )

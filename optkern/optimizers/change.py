@@ -21,7 +21,7 @@ class Counts(NamedTuple):
     """Hold what a plan has counted, per parameter and of calls, and why it refuses steps."""
 
     steps: Any
-    mu_products: Any
+    carried: Any
     started: Any
     accumulator_filled: Any
     accumulated: int
@@ -34,15 +34,17 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, plan: Plan) -> Counts:
         """Copy a plan's."""
-        arrays = (plan.steps, plan.mu_products, plan.started, plan.accumulator_filled)
-        steps, mu_products, started, filled = (array.copy() for array in arrays)
+        arrays = (plan.steps, plan.carried, plan.started, plan.accumulator_filled)
+        steps, carried, started, filled = (array.copy() for array in arrays)
         calls = (plan.accumulated, plan.applied, plan.skipped)
         rest = (plan.refusal, plan.held_shift, plan.skips_in_row)
-        return cls(steps, mu_products, started, filled, *calls, *rest)
+        return cls(steps, carried, started, filled, *calls, *rest)
 
     def put_into(self, plan: Plan) -> None:
         """Let a new plan go on from here."""
-        plan.steps[:], plan.mu_products[:] = self.steps, self.mu_products
+        plan.steps[:] = self.steps
+        # In pickles of before it is one number a parameter.
+        plan.carried[:] = self.carried if self.carried.ndim == 2 else self.carried[:, None]
         plan.started[:], plan.accumulator_filled[:] = self.started, self.accumulator_filled
         plan.accumulated, plan.applied, plan.skipped = self[4:7]
         plan.refusal, plan.held_shift = self.refusal, self.held_shift

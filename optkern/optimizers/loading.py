@@ -111,7 +111,7 @@ class CheckedStateDict:
         slots = (*self.session.slot_names(), *OPTION_SLOTS)
         self.state: dict[str, list[Any]] = {slot: [] for slot in slots}
         self.counts: list[int] = []
-        self.mu_products: list[float] = []
+        self.carried: list[list[float]] = []
         self.started: list[int] = []
         self.accumulator_filled: list[bool] = []
         known, required = {"step", "started"}, {"step"}
@@ -120,7 +120,7 @@ class CheckedStateDict:
         for i, label in enumerate(structure.labels):
             entry, what = state[label], buffers.named("parameter", label)
             rule = self.session.rule_at(i)
-            scalars = {"mu_product"} & set(rule.hyperparameters)
+            scalars = set(rule.carried)
             # By the options it was saved with: a schedule that is kept may need more.
             hyper = self.saved[structure.groups[i]]
             array = structure.arrays[i]
@@ -154,8 +154,11 @@ class CheckedStateDict:
                     f"{self.owner}: started of {what} must not exceed its step "
                     f"{self.counts[-1]}, got {self.started[-1]}"
                 )
-            product = entry.get("mu_product", 1.0)
-            self.mu_products.append(checked_option(f"{self.owner}: {what}", "mu_product", product))
+            self.carried.append([*rule.first_carried])
+            for j, name in enumerate(rule.carried):
+                self.carried[-1][j] = checked_option(
+                    f"{self.owner}: {what}", name, entry[name], rule.domain(name)
+                )
             self.accumulator_filled.append(entry.get("accumulator") is not None)
             for slot in slots:
                 copied = self._copied_compact if self._is_compact(slot) else self._copied

@@ -56,6 +56,8 @@ class Planning:
         slots = [slot for slot in OPTION_SLOTS if self.needs(slot, options)]
         if counts is not None and counts.accumulated and "accumulator" not in slots:
             slots.append("accumulator")  # it still holds what calls before have added
+        if counts is not None and counts.refusal and "ema" not in slots:
+            slots.append("ema")  # the weights, while averages that a rule computes are in
         absent = [None] * len(arrays)
         state = {
             slot: [
@@ -80,6 +82,7 @@ class Planning:
         commit(None, [], [], setting)
         # The parameters without a step whose averages and masters begin with their first one.
         kept = any(slot in plan.state for slot in OF_WEIGHTS)
+        kept = kept or any(self.rule_of(group).of_weights for group in groups)
         fresh = np.flatnonzero(plan.steps == 0).tolist() if kept else []
         entries += [
             (vars(self), {"plan": plan, "structure": structure, "seed": seed, "fresh": fresh}),
@@ -184,7 +187,7 @@ class Planning:
             weights = codecs.widened(p)
             if masters and masters[i] is not None:
                 weights = renewed(masters[i], p)
-            for slot in OF_WEIGHTS:
+            for slot in (*OF_WEIGHTS, *self.rule_at(i).of_weights):
                 if slot in plan.state and plan.state[slot][i] is not None:
                     plan.state[slot][i][...] = weights
 
@@ -193,9 +196,14 @@ class Planning:
         name = OPTION_SLOTS[slot]
         return (self.options if options is None else options)[name] != OPTIONS[name][0]
 
+    def _keeps(self, slot: str, options: Mapping[str, Any]) -> bool:
+        """Return whether there is to be such a slot: weights aside stay while averages are in."""
+        aside = slot == "ema" and self.averages_are_in and not self.needs("ema")
+        return aside or self.needs(slot, options)
+
     def write_options(self, changes: dict[str, Any]) -> None:
         options = {**self.options, **self.check_options(self.owner, changes)}
-        if all(self.needs(slot, options) == (slot in self.plan.state) for slot in OPTION_SLOTS):
+        if all(self._keeps(slot, options) == (slot in self.plan.state) for slot in OPTION_SLOTS):
             change = self.prepare_values(self.groups, options)
         elif self.averages_are_in:
             raise RuntimeError(f"{self.owner}: {', '.join(changes)}: {SWAPPED}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import codecs
 from ..kernels.atomic import commit, exchange_averages
 from ..kernels.rules import OPTIONS, Rule
 from ..kernels.structures import Label, Structure
@@ -21,7 +22,7 @@ from .bound import Bound
 from .change import Change, Counts, alone_as, exclusive
 from .given import differing, settings_of, warn_of_replaced
 from .groups import ParamGroup
-from .loading import CheckedStateDict, as_saved
+from .loading import CheckedStateDict, as_saved, copy_beside
 from .planning import Planning
 from .storage import Storage
 from .words import SWAPPED
@@ -163,8 +164,7 @@ class Session(Planning, Storage, Bound, Arguments):
     def state_of(self, i: int) -> dict[str, Any]:
         """Return one parameter's step count and state arrays, live."""
         entry: dict[str, Any] = {"step": int(self.plan.steps[i])}
-        if "mu_product" in self.rule_at(i).hyperparameters:
-            entry["mu_product"] = float(self.plan.mu_products[i])
+        entry |= dict(zip(self.rule_at(i).carried, map(float, self.plan.carried[i])))
         for slot, arrays in self.plan.state.items():
             if arrays[i] is not None:
                 entry[slot] = arrays[i]
@@ -228,10 +228,34 @@ class Session(Planning, Storage, Bound, Arguments):
         if self.averages_are_in:
             raise RuntimeError(f"{owner}: {SWAPPED}")
 
+    @property
+    def computes_averages(self) -> bool:
+        """Return whether some rule has averages of its own, in no array."""
+        return any(self.rule_of(group).average for group in self.groups)
+
+    def averages_aside(self, refusal: str | None) -> Change | None:
+        """Prepare what an exchange of averages needs that are in no array.
+
+        Coming in (``refusal``) they are computed, into the slot that then keeps the weights as they
+        are; out again, the slot is dropped. None where there is nothing to prepare.
+        """
+        if not self.computes_averages:
+            return None
+        state = {slot: arrays for slot, arrays in self.plan.state.items() if slot != "ema"}
+        if refusal is not None:
+            averages: list[Any] = [None] * len(self.labels)
+            for i, p in enumerate(self.plan.params):
+                average = self.rule_at(i).average
+                if average is not None and not codecs.kind_of(p.dtype):
+                    with np.errstate(all="ignore"):
+                        averages[i] = copy_beside(average(p, self.state_of(i)), p)
+            state["ema"] = averages
+        return self.prepare_plan(state, self.groups, counts=self.counts._replace(refusal=refusal))
+
     @exclusive
     def swap_in(self) -> None:
         """Exchange parameters and averages, as `Optimizer.swap_in` says."""
-        if not self.needs("ema"):
+        if not (self.needs("ema") or self.computes_averages):
             raise RuntimeError(f"{self.owner}.swap_in: there are no averages; set ema_decay")
         self.refuse_averages(f"{self.owner}.swap_in")
         self.find_parameters()
@@ -297,7 +321,7 @@ class Session(Planning, Storage, Bound, Arguments):
         self.refuse_averages(f"{self.owner}.load_state_dict")
         loaded = CheckedStateDict(self, state_dict)
         counts = Counts(
-            *(loaded.counts, loaded.mu_products, loaded.started, loaded.accumulator_filled),
+            *(loaded.counts, np.array(loaded.carried), loaded.started, loaded.accumulator_filled),
             *(loaded.accumulated, loaded.steps, loaded.skipped_steps),
             SWAPPED if loaded.averages_are_in else None,
             loaded.held_shift,

@@ -186,19 +186,20 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
     session.refuse_averages(owner)
     state = {slot: list(arrays) for slot, arrays in session.plan.state.items()}
     counts = session.counts
-    steps, mu_products, started, filled, *_ = counts
+    steps, carried, started, filled, *_ = counts
     for label, values in changes.items():
         i, what = _position(session, "state", label), buffers.named("parameter", label)
+        rule = session.rule_at(i)
         for name, value in values.items():
             if state.get(name) and value is not None and value is state[name][i]:
                 continue  # `state[label] |= changes` puts back what it has written
             if name == "step":
                 steps[i] = check_step_count(f"{owner}: step of {what}", value)
                 started[i] = min(started[i], steps[i])
-                if steps[i] == 0 and "mu_product" not in values:
-                    mu_products[i] = 1.0  # of no factors
-            elif name == "mu_product" and name in session.rule_at(i).hyperparameters:
-                mu_products[i] = checked_option(f"{owner}: {what}", name, value)
+                if steps[i] == 0:
+                    carried[i] = rule.first_carried
+            elif name in rule.carried:
+                pass  # after the count, which lets it begin anew
             elif name == "accumulator" and not filled[i]:
                 raise ValueError(f"{owner}: {what} has accumulated no gradients to be replaced")
             elif state.get(name) and state[name][i] is not None:
@@ -207,7 +208,12 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
             else:
                 known = list(session.state_of(i))
                 raise ValueError(f"{owner}: {what} has no {name!r}; {hint(name, known)}")
-        written = {slot: state[slot][i] for slot in session.rule_at(i).state if slot in values}
+        for j, name in enumerate(rule.carried):
+            if name in values:
+                carried[i, j] = checked_option(
+                    f"{owner}: {what}", name, values[name], rule.domain(name)
+                )
+        written = {slot: state[slot][i] for slot in rule.state if slot in values}
         refuse_impossible(owner, what, written)
     session.rebuild(state, session.groups, counts=counts)
 
@@ -261,9 +267,10 @@ def _reset(session: Session, names: Any) -> None:
             ) from None
         chosen = {_position(session, "reset", label) for label in given}
     counts = session.counts
-    steps, mu_products, started, filled, accumulated, *_ = counts
+    steps, carried, started, filled, accumulated, *_ = counts
     for i in chosen:
-        steps[i], mu_products[i], started[i], filled[i] = 0, 1.0, 0, False
+        steps[i], started[i], filled[i] = 0, 0, False
+        carried[i] = session.rule_at(i).first_carried
     if not any(filled):
         accumulated, counts = 0, counts._replace(held_shift=0)
     params = session.structure

@@ -73,6 +73,9 @@ class Storage:
         new, rule = self.new_state(slot, array, group), self.rule_of(group)
         if slot not in rule.slots:
             return new
+        if slot in rule.of_weights:
+            new[...] = codecs.widened(np.asarray(array))
+            return new
         start = rule.start_of(slot, {**group, **self.own_values[number]})
         if callable(start):
             start = start(self.applied)
@@ -90,8 +93,9 @@ class Storage:
             return np.zeros(self.form_of(slot, array, group), codecs.arithmetic_dtype(array.dtype))
         if slot == "ema" and codecs.kind_of(array.dtype):
             raise ValueError(
-                f"{self.owner}: ema_decay needs float32 or float64 parameters (an average would "
-                f"lose digits in their place), got {array.dtype}"
+                f"{self.owner}: {'ema_decay needs' if self.needs('ema') else 'averages need'} "
+                "float32 or float64 parameters (an average would lose digits in their place), "
+                f"got {array.dtype}"
             )
         if slot in OF_WEIGHTS:
             return copy_beside(codecs.widened(np.asarray(array)), array)

@@ -41,6 +41,7 @@ from .row import MAX_STATE, ClassKeyword, Rule, Slot
 from .vocabulary import VOCABULARY
 
 __all__ = [
+    "CARRIED",
     "COMPILED",
     "FLAGS",
     "LIMITS",
@@ -95,6 +96,9 @@ MATRIX_RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if rule.is_whole)
 
 # The state that has no signs, of all rules.
 NONNEGATIVE = frozenset().union(*(rule.nonnegative for rule in _FOUND))
+
+# The numbers that steps hand on, of all rules.
+CARRIED = tuple(dict.fromkeys(name for rule in _FOUND for name in rule.carried))
 
 # The rules that have a row-wise form, `<rule>_rows`.
 ROW_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule.has_rows)

@@ -35,7 +35,7 @@ RULE = Rule(
     counted=("step",),
     numpy=formula,
     has_relative=True,
-    carried="mu_product",
+    carried=("mu_product",),
     trial_lr=2e-3,
     names={"torch": "NAdam", "optax": "nadam", "keras": "Nadam"},
 )  # fmt: skip

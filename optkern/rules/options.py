@@ -116,6 +116,11 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
             f"{owner}: cautious=True is not possible with {rule.class_name}, whose trust ratio is "
             "that of the whole step"
         )
+    if rule.average is not None and name in ("cautious", "project", "lookahead", "ema_decay"):
+        raise ValueError(
+            f"{owner}: {name} is not possible with {rule.class_name}, whose weights lie between "
+            "its own average and z: what changes them alone would change the average"
+        )
     if name == "cautious" and rule.matrices is not None:
         raise ValueError(
             f"{owner}: cautious=True is not possible with {rule.class_name}, which steps along "

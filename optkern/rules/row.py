@@ -14,6 +14,7 @@ from .vocabulary import VOCABULARY
 
 Values = Mapping[str, Any]
 
+MAX_CARRIED = 3  # numbers that its steps hand on: CARRIED in kernels/_constants.pxd
 MAX_STATE = 4  # state arrays of a rule's loop: with these, MAX_STREAMS in kernels/span.pxd is full
 MAX_WHOLE = 8  # those beside it
 
@@ -31,7 +32,8 @@ class Slot(NamedTuple):
     nonnegative : bool
         Whether it is a sum, an average or a maximum of squares or magnitudes; else it has signs.
     start : float or str
-        What its elements begin with: a number, or the hyperparameter or setting that says it.
+        What its elements begin with: a number, the hyperparameter or setting that says it, or
+        ``"weights"``: what the parameter holds at its first step.
     form : callable or None
         (the parameter's shape, hyperparameters) -> its own shape, or None where such a parameter
         has none. None: it is shaped like the parameter.
@@ -131,8 +133,9 @@ class Rule:
     counted : tuple of str
         The hyperparameters any of which, where it is on, lets the constants depend on the number of
         the step; ``"step"`` itself: always.
-    carried : str or None
-        The hyperparameter that each step takes from the last one's constants.
+    carried : tuple of str
+        The hyperparameters that each step takes from the last one's constants; their defaults are
+        what the first one takes.
     begins_with : str or None
         The hyperparameter that, while it is off, keeps the state from beginning: the step at which
         it comes on is the state's first.
@@ -164,6 +167,9 @@ class Rule:
         Of how many axes they are at most.
     exact : str
         What its kernel and its reference agree on.
+    average : callable or None
+        (a parameter, its state with what its steps hand on) -> the average of weights that the rule
+        itself takes, which `averaged` puts in the parameter's place; None: it takes none.
     not_compact : mapping of str to str
         Why compact state is refused: where this hyperparameter is on, or, under ``""``, always.
     scales_by_itself : bool
@@ -204,7 +210,7 @@ class Rule:
     trust: str | None = None
     bounded: bool = False
     counted: tuple[str, ...] = ()
-    carried: str | None = None
+    carried: tuple[str, ...] = ()
     begins_with: str | None = None
     derived: tuple[str, ...] = ()
     rests_first: bool = False
@@ -217,6 +223,7 @@ class Rule:
     axes: int | None = None
     most_axes: int | None = None
     exact: str = "every bit, with any number of threads, on any instruction set"
+    average: Callable[[Any, Values], Any] | None = None
     not_compact: Mapping[str, str] = field(default_factory=dict)
     scales_by_itself: bool = True
     curvature_follows: bool = False
@@ -270,6 +277,11 @@ class Rule:
         return {slot.name: slot.needed_with for slot in self.arrays}
 
     @cached_property
+    def of_weights(self) -> tuple[str, ...]:
+        """Name the state arrays that begin with what the parameter holds."""
+        return tuple(slot.name for slot in self.arrays if slot.start == "weights")
+
+    @cached_property
     def nonnegative(self) -> frozenset[str]:
         """Return the state arrays that have no signs."""
         return frozenset(slot.name for slot in self.arrays if slot.nonnegative)
@@ -288,6 +300,12 @@ class Rule:
             if switch is not None
         }
 
+    @cached_property
+    def first_carried(self) -> tuple[float, ...]:
+        """Return what the first step takes where others take what steps hand on, and zeros."""
+        first = [float(self.hyperparameters[name]) for name in self.carried]
+        return (*first, *[0.0] * (MAX_CARRIED - len(first)))
+
     def flag(self, slot: str) -> int:
         """Give the flag without which a state array is not touched; 0: it always is."""
         switch = self.slots[slot]
@@ -301,9 +319,14 @@ class Rule:
         """Check a value as this rule's hyperparameter of this name holds it."""
         return checked_option(owner, name, value, self.domain(name))
 
-    def start_of(self, slot: str, values: Values) -> Any:
-        """Find what a state array's elements begin with, under hyperparameters and settings."""
+    def start_of(self, slot: str, values: Values, weights: Any = 0.0) -> Any:
+        """Find what a state array's elements begin with, under hyperparameters and settings.
+
+        ``weights`` are what the parameter holds.
+        """
         start = next(own.start for own in self.arrays if own.name == slot)
+        if start == "weights":
+            return weights
         return values[start] if isinstance(start, str) else start
 
     def needs(self, slot: str, hyperparameters: Values) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from ... import optimizers
 from ...kernels.names import meant
 from ...optimizers import CLASSES
-from ...rules import OPTIONS, VOCABULARY, Domain, Numbers, Real, Rule
+from ...rules import CARRIED, OPTIONS, VOCABULARY, Domain, Numbers, Real, Rule
 from ...rules.domains import check_word
 from .._host import AMOUNT, DECAY_RATE, checked_host_argument
 from . import library
@@ -36,7 +36,7 @@ _RENAMED = {
     "ema_decay": "use_averages",
 }
 # What thinc's arguments say, or the model counts, and no option may say again.
-_SPOKEN_FOR = ("lr", "betas", "eps", "weight_decay", "decay_form", "max_lr", "step", "mu_product")
+_SPOKEN_FOR = ("lr", "betas", "eps", "weight_decay", "decay_form", "max_lr", "step", *CARRIED)
 # thinc's arguments that a rule may have no use for, and the rule's names for them.
 _HEARD_AS = {"beta1": "betas", "beta2": "betas", "eps": "eps"}
 

@@ -33,7 +33,7 @@ class BoundArray:
         arrays: dict[str, list[Any]] = {slot: [None] for slot in rule.state}
         for slot, array in state.items():
             arrays[slot] = [array.reshape(weights.shape)]
-        if average is not None:
+        if average is not None and rule.average is None:
             arrays["ema"] = [average]
         self.plan = Plan(rule, "Optimizer", (label,), [weights], arrays)
         self.plan.set_groups([0])
@@ -56,13 +56,20 @@ class BoundArray:
             self.plan.set_hyperparameter(0, name, self.rule.checked("Optimizer", name, value))
         self.values[name] = value
 
+    def take_average(self) -> None:
+        """Compute the average where the rule has one of its own, in no array."""
+        if self.average is not None and self.rule.average is not None:
+            entry = dict(zip(self.rule.carried, map(float, self.plan.carried[0])))
+            entry |= {slot: arrays[0] for slot, arrays in self.plan.state.items()}
+            self.average[...] = self.rule.average(self.weights, entry)
+
     @property
-    def counts(self) -> tuple[int, float]:
-        """Return whether its state has begun, and the product of momenta.
+    def counts(self) -> tuple[int, np.ndarray]:
+        """Return whether its state has begun, and what its steps hand on.
 
         Counted besides the steps.
         """
-        return int(self.plan.started[0]), float(self.plan.mu_products[0])
+        return int(self.plan.started[0]), self.plan.carried[0].copy()
 
 
 def label_of(key: Any) -> str:

@@ -133,7 +133,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         for name in self._scheduled:
             self._set_attr_or_schedule(name, schedule_of(followed, name, options[name]))
         self._state: dict[str, dict[Key, np.ndarray]] = {}
-        self._counts: dict[Key, tuple[int, float]] = {}
+        self._counts: dict[Key, tuple[int, np.ndarray]] = {}
         self._bound: dict[Key, BoundArray] = {}
         self._seen: dict[str, float] = {}
 
@@ -199,7 +199,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             times = excess(gradient, grad_clip)
         self._set_rates(bound, lr, L2 if self.L2_is_weight_decay else L2 / times)
         count = self.nr_update[key] + 1
-        if bound.average is not None:
+        if bound.average is not None and bound.rule.average is None:
             bound.set("ema_decay", min((1.0 + count) / (10.0 + count), 0.9999))
         bound.set("grad_scale", times)
         steps = bound.plan.steps
@@ -209,6 +209,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             if steps[0] != before:
                 self.nr_update[key] = count
                 if bound.average is not None:
+                    bound.take_average()
                     self.averages[key] = bound.average
 
         followed(tell, bound.plan.step, (gradient,), self._num_threads)
@@ -287,7 +288,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             kept = self._where_kept(slot)
             if key not in kept:
                 kept[key] = zeros_like(weights.reshape(-1))
-                kept[key][...] = rule.start_of(slot, values)
+                kept[key][...] = rule.start_of(slot, values, weights.reshape(-1))
             state[slot] = kept[key]
         for slot, array in state.items():
             check_companion(f"{THINCS.get(slot, slot)} of {label!r}", array, weights)
@@ -304,7 +305,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             bound.set("eps_form", "raw")
         count = bound.plan.steps[0] = self._count(key, rule)
         if key in self._counts:
-            started, bound.plan.mu_products[0] = self._counts[key]
+            started, bound.plan.carried[0] = self._counts[key]
             bound.plan.started[0] = min(started, count)
         return bound
 

@@ -174,9 +174,9 @@ class Binding:
         step = entry.get("step", int(begun) if uncounted else None)
         plan.steps[i] = tensors.whole_number(f"{owner}: step", tensors.plain(step))
         plan.started[i] = 0 if begun or not velocity else plan.steps[i]
-        if "mu_product" in inner.rule.hyperparameters:
-            product = tensors.plain(entry.get("mu_product"))
-            plan.mu_products[i] = checked_option(owner, "mu_product", product)
+        for j, name in enumerate(inner.rule.carried):
+            value = tensors.plain(entry.get(name))
+            plan.carried[i, j] = checked_option(owner, name, value, inner.rule.domain(name))
 
     # ----------------------------------------------------------------- what changes meanwhile
 
@@ -296,8 +296,11 @@ class ExchangeOfAverages:
 
     def __call__(self, refusal: str | None) -> None:
         """Exchange them; steps are refused from now on for a reason, or for none no longer."""
-        session, averages = self.session, self.session.slots["ema"]
+        session = self.session
         session.structure.found()
+        change = session.averages_aside(refusal)
+        aside = session.plan if change is None or refusal is None else change.plan
+        averages = aside.state["ema"]
         arrays = list(session.structure.arrays)
         if not tensors.exchange.are(self.params, arrays):
             what = [f"{session.owner}: {named('parameter', i)}" for i in range(len(self.params))]
@@ -312,4 +315,4 @@ class ExchangeOfAverages:
         def tell() -> None:
             tensors.note_changes(self.params)
 
-        followed(tell, exchange, session.plan, list(zip(arrays, averages)), refusal)
+        followed(tell, exchange, session.plan, list(zip(arrays, averages)), refusal, change)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from ...optimizers import CLASSES
-from ...rules import MATRIX_RULES, OPTION_SLOTS, RULES
+from ...rules import CARRIED, MATRIX_RULES, OPTION_SLOTS, RULES
 from .library import torch
 
 # What torch's classes that have no counterpart here keep for a parameter.
@@ -146,4 +146,4 @@ def _hyperparameters() -> set[str]:
 @cache
 def _slots() -> set[str]:
     """Name every array that any rule keeps for a parameter, here or in torch."""
-    return _THEIRS.union({"mu_product"}, *(rule.state for rule in (*RULES, *MATRIX_RULES)))
+    return _THEIRS.union(CARRIED, *(rule.state for rule in (*RULES, *MATRIX_RULES)))

@@ -93,8 +93,8 @@ class Shown:
         self.counts = {}
         if self.counts_steps or inner.lookahead is not None:
             self.counts["step"] = (plan.steps, np.empty((2, plan.steps.size)))
-        if "mu_product" in inner.rule.hyperparameters:
-            self.counts["mu_product"] = (plan.mu_products, np.empty((2, plan.steps.size)))
+        for j, name in enumerate(inner.rule.carried):
+            self.counts[name] = (plan.carried[:, j], np.empty((2, plan.steps.size)))
         for counted, told in self.counts.values():
             told[:] = counted
         self._elements = {

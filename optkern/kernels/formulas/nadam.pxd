@@ -29,12 +29,13 @@ cdef inline void derive(const hyper_t* o, constants_t* h) noexcept nogil:
     cdef double root = sqrt(1 - o.beta2 ** o.step)
     cdef double mu = o.beta1 * (1 - 0.5 * 0.96 ** (o.step * o.momentum_decay))
     cdef double mu_next = o.beta1 * (1 - 0.5 * 0.96 ** ((o.step + 1) * o.momentum_decay))
+    cdef double product = o.carried[0] * mu
     common(o, h)
     make_room(o, h)
     averages(o, h)
-    h.carried = o.carried * mu
-    h.own[GRADIENT_RATE] = o.lr * root * (1 - mu) / (1 - h.carried) * h.full
-    h.rate = o.lr * root * mu_next / (1 - h.carried * mu_next)
+    h.carried[0] = product
+    h.own[GRADIENT_RATE] = o.lr * root * (1 - mu) / (1 - product) * h.full
+    h.rate = o.lr * root * mu_next / (1 - product * mu_next)
     h.eps = o.eps * root
     h.caution = root * h.full
     guard(h, h.rate + h.own[GRADIENT_RATE])
