@@ -9,7 +9,7 @@ from optkern.rules import matrices
 
 RULE = optkern.NorMuon.rule
 SLOT = "second_momentum_buffer"
-SHAPES = ((5, 7), (4, 16), (30, 6), (1, 1), (0, 3))
+SHAPES = ((5, 7), (4, 16), (30, 6), (1, 1), (0, 3), (70, 1), (1, 70))
 SETTINGS = (
     {"clip_norm": 0.1, "weight_decay": 0.1, "layout": "out_in"},
     {"ns_coefficients": "quintic", "adjust_lr_fn": "match_rms_adamw", "maximize": True},
@@ -36,7 +36,7 @@ def by_the_paper(p, g, buf, v, lr, mu=0.95, beta2=0.95, steps=5, rows=True):
     return p - lr * ratio * (u if rows else u.T), buf, now
 
 
-@pytest.mark.parametrize("shape", ((6, 6), (4, 11), (9, 3)))
+@pytest.mark.parametrize("shape", ((6, 6), (4, 11), (9, 3), (5, 1), (1, 5)))
 @pytest.mark.parametrize("layout", ("in_out", "out_in"))
 def test_paper(shape, layout):
     rng = np.random.default_rng(0)

@@ -42,11 +42,11 @@ def squares_of(u: np.ndarray, form: Form) -> np.ndarray:
 
     Some rows at a time and always in C order: sums' bits depend on the order in memory.
     """
-    sums = np.zeros(form)
+    sums, by_rows = np.zeros(form), form == (len(u), 1)
     for first in range(0, len(u), AT_A_TIME):
         part = np.array(u[first : first + AT_A_TIME], np.float64, order="C")
         part *= part
-        if form[1] == 1:
+        if by_rows:
             part.sum(axis=1, keepdims=True, out=sums[first : first + AT_A_TIME])
         else:
             sums += part.sum(axis=0, keepdims=True)
