@@ -223,6 +223,49 @@ def test_the_last_layer_is_no_factor(shapes):
     assert [*groups.kinds.values()][-1] == "head"
 
 
+NETWORKS = {
+    "LSTM and its output": (
+        {"emb.weight": (20, 8), "lstm.weight_ih_l0": (64, 8), "lstm.weight_hh_l0": (64, 16)}
+        | {"lstm.bias_ih_l0": (64,), "fc.weight": (20, 16), "fc.bias": (20,)},
+        "embedding matrix matrix bias head bias",
+    ),
+    "of one size": (
+        {"rnn.ih": (64, 16), "rnn.hh": (64, 16), "fc.weight": (9, 16), "fc.bias": (9,)},
+        "matrix matrix head bias",
+    ),
+    "without a bias": (
+        {"lstm.weight_ih_l0": (64, 8), "lstm.weight_hh_l0": (64, 16), "fc.weight": (20, 16)},
+        "matrix matrix head",
+    ),
+    "columns of biases": (
+        {"Wxh": (20, 9), "Whh": (20, 20), "Why": (9, 20), "bh": (20, 1), "by": (9, 1)},
+        "matrix matrix head bias bias",
+    ),
+    "biases by row": (
+        {"user.weight": (9, 4), "item.weight": (7, 4)}
+        | {"user_biases.weight": (9, 1), "item_biases.weight": (7, 1)},
+        "matrix matrix bias bias",
+    ),
+    "biases of heads": ({"q.kernel": (8, 2, 4), "q.bias": (2, 4), "W": (8, 8)}, "array bias head"),
+    "a vector of three axes": (
+        {"l1": (64, 30), "l2": (7, 64), "att": (1, 1, 7)},
+        "matrix head array",
+    ),
+    "tokens": (
+        {"cls_token": (1, 1, 8), "value_embeds.0.weight": (9, 8), "mixer.W": (8, 8), "W": (8, 2)},
+        "embedding embedding matrix head",
+    ),
+    "one output": ({"W1": (5, 8), "b1": (8,), "W2": (8, 1), "b2": (1,)}, "matrix bias head bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_networks_call_their_parameters(network):
+    """A head is no bias of columns, and what has a bias of its length is no factor."""
+    shapes, kinds = NETWORKS[network]
+    assert [*optkern.groups(made(shapes), muon=True, lr=0.1).kinds.values()] == kinds.split()
+
+
 def test_gradients_after_another_group():
     """The message shows what the list is of; so arranged they are taken."""
     opt = optkern.Mixed(optkern.groups(made(), muon=True, lr=0.1))

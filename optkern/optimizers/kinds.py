@@ -17,7 +17,7 @@ NORMS = {
     *("norm", "layernorm", "batchnorm", "groupnorm", "rmsnorm"),
     *("ln", "bn", "gn", "gamma", "beta"),
 }
-EMBEDDINGS = {"emb", "embed", "embedding", "embeddings", "wte", "wpe"}
+EMBEDDINGS = {"emb", "embed", "embeds", "embedding", "embeddings", "wte", "wpe"}
 HEADS = {"head", "logits", "classifier", "unembed", "unembedding"}
 WEIGHTS = {"w", "weight", "weights", "kernel", "matrix", "coef", "coefs"} | BIASES
 
@@ -52,10 +52,16 @@ def kinds_of(
             elif found[label][0] == kind:
                 is_now, reason = _by_shape(array)
                 found[label] = is_now, f"{argument}=, {reason}"
-    matrices = [label for label, (kind, _) in found.items() if kind in ("matrix", "array")]
+    matrices = [
+        label
+        for label, (kind, _) in found.items()
+        if kind == "matrix" or (kind == "array" and _may_be_head(arrays[label]))
+    ]
     if head is None and matrices and not any(kind == "head" for kind, _ in found.values()):
         *before, last = matrices
-        beside = _factors_beside(arrays[last], {label: arrays[label] for label in before})
+        beside = ""
+        if not _is_layer(last, arrays):
+            beside = _factors_beside(arrays[last], {label: arrays[label] for label in before})
         found[last] = (
             (found[last][0], f"a side shared with {beside}: a factor") if beside else ("head", LAST)
         )
@@ -66,7 +72,7 @@ def _factors_beside(last: np.ndarray, others: Mapping[Label, np.ndarray]) -> str
     """Name the matrix that the last one is a factor beside: empty where it is none.
 
     A layer takes what another one gives: the first side of one is the second side of the other, as
-    of ``x @ W1 @ W2``, whichever way they are kept. Factors share their first or their second.
+    of ``x @ W1 @ W2``, whichever way they are kept. Factors all share their first or their second.
     """
     shapes = {label: a.shape for label, a in others.items() if a.ndim == 2}
     if len(shapes) < len(others) or last.ndim != 2 or min(last.shape) == 1:
@@ -74,8 +80,21 @@ def _factors_beside(last: np.ndarray, others: Mapping[Label, np.ndarray]) -> str
     rows, columns = last.shape
     if any(m == columns or n == rows for m, n in shapes.values()):
         return ""
-    alike = [label for label, (m, n) in shapes.items() if m == rows or n == columns]
-    return repr(alike[0]) if alike else ""
+    sides = [(m == rows, n == columns) for m, n in shapes.values()]
+    return repr(next(iter(shapes))) if sides and any(map(all, zip(*sides))) else ""
+
+
+def _is_layer(label: Label, arrays: Mapping[Label, np.ndarray]) -> bool:
+    """Return whether a bias as long as one of its sides is beside it: `fc.weight`, `fc.bias`."""
+    name = str(label)
+    layer, dot, _ = name.rpartition(".")
+    biases = [a for k, a in arrays.items() if str(k) in {f"{layer}.bias", f"{layer}.b"}]
+    return bool(dot) and any(bias.shape in {(n,) for n in arrays[label].shape} for bias in biases)
+
+
+def _may_be_head(array: np.ndarray) -> bool:
+    """Return whether it has two sides beside those of one, or is a matrix of one output."""
+    return array.ndim == 2 or sum(side > 1 for side in array.shape) > 1
 
 
 def words_without_numbers(name: str) -> list[str]:
@@ -99,14 +118,22 @@ def _kind(name: str, array: np.ndarray) -> tuple[str, str]:
     if norms := [word for word in words if word in NORMS]:
         return "norm", _named(norms[0])
     parts = map(words_without_numbers, reversed(name.split(".")))
-    own = next(filter(None, parts), [""])  # of the last part that has a word
+    with_words = [*filter(None, parts)]
+    own = next(iter(with_words), [""])  # of the last part that has a word
+    if own == ["weight"] and with_words[1:]:
+        own = with_words[1]  # an nn.Embedding of biases: user_bias.weight
     biases = [word for word in (own[0], own[-1]) if word in BIASES]
-    if biases and max(array.shape, default=1) == array.size:
-        return "bias", _named(biases[0])  # one row or column, too: NumPy's zeros((1, n))
+    line = max(array.shape, default=1) == array.size  # one row or column: NumPy's zeros((1, n))
+    if biases and (line or (len(own) == 1 and own[0] in BIASES - {"b"})):
+        return "bias", _named(biases[0])
+    if line and array.ndim == 2 and len(own) == 1 and re.fullmatch("b[a-z]{1,2}", own[0]):
+        return "bias", f"{own[0]!r} and its side of one"  # bh, by of a recurrent network
     if array.ndim < 2:
         return _by_shape(array)
     if found := [word for word in words if word in EMBEDDINGS]:
         return "embedding", _named(found[0])
+    if words[-1:] in (["token"], ["tokens"]):
+        return "embedding", _named(words[-1])  # cls_token, register_tokens
     while words and (words[-1].isdigit() or words[-1] in WEIGHTS):
         words.pop()
     if words and words[-1] in HEADS and "multi" not in words:
