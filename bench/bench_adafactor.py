@@ -1,6 +1,6 @@
 """Adafactor beside Adam, in turn: wall time, and the thread's own, which others' work spares.
 
-    python bench/bench_adafactor.py --shape 3162x3162 --rounds 30
+    python bench/bench_adafactor.py --sizes 3162x3162 --rounds 30
 
 Adam moves 28 bytes an element of float32, Adafactor 24, in four passes: squares of rows and
 columns, those of p, those of what is stepped along, the step. They are what it computes, too.
@@ -8,32 +8,35 @@ columns, those of p, those of what is stepped along, the step. They are what it 
 
 from __future__ import annotations
 
-import argparse
 import time
 from statistics import median
 
 import numpy as np
 
 import optkern
+from optkern.bench.cases import TensorSizes
+from optkern.bench.options import Parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", default="3162x3162")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", default="float32")
-    args = parser.parse_args()
-    shape = tuple(map(int, args.shape.split("x")))
+    sizes = [TensorSizes.parse("3162x3162")]
+    parser = Parser(__doc__, sizes=sizes, rounds=30, threads=1, dtype="float32")
+    options = parser.options()
+    for size in options.sizes:
+        compare(size.matrix, options)
+
+
+def compare(shape: tuple[int, int], options) -> None:
+    """Print both rules' times for a matrix, and the median ratio of neighbours."""
     rng = np.random.default_rng(0)
-    g = rng.standard_normal(shape).astype(args.dtype)
+    g = rng.standard_normal(shape).astype(options.dtype)
     sides = {
-        cls.__name__: cls(rng.standard_normal(shape).astype(args.dtype), num_threads=args.threads)
+        cls.__name__: cls(rng.standard_normal(shape).astype(g.dtype), num_threads=options.threads)
         for cls in (optkern.Adam, optkern.Adafactor)
     }
     clocks = {"wall": time.perf_counter, "thread": time.thread_time}
     taken = {(clock, name): [] for clock in clocks for name in sides}
-    for _ in range(args.rounds + 1):
+    for _ in range(options.rounds + 1):
         for name, opt in sides.items():
             begun = [read() for read in clocks.values()]
             opt.step(g)
@@ -43,7 +46,8 @@ def main() -> None:
         adam, other = (taken[clock, name][1:] for name in sides)
         ratio = median(b / a for a, b in zip(adam, other, strict=True))
         print(
-            f"{clock:6}  Adam {1e3 * median(adam):.2f} ms, Adafactor {1e3 * median(other):.2f} ms, "
+            f"{shape[0]}x{shape[1]} {clock:6}  Adam {1e3 * median(adam):.2f} ms, "
+            f"Adafactor {1e3 * median(other):.2f} ms, "
             f"ratio of neighbours {ratio:.2f}"
         )
 

@@ -23,7 +23,7 @@ def trained(cls=optkern.Adam, **options):
 
 @every_class
 def test_a_class_is_pickled_by_its_public_place_and_found_in_old_pickles(cls):
-    opt = trained(cls, ema_decay=0.5)
+    opt = trained(cls, clip_norm=0.5)
     assert getattr(optkern.optimizers, cls.__name__) is cls is getattr(optkern, cls.__name__)
     text = pickle.dumps(opt, protocol=0)
     assert b"coptkern.optimizers\n" + cls.__name__.encode() in text or b"optkern.optimizers" in text

@@ -226,9 +226,13 @@ def _mars(p, g, s, o):
 def _adafactor(p, g, s, o):
     newest = o.step**o.beta2_decay
     least = np.finfo(p.dtype).eps if o.eps[0] is None else o.eps[0]
-    s["row_var"] += newest * ((g**2).mean(axis=-1, keepdims=True) - s["row_var"])
-    s["col_var"] += newest * ((g**2).mean(axis=-2, keepdims=True) - s["col_var"])
-    v = s["row_var"] @ s["col_var"] / max(s["row_var"].mean(), least)
+    if p.ndim > 1:
+        s["row_var"] += newest * ((g**2).mean(axis=-1, keepdims=True) - s["row_var"])
+        s["col_var"] += newest * ((g**2).mean(axis=-2, keepdims=True) - s["col_var"])
+        v = s["row_var"] @ s["col_var"] / max(s["row_var"].mean(), least)
+    else:
+        s["variance"] += newest * (g**2 - s["variance"])
+        v = s["variance"]
     u = g / np.sqrt(np.maximum(v, least**2))
     share = min(o.lr, 1 / math.sqrt(o.step)) * max(o.eps[1], np.sqrt((p**2).mean()))
     p -= share / max(1, np.sqrt((u**2).mean()) / o.d) * u

@@ -76,9 +76,9 @@ class MLPOptimizer:
         with the bias correction folded in.)
     optimizer : optkern.Optimizer or None
         What does the work, on the arrays that the network holds now; None before the first update.
-        With ``ema_decay`` its ``averaged()`` puts the averages in the network's place; `fit` leaves
-        the weights themselves there, with early stopping those of the best epoch (the averages are
-        the last update's).
+        With ``ema_decay`` or a schedule-free rule its ``averaged()`` puts the averages in the
+        network's place, as for a prediction; `fit` leaves the weights themselves there, with early
+        stopping those of the best epoch (the averages are the last update's).
 
     Raises
     ------

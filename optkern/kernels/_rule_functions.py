@@ -224,13 +224,15 @@ def _example(rule: Rule, place: str, name: str) -> list[str]:
     rows = name.endswith("_rows")
     shape = "(4, 2)" if rows else "3"
     state = [slot for slot in rule.state if rule.needs(slot, rule.hyperparameters)]
+    weights = {slot.name for slot in rule.arrays if slot.start == "weights"}
+    starts = {slot: "p.copy()" if slot in weights else f"np.zeros({shape})" for slot in state}
     given = ["p", *(["rows"] if rows else []), "g", *state]
     count = [f"step={1 + rule.rests_first}"] if rule.counts(rule.hyperparameters) else []
     return [
         ">>> import numpy as np, optkern",
         f">>> p, g = np.ones({shape}), np.full({'(2, 2)' if rows else '3'}, 0.1)",
         *([">>> rows = np.array([0, 3])"] if rows else []),
-        *(f">>> {slot} = np.zeros({shape})" for slot in state),
+        *(f">>> {slot} = {starts[slot]}" for slot in state),
         f">>> optkern.{place}.{name}({', '.join(given + count)})",
         f">>> bool((p{'[rows]' if rows else ''} < 1).all())",
         "True",

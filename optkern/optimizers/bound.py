@@ -75,10 +75,15 @@ class Bound:
             slot: [None if k is None else arrays[k] for k in old]
             for slot, arrays in self.plan.state.items()
         }
-        mine, fresh = self.counts, (0, 1.0, 0, False)
+        mine = self.counts
+        first = [self.rule_of(self.groups[j]).first_carried for j in structure.groups]
         arrays = [
-            np.array([start if k is None else values[k] for k in old], values.dtype)
-            for values, start in zip(mine[:4], fresh)
+            np.array(
+                [starts[i] if k is None else values[k] for i, k in enumerate(old)], values.dtype
+            )
+            for values, starts in zip(
+                mine[:4], ([0] * len(old), first, [0] * len(old), [0] * len(old))
+            )
         ]
         counts = Counts._make([*arrays, *mine[4:]])
         forms = [(array.shape, array.dtype) for array in structure.arrays]

@@ -126,15 +126,20 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         ">>> import numpy as np, optkern",
         f">>> params = {{'W': np.ones((3, 2)){bias.format('zeros(2)')}}}",
         f">>> opt = optkern.{example.format(rule.class_name)}",
-        *[
-            f">>> opt.step({{'W': np.full((3, 2), 0.1){bias.format('full(2, 0.1)')}}})",
-            "True",
-        ]
-        * (1 + rule.rests_first),
+        *_example_steps(
+            rule, f"opt.step({{'W': np.full((3, 2), 0.1){bias.format('full(2, 0.1)')}}})"
+        ),
         ">>> bool((params['W'] < 1).all())",
         "True",
     ]
     return "\n".join(lines)
+
+
+def _example_steps(rule: Rule, call: str) -> list[str]:
+    """Write the steps of an example, to the first that moves."""
+    if rule.rests_first < 2:
+        return [f">>> {call}", "True"] * (1 + rule.rests_first)
+    return [f">>> for _ in range({1 + rule.rests_first}):", f"...     done = {call}"]
 
 
 def _compact_limits(rule: Rule) -> str:

@@ -92,8 +92,9 @@ class Storage:
         if not self.rule_of(group).is_stream(slot):
             return np.zeros(self.form_of(slot, array, group), codecs.arithmetic_dtype(array.dtype))
         if slot == "ema" and codecs.kind_of(array.dtype):
+            what = "averages need" if self.rule_of(group).average else "ema_decay needs"
             raise ValueError(
-                f"{self.owner}: {'ema_decay needs' if self.needs('ema') else 'averages need'} "
+                f"{self.owner}: {what} "
                 "float32 or float64 parameters (an average would lose digits in their place), "
                 f"got {array.dtype}"
             )

@@ -141,8 +141,8 @@ class Rule:
         it comes on is the state's first.
     derived : tuple of str
         What torch.optim's class keeps in its state and this one derives from the step's number.
-    rests_first : bool
-        Whether the first step changes nothing but state (and decays).
+    rests_first : int
+        How many first steps change nothing but state (and decay), with the defaults.
     begins_at_once : bool
         Whether torch.optim's class shows its state before the first step.
     has_rows : bool
@@ -213,7 +213,7 @@ class Rule:
     carried: tuple[str, ...] = ()
     begins_with: str | None = None
     derived: tuple[str, ...] = ()
-    rests_first: bool = False
+    rests_first: int = 0
     begins_at_once: bool = False
     has_rows: bool = False
     has_relative: bool = False

@@ -46,6 +46,7 @@ RULE = Rule(
     carried=tuple(FIRST),
     numpy=formula,
     average=average,
+    rests_first=4,
     not_compact=NOT_COMPACT,
     trial_lr=1e-2,
 )  # fmt: skip
