@@ -194,6 +194,15 @@ def test_a_minimum_with_flat_directions_stays_one_and_says_what_was_tried(name, 
         )
 
 
+@pytest.mark.parametrize("dtype", (np.float64, np.float32))
+@pytest.mark.parametrize("x", ((2.0, 0.5, 1.0), (1.0, 1.0), (4.0, 0.5, 0.5)))
+def test_gradients_along_a_bent_floor_make_no_way_down_of_the_integral_s_error(x, dtype):
+    def grad(w):
+        return 2e3 * (np.prod(w) - 1) * np.array([np.prod(np.delete(w, i)) for i in range(len(w))])
+
+    assert curvature.classify(np.array(x, dtype), grad).kind == "minimum"
+
+
 def test_units_that_are_dead_at_x_hide_a_way_down_that_is_named():
     """A second unit, dead at x, would fit the rest: level for 0.2 about, then lower."""
 
