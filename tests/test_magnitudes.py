@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import assert_same_bits
+from conftest import assert_same_bits, possible
 from test_fused import assert_trains_like_twin
 
 import optkern
@@ -399,9 +399,10 @@ def test_walk_over_magnitudes(name, dtype):
         compact = "" not in CLASSES[name].rule.not_compact
         if dtype is np.float32 and compact and rng.random() < 0.5:
             options["state_dtype"] = rng.choice(["int8", "bfloat16"]).item()
+        options = possible(CLASSES[name].rule, options)
         opt = CLASSES[name](p, lr=1e-3, on_nonfinite="raise", **options)
         for _ in range(4):
-            top = high if name not in ("sgd", "lars") else high / 2
+            top = high if name not in ("sgd", "schedulefreesgd", "lars") else high / 2
             g = (rng.choice([-1, 0, 1], 40) * 10.0 ** rng.uniform(low, top, 40)).astype(dtype)
             opt.step(g)
             assert np.isfinite(p).all(), (name, options)

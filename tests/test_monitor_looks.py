@@ -351,6 +351,22 @@ def test_what_does_not_fall_in_words():
     assert found.kind == "inconclusive" and "a bounce or noise" in str(found)
 
 
+def test_a_higher_rate_that_was_tried_in_vain_is_not_advised():
+    """Centralised, the gradient of equal weights of a unit is nothing at any rate."""
+    w = np.zeros((6, 1))
+    opt = optkern.SGD(w, lr=optkern.schedules.Cosine(0.1, T_max=200), centralize=True)
+    monitor = optkern.Monitor()
+    for _ in range(200):
+        monitor.record(0.5 * float(((w - 1) ** 2).sum()), w - 1, opt)
+        opt.step(w - 1)
+    found = monitor.diagnose(
+        w, lambda x: x - 1, lambda x: 0.5 * float(((x - 1) ** 2).sum()), opt=opt
+    )
+    assert found.kind == "plateau" and "raise lr" not in str(found)
+    assert "lr = 0.1, 0.01, 0.001 with grad gain nothing" in str(found)
+    assert "something else than lr holds it" in str(found)
+
+
 def test_a_rate_of_nothing_comes_before_the_point():
     rates = [1.0] * 20 + [1e-6] * 40
 

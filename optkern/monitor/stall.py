@@ -135,7 +135,7 @@ class ByCurvature:
         )
         higher, gains = self._try_higher() if self.seen.spent else ("", False)
         if self.seen.spent and (gains or v.kind != "minimum"):
-            return self._zero_lr(v, higher if gains else "")
+            return self._zero_lr(v, higher, gains)
         if self.unfed:
             return self._said("plateau", f"{self.trend.stalled()}: {self.unfed}", v)
         asleep = idle(point, lambda x: self._gradient(point, x)) if point.n else None
@@ -166,36 +166,37 @@ class ByCurvature:
             return "nothing that the loss can show is to be gained here, and escape would not move"
         return ADVICE[v.kind]
 
-    def _try_higher(self) -> tuple[str, bool]:
-        """Try steps of the rule at the lr that the run had, and say whether they gain."""
+    def _try_higher(self) -> tuple[str, bool | None]:
+        """Try steps of the rule at the lr that the run had, and say whether they gain, if tried."""
         if self.loss is None or self.opt is None:
-            return "and whether a higher one gains was not tried (give loss)", False
+            return "and whether a higher one gains was not tried (give loss)", None
         peak = self.seen.peak
         rates = [peak, 0.1 * peak, 0.01 * peak]
         rule = inner_of("diagnose", self.opt)
         best, count = best_of(rule, self.point, self.raw, self.loss, rates)
         if best is None:
-            return "and whether a higher one gains was not tried", False
+            return "and whether a higher one gains was not tried", None
         if best.gain > max(self.trend.least, 0.0):
             return str(best), True
         tried = ", ".join(f"{lr:.2g}" for lr in rates)
         return f"and {count} steps of the rule at lr = {tried} with grad gain nothing", False
 
-    def _zero_lr(self, v: curvature.Verdict, higher: str) -> Diagnosis:
+    def _zero_lr(self, v: curvature.Verdict, higher: str, gains: bool | None) -> Diagnosis:
         """Say that lr is nothing: asked before the point is judged, which is not why it stalled."""
         could = f"a step could gain {self.gain:.2g}"
-        if higher:
+        if gains:
             could = higher
         elif v.gain is not None and v.gain > 0:
             could = f"a Newton step gains {v.gain:.2g}"
         elif v.escape_direction is not None and v.predicted_gain is not None:
             could = f"the way out of the saddle is worth {v.predicted_gain:.2g}"
-        return self._said(
-            "plateau",
-            f"{self.seen.spent}, and the steps are too short to show: {self.trend.stalled()} "
-            f"though {could}; raise lr before anything else",
-            v,
-        )
+        stalled = f"{self.trend.stalled()} though {could}"
+        if gains or gains is None:
+            spent = f"{self.seen.spent}, and the steps are too short to show: {stalled}"
+            return self._said("plateau", f"{spent}; raise lr before anything else", v)
+        held = "something else than lr holds it: an option that changes the gradient, or its state"
+        advice = self._advice(v) if v.kind in ADVICE else held
+        return self._said("plateau", f"{self.seen.spent}, {higher}: {stalled}; {advice}", v)
 
     def beside(self) -> str:
         """Say what there is to say of a run that falls, yet could fall farther."""

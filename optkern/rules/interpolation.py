@@ -16,7 +16,7 @@ from .row import Values
 FIRST = {"weight_sum": 0.0, "lr_max": 0.0, "interpolation": 0.0}
 NOT_COMPACT = {"": "z is weights, whose steps fewer bits would lose"}
 WARMUP = Count("steps over which lr grows from 0, linearly", 0)
-R = Real("a step's weight in the average is its number to this power,", 0.0)
+R = Real("a step's weight in the average is its number to this power", 0.0)
 POWER = Real("times the largest lr so far to this power", 0.0)
 
 
