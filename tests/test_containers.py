@@ -317,3 +317,15 @@ def test_without_end_is_said():
 
     with pytest.raises(ValueError, match="containers deep"):
         optkern.SGD(Endless())
+
+
+@pytest.mark.parametrize("cls", (optkern.NAdam, optkern.ScheduleFreeSGD), ids=lambda c: c.__name__)
+def test_what_is_handed_from_step_to_step_begins_for_an_array_that_comes(cls):
+    params, alone = {"a": np.ones(3)}, np.ones(2)
+    opt, other = cls(params, lr=0.01, follow=True), cls(alone, lr=0.01)
+    opt.step({"a": np.ones(3)})
+    params["b"] = np.ones(2)
+    for _ in range(3):
+        opt.step({"a": np.ones(3), "b": np.ones(2)})
+        other.step(np.ones(2))
+    assert params["b"].tobytes() == alone.tobytes()

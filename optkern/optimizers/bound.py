@@ -76,14 +76,11 @@ class Bound:
             for slot, arrays in self.plan.state.items()
         }
         mine = self.counts
-        first = [self.rule_of(self.groups[j]).first_carried for j in structure.groups]
+        none = [0] * len(old)
+        carried = [self.rule_of(self.groups[j]).first_carried for j in structure.groups]
         arrays = [
-            np.array(
-                [starts[i] if k is None else values[k] for i, k in enumerate(old)], values.dtype
-            )
-            for values, starts in zip(
-                mine[:4], ([0] * len(old), first, [0] * len(old), [0] * len(old))
-            )
+            np.array([start if k is None else was[k] for k, start in zip(old, starts)], was.dtype)
+            for was, starts in zip(mine[:4], (none, carried, none, none))
         ]
         counts = Counts._make([*arrays, *mine[4:]])
         forms = [(array.shape, array.dtype) for array in structure.arrays]
