@@ -12,6 +12,9 @@ from .places import address, byte_bounds
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 LINE = 64  # bytes of a cache line
+PAGE = 4096
+# Lines from a page's begin to the streams beside one that begins there: thirds, then between them.
+IN_PAGE = (21, 42, 10, 31, 53, 5, 26, 47)
 
 
 def named(what: str, label: int | str) -> str:
@@ -280,22 +283,32 @@ def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
     return order, True
 
 
-def zeros_beside(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """Make zeros of an array's shape and memory order, its lines where the array's begin.
+def zeros_beside(array: np.ndarray, dtype: Any, number: int) -> np.ndarray:
+    """Make zeros of an array's shape and memory order, as its stream of this number, from 0 on.
 
-    The engine begins its long vectors where the parameter's lines begin. Each that crosses a line
-    counts twice: 12 % of a step that stays in cache.
+    1. Its lines begin where the array's do: there the engine begins its long vectors, and each that
+       crosses a line counts twice, 12 % of a step that stays in cache.
+    2. From two pages on it begins elsewhere in its page than the array and other streams do: loads
+       and stores whose addresses agree in the last 12 bits, or nearly so, wait for each other, 5 to
+       40 % of a step (bench/bench_pages.py). Shorter ones gain nothing that is worth a page each.
     """
     dtype = np.dtype(dtype)
     order, _ = memory_order(array)
     head = -address(array) % LINE // array.itemsize
-    place = -head * dtype.itemsize % LINE
-    room = np.zeros(array.size * dtype.itemsize + LINE, np.uint8)
-    first = (place - address(room)) % LINE
-    flat = room[first : first + array.size * dtype.itemsize].view(dtype)
+    place, size = -head * dtype.itemsize % LINE, array.size * dtype.itemsize
+    place += address(array) // LINE * LINE + IN_PAGE[number] * LINE
+    flat = zeros_at(place, size).view(dtype)
     # Axes as plain numbers: of an array NumPy says TypeError where memory runs out.
     back = sorted(range(len(order)), key=order.__getitem__)
     return flat.reshape([array.shape[k] for k in order]).transpose(back)
+
+
+def zeros_at(place: int, size: int) -> np.ndarray:
+    """Make so many zero bytes at a place in a page, or, of less than two pages, in a line."""
+    turn = PAGE if size >= 2 * PAGE else LINE
+    room = np.zeros(size + turn, np.uint8)
+    first = (place - address(room)) % turn
+    return room[first : first + size]
 
 
 def _overlaps_itself(array: np.ndarray) -> bool:

@@ -12,6 +12,10 @@ from .forms import Node, rebuilt
 from .names import spelled
 from .structures import ParamsLike, Structure
 
+# Where the vector begins in a page: gradients that are mapped on their own begin at 16, which lies
+# between the vector, its first state array and its second, a third of a page each further on.
+_PLACE = 11 * buffers.LINE
+
 
 def arranged(arrays: Iterator[Any], structure: Structure) -> Any:
     """Arrange flat arrays as the user's; of groups, a list with each one's part.
@@ -89,7 +93,8 @@ def flatten(params: ParamsLike) -> Flat:
         buffers.check_floating("flatten", buffers.named("parameter", label), array)
     arrays = structure.arrays
     dtype = np.result_type(*(array.dtype for array in arrays))
-    vector = np.empty(sum(array.size for array in arrays), dtype)
+    size = sum(array.size for array in arrays) * dtype.itemsize
+    vector = buffers.zeros_at(_PLACE, size).view(dtype)
     views, first = [], 0
     for array in arrays:
         views.append(vector[first : first + array.size].reshape(array.shape))

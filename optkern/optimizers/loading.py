@@ -208,9 +208,10 @@ class CheckedStateDict:
         copy = np.array(loaded, copy=True) if isinstance(loaded, np.ndarray) else loaded
         form = self.session.form_of(slot, array, group)
         buffers.check_state(self.owner, f"{slot} of {what}", copy, array, form)
-        if not self.session.rule_of(group).is_stream(slot):
+        rule = self.session.rule_of(group)
+        if not rule.is_stream(slot):
             return np.array(copy, order="C")
-        return copy_beside(copy, array)
+        return copy_beside(copy, array, rule.stream_number(slot))
 
 
 def refuse_impossible(owner: str, what: str, arrays: Mapping[str, Any]) -> None:
@@ -253,8 +254,8 @@ def as_saved(name: str, value: Any) -> dict[str, Any]:
     return {name: value.copy() if isinstance(value, np.ndarray) else value}
 
 
-def copy_beside(values: Any, array: np.ndarray) -> np.ndarray:
-    """Make a copy that lies in memory as a parameter does."""
-    copy = buffers.zeros_beside(array, values.dtype)
+def copy_beside(values: Any, array: np.ndarray, number: int) -> np.ndarray:
+    """Make a copy that lies in memory as the parameter's stream of this number."""
+    copy = buffers.zeros_beside(array, values.dtype, number)
     copy[...] = values
     return copy

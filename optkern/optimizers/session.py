@@ -245,10 +245,12 @@ class Session(Planning, Storage, Bound, Arguments):
         if refusal is not None:
             averages: list[Any] = [None] * len(self.labels)
             for i, p in enumerate(self.plan.params):
-                average = self.rule_at(i).average
-                if average is not None and not codecs.kind_of(p.dtype):
+                rule = self.rule_at(i)
+                if (average := rule.average) is not None and not codecs.kind_of(p.dtype):
                     with np.errstate(all="ignore"):
-                        averages[i] = copy_beside(average(p, self.state_of(i)), p)
+                        averages[i] = copy_beside(
+                            average(p, self.state_of(i)), p, rule.stream_number("ema")
+                        )
             state["ema"] = averages
         return self.prepare_plan(state, self.groups, counts=self.counts._replace(refusal=refusal))
 

@@ -234,7 +234,10 @@ def _copied(session: Session, owner: str, slot: str, i: int, value: Any) -> Any:
                 f"{owner}: {what} must be {old!r} or float32 values, got {brief(value)}"
             )
         buffers.check_compact_form(owner, what, value, array)
-        return value.copy()
+        new = session.new_state(slot, array, group)
+        for to, codes in zip(new.arrays, value.arrays):
+            to[...] = codes
+        return new
     buffers.check_floating(owner, what, value)
     refuse_impossible(owner, buffers.named("parameter", session.labels[i]), {slot: value})
     refuse_nonfinite(owner, slot, buffers.named("parameter", session.labels[i]), value)

@@ -98,16 +98,17 @@ class Storage:
                 "float32 or float64 parameters (an average would lose digits in their place), "
                 f"got {array.dtype}"
             )
+        number = self.rule_of(group).stream_number(slot)
         if slot in OF_WEIGHTS:
-            return copy_beside(codecs.widened(np.asarray(array)), array)
+            return copy_beside(codecs.widened(np.asarray(array)), array, number)
         if self.state_dtype and slot != "accumulator":
             signed = slot not in NONNEGATIVE
             state = codecs.Compact.zeros(self.state_dtype, array.shape, signed)
             if array.flags.c_contiguous:  # codes are in C order
-                codes = buffers.zeros_beside(array, state.codes.dtype)
+                codes = buffers.zeros_beside(array, state.codes.dtype, number)
                 return codecs.Compact(codes, state.scales, signed)
             return state
-        return buffers.zeros_beside(array, codecs.arithmetic_dtype(array.dtype))
+        return buffers.zeros_beside(array, codecs.arithmetic_dtype(array.dtype), number)
 
     def saved_forms(self, i: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Return shape and dtype of each array that the saved state of a parameter may hold."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .domains import Domain, Switch
 from .flags import FLAGS
-from .options import checked_option
+from .options import OPTION_SLOTS, checked_option
 from .vocabulary import VOCABULARY
 
 Values = Mapping[str, Any]
@@ -344,6 +344,10 @@ class Rule:
     def is_stream(self, slot: str) -> bool:
         """Tell whether what has this name is one number an element, as options' arrays are."""
         return all(x.name != slot for x in self.wholes)
+
+    def stream_number(self, slot: str) -> int:
+        """Return the place of a state array among those that a step may go through."""
+        return (*self.state, *OPTION_SLOTS, "master").index(slot)
 
     def counts(self, hyperparameters: Values) -> bool:
         """Tell whether the constants depend on the number of the step under these."""

@@ -88,11 +88,6 @@ def check_companion(what: str, array: Any, weights: np.ndarray) -> None:
         )
 
 
-def zeros_like(array: np.ndarray) -> np.ndarray:
-    """Make zeros of an array's shape and dtype."""
-    return buffers.zeros_beside(array, array.dtype)
-
-
 def _same_memory(a: Any, b: np.ndarray) -> bool:
     """Tell whether `a` is another view of b's very elements: a wrapped PyTorch model makes them."""
     return (

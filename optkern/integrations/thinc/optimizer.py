@@ -35,7 +35,7 @@ from .arguments import (
     schedule_of,
     takes_betas,
 )
-from .binding import THINCS, BoundArray, check_companion, excess, label_of, zeros_like
+from .binding import THINCS, BoundArray, check_companion, excess, label_of
 
 Key = tuple[int, str]
 
@@ -287,15 +287,18 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         for slot in filter(lambda slot: rule.needs(slot, needed), rule.state):
             kept = self._where_kept(slot)
             if key not in kept:
-                kept[key] = zeros_like(weights.reshape(-1))
-                kept[key][...] = rule.start_of(slot, values, weights.reshape(-1))
+                flat = weights.reshape(-1)
+                kept[key] = buffers.zeros_beside(flat, flat.dtype, rule.stream_number(slot))
+                kept[key][...] = rule.start_of(slot, values, flat)
             state[slot] = kept[key]
         for slot, array in state.items():
             check_companion(f"{THINCS.get(slot, slot)} of {label!r}", array, weights)
         average = None
         if self.averages is not None:
             average = self.averages.get(key)
-            average = zeros_like(weights) if average is None else average
+            if average is None:
+                number = rule.stream_number("ema")
+                average = buffers.zeros_beside(weights, weights.dtype, number)
             check_companion(f"averages of {label!r}", average, weights)
         bound = BoundArray(rule, label, weights, state, average)
         for name, value in {**rule.hyperparameters, **self._fixed}.items():
