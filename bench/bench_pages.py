@@ -15,9 +15,9 @@ from statistics import median
 import numpy as np
 
 from optkern import kernels
+from optkern.bench.cases import CASES, Case, TensorSizes
 from optkern.bench.options import Parser
 from optkern.kernels import buffers
-from optkern.rules import RULES
 
 
 def alike(n: int, state: int) -> list[np.ndarray]:
@@ -37,42 +37,35 @@ def placed(n: int, state: int) -> list[np.ndarray]:
 SIDES = {"alike": alike, "malloc": by_malloc, "placed": placed}
 
 
-def measure(rule: str, n: int, threads: int, rounds: int) -> dict[str, float]:
-    """Return each side's nanoseconds an element, after all have given the same bits."""
-    row = next(r for r in RULES if r.name == rule)
-    options = {"momentum": 0.9} if rule == "sgd" else {}
-    options |= {"step": 5} if "step" in row.hyperparameters else {}
-    state = sum(row.needs(slot, {**row.hyperparameters, **options}) for slot in row.state)
-    step, sides = getattr(kernels, rule), {name: make(n, state) for name, make in SIDES.items()}
+def measure(case: Case, n: int, threads: int, rounds: int) -> list[float]:
+    """Return each side's nanoseconds an element; the bits are compared first."""
+    hyper = {**case.options, **({"step": 5} if "step" in case.rule.hyperparameters else {})}
+    step = getattr(kernels, case.rule.name)
+    sides = [make(n, case.streams[0] - 2) for make in SIDES.values()]
     gradient = np.random.default_rng(0).normal(size=n)
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: list[list[float]] = [[] for _ in sides]
     calls = max(1, 200_000 // n)
     clock = time.thread_time if threads == 1 else time.perf_counter
-    for round in range(rounds + 1):
-        for name, arrays in sides.items():
+    for turn in range(rounds + 1):  # the first warms up
+        for arrays, own in zip(sides, times):
             arrays[1][...] = gradient
             began = clock()
             for _ in range(calls):
-                step(*arrays, num_threads=threads, **options)
-            if round:
-                times[name].append((clock() - began) / calls / n * 1e9)
-        first, *others = (arrays[0] for arrays in sides.values())
-        assert all(np.array_equal(first, p) for p in others), "the bits depend on the place"
-    return {name: median(values) for name, values in times.items()}
+                step(*arrays, num_threads=threads, **hyper)
+            own += [(clock() - began) / calls / n * 1e9] * (turn > 0)
+        assert all(np.array_equal(sides[0][0], arrays[0]) for arrays in sides)
+    return [median(own) for own in times]
 
 
 def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rules", nargs="+", default=["adam", "adagrad", "sgd"])
-    parser.add_argument("--sizes", nargs="+", type=float, default=[2e3, 1e4, 1e5, 1e6, 1e7])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=31)
-    given = parser.parse_args()
+    sizes = [TensorSizes.parse(size) for size in ("2e3", "2e4", "1e5", "3e5")]
+    cases = [CASES[name] for name in ("adam", "adagrad", "sgd")]
+    options = Parser(__doc__, rules=cases, sizes=sizes, threads=1, rounds=31).options()
     print(f"{'rule':12}{'elements':>10}" + "".join(f"{name:>9}" for name in SIDES))
-    for rule in given.rules:
-        for size in given.sizes:
-            found = measure(rule, int(size), given.threads, given.rounds)
-            print(f"{rule:12}{size:>10.0e}" + "".join(f"{t:>9.3f}" for t in found.values()))
+    for case in options.rules:
+        for size in options.sizes:
+            found = measure(case, size.elements, options.threads, options.rounds)
+            print(f"{case.name:12}{size.name:>10}" + "".join(f"{t:>9.3f}" for t in found))
 
 
 if __name__ == "__main__":
