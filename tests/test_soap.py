@@ -344,3 +344,22 @@ def test_tensors_of_torch():
         step(opt, other)
     for p, t in zip(arrays, tensors, strict=True):
         assert p.tobytes() == t.detach().numpy().tobytes()
+
+
+def test_averages_of_matrices():
+    """Options' arrays are streams beside many arrays that are none."""
+    draw = np.random.default_rng(0).standard_normal
+    p = draw((4, 3)).astype(np.float32)
+    plain, expected = p.copy(), p.copy()
+    opt = optkern.SOAP(p, ema_decay=0.5, lookahead=(9, 0.5))
+    twin = optkern.SOAP(plain)
+    for _ in range(3):
+        g = draw((4, 3)).astype(np.float32)
+        opt.step(g)
+        twin.step(g)
+        expected += (plain - expected) * np.float32(0.5)
+    assert p.tobytes() == plain.tobytes()
+    assert opt.state[0]["ema"].tobytes() == expected.tobytes()
+    state = opt.state_dict()
+    opt.load_state_dict(state)
+    assert opt.state[0]["ema"].tobytes() == expected.tobytes()

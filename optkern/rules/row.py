@@ -347,7 +347,8 @@ class Rule:
 
     def stream_number(self, slot: str) -> int:
         """Return the place of a state array among those that a step may go through."""
-        return (*self.state, *OPTION_SLOTS, "master").index(slot)
+        names = (own.name for own in self.streams)
+        return (*names, *OPTION_SLOTS, "master").index(slot)
 
     def counts(self, hyperparameters: Values) -> bool:
         """Tell whether the constants depend on the number of the step under these."""

@@ -1,0 +1,27 @@
+"""Each rule's recorded training run ends as it did, whatever the processor and the threads."""
+
+import json
+
+import recorded
+from conftest import ISAS, spread
+
+from optkern.kernels import runtime
+from optkern.rules import MATRIX_RULES, RULES
+
+RUNS = json.loads(recorded.RECORD.read_text())
+
+
+@spread(9, rule=recorded.recorded_rules(), isa=ISAS, threads=recorded.THREADS)
+def test_a_run_ends_as_recorded(rule, isa, threads):
+    runtime.use_isa(isa)
+    assert recorded.run_of(rule, threads) == RUNS[rule.name], (
+        "other bits than at the time of the record: if that is meant, say so in the CHANGELOG and "
+        "run python tests/recorded.py"
+    )
+
+
+def test_every_rule_has_a_record():
+    """But those whose bits are BLAS'."""
+    left_out = {rule.name for rule in (*RULES, *MATRIX_RULES)} - RUNS.keys()
+    assert left_out == {rule.name for rule in MATRIX_RULES if rule.axes == 2}
+    assert all({"float32", "float64", "busy", "float16"} <= run.keys() for run in RUNS.values())
