@@ -98,6 +98,14 @@ class Page:
             raise RuntimeError(answer["exceptionDetails"]["exception"]["description"])
         return answer["result"].get("value")
 
+    def press(self, key: str) -> None:
+        """Press a key that writes nothing, or Enter, where the focus is."""
+        code = {"Enter": 13, "Tab": 9, "ArrowRight": 39}[key]
+        what = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **what, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **what)
+
     def until(self, expression: str, seconds: float = 30) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds

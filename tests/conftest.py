@@ -292,3 +292,22 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(optkern.__file__).parents[1]))
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def every_diagnosis_has_a_page(request, monkeypatch):
+    """In tests of diagnose: what it answers is a cause of docs/diagnosis.md."""
+    if not request.module.__name__.startswith(("test_diagnose", "test_monitor", "test_solvers")):
+        return
+    from causes import causes_of
+
+    from optkern import Monitor
+
+    diagnose = Monitor.diagnose
+
+    def asked(self, *args, **kwargs):
+        found = diagnose(self, *args, **kwargs)
+        assert causes_of(str(found)), f"docs/diagnosis.md has no leaf for: {found}"
+        return found
+
+    monkeypatch.setattr(Monitor, "diagnose", asked)

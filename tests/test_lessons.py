@@ -12,7 +12,8 @@ LESSONS = Path(__file__).parent.parent / "examples" / "lessons"
 # Whether each claim held, in the lesson's order; None where that is a matter of time.
 HELD = {
     "plot_01_saddles_and_momentum": ("partly", "partly"),
-    "plot_02_momentum": ("yes", "yes", "partly"),
+    "plot_02_momentum": ("yes", "yes"),
+    "plot_02b_heavy_ball": ("yes", "yes", "partly"),
     "plot_03_hessian_tells": ("yes", "yes", None),
     "plot_04_saddles_and_minima": ("yes", "yes"),
     "plot_05_ackley": ("partly", "NO"),
@@ -23,11 +24,11 @@ HELD = {
     "plot_09_flat_and_sharp": ("yes", "yes", "not", "NO"),
     "plot_10_weight_decay": ("yes", "partly", "yes", "NO", "yes"),
     "plot_11_cross_entropy": ("yes", "yes", "not", "yes"),
-    "plot_12_normalisation": ("yes", "yes", "yes", "yes"),
+    "plot_12_normalisation": ("yes", "yes", "partly", "yes", "yes"),
     "plot_13_schedules_and_lbfgs": ("partly", "hardly", "yes"),
     "plot_13b_newton": ("yes", "yes"),
     "plot_14_random_search": ("yes", "yes"),
-    "plot_15_decision_guide": ("yes", "partly"),
+    "plot_15_decision_guide": ("yes", "yes"),
     "plot_15b_caught_and_chosen": ("yes", "yes"),
 }
 
@@ -39,7 +40,7 @@ def test_every_lesson_is_listed():
 @pytest.mark.parametrize("name", HELD)
 def test_lesson_is_short_and_says_what_it_is(name):
     source = (LESSONS / f"{name}.py").read_text()
-    assert len(source.splitlines()) <= 120
+    assert len(source.splitlines()) < 120
     title, rule = ast.get_docstring(ast.parse(source)).splitlines()[:2]
     assert re.match(r"\d+b?\. ", title) and rule == "=" * len(title)
     assert source.count("lesson.claim(") == len(HELD[name])

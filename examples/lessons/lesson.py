@@ -109,6 +109,14 @@ class MLP:
             d = d @ params[k].T * (1 - layers[k // 2] ** 2)
         return loss, grads
 
+    def dropout_grads(self, X, y, share, rng):
+        """Return the gradients with a share of one hidden layer's units left out, others larger."""
+        keep = (rng.random(self.params[1].size) >= share) / (1 - share)
+        dropped = [*self.params[:2], self.params[2] * keep[:, None], self.params[3]]
+        grads = self.loss_and_grads(dropped, X, y)[1]
+        grads[2] = grads[2] * keep[:, None]
+        return grads
+
     def loss(self, params, X, y):
         """Return the mean loss."""
         return self.loss_and_grads(params, X, y)[0]
@@ -169,3 +177,9 @@ class NormalisedMLP:
     def accuracy(self, X, y, **how):
         """Return the share of samples whose largest score is their label's."""
         return float((self.scores(self.params, X, **how)[0].argmax(1) == y).mean())
+
+    def loss(self, X, y):
+        """Return the mean cross-entropy, by the statistics of these samples."""
+        scores = self.scores(self.params, X)[0]
+        scores = scores - scores.max(1, keepdims=True)
+        return float((np.log(np.exp(scores).sum(1)) - scores[np.arange(len(y)), y]).mean())

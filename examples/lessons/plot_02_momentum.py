@@ -2,14 +2,13 @@
 2. What momentum is
 ===================
 
-A sum of all past gradients, each weighed less the older it is; a moving average of steps; a heavy
-ball in a viscous fluid. On a quadratic it allows larger rates, and damps the zig-zag of a valley.
+A sum of all past gradients, each weighed less the older it is: in two forms, as a moving average,
+and with Nesterov's look ahead. And on a quadratic it allows larger rates.
 """
 
 import lesson
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.sparse.linalg import cg
 
 import optkern
 
@@ -74,46 +73,15 @@ lesson.claim(
     all(abs(b[0] - b[1]) < 0.02 and abs(b[2] - b[1]) < 0.02 for b in bounds.values()),
 )
 
-# %%
-# A valley: zig-zag, and conjugate gradient beside it.
-
-H, start = np.array([1.0, 50.0]), np.array([-2.0, 0.5])
-
-
-def valley(lr, mu, steps=80):
-    p = start.copy()
-    opt = optkern.SGD([p], lr=lr, momentum=mu)
-    return np.array([start] + [p.copy() for _ in range(steps) if opt.step([H * p])])
-
-
-conjugate = [start]
-cg(np.diag(H), -H * start, callback=lambda q: conjugate.append(start + q))
-kappa = np.sqrt(H[1] / H[0])
-best = 2 / H.sum(), (2 / (kappa + 1)) ** 2 / H[0]
-runs = {
-    "plain, its best rate": valley(best[0], 0),
-    "the same rate, momentum .5": valley(best[0], 0.5),
-    "momentum, its best rate": valley(best[1], ((kappa - 1) / (kappa + 1)) ** 2),
-    "conjugate gradient": np.array(conjugate),
-}
-loss = {name: (points**2 @ H) / 2 for name, points in runs.items()}
-width = {name: np.abs(points[8:12, 1]).max(initial=0) for name, points in runs.items()}
-lesson.claim(
-    "momentum damps the zig-zag in a valley",
-    "farthest across in steps 8 to 11, and loss at the end: "
-    + "; ".join(f"{n}: {width[n]:.2f}, {loss[n][-1]:.0e}" for n in runs),
-    "partly: it goes along faster at either rate, and across it damps at the same rate only"
-    if width["the same rate, momentum .5"] < width["plain, its best rate"]
-    else "NO: it goes along faster, and swings wider across while it does",
-)
-
 figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-x, y = np.linspace(-2.2, 2.2, 80), np.linspace(-1.4, 1.4, 80)
-lesson.surface(axes[0], lambda x, y: (x**2 + 50 * y**2) / 2, x, y)
-for k, (name, points) in enumerate(runs.items()):
-    axes[0].plot(*points.T, marker=".", ms=3, **lesson.style(k))
-    axes[1].semilogy(loss[name] + 1e-18, label=name, **lesson.style(k))
-axes[0].set_title("a valley, 50 times as steep across")
-axes[1].set(title="loss", xlabel="step")
-axes[1].legend()
+age = np.arange(60)
+for k, m in enumerate((0.5, 0.9, 0.99)):
+    axes[0].plot(age, m**age, label=f"momentum {m}", **lesson.style(k))
+axes[0].set(title="what a gradient counts in the update", xlabel="its age, in steps")
+tried = np.linspace(0, 0.95, 9)
+axes[1].plot(tried, 2 * (1 + tried), label="2 (1 + momentum)", **lesson.style(0))
+axes[1].plot(tried, [largest_rate(m) for m in tried], "o", color="k", label="tried")
+axes[1].set(title="largest stable rate where the curvature is 1", xlabel="momentum", ylim=(0, 4.2))
+for ax in axes:
+    ax.legend()
 lesson.show(figure, "plot_02_momentum.py")

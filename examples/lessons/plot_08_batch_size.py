@@ -24,28 +24,28 @@ def train(batch, epochs=10, seed=0, shuffle=True, X=X, y=y):
     """Return seconds per update, and the accuracies in training and test."""
     net = lesson.MLP(64, 32, 10, seed=seed)
     opt = optkern.SGD(net.params, lr=RATES[batch], momentum=0.9)
-    rng, order, began, updates = np.random.default_rng(seed), np.arange(len(y)), time.time(), 0
+    rng, order, began = np.random.default_rng(seed), np.arange(len(y)), time.time()
     for _ in range(epochs):
         if shuffle:
             rng.shuffle(order)
         for k in range(0, len(y), batch):
             rows = order[k : k + batch]
             opt.step(net.loss_and_grads(net.params, X[rows], y[rows])[1])
-            updates += 1
-    seconds = (time.time() - began) / updates
+    seconds = (time.time() - began) / opt.steps
     return seconds, net.accuracy(net.params, X, y), net.accuracy(net.params, X_test, y_test)
 
 
 # %%
 # Time and accuracy, from one sample to all of them: ten epochs, and the time of 300 updates
-# ------------------------------------------------------------------------------------------
 
 rows = {batch: np.median([train(batch, seed=s) for s in range(3)], axis=0) for batch in BATCHES}
 per_update = {batch: row[0] for batch, row in rows.items()}
-per_epoch = {batch: row[0] * -(-len(y) // batch) for batch, row in rows.items()}
-print("batch  us/update  ms/epoch  training   test")
-for b, (_, training, test) in rows.items():
-    print(f"{b:5}{per_update[b] * 1e6:11.0f}{per_epoch[b] * 1e3:10.1f}{training:10.1%}{test:7.1%}")
+updates = {batch: -(-len(y) // batch) for batch in BATCHES}  # in an epoch
+per_epoch = {batch: per_update[batch] * updates[batch] for batch in BATCHES}
+print("batch  us/update  updates/epoch  ms/epoch  training   test")
+for b, (_, *right) in rows.items():
+    print(f"{b:5}{per_update[b] * 1e6:11.0f}{updates[b]:15}{per_epoch[b] * 1e3:10.1f}"
+          f"{right[0]:10.1%}{right[1]:7.1%}")  # fmt: skip
 lesson.claim(
     "a larger batch makes an update dearer and an epoch cheaper",
     f"batch 1 against 64: {per_update[64] / per_update[1]:.1f} times the time of an update, "
@@ -63,7 +63,6 @@ lesson.claim(
 
 # %%
 # Shuffling, where the samples come sorted by class
-# -------------------------------------------------
 
 by_class = np.argsort(y, kind="stable")
 X_, y_ = X[by_class], y[by_class]

@@ -23,15 +23,6 @@ def upside_down(images, rng):
     return np.where(rng.random((len(images), 1)) < 0.5, turned, images)
 
 
-def gradients(net, rows, labels, rng, share):
-    """Leave a share of the hidden units out, and make the others larger."""
-    keep = (rng.random(net.params[1].size) >= share) / (1 - share)
-    params = [*net.params[:2], net.params[2] * keep[:, None], net.params[3]]
-    grads = net.loss_and_grads(params, rows, labels)[1]
-    grads[2] = grads[2] * keep[:, None]
-    return grads
-
-
 def train(seed=0, rule=optkern.AdamW, change=None, dropout=0.0, updates=1500, **options):
     """Return norm, distance from the start, training and test accuracy, and the weights."""
     net, rng = lesson.MLP(64, 64, 10, seed=seed), np.random.default_rng(seed)
@@ -40,7 +31,7 @@ def train(seed=0, rule=optkern.AdamW, change=None, dropout=0.0, updates=1500, **
     for _ in range(updates):
         rows = rng.permutation(len(y))[:32]
         images = X[rows] if change is None else change(X[rows], rng)
-        opt.step(gradients(net, images, y[rows], rng, dropout))
+        opt.step(net.dropout_grads(images, y[rows], dropout, rng))
     end = np.concatenate([p.ravel() for p in net.params])
     scores = [net.accuracy(net.params, *data) for data in ((X, y), (X_test, y_test))]
     return np.linalg.norm(end), np.linalg.norm(end - start), *scores, end
@@ -96,7 +87,11 @@ RUNS = {
     "noise": {"change": lambda images, rng: images + 0.2 * rng.standard_normal(images.shape)},
     "upside down": {"change": upside_down},
 }
-test = {name: mean_of(**{"weight_decay": 0.0} | run)[3] for name, run in RUNS.items()}
+scores = {name: mean_of(**{"weight_decay": 0.0} | run)[2:] for name, run in RUNS.items()}
+print("accuracy in training, in test, and the gap")
+for name, (training, right) in scores.items():
+    print(f"{name:12}{training:7.1%}{right:7.1%}{training - right:7.1%}")
+test = {name: right[1] for name, right in scores.items()}
 lesson.claim(
     "decay is what helps most against few labels",
     f"test accuracy {test['nothing']:.1%} as it is, {test['decay']:.1%} with the best decay, "
@@ -109,10 +104,11 @@ lesson.claim(
     bool(test["upside down"] < test["nothing"]),
 )
 figure, axes = plt.subplots(1, 3, figsize=(13, 4))
-for column, title in ((0, "norm of the weights"), (1, "distance from the start")):
+places = np.arange(len(DECAYS))
+for ax, column, title in zip(axes, (0, 1), ("norm of the weights", "distance from the start")):
     for k, (name, rows) in enumerate((("decoupled, times 10", decoupled), ("L2", l2))):
-        axes[column].plot(range(len(DECAYS)), rows[:, column], label=name, **lesson.style(k))
-    axes[column].set(title=title, xticks=range(len(DECAYS)), xticklabels=DECAYS)
+        ax.plot(places, rows[:, column], label=name, **lesson.style(k))
+    ax.set(title=title, xlabel="decay", xticks=places, xticklabels=DECAYS)
 axes[0].legend()
 axes[2].barh(list(test), list(test.values()), color=lesson.COLOURS[0])
 axes[2].set(title="test accuracy, 100 labels", xlim=(0.6, 1.0))

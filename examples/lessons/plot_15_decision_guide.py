@@ -3,7 +3,7 @@
 ======================
 
 Training went badly: is the model too small, does the optimisation fail, does it learn by heart, are
-the test data of another kind, or was the rate too large? Five runs with one fault each, and what
+the test data of another kind, or does it explode? Five runs with one fault each, and what
 `compare_fits` and `diagnose` say of them.
 """
 
@@ -53,26 +53,28 @@ other_kind = losses(train(), TRAIN, upside_down, HELD)
 runs["other test data"] = dict(zip(("train", "test", "validation"), other_kind))
 said = {name: optkern.compare_fits(**given, target=0.25) for name, given in runs.items()}
 monitor = optkern.Monitor()
-wild = train(lr=30.0, rule=optkern.SGD, watch=monitor)
-said["rate too large"] = monitor.diagnose(
+wild = train(lr=lambda update: 0.3 if update < 300 else 30.0, rule=optkern.SGD, watch=monitor)
+said["the rate was raised"] = monitor.diagnose(
     wild.params,
     grad=lambda p: wild.loss_and_grads(p, *TRAIN)[1],
     loss=lambda p: wild.loss(p, *TRAIN),
 )
 for name, verdict in said.items():
     print(f"{name:20}{verdict.kind}")
-WANTED = ("bias", "optimization", "overfitting", "mismatch", "oscillating")
+WANTED = ("bias", "optimization", "overfitting", "mismatch", "exploding")
 right = [verdict.kind == kind for verdict, kind in zip(said.values(), WANTED)]
 lesson.claim(
     "training, held-out and test loss, and the run's record, tell what is wrong",
     f"{sum(right)} of 5 faults are named as planted",
     all(right),
 )
-ends = [losses(train(lr=lr, rule=optkern.SGD), TRAIN)[0] for lr in (30.0, 3.0, 0.3)]
+print(f"\n{said['the rate was raised']}\n")
+kept = train(lr=0.3, rule=optkern.SGD)  # the same run, had the rate stayed
+ends = [losses(net, TRAIN)[0] for net in (wild, kept)]
 lesson.claim(
-    "the advice, a lower rate, helps",
-    f"training loss {ends[0]:.0f} with 30, {ends[1]:.2f} with 3, {ends[2]:.2f} with .3",
-    ends[2] < 0.25 > ends[1] or "partly: not a tenth of it, a hundredth",
+    "the advice, back to the rate of then, helps",
+    f"training loss {ends[0]:.0f} with the raised rate, {ends[1]:.3f} with that of before",
+    ends[1] < 0.25,
 )
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4))
@@ -83,6 +85,6 @@ axes[0].axhline(0.25, color="k", lw=0.8)
 axes[0].set(title="losses, and the target", yscale="log", ylim=(5e-4, 200), xticks=range(4))
 axes[0].set_xticklabels([f"{name}\n-> {said[name].kind}" for name in runs], fontsize=8)
 axes[1].semilogy(monitor.losses, **lesson.style(0))
-axes[1].set(title="rate too large -> " + said["rate too large"].kind, xlabel="update")
+axes[1].set(title="the rate was raised -> " + said["the rate was raised"].kind, xlabel="update")
 axes[0].legend()
 lesson.show(figure, "plot_15_decision_guide.py")

@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import optkern
 from optkern.kernels.names import pip_install
 from optkern.kernels.rules import Rule
 
@@ -21,10 +20,6 @@ from . import curves, data, judgement, training, updates
 from .errors import DemoError
 from .network import Network
 
-Runs = Sequence[tuple[Rule, float]]
-PLOT_FORMATS = (".png", ".pdf", ".svg")
-
-RULE_BY_NAME = {rule.name: rule for rule in optkern.RULES}
 Runs = Sequence[tuple[Rule, float]]
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 

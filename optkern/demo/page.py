@@ -186,7 +186,7 @@ def _surface(rules: Sequence[screen.Rule]) -> str:
         mu_first=first["momentum"],
         momentum=f"{momentum:g}",
         steps=surface.STEPS,
-        without=escape(", ".join(without) or "none"),
+        without=_without(without),
         refusing=_refusing([rule.name for rule in rules if surface.takes_none(rule)]),
         rows="".join(_ends(rule.name, path) for rule, path in zip(shown, paths)),
         data=json.dumps(data).replace("<", "\\u003c"),
@@ -194,11 +194,20 @@ def _surface(rules: Sequence[screen.Rule]) -> str:
     )
 
 
+def _without(names: Sequence[str]) -> str:
+    """Say whose paths the slider of the momentum leaves as they are."""
+    if not names:
+        return ""
+    return escape(f"The momentum's slider moves no path of rules without one: {', '.join(names)}.")
+
+
 def _refusing(names: Sequence[str]) -> str:
     """Say which rules show another momentum in the place of 0."""
     if not names:
         return ""
-    return escape(f" No momentum of 0, {surface.MOMENTA[1]:g} instead: {', '.join(names)}.")
+    return escape(
+        f" Of rules that need one it begins at {surface.MOMENTA[1]:g}: {', '.join(names)}."
+    )
 
 
 def _ends(name: str, path: np.ndarray) -> str:
