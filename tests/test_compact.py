@@ -215,6 +215,13 @@ def test_reference_takes_any_step_number_of_plain_state():
     assert_same_bits(outcomes[1:], outcomes[:1] * 2)
 
 
+@every_state_dtype
+@pytest.mark.parametrize("shape", ((0,), (0, 1), (1, 0), (2, 0, 1), ()))
+def test_reference_takes_shapes_without_elements(shape, state_dtype):
+    opt = optkern.Adam([np.ones(shape, np.float32)], state_dtype=state_dtype)
+    run_both(opt, lambda step: [np.ones(shape, np.float32)])
+
+
 def test_functional_twins_take_half_precision_and_compact_state():
     p = arrays(np.float16, (700,))[0]
     g = arrays(np.float32, (700,), 5)[0]

@@ -524,3 +524,14 @@ def test_torch_sparse_optimizers_take_the_same_steps(name, dtype):
     tolerance = {"rtol": 2e-5, "atol": 2e-6} if dtype == np.float32 else {"rtol": 1e-12}
     np.testing.assert_allclose(p, q.numpy(), **tolerance)
     assert opt.state[0]["step"] == 20
+
+
+def test_a_flush_after_a_refused_step_says_nothing_of_it():
+    p = np.ones((3, 2))
+    opt = optkern.Adam(p, on_nonfinite="raise")
+    with pytest.raises(ValueError, match="NaN or inf"):
+        opt.step_rows([1], np.full((1, 2), np.nan))
+    assert opt.flush() is False
+    with pytest.raises(ValueError, match="NaN or inf"):
+        opt.step(np.full((3, 2), np.nan))
+    assert opt.flush() is False

@@ -380,7 +380,7 @@ class Compact:
             raise ValueError("compact state without signs holds no negative numbers")
         random = np.asarray(random, np.uint32)
         if self.scales is None:
-            bits = random.reshape(self.shape) if random.size > 1 else random
+            bits = random.reshape(self.shape) if random.ndim else random
             self.codes[...] = encode_bfloat16(x, bits)
         else:
             self.codes[...], self.scales[...] = encode_int8(x, self.signed, random)

@@ -313,7 +313,7 @@ cdef class Plan:
         cdef bint applied = False
         self.begin()
         try:
-            self.nonfinite = None
+            self.nonfinite, self.raises = None, False
             if calls:   # the last of as many calls, with no gradient of its own
                 self.core.accumulated, self.core.options.accumulate = calls - 1, calls
                 applied = self._step((None,) * self.core.count, num_threads, on_nonfinite)
