@@ -94,8 +94,9 @@ for ax, function, box, paths in (
 ):
     lesson.surface(ax, function, np.linspace(*box, 80), np.linspace(-1.4, 1.4, 80))
     for k, points in enumerate(paths):
-        ax.plot(*points.T, marker=".", ms=3, **lesson.style(k))
-        lesson.label_end(ax, *points[-1], ("plain", "momentum .9")[k], k)
+        name = ("plain", "momentum .9")[k]
+        ax.plot(*points.T, marker=".", ms=3, label=name, **{**lesson.style(k), "zorder": 3 - k / 2})
+    ax.legend(loc="lower left")
 axes[0].set_title("a saddle at (0, 0)")
 axes[1].set_title("a local minimum at x = -.93")
 for k, x0 in enumerate((-1.4, -1.6, -1.75)):
@@ -106,5 +107,5 @@ axes[2].axhline(0, color="grey", lw=0.8)
 axes[2].set(
     title="how far it rolls (above 0: over the hill)", xlabel="momentum", ylabel="farthest x"
 )
-axes[2].margins(x=0.12)
+axes[2].margins(x=0.2)
 lesson.show(figure, "plot_01_saddles_and_momentum.py")

@@ -115,5 +115,5 @@ for ax, column, unit in ((axes[1], 1, "seconds"), (axes[2], 2, "bytes")):
         ax.loglog(sizes, table[:, column + 3 * k], marker="o", **lesson.style(k))
         lesson.label_end(ax, sizes[-1], table[-1, column + 3 * k], name, k)
     ax.set(title=unit, xlabel="n")
-    ax.margins(x=0.25)
+    ax.margins(x=0.4)
 lesson.show(figure, "plot_03_hessian_tells.py")
