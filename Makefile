@@ -59,7 +59,7 @@ lint: .venv/extras-dev
 # the sources serves whoever starts Python in this folder.
 .venv/built: .venv/bin/python $(SOURCES)
 	@$(BIN)/python setup.py needs
-	@echo 'building optkern into .venv: each module is a line, only what has changed is compiled'
+	@echo 'building optkern into .venv: all of it once, later only what has changed'
 	@$(REQUIRED) > .venv/required && $(PIP) install -r .venv/required
 	@if [ -d build ]; then find build -path 'build/lib*' -name '*.py*' -delete; fi
 	@$(BIN)/python -u setup.py -q build

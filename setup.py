@@ -250,6 +250,34 @@ def extension(name: str, source: str, flags: list[str]) -> Extension:
     )
 
 
+class Progress:
+    """How far a build has come: one line that changes in a terminal, else a line for each part."""
+
+    WIDTH = 24
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done, self.said = what, total, 0, False
+        self.begin, self.turn = time.monotonic(), threading.Lock()
+        self.terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+    def advance(self, name: str, seconds: float, parts: int = 1) -> None:
+        with self.turn:  # several compilers at a time
+            self.done, self.said = self.done + parts, True
+            if self.terminal:
+                full = self.WIDTH * self.done // self.total
+                bar = "#" * full + "." * (self.WIDTH - full)
+                line = f"{self.what} [{bar}] {self.done}/{self.total} {name}"
+                print(f"\r{line[:79]:79}", end="", flush=True)
+            else:
+                place = f"[{self.done:2}/{self.total}]"
+                print(f"{self.what} {place} {name}  {seconds:.0f} s", flush=True)
+
+    def end(self) -> None:
+        if self.terminal and self.said:
+            took = f"{self.what}: done in {time.monotonic() - self.begin:.0f} s"
+            print(f"\r{took:79}", flush=True)
+
+
 class BuildExt(build_ext):
     """Adds OpenMP to the runtime where the compiler has it, and says how far the build has come."""
 
@@ -273,11 +301,9 @@ class BuildExt(build_ext):
                 ext.extra_link_args += [] if MSVC else openmp
         self.rebuild_if_changed()
         self.stale = [ext.name for ext in self.extensions if self.is_stale(ext)]
-        self.built, self.turn = 0, threading.Lock()
-        if self.stale:
-            count, jobs = len(self.stale), min(self.parallel or 1, len(self.stale))
-            print(f"optkern: compiling {count} extensions, {jobs} at a time", flush=True)
+        self.progress = Progress("compiling", len(self.stale))
         super().build_extensions()
+        self.progress.end()
 
     def is_stale(self, ext: Extension) -> bool:
         """Whether an extension has to be compiled, as `build_extension` decides it."""
@@ -294,10 +320,7 @@ class BuildExt(build_ext):
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         super().build_extension(ext)
         if ext.name in self.stale:
-            with self.turn:
-                self.built += 1
-                place = f"[{self.built:2}/{len(self.stale)}]"
-                print(f"{place} {ext.name}  {time.monotonic() - begin:.0f} s", flush=True)
+            self.progress.advance(ext.name, time.monotonic() - begin)
 
     def rebuild_if_changed(self) -> None:
         """Compile anew what another compiler, or other flags, have compiled at the last build."""
@@ -355,14 +378,24 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
     changed = stamp.exists() and stamp.read_text() != numpy.__version__
     # Its workers would run this file again where they are not forked.
     forks = sys.platform == "linux" and multiprocessing.get_start_method() == "fork"
-    made = cythonize(
-        extensions,
-        nthreads=os.cpu_count() if forks else 0,
-        include_path=[str(ROOT), str(STAMPED)],
-        build_dir="build/cython",
-        compiler_directives={"language_level": 3},
-        force=changed or None,  # None: by the dates
-    )
+    jobs = (os.cpu_count() or 1) if forks else 0
+    made, progress, start = [], Progress("translating to C", len(extensions)), time.time()
+    for k in range(0, len(extensions), 4 * jobs or 1):  # not all at once: one sees how far it is
+        part, begin = extensions[k : k + (4 * jobs or 1)], time.monotonic()
+        made += cythonize(
+            part,
+            nthreads=jobs,
+            include_path=[str(ROOT), str(STAMPED)],
+            build_dir="build/cython",
+            compiler_directives={"language_level": 3},
+            force=changed or None,  # None: by the dates
+            quiet=True,
+        )
+        if any(os.path.getmtime(ext.sources[0]) >= start for ext in made[k:]):
+            progress.advance(part[-1].name, time.monotonic() - begin, len(part))
+        else:
+            progress.done += len(part)
+    progress.end()
     for ext in made:
         ext.depends = [name for name in ext.depends if ours(name)]
         for source in ext.sources:

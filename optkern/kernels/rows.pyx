@@ -176,6 +176,8 @@ cdef void sum_gradients(
     cdef double sum[SUMMED]
     cdef const floating* g = <const floating*> (r.data[1] + k * r.stride[1]) + first
     cdef Py_ssize_t i, head = k
+    if n <= 0:  # never; said for gcc, which would have `sum` read before it is written
+        return
     for i in range(n):
         sum[i] = g[i]
     while r.next[k] >= 0:
