@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from ..kernels.names import spelled
 from ..rules.domains import check_callable, check_count, check_flag, check_real, check_seed
 from .figures import percentage
@@ -20,7 +21,7 @@ _SHORTEST = 2.0**-10  # of a step towards the boundary
 _BALL_STREAM = 0xBA11
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class BallSharpness:
     """Hold the largest loss that was found in a ball around x.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ..kernels.immutable import immutable
 from ..kernels.names import brief, passing_on
 from ..rules.domains import check_callable, check_count, check_real
 from .differences import hvp_from_grad
@@ -16,7 +16,7 @@ from .trace import Trace, trace
 from .views import block_of, block_slices
 
 
-@dataclass(frozen=True)
+@immutable
 class Block:
     """Hold a diagonal block of the Hessian.
 
@@ -48,7 +48,7 @@ class Block:
     matvecs: int
 
 
-@dataclass(frozen=True)
+@immutable
 class Blocks:
     """Hold the diagonal blocks of a Hessian; `print` it for the table.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from .._interrupts import pass_on
 from ..kernels.flat import arranged
+from ..kernels.immutable import immutable
 from ..kernels.names import passing_on, spelled
 from ..rules import RULES
 from ..rules.domains import check_callable, check_count, check_real, check_seed, check_threads
@@ -38,7 +39,7 @@ _SPACING = 0.6  # a Gaussian's width over the distance of nodes: with less a smo
 # --------------------------------------------------------------------------- spectral density
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class SpectralDensity:
     """Hold the spectral density of a symmetric operator, by stochastic Lanczos quadrature.
 
@@ -345,7 +346,7 @@ def sharpness(
 # --------------------------------------------------------------------------- learning rate
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class StableLR:
     """Hold the largest stable learning rate; ``float(...)`` gives the certified one.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from ..kernels.names import spelled
 from ..rules.domains import check_count, check_real, check_seed
 from .operators import Operator
@@ -18,7 +19,7 @@ _DIAGONAL_STREAM = 0x5EED6
 _FEWEST_VECTORS = 8  # vectors before a standard error is believed
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Diagonal:
     """Hold a diagonal with its error bars; ``numpy.asarray(...)`` gives the values.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..kernels import buffers
+from ..kernels.immutable import immutable
 from ..kernels.names import spelled
 from ..rules.domains import check_callable, check_count, check_real, check_seed, check_word
 from .descent import Descent
@@ -21,7 +21,7 @@ from .verdict import Verdict
 MOST_STEPS_DOWN = 100  # steps down from a saddle, at the most
 
 
-@dataclass(frozen=True)
+@immutable
 class Escape:
     """Hold what `escape` did; `print` it for the sentence.
 

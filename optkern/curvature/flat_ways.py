@@ -13,11 +13,11 @@ shows a way down which no descent to a minimum nearby explains.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from .gradients import FlatGradient
 from .line import LossAlongDirection
 from .operators import norm, random_unit
@@ -33,7 +33,7 @@ NARROW = 3  # values of the loss beside x that tell whether it comes in float32
 NEAR_TURNED = 1e-3  # of a gradient: what is left of it along the sphere where a descent there ends
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class FlatWays:
     """Hold what a look along flat directions has shown.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from ..kernels.names import spelled
 from ..rules.domains import (
     check_callable,
@@ -33,7 +33,7 @@ Interval = tuple[float, float]
 # --------------------------------------------------------------------------- the public function
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class LanczosResult:
     """Hold what `lanczos` found; `print` it for the sentence.
 

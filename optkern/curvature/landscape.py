@@ -9,12 +9,13 @@ of a path where training has gone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..kernels.forms import settled
+from ..kernels.immutable import immutable
 from ..kernels.names import brief, spelled
 from ..rules.domains import check_callable, check_count, check_real, check_seed, check_word
 from .asking import asking
@@ -30,7 +31,7 @@ NORMALISE = ("none", "filter")
 DIRECTION_KINDS = ("random", "eigenvectors")
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Line:
     """Hold the loss along a line; `plot` draws it.
 
@@ -78,7 +79,7 @@ class Line:
         return ax
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Plane:
     """Hold the loss over a plane; `plot` draws it.
 

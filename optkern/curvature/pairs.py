@@ -7,10 +7,9 @@ products. So the run goes on until what it found has stayed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from ..kernels.immutable import immutable
 from .operators import norm
 from .recurrence import scale, subtract
 from .run import Eigenpair, LanczosRun, smallest_part
@@ -78,7 +77,7 @@ def _from_basis(run: LanczosRun, sign: int, k: int) -> list[Eigenpair]:
     return sorted(pairs, key=lambda pair: sign * pair.value)
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Stack:
     """Hold pairs as arrays, outermost first.
 

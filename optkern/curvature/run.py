@@ -9,11 +9,11 @@ products is not there (`Tridiagonal.lower_bound`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from .operators import (
     PIECE,
     Measured,
@@ -81,7 +81,7 @@ def refuse_out_of_range(
         raise too_small(owner, f"products have a norm of about {norm(product):.1g}", product.dtype)
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Eigenpair:
     """Hold an eigenpair as a fresh product saw it.
 

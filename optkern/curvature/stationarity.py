@@ -9,10 +9,11 @@ it is tried.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from .descent import Descent
 from .figures import percentage, share_of
 from .gradients import FlatGradient
@@ -55,7 +56,7 @@ OUTSIDE = 1e100  # what a gradient does not come to within a function's domain
 LEFT_OF_GRADIENT = 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Stationarity:
     """Hold whether x is a point where the gradient vanishes, and what that rests on.
 
@@ -128,7 +129,7 @@ class Stationarity:
         return hash(self.holds)
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Newton:
     """Hold the step -(|H| + floor)^-1 g within a run's space.
 

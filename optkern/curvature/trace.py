@@ -15,11 +15,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from ..kernels.names import spelled
 from ..rules.domains import check_count, check_real, check_seed, check_word
 from .operators import Operator, out_of_range, too_small, unit_roundoff
@@ -34,7 +34,7 @@ _PRODUCTS_AT_ONCE = 10  # products between two looks
 _TRACE_STREAM = 0x5EED4
 
 
-@dataclass(frozen=True)
+@immutable
 class Trace:
     """Hold a trace with its error bar; ``float(...)`` gives the value.
 

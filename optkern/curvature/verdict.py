@@ -7,9 +7,10 @@ products' errors reach further than a curvature, the bound is what is said.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from ..kernels.immutable import immutable
 from .figures import percent, share_of
 from .flat_ways import FlatWays
 from .lanczos import Interval
@@ -18,7 +19,7 @@ from .stationarity import Stationarity
 VERDICT_KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconclusive")
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Verdict:
     """Hold what `classify` found; `print` it for the sentence, `report()` for all figures.
 

@@ -7,6 +7,7 @@ place in one pass; ``<rule>_rows(p, rows, g, *state, **hyperparameters)`` some o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..rules.domains import check_threads
@@ -39,8 +40,8 @@ def _rows_kernel(rule: Rule) -> Callable[..., None]:
 
 
 for _rule in RULES:
-    _function = make_function(_rule, "kernels", _run_plan, num_threads=None)
-    globals()[_rule.name] = Kernel(_rule, _function)
+    _making = partial(make_function, _rule, "kernels", _run_plan, num_threads=None)
+    globals()[_rule.name] = Kernel(_rule, _making)
 for _rule in ROW_RULES:
     globals()[f"{_rule.name}_rows"] = _rows_kernel(_rule)
 

@@ -99,18 +99,18 @@ cdef class Keyword:
 
 cdef class Kernel:
     # One rule's function; calls `general` with the same arguments where it cannot serve. (Its
-    # docstring is that function's.)
-    cdef object general
-    cdef readonly object __doc__
+    # docstring is that function's.) That one is made when it is asked for: many never are, and
+    # thirty with their docstrings and signatures are a tenth of an import.
+    cdef object make
+    cdef object made
     cdef dict keywords
     cdef tuple counted
     cdef hyper_t defaults
     cdef int index
     cdef const traits_t* traits
 
-    def __init__(self, rule, general):
-        self.general = general
-        self.__doc__ = general.__doc__
+    def __init__(self, rule, make):
+        self.make = make
         self.index = [row.name for row in rules.RULES].index(rule.name)
         self.traits = &TRAITS[self.index]
         self.counted = rule.counted
@@ -124,19 +124,29 @@ cdef class Kernel:
             if name not in rule.conflicting
         }
 
+    cdef object general(self):
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+    @property
+    def __doc__(self):
+        return self.general().__doc__
+
     def __getattr__(self, name):
         # Name, signature, module: this stands for the function it was made from.
-        return getattr(self.general, name)
+        return getattr(self.general(), name)
 
     def __reduce__(self):
-        return self.general.__name__
+        return self.general().__name__
 
     def __repr__(self):
-        return f"<kernel {self.general.__name__}{self.general.__signature__}>"
+        general = self.general()
+        return f"<kernel {general.__name__}{general.__signature__}>"
 
     def __call__(self, *args, **kwargs):
         if not self.serve(args, kwargs):
-            self.general(*args, **kwargs)
+            self.general()(*args, **kwargs)
 
     cdef bint serve(self, tuple args, dict kwargs) except -1:
         """Do the call if that is plain; False if nothing has been done."""

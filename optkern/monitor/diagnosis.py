@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from .. import curvature
+from ..kernels.immutable import immutable
 from .trend import Trend
 
 KINDS = (
@@ -22,7 +23,7 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True)
+@immutable
 class Diagnosis:
     """Say why a run has stalled, or that it has not; `print` it for the sentence.
 

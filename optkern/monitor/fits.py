@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..curvature.figures import percentage
+from ..kernels.immutable import immutable
 from ..kernels.names import spelled
 from ..rules.domains import check_real
 from .trend import scatter
@@ -38,7 +38,7 @@ REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
+@immutable
 class FitComparison:
     """Say what is wrong with a fit; `print` it for the sentence.
 

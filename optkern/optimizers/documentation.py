@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from ..kernels.rules import (
@@ -36,6 +38,19 @@ def class_options(rule: Rule) -> dict[str, Any]:
         "strict_grads": True,
     }
     return options | {name: default for name, (default, _) in OPTIONS.items()}
+
+
+class ToldLater:
+    """Hold what a class says of itself, made when it is asked for first.
+
+    Thirty docstrings and signatures of forty arguments are a tenth of an import.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = cache(make)
+
+    def __get__(self, one: Any, cls: type) -> Any:
+        return self.make()
 
 
 def class_signature(rule: Rule) -> inspect.Signature:

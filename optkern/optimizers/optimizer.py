@@ -17,7 +17,7 @@ from ..kernels.rules import (
     Rule,
 )
 from ..kernels.structures import ParamsLike as ParamsLike
-from .documentation import EXAMPLE, class_document, class_signature
+from .documentation import EXAMPLE, ToldLater, class_document, class_signature
 from .groups import BooleanAttribute, NameOfGroupValue, Option, ZeroGrad, no_attribute
 from .refused import WAYS_TO_CHANGE, ParamGroups, Params, refuse_in_vain
 from .session import Session
@@ -70,9 +70,10 @@ class Optimizer(Stepping):
         for name in cls.rule.hyperparameters:
             if name not in COUNTED:
                 setattr(cls, name, NameOfGroupValue(name))
-        cls._signature = class_signature(cls.rule)
-        cls.__signature__ = cls._signature  # type: ignore[attr-defined]
-        cls.__doc__ = class_document(cls.rule, cls.__doc__, cls._example)
+        row, own, example = cls.rule, cls.__doc__, cls._example
+        signature = ToldLater(lambda: class_signature(row))
+        cls._signature = cls.__signature__ = signature  # type: ignore
+        cls.__doc__ = ToldLater(lambda: class_document(row, own, example))  # type: ignore
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is Optimizer:

@@ -7,14 +7,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from ..kernels.immutable import immutable
 from ..kernels.names import brief
 from ..kernels.rules import Choice
 from .domains import _COUNT, Steps
-from .kinds import Timed, _made_schedule
+from .kinds import Timed
 from .shapes import _half_cosine, _mix, _times_power
 
 
-@_made_schedule
+@immutable
 class OneCycle(Timed):
     """Rise from ``max_lr / div_factor`` to ``max_lr``, then fall far, over ``total_steps``.
 
@@ -70,7 +71,7 @@ class OneCycle(Timed):
         return self.total_steps
 
 
-@_made_schedule
+@immutable
 class Cyclic(Timed):
     """Go straight up from ``base_lr`` to ``max_lr`` and down again, for ever.
 
@@ -109,7 +110,7 @@ class Cyclic(Timed):
         return 4 * (self.step_size_up + (self.step_size_down or self.step_size_up))
 
 
-@_made_schedule
+@immutable
 class Piecewise(Timed):
     """Go from point to point: a value at each of some steps, and what lies between.
 
@@ -146,7 +147,7 @@ class Piecewise(Timed):
         return self.points  # type: ignore[return-value]
 
 
-@_made_schedule
+@immutable
 class Noam(Timed):
     """Rise in proportion to the step, then fall with its inverse square root: the transformer's.
 
@@ -173,7 +174,7 @@ class Noam(Timed):
         return 5 * self.warmup_steps
 
 
-@_made_schedule
+@immutable
 class WarmupStableDecay(Timed):
     """Rise from 0 to ``lr``, stay for long, and go a short way down to ``end_lr``.
 

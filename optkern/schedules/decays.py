@@ -6,13 +6,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from ..kernels.immutable import immutable
 from ..kernels.rules import Real
 from .domains import Steps
-from .kinds import Schedule, Timed, _made_schedule
+from .kinds import Schedule, Timed
 from .shapes import _decayed, _half_cosine, _mix, _times_power
 
 
-@_made_schedule
+@immutable
 class Constant(Schedule):
     """Give the same value at every step: ``lr``.
 
@@ -27,7 +28,7 @@ class Constant(Schedule):
         return self.lr
 
 
-@_made_schedule
+@immutable
 class Step(Timed):
     """Multiply by ``gamma`` every ``step_size`` steps: ``lr * gamma**(step // step_size)``.
 
@@ -47,7 +48,7 @@ class Step(Timed):
         return 4 * self.step_size
 
 
-@_made_schedule
+@immutable
 class MultiStep(Timed):
     """Multiply by ``gamma`` at each of the ``milestones``; one that comes twice counts twice.
 
@@ -68,7 +69,7 @@ class MultiStep(Timed):
         return 5 * max(self.milestones, default=800) // 4
 
 
-@_made_schedule
+@immutable
 class Exponential(Schedule):
     """Multiply by ``gamma`` each step: ``lr * gamma**step``.
 
@@ -87,7 +88,7 @@ class Exponential(Schedule):
         return _times_power(self.lr, self.gamma, step)
 
 
-@_made_schedule
+@immutable
 class InverseTime(Timed):
     """Divide by the time: ``lr / (1 + decay_rate * step / decay_steps)``.
 
@@ -113,7 +114,7 @@ class InverseTime(Timed):
         return 10 * self.decay_steps if self.decay_steps > 1 else 1000
 
 
-@_made_schedule
+@immutable
 class InverseSqrt(Schedule):
     """Divide by the square root of the time: ``lr / sqrt(1 + step / timescale)``.
 
@@ -136,7 +137,7 @@ class InverseSqrt(Schedule):
         return max(1000, math.ceil(10 * self.timescale))
 
 
-@_made_schedule
+@immutable
 class Polynomial(Timed):
     """Fall to ``end_lr``: ``end_lr + (lr - end_lr) * (1 - step / total_iters)**power``.
 
@@ -161,7 +162,7 @@ class Polynomial(Timed):
         return self.total_iters
 
 
-@_made_schedule
+@immutable
 class REX(Timed):
     """Fall to ``end_lr``, slowly first: ``(1 - s) / (1 - s / 2)`` of the way is left at share s.
 
@@ -185,7 +186,7 @@ class REX(Timed):
         return self.total_iters
 
 
-@_made_schedule
+@immutable
 class Linear(Timed):
     """Go straight from ``start`` to ``end`` over ``total_iters`` steps.
 
@@ -205,7 +206,7 @@ class Linear(Timed):
         return self.total_iters
 
 
-@_made_schedule
+@immutable
 class Cosine(Timed):
     """Follow half a cosine wave from ``lr`` down to ``eta_min`` over ``T_max`` steps; stay there.
 
@@ -239,7 +240,7 @@ class Cosine(Timed):
         return 4 * self.T_max if self.periodic else self.T_max
 
 
-@_made_schedule
+@immutable
 class CosineWarmRestarts(Timed):
     """Repeat `Cosine`: over ``T_0`` steps, then ``T_mult`` times as many each time.
 

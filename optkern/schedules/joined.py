@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from ..kernels.immutable import immutable
 from ..kernels.names import spelled
 from .decays import Linear
 from .domains import (
@@ -17,10 +18,10 @@ from .domains import (
     _checked_step,
     _whole_steps,
 )
-from .kinds import FunctionOfStep, Schedule, Timed, _at, _length, _made_schedule
+from .kinds import FunctionOfStep, Schedule, Timed, _at, _length
 
 
-@_made_schedule
+@immutable
 class Join(Timed):
     """Follow one schedule after the other; see `join`.
 
@@ -103,7 +104,7 @@ def warmup(n: Steps, then: Operand, start: float = 0.0, total: int | None = None
     return Join((Linear(start, _at(then, 0), n), then), (n,))
 
 
-@_made_schedule
+@immutable
 class Pair(FunctionOfStep):
     """Make one schedule of pairs of two schedules or numbers, for ``betas``.
 

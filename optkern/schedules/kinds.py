@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, InitVar, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from dataclasses import MISSING, InitVar, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..kernels.immutable import immutable
 from ..kernels.names import brief, spelled
 from ..kernels.rules import as_number
 from .domains import (
@@ -24,8 +25,6 @@ from .domains import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_Kind = TypeVar("_Kind")
 
 
 def _at(operand: Operand, step: int) -> float:
@@ -114,12 +113,6 @@ class FunctionOfStep:
         return ax
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def _made_schedule(cls: type[_Kind]) -> type[_Kind]:
-    """Make a kind: frozen values, particular about their keywords."""
-    return spelled(dataclass(frozen=True, repr=False)(cls))
-
-
 class Schedule(FunctionOfStep, ABC):
     """Share what every schedule of numbers can do: be called, drawn, calculated with.
 
@@ -174,7 +167,7 @@ class Schedule(FunctionOfStep, ABC):
         return _combined(other, "/", self)
 
 
-@_made_schedule
+@immutable
 class Timed(Schedule):
     """Share what the schedules with lengths take: steps, or with ``total`` shares of the run.
 
@@ -192,7 +185,7 @@ class Timed(Schedule):
         super().__post_init__()
 
 
-@_made_schedule
+@immutable
 class Combined(Schedule):
     """Combine two schedules, or a schedule and a number, by an operator.
 
@@ -232,7 +225,7 @@ def _combined(left: Any, operator: str, right: Any) -> Combined:
     return Combined(left, operator, right)
 
 
-@_made_schedule
+@immutable
 class Clamp(Schedule):
     """Keep a schedule within [low, high]; None: no bound on that side.
 

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -17,6 +16,7 @@ from ..curvature.operators import Point, out_of_range
 from ..curvature.recurrence import dot
 from ..kernels import buffers
 from ..kernels.atomic import commit
+from ..kernels.immutable import immutable
 from ..kernels.names import hint, spelled
 from ..kernels.turn import Turn
 from ..optimizers.given import differing, warn_of_replaced, written
@@ -26,7 +26,7 @@ from ..rules.domains import check_callable, check_count, check_threads
 Closure = Callable[[], tuple[Any, Any]]
 
 
-@dataclass(frozen=True)
+@immutable
 class Report:
     """Hold what a call of ``step`` did; `print` it for the sentence.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..curvature.operators import norm, random_unit
 from ..curvature.recurrence import dot, subtract
 from ..curvature.run import STREAM, Eigenpair
 from ..kernels.atomic import commit
+from ..kernels.immutable import immutable
 from ..rules.domains import check_count, check_real
 from ._problem import Callback, CountedClosure, largest
 from .krylov import KrylovCall
@@ -39,7 +40,7 @@ LEAST_ROUNDINGS = 10  # roundings that a pair's curvature must stand above
 SEARCH_TRIALS = 25  # of a step length
 
 
-@dataclass(frozen=True)
+@immutable
 class Race:
     """Say which kind of step is the rule at present, and since when.
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
+from ..kernels.immutable import immutable
 from ..kernels.names import brief
 from ..rules.domains import check_real
 from ._problem import Parameters
 from ._two_loop import two_loop
 
 
-@dataclass(frozen=True, eq=False)
+@immutable(eq=False)
 class Pairs:
     """Hold the inverse Hessian that BFGS makes of some pairs; never changed, only replaced.
 
