@@ -212,6 +212,22 @@ def _schedulefreeadamw(p, g, s, o):
     _follow(p, lr * (quotient + o.weight_decay * p), s, o, lr, beta1)
 
 
+def _prodigy(p, g, s, o):
+    """Estimate d by this array alone; of several, a loop of its own sums before any is stepped."""
+    beta1, beta2 = o.betas
+    beta3 = math.sqrt(beta2) if o.beta3 is None else o.beta3
+    d = o.d_now or o.d0
+    share = d / o.d0 * d * o.lr
+    s["s"] = beta3 * s["s"] + share * g
+    numerator = beta3 * o.d_numerator + share * (g * (s["p0"] - p)).sum()
+    found = o.d_coef * numerator / np.abs(s["s"]).sum()
+    now = max(d, found) if d == o.d0 else d
+    now = min(max(o.d_max, found), now * o.growth_rate)
+    s["exp_avg"] = beta1 * s["exp_avg"] + d * (1 - beta1) * g
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + d * d * (1 - beta2) * g**2
+    p -= d * o.lr * s["exp_avg"] / (np.sqrt(s["exp_avg_sq"]) + now * o.eps)
+
+
 def _mars(p, g, s, o):
     beta1, beta2 = o.betas
     c = g + o.gamma * beta1 / (1 - beta1) * (g - s["last_grad"])
@@ -290,6 +306,7 @@ NATURAL: dict[str, Callable[..., None]] = {
     "laprop": _laprop,
     "ademamix": _ademamix,
     "ftrl": _ftrl,
+    "prodigy": _prodigy,
     "mars": _mars,
     "adafactor": _adafactor,
     "schedulefreeadamw": _schedulefreeadamw,

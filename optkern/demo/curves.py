@@ -23,7 +23,7 @@ DASHES = ("", "7 3", "9 3 2 3", "2 3", "12 4", "5 2 1 2 1 2")
 
 def family(rule: Rule) -> str:
     """Name the family that a rule's row puts it in."""
-    if rule.is_whole:
+    if rule.is_whole and rule.pool is None:
         return "each matrix as a whole"
     if rule.trust is not None:
         return "a trust ratio for each tensor"

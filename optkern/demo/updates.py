@@ -114,16 +114,19 @@ class ReferenceUpdate:
             arrays = list(self.params.values())
             norm, _ = reference.gradient_norms(arrays, [grads[name] for name in self.params])
         made: dict[int, Any] = {}  # of one rule and its hyperparameters
+        tensors: dict[Any, list[Any]] = {}
         for name, p in self.params.items():
             rule, hyper = self.owned[name]
             if id(hyper) not in made:
                 now = {**_of_step(hyper, self.steps), **self.carried}
                 known = {key: value for key, value in now.items() if key in rule.hyperparameters}
                 made[id(hyper)] = reference.Constants(rule, known, p.dtype, self.options, norm=norm)
-            h = made[id(hyper)]
-            rule.numpy(p, grads[name], *self.state[name], h)
-        for _, hyper in self.owned.values():
-            self.carried |= made[id(hyper)].carried
+            row = (p, grads[name], self.state[name], made[id(hyper)])
+            tensors.setdefault(rule, []).append(row)
+        for rule, rows in tensors.items():
+            for (p, g, state, _), h in zip(rows, reference.pooled(rule, rows)):
+                rule.numpy(p, g, *state, h)
+                self.carried |= h.carried
 
 
 def _own(array: Array | None) -> Array | None:
@@ -179,5 +182,5 @@ class NaturalUpdate:
 
 
 def has_natural(owned: Assigned) -> bool:
-    """Return whether all the rules have code as people write it."""
-    return all(rule.name in NATURAL for rule, _ in owned.values())
+    """Return whether all the rules have code as people write it, each array by itself."""
+    return all(rule.name in NATURAL and rule.pool is None for rule, _ in owned.values())

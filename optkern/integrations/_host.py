@@ -24,6 +24,11 @@ def said_of_whole(name: Any) -> str:
     rule = next((x for x in MATRIX_RULES if name in (x.name, x.class_name)), None)
     if rule is None:
         return ""
+    if rule.pool is not None:
+        return (
+            f"{rule.class_name} steps by sums over all parameters, of which here each is stepped "
+            f"by itself: optkern.{rule.class_name} steps them together in your own loop"
+        )
     if rule.axes is None:
         why = "needs its parameters as a whole, with state of other shapes, which is not kept here"
         return f"{rule.class_name} {why}: optkern.{rule.class_name} steps arrays in your own loop"

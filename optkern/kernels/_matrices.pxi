@@ -10,6 +10,7 @@ cdef int shape_matrices(Plan plan, int threads) except -1:
     cdef plan_t* core = &plan.core
     cdef tensor_t* t
     cdef dict h
+    cdef list pooled = []   # (tensor, constants, what it adds to the sums)
     cdef char* to
     cdef Py_ssize_t i
     cdef int j
@@ -33,15 +34,56 @@ cdef int shape_matrices(Plan plan, int threads) except -1:
         u = flat.reshape([p.shape[k] for k in order])
         wholes = [plan.state[slot.name][i] for slot in plan.rules[i].wholes]
         made = [None if a is None else a.copy() for a in wholes]
+        u = u.transpose(*np.argsort(order))
         h = resolved(&core.constants[i])
-        plan.rules[i].matrices(u.transpose(*np.argsort(order)), made, h)
+        if TRAITS[t.index].pools:
+            pooled.append((i, h, pool_tensor(plan, i, u, h)))
+        else:
+            plan.rules[i].matrices(u, made, h)
         for j, a in enumerate(made):
             if a is not None:
                 t.wholes[j].made = <char*> cnp.PyArray_DATA(<cnp.ndarray> a)
         plan._matrices.append((flat, made))
         t.matrix = to
+    settle_pools(plan, pooled)
     core.shaped = core.bad < 0
     return 0
+
+
+cdef object pool_tensor(Plan plan, Py_ssize_t i, u, dict h):
+    """Ask a rule what a tensor adds to the sums that the step depends on."""
+    masters = plan.state.get("master")
+    p = codecs.widened(plan.params[i]) if not masters or masters[i] is None else masters[i]
+    return plan.rules[i].pool(p, u, [plan.state[x.name][i] for x in plan.rules[i].streams], h)
+
+
+cdef int settle_pools(Plan plan, list pooled) except -1:
+    """Put into the constants of tensors what follows from the sums over all of a rule's."""
+    cdef Py_ssize_t i
+    cdef dict h
+    for rule in {plan.rules[i]: None for i, _, _ in pooled}:
+        own = [row for row in pooled if plan.rules[row[0]] is rule]
+        settled = rule.settle([row[1] for row in own], [row[2] for row in own])
+        for row, h in zip(own, settled):
+            i = row[0]
+            plan.core.constants[i] = h
+    return 0
+
+
+cdef void hand_around(plan_t* plan, bint counted) noexcept nogil:
+    """Give what a rule's tensors have in common to those that have none yet, or did not step."""
+    cdef Py_ssize_t i, k
+    for k in range(plan.count):
+        if not TRAITS[plan.tensors[k].index].pools or (counted and plan.tensors[k].active):
+            continue
+        if not counted and carried_by(plan, k)[0] != 0:
+            continue
+        for i in range(plan.count):
+            if plan.tensors[i].index != plan.tensors[k].index or carried_by(plan, i)[0] == 0:
+                continue
+            if plan.tensors[i].active or not counted:
+                memcpy(carried_by(plan, k), carried_by(plan, i), CARRIED * sizeof(double))
+                break
 
 
 cdef void step_matrices(plan_t* plan) noexcept nogil:
@@ -54,7 +96,7 @@ cdef void step_matrices(plan_t* plan) noexcept nogil:
         t = &plan.tensors[i]
         if t.matrix == NULL:
             continue
-        first = 0
+        first = t.size if TRAITS[t.index].pools else 0   # their state moves with the step
         while first < t.size:
             run_direction(plan, t, first, min(<Py_ssize_t> BLOCK, t.size - first), s.block[0], s)
             first += BLOCK

@@ -197,6 +197,7 @@ cdef struct traits_t:
     bint trusts                        # trust ratios take norms: of gradients,
     bint bounds                        # its own directions are no longer than 1
     bint matrices                      # it makes something of a whole matrix (_matrices.pxi)
+    bint pools                         # or of all its tensors together
     int wholes                         # state arrays that it takes as a whole
     bint directs                       # or of the rule's own directions
     bint factors                       # its state taken as a whole is of rows and columns
@@ -231,6 +232,7 @@ cdef struct plan_t:
     bint trusts_gradients         # of gradients,
     bint directs                  # or of its own directions, or a norm bounds these
     bint matrices                 # some rule makes something of whole matrices
+    bint pools                    # or of all its tensors
     bint factors                  # some rule's second moments are of rows and columns
     bint keeps                    # there is state of options
     bint adjusts                  # constants depend on options or norms

@@ -295,6 +295,8 @@ cdef void count_call(plan_t* plan) noexcept nogil:
             plan.steps[i] += 1
             h = plan.tensors[i].h
             memcpy(carried_by(plan, i), (h - h.behind).carried, CARRIED * sizeof(double))
+    if plan.pools:
+        hand_around(plan, True)
 
 # --------------------------------------------------------------------------- no plan
 

@@ -15,7 +15,8 @@ cdef int note_traits() except -1:
         TRAITS[k].has_velocity = rule.begins_with is not None
         TRAITS[k].trusts, TRAITS[k].directs = rule.trust is not None, rule.trust == "direction"
         TRAITS[k].bounds = rule.bounded
-        TRAITS[k].matrices, TRAITS[k].wholes = rule.matrices is not None, len(rule.wholes)
+        TRAITS[k].pools, TRAITS[k].wholes = rule.pool is not None, len(rule.wholes)
+        TRAITS[k].matrices = TRAITS[k].pools or rule.matrices is not None
         TRAITS[k].factors = rule.matrices is None and bool(rule.wholes)
         for j, slot in enumerate(rule.streams):
             TRAITS[k].needs[2 + j] = rule.flag(slot.name) or ALWAYS
@@ -29,6 +30,7 @@ cdef void note_rule(plan_t* plan, int index) noexcept nogil:
     plan.trusts = plan.trusts or TRAITS[index].trusts
     plan.directs = plan.directs or TRAITS[index].directs or TRAITS[index].bounds
     plan.matrices = plan.matrices or TRAITS[index].matrices
+    plan.pools = plan.pools or TRAITS[index].pools
     plan.factors = plan.factors or TRAITS[index].factors
     plan.trusts_gradients |= TRAITS[index].trusts and not TRAITS[index].directs
 

@@ -353,6 +353,8 @@ cdef class Plan:
 
     cdef int prepare(self) except -1:
         """Derive the constants; refuse to run where they touch a state array that is not there."""
+        if self.core.pools:
+            hand_around(&self.core, False)
         derive_constants(&self.core)
         if self.core.state_missing:
             refuse_missing_state(self)

@@ -72,6 +72,9 @@ _INSTEAD = {
     "mars_type": "there is MARS-AdamW alone, no MARS-Lion and no MARS-Shampoo: leave it out",
     "is_approx": "last_grad is the gradient of the step before; to be exact, write that of this "
     "step's batch at the weights before into opt.state[i]['last_grad']",
+    "slice_p": "all elements have a part in the estimate of d, not every k-th element",
+    "fsdp_in_use": "all parameters are here: leave it out",
+    "decouple": "decay_form='decoupled' or 'l2'",
     **dict.fromkeys(("optimize_1d", "lr_1d", "betas_1d", "weight_decay_1d"), _VECTORS),
 }
 # Hyperparameters of some rules, which others have nothing like.

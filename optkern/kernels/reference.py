@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..rules import ROW_RULES, RULES, Rule
-from ..rules.arithmetic import flush
+from ..rules.arithmetic import ascended, flush, whole
 from ..rules.reductions import add_halves as add_halves
 from ..rules.reductions import gradient_norms as gradient_norms
 from ..rules.reductions import sum_of_squares as sum_of_squares
@@ -111,6 +111,12 @@ class Constants:
         """Return the same constants for a direction of this norm."""
         other = object.__new__(Constants)
         other._take(self.rule, bounded(self.exact, norm), self.dtype)
+        return other
+
+    def settled(self, exact: dict[str, Any]) -> Constants:
+        """Return the constants that sums over all parameters make of these."""
+        other = object.__new__(Constants)
+        other._take(self.rule, exact, self.dtype)
         return other
 
     def relative(self) -> Constants:
@@ -299,6 +305,20 @@ def changed_by_units(
     return unit_gradient(p, g, layout, centralize, kept if clips else None)
 
 
+def pooled(
+    rule: Rule, tensors: Sequence[tuple[Any, Any, Sequence[Any], Constants]]
+) -> list[Constants]:
+    """Return the constants of each (p, g, state, constants) by the sums over all of them."""
+    if rule.pool is None or rule.settle is None or not tensors:
+        return [h for *_, h in tensors]
+    with np.errstate(all="ignore"):
+        sums = [
+            rule.pool(p, whole(ascended(p, g, h), h), state, h.exact) for p, g, state, h in tensors
+        ]
+    made = rule.settle([h.exact for *_, h in tensors], sums)
+    return [h.settled(exact) for (*_, h), exact in zip(tensors, made)]
+
+
 def rehearsed(rule: Rule, p: Any, g: Any, state: Sequence[Any], h: Constants) -> Any:
     """Return what a rule would write in the place of p; nothing is changed."""
     result, *copies = (None if a is None else a.copy() for a in (p, *state))
@@ -357,12 +377,15 @@ def fused_step(
     unit = totals.unit
     norm, norms = gradient_norms(params, totals)
     with np.errstate(all="ignore"):
+        found = []
         for i, (p, g) in enumerate(zip(params, totals)):
             if g is None:
                 continue
             h = Constants(rule, hyperparameters[i], p.dtype, options, calls, norm, norms[i], unit)
-            own = [state[slot][i] for slot in rule.state]
             g = changed_by_units(p, g, h, options, heads is not None and heads[i])
+            found.append((i, (p, g, [state[slot][i] for slot in rule.state], h)))
+        constants = pooled(rule, [tensor for _, tensor in found])
+        for (i, (p, g, own, _)), h in zip(found, constants):
             if options.get("clip_update_rms") is not None and p.size:
                 squares = sum_of_squares(rehearsed(rule, p, g, own, h.relative()))
                 h = h.shortened(kept_of_rate(squares, p.size, options["clip_update_rms"]))

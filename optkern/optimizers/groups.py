@@ -91,6 +91,24 @@ class NameOfGroupValue:
         raise AttributeError(self.where)
 
 
+class Carried:
+    """Show a number that all parameters share and each step hands on; 0 before the first one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.where = f"{name} is state: opt.state[0][{name!r}] = ..., of each parameter alike"
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        if optimizer is None:
+            return self
+        session = optimizer.session
+        numbers = session.plan.carried[:, session.rule.carried.index(self.name)].tolist()
+        return next((x for x in numbers if x), 0.0)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        raise AttributeError(self.where)
+
+
 class BooleanAttribute:
     """Check an attribute that is True or False when it is written."""
 

@@ -18,7 +18,7 @@ from ..kernels.rules import (
 )
 from ..kernels.structures import ParamsLike as ParamsLike
 from .documentation import EXAMPLE, ToldLater, class_document, class_signature
-from .groups import BooleanAttribute, NameOfGroupValue, Option, ZeroGrad, no_attribute
+from .groups import BooleanAttribute, Carried, NameOfGroupValue, Option, ZeroGrad, no_attribute
 from .refused import WAYS_TO_CHANGE, ParamGroups, Params, refuse_in_vain
 from .session import Session
 from .state import StateView, reset
@@ -70,6 +70,8 @@ class Optimizer(Stepping):
         for name in cls.rule.hyperparameters:
             if name not in COUNTED:
                 setattr(cls, name, NameOfGroupValue(name))
+        for name in cls.rule.carried if cls.rule.pool is not None else ():
+            setattr(cls, name.removesuffix("_now"), Carried(name))
         row, own, example = cls.rule, cls.__doc__, cls._example
         signature = ToldLater(lambda: class_signature(row))
         cls._signature = cls.__signature__ = signature  # type: ignore

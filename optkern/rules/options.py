@@ -126,6 +126,11 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
             f"{owner}: cautious=True is not possible with {rule.class_name}, which steps along "
             "another direction than its elements' own"
         )
+    if name == "cautious" and rule.pool is not None:
+        raise ValueError(
+            f"{owner}: cautious=True is not possible with {rule.class_name}, whose estimate of d "
+            "is of the whole step"
+        )
 
 
 def takes_schedule(name: str, domain: Domain) -> bool:

@@ -35,11 +35,7 @@ class Norm(float):
 
 
 def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
-    """Sum the squares of an array, in float64 and in a fixed order.
-
-    The elements are taken in C order, however they lie in memory, in blocks of 4096; in each block
-    16 running sums take every sixteenth element. Their sum, and that of the blocks, adds the upper
-    half onto the lower until one number is left.
+    """Sum the squares of an array, in float64 and in a fixed order: `sum_of_products`.
 
     Parameters
     ----------
@@ -49,10 +45,25 @@ def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:
     """
     if factor != 1:
         x = (np.float64(factor) * x.astype(np.float64)).astype(x.dtype)
-    flat = x.reshape(-1).astype(np.float64)
-    padded = np.zeros(-(-flat.size // BLOCK) * BLOCK)
-    padded[: flat.size] = flat
-    terms = (padded * padded).reshape(-1, BLOCK // LANES, LANES)
+    return sum_of_products(x, x)
+
+
+def sum_of_products(x: np.ndarray, y: np.ndarray) -> float:
+    """Sum the products of two arrays, in float64 and in a fixed order.
+
+    The elements are taken in C order, however they lie in memory, in blocks of 4096; in each block
+    16 running sums take every sixteenth element. Their sum, and that of the blocks, adds the upper
+    half onto the lower until one number is left.
+
+    Parameters
+    ----------
+    x, y : ndarray
+        y of x's shape, or one number.
+    """
+    padded = np.zeros(-(-x.size // BLOCK) * BLOCK)
+    padded[: x.size] = x.reshape(-1)
+    padded[: x.size] *= y.reshape(-1)
+    terms = padded.reshape(-1, BLOCK // LANES, LANES)
     lanes = np.add.accumulate(terms, axis=1)[:, -1]  # one after the other, as no sum promises
     return float(add_halves(add_halves(lanes)))
 

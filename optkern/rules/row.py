@@ -161,6 +161,12 @@ class Rule:
         are copies of the state arrays that it takes as a whole (None where one is absent), in their
         order: what it writes there is the state once the step is taken. ``h`` are the step's
         constants by name, in double precision; ``h["own"]`` the rule's own.
+    pool : callable or None
+        ``pool(p, u, state, h)`` computes the numbers that a parameter, what its gradient has been
+        made and its state add to the sums over all parameters that a step depends on.
+    settle : callable or None
+        ``settle(constants, sums)`` puts what follows from these sums into the constants of each:
+        `APPLY` among the flags.
     axes : int or None
         Of how many axes its parameters are; None: of any number.
     most_axes : int or None
@@ -220,6 +226,8 @@ class Rule:
     not_relative: str = "which divides by no running second moment"
     compact_loop: bool = False
     matrices: Callable[[Any, Any, Values], None] | None = None
+    pool: Callable[[Any, Any, Any, Values], tuple[float, ...]] | None = None
+    settle: Callable[[Any, Any], list[Values]] | None = None
     axes: int | None = None
     most_axes: int | None = None
     exact: str = "every bit, with any number of threads, on any instruction set"
@@ -267,9 +275,9 @@ class Rule:
     def is_whole(self) -> bool:
         """Return whether an element's update depends on others: it is a class alone.
 
-        A function of arrays would have to be given state of any shape.
+        A function of arrays would have to be given state of any shape, or all the parameters.
         """
-        return self.matrices is not None or bool(self.wholes)
+        return bool(self.matrices or self.pool or self.wholes)
 
     @cached_property
     def slots(self) -> dict[str, str | None]:

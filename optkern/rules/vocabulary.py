@@ -5,6 +5,8 @@ A rule's own ones, or another domain for one of these names, stand in its row (`
 
 from __future__ import annotations
 
+import math
+
 from .domains import Choice, Count, Domain, Real, Switch, TwoNumbers
 
 VOCABULARY: dict[str, Domain] = {
@@ -21,6 +23,9 @@ VOCABULARY: dict[str, Domain] = {
     "mu_product": Real("product of the momentum factors of the steps taken so far", 0.0, 1.0),
     "weight_sum": Real("sum of the weights of the steps taken so far in the average", 0.0),
     "lr_max": Real("largest learning rate of the steps taken so far", 0.0),
+    "d_now": Real("estimate of the distance to a solution; 0: d0", 0.0),
+    "d_max": Real("largest estimate so far; 0: d0", 0.0),
+    "d_numerator": Real("sum that the estimate is a share of", -math.inf),
     "interpolation": Real("how near the weights are to the average; 0: no step so far", 0.0, 1.0),
     "weight_decay": Real("weight decay coefficient", 0.0),
     "nesterov": Switch("look ahead along the momentum"),
