@@ -125,16 +125,22 @@ def test_without_a_plot_nothing_is_written(capsys):
     assert os.listdir() == []
 
 
-def test_a_bar_per_rule_in_a_terminal():
-    console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with screen.Bars(console, ["sgd", "adam"], epochs=3) as bars:
-        for name in ("sgd", "adam"):
+def test_a_terminal_shows_a_bar_and_a_line_for_each_rule_that_is_done():
+    """However many rules there are: the bar stands in the last line, with what it is about."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=8)
+    names = [f"rule{k}" for k in range(12)]
+    with screen.Bars(console, names, epochs=3) as bars:
+        for k, name in enumerate(names):
             with bars.rule(name) as on_epoch:
                 for _ in range(6):
                     on_epoch(None)
-    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).splitlines()[-2:]
-    assert [line.split()[0] for line in last] == ["sgd", "adam"]
-    assert all("6/6 epochs" in line for line in last)
+                console.file.seek(0)
+                console.file.truncate()
+                bars.progress.refresh()
+                shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).split()
+                assert shown[0] == name and shown[2:6] == ["rule", f"{k + 1}", "of", "12"]
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    assert re.search(r"\rrule11  3 epochs in \d+\.\d s\n", shown)
 
 
 def test_the_learning_rate_of_a_rule(capsys):

@@ -14,10 +14,12 @@ if "sphinx" not in sys.modules and not os.environ.get("DISPLAY"):
 import itertools
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap
 
 # Okabe and Ito's colours, which the colour-blind tell apart too, each with a dash of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+HEIGHTS = LinearSegmentedColormap.from_list("heights", ("0.8", "0.3"))  # none of them too pale
 OUTCOMES = {True: "yes", False: "NO"}
 
 
@@ -49,7 +51,7 @@ def claim(text: str, measured: str, held: bool | str) -> None:
 def surface(axes, function, x, y, levels=30, **kwargs) -> None:
     """Draw the contours of ``function(x, y)`` over the grid of the vectors x and y."""
     grid = np.meshgrid(x, y)
-    axes.contour(*grid, function(*grid), levels, cmap="Greys", linewidths=0.6, **kwargs)
+    axes.contour(*grid, function(*grid), levels, cmap=HEIGHTS, linewidths=0.6, **kwargs)
 
 
 def show(figure, script: str) -> None:

@@ -107,5 +107,5 @@ axes[2].axhline(0, color="grey", lw=0.8)
 axes[2].set(
     title="how far it rolls (above 0: over the hill)", xlabel="momentum", ylabel="farthest x"
 )
-axes[2].margins(x=0.2)
+axes[2].set_xlim(right=1.3)
 lesson.show(figure, "plot_01_saddles_and_momentum.py")

@@ -105,11 +105,11 @@ for column, name in enumerate(("loss", "gradient norm")):
         axes[column].semilogy(run[:, column], label=label, **lesson.style(k))
     axes[column].set(title=name, xlabel="step")
 axes[0].legend()
-axes[1].text(0.3, 0.9, f"2 / lambda_max = {limit:.2f}", transform=axes[1].transAxes, fontsize=8)
+axes[1].set_title(f"gradient norm; 2 / lambda_max is {limit:.2f}")
 for k, n in enumerate((10, 10_000)):
     norms = plateau(n, 0)
     axes[2].semilogy(norms, **lesson.style(k))
     lesson.label_end(axes[2], len(norms), norms[-1], f"n = {n}", k)
 axes[2].set(title="gradient norm around a saddle", xlabel="step")
-axes[2].margins(x=0.2)
+axes[2].set_xlim(right=1.4 * len(norms))
 lesson.show(figure, "plot_06_stuck.py")

@@ -43,7 +43,8 @@ for k, (name, (rule, options)) in enumerate(rules.items()):
         losses = np.array([np.nan_to_num(path**2 @ H / 2, nan=np.inf) for path in paths])
     done = (losses < 1e-3).argmax(1) + 1e9 * (losses.min(1) >= 1e-3)
     steps[name] = int(done.min())
-    axes[0].plot(*paths[int(done.argmin())].T, label=name, **lesson.style(k))
+    best = paths[int(done.argmin())][: steps[name] + 1]
+    axes[0].plot(*best.T, label=name, **lesson.style(k))
 axes[0].set(title="a valley", xlim=(-2.2, 2.2), ylim=(-1.1, 1.1))
 axes[0].legend(fontsize=7)
 lesson.claim(

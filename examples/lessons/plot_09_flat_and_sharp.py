@@ -104,7 +104,7 @@ lesson.claim(
 figure, axes = plt.subplots(1, 2, figsize=(11, 4))
 for k, name in enumerate(list(RUNS)[:2]):
     density = spectral_density(hessian(nets[name][0]), steps=60, vectors=4)
-    axes[0].semilogy(density.grid, np.maximum(density.density, 1e-6), label=name, **lesson.style(k))
+    axes[0].semilogy(density.grid, np.maximum(density.density, 1e-3), label=name, **lesson.style(k))
 axes[0].set(title="density of the Hessian's eigenvalues", xlabel="eigenvalue")
 for k, (name, rows) in enumerate(found.items()):
     axes[1].plot(rows[:, 0], rows[:, 2], "osd^"[k], color=lesson.COLOURS[k], label=name)

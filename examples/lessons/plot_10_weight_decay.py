@@ -108,8 +108,12 @@ places = np.arange(len(DECAYS))
 for ax, column, title in zip(axes, (0, 1), ("norm of the weights", "distance from the start")):
     for k, (name, rows) in enumerate((("decoupled, times 10", decoupled), ("L2", l2))):
         ax.plot(places, rows[:, column], label=name, **lesson.style(k))
-    ax.set(title=title, xlabel="decay", xticks=places, xticklabels=DECAYS)
+    ax.set(title=title, xlabel="decay", xticks=places)
+    ax.set_xticklabels(DECAYS, fontsize=8)
 axes[0].legend()
-axes[2].barh(list(test), list(test.values()), color=lesson.COLOURS[0])
-axes[2].set(title="test accuracy, 100 labels", xlim=(0.6, 1.0))
+for k, part in enumerate(("training", "test")):
+    right = [both[k] for both in scores.values()]
+    axes[2].barh(np.arange(5) - 0.4 * k, right, 0.4, color=lesson.COLOURS[5 * k], label=part)
+axes[2].set(title="accuracy, 100 labels", xlim=(0.6, 1.25), yticks=range(5), yticklabels=RUNS)
+axes[2].legend(loc="right")
 lesson.show(figure, "plot_10_weight_decay.py")

@@ -109,11 +109,11 @@ figure, axes = plt.subplots(1, 3, figsize=(13, 4))
 line = np.linspace(-8, 8, 81)
 for ax, (name, loss) in zip(axes, LOSSES.items()):
     values = [[loss(np.tile([u, v] + [0] * 8, (len(y), 1)))[0] for u in line] for v in line]
-    ax.contour(line, line, values, 25, cmap="Greys", linewidths=0.7)
+    ax.contour(line, line, values, 25, cmap=lesson.HEIGHTS, linewidths=0.7)
     ax.set(title=f"{name} over two biases, weights 0", xlabel="bias of 0", ylabel="bias of 1")
 for k, (key, right) in enumerate(runs.items()):
     label = f"{key[0]}{', bad start' if key[1] else ''}"
     axes[2].semilogx(np.arange(1, 601), right, label=label, **lesson.style(k))
 axes[2].set(title="test accuracy", xlabel="update")
-axes[2].legend()
+axes[2].legend(loc="lower right", fontsize=8)
 lesson.show(figure, "plot_11_cross_entropy.py")

@@ -110,8 +110,10 @@ for k, (mode, losses) in enumerate(curves.items()):
     axes[1].semilogy(np.arange(0, 400, 10), losses, label=mode, **lesson.style(k))
 axes[1].set(title="training loss, each at its best rate", xlabel="update")
 axes[1].legend()
-axes[2].bar(np.arange(4) - 0.2, [best[m][1] for m in MODES], 0.4, label="batches of 32")
-axes[2].bar(np.arange(4) + 0.2, [pairs[m] for m in MODES], 0.4, label="of two", hatch="//")
-axes[2].set(title="test accuracy", xticks=range(4), xticklabels=MODES, ylim=(0, 1.2))
+bars = {"batches of 32": [best[m][1] for m in MODES], "of two": [*pairs.values()]}
+for k, (what, right) in enumerate(bars.items()):
+    look = {"color": lesson.COLOURS[5 * k], "hatch": "/" * k, "label": what}
+    axes[2].bar(np.arange(4) + 0.4 * k - 0.2, right, 0.4, **look)
+axes[2].set(title="test accuracy", xticks=range(4), xticklabels=MODES, ylim=(0, 1.3))
 axes[2].legend()
 lesson.show(figure, "plot_12_normalisation.py")

@@ -66,6 +66,7 @@ lesson.claim(
     f"{errors['first order'][-1]:.1f} and {errors['second order'][-1]:.1f}",
     bool(errors["second order"][12] < 0.3 * errors["first order"][12]),
 )
+paths["NewtonLanczos"] = [paths["Newton"][0], krylov]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4))
 grid = np.linspace(-0.4, 1.6, 80)
 lesson.surface(axes[0], lambda a, b: (1 - a * b) ** 2, grid, grid)

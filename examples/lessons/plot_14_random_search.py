@@ -96,6 +96,6 @@ for ax, (name, some) in zip(axes, runs.items()):
     figure.colorbar(dots, ax=ax, label="accuracy")
 for k, (name, scores) in enumerate(alone.items()):
     axes[2].plot(np.arange(9), scores, label=name, **lesson.style(k))
-axes[2].set(title="accuracy along each alone", xlabel="low to high")
+axes[2].set(title="accuracy along each alone", xlabel="low to high", ylim=(0, 1.25))
 axes[2].legend()
 lesson.show(figure, "plot_14_random_search.py")

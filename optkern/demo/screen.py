@@ -98,7 +98,7 @@ def resume(console: Console, folder: str, done: Mapping[str, int], epochs: int) 
 
 
 class Bars:
-    """Show a progress bar per rule; where nobody watches, a line when it is done.
+    """Show a line for each rule that is done and, in a terminal, a bar for the present one.
 
     Parameters
     ----------
@@ -106,19 +106,20 @@ class Bars:
     names : sequence of str
         The rules to come.
     epochs : int
-        Of each of a rule's two runs.
+        Of each of a rule's two runs, with optkern and with its reference.
     """
 
     def __init__(self, console: Console, names: Sequence[str], epochs: int) -> None:
         self.console, self.epochs = console, epochs
+        self.rules, self.begun = len(names), 0
         self.width = max(map(len, names))
         self.progress = Progress(
             TextColumn(f"{{task.description:<{self.width}}}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("epochs (optkern, then its reference)"),
+            TextColumn("rule {task.fields[place]}"),
             TimeElapsedColumn(),
             console=console,
+            transient=True,
         )
 
     def __enter__(self) -> Bars:
@@ -134,16 +135,16 @@ class Bars:
     def rule(self, name: str) -> Iterator[Callable[[object], None]]:
         """Begin the bar of one rule; what it gives is to be called after each epoch."""
         start = perf_counter()
+        self.begun += 1
         if self.console.is_terminal:
-            task = self.progress.add_task(name, total=2 * self.epochs)
+            place = f"{self.begun} of {self.rules}"
+            task = self.progress.add_task(name, total=2 * self.epochs, place=place)
             yield lambda _: self.progress.advance(task)
+            self.progress.remove_task(task)
         else:
             yield lambda _: None
-            seconds = perf_counter() - start
-            say(
-                self.console,
-                f"{name:<{self.width}}  {count(self.epochs, 'epoch')} in {seconds:.1f} s",
-            )
+        seconds = perf_counter() - start
+        say(self.console, f"{name:<{self.width}}  {count(self.epochs, 'epoch')} in {seconds:.1f} s")
 
 
 # --------------------------------------------------------------------------- the table
