@@ -386,3 +386,45 @@ def test_the_start_is_apart_from_the_users_own_numbers():
 def test_bad_arguments_are_named(call, words):
     with pytest.raises((TypeError, ValueError), match=words):
         call()
+
+
+@pytest.mark.parametrize("x", [[2.0, 100.0], [500.0, 0.0]])
+@pytest.mark.parametrize("with_loss", [True, False])
+def test_where_nothing_curves_a_gradient_is_no_rest(x, with_loss):
+    """A fit by absolute deviations, Huber's far out: linear there, and 98 % above its minimum."""
+    rng = np.random.default_rng(2)
+    a = rng.uniform(-1, 1, 60)
+    y = 2 * a + 0.1 * rng.standard_normal(60)
+
+    def loss(w):
+        r = abs(y - w[0] * a - w[1])
+        return float(np.mean(np.where(r < 1, 0.5 * r * r, r - 0.5)))
+
+    def grad(w):
+        r = np.clip(y - w[0] * a - w[1], -1, 1)
+        return -np.array([(r * a).mean(), r.mean()])
+
+    v = curvature.classify(np.array(x), grad, loss=loss if with_loss else None)
+    assert v.kind == "not_stationary" and "down the gradient" in str(v), v
+
+
+def mueller_brown(x):
+    rows = [(-200, -1, 0, -10, 1, 0), (-100, -1, 0, -10, 0, 0.5)]
+    rows += [(-170, -6.5, 11, -6.5, -0.5, 1.5), (15, 0.7, 0.6, 0.7, -1, 1)]
+    out = np.zeros(2)
+    for size, a, b, c, at, above in rows:
+        u, v = x[0] - at, x[1] - above
+        part = size * np.exp(a * u * u + b * u * v + c * v * v)
+        out += part * np.array([2 * a * u + b * v, b * u + 2 * c * v])
+    return out
+
+
+def test_where_x_moves_by_its_last_bits_another_direction_is_no_trouble():
+    """Along v H is small, and along where the last bits of a step of 1e-16 lead it is not."""
+    x = np.array([-0.5582236346, 1.4417258418])
+    for _ in range(3):
+        h = [mueller_brown(x + e) - mueller_brown(x - e) for e in 1e-6 * np.eye(2)]
+        x = x - np.linalg.solve(np.array(h) / 2e-6, mueller_brown(x))
+    for seed in range(10):
+        v = curvature.classify(x, mueller_brown, seed=seed)
+        assert v.kind == "minimum" and v.strict and 400 < v.eigenvalue_min < 420, v

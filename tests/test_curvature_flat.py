@@ -252,3 +252,17 @@ def test_a_gradient_that_is_rounding_along_a_direction_has_no_kink_there():
         )
         assert v.kind == "saddle" and v.flat_ways.order == pytest.approx(4, abs=0.3), str(v)
         assert v.eigenvalue_max == pytest.approx(0.25, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("below", "offset", "kind"),
+    [(4444.0, 1e6, "inconclusive"), (4444.0, 0.0, "minimum"), (-1.0, 1e6, "minimum")],
+)
+def test_a_rim_that_a_large_loss_hides_is_seen_by_its_gradient(below, offset, kind):
+    """x^2 + y^4 - 4444 y^6: a bowl up to |y| = .015, whose rim of 1e-8 is nothing beside 1e6."""
+    v = curvature.classify(
+        np.zeros(2),
+        lambda w: np.array([2 * w[0], 4 * w[1] ** 3 - 6 * below * w[1] ** 5]),
+        loss=lambda w: w[0] ** 2 + w[1] ** 4 - below * w[1] ** 6 + offset,
+    )
+    assert v.kind == kind, str(v)

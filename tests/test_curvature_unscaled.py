@@ -260,3 +260,80 @@ def test_what_is_left_of_an_exact_fit_is_a_minimum_whatever_the_sizes():
     grad = lambda x: 2 * (x - best)  # noqa: E731
     assert curvature.classify(best + np.r_[0, 1e-8, 1e-9], grad, loss=loss).kind == "minimum"
     assert curvature.classify(best + np.r_[0, 3, 0], grad, loss=loss).kind == "not_stationary"
+
+
+UNITS = np.array([1e9, 1e-7])
+
+
+def of_units(f, gradient):
+    return (lambda v: f(v / UNITS), lambda v: gradient(v / UNITS) / UNITS)
+
+
+def hills(u):
+    return 1e6 * ((u[0] ** 2 + u[1] - 11) ** 2 + (u[0] + u[1] ** 2 - 7) ** 2) + 3e5
+
+
+def of_hills(u):
+    a, b = u[0] ** 2 + u[1] - 11, u[0] + u[1] ** 2 - 7
+    return 2e6 * np.array([2 * u[0] * a + b, a + 2 * u[1] * b])
+
+
+@pytest.mark.parametrize("with_loss", [True, False])
+@pytest.mark.parametrize(
+    ("u", "kind"),
+    [
+        ((0.0866775056, 2.8842547010), "saddle"),
+        ((-3.0730257, -0.0813530), "saddle"),
+        ((-2.8051181, 3.1313125), "minimum"),
+    ],
+)
+def test_a_saddle_in_units_of_1e9_and_1e_7_is_no_minimum(u, kind, with_loss):
+    """Its curvature below zero is 1e-11 beside 1e22: hidden in H, plain in units of x's own."""
+    u = np.array(u)
+    for _ in range(4):  # Newton, in units that are alike
+        steps = 1e-6 * np.eye(2)
+        h = np.array([(of_hills(u + s) - of_hills(u - s)) / 2e-6 for s in steps])
+        u = u - np.linalg.solve(h, of_hills(u))
+    loss, grad = of_units(hills, of_hills)
+    x = u * UNITS
+    v = curvature.classify(x, grad, loss=loss if with_loss else None)
+    assert v.kind == kind, v
+    if kind == "saddle":
+        assert max(abs(v.escape_direction)) > 0.99 and "higher order" not in str(v)
+        before = loss(x)
+        curvature.escape(x, v, loss=loss, grad=grad)
+        assert loss(x) < before - 1e5
+
+
+def chemical(v):
+    """Brown's badly scaled function: x about 1e6 and 2e-6."""
+    return (v[0] - 1e6) ** 2 + (v[1] - 2e-6) ** 2 + (v[0] * v[1] - 2) ** 2
+
+
+def of_chemical(v):
+    r = 2 * (v[0] * v[1] - 2)
+    return np.array([2 * (v[0] - 1e6) + r * v[1], 2 * (v[1] - 2e-6) + r * v[0]])
+
+
+@pytest.mark.parametrize("with_loss", [True, False])
+def test_a_coordinate_of_a_small_unit_is_no_rounding_of_the_large_one(with_loss):
+    given = {"loss": chemical} if with_loss else {}
+    off = curvature.classify(np.array([1e6, 2.5e-6]), of_chemical, **given)
+    assert off.kind == "not_stationary", off
+    at = curvature.classify(np.array([1e6, 2e-6]), of_chemical, **given)
+    assert at.kind == "minimum" and at.strict, at
+
+
+@pytest.mark.parametrize("share", [1.5, 1.02])
+def test_without_a_loss_a_valley_between_units_is_seen_by_each_coordinates_share(share):
+    """A exp(-E / R T), fitted by logarithms: E in J/mol, A in 1/s, both off along the valley."""
+    t, k = np.linspace(300, 600, 25), 8.314
+    a = np.log(1e13) - 8e4 / k / t
+
+    def grad(v):
+        r = (np.log(v[0]) - v[1] / k / t - a) / len(t)
+        return 2 * np.array([r.sum() / v[0], -(r / k / t).sum()])
+
+    x = np.array([1e13 * share, 8e4 + k * 430 * np.log(share)])
+    assert curvature.classify(x, grad).kind == "not_stationary"
+    assert curvature.classify(np.array([1e13, 8e4]), grad).kind != "not_stationary"

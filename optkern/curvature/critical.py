@@ -198,6 +198,8 @@ def classify(
         kind, against = _by_flat_ways(ways, line)
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
+    if stationary and kind == "maximum" and not judge.strict(kind) and judge.rises_in_units(seed):
+        kind = "saddle"
     way = _way_out(judge, kind, bool(stationary), line, ways)
     if stationary and kind == "saddle" and loss is not None and not way.gain:
         against = contradiction(owner, x, grad, loss, hvp, seed) or _at_its_end(judge, line, seed)

@@ -98,6 +98,9 @@ class FlatLook:
     level : float
         Curvature that counts as none.
     seed : int
+    units : ndarray or None
+        Of x's coordinates, where the run is one of S H S with S = diag(units): what rounding hides
+        in H beside coordinates of other units shows there, curvature below zero too.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class FlatLook:
         line: LossAlongDirection,
         level: float,
         seed: int,
+        units: np.ndarray | None = None,
     ) -> None:
         basis = run.recurrence.basis
         assert basis is not None
@@ -114,12 +118,15 @@ class FlatLook:
         beta = np.array(run.recurrence.beta[: run.k - 1])
         t = np.diag(np.array(run.recurrence.alpha)) + np.diag(beta, 1) + np.diag(beta, -1)
         theta, vectors = np.linalg.eigh(t)
-        flat = np.abs(theta) <= level
+        flat = np.abs(theta) <= level if units is None else theta <= level
         if not flat.any():
             flat[np.argmin(theta)] = True
         self.flat, self.others, self.theta = vectors[:, flat], vectors[:, ~flat], theta[~flat]
         self.gradient, self.line, self.size = gradient, line, line.size
         self.x = gradient.x.astype(np.float64)
+        self.units = units
+        if units is not None:
+            self.size = norm(self.x / units)
         self.g = gradient.value.astype(np.float64)
         self.rng = np.random.default_rng([seed, 0x5EEDB])
         self.curvature = run.magnitude
@@ -135,7 +142,7 @@ class FlatLook:
         for _ in range(NARROW):
             way = self.rng.standard_normal(self.x.size)
             values.append(
-                line.value((self.x + 0.1 * self.size / norm(way) * way).astype(line.x.dtype))
+                line.value((self.x + 0.1 * line.size / norm(way) * way).astype(line.x.dtype))
             )
         with np.errstate(over="ignore", under="ignore"):
             narrow = line.x.dtype == np.float32 or all(float(np.float32(v)) == v for v in values)
@@ -144,7 +151,8 @@ class FlatLook:
     def _rounding(self, seed: int) -> float:
         """Bound the rounding in the loss at x, or in a gradient where there is no loss."""
         if self.line.loss is None:
-            return self.gradient.rounding(seed, self.gradient.dtype) + self.gradient.noise
+            units = 1 if self.units is None else self.units
+            return self.gradient.rounding(seed, self.gradient.dtype, units) + self.gradient.noise
         own = max(self.eps * abs(self.line.f), self.line.rounding(seed))
         return max(own, float(np.finfo(np.float64).tiny))
 
@@ -162,6 +170,8 @@ class FlatLook:
             if turned is not None:
                 seen = self._ladder(turned)
             hit = self._of(seen)
+            if hit is not None and self._rises_first(way if turned is None else turned, hit):
+                hit = hit[0], hit[1], math.nan
             if hit is not None and (found is None or hit[1] > found[1]):
                 found = hit
             if found is not None and math.isfinite(found[2]):
@@ -175,9 +185,10 @@ class FlatLook:
         out = np.zeros(self.x.size)
         for row, weight in zip(self.rows, coefficients):
             out += weight * row
-        return out
+        return out if self.units is None else self.units * out
 
     def _parts(self, g: np.ndarray) -> np.ndarray:
+        g = g if self.units is None else self.units * g
         return project(self.rows, np.ascontiguousarray(g, self.dtype))
 
     def _gradient(self, step: np.ndarray) -> np.ndarray:
@@ -201,7 +212,7 @@ class FlatLook:
         line = self.line
         held = (self.x + step).astype(line.x.dtype if line.loss else self.gradient.dtype)
         step = held.astype(np.float64) - self.x
-        length = norm(step)
+        length = norm(step if self.units is None else step / self.units)
         if length == 0:
             return _Seen(step, 0.0, math.inf, 0.0)
         if line.loss is not None:
@@ -255,6 +266,27 @@ class FlatLook:
             if not order > 1.5 or expected > 10 * max(before.least, 2 * before.slope):
                 order = math.nan
         return best.step, -best.change, order
+
+    def _rises_first(self, way: np.ndarray, hit: tuple[np.ndarray, float, float]) -> bool:
+        """Return whether gradients show a rise nearer than a fall that the loss shows.
+
+        In a loss of 1e6 the rim of a bowl may be lost that its gradient shows: x^4 - 1e4 x^6.
+        """
+        if self.line.loss is None or not math.isfinite(hit[2]):
+            return False
+        rounding = self.gradient.rounding(0, self.gradient.dtype) + self.gradient.noise
+        g, before = self.g, np.zeros_like(self.x)
+        for radius in (share * r * self.size for r in RADII for share in (0.1, 0.3)):
+            step, there = self._at(way, radius)
+            along = step - before
+            length = norm(along)
+            slope = float((g + there) @ along) / 2
+            if slope > ROUNDINGS * rounding * length + 2 * abs(float(self.g @ along)):
+                return True
+            if -slope > ROUNDINGS * rounding * length:
+                return False
+            g, before = there, step
+        return False
 
     def _downhill(self, way: np.ndarray, seen: list[_Seen]) -> np.ndarray | None:
         """Follow the loss down on the sphere, at the least radius that shows a change."""

@@ -116,14 +116,16 @@ class FlatGradient:
         change = norm(np.ascontiguousarray(self.probe(x) - self.value))
         return change / h if math.isfinite(change) else math.inf
 
-    def rounding(self, seed: int, dtype: Any = None) -> float:
+    def rounding(self, seed: int, dtype: Any = None, units: Any = 1) -> float:
         """Measure how far the gradient moves when every element of x is off by a rounding error.
 
-        One of the dtype that x is stored in, or of another that is given.
+        One of the dtype that x is stored in, or of another that is given; in units of x's
+        coordinates, where they are given.
         """
         rng = np.random.default_rng([seed, 0x5EED2])
         u = unit_roundoff(self.point.dtype if dtype is None else dtype)
         signs = 2 * rng.integers(0, 2, self.x.size, dtype=np.int8) - 1
         moved = self.x + self.x * signs * self.x.dtype.type(u)
         g = self(moved).astype(self.dtype, copy=False)
-        return max(norm(np.ascontiguousarray(g - self.value)), unit_roundoff(g.dtype) * norm(g))
+        u = unit_roundoff(g.dtype)
+        return max(norm(np.ascontiguousarray((g - self.value) * units)), u * norm(g * units))

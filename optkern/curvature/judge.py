@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .flat_ways import FlatLook, FlatWays
 from .gradients import FlatGradient
 from .lanczos import Checks
@@ -13,6 +15,7 @@ from .line import LossAlongDirection
 from .operators import Operator, norm, unit_roundoff
 from .pinned import Pinned
 from .run import Eigenpair, LanczosRun
+from .units import coordinate_sizes, in_units
 
 # The default curvature_tol, as a share of the largest eigenvalue's magnitude.
 RELATIVE_TOL = 0.01
@@ -194,7 +197,43 @@ class Judge:
     def along_flat(self, line: LossAlongDirection, seed: int) -> FlatWays:
         """Look along the flat directions; of a run that has not spanned the space, flat to eps."""
         level = self.resolution if self.resolved else max(self.resolution, self.claim)
-        return FlatLook(self.run, self.gradient, line, level, seed).go()
+        found = FlatLook(self.run, self.gradient, line, level, seed).go()
+        return found if found.step is not None else self._in_units(line, seed) or found
+
+    def _in_units(self, line: LossAlongDirection, seed: int) -> FlatWays | None:
+        """Look again in units of x's coordinates, where their sizes are unlike; None if in vain.
+
+        A saddle in metres and nanoseconds has a curvature below zero that the rounding of the other
+        one hides.
+        """
+        seen = self._run_in_units(seed)
+        if seen is None:
+            return None
+        run, units, level = seen
+        found = FlatLook(run, self.gradient, line, level, seed, units).go()
+        return found if math.isfinite(found.order) else None
+
+    def rises_in_units(self, seed: int) -> bool:
+        """Return whether a maximum with flat directions has curvature above zero in such units.
+
+        S H S has as many eigenvalues of each sign as H (Sylvester's law of inertia).
+        """
+        seen = self._run_in_units(seed)
+        return seen is not None and seen[0].ritz_value(-1) > seen[2]
+
+    def _run_in_units(self, seed: int) -> tuple[LanczosRun, np.ndarray, float] | None:
+        """Run Lanczos on S H S, S being x's sizes; with S, and what counts as no curvature."""
+        units = coordinate_sizes(self.gradient.x) if self.resolved and self.run.n <= SMALL else None
+        if units is None:
+            return None
+        run = LanczosRun(in_units(self.operator, units), 0.5, seed=seed)
+        try:
+            while run.k < run.n and not run.exhausted:
+                run.advance()
+        except FloatingPointError:  # beyond the range of the numbers, in such units
+            return None
+        level = run.floor if self.operator.exact else math.sqrt(run.u) * run.magnitude
+        return run, units, level
 
     def _worth_more(self, kind: str | None, max_matvecs: int) -> bool:
         """Return whether the whole space is within reach, and would say more than what is known."""

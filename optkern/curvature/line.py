@@ -12,6 +12,7 @@ from .asking import ChangedError, asking
 from .gradients import FlatGradient
 from .operators import Point, norm, unit_roundoff
 from .recurrence import dot, subtract
+from .units import coordinate_sizes
 
 
 class LossAlongDirection:
@@ -111,11 +112,22 @@ class LossAlongDirection:
 
         rho = 6 |change - slope t - curvature t^2/2| / t^3 is how fast the curvature changes, and
         2 |curvature| / rho the model's step. Its estimate depends on t, so that the two are
-        brought together by a few geometric means.
+        brought together by a few geometric means. Where x's coordinates are of unlike sizes, and
+        nothing was found, it begins anew from those of the coordinates that move.
         """
+        found = self._search(direction, curvature, tries, quick, self.size)
+        sizes = coordinate_sizes(self.x) if found is None else None
+        if sizes is None:
+            return found
+        moves = 1 / norm(direction / sizes)
+        return self._search(direction, curvature, tries, quick, moves)
+
+    def _search(
+        self, direction: np.ndarray, curvature: float, tries: int, quick: bool, size: float
+    ) -> tuple[float, float] | None:
         bend = abs(curvature)
-        least = max(self.least_step(curvature), 1e-8 * norm(self.x))
-        t, longest = max(10 * least, 1e-2 * self.size), 10 * max(self.size, 1.0)
+        least = max(self.least_step(curvature), 1e-8 * min(size, norm(self.x)))
+        t, longest = max(10 * least, 1e-2 * size), 10 * max(self.size, 1.0)
         slope = min(self.slope(direction, 0.0), 0.0)
         best: tuple[float, float] | None = None
         beyond = 0

@@ -167,6 +167,9 @@ class Part:
         found = Survey(at, first, bottom, factor, ulp, self.magnitude)
         if not found.settled and not found.kink:
             found = Survey(at, first, bottom, math.sqrt(factor), ulp, self.magnitude)
+            if found.beyond_at and not found.settled and self._is_elsewhere(v, found):
+                again = Survey(at, first, bottom, factor, ulp, self.magnitude)
+                found = again if again.settled else found
         if self.gradient.overflow and not found.settled:
             raise out_of_range(
                 self.gradient.owner, "differences of gradients", self.gradient.overflow
@@ -184,6 +187,21 @@ class Part:
         quiet = found.beyond <= noted.noise <= _QUIET * self.gradient.reached
         self.settled = self.settled and (found.settled or quiet)
         return noted, ladder
+
+    def _is_elsewhere(self, v: np.ndarray, found: Survey) -> bool:
+        """Return whether a longer step shows what the shortest did, along where that moved x.
+
+        There x moves by its last bits, in few coordinates: not along v, and H may be larger there.
+        """
+        moved = self._moved(v, found.beyond_at)
+        length = norm(moved)
+        if not length:
+            return False
+        rung = self.rung((moved / v.dtype.type(length)).astype(v.dtype), found.start)
+        if not found.beyond <= 3 * rung.size * length < math.inf:
+            return False
+        self.magnitude = max(self.magnitude, rung.size, found.beyond)
+        return True
 
     def _bottom(self, v: np.ndarray, bottom: float) -> float:
         """Return the size below which no element of x moves."""

@@ -25,11 +25,14 @@ from .units import (
     MENDS,
     SUSPECT,
     UNLIKE,
+    UNLIKE_SIZES,
     condition_of,
+    coordinate_sizes,
     equilibrated,
     in_units,
     mended,
     unlikeness,
+    whole_matrix,
 )
 
 # Products for the Newton step: ten found all that forty did (34 of 74 points of small real models).
@@ -42,7 +45,9 @@ NEGLIGIBLE_LENGTH = 0.01
 # Of each coordinate: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
 ILL_CONDITIONED = 1e9
-UNLIKE_SIZES = 1e3  # of x's coordinates: a step is tried in units of each
+# Of how the gradient changes over the size of x: one that is less, and does not change at all here,
+# has decayed (a network that is sure of all its classes).
+LITTLE = 1e-6
 # Of |loss|: a gain between this and GAIN is followed by so many steps of L-BFGS.
 WORTH_FOLLOWING = 1e-6
 MOST_FOLLOWING_STEPS = 30
@@ -269,6 +274,8 @@ class StationarityTest:
         self.grad_tol = grad_tol
         self.seed = seed
         self.num_threads = num_threads
+        self.step_name = "a Newton step"
+        self.own = np.zeros(gradient.x.size, bool)  # coordinates of units of their own
         # At the origin x has no size of its own. A length of 1e-8 is nothing to any function that
         # was not scaled to it, and to one that was x_scale says so.
         own = norm(gradient.x)
@@ -309,10 +316,16 @@ class StationarityTest:
         )
         found = self._in_other_units(found, whole, noise)
         found = replace(found, products=self.operator.products - before)
-        if self.line.loss is None:
-            return self._by_length(found)
+        if not newton.length and not newton.step.any() and not self._is_little():
+            newton = self._of_size(newton)
+            found = replace(found, newton_length=newton.length)
+        self._see_own_units(whole)
+        if self.line.loss is None and not self.own.any():
+            return self._by_length(found, [])
         steps = [newton, *self._of_unlike()]
         found = replace(found, products=self.operator.products - before)
+        if self.line.loss is None:
+            return self._by_length(found, steps)
         if whole is not None and whole.k >= whole.n > run.k:
             steps.append(newton_step(whole, self.gradient.value, noise))
         gain, best = 0.0, np.zeros(1)
@@ -323,6 +336,17 @@ class StationarityTest:
         verdict = self._by_gain(found, gain, best)
         followed = self._followed(verdict, steps)
         return verdict if followed is None else followed  # which is false, where it is one
+
+    def _of_size(self, newton: Newton) -> Newton:
+        """Return a step down the gradient as long as x, where nothing curves: no other is known."""
+        g = self.gradient.value.astype(np.float64)
+        step, self.step_name = -(self.scale / norm(g)) * g, "a step down the gradient"
+        return replace(newton, step=step, length=self.scale, decrement=norm(g) * self.scale)
+
+    def _is_little(self) -> bool:
+        """Return whether the gradient is next to nothing beside how it changes over x's size."""
+        size = norm(self.gradient.value)
+        return self.line.loss is None and size <= LITTLE * self.operator.secant * self.scale
 
     def endless(self, whole: LanczosRun) -> str:
         """Say that Newton steps find no end of the gradient, only its decay; "" where they do.
@@ -388,10 +412,8 @@ class StationarityTest:
         What moves a coordinate of 1e13 by its size is a curvature of 1e-26, below the rounding of
         any other; S H S with S = diag(|x|) has it beside theirs.
         """
-        x = np.abs(self.gradient.x).astype(np.float64)
-        largest = float(x.max(initial=0))
-        sizes = np.where(x > 0, x, min(largest, 1.0))
-        if not largest > UNLIKE_SIZES * float(sizes.min(initial=math.inf)):
+        sizes = coordinate_sizes(self.gradient.x)
+        if sizes is None:
             return []
         view = in_units(self.operator, sizes)
         g = sizes * self.gradient.value
@@ -423,16 +445,39 @@ class StationarityTest:
         why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({share_of(won, f)})"
         return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
 
-    def _is_short(self, step: np.ndarray) -> bool:
-        """Tell whether a step is a rounding of every coordinate, not of the largest alone."""
+    def _sizes(self) -> np.ndarray:
+        """Return how far each coordinate goes: what is near 0 by chance goes as far as others do.
+
+        One of a unit of its own is smaller than the largest and curves more, both by far.
+        """
         x = np.abs(self.gradient.x).astype(np.float64)
         sizes = np.maximum(x, min(1.0, self.scale / math.sqrt(x.size)))
-        return norm(step / sizes) <= EXACT_FIT * math.sqrt(x.size)
+        return np.where(self.own, x, sizes)
 
-    def _by_length(self, found: Stationarity) -> Stationarity:
-        share = found.newton_length / self.scale
+    def _see_own_units(self, whole: LanczosRun | None) -> None:
+        """Find the coordinates that are of a unit of their own, where all of H is known."""
+        x = np.abs(self.gradient.x).astype(np.float64)
+        small = (x > 0) & (x * UNLIKE_SIZES < x.max())
+        if whole is None or whole.k < whole.n or not small.any():
+            return
+        rows = np.abs(np.diag(whole_matrix(whole)))
+        large = float(np.median(rows[x * UNLIKE_SIZES >= x.max()]))
+        self.own = small & (rows > UNLIKE_SIZES * large)
+
+    def _is_short(self, step: np.ndarray) -> bool:
+        """Tell whether a step is a rounding of every coordinate, not of the largest alone."""
+        return norm(step / self._sizes()) <= EXACT_FIT * math.sqrt(step.size)
+
+    def _by_length(self, found: Stationarity, steps: list[Newton]) -> Stationarity:
+        """Judge by the length alone, where coordinates are of unlike units by each one's share."""
+        share, of = found.newton_length / self.scale, "||x||"
+        if self.own.any():
+            there = np.abs(self.gradient.x) > 0
+            shares = np.array([np.abs(each.step / self._sizes()) for each in steps])[:, there]
+            if (most := float(shares.max())) > share:
+                share, of = most, "a coordinate"
         why = (
-            f"a Newton step is {share:.1g} of ||x|| long (nothing was tried: pass `loss` to have "
+            f"{self.step_name} is {share:.1g} of {of} long (nothing was tried: pass `loss` to have "
             "it tried)"
         )
         return replace(found, holds=share <= NEGLIGIBLE_LENGTH, why=why)
@@ -443,11 +488,11 @@ class StationarityTest:
         lost = 0 < gain <= 4 * self.line.rounding(self.seed)
         holds = gain <= GAIN * f or exact or lost
         if gain == 0:
-            why = "no Newton step gains anything"
+            why = f"{self.step_name.replace('a ', 'no ', 1)} gains anything"
         elif lost:
-            why = f"what a Newton step gains ({gain:.2g}) is within the loss's rounding"
+            why = f"what {self.step_name} gains ({gain:.2g}) is within the loss's rounding"
         elif exact:
             why = f"what is left of the loss ends within {length / self.scale:.1g} of ||x||"
         else:
-            why = f"a Newton step of length {length:.2g} gains {gain:.2g} ({share_of(gain, f)})"
+            why = f"{self.step_name} of length {length:.2g} gains {gain:.2g} ({share_of(gain, f)})"
         return replace(found, holds=holds, why=why, gain=gain, tried_length=length)

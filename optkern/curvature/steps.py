@@ -103,7 +103,8 @@ class Survey:
         self.least = 0.0  # rounding of the gradient
         self._seconds: list[float] = []
         self.finite = 0.0  # the first step that gave a finite product
-        self.beyond = 0.0  # what products reach where only some coordinates move
+        # What products reach where only some coordinates move, and at which step.
+        self.beyond = self.beyond_at = 0.0
         self.noise = math.inf
         self._descend(at, top, bottom)
         self.start, self.settled = self._range()
@@ -123,8 +124,8 @@ class Survey:
             self.finite = self.finite or h
             if rung.lost > _MOST_LOST or (above is not None and _loses_elements(above, rung)):
                 # Some coordinate stands still: no product, but what else is bent here shows.
-                if rung.second < 0.3 * rung.h * rung.size:
-                    self.beyond = max(self.beyond, rung.size)
+                if rung.second < 0.3 * rung.h * rung.size and rung.size > self.beyond:
+                    self.beyond, self.beyond_at = rung.size, h
                 h /= self.factor
                 continue
             self._seconds = sorted([*self._seconds, max(rung.second, 2 * rung.h * rung.rounding)])

@@ -20,6 +20,7 @@ from .views import Compression
 UNLIKE = 100.0  # rows of H that differ as much may be those of coordinates in unlike units
 SUSPECT = 1e5  # a condition from which that is looked into
 MENDS = 100.0  # times: what other units must better the condition by, to be spoken of
+UNLIKE_SIZES = 1e3  # of x's coordinates: steps are tried in units of each
 UNIT_PRODUCTS = 10  # that rows are taken from where H is not known as a whole
 TURNS, PROBES = 5, 4  # of making rows alike, and products for each
 _UNITS_STREAM = 0x5EED9
@@ -82,6 +83,14 @@ def mended(whole: LanczosRun, noise: float) -> float:
     units = own_units(np.diag(h), noise)
     size = np.abs(np.linalg.eigvalsh(units[:, None] * h * units))
     return condition_of(size, len(h) * whole.u * float(size.max()), 0.0)
+
+
+def coordinate_sizes(x: np.ndarray) -> np.ndarray | None:
+    """Return the sizes of x's coordinates as units; None where they are alike."""
+    x = np.abs(x).astype(np.float64)
+    largest = float(x.max(initial=0))
+    sizes = np.where(x > 0, x, min(largest, 1.0))
+    return sizes if largest > UNLIKE_SIZES * float(sizes.min(initial=math.inf)) else None
 
 
 def equilibrated(op: Operator, seed: int) -> np.ndarray:

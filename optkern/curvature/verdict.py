@@ -16,6 +16,8 @@ from .flat_ways import FlatWays
 from .lanczos import Interval
 from .stationarity import Stationarity
 
+# Powers of the distance by which a loss falls up to here are curvature's, that rounding hides.
+SECOND = 2.5
 VERDICT_KINDS = ("minimum", "saddle", "maximum", "degenerate", "not_stationary", "inconclusive")
 
 
@@ -231,8 +233,9 @@ def _saddle(v: Verdict) -> str:
             "no step along it was seen to gain: the loss's rounding hides what it is worth"
         )
     if v.flat_ways is not None and v.flat_ways.step is not None:
+        order = " of higher order" * (v.flat_ways.order > SECOND)
         return (
-            f"saddle of higher order: no direction was seen to curve down, but along a flat one "
+            f"saddle{order}: no direction was seen to curve down, but along a flat one "
             f"{_falls_on(v)}; leave it along verdict.escape_direction (optkern.curvature.escape)"
             f"{way}{_guessed_gain(v)}"
         )
