@@ -143,6 +143,13 @@ def test_a_terminal_shows_a_bar_and_a_line_for_each_rule_that_is_done():
     assert re.search(r"\rrule11  3 epochs in \d+\.\d s\n", shown)
 
 
+def test_a_long_name_is_folded_where_another_begins():
+    assert screen.folded("schedulefreeadamw", 80) == "schedulefree-\nadamw"
+    assert screen.folded("schedulefreesgd", 80) == "schedulefree-\nsgd"
+    assert screen.folded("schedulefreesgd", 100) == "schedulefreesgd"
+    assert screen.folded("adamw", 40) == "adamw"
+
+
 def test_the_learning_rate_of_a_rule(capsys):
     _, out, _ = demo(capsys, "--rules", "sgd,adam", "--lr", "sgd=0", "--no-plot")
     _, usual, _ = demo(capsys, "--rules", "sgd,adam", "--no-plot")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import optkern
 from optkern.kernels.rules import Rule
 
 from ..curvature.figures import percentage
@@ -159,14 +160,27 @@ def _new_table() -> Table:
     return made
 
 
-def training_table(results: Sequence[Result], loss: str) -> Table:
+WIDE_ENOUGH = 84  # columns for a row of the longest name and its verdict
+LONGEST = 14  # letters of a name that fit beside a verdict in 80 columns
+
+
+def folded(name: str, width: int) -> str:
+    """Break a long name in a narrow terminal, where the name of another rule begins in it."""
+    ends = [rule.name for rule in optkern.RULES if name.endswith(rule.name) and rule.name != name]
+    if len(name) <= LONGEST or width >= WIDE_ENOUGH or not ends:
+        return name
+    last = max(ends, key=len)
+    return f"{name.removesuffix(last)}-\n{last}"
+
+
+def training_table(results: Sequence[Result], loss: str, width: int = WIDE_ENOUGH) -> Table:
     """Make a row per rule."""
     classes = loss == "cross_entropy"
     shown = _new_table()
     for header in training_headings(classes):
         shown.add_column(header, justify="right", no_wrap=True)
     for result in results:
-        shown.add_row(result.name, *training_cells(result, classes))
+        shown.add_row(folded(result.name, width), *training_cells(result, classes))
     return shown
 
 
@@ -302,7 +316,7 @@ def show_judgements(
     for header in VERDICT_HEADINGS:
         shown.add_column(header, justify="right", no_wrap=True)
     for name, found in judged.items():
-        shown.add_row(name, *judgement_cells(found))
+        shown.add_row(folded(name, console.width), *judgement_cells(found))
     say(console)
     say(console, "where training stopped: minimum or saddle? (exact Hessian products, all data)")
     say(console)
