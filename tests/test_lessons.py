@@ -45,6 +45,8 @@ def test_lesson_is_short_and_says_what_it_is(name):
     assert re.match(r"\d+b?\. ", title) and rule == "=" * len(title)
     assert source.count("lesson.claim(") == len(HELD[name])
     assert f'lesson.show(figure, "{name}.py")' in source
+    # On the site each block's figures are taken where it ends: one begun before is shown empty.
+    assert "plt.subplots" not in source.rpartition("\n# %%")[0]
 
 
 @pytest.mark.slow

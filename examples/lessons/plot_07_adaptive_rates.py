@@ -12,8 +12,6 @@ import numpy as np
 
 import optkern
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
-
 # %%
 # One valley, five rules, each at the best of its rates
 # -----------------------------------------------------
@@ -34,19 +32,14 @@ rules = {
     "RMSProp": (optkern.RMSprop, {"alpha": 0.9}),
     "Adam": (optkern.Adam, {}),
 }
-grid = np.linspace(-2.2, 2.2, 80)
-lesson.surface(axes[0], lambda x, y: (x**2 + 100 * y**2) / 2, grid, grid / 2)
-steps = {}
-for k, (name, (rule, options)) in enumerate(rules.items()):
+steps, ways = {}, {}
+for name, (rule, options) in rules.items():
     with np.errstate(over="ignore", invalid="ignore"):
         paths = [descend(rule, lr, **options) for lr in np.geomspace(1e-3, 3, 30)]
         losses = np.array([np.nan_to_num(path**2 @ H / 2, nan=np.inf) for path in paths])
     done = (losses < 1e-3).argmax(1) + 1e9 * (losses.min(1) >= 1e-3)
     steps[name] = int(done.min())
-    best = paths[int(done.argmin())][: steps[name] + 1]
-    axes[0].plot(*best.T, label=name, **lesson.style(k))
-axes[0].set(title="a valley", xlim=(-2.2, 2.2), ylim=(-1.1, 1.1))
-axes[0].legend(fontsize=7)
+    ways[name] = paths[int(done.argmin())][: steps[name] + 1]
 lesson.claim(
     "adaptive rules go straight where a valley makes gradient descent zig-zag",
     "steps to a loss of 1e-3, each rule's best of 30 rates: "
@@ -75,18 +68,27 @@ lesson.claim(
     bool(abs(shrunk[0] / shrunk[-1] - np.sqrt(1000)) < 0.5),
 )
 cliff = np.where(np.arange(1500) == 300, 100.0, 1.0)
-after = {}
-for k, alpha in enumerate((0.9, 0.99, 0.999)):
-    taken = moves(optkern.RMSprop, cliff, alpha=alpha)
-    after[alpha] = taken[300], int((taken[301:] < 0.005).sum())
-    axes[1].semilogy(taken, label=f"RMSProp, alpha {alpha}", **lesson.style(k))
-axes[1].semilogy(moves(optkern.Adagrad, cliff), label="AdaGrad", **lesson.style(3))
-axes[1].set(title="steps; the gradient is 1, and once 100", xlabel="step")
-axes[1].legend(fontsize=7)
+after, taken = {}, {}
+for alpha in (0.9, 0.99, 0.999):
+    taken[f"RMSProp, alpha {alpha}"] = far = moves(optkern.RMSprop, cliff, alpha=alpha)
+    after[alpha] = far[300], int((far[301:] < 0.005).sum())
+taken["AdaGrad"] = moves(optkern.Adagrad, cliff)
 lesson.claim(
     "a longer memory (alpha) makes RMSProp step farther off a cliff and rest longer behind it",
     "step on the cliff, and steps below half the rate after it: "
     + ", ".join(f"alpha {a}: {step:.3f}, {rest}" for a, (step, rest) in after.items()),
     after[0.9][0] < after[0.999][0] and after[0.9][1] < after[0.999][1],
 )
+
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
+grid = np.linspace(-2.2, 2.2, 80)
+lesson.surface(axes[0], lambda x, y: (x**2 + 100 * y**2) / 2, grid, grid / 2)
+for k, (name, way) in enumerate(ways.items()):
+    axes[0].plot(*way.T, label=name, **lesson.style(k))
+axes[0].set(title="a valley", xlim=(-2.2, 2.2), ylim=(-1.1, 1.1))
+for k, (name, lengths) in enumerate(taken.items()):
+    axes[1].semilogy(lengths, label=name, **lesson.style(k))
+axes[1].set(title="steps; the gradient is 1, and once 100", xlabel="step")
+for ax in axes:
+    ax.legend(fontsize=7)
 lesson.show(figure, "plot_07_adaptive_rates.py")

@@ -33,28 +33,22 @@ def train(rule, lr, epochs=15, batch=50, seed=0, scale=1.0, **options):
     return losses, net.accuracy(net.params, X, y), net.accuracy(net.params, X_test, y_test)
 
 
-figure, axes = plt.subplots(1, 3, figsize=(13, 4))
-
 # %%
 # The late burst: across a valley, whose bottom was reached long ago while it goes on along it
 # --------------------------------------------------------------------------------------------
 
 STEPS, H = 6000, np.array([0.01, 10.0])
-bursts = {}
-for k, (name, lr, betas) in enumerate(
-    (
-        ("constant rate", 0.05, (0.9, 0.99)),
-        ("cosine to zero", Cosine(0.05, T_max=STEPS), (0.9, 0.99)),
-        ("constant, beta2 .999", 0.05, (0.9, 0.999)),
-    )
+bursts, far = {}, {}
+for name, lr, betas in (
+    ("constant rate", 0.05, (0.9, 0.99)),
+    ("cosine to zero", Cosine(0.05, T_max=STEPS), (0.9, 0.99)),
+    ("constant, beta2 .999", 0.05, (0.9, 0.999)),
 ):
     p = np.array([-50.0, 1.0])
     opt = optkern.Adam([p], lr=lr, betas=betas)
     across = np.array([abs(p[1]) for _ in range(STEPS) if opt.step([H * p])])
     bursts[name] = across[:1000].min(), across[1000:3000].max(), across[-500:].max()
-    axes[0].semilogy(across[::10] + 1e-25, label=name, **{**lesson.style(k), "lw": 1})
-axes[0].set(title="Adam: distance from the valley's bottom", xlabel="step / 10")
-axes[0].legend()
+    far[name] = across[::10] + 1e-25
 lesson.claim(
     "Adam bursts late in a run, and a decaying rate cures it",
     "nearest to the bottom in 1000 steps, farthest in the next 2000, and in the last 500: "
@@ -73,10 +67,6 @@ warm = {
     name: [np.mean([train(optkern.Adam, how(lr), 5, seed=s)[1] for s in SEEDS]) for lr in RATES]
     for name, how in (("none", float), ("60 steps", lambda lr: warmup(60, then=lr)))
 }
-for k, (name, accuracies) in enumerate(warm.items()):
-    axes[1].semilogx(RATES, accuracies, label=f"warm-up: {name}", **lesson.style(k))
-axes[1].set(title="Adam, five epochs", xlabel="learning rate", ylabel="training accuracy")
-axes[1].legend()
 gain = np.array(warm["60 steps"]) - np.array(warm["none"])
 at_best = max(warm["60 steps"]) - max(warm["none"])
 lesson.claim(
@@ -102,12 +92,6 @@ for name, (rule, options, rates) in {
     runs = [[train(rule, lr, seed=s, **options) for s in SEEDS] for lr in rates]
     best = max(runs, key=lambda of_rate: np.mean([run[1] for run in of_rate]))
     rows[name] = np.array([run[1:] for run in best])
-for k, (name, accuracies) in enumerate(rows.items()):
-    for j, _ in enumerate(("training", "test")):
-        axes[2].errorbar(j + k / 10, accuracies[:, j].mean(), accuracies[:, j].std(), fmt="o^s"[k],
-                         color=lesson.COLOURS[k], label=name if j == 0 else None)  # fmt: skip
-axes[2].set(title="accuracy, best of eight rates", xticks=(0.1, 1.1), xticklabels=("train", "test"))
-axes[2].legend()
 lesson.claim(
     "an adaptive rule is always better than momentum",
     "accuracy in training and test, mean and deviation over five seeds: "
@@ -116,4 +100,19 @@ lesson.claim(
     ),
     bool(rows["Adam"].mean(0)[1] > rows["momentum"].mean(0)[1] + rows["momentum"].std(0)[1]),
 )
+
+figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+for k, (name, across) in enumerate(far.items()):
+    axes[0].semilogy(across, label=name, **{**lesson.style(k), "lw": 1})
+axes[0].set(title="Adam: distance from the valley's bottom", xlabel="step / 10")
+for k, (name, accuracies) in enumerate(warm.items()):
+    axes[1].semilogx(RATES, accuracies, label=f"warm-up: {name}", **lesson.style(k))
+axes[1].set(title="Adam, five epochs", xlabel="learning rate", ylabel="training accuracy")
+for k, (name, accuracies) in enumerate(rows.items()):
+    for j, _ in enumerate(("training", "test")):
+        axes[2].errorbar(j + k / 10, accuracies[:, j].mean(), accuracies[:, j].std(), fmt="o^s"[k],
+                         color=lesson.COLOURS[k], label=name if j == 0 else None)  # fmt: skip
+axes[2].set(title="accuracy, best of eight rates", xticks=(0.1, 1.1), xticklabels=("train", "test"))
+for ax in axes:
+    ax.legend()
 lesson.show(figure, "plot_07b_adam_and_momentum.py")
