@@ -28,11 +28,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("process",),
     ("rules",),
     ("kernels",),
+    ("ranks",),
     ("curvature",),
     ("optimizers", "schedules"),
     ("solvers", "checkpoint"),
     ("monitor",),
-    ("integrations",),
+    ("integrations", "mpi"),
     ("optkern",),
     ("bench", "demo", "cli"),
 )

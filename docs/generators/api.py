@@ -18,6 +18,7 @@ from numpydoc.docscrape_sphinx import SphinxDocString
 from sphinx.util import logging
 
 import optkern
+import optkern.mpi as mpi
 from optkern import curvature, diagnose, kernels, optimizers, reference, schedules, solvers
 from optkern.curvature import landscape
 from optkern.rules import ROW_RULES, RULES
@@ -33,6 +34,7 @@ MODULES: dict[str, tuple[str, ModuleType]] = {
     "optkern.curvature.landscape": ("Lines and planes through the loss", landscape),
     "optkern.diagnose": ("Why training has stalled", diagnose),
     "optkern.solvers": ("Full batch and second order", solvers),
+    "optkern.mpi": ("Several processes", mpi),
 }
 
 

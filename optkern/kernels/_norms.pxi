@@ -42,8 +42,11 @@ cdef void measure(plan_t* plan, int threads) noexcept nogil:
     """
     cdef wide_t norm
     if plan.measures_gradients:
-        sum_squares(plan, GRADIENTS, threads)
-        plan.norms.total = gradient_norm(plan)
+        if not plan.told or plan.options.clip_norm_per_tensor or plan.trusts:
+            sum_squares(plan, GRADIENTS, threads)
+            plan.norms.total = gradient_norm(plan)
+        if plan.told:
+            plan.norms.total = plan.told_norm
         norm = plan.norms.total
         norm.value *= gradient_share(
             &plan.options, <double> (plan.accumulated + 1), unit_of(plan)

@@ -254,6 +254,8 @@ cdef struct plan_t:
     rooms_t rooms
     double* unit_room             # of all tensors
     norms_t norms
+    bint told                     # what is asked of all gradients is that of more than are here:
+    wide_t told_norm              # their norm
 
 
 cdef inline int missing_stream(

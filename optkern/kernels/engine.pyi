@@ -10,6 +10,29 @@ from .threads import ThreadReport
 
 EDGES: dict[str, int]
 
+def look(
+    plan: Plan,
+    gradients: tuple[Any, ...],
+    num_threads: int,
+    on_nonfinite: int,
+    flushing: bool = False,
+    shift: int = 0,
+) -> tuple[int, NDArray[np.float64] | None]: ...
+def step_told(
+    plan: Plan,
+    gradients: tuple[Any, ...],
+    num_threads: int,
+    on_nonfinite: int,
+    bad: int,
+    norm: tuple[float, int],
+    flushing: bool = False,
+) -> bool: ...
+def wants_room(plan: Plan) -> bool: ...
+def lower_held(plan: Plan) -> None: ...
+def norm_of_blocks(
+    blocks: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], float]: ...
+def total_of(sums: NDArray[np.float64]) -> float: ...
 def note_heads(plan: Plan, heads: Iterable[bool]) -> None: ...
 
 class Plan:

@@ -94,6 +94,7 @@ include "_factors.pxi"
 include "_sweep.pxi"
 include "_running.pxi"
 include "_matrices.pxi"
+include "_ranks.pxi"
 
 # --------------------------------------------------------------------------- the plan
 
@@ -330,7 +331,7 @@ cdef class Plan:
         reserve_scratch(core, threads)
         core.bad, core.shaped = -1, False
         on_nonfinite = self.patient(on_nonfinite)
-        core.check_finite = on_nonfinite != PROPAGATE
+        core.check_finite = on_nonfinite != PROPAGATE and not core.told
         core.adding = core.accumulated + 1 < core.options.accumulate
         make_room(core)
         # Norms of the gradients find what is not finite on their own.

@@ -235,9 +235,14 @@ class Planning:
             change = self.prepare_values(groups, self.options)
         change.commit()
 
+    @property
+    def values_now(self) -> list[dict[str, Any]]:
+        """Return what schedules gave last: of each group, and of the options."""
+        return [*({} for _ in self.groups), {}] if not self.schedules else self.scheduled
+
     def run_schedules(self) -> None:
         values = []
-        options = {}
+        options: dict[str, Any] = {}
         for number, scheduled in self.schedules:
             owner = self.owner if number is None else self.group_owner(number)
             if number is None:
@@ -247,6 +252,10 @@ class Planning:
             now = self.values_at(owner, {**{k: group[k] for k in self.words}, **scheduled})
             self.refuse_conflict(owner, self.rule_of(group), {**group, **now})
             values += [(number, name, value) for name, value in now.items()]
+        if self.schedules:
+            self.scheduled = [*({} for _ in self.groups), options]
+        for number, name, value in values:
+            self.scheduled[number][name] = value
         for row in values:
             self.plan.set_hyperparameter(*row)
         for name, value in options.items():

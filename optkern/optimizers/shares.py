@@ -1,0 +1,85 @@
+"""Steps of an optimizer that has a share of the parameters: norms and refusals are of the whole.
+
+`optkern.mpi` has such an optimizer on each rank. How a step of the whole comes apart is known here
+and in kernels/_ranks.pxi; what joins the parts is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..kernels.engine import look, lower_held, step_told, wants_room
+from ..kernels.rules import OPTION_SLOTS as OPTION_SLOTS
+from .optimizer import Optimizer
+
+# With these an element's step depends on others of its array.
+OF_WHOLE_ARRAYS = (
+    *("clip_norm_per_tensor", "centralize", "adaptive_clip", "clip_update_rms", "cautious"),
+)
+Norm = tuple[float, int]
+
+
+class Together(Protocol):
+    """Make of what a share has seen what all shares have."""
+
+    def __call__(self, bad: int, squares: np.ndarray | None, again: Any) -> tuple[int, Norm]:
+        """Return the first bad parameter of all, or -1, and the norm of all gradients.
+
+        ``again(shift)`` gives the squares of the gradients times 2**shift.
+        """
+
+
+def takes_whole_arrays(opt: Optimizer, group: int) -> str:
+    """Say why a group's arrays cannot be cut between shares; empty where they can."""
+    session = opt.session
+    rule = session.rule_of(session.groups[group])
+    if rule.is_whole or rule.trust is not None or rule.bounded:
+        return f"{rule.class_name} needs them whole"
+    for name in OF_WHOLE_ARRAYS:
+        if session.options[name]:
+            return f"{name} needs them whole"
+    if session.draws:
+        return "what is rounded at random is numbered by its place in them"
+    return ""
+
+
+def work_of(opt: Optimizer, group: int, shape: Sequence[int]) -> float:
+    """Estimate the work of an array's step, in elements of a plain one."""
+    rule = opt.session.rule_of(opt.session.groups[group])
+    size = float(np.prod(shape, dtype=np.float64))
+    return size * (1 + min(shape)) if rule.matrices is not None and len(shape) > 1 else size
+
+
+def step_share(
+    opt: Optimizer, gradients: tuple[Any, ...], together: Together, flushing: bool = False
+) -> bool:
+    """Take a step over this share, as `Optimizer.step` (or `Optimizer.flush`) does over the whole.
+
+    Schedules have been run by then. Raises what these raise, on every rank alike.
+    """
+    session, plan = opt.session, opt.session.plan
+    how = (opt._num_threads, opt._on_nonfinite)
+    if session.fresh:
+        session.alone("a step", session.begin, gradients)
+    bad, squares = look(plan, gradients, *how, flushing)
+
+    def again(shift: int) -> np.ndarray:
+        return look(plan, gradients, *how, flushing, shift)[1]
+
+    bad, norm = together(bad, squares, again)
+    if step_told(plan, gradients, *how, bad, norm, flushing):
+        return True
+    return opt._not_applied()
+
+
+def wants_lower_sums(opt: Optimizer) -> bool:
+    """Tell whether this share's accumulators are near the end of their range."""
+    return wants_room(opt.session.plan)
+
+
+def lower_sums(opt: Optimizer) -> None:
+    """Hold accumulators at a smaller scale from now on, until the next update."""
+    opt.session.alone("a step", lower_held, opt.session.plan)

@@ -1,0 +1,134 @@
+"""The five operations over torch.distributed, by its gloo backend.
+
+gloo adds in an order that depends on the number of ranks alone. Its collectives want parts of one
+length: parts that are not are padded to the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .protocol import RankError
+
+
+def group_communicator(owner: str, group: Any, timeout: float) -> GlooCommunicator:
+    """Return the one over a group of torch.distributed; each has one."""
+    import torch.distributed as dist
+
+    if not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"{owner}: comm must be a group, such as torch.distributed.group.WORLD")
+    if "gloo" not in str(dist.get_backend(group)):
+        raise TypeError(
+            f"{owner}: comm must be a group with the backend gloo, whose arrays are NumPy's, got "
+            f"{dist.get_backend(group)}"
+        )
+    found = next((one for one in _known if one.group is group), None)
+    if found is None:
+        found = GlooCommunicator(group)
+        _known.append(found)
+    found.timeout = timeout
+    return found
+
+
+class GlooCommunicator:
+    """Join the ranks of a group of torch.distributed (`protocol.Communicator`)."""
+
+    def __init__(self, group: Any) -> None:
+        import torch
+        import torch.distributed as dist
+
+        self._torch, self._dist = torch, dist
+        self.group, self.timeout = group, 0.0
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+
+    def reduce_scatter(self, send: np.ndarray, counts: Sequence[int], receive: np.ndarray) -> _Work:
+        """Add over the ranks; each gets its own part."""
+        longest = max(counts)
+        rows = np.zeros((self.size, longest), send.dtype)
+        first = 0
+        for row, count in zip(rows, counts):
+            row[:count] = send[first : first + count]
+            first += count
+        own = np.empty(longest, send.dtype)
+        work = self._begun(
+            self._dist.reduce_scatter_tensor, self._tensor(own), self._tensor(rows.reshape(-1))
+        )
+
+        def finish() -> None:
+            receive[...] = own[: counts[self.rank]]
+
+        return _Work(self, work, finish, (rows,))
+
+    def all_gather(self, buffer: np.ndarray, counts: Sequence[int]) -> _Work:
+        """Fill in the other ranks' parts."""
+        longest = max(counts)
+        ends = np.cumsum(counts)
+        own = np.zeros(longest * buffer.itemsize, np.uint8)
+        mine = buffer[ends[self.rank] - counts[self.rank] : ends[self.rank]]
+        own[: mine.nbytes] = mine.view(np.uint8)
+        parts = [np.empty_like(own) for _ in counts]
+        work = self._begun(
+            self._dist.all_gather, [self._tensor(part) for part in parts], self._tensor(own)
+        )
+
+        def finish() -> None:
+            for part, end, count in zip(parts, ends, counts):
+                buffer[end - count : end] = part[: count * buffer.itemsize].view(buffer.dtype)
+
+        return _Work(self, work, finish, (own,))
+
+    def all_reduce(self, array: np.ndarray) -> None:
+        """Add an array over the ranks, in place."""
+        self._begun(self._dist.all_reduce, self._tensor(array)).wait()
+
+    def broadcast(self, array: np.ndarray) -> None:
+        """Replace an array by rank 0's."""
+        first = self._dist.get_global_rank(self.group, 0)
+        plain = self._tensor(array.view(np.uint8))
+        self._begun(self._dist.broadcast, plain, first).wait()
+
+    def barrier(self) -> None:
+        """Return once all ranks have come."""
+        self.all_reduce(np.zeros(1))
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        """Return a tensor over an array's memory."""
+        return self._torch.from_numpy(array)
+
+    def _begun(self, operation: Callable[..., Any], *args: Any) -> _Work:
+        try:
+            return _Work(self, operation(*args, group=self.group, async_op=True))
+        except RuntimeError as error:
+            raise _lost(self, error) from error
+
+
+class _Work:
+    """Wait for an operation, whose arrays live as long."""
+
+    def __init__(
+        self, owner: GlooCommunicator, work: Any, finish: Any = None, arrays: Any = ()
+    ) -> None:
+        self._owner, self._work, self._finish, self._arrays = owner, work, finish, arrays
+
+    def wait(self) -> None:
+        """Return once it is done here."""
+        try:
+            self._work.wait()
+        except RuntimeError as error:
+            if isinstance(error, RankError):
+                raise
+            raise _lost(self._owner, error) from error
+        if self._finish is not None:
+            self._finish()
+        self._arrays = ()
+
+
+def _lost(owner: GlooCommunicator, error: Exception) -> RankError:
+    line = (str(error).splitlines() or [""])[0]
+    return RankError(f"rank {owner.rank} has lost another rank: {line}")
+
+
+_known: list[GlooCommunicator] = []

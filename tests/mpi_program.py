@@ -1,0 +1,85 @@
+"""What tests/test_mpi_processes.py starts on each rank: ``mpiexec -n 2 python mpi_program.py case``."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+import optkern
+import optkern.mpi
+
+CASE = sys.argv[1]
+if len(sys.argv) > 2:  # by torch's gloo
+    import torch.distributed
+
+    rank, size, store = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+    )
+    comm = torch.distributed.group.WORLD
+else:
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    rank, size = comm.rank, comm.size
+ODD = rank == 1
+
+params = {"W": np.ones((200, 100), np.float32), "b": np.zeros(10, np.float32)}
+grads = {"W": np.full((200, 100), 0.5, np.float32), "b": np.arange(10, dtype=np.float32)}
+options = {"lr": 0.1, "on_nonfinite": "skip", "clip_norm": 1.0}
+
+
+def bits():
+    """Every bit of the dense optimizer, and skipping together."""
+    dense = {k: p.copy() for k, p in params.items()}
+    one = optkern.AdamW(dense, **options)
+    opt = optkern.mpi.Sharded(
+        optkern.AdamW, params, comm=comm, timeout=60, bucket_bytes=1000, **options
+    )
+    for _ in range(3):
+        one.step(grads)
+        assert opt.step(grads)
+    bad = {**grads, "b": np.full(10, np.nan, np.float32)} if rank == size - 1 else grads
+    assert opt.step(bad) is False and opt.skipped_steps == 1
+    assert all((params[k] == dense[k]).all() for k in params)
+    halves = values_of(rank)
+    assert opt.step(halves)
+    print(f"rank {rank} {hash(params['W'].tobytes() + params['b'].tobytes())}", flush=True)
+
+
+def values_of(k):
+    draw = np.random.default_rng(k)
+    return {n: draw.standard_normal(p.shape).astype(p.dtype) for n, p in params.items()}
+
+
+def shape():
+    params["b"] = np.zeros(10 + ODD, np.float32)
+    optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=60)
+
+
+def trained(act, timeout=60):
+    opt = optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=timeout, **options)
+    opt.step(grads)
+    if ODD:
+        act()
+    for _ in range(3):
+        opt.step(grads)
+    print(f"rank {rank} went on", flush=True)
+
+
+def fail():
+    raise ZeroDivisionError("of the user's own")
+
+
+CASES = {
+    "bits": bits,
+    "shape": shape,
+    "raises": lambda: trained(fail),
+    "exits": lambda: trained(lambda: sys.exit(3)),
+    "killed": lambda: trained(lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    "leaves": lambda: trained(lambda: os._exit(1)),
+    "stuck": lambda: trained(lambda: time.sleep(1000), timeout=4),
+}
+CASES[CASE]()

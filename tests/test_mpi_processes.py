@@ -1,0 +1,90 @@
+"""Sharded optimizers in real processes: by mpiexec, and by torch's gloo; none hangs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mpi4py", reason="extra `mpi`")
+
+BESIDE = Path(sys.executable).parent / "mpiexec"
+MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
+if not MPIEXEC:
+    pytest.skip("mpi4py without mpiexec", allow_module_level=True)
+PROGRAM = Path(__file__).with_name("mpi_program.py")
+ENV = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+LIMIT = 120  # seconds: a run takes two or three, on an idle machine
+
+
+def mpiexec(ranks, *args):
+    """Start so many ranks of a program; what they wrote, and how it ended."""
+    run = subprocess.run(
+        [MPIEXEC, "-n", str(ranks), sys.executable, str(PROGRAM), *args],
+        env=ENV,
+        timeout=LIMIT,
+        capture_output=True,
+        text=True,
+    )
+    return run.returncode, run.stdout + run.stderr
+
+
+def hashes(text):
+    return re.findall(r"rank \d (-?\d{6,})", text)
+
+
+@pytest.mark.parametrize("ranks", (2, pytest.param(4, marks=pytest.mark.slow)))
+def test_ranks_step_as_one(ranks):
+    code, text = mpiexec(ranks, "bits")
+    assert code == 0, text
+    found = hashes(text)
+    assert len(found) == ranks and len(set(found)) == 1
+    if ranks == 4:
+        assert hashes(mpiexec(4, "bits")[1]) == found  # the same in every repetition
+
+
+ENDS = {
+    "shape": ("ranks disagree on shapes 'b' [0]: rank 0 has 10, rank 1 11", 2),
+    "raises": ("rank 1 has ended", 1),
+    "exits": ("rank 1 has ended", 1),
+    "stuck": ("rank 0 has waited 4 s for another rank", 1),
+    "killed": ("KILLED|Killed|signal 9", 1),
+    "leaves": ("", 0),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ENDS)
+def test_every_rank_ends_where_one_does(case):
+    code, text = mpiexec(2, case)
+    said, times = ENDS[case]
+    assert code != 0 and "went on" not in text
+    assert len(re.findall(re.escape(said) if "|" not in said else said, text)) >= times, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ("bits", "shape", "raises"))
+def test_the_same_over_gloo(case, tmp_path):
+    pytest.importorskip("torch", reason="extra `torch`")
+    command = [sys.executable, str(PROGRAM), case]
+    runs = [
+        subprocess.Popen(
+            [*command, str(k), "2", str(tmp_path / "store")],
+            env=ENV,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for k in range(2)
+    ]
+    texts = [run.communicate(timeout=LIMIT)[0] for run in runs]
+    codes = [run.returncode for run in runs]
+    if case == "bits":
+        assert codes == [0, 0], texts
+        assert hashes(texts[0]) == hashes(texts[1]) != []
+    else:
+        said = ENDS[case][0]
+        assert all(codes) and said in texts[0] and "went on" not in "".join(texts)
