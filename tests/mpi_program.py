@@ -1,4 +1,4 @@
-"""What tests/test_mpi_processes.py starts on each rank: ``mpiexec -n 2 python mpi_program.py case``."""
+"""What each rank runs in tests/test_mpi_processes.py."""
 
 import os
 import signal

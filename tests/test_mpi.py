@@ -1,7 +1,7 @@
 """Sharded optimizers: bit for bit the dense ones, whatever is cut where; what ranks agree on.
 
-The ranks are threads here, over five operations in NumPy (mpi_ranks.py); tests/test_mpi_processes.py
-starts real ones.
+The ranks are threads here, over five operations in NumPy (mpi_ranks.py); those of
+test_mpi_processes.py are real ones.
 """
 
 import mpi_ranks

@@ -48,7 +48,7 @@ VERBS = """
     Print Put Raise Read Rebuild Record Refuse Remember Remove Repeat Replace Report Resolve
     Restore Restrict Return Rise Round Run Say Scale Search See Set Share Shorten Show Solve
     Sort Spend Split Spread Stand Step Store Sum Tabulate Take Tell Test Time Track Train Try
-    Turn Update View Walk Warn Watch Widen Write Yield
+    Turn Update View Wait Walk Warn Watch Widen Write Yield
 """.split()  # noqa: SIM905 - a list of 130 words in quotes is harder to read
 
 

@@ -9,6 +9,7 @@ sharded <- memory (buffers, messages) <- layout (which elements are whose); `opt
 and compares the processes.
 """
 
+from ..kernels.names import spell_names
 from ..ranks import Alone, Communicator, RankError
 from .report import Report
 from .sharded import Sharded
@@ -17,3 +18,5 @@ __all__ = ["Alone", "Communicator", "RankError", "Report", "Sharded"]
 for _name in __all__:
     globals()[_name].__module__ = __name__
 del _name
+
+spell_names(__name__)

@@ -223,7 +223,7 @@ class Sharded(Attributes):
     # ----------------------------------------------------------------- the step
 
     def step(self, grads: Any) -> bool:
-        """Average the gradients of all ranks, and update the parameters along them.
+        """Update the parameters along the average of all ranks' gradients.
 
         Parameters
         ----------
@@ -321,7 +321,7 @@ class Sharded(Attributes):
         self._write_user()
         self._clock.note("copying")
 
-    def _together(self, bad: int, squares: Any, again: Any) -> tuple[int, shares.Norm]:
+    def _together(self, bad: int, squares: Any, again: Any) -> tuple[int, shares.WideNorm]:
         """Make of what this rank has seen what all have: see `shares.Together`."""
         if squares is None and self.share.on_nonfinite == "propagate":
             return -1, (0.0, 0)

@@ -19,13 +19,13 @@ from .optimizer import Optimizer
 OF_WHOLE_ARRAYS = (
     *("clip_norm_per_tensor", "centralize", "adaptive_clip", "clip_update_rms", "cautious"),
 )
-Norm = tuple[float, int]
+WideNorm = tuple[float, int]
 
 
 class Together(Protocol):
     """Make of what a share has seen what all shares have."""
 
-    def __call__(self, bad: int, squares: np.ndarray | None, again: Any) -> tuple[int, Norm]:
+    def __call__(self, bad: int, squares: np.ndarray | None, again: Any) -> tuple[int, WideNorm]:
         """Return the first bad parameter of all, or -1, and the norm of all gradients.
 
         ``again(shift)`` gives the squares of the gradients times 2**shift.

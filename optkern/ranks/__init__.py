@@ -5,6 +5,7 @@ all ranks know).
 `optkern.mpi` and `optkern.curvature` use this; it knows neither optimizers nor operators.
 """
 
+from ..kernels.names import spell_names
 from .agreement import Agreement as Agreement
 from .agreement import agreement_of as agreement_of
 from .joining import as_communicator as as_communicator
@@ -13,3 +14,5 @@ from .protocol import Alone as Alone
 from .protocol import Communicator as Communicator
 from .protocol import Pending as Pending
 from .protocol import RankError as RankError
+
+spell_names(__name__)

@@ -131,7 +131,7 @@ class Agreement:
     def _note_ended(self, records: np.ndarray) -> list[int]:
         ended = [int(k) for k in np.flatnonzero(records["state"] == ENDED)]
         if ended:
-            self.over = f"{_named(ended)} ended: its program is over, or has met an error"
+            self.over = f"{_ranks_named(ended)} ended: its program is over, or has met an error"
         return ended
 
     def _refuse_others(self, owner: str, act: str, records: np.ndarray) -> None:
@@ -191,7 +191,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _named(numbers: list[int]) -> str:
+def _ranks_named(numbers: list[int]) -> str:
     one = len(numbers) == 1
     return f"rank{'' if one else 's'} {', '.join(map(str, numbers))} {'has' if one else 'have'}"
 

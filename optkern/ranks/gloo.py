@@ -25,10 +25,10 @@ def group_communicator(owner: str, group: Any, timeout: float) -> GlooCommunicat
             f"{owner}: comm must be a group with the backend gloo, whose arrays are NumPy's, got "
             f"{dist.get_backend(group)}"
         )
-    found = next((one for one in _known if one.group is group), None)
+    found = next((one for one in _over_groups if one.group is group), None)
     if found is None:
         found = GlooCommunicator(group)
-        _known.append(found)
+        _over_groups.append(found)
     found.timeout = timeout
     return found
 
@@ -102,7 +102,7 @@ class GlooCommunicator:
         try:
             return _Work(self, operation(*args, group=self.group, async_op=True))
         except RuntimeError as error:
-            raise _lost(self, error) from error
+            raise _lost_rank(self, error) from error
 
 
 class _Work:
@@ -120,15 +120,15 @@ class _Work:
         except RuntimeError as error:
             if isinstance(error, RankError):
                 raise
-            raise _lost(self._owner, error) from error
+            raise _lost_rank(self._owner, error) from error
         if self._finish is not None:
             self._finish()
         self._arrays = ()
 
 
-def _lost(owner: GlooCommunicator, error: Exception) -> RankError:
+def _lost_rank(owner: GlooCommunicator, error: Exception) -> RankError:
     line = (str(error).splitlines() or [""])[0]
     return RankError(f"rank {owner.rank} has lost another rank: {line}")
 
 
-_known: list[GlooCommunicator] = []
+_over_groups: list[GlooCommunicator] = []
