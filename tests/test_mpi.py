@@ -89,7 +89,10 @@ def test_every_rule_is_the_dense_one_bit_for_bit(rule, around, ranks):
     compared(ranks, lambda where, params: getattr(where, rule.class_name)(params, **options))
 
 
-@pytest.mark.parametrize("rule", MATRIX_RULES, ids=lambda rule: rule.name)
+ALONE = [rule for rule in MATRIX_RULES if rule.pool is None]
+
+
+@pytest.mark.parametrize("rule", ALONE, ids=lambda rule: rule.name)
 def test_matrix_rules_are_given_whole_matrices(rule):
     shapes = {"W": (12, 9), "V": (7, 12), "U": (3, 3)}
 
@@ -379,6 +382,8 @@ def test_what_is_refused_everywhere():
         Sharded(optkern.AdamW, values(), comm=alone, follow=True)
     with pytest.raises(ValueError, match="timeout"):
         Sharded(optkern.AdamW, values(), comm=alone, timeout=-1)
+    with pytest.raises(ValueError, match="Prodigy is not possible with several ranks"):
+        Sharded(optkern.Prodigy, values(), comm=alone)
     opt = Sharded(optkern.AdamW, values(), comm=alone)
     with pytest.raises(AttributeError, match="did you mean step or steps"):
         opt.stepz  # noqa: B018

@@ -116,6 +116,7 @@ class Sharded(Attributes):
                 raise ValueError(f"{owner}: follow=True is not possible: the arrays are laid out")
             self.structure = Structure(owner, params)
             probe = self._probe(optimizer, options)
+            shares.refuse_pooled(owner, probe)
             facts = {**facts_of(self.structure, probe), "bucket_bytes": bucket_bytes}
         except Exception as caught:
             error = caught

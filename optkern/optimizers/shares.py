@@ -46,6 +46,17 @@ def takes_whole_arrays(opt: Optimizer, group: int) -> str:
     return ""
 
 
+def refuse_pooled(owner: str, opt: Optimizer) -> None:
+    """Raise ValueError for a rule whose step depends on sums over all arrays."""
+    for group in opt.session.groups:
+        rule = opt.session.rule_of(group)
+        if rule.pool is not None:
+            raise ValueError(
+                f"{owner}: {rule.class_name} is not possible with several ranks: its step depends "
+                "on sums over all arrays, which a share does not have"
+            )
+
+
 def work_of(opt: Optimizer, group: int, shape: Sequence[int]) -> float:
     """Estimate the work of an array's step, in elements of a plain one."""
     rule = opt.session.rule_of(opt.session.groups[group])
