@@ -1,3 +1,4 @@
+# make sanitize | make fuzz | make oom | make forge | make large | make arm: what it survives
 # make demo | make test [EXTRAS=peers] [TORCH_INDEX=...] | make bench | make lessons | make docs | make lint
 #
 # Everything goes into .venv; python3 (3.11 or newer) with its headers, and a C compiler, are all
@@ -18,7 +19,7 @@ TORCH = $(if $(findstring peers,$*)$(findstring torch,$*),$$($(BIN)/python -c 'i
 # The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
 REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
-.PHONY: demo test bench lessons docs mutants lint clean
+.PHONY: demo test bench lessons docs mutants lint clean sanitize fuzz oom forge large arm s390x clang
 
 demo: .venv/built .venv/extras-demo
 	$(BIN)/optkern demo $(ARGS)
@@ -75,6 +76,40 @@ lint: .venv/extras-dev
 # Do the tests see changed lines? A sample of each room; an hour, not in CI.
 mutants: .venv/built .venv/extras-demo,test
 	$(BIN)/python tools/mutants.py $(ARGS)
+
+# What it survives: docs/survives.md has the figures. .ci/run does a short dose of each.
+
+# AddressSanitizer and UBSan over the kernel suite; ThreadSanitizer, which takes clang, over threads.
+sanitize: .venv/built .venv/extras-demo,test
+	$(BIN)/python tools/sanitize.py address $(ARGS)
+	$(BIN)/python tools/sanitize.py thread $(ARGS)
+
+# Random programs against a model in NumPy: half an hour of one core.
+fuzz: .venv/built .venv/extras-demo,test
+	$(BIN)/python tests/programs.py $(or $(PROGRAMS),100000) $(ARGS)
+
+# Each allocation fails once.
+oom: .venv/built .venv/extras-demo,test
+	$(BIN)/pytest -q -n auto -m "slow or not slow" tests/test_allocation.py $(ARGS)
+
+# Checkpoints with a wrong byte, or with a lie and the right digest: so many of each kind.
+forge: .venv/built .venv/extras-demo,test
+	FORGED=$(or $(FORGED),5000) $(BIN)/pytest -q -n auto -m "slow or not slow" tests/test_checkpoint_damage.py tests/test_checkpoint_forged.py $(ARGS)
+
+# Arrays of more than 2**31 elements: one at a time, 18 GB at most.
+large: .venv/built .venv/extras-demo,test,bfloat16
+	$(BIN)/pytest -q -p no:xdist -m large tests/test_large.py --durations=0 $(ARGS)
+
+# The bits on other processors, emulated; the heads of the tools say what must be installed.
+arm: .venv/built
+	$(BIN)/python tools/emulated.py arm64 $(ARGS)
+s390x: .venv/built
+	$(BIN)/python tools/emulated.py s390x $(ARGS)
+
+# The recorded runs by another compiler.
+clang: .venv/built
+	CC=clang LDSHARED="clang -shared" $(BIN)/python setup.py -q build --build-base=build/clang --build-lib=build/clang/lib
+	PYTHONPATH=build/clang/lib $(BIN)/python -P tests/recorded.py check
 
 clean:
 	rm -rf .venv build docs/generated docs/sg_execution_times.rst optkern.egg-info

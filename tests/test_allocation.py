@@ -201,6 +201,129 @@ assert failures > 50, failures
 """
 
 
+# Steps of every storage and way: staged, rounded at random, by norms, by rows, by matrices.
+STEPS = """
+import ctypes, sys
+import numpy as np
+import optkern
+import test_atomic as t
+shim, name, stride = ctypes.CDLL(None), sys.argv[1], int(sys.argv[2])
+shim.arm.argtypes, shim.remaining.restype = [ctypes.c_long], ctypes.c_long
+
+def numbers(shape, k, dtype=np.float32):
+    return np.random.default_rng(k).standard_normal(shape).astype(dtype)
+
+def strided():
+    return [np.asfortranarray(numbers((40, 130), 1)), numbers((9, 8), 2)[::2, ::-1]]
+
+def half():
+    return [numbers((7, 5), 1, np.float16), numbers(4, 2, np.float16)]
+
+def single():
+    return [numbers((7, 5), 1), numbers(300, 2)]
+
+def mixed(p):
+    groups = [{"params": [p[0]], "rule": "Muon"}, {"params": [p[1]], "rule": "AdamW"}]
+    return optkern.Mixed(groups, clip_norm=1.0)
+
+MAKERS = {
+    "strided": lambda: optkern.LAMB(strided(), clip_norm=0.5, lookahead=(1, 0.5)),
+    "accumulated": lambda: optkern.Adan(strided(), accumulate=2, adaptive_clip=0.1),
+    "int8": lambda: optkern.Adam(single(), state_dtype="int8", on_nonfinite="skip"),
+    "masters": lambda: optkern.AdamW(half(), master_weights=True, zero_grad=True),
+    "rounded": lambda: optkern.SGD(half(), momentum=0.9, cautious=True),
+    "factors": lambda: optkern.Adafactor(single()),
+    "eigenbases": lambda: optkern.SOAP(single()),
+    "several": lambda: mixed(single()),
+    "averaging": lambda: optkern.ScheduleFreeAdamW(single()),
+    "rows": lambda: optkern.Adagrad(single()),
+    "threads": lambda: optkern.RAdam([numbers(40000, 1), numbers(3, 2)], num_threads=2),
+}
+
+def step(opt, k):
+    g = [numbers(p.shape, 9 + k, p.dtype) for p in opt.params]
+    if name == "rows":
+        return lambda: opt.step_rows([[2, 0, 2], ...], [g[0][:3], g[1]])
+    if name == "several":
+        g = [[x] for x in g]
+    return lambda: opt.step(g)
+
+def prepared():
+    opt = MAKERS[name]()
+    step(opt, 0)()
+    return opt, step(opt, 1)
+
+opt, act = prepared()
+old = t.picture(opt)
+act()
+done, left, k, failures = t.picture(opt), 0, 1, 0
+while left == 0:
+    opt, act = prepared()
+    shim.arm(k)
+    try:
+        act()
+    except MemoryError:
+        failures += 1
+    left = shim.remaining()
+    shim.arm(0)
+    assert t.picture(opt) in (old, done), (name, k)
+    step(opt, 2)()
+    k += stride
+"""
+
+
+CURVATURE = """
+import ctypes, sys
+import numpy as np
+from optkern import curvature
+shim, name, stride = ctypes.CDLL(None), sys.argv[1], int(sys.argv[2])
+shim.arm.argtypes, shim.remaining.restype = [ctypes.c_long], ctypes.c_long
+n = 12
+spectrum = np.linspace(-1.0, 3.0, n)
+x = {"a": np.zeros(5), "b": np.zeros(7)}
+
+def gradient(x):
+    g = spectrum * np.concatenate([x["a"], x["b"]])
+    return {"a": g[:5], "b": g[5:]}
+
+def loss(x):
+    flat = np.concatenate([x["a"], x["b"]])
+    return 0.5 * float(spectrum @ (flat * flat))
+
+def ends():
+    found = curvature.lanczos(np.diag(spectrum), which="both", seed=1)
+    return found.eigenvalue_min, found.eigenvalue_max
+
+def verdict():
+    v = curvature.classify(x, gradient, loss=loss, seed=1)
+    return v.kind, v.eigenvalue_min, v.bounds_min
+
+def exact():
+    v = curvature.classify(np.zeros(n), lambda x: spectrum * x, hvp=lambda v: spectrum * v, seed=1)
+    return v.kind, v.eigenvalue_min, v.bounds_min
+
+def trace():
+    found = curvature.trace(np.diag(spectrum), seed=1)
+    return repr(found)
+
+WORK = {"lanczos": ends, "verdict": verdict, "exact": exact, "trace": trace}
+done, left, k, failures = WORK[name](), 0, 1, 0
+while left == 0:
+    shim.arm(k)
+    try:
+        now = WORK[name]()
+    except MemoryError:
+        failures += 1
+        now = done
+    left = shim.remaining()
+    shim.arm(0)
+    assert now == done, (name, k, now, done)
+    assert not x["a"].any() and not x["b"].any(), (name, k)
+    k += stride
+assert failures > 10 // stride, failures
+"""
+
+
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads over glibc"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
@@ -243,6 +366,30 @@ def test_the_kth_allocation_fails(tmp_path, stride):
 def test_the_kth_allocation_of_a_solver_fails(tmp_path, name, stride):
     """NumPy's reductions fail without a word: that is a MemoryError too."""
     with_failing_allocations(tmp_path, SOLVERS, name, str(stride))
+
+
+EVERY_STEP = (
+    *("strided", "accumulated", "int8", "masters", "rounded", "factors", "eigenbases", "several"),
+    *("averaging", "rows", "threads"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY_STEP)
+def test_the_kth_allocation_of_any_step_fails(tmp_path, name):
+    with_failing_allocations(tmp_path, STEPS, name, "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [("lanczos", 9)]
+    + [pytest.param(k, 1, marks=pytest.mark.slow) for k in ("lanczos", "trace")]
+    + [pytest.param("exact", 5, marks=pytest.mark.slow)]
+    + [pytest.param("verdict", 301, marks=pytest.mark.slow)],
+)
+def test_the_kth_allocation_of_a_look_at_curvature_fails(tmp_path, name, stride):
+    """The same verdict, or a MemoryError; the parameters are where they were."""
+    with_failing_allocations(tmp_path, CURVATURE, name, str(stride))
 
 
 def test_the_kth_allocation_of_a_record_fails(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import pickle
 import random
 import tracemalloc
@@ -20,6 +21,7 @@ import optkern
 from optkern.checkpoint import format
 
 KINDS = ("npz", "safetensors")
+FORGED = int(os.environ.get("FORGED", 800))  # files of each kind, by chance; `make forge`: 5,000
 
 
 def one():
@@ -434,7 +436,7 @@ def go_on(path, opt):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", forgery.MAKERS)
-@pytest.mark.parametrize("count", [30, pytest.param(800, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, pytest.param(FORGED, marks=pytest.mark.slow)])
 def test_what_chance_forges_is_refused_or_goes_on(count, name, kind, saved, tmp_path):
     make = forgery.MAKERS[name]
     data = saved(make, kind)

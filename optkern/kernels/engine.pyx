@@ -57,7 +57,7 @@ from optkern.kernels.span cimport (
     MAX_STREAMS, SEGMENT, add_t, compact_t, span_t,
 )
 from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold, one
-from optkern.kernels.turn cimport Turn
+from optkern.kernels.turn cimport Turn, refuse_unsaid
 from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
 from optkern.rules import COMPILED, LIMITS, MAX_STATE, OPTION_SLOTS, OPTIONS
 
@@ -343,7 +343,11 @@ cdef class Plan:
             if not core.adding:
                 core.norm_taken = core.measures_gradients
                 self.prepare()
-                shape_matrices(self, threads)
+                try:
+                    shape_matrices(self, threads)
+                except SystemError as error:   # as NumPy says that no memory is left
+                    refuse_unsaid(self.owner, error)
+                    raise
             if threads == 1 and core.total < KEEP_GIL:
                 run_plan(core, 1)
             else:

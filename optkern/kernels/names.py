@@ -301,7 +301,13 @@ def _checking(function: _Spelled, names: list[str]) -> _Spelled:
             if method and args and not act:
                 _refuse_of_step(owner, args[0], kwargs, names)
             check_keywords(owner, kwargs, names)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except (SystemError, RuntimeError) as error:  # as NumPy says that no memory is left
+            from .turn import refuse_unsaid
+
+            refuse_unsaid(function.__qualname__, error)
+            raise
 
     return checked  # type: ignore[return-value]
 

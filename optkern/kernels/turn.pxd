@@ -1,6 +1,9 @@
 cimport cython
 
 
+cpdef int refuse_unsaid(str owner, error) except -1
+
+
 @cython.final
 cdef class Turn:
     cdef str owner
