@@ -89,12 +89,20 @@ def save(path: Path, opt: Saved, params: bool = True, extra: Any = None) -> None
 
 
 def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
+    content = content_of(opt, params, extra)
+    from . import format  # with zipfile, json and hashlib, which an import of optkern is spared
+
+    format.write("optkern.save", name, content)
+
+
+def content_of(opt: Saved, params: bool = True, extra: Any = None) -> dict[str, Any]:
+    """Gather what goes into a file."""
     sam, inner = parts(opt)
     if not params and isinstance(inner, Optimizer):  # the averages would not go along
         inner.session.refuse_averages("optkern.save")
     if params:
         inner.session.find_parameters()
-    content = {
+    content: dict[str, Any] = {
         "optimizer": inner.state_dict(),
         "plateaus": {key: schedule.state_dict() for key, schedule in plateaus_of(opt)},
         "extra": extra,
@@ -105,9 +113,7 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
         content["sam"] = sam.session.saved()
     if params:
         content["params"] = parameters_by_name(inner)
-    from . import format  # with zipfile, json and hashlib, which an import of optkern is spared
-
-    format.write("optkern.save", name, content)
+    return content
 
 
 @spelled
@@ -126,6 +132,7 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
     Parameters
     ----------
     path : str or path
+        A file, or the folder that an `optkern.mpi.Sharded` has written.
     opt : Optimizer, SAM, LBFGS or NewtonLanczos
         Of the same rule, with parameters of the same names (or positions), shapes and dtypes.
     params : bool
@@ -179,14 +186,28 @@ def load(path: Path, opt: Saved, params: bool = True, strict: bool = True) -> Re
 
 def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
     """Restore what fits, as a whole: an interrupt leaves what was, or what is to be."""
-    sam, inner = parts(opt)
+    _, inner = parts(opt)
     if isinstance(inner, Optimizer):
         inner.session.refuse_averages("optkern.load")
     if params:
         inner.session.find_parameters()
-    from . import format
+    fit, entries = prepared(name, opt, content_at("optkern.load", name), params, strict)
+    fit.write_rest(entries)
+    return fit
 
-    content = format.read("optkern.load", name)
+
+def content_at(owner: str, name: str) -> dict[str, Any]:
+    """Read a file's content, or that of the folder that several ranks have written."""
+    from . import format, shards
+
+    return (shards if os.path.isdir(name) else format).read(owner, name)
+
+
+def prepared(
+    name: str, opt: Saved, content: dict[str, Any], params: bool, strict: bool
+) -> tuple[Fit, list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Check what a file holds; what `Fit.write_rest` then makes of it and the entries, at once."""
+    sam, inner = parts(opt)
     try:
         _refuse_another(opt, content)
         around = {} if sam is None else sam.session.prepare("SAM", content["sam"])
@@ -201,8 +222,7 @@ def _load(name: str, opt: Saved, params: bool, strict: bool) -> Fit:
         warn_of_lost(name, fit.lost, content)
     inner_name = "opt" if sam is None else "opt.optimizer"
     warn_of_replaced(f"optkern.load: {name}", fit.replaced, inner_name)
-    fit.write_rest([] if sam is None else [(vars(sam), around)])
-    return fit
+    return fit, [] if sam is None else [(vars(sam), around)]
 
 
 def _refuse_another(opt: Saved, content: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ def write(owner: str, name: str, content: Mapping[str, Any]) -> None:
         raise ValueError(f"{owner}: {error}") from None
     write_bytes = _write_safetensors if name.endswith(".safetensors") else _write_npz
     try:
-        _replace(name, lambda file: write_bytes(file, arrays, text))
+        replace(name, lambda file: write_bytes(file, arrays, text))
     except OSError as error:
         what = f"{owner}: {error.strerror or error}"
         raise OSError(error.errno or errno.EIO, what, name) from error
@@ -131,7 +131,7 @@ def _in_a_line(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def _replace(name: str, write: Callable[[IO[bytes]], None]) -> None:
+def replace(name: str, write: Callable[[IO[bytes]], None]) -> None:
     """Give a file new content as a whole, or leave it as it is."""
     target = os.path.realpath(name)  # a link stays a link, as with open()
     folder = os.path.dirname(target)

@@ -35,11 +35,12 @@ from .facts import facts_of, facts_of_step
 from .layout import Layout, Wanted
 from .memory import Memory
 from .report import Clock
+from .saving import Saving
 
 BUCKET = 32 * 2**20  # bytes
 
 
-class Sharded(Attributes):
+class Sharded(Saving, Attributes):
     """Train the same parameters on several ranks, each with its share of the optimizer's state.
 
     Every rank makes one, at the same place of the program, of equal parameters (rank 0's are sent

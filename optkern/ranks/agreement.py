@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import pickle
 import traceback
 import zlib
 from collections.abc import Callable, Mapping
@@ -105,6 +106,24 @@ class Agreement:
                 raise RankError(f"{owner}: ranks disagree on {name}{self._details(texts[number])}")
         return bool(records["wish"].any())
 
+    def gather(self, value: Any) -> list[Any]:
+        """Gather each rank's value, once all have agreed to: they are of one program."""
+        own = np.frombuffer(pickle.dumps(value), np.uint8)
+        ends, buffer = self._gathered_bytes(own)
+        starts = [0, *ends[:-1]]
+        return [pickle.loads(buffer[a:b].tobytes()) for a, b in zip(starts, ends)]
+
+    def _gathered_bytes(self, own: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """Gather bytes of any number from each rank; where each one's end, and all of them."""
+        lengths = np.zeros(self.ranks.size, np.int64)
+        lengths[self.ranks.rank] = len(own)
+        self.ranks.all_gather(lengths, [1] * self.ranks.size).wait()
+        buffer = np.zeros(int(lengths.sum()), np.uint8)
+        first = int(lengths[: self.ranks.rank].sum())
+        buffer[first : first + len(own)] = own
+        self.ranks.all_gather(buffer, lengths.tolist()).wait()
+        return np.cumsum(lengths).tolist(), buffer
+
     def within(self, owner: str, act: Callable[[], _Result]) -> _Result:
         """Do what was agreed on; an error here that the others cannot know of ends all ranks."""
         try:
@@ -151,18 +170,9 @@ class Agreement:
 
     def _details(self, text: str) -> str:
         """Say where a fact first differs, and how: all ranks ask at once."""
-        own = text.encode()
-        lengths = np.zeros(self.ranks.size, np.int64)
-        lengths[self.ranks.rank] = len(own)
-        self.ranks.all_gather(lengths, [1] * self.ranks.size).wait()
-        buffer = np.zeros(int(lengths.sum()), np.uint8)
-        first = int(lengths[: self.ranks.rank].sum())
-        buffer[first : first + len(own)] = np.frombuffer(own, np.uint8)
-        self.ranks.all_gather(buffer, lengths.tolist()).wait()
-        ends = np.cumsum(lengths)
-        values = [
-            json.loads(buffer[end - length : end].tobytes()) for end, length in zip(ends, lengths)
-        ]
+        ends, buffer = self._gathered_bytes(np.frombuffer(text.encode(), np.uint8))
+        starts = [0, *ends[:-1]]
+        values = [json.loads(buffer[a:b].tobytes()) for a, b in zip(starts, ends)]
         other = next(k for k, value in enumerate(values) if value != values[0])
         where, mine, theirs = _difference(values[0], values[other])
         return f"{where}: rank 0 has {mine}, rank {other} {theirs}"
