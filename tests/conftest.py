@@ -64,8 +64,14 @@ def option_sets(rule):
         elif name in TERMS:
             axes[name] = (0.0, TERMS[name])
     sets = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    whole = dict(rule.hyperparameters)
-    return [options for options in sets if rule.conflict(whole | options) is None]
+    return [options for options in sets if not refuses(rule, options)]
+
+
+def refuses(rule, values):
+    """Say whether a rule refuses hyperparameters, one of them or together."""
+    changed = {name: x for name, x in values.items() if x != rule.hyperparameters[name]}
+    alone = any(rule.domain(name).check(x) is None for name, x in changed.items())
+    return alone or bool(rule.conflict({**rule.hyperparameters, **values}))
 
 
 def possible(rule, options):

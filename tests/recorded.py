@@ -84,6 +84,8 @@ def options_of(rule, way):
             except ValueError:
                 continue
             around[name] = value
+    if way == "float16" and rule.average is not None:
+        return None
     if way.endswith("state"):
         if "" in rule.not_compact or any(chosen.get(name) for name in rule.not_compact):
             return None

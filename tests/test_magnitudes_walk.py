@@ -6,6 +6,7 @@ for float64), from the same arrays at each step: their range is so wide that not
 
 import numpy as np
 import pytest
+from conftest import refuses
 
 from optkern.kernels import reference
 from optkern.optimizers import CLASSES
@@ -57,8 +58,7 @@ def hyperparameters(rng, rule):
         hyper["momentum"] = 0.9 if hyper.get("nesterov") else 0.0
     if len(rule.hyperparameters.get("betas", ())) == 3:
         hyper["betas"] = (*hyper["betas"], 0.9)
-    refused = rule.conflict({**rule.hyperparameters, **hyper})
-    return hyperparameters(rng, rule) if refused else hyper
+    return hyperparameters(rng, rule) if refuses(rule, hyper) else hyper
 
 
 def representable(x, dtype):

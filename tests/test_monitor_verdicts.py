@@ -220,6 +220,7 @@ def at(**known):
         "limit": math.nan,
         "gain": 0.0,
         "no_limit": "",
+        "where": "",
     }
     vars(self).update({**numbers, **known})
     return self

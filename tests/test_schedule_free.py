@@ -204,16 +204,42 @@ def test_options_that_would_change_the_average_are_refused(name, option):
 
 @every_one
 def test_what_has_no_average_is_refused(name):
-    at = {"momentum": 0.0} if "SGD" in name else {"betas": (0.0, 0.9)}
-    with pytest.raises(ValueError, match=r"must be in \(0, 1\): the weights lie between z and"):
-        made(name, np.ones(3), **at)
+    """At construction: not by the end of a training whose average nobody could have."""
+    said = {"betas": (0.0, 0.9)} if "SGD" not in name else {"momentum": 0.0}
+    for at in (said, {key: 1.0 if key == "momentum" else (1.0, 0.9) for key in said}):
+        with pytest.raises(ValueError, match=r"must be .*in \(0, 1\)"):
+            made(name, np.ones(3), **at)
+    opt = made(name, np.ones(3))
+    with pytest.raises(ValueError, match=r"must be .*in \(0, 1\)"):
+        opt.param_groups[0].update(said)
     with pytest.raises(ValueError, match="z is weights"):
         made(name, np.ones(3, np.float32), state_dtype="bfloat16")
-    half = trained(made(name, np.ones(3, np.float16)), 2)
-    with pytest.raises(ValueError, match="averages need float32 or float64 parameters"):
-        half.swap_in()
-    assert not half.averages_are_in
-    trained(half, 1)
+    with pytest.raises(ValueError, match=r"needs float32 or float64 parameters, parameter 1 is fl"):
+        made(name, [np.ones(3), np.ones(3, np.float16)])
+    with pytest.raises(ValueError, match="needs float32 or float64 parameters"):
+        made(name, np.ones(3, np.float16), master_weights=True)
+    with pytest.raises(ValueError, match="needs float32 or float64 parameters, parameter 1 is"):
+        opt.add_param_group({"params": [np.ones(3, np.float16)]})
+    assert opt.step(np.ones(3))
+
+
+@every_one
+def test_its_documentation_says_what_it_takes(name):
+    said = getattr(optkern, name).__doc__
+    assert "    float32 or float64 arrays of any shape" in said
+    for option in ("cautious", "project", "lookahead", "ema_decay"):
+        line = next(x for x in said.split(f"\n{option} : ")[1].splitlines()[1:])
+        assert line.endswith("; not with this rule."), line
+    assert "(0, 1)" in said.split("\nmomentum : " if "SGD" in name else "\nbetas : ")[1][:60]
+
+
+@every_one
+def test_the_modes_of_others_are_told_what_there_is_here(name):
+    opt = made(name, np.ones(3))
+    for mode in ("eval", "train"):
+        with pytest.raises(AttributeError, match=rf"no {mode}: .*with opt.averaged\(\)"):
+            getattr(opt, mode)()
+        assert not hasattr(optkern.Adam(np.ones(3)), mode)
 
 
 def test_in_a_mixed_optimizer_the_others_are_their_own_average():
@@ -275,6 +301,8 @@ def test_torch_takes_it(name):
     with opt.optimizer.averaged(), plain.averaged():
         assert same_bits(t.detach().numpy(), p)
     assert same_bits(t.detach().numpy(), p) and same_bits(opt.state[t]["z"].numpy(), z.numpy())
+    with pytest.raises(AttributeError, match=r"with opt.optimizer.averaged\(\)"):
+        opt.eval()
     again = getattr(ours, name)([t], lr=0.05)
     again.load_state_dict(opt.state_dict())
     t.grad = torch.ones(7, dtype=torch.float64)

@@ -43,17 +43,7 @@ STATES = {
 # --------------------------------------------------------------------------- state dicts
 
 
-# torch's ASGD keeps eta and mu, which are a function of the step: they are taken, and not given.
-both_ways = every_class_but("ASGD")
-
-
-def test_asgds_state_is_taken_from_torch():
-    both = Both("ASGD", lr=0.05, t0=2).run(4)
-    both.opts[0].load_state_dict(copy.deepcopy(both.opts[1].state_dict()))
-    both.run(4).assert_close(rtol=1e-6, atol=1e-8)
-
-
-@both_ways
+@every_class_but()
 def test_state_dicts_both_ways(name):
     for options in STATES.get(name, ({},)):
         both = Both(name, lr=0.05, **options).run(3).run(2, missing=(1,))
@@ -62,11 +52,12 @@ def test_state_dicts_both_ways(name):
         for i, entry in other["state"].items():
             assert set(mine["state"][i]) == {k for k, v in entry.items() if v is not None}
         other = copy.deepcopy(other)  # torch's own loading keeps the tensors it is given
+        lr = 0.05 if name == "ASGD" else 0.03  # which takes another a step later in torch
         for opt, state in zip(both.opts, (other, mine), strict=True):
             for group in state["param_groups"]:
-                group["lr"] = 0.03
+                group["lr"] = lr
             opt.load_state_dict(state)
-            assert opt.param_groups[0]["lr"] == 0.03
+            assert opt.param_groups[0]["lr"] == lr
         both.run(4).assert_close(str(options))
         assert set(torch.optim.__dict__[name](tensors()).defaults) <= {
             *mine["param_groups"][0],
@@ -74,7 +65,49 @@ def test_state_dicts_both_ways(name):
         }
 
 
-@both_ways
+SHARED = [name for name in ours.__all__ if hasattr(torch.optim, name)]
+
+
+@pytest.mark.usefixtures("in_double")
+@pytest.mark.parametrize("name", SHARED)
+def test_what_torchs_classes_keep_goes_here_and_back(name):
+    """torch's optimizer of this name goes on from what was here as from its own, and ours too."""
+    shapes = ((3, 4), (4, 6)) if name == "Muon" else ((3, 4), (5,), (2, 3, 4))
+    rng = torch.Generator().manual_seed(3)
+    start = [torch.randn(shape, generator=rng) for shape in shapes]
+    runs = [[torch.nn.Parameter(p.clone()) for p in start] for _ in range(3)]
+
+    def step(*pairs):
+        for grads in [[torch.randn(p.shape, generator=rng) for p in start] for _ in range(4)]:
+            for params, opt in pairs:
+                for p, g in zip(params, grads, strict=True):
+                    p.grad = g.clone()
+                opt.step()
+
+    theirs = getattr(torch.optim, name)(runs[0], lr=0.02)
+    step((runs[0], theirs))
+    for params in runs[1:]:
+        for p, q in zip(params, runs[0], strict=True):
+            p.data.copy_(q.data)
+    here = getattr(ours, name)(runs[1])
+    here.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    saved = here.state_dict()
+    again = getattr(torch.optim, name)(runs[2])
+    again.load_state_dict(saved)
+    for p, q in zip(runs[0], runs[2], strict=True):
+        kept, came = ({k: v for k, v in o.state[x].items() if v is not None}
+                      for o, x in ((theirs, p), (again, q)))  # fmt: skip
+        assert set(kept) <= set(came) <= {*kept, "step"}
+        for slot, value in kept.items():
+            torch.testing.assert_close(came[slot], value, rtol=1e-12, atol=0, check_dtype=False)
+    step((runs[0], theirs), (runs[1], here), (runs[2], again))
+    rough = {"rtol": 0.0, "atol": 2e-3} if name == "Muon" else EXACT  # torch's is in bfloat16
+    for p, q, r in zip(*runs, strict=True):
+        torch.testing.assert_close(r, p, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(q, p, **rough)
+
+
+@every_class_but()
 def test_a_new_optimizer_of_either_library_goes_on(name):
     for options in STATES.get(name, ({},)):
         both = Both(name, lr=0.05, **options).run(4, missing=(2,))
@@ -171,7 +204,7 @@ def test_the_state_of_another_rule_is_refused():
 # --------------------------------------------------------------------------- the state itself
 
 
-@both_ways
+@every_class_but("ASGD")  # whose eta and mu are in its state dict alone
 def test_state_is_torchs_in_names_and_shared_with_numpy(name):
     for options in STATES.get(name, ({},)):
         both = Both(name, **options)

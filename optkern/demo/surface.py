@@ -65,7 +65,8 @@ def momentum_of(rule: Rule, momentum: float) -> dict[str, Any]:
 
 def takes_none(rule: Rule) -> bool:
     """Return whether a rule has a momentum and refuses that it is 0."""
-    return bool(rule.conflict({**rule.hyperparameters, **momentum_of(rule, 0.0)}))
+    none = momentum_of(rule, 0.0)
+    return any(rule.domain(name).check(value) is None for name, value in none.items())
 
 
 def path(rule: Rule, start: tuple[float, float], lr: float, momentum: float) -> Array:

@@ -27,7 +27,9 @@ class MinimisedFunction:
             return
         numbers = (now(opt, name) for name in ("decay_form", "lr", "max_lr"))
         groups = [shrinking(*row) for row in zip(decays(opt), *numbers)]
-        decayed = zip(opt.session.structure.groups, point.pinned)
+        alike = len(point.pinned) == len(sizes)  # x may be one vector of all
+        pinned = point.pinned if alike else [all(point.pinned)] * len(sizes)
+        decayed = zip(opt.session.structure.groups, pinned)
         both = np.repeat([(0.0, 0.0) if held else groups[k] for k, held in decayed], sizes, axis=0)
         self.decay, self.shrink = both.reshape(-1, 2).T
 

@@ -18,6 +18,7 @@ from ..kernels.structures import Structure
 from ..optimizers import Optimizer, not_trained
 from ..rules.domains import check_callable, check_count, check_real, check_seed
 from ..solvers import SAM
+from .average import at_average
 from .diagnosis import Diagnosis, said
 from .evidence import Evidence
 from .faults import find_pinned, jumped, not_one_function, turned, unfed
@@ -97,7 +98,8 @@ class Monitor(Record):
         Parameters
         ----------
         x : ndarray, list, dict or groups of arrays, or None
-            Where the run is now: the parameters, in the optimizer's order. Not modified.
+            Where the run is now: the parameters, in the optimizer's order. Not modified. Of a
+            schedule-free rule their average is judged, without hvp, and it is said so.
         grad : callable or None
             ``x -> gradient`` over the full data, deterministic. Without it only "exploding" and
             "falling" can be told.
@@ -173,7 +175,14 @@ class Monitor(Record):
         if limits:
             return known or said(trend, "inconclusive", f"{trend.stalled()}; {limits}", lr=seen.lr)
         missing = self._unfed(x, grad, opt)
-        at = ByCurvature(trend, seen, opt, x, grad, loss, hvp, options, missing, pinned)
+        trained, where = x, ""
+        if opt is not None:
+            x, where = at_average(inner_of(owner, opt), x, loss)
+        if where:
+            hvp = None  # which is of the weights
+        at = ByCurvature(
+            trend, seen, opt, x, grad, loss, hvp, options, missing, pinned, trained, where
+        )
         if known is not None:
             return replace(known, explanation=known.explanation + at.beside())
         return at.verdict()

@@ -96,18 +96,19 @@ class ByCurvature:
         options: dict[str, Any],
         unfed: str = "",
         pinned: Pinned | None = None,
+        trained: Any = None,
+        where: str = "",
     ) -> None:
         self.trend, self.seen = trend, seen
         self.opt, self.x, self.point = opt, x, Point("diagnose", x)
+        # What is stepped, where an average of it is judged; that it is, in words.
+        self.trained, self.where = Point("diagnose", trained) if where else self.point, where
         self.pinned = pinned
         if pinned:
-            self.point.pinned = pinned.pinned
+            self.point.pinned = self.trained.pinned = pinned.pinned
         self.aim = MinimisedFunction(self.point, None if opt is None else inner_of("diagnose", opt))
-        self.raw, self.raw_hvp, self.raw_loss = (
-            grad,
-            hvp,
-            loss,
-        )  # max_stable_lr knows of signs and decay
+        # max_stable_lr knows of signs and decay.
+        self.raw, self.raw_hvp, self.raw_loss = grad, hvp, loss
         self.grad = self.aim.gradient(grad, "what grad returns")
         self.hvp = None if hvp is None else self.aim.gradient(hvp, "what hvp returns")
         self.loss = None if loss is None else self.aim.loss(loss)
@@ -128,9 +129,10 @@ class ByCurvature:
         steepest = max(v.eigenvalue_max, abs(v.eigenvalue_min))
         half = 0.5 * v.gradient_norm
         self.gain = half / steepest * v.gradient_norm if steepest > 0 else math.inf
-        # Nor does it rest at a minimum that one update more would go past by what the loss shows.
+        # Nor does it, but an average, rest where an update goes past by what the loss shows.
         passes = (
             v.kind == "minimum"
+            and not self.where
             and 0.5 * steepest * self.seen.update_norm * self.seen.update_norm > self.trend.least
         )
         higher, gains = self._try_higher() if self.seen.spent else ("", False)
@@ -173,7 +175,7 @@ class ByCurvature:
         peak = self.seen.peak
         rates = [peak, 0.1 * peak, 0.01 * peak]
         rule = inner_of("diagnose", self.opt)
-        best, count = best_of(rule, self.point, self.raw, self.loss, rates)
+        best, count = best_of(rule, self.trained, self.raw, self.loss, rates)
         if best is None:
             return "and whether a higher one gains was not tried", None
         if best.gain > max(self.trend.least, 0.0):
@@ -225,15 +227,14 @@ class ByCurvature:
             text += f"; {self.pinned.said}"
         if self.opt is not None and " lr" in text:
             text += _of_full_batches(inner_of("diagnose", self.opt))
+        text += f"; {self.where}" * bool(self.where)
         told = any(words in text for words in TOLD)
         units = verdict is not None and verdict.stationary.units_matter
         if verdict is not None and kind in STALLS and units and not told:
-            plain = (
-                self.opt is not None and not inner_of("diagnose", self.opt).rule.scales_by_itself
-            )
-            text += (
-                f"; {in_unlike_units(verdict)}{', or take a rule that scales by itself' * plain}"
-            )
+            rule = None if self.opt is None else inner_of("diagnose", self.opt).rule
+            plain = rule is not None and not rule.scales_by_itself
+            text += f"; {in_unlike_units(verdict)}"
+            text += ", or take a rule that scales by itself" * plain
         return said(
             self.trend,
             kind,

@@ -14,6 +14,7 @@ from .change import Counts as Counts
 from .classes import MADE
 from .classes import MATRIX_CLASSES as MATRIX_CLASSES
 from .groups import ParamGroup as ParamGroup
+from .groups import name_of_mode as name_of_mode
 from .groups import no_attribute as no_attribute
 from .loading import refuse_impossible as refuse_impossible
 from .mixed import MIXED as MIXED

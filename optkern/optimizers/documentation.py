@@ -10,6 +10,7 @@ from typing import Any
 from ..kernels.rules import (
     OPTIONS,
     Rule,
+    refuses_option,
     takes_schedule,
 )
 from .words import COUNTED
@@ -71,7 +72,7 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         "Parameters",
         "----------",
         "params : ndarray; dict, sequence, dataclass or iterator of params; list of group dicts",
-        "    float16, bfloat16, float32 or float64 arrays of any shape, updated in place; of",
+        f"    {_arrays_of(rule)}, updated in place; of",
         "    another library's, what shares writable memory: the buffer protocol,",
         "    __array_interface__, DLPack on CPU. Names are paths: layer1.W, 0.W. A list of dicts",
         "    is one of groups where a dict has the key 'params', of layers where none has; a",
@@ -119,6 +120,9 @@ def class_document(rule: Rule, own: str | None, example: str = EXAMPLE) -> str:
         "    Whether gradients of dicts must name all parameters; False: those not named rest.",
     ]
     for name, (default, domain) in OPTIONS.items():
+        if refuses_option(name, rule):
+            lines += [f"{name} : {default}", f"    {domain.meaning}; not with this rule."]
+            continue
         schedule = ", or a callable step -> value" if takes_schedule(name, domain) else ""
         none = " or None" if default is None else ""
         lines += [
@@ -155,6 +159,13 @@ def _example_steps(rule: Rule, call: str) -> list[str]:
     if rule.rests_first < 2:
         return [f">>> {call}", "True"] * (1 + rule.rests_first)
     return [f">>> for _ in range({1 + rule.rests_first}):", f"...     done = {call}"]
+
+
+def _arrays_of(rule: Rule) -> str:
+    """Say what arrays a rule takes."""
+    dtypes = "float32 or float64" if rule.average else "float16, bfloat16, float32 or float64"
+    axes = "any shape" if rule.most_axes is None else f"{rule.most_axes} axes at most"
+    return f"{dtypes} arrays of {axes if rule.axes is None else f'{rule.axes} axes'}"
 
 
 def _compact_limits(rule: Rule) -> str:

@@ -78,17 +78,31 @@ def no_attribute(owner: str, name: str, options: Iterable[str], groups: Iterable
     return f"{owner} has no attribute {name!r} to set; {meant}"
 
 
-class NameOfGroupValue:
-    """Say of a hyperparameter's name on an optimizer where it is; it is never set in vain."""
+class NameElsewhere:
+    """Say of a name on an optimizer where what it means is; it is never set in vain."""
 
-    def __init__(self, name: str) -> None:
-        self.where = f"a hyperparameter belongs to a group: opt.param_groups[0][{name!r}]"
+    def __init__(self, where: str) -> None:
+        self.where = where
 
     def __get__(self, optimizer: Any, owner: type) -> Any:
         raise AttributeError(self.where)
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         raise AttributeError(self.where)
+
+
+def name_of_group_value(name: str) -> NameElsewhere:
+    """Say of a hyperparameter that it belongs to a group."""
+    return NameElsewhere(f"a hyperparameter belongs to a group: opt.param_groups[0][{name!r}]")
+
+
+def name_of_mode(name: str, there: str = "opt") -> NameElsewhere:
+    """Say of `eval` and `train`, by which others exchange weights and averages, how it is here."""
+    return NameElsewhere(
+        f"there is no {name}: the parameters are those of training, but in `with "
+        f"{there}.averaged():`, where the averages (of schedule-free rules and ema_decay) are in "
+        "their place, to be judged or saved"
+    )
 
 
 class Carried:

@@ -18,7 +18,15 @@ from ..kernels.rules import (
 )
 from ..kernels.structures import ParamsLike as ParamsLike
 from .documentation import EXAMPLE, ToldLater, class_document, class_signature
-from .groups import BooleanAttribute, Carried, NameOfGroupValue, Option, ZeroGrad, no_attribute
+from .groups import (
+    BooleanAttribute,
+    Carried,
+    Option,
+    ZeroGrad,
+    name_of_group_value,
+    name_of_mode,
+    no_attribute,
+)
 from .refused import WAYS_TO_CHANGE, ParamGroups, Params, refuse_in_vain
 from .session import Session
 from .state import StateView, reset
@@ -51,6 +59,8 @@ class Optimizer(Stepping):
 
     for _name in OPTIONS:
         locals()[_name] = (ZeroGrad if _name == "zero_grad" else Option)(_name)
+    for _name in ("eval", "train"):
+        locals()[_name] = name_of_mode(_name)
     del _name
 
     def __init_subclass__(cls, rule: str | Rule | None = None, **kwargs: Any) -> None:
@@ -69,7 +79,7 @@ class Optimizer(Stepping):
             )
         for name in cls.rule.hyperparameters:
             if name not in COUNTED:
-                setattr(cls, name, NameOfGroupValue(name))
+                setattr(cls, name, name_of_group_value(name))
         for name in cls.rule.carried if cls.rule.pool is not None else ():
             setattr(cls, name.removesuffix("_now"), Carried(name))
         row, own, example = cls.rule, cls.__doc__, cls._example

@@ -50,7 +50,7 @@ class Planning:
         seed = self.seed if seed is None else seed
         for label, array in zip(structure.labels, arrays):
             self.refuse_parameter(label, array)
-        self._refuse_matrices(structure, groups)
+        self._refuse_unfit(structure, groups)
         if counts is None and old is not None:
             counts = Counts.of(old)
         slots = [slot for slot in OPTION_SLOTS if self.needs(slot, options)]
@@ -105,10 +105,20 @@ class Planning:
         arrays = dict(zip(self.structure.labels, self.plan.params))
         return heads_of(arrays) == set(arrays)
 
-    def _refuse_matrices(self, structure: Structure, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Raise ValueError where a rule of matrices is given something else."""
+    def _refuse_unfit(self, structure: Structure, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ValueError where a rule is given arrays of other axes, or digits, than it is for.
+
+        Where a rule computes an average it is to be put into the parameter's place.
+        """
         for label, array, group in zip(structure.labels, structure.arrays, structure.groups):
             rule = self.rule_of(groups[group])
+            if rule.average is not None and codecs.kind_of(array.dtype):
+                raise ValueError(
+                    f"{self.owner}: {rule.class_name} needs float32 or float64 parameters, "
+                    f"{buffers.named('parameter', label)} is {array.dtype}: its average, which "
+                    "training is for, would lose digits in their place; train float32 arrays, "
+                    "and round a copy of their average"
+                )
             if rule.axes is not None and array.ndim != rule.axes:
                 what = "matrices" if rule.axes == 2 else f"arrays of {rule.axes} axes"
                 raise ValueError(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import codecs
 from ..kernels.atomic import commit, exchange_averages
 from ..kernels.rules import OPTIONS, Rule
 from ..kernels.structures import Label, Structure
@@ -233,6 +232,14 @@ class Session(Planning, Storage, Bound, Arguments):
         """Return whether some rule has averages of its own, in no array."""
         return any(self.rule_of(group).average for group in self.groups)
 
+    def average_of(self, i: int) -> Any:
+        """Compute the average that a parameter's rule takes of its weights; None: it takes none."""
+        average = self.rule_at(i).average
+        if average is None:
+            return None
+        with np.errstate(all="ignore"):
+            return average(self.plan.params[i], self.state_of(i))
+
     def averages_aside(self, refusal: str | None) -> Change | None:
         """Prepare what an exchange of averages needs that are in no array.
 
@@ -245,12 +252,9 @@ class Session(Planning, Storage, Bound, Arguments):
         if refusal is not None:
             averages: list[Any] = [None] * len(self.labels)
             for i, p in enumerate(self.plan.params):
-                rule = self.rule_at(i)
-                if (average := rule.average) is not None and not codecs.kind_of(p.dtype):
-                    with np.errstate(all="ignore"):
-                        averages[i] = copy_beside(
-                            average(p, self.state_of(i)), p, rule.stream_number("ema")
-                        )
+                if (average := self.average_of(i)) is not None:
+                    number = self.rule_at(i).stream_number("ema")
+                    averages[i] = copy_beside(average, p, number)
             state["ema"] = averages
         return self.prepare_plan(state, self.groups, counts=self.counts._replace(refusal=refusal))
 

@@ -35,6 +35,7 @@ from .options import (
     OPTIONS,
     checked_option,
     refuse_option,
+    refuses_option,
     takes_schedule,
 )
 from .row import MAX_STATE, ClassKeyword, Rule, Slot
@@ -73,6 +74,7 @@ __all__ = [
     "checked_option",
     "loops_hash",
     "refuse_option",
+    "refuses_option",
     "takes_schedule",
 ]
 

@@ -3,7 +3,8 @@
 ``eta = lr / (1 + lambd * lr * (t - 1))**alpha; p = (1 - lambd * eta) * p - eta * g``, and ``ax``
 is ``p`` up to step ``t0 + 2``, then the average of the ``p`` since. The average is
 ``opt.state[i]["ax"]``. torch.optim takes a changed ``lr`` a step later, and keeps ``eta`` in
-float32. There is no ``state_dtype``: the average is to be used in the place of the weights.
+float32; state dicts of `optkern.integrations.torch` have its ``eta`` and ``mu`` too. There is no
+``state_dtype``: the average is to be used in the place of the weights.
 
 Polyak, Juditsky, "Acceleration of stochastic approximation by averaging", 1992, equation 7, with
 the decay of Bottou's and Xu's implementations.
@@ -13,7 +14,17 @@ from __future__ import annotations
 
 from .arithmetic import ascended, flush, moved
 from .domains import Real
-from .row import Rule, Slot
+from .row import Rule, Slot, Values
+
+
+def eta(values: Values, step: float) -> float:
+    """Compute the rate of the step after this one."""
+    return values["lr"] / (1 + values["lambd"] * values["lr"] * step) ** values["alpha"]
+
+
+def mu(values: Values, step: float) -> float:
+    """Compute what share of p the step after this one adds to the average."""
+    return 1 / max(1, step - values["t0"])
 
 
 def formula(p, g, ax, h):
@@ -36,7 +47,7 @@ RULE = Rule(
     },
     constants=("shorter", "kept", "taken"),
     counted=("step",),
-    derived=("eta", "mu"),
+    derived={"eta": eta, "mu": mu},
     numpy=formula,
     not_compact={"": "the average is to be used in the place of the weights"},
     scales_by_itself=False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .arithmetic import flush, opposed
-from .domains import Count, Real
+from .domains import Count, Numbers, Real
 from .flags import DECAY, WARY
 from .row import Values
 
@@ -18,6 +18,14 @@ NOT_COMPACT = {"": "z is weights, whose steps fewer bits would lose"}
 WARMUP = Count("steps over which lr grows from 0, linearly", 0)
 R = Real("a step's weight in the average is its number to this power", 0.0)
 POWER = Real("times the largest lr so far to this power", 0.0)
+# Where p is z, or x, the average cannot be found from both.
+NEARNESS = Real(
+    "how near the weights in training are to the average", 0.0, 1.0, open_low=True, open_high=True
+)
+BETAS = Numbers(
+    f"{NEARNESS.meaning}, and the decay rate of the second moment",
+    (NEARNESS, Real("", 0.0, 1.0, open_high=True)),
+)
 
 
 def followed(p, step, z, h):
@@ -36,13 +44,3 @@ def average(p: np.ndarray, entry: Values) -> np.ndarray:
     if not b:
         return p.copy()
     return p + p.dtype.type(1 - 1 / b) * (entry["z"] - p)
-
-
-def no_average(values: Values) -> str | None:
-    """Say where the average cannot be found from the parameters."""
-    name, b = "momentum", values.get("momentum")
-    if b is None:
-        name, b = "betas[0]", values["betas"][0]
-    if 0 < b < 1:
-        return None
-    return f"{name} must be in (0, 1): the weights lie between z and the average by it, got {b!r}"

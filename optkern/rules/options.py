@@ -133,6 +133,15 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
         )
 
 
+def refuses_option(name: str, rule: Any) -> bool:
+    """Tell whether an option can mean nothing for a rule."""
+    try:
+        refuse_option("", name, rule)
+    except ValueError:
+        return True
+    return False
+
+
 def takes_schedule(name: str, domain: Domain) -> bool:
     """Tell whether a callable of the step may stand in the place of an option or hyperparameter."""
     return isinstance(domain, (Real, Numbers)) or (isinstance(domain, Count) and name in OPTIONS)

@@ -107,6 +107,8 @@ class Rule:
     domains : mapping of str to Domain
         Of the hyperparameters that are its own, or mean something else than in `VOCABULARY`. The
         derivation finds their numbers in ``o.own``, one after the other; ``lr`` in ``o.lr``.
+    narrower : mapping of str to Domain
+        Of those that mean what they mean in `VOCABULARY`, and may be less here.
     settings : mapping of str to Setting
         Further keywords of the class.
     constants : tuple of str
@@ -139,8 +141,9 @@ class Rule:
     begins_with : str or None
         The hyperparameter that, while it is off, keeps the state from beginning: the step at which
         it comes on is the state's first.
-    derived : tuple of str
-        What torch.optim's class keeps in its state and this one derives from the step's number.
+    derived : mapping of str to callable
+        What torch.optim's class keeps in its state beside what this one does: (hyperparameters,
+        number of the last step) -> it.
     rests_first : int
         How many first steps change nothing but state (and decay), with the defaults.
     begins_at_once : bool
@@ -205,6 +208,7 @@ class Rule:
     place: int = 1000
     arrays: tuple[Slot, ...] = ()
     domains: Mapping[str, Domain] = field(default_factory=dict)
+    narrower: Mapping[str, Domain] = field(default_factory=dict)
     settings: Mapping[str, ClassKeyword] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
     variants: tuple[tuple[str, ...], ...] = ((),)
@@ -218,7 +222,7 @@ class Rule:
     counted: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     begins_with: str | None = None
-    derived: tuple[str, ...] = ()
+    derived: Mapping[str, Callable[[Values, float], float]] = field(default_factory=dict)
     rests_first: int = 0
     begins_at_once: bool = False
     has_rows: bool = False
@@ -321,7 +325,7 @@ class Rule:
 
     def domain(self, name: str) -> Domain:
         """Say what a hyperparameter of this rule may be."""
-        return self.domains.get(name) or VOCABULARY[name]
+        return self.domains.get(name) or self.narrower.get(name) or VOCABULARY[name]
 
     def checked(self, owner: str, name: str, value: Any) -> Any:
         """Check a value as this rule's hyperparameter of this name holds it."""

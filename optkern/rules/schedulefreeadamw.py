@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from .arithmetic import ascended, denominator, flush
 from .interpolation import (
+    BETAS,
     FIRST,
     NOT_COMPACT,
     POWER,
@@ -18,7 +19,6 @@ from .interpolation import (
     R,
     average,
     followed,
-    no_average,
 )
 from .row import Rule, Slot
 
@@ -38,9 +38,8 @@ RULE = Rule(
         **FIRST,
     },
     domains={"warmup_steps": WARMUP, "r": R, "weight_lr_power": POWER},
+    narrower={"betas": BETAS},
     constants=("taken", "share"),
-    conflicting=("betas",),
-    conflict=no_average,
     counted=("step",),
     carried=tuple(FIRST),
     numpy=formula,

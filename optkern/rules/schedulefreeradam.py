@@ -12,7 +12,7 @@ from __future__ import annotations
 from .arithmetic import ascended, denominator, flush
 from .domains import Switch
 from .flags import RECTIFIED
-from .interpolation import FIRST, NOT_COMPACT, POWER, R, average, followed, no_average
+from .interpolation import BETAS, FIRST, NOT_COMPACT, POWER, R, average, followed
 from .row import Rule, Slot
 
 
@@ -38,10 +38,9 @@ RULE = Rule(
         "weight_lr_power": POWER,
         "silent_sgd_phase": Switch("rest, not descend along g, until the rate is rectified"),
     },
+    narrower={"betas": BETAS},
     variants=((), ("RECTIFIED",)),
     constants=("taken", "share"),
-    conflicting=("betas",),
-    conflict=no_average,
     counted=("step",),
     carried=tuple(FIRST),
     numpy=formula,

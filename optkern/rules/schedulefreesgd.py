@@ -19,13 +19,13 @@ from __future__ import annotations
 from .arithmetic import ascended
 from .interpolation import (
     FIRST,
+    NEARNESS,
     NOT_COMPACT,
     POWER,
     WARMUP,
     R,
     average,
     followed,
-    no_average,
 )
 from .row import Rule, Slot
 
@@ -42,9 +42,8 @@ RULE = Rule(
         "weight_lr_power": 2.0, "maximize": False, "decay_form": "l2", "step": 1, **FIRST,
     },
     domains={"warmup_steps": WARMUP, "r": R, "weight_lr_power": POWER},
+    narrower={"momentum": NEARNESS},
     constants=("taken", "share"),
-    conflicting=("momentum",),
-    conflict=no_average,
     counted=("warmup_steps", "r"),
     carried=tuple(FIRST),
     numpy=formula,

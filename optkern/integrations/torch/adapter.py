@@ -29,6 +29,7 @@ from .binding import WHOLE_OPTIONS, WITHOUT, Binding, Kind
 from .groups import check_list, refuse_misspelt, refuse_stateful_strangers
 from .library import torch
 from .loading import Sealed, sealed
+from .tensors import plain
 
 
 def _calls_of(inner: optimizers.Optimizer) -> tuple[int, int, int]:
@@ -78,6 +79,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
 
     for _name in WHOLE_OPTIONS - {"zero_grad"}:  # which is torch's method
         locals()[_name] = WholeOption(_name)
+    for _name in ("eval", "train"):
+        locals()[_name] = optimizers.name_of_mode(_name, "opt.optimizer")
     del _name
 
     def __init_subclass__(cls, optimizer_class: Any = None, **kwargs: Any) -> None:
@@ -287,7 +290,18 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             key: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()}
             for key, entry in state_dict["state"].items()
         }
+        self._add_derived(state_dict)
         return state_dict
+
+    def _add_derived(self, state_dict: dict[str, Any]) -> None:
+        """Add what torch's class of this name keeps too, and here follows from the step."""
+        derived = self._kind.optimizer_class.rule.derived
+        for group in state_dict["param_groups"] if derived else ():
+            for i in set(group["params"]) & set(state_dict["state"]):
+                entry, values = state_dict["state"][i], {k: plain(v) for k, v in group.items()}
+                for name, value in derived.items():
+                    number = value(values, float(entry["step"]))
+                    entry[name] = torch.tensor(number, dtype=torch.float64)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a `state_dict` of this class or of torch's class of this name, from copies.
@@ -336,6 +350,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
         entries = {k: v.entry if isinstance(v, Sealed) else v for k, v in kept["state"].items()}
+        for entry in entries.values():
+            for name in self._kind.optimizer_class.rule.derived:
+                entry.pop(name, None)
         state = defaultdict(dict, entries)
         binding = self._bound(kept["param_groups"], state)
         binding.show(state)
