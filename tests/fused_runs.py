@@ -16,7 +16,7 @@ from optkern import reference
 from optkern.kernels import runtime
 from optkern.kernels.rules import OPTION_SLOTS
 from optkern.optimizers import CLASSES
-from optkern.optimizers.kinds import heads_of
+from optkern.optimizers.layers import heads_of
 
 SHAPES = ((6, 5), (4,), (), (2, 0), (3, 2, 4))
 

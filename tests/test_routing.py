@@ -85,10 +85,10 @@ def test_the_last_matrix_is_the_head_where_no_name_says_it(kind):
 def test_rates_fall_from_layer_to_layer():
     groups = optkern.groups(made(), layer_decay=0.5, lr=0.8)
     rates = where(groups, "lr")
-    depth = {"w": 0, "h.0": 1, "h.1": 2, "ln_f": 3, "lm_head": 4}
+    depth = {"w": 0, "h.0": 1, "h.1": 2, "ln_f": 2, "lm_head": 3}
     for name, rate in rates.items():
         (layer,) = (k for key, k in depth.items() if name.startswith(key))
-        assert rate == 0.8 * 0.5 ** (4 - layer), name
+        assert rate == 0.8 * 0.5 ** (3 - layer), name
     schedule = optkern.schedules.Cosine(0.8, T_max=10)
     groups = optkern.groups(made(), layer_decay=0.5, lr=schedule, layers=lambda n: int(len(n) > 6))
     rates = where(groups, "lr")
@@ -154,7 +154,7 @@ def test_the_table():
         "parameter  shape   is         group  rule   lr     weight_decay  because of",
         "emb        (9, 4)  embedding  0      AdamW  0.001  0             'emb' in its name",
         "W1         (4, 4)  matrix     1      Lion   0.01   0             its two axes",
-        "out        (4, 9)  head       2      AdamW  0.001  0.01          being the last matrix",
+        "out        (4, 9)  head       2      AdamW  0.001  0.01          'out' in its name",
     ]
 
 
@@ -180,7 +180,7 @@ def test_the_table_says_why():
     assert [*rows.reasons.values()] == [
         "its two axes",
         "one row after a matrix of its columns",
-        "being the last matrix",
+        "being the last matrix; not sure: name it with head=...",
         "being one number",
     ]
     assert "its side of one" in str(optkern.groups([np.ones((1, 5)), np.ones((5, 3))]))
@@ -249,7 +249,7 @@ NETWORKS = {
     "biases of heads": ({"q.kernel": (8, 2, 4), "q.bias": (2, 4), "W": (8, 8)}, "array bias head"),
     "a vector of three axes": (
         {"l1": (64, 30), "l2": (7, 64), "att": (1, 1, 7)},
-        "matrix head array",
+        "matrix head vector",
     ),
     "tokens": (
         {"cls_token": (1, 1, 8), "value_embeds.0.weight": (9, 8), "mixer.W": (8, 8), "W": (8, 2)},
@@ -369,6 +369,19 @@ def test_what_comes_into_the_container_is_told():
         ({"rule": "SGD", "betas": (0.9, 0.99)}, "betas is no argument, and SGD does not have it"),
         ({"muon": {"rule": "Lion", "momentm": 0.9}}, "groups: muon: momentm is no argument"),
         ({"muon": {"rule": "nothing"}}, "groups: muon: there is no rule 'nothing'"),
+        (
+            {"normuon": {}},
+            r"'normuon'; for the matrices .* muon=\{'rule': 'NorMuon', ...\}, for all",
+        ),
+        ({"SOAP": {}, "lr": 0.1}, "for all else rule='SOAP'"),
+        ({"clip_norm": 1.0}, r"'clip_norm'; it is the whole optimizer's: Mixed\(groups, clip_norm"),
+        (
+            {"muon": {"seed": 1}},
+            r"groups: muon: seed is the whole optimizer's: Mixed\(groups, seed",
+        ),
+        ({"layer_decay": 0.5, "lr": 0.1, "layers": 3}, "layers must be a callable .*, got 3"),
+        ({"layer_decay": 0.5, "lr": 0.1, "muon": True}, r"Muon's matrices too, muon=\{'lr': ...\}"),
+        ({"layer_decay": 0.5, "lr": 0.1, "muon": "SOAP"}, r"SOAP's .*muon=\{'rule': 'SOAP', 'lr'"),
     ],
 )
 def test_bad_arguments(arguments, message):

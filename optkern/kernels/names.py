@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..rules.domains import brief as brief
@@ -223,8 +224,13 @@ def said_of_options(message: str, parser: argparse.ArgumentParser) -> str:
     return message + f"; did you mean {' or '.join(near)}?" * bool(near)
 
 
-def check_keywords(owner: str, kwargs: Iterable[str], known: Iterable[str]) -> None:
-    """Check that keywords are known.
+def check_keywords(
+    owner: str,
+    kwargs: Iterable[str],
+    known: Iterable[str],
+    instead: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Check that keywords are known; ``instead`` says of some that are not what to write.
 
     Raises
     ------
@@ -239,7 +245,7 @@ def check_keywords(owner: str, kwargs: Iterable[str], known: Iterable[str]) -> N
                 what = f"{owner} has none"
             if name in _IMPLEMENTATIONS:
                 what = "it chooses among torch's implementations, here there is one: leave it out"
-            what = _INSTEAD.get(name, what)
+            what = instead.get(name) or _INSTEAD.get(name, what)
             raise TypeError(f"{owner}: unexpected keyword argument {name!r}; {what}")
 
 
@@ -279,17 +285,24 @@ def passing_on(
     return taking([name for name in _keywords(inner) if name not in without])
 
 
-def taking(names: Iterable[str]) -> Callable[[_Spelled], _Spelled]:
-    """Do as `spelled` for a function that takes these keywords besides its own."""
+def taking(
+    names: Iterable[str], instead: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[_Spelled], _Spelled]:
+    """Do as `spelled` for a function that takes these keywords besides its own.
+
+    ``instead`` says of some that it does not take what to write.
+    """
 
     def decorate(function: _Spelled) -> _Spelled:
         own = _keywords(function)
-        return _checking(function, own + [name for name in names if name not in own])
+        return _checking(function, own + [name for name in names if name not in own], instead)
 
     return decorate
 
 
-def _checking(function: _Spelled, names: list[str]) -> _Spelled:
+def _checking(
+    function: _Spelled, names: list[str], instead: Mapping[str, str] = MappingProxyType({})
+) -> _Spelled:
     known = frozenset(names)
     method = next(iter(_parameters(function)), "") == "self"
     act = "" if function.__name__ == "__init__" else f".{function.__name__}"
@@ -300,7 +313,7 @@ def _checking(function: _Spelled, names: list[str]) -> _Spelled:
             owner = f"{type(args[0]).__name__}{act}" if method and args else function.__qualname__
             if method and args and not act:
                 _refuse_of_step(owner, args[0], kwargs, names)
-            check_keywords(owner, kwargs, names)
+            check_keywords(owner, kwargs, names, instead)
         try:
             return function(*args, **kwargs)
         except (SystemError, RuntimeError) as error:  # as NumPy says that no memory is left

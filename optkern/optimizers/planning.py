@@ -19,7 +19,7 @@ from ..kernels.rules import (
 from ..kernels.structures import Structure
 from .bound import renewed
 from .change import Change, Counts
-from .kinds import heads_of
+from .layers import heads_of
 from .words import OF_WEIGHTS, SWAPPED
 
 

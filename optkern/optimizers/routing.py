@@ -1,12 +1,9 @@
 """Who goes where: groups of parameters by their names and shapes, as the common recipes have them.
 
 1. What recipes leave out is decided by what a parameter is: a bias, a norm's scale, another vector,
-   an embedding, the head, or a matrix of the inside. Names say it where they can (the words below,
-   as parts of a name); else the shape does, and the last matrix is the head, unless it is a factor
-   beside another one: U and V of ``U @ V.T`` share a side, and neither takes what the other gives.
-   Of ``W @ H`` shapes say nothing, two layers have the same.
-2. Whatever is decided can be seen, with its reason: the result prints as a table; each decision has
-   an argument.
+   an embedding, the head, or a matrix of the inside (`kinds`, `heads`).
+2. Whatever is decided can be seen, with its reason, and where that is weak it says so: the result
+   prints as a table; each decision has an argument.
 """
 
 from __future__ import annotations
@@ -20,11 +17,20 @@ from ..kernels import buffers
 from ..kernels.names import brief, hint, taking
 from ..kernels.routed import Routed
 from ..kernels.structures import Label, ParamsLike, Structure
-from ..rules import Rule
+from ..rules import OPTIONS, Rule
 from ..rules.domains import Real, checked_by
-from .kinds import Chooser, chosen_by, depths_of, kinds_of
+from .kinds import Chooser, chosen_by
+from .layers import depths_of, kinds_of
 from .mixed import ALL_RULES, defaults_of, rule_named
 
+# What an optimizer is given beside its groups.
+OF_THE_WHOLE = (
+    *OPTIONS,
+    *("num_threads", "on_nonfinite", "state_dtype", "master_weights", "weight_rounding", "seed"),
+    *("follow", "strict_grads"),
+)
+# What the recipes leave out of weight decay, beside all that has less than two axes.
+UNDECAYED = ("bias", "norm", "scale", "vector", "embedding")
 _KEYWORDS = ("rule", "muon", "no_decay", "layer_decay", "layers", "embeddings", "head")
 
 
@@ -39,8 +45,8 @@ class Groups(Routed):
     params : params
         What they were made of.
     kinds : dict of str
-        By label what each parameter is: "bias", "norm", "vector", "embedding", "head", "matrix",
-        "array".
+        By label what each parameter is: "bias", "norm", "scale", "vector", "embedding", "head",
+        "matrix", "array".
     reasons: dict of str
         By label why it is taken for that.
     """
@@ -72,7 +78,19 @@ class Groups(Routed):
     __repr__ = __str__
 
 
-@taking(dict.fromkeys(name for rule in ALL_RULES for name in defaults_of(rule)))
+def _instead_of(rule: Rule) -> str:
+    """Say where a rule is given, whose name came as an argument."""
+    return (
+        f"for the matrices of the inside it is muon={{'rule': {rule.class_name!r}, ...}}, "
+        f"for all else rule={rule.class_name!r}"
+    )
+
+
+@taking(
+    dict.fromkeys(name for rule in ALL_RULES for name in defaults_of(rule)),
+    {name: _instead_of(rule) for rule in ALL_RULES for name in (rule.name, rule.class_name)}
+    | {name: f"it is the whole optimizer's: Mixed(groups, {name}=...)" for name in OF_THE_WHOLE},
+)
 def groups(
     params: ParamsLike,
     *,
@@ -99,16 +117,18 @@ def groups(
         Muon; a dict: its hyperparameters, and another ``"rule"``.
     no_decay : callable, pattern, list of patterns, optional
         Whose ``weight_decay`` is 0: ``(name, array) -> bool``, or names with ``*``. None: biases,
-        norms, all other arrays of less than two axes, and embeddings; ``()``: nobody's.
+        norms, all else that acts element by element, and embeddings; ``()``: nobody's.
     layer_decay : float in (0, 1], optional
         By how much the rate of a layer is smaller than that of the next one; the last has ``lr``.
+        Norms between layers are of the one before, as timm has it.
     layers : callable, optional
         ``name -> depth``, from 0. None: by the numbers in the names (``blocks.3.W``, ``W3``), by
         what is beside weight and bias in them (``fc_w``, ``fc_b``), else each in turn; embeddings
         come first, the head last.
     embeddings, head : callable, pattern, list of patterns, optional
-        Who they are. None: by name; where no name says it, the last matrix is the head, unless its
-        shape says that it is a factor beside another one. ``head=()``: nobody.
+        Who they are. None: by name; where no name says it, the last matrix is the head, unless it
+        ends one of several like blocks, is as wide as embeddings (which are then the head as well),
+        or shares a side as factors do. ``head=()``: nobody. What is open is said in the table.
     **hyperparameters
         Of those that ``muon`` does not take: ``lr``, ``weight_decay``, ...
 
@@ -156,7 +176,7 @@ def groups(
             if label in decays:
                 settings["weight_decay"] = 0.0
             if layer_decay is not None:
-                settings["lr"] = _scaled(settings, factors[label])
+                settings["lr"] = _scaled(settings, factors[label], _rate_of(settings, inside))
             found[key] = {"params": {}, **settings}
         found[key]["params"][label] = value
     new = Groups(found.values(), structure.given)
@@ -190,6 +210,8 @@ def _refuse_unknown(
         name: None for row in (ALL_RULES if rule is None else [rule]) for name in defaults_of(row)
     }
     for name in given:
+        if name in OF_THE_WHOLE:
+            raise TypeError(f"{owner}: {name} is the whole optimizer's: Mixed(groups, {name}=...)")
         if name not in known:
             whose = "no rule" if rule is None else f"{rule.class_name} does not"
             has = "has" if rule is None else "have"
@@ -204,11 +226,7 @@ def _undecayed(
 ) -> set[Label]:
     if no_decay is not None:
         return chosen_by("no_decay", no_decay, arrays)
-    return {
-        label
-        for label, array in arrays.items()
-        if array.ndim < 2 or kinds[label] in ("bias", "norm", "embedding")
-    }
+    return {label for label, array in arrays.items() if array.ndim < 2 or kinds[label] in UNDECAYED}
 
 
 # --------------------------------------------------------------------------- layers
@@ -226,6 +244,8 @@ def _factors(
     decay = checked_by("groups", "layer_decay", decay, allowed)
     if layers is None:
         depths = depths_of(kinds)
+    elif not callable(layers):
+        raise TypeError(f"groups: layers must be a callable name -> depth, got {brief(layers)}")
     else:
         depths = {label: layers(str(label)) for label in kinds}
         for label, depth in depths.items():
@@ -238,10 +258,9 @@ def _factors(
     return {label: decay ** int(last - depth) for label, depth in depths.items()}
 
 
-def _scaled(settings: Mapping[str, Any], factor: float) -> Any:
+def _scaled(settings: Mapping[str, Any], factor: float, whose: str) -> Any:
     if "lr" not in settings:
-        of = f"muon={{'rule': {settings['rule']!r}, 'lr': ...}}" if "rule" in settings else "lr=..."
-        raise TypeError(f"groups: layer_decay needs the rate that it is a part of: give lr, {of}")
+        raise TypeError(f"groups: layer_decay needs the rate that it is a part of: give {whose}")
     lr = settings["lr"]
     if factor == 1:
         return lr
@@ -251,6 +270,15 @@ def _scaled(settings: Mapping[str, Any], factor: float) -> Any:
             f"got {brief(lr)}"
         )
     return lr * factor
+
+
+def _rate_of(settings: Mapping[str, Any], inside: bool) -> str:
+    """Say where the rate of a group is given."""
+    if not inside:
+        return "lr=..."
+    name = rule_named("groups", settings["rule"]).class_name
+    given = "" if name == "Muon" else f"'rule': {name!r}, "
+    return f"that of {name}'s matrices too, muon={{{given}'lr': ...}} (lr= is that of all else)"
 
 
 def _cell(value: Any) -> str:
