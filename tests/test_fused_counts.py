@@ -67,17 +67,39 @@ def test_rows_and_accumulated_calls_count_too():
     assert opt.step(GOOD) is True
 
 
-def test_beside_propagate_and_raise_it_is_idle_and_said_to_be():
-    with pytest.warns(UserWarning, match="SGD: max_skips counts .*='skip' .*it does nothing") as w:
-        opt = optkern.SGD(np.ones(2), max_skips=1)
-    assert w[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        optkern.SGD(np.ones(2), max_skips=1, on_nonfinite="skip")
-    assert [opt.step(BAD) for _ in range(3)] == [True] * 3
-    opt.on_nonfinite = "raise"
-    with pytest.raises(ValueError, match="holds NaN or inf; nothing was updated"):
-        opt.step(BAD)
+@pytest.mark.parametrize("way", ["propagate", "raise"])
+def test_a_limit_of_skips_where_none_is_skipped_is_refused(way):
+    words = f"SGD: max_skips=1 is a limit of calls that .*='skip' leaves out, and .* is '{way}'"
+    with pytest.raises(ValueError, match=words):
+        optkern.SGD(np.ones(2), max_skips=1, on_nonfinite=way)
+    opt = optkern.SGD(np.ones(2), on_nonfinite=way)
+    with pytest.raises(ValueError, match=words):
+        opt.max_skips = 1
+    opt.on_nonfinite = "skip"
+    opt.max_skips = 1
+    with pytest.raises(ValueError, match=words):
+        opt.on_nonfinite = way
+    assert opt.on_nonfinite == "skip"
+    assert not opt.step(BAD)
+    opt.max_skips = None
+    opt.on_nonfinite = way
+
+
+def test_a_rate_beyond_the_largest_is_refused():
+    beyond = "lr=0.2 is beyond max_lr=0.1, which for decay_form='corrected' is the largest"
+    with pytest.raises(ValueError, match=f"AdamW: {beyond}"):
+        optkern.AdamW(np.ones(2), lr=0.2, max_lr=0.1, decay_form="corrected")
+    opt = optkern.AdamW(
+        np.ones(2), lr=Linear(0.1, end=0.3, total_iters=2), max_lr=0.1, decay_form="corrected"
+    )
+    assert opt.step(GOOD)
+    before = opt.params[0].copy()
+    with pytest.raises(ValueError, match=beyond):
+        opt.step(GOOD)
+    assert (opt.params[0] == before).all() and opt.steps == 1
+    opt.param_groups[0]["lr"] = 0.1 * (1 + 1e-12)  # by rounding
+    with pytest.raises(ValueError, match=beyond):
+        opt.param_groups[0]["lr"] = 0.2
 
 
 def test_torch_counts_on():

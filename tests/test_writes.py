@@ -65,6 +65,8 @@ def test_every_public_attribute_takes_effect_or_is_refused():
             continue
         before = whole(opt)
         value = SETTABLE.get(name)
+        if name == "max_skips":
+            opt.on_nonfinite = "skip"  # without which it would limit nothing
         if name in SETTABLE:
             setattr(opt, name, value)
             assert getattr(opt, name) == value and type(opt).__name__ == "Adam"

@@ -70,7 +70,8 @@ def try_steps(
         _forget_state(own)
     own.on_nonfinite = "skip"
     for group in own.param_groups:
-        group["lr"] = lr
+        limit = {"max_lr": max(lr, group["max_lr"])} if group.get("max_lr") else {}
+        group.update(lr=lr, **limit)
     for param, array in zip(own.params, point.arrays):
         param[...] = array.reshape(param.shape)
     losses: list[float] = []

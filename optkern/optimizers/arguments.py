@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..kernels import codecs
-from ..kernels.names import hint
+from ..kernels.names import brief, hint
 from ..kernels.rules import (
     OPTIONS,
     Count,
@@ -36,9 +36,19 @@ def check_takes_step(owner: str, name: str, schedule: Any) -> None:
         ) from None
 
 
+_ROUNDED = 1 + 1e-9  # of max_lr: a schedule's top may come out a rounding above it
 # Where a schedule of whole numbers is asked beforehand: in a warm-up, and far away.
 _LOOKED_AT = (*range(256), *(2**k for k in range(8, 21)))
 WHOLE_NUMBERS = "schedules.Piecewise({0: 1, 1000: 4}, interpolate='hold') goes from one to the next"
+
+
+def check_skips(owner: str, max_skips: Any, on_nonfinite: str) -> None:
+    """Refuse a limit of calls skipped where none is skipped."""
+    if max_skips is not None and on_nonfinite != "skip":
+        raise ValueError(
+            f"{owner}: max_skips={max_skips!r} is a limit of calls that on_nonfinite='skip' leaves "
+            f"out, and on_nonfinite is {on_nonfinite!r}"
+        )
 
 
 def check_gives_counts(owner: str, name: str, schedule: Any) -> None:
@@ -107,17 +117,22 @@ class Arguments:
         self.refuse_conflict(owner, rule, self.values_at(owner, {**words, **good}, step))
         return {**words, **good}
 
-    def warn_of_idle(self, skips: bool) -> None:
-        """Warn of what was given to the constructor and that nothing reads beside the rest.
+    def refuse_unread(self, on_nonfinite: str) -> None:
+        """Raise ValueError where a limit was given to the constructor that would not hold.
 
         Of groups nothing is said: torch's OneCycleLR keeps a ``max_lr`` of its own there.
         """
-        idle = []
-        if self.options["max_skips"] is not None and not skips:
-            idle.append("max_skips counts the calls that on_nonfinite='skip' leaves out")
+        check_skips(self.owner, self.options["max_skips"], on_nonfinite)
         corrected = any(group.get("decay_form") == "corrected" for group in self.groups)
         if "max_lr" in self.named and self.defaults["max_lr"] and not corrected:
-            idle.append("max_lr is read by decay_form='corrected' alone")
+            raise ValueError(
+                f"{self.owner}: max_lr={brief(self.defaults['max_lr'])} is read by "
+                "decay_form='corrected' alone, give that too or leave it out"
+            )
+
+    def warn_of_idle(self) -> None:
+        """Warn of what was given to the constructor and that nothing reads beside the rest."""
+        idle = []
         options = self.options
         clips = options["adaptive_clip"] is not None
         if options["adaptive_clip_head"] and not clips:
@@ -152,6 +167,11 @@ class Arguments:
 
     def refuse_conflict(self, owner: str, rule: Rule, values: Mapping[str, Any]) -> None:
         rule.refuse_conflict(owner, values)
+        if values.get("decay_form") == "corrected" and values["lr"] > values["max_lr"] * _ROUNDED:
+            raise ValueError(
+                f"{owner}: lr={values['lr']:.6g} is beyond max_lr={values['max_lr']:.6g}, which "
+                "for decay_form='corrected' is the largest learning rate of the run"
+            )
         if self.state_dtype:
             rule.refuse_compact(owner, self.state_dtype, values)
 

@@ -16,6 +16,7 @@ from ..kernels.rules import (
     Flag,
 )
 from ..kernels.structures import Label
+from .arguments import check_skips
 from .words import COUNTED
 
 
@@ -153,6 +154,9 @@ class Option:
     def __set__(self, optimizer: Any, value: Any) -> None:
         what = f"a write of {self.name}"
         session = optimizer.session
+        if self.name == "max_skips":
+            good = session.check_options(session.owner, {self.name: value})
+            check_skips(session.owner, good[self.name], optimizer.on_nonfinite)
         session.alone(what, session.write_options, {self.name: value})
 
     def __delete__(self, optimizer: Any) -> None:

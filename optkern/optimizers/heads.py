@@ -15,22 +15,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..kernels.structures import Label
 from . import naming
-from .kinds import Kind, Parameter
+from .kinds import Parameter, WhatItIs
 
 LAST = "being the last matrix"  # why it is the head, where no name says so
 UNSURE = "; not sure: name it with head=..."
 
 
 def find_heads(
-    parameters: Sequence[Parameter], found: Mapping[Label, Kind], by_alphabet: bool
-) -> dict[Label, Kind]:
+    parameters: Sequence[Parameter], found: Mapping[Label, WhatItIs], by_alphabet: bool
+) -> dict[Label, WhatItIs]:
     """Say which parameters are the head, and of those that may look like it why they are none.
 
     Parameters
     ----------
     parameters : sequence of Parameter
         In the order of layers.
-    found : mapping of label to Kind
+    found : mapping of label to WhatItIs
         What they are by themselves.
     by_alphabet : bool
         Whether their order is that of the alphabet, which says nothing of layers.
@@ -57,7 +57,7 @@ def find_heads(
     return called | new
 
 
-def _auxiliary(inside: list[Parameter]) -> tuple[dict[Label, Kind], list[Parameter]]:
+def _auxiliary(inside: list[Parameter]) -> tuple[dict[Label, WhatItIs], list[Parameter]]:
     """Find the ends of auxiliary classifiers, as Inception has them; and return what is left."""
     sides: dict[str, list[Parameter]] = {}
     for p in inside:
@@ -66,7 +66,7 @@ def _auxiliary(inside: list[Parameter]) -> tuple[dict[Label, Kind], list[Paramet
             sides.setdefault(p.name.parts[0], []).append(p)
     ends = {label: part for part, members in sides.items() for label in _last_ones(members)}
     rest = [p for p in inside if not any(p in members for members in sides.values())]
-    return {label: Kind("head", f"the last of {part!r}") for label, part in ends.items()}, rest
+    return {label: WhatItIs("head", f"the last of {part!r}") for label, part in ends.items()}, rest
 
 
 def _has_sides(p: Parameter) -> bool:
@@ -77,7 +77,7 @@ def _has_sides(p: Parameter) -> bool:
 # --------------------------------------------------------------------------- by name
 
 
-def _by_name(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, Kind]:
+def _by_name(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, WhatItIs]:
     """Find the ends of what is called a head."""
     parts: dict[tuple[str, ...], tuple[str, list[Parameter]]] = {}
     for p in inside:
@@ -89,21 +89,21 @@ def _by_name(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, Ki
                 _, members = parts.setdefault((*p.name.parts[:k], part), (words[-1], []))
                 members.append(p)
                 break
-    called: dict[Label, Kind] = {}
+    called: dict[Label, WhatItIs] = {}
     for word, members in parts.values():
         ends = _last_ones(members)
         for p in members:
             tied = p.name.within and _goes_on_to(p, tables, inside)
             if p.label in ends and not tied:
-                called[p.label] = Kind("head", f"{word!r} in its name")
+                called[p.label] = WhatItIs("head", f"{word!r} in its name")
             elif p.label in ends:
-                called[p.label] = Kind("matrix", _tied(tables))
+                called[p.label] = WhatItIs("matrix", _tied(tables))
             else:
-                called[p.label] = Kind(_inner(p), "another one goes on from it")
+                called[p.label] = WhatItIs(_inner(p), "another one goes on from it")
     return called
 
 
-def _by_towers(inside: list[Parameter]) -> dict[Label, Kind]:
+def _by_towers(inside: list[Parameter]) -> dict[Label, WhatItIs]:
     """Find the ends of networks side by side, such as an actor and its critic."""
     towers: dict[str, list[Parameter]] = {}
     for p in inside:
@@ -117,14 +117,14 @@ def _by_towers(inside: list[Parameter]) -> dict[Label, Kind]:
     if len(sides) < 2:
         return {}
     return {
-        p.label: Kind("head", f"being the last of {part!r}")
+        p.label: WhatItIs("head", f"being the last of {part!r}")
         for part in sides
         for p in towers[part]
         if p.label in _last_ones(towers[part])
     }
 
 
-def _by_output(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, Kind]:
+def _by_output(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, WhatItIs]:
     """Find what is called an output, of the whole network and not of a block."""
     called = {}
     words = {p.label: p.name.own if p.name.plain else p.name.leaf for p in inside}
@@ -134,9 +134,9 @@ def _by_output(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, 
         own = words[p.label]
         said = [word for word in own if word in naming.OUTPUTS]
         if own[-1:] == ["projection"] and own[0] in naming.MEETING and not p.name.within:
-            called[p.label] = Kind("head", "'projection' in its name")
+            called[p.label] = WhatItIs("head", "'projection' in its name")
         if said and not p.name.within and not _goes_on_to(p, tables, inside):
-            called[p.label] = Kind("head", f"{said[0]!r} in its name")
+            called[p.label] = WhatItIs("head", f"{said[0]!r} in its name")
     return called
 
 
@@ -161,7 +161,7 @@ def _by_place(
     inside: list[Parameter],
     tables: list[Parameter],
     by_alphabet: bool,
-) -> dict[Label, Kind]:
+) -> dict[Label, WhatItIs]:
     """Take the last matrix for the head, unless something says that it is none."""
     last = inside[-1]
     if by_alphabet and len(last.shape) > 2:  # Flax's `conv_init` comes behind `Dense_0`
@@ -169,27 +169,27 @@ def _by_place(
     others = [p for p in inside if p is not last]
     own = _inner(last)
     if beside := _factors_beside(last, others):
-        return {last.label: Kind(own, f"a side shared with {beside!r}: a factor")}
+        return {last.label: WhatItIs(own, f"a side shared with {beside!r}: a factor")}
     if len(others) == 1 and {*last.name.leaf, *others[0].name.leaf} == {"w", "h"}:
-        return {last.label: Kind(own, "W and H, as factors are called")}
+        return {last.label: WhatItIs(own, "W and H, as factors are called")}
     if _ends_a_block(last, inside):
         alone = not tables and len({p.name.pattern for p in inside}) == 1
-        return {last.label: Kind(own, "the end of one of several like blocks" + UNSURE * alone)}
+        return {last.label: WhatItIs(own, "the end of one of several like blocks" + UNSURE * alone)}
     if set(last.name.words) & naming.RECURRENT:
-        return {last.label: Kind(own, "a recurrent layer's")}
+        return {last.label: WhatItIs(own, "a recurrent layer's")}
     if _goes_on_to(last, tables, inside):
-        return {last.label: Kind(own, _tied(tables))}
+        return {last.label: WhatItIs(own, _tied(tables))}
     sure = _is_sure(last, others, by_alphabet, parameters)
-    called = {last.label: Kind("head", LAST + ("" if sure else UNSURE))}
+    called = {last.label: WhatItIs("head", LAST + ("" if sure else UNSURE))}
     for p in _beside(last, others):
         outputs = _own_sides(last, others)[0]
-        called[p.label] = Kind("head", f"its side of {outputs} outputs")
+        called[p.label] = WhatItIs("head", f"its side of {outputs} outputs")
         if p is inside[0] and p.shape == last.shape and not p.biased and p.shape[1] < outputs:
-            called[p.label] = Kind("embedding", "its sides, which are the head's, and no bias")
+            called[p.label] = WhatItIs("embedding", "its sides, which are the head's, and no bias")
     return _perhaps_embedding(inside) | called
 
 
-def _perhaps_embedding(inside: list[Parameter]) -> dict[Label, Kind]:
+def _perhaps_embedding(inside: list[Parameter]) -> dict[Label, WhatItIs]:
     """Say of the first matrix what speaks for an embedding: it alone has no bias, and none follows.
 
     So are character embeddings that are joined before the first layer.
@@ -199,7 +199,7 @@ def _perhaps_embedding(inside: list[Parameter]) -> dict[Label, Kind]:
     if not alone or len(first.shape) != 2 or _takes(others[0], first):
         return {}
     doubt = "its two axes; not sure: name it with embeddings=... where rows are looked up"
-    return {first.label: Kind(_inner(first), doubt)}
+    return {first.label: WhatItIs(_inner(first), doubt)}
 
 
 def _is_sure(
@@ -286,10 +286,10 @@ def _ends_a_block(last: Parameter, inside: list[Parameter]) -> bool:
     return len(patterns & before) > 1
 
 
-def _by_table(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, Kind]:
+def _by_table(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, WhatItIs]:
     """Find what turns states back into words: matrices of an embedding's sides."""
     return {
-        p.label: Kind("head", f"the sides of {str(table.label)!r}")
+        p.label: WhatItIs("head", f"the sides of {str(table.label)!r}")
         for table in tables
         for p in inside
         if sorted(p.shape) == sorted(table.shape) and len(set(p.shape)) > 1 and not _blocked(p)

@@ -18,7 +18,7 @@ from .naming import Name
 Chooser = Callable[[str, np.ndarray], Any] | str | Iterable[str] | None
 
 
-class Kind(NamedTuple):
+class WhatItIs(NamedTuple):
     """Hold what a parameter is, and why."""
 
     kind: str
@@ -74,7 +74,7 @@ def parameters_of(arrays: Mapping[Label, np.ndarray]) -> list[Parameter]:
     return found
 
 
-def kind_by_itself(parameter: Parameter) -> Kind:
+def kind_by_itself(parameter: Parameter) -> WhatItIs:
     """Say what a parameter is by its own name, else by its shape."""
     name, array, line = parameter.name, parameter.array, parameter.is_line
     leaf, own = name.leaf, name.own
@@ -83,7 +83,7 @@ def kind_by_itself(parameter: Parameter) -> Kind:
     if word := _bias(name, line):
         return _called("bias", word)
     if line and array.ndim == 2 and len(leaf) == 1 and re.fullmatch("b[a-z]{1,2}", leaf[0]):
-        return Kind("bias", f"{leaf[0]!r} and its side of one")  # bh, by of a recurrent network
+        return WhatItIs("bias", f"{leaf[0]!r} and its side of one")  # bh, by of a recurrent network
     if array.ndim < 2:
         return by_shape(array)
     if "lora" in name.words and array.ndim == 2:
@@ -93,7 +93,7 @@ def kind_by_itself(parameter: Parameter) -> Kind:
     if word := _embedding(parameter):
         return _called("embedding", word)
     if line and array.ndim > 2 and not name.plain:
-        return Kind("vector", "its one side beside sides of one")
+        return WhatItIs("vector", "its one side beside sides of one")
     return by_shape(array)
 
 
@@ -145,19 +145,19 @@ def _first(words: Iterable[str], holds: Callable[[str], bool]) -> str:
     return next(filter(holds, words), "")
 
 
-def _called(kind: str, word: str) -> Kind:
-    return Kind(kind, f"{word!r} in its name")
+def _called(kind: str, word: str) -> WhatItIs:
+    return WhatItIs(kind, f"{word!r} in its name")
 
 
-def by_shape(array: np.ndarray) -> Kind:
+def by_shape(array: np.ndarray) -> WhatItIs:
     """Say what a parameter is by its shape alone."""
     if array.ndim < 2:
-        return Kind("vector", "its one axis" if array.ndim else "being one number")
+        return WhatItIs("vector", "its one axis" if array.ndim else "being one number")
     if array.ndim > 2:
-        return Kind("array", f"its {array.ndim} axes")
+        return WhatItIs("array", f"its {array.ndim} axes")
     if min(array.shape) > 1:
-        return Kind("matrix", "its two axes")
-    return Kind("array", "its side of one")
+        return WhatItIs("matrix", "its two axes")
+    return WhatItIs("array", "its side of one")
 
 
 def rows_after_matrices(parameters: list[Parameter]) -> list[Label]:

@@ -13,7 +13,7 @@ from . import naming
 from .heads import LAST, find_heads
 from .kinds import (
     Chooser,
-    Kind,
+    WhatItIs,
     by_shape,
     chosen_by,
     kind_by_itself,
@@ -29,7 +29,7 @@ def kinds_of(
     parameters = parameters_of(arrays)
     found = {p.label: kind_by_itself(p) for p in parameters}
     for label in rows_after_matrices(parameters):
-        found[label] = Kind("bias", "one row after a matrix of its columns")
+        found[label] = WhatItIs("bias", "one row after a matrix of its columns")
     if embeddings is not None:
         found = _chosen("embedding", "embeddings", embeddings, arrays, found)
     places, by_alphabet = naming.in_order([str(label) for label in arrays])
@@ -44,14 +44,14 @@ def _chosen(
     argument: str,
     choice: Chooser,
     arrays: Mapping[Label, np.ndarray],
-    found: Mapping[Label, Kind],
-) -> dict[Label, Kind]:
+    found: Mapping[Label, WhatItIs],
+) -> dict[Label, WhatItIs]:
     """Let an argument say who is of a kind; who was before is what the shape says."""
     chosen = chosen_by(argument, choice, arrays)
     new = dict(found)
     for label, array in arrays.items():
         if label in chosen:
-            new[label] = Kind(kind, f"{argument}=")
+            new[label] = WhatItIs(kind, f"{argument}=")
         elif found[label].kind == kind:
             again = by_shape(array)
             new[label] = again._replace(reason=f"{argument}=, {again.reason}")

@@ -97,7 +97,8 @@ class Optimizer(Stepping):
         self.num_threads = arguments.pop("num_threads")
         self.on_nonfinite = arguments.pop("on_nonfinite")
         self._session = self._kind(self._owner, self.rule, arguments, named)
-        self._session.warn_of_idle(self.on_nonfinite == "skip")
+        self._session.refuse_unread(self.on_nonfinite)
+        self._session.warn_of_idle()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") or name.startswith("__"):

@@ -15,6 +15,7 @@ from ..kernels.rules import (
 )
 from ..kernels.threads import ThreadReport
 from ..rules.domains import check_threads, check_word
+from .arguments import check_skips
 from .refused import refuse_option_of_rows
 from .session import Session
 
@@ -211,6 +212,8 @@ class Stepping:
     def on_nonfinite(self, value: str) -> None:
         allowed = f"one of {', '.join(ON_NONFINITE)}"
         check_word(self._owner, "on_nonfinite", value, ON_NONFINITE, allowed)
+        if self._session is not None:
+            check_skips(self._owner, self._session.options["max_skips"], value)
         self._on_nonfinite = ON_NONFINITE.index(value)
 
     def thread_report(self) -> ThreadReport:
