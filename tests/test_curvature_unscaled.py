@@ -337,3 +337,36 @@ def test_without_a_loss_a_valley_between_units_is_seen_by_each_coordinates_share
     x = np.array([1e13 * share, 8e4 + k * 430 * np.log(share)])
     assert curvature.classify(x, grad).kind == "not_stationary"
     assert curvature.classify(np.array([1e13, 8e4]), grad).kind != "not_stationary"
+
+
+@pytest.mark.parametrize("offset", [0.0, 5e6])
+def test_a_metre_off_is_no_exact_fit_though_the_grid_begins_5000_km_away(offset):
+    """Distances to four beacons, in metres of a grid: a step of 1e-7 ||x|| takes the loss away."""
+    beacons = np.array([[0, 0], [8, 0], [0, 6], [9, 7.0]]) + offset
+    place = np.array([3.0, 2.0]) + offset
+    known = np.linalg.norm(place - beacons, axis=1)
+
+    def loss(x):
+        return float(np.mean((np.linalg.norm(x - beacons, axis=1) - known) ** 2)) / 2
+
+    def grad(x):
+        r = np.linalg.norm(x - beacons, axis=1)
+        return ((r - known)[:, None] * (x - beacons) / r[:, None]).mean(0)
+
+    assert curvature.classify(place, grad, loss=loss).kind == "minimum"
+    off = curvature.classify(place + 1.0, grad, loss=loss)
+    assert off.kind == "not_stationary" and off.gain > 0.9 * off.loss, off
+
+
+def test_an_exact_fit_of_a_network_is_a_minimum_all_the_same():
+    X, w = np.random.default_rng(0).standard_normal((20, 5)), np.linspace(-1, 1, 12)
+
+    def both(w, y):
+        h = np.tanh(X @ w[:10].reshape(5, 2))
+        r = h @ w[10:] - y
+        back = (r[:, None] * w[10:]) * (1 - h * h)
+        return float(r @ r) / 40, np.r_[(X.T @ back).ravel(), h.T @ r] / 20, h @ w[10:]
+
+    y = both(w, 0.0)[2]
+    v = curvature.classify(w + 1e-8, lambda w: both(w, y)[1], loss=lambda w: both(w, y)[0])
+    assert v.kind == "minimum" and 0 < v.loss < 1e-14, v

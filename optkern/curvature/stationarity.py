@@ -44,10 +44,13 @@ GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the poi
 NEGLIGIBLE_LENGTH = 0.01
 # Of each coordinate: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
+# Of a gradient's slope: by how much it changes, between, from 1e-6 to 1e-3 of ||x||, where ||x|| is
+# the size by which the function goes.
+BENT = (1e-6, 0.1)
 ILL_CONDITIONED = 1e9
 # Of how the gradient changes over the size of x: one that is less, and does not change at all here,
 # has decayed (a network that is sure of all its classes).
-LITTLE = 1e-6
+DECAYED = 1e-6
 # Of |loss|: a gain between this and GAIN is followed by so many steps of L-BFGS.
 WORTH_FOLLOWING = 1e-6
 MOST_FOLLOWING_STEPS = 30
@@ -113,14 +116,15 @@ class Stationarity:
         """
         # A row is no longer than the largest eigenvalue, and no shorter than the smallest.
         least = max(self.condition, self.unlike)
-        return self.mended is not None and self.mended * MENDS < least
+        other = math.inf if self.mended is None else self.mended
+        return other * MENDS < least and other < ILL_CONDITIONED
 
     @property
     def unscaled(self) -> bool:
         """Return whether the problem is ill-conditioned by the coordinates' units alone."""
         worst = max(self.condition, self.unlike**2)  # of diag(H), which is no worse than H's own
         ill = worst > ILL_CONDITIONED
-        return ill and self.units_matter and (self.mended or 0.0) < ILL_CONDITIONED
+        return ill and self.units_matter
 
     def __bool__(self) -> bool:
         return self.holds
@@ -346,7 +350,7 @@ class StationarityTest:
     def _is_little(self) -> bool:
         """Return whether the gradient is next to nothing beside how it changes over x's size."""
         size = norm(self.gradient.value)
-        return self.line.loss is None and size <= LITTLE * self.operator.secant * self.scale
+        return self.line.loss is None and size <= DECAYED * self.operator.secant * self.scale
 
     def endless(self, whole: LanczosRun) -> str:
         """Say that Newton steps find no end of the gradient, only its decay; "" where they do.
@@ -466,7 +470,26 @@ class StationarityTest:
 
     def _is_short(self, step: np.ndarray) -> bool:
         """Tell whether a step is a rounding of every coordinate, not of the largest alone."""
-        return norm(step / self._sizes()) <= EXACT_FIT * math.sqrt(step.size)
+        return norm(step / self._sizes()) <= self._exact(step) * math.sqrt(step.size)
+
+    def _exact(self, step: np.ndarray) -> float:
+        """Return how short a step must be for the fit to be exact: whether x has a size is tried.
+
+        It has where the curvature changes a little over a thousandth of it. Where it changes much,
+        x is far from the origin of what it is in (metres in a grid of the whole earth); where not
+        at all, nothing tells.
+        """
+        gradient = self.gradient
+        way = (self.scale / norm(step) * step).astype(gradient.dtype)
+        kind = gradient.dtype.type
+        near, far = (
+            (gradient.probe(gradient.x + kind(share) * way) - gradient.value) / kind(share)
+            for share in (1e-6, 1e-3)
+        )
+        size, bend = norm(near), norm(np.ascontiguousarray(far - near))
+        if not bend <= BENT[1] * size:  # NaN too
+            return 1e-3 * EXACT_FIT
+        return EXACT_FIT if bend > BENT[0] * size else 0.03 * EXACT_FIT
 
     def _by_length(self, found: Stationarity, steps: list[Newton]) -> Stationarity:
         """Judge by the length alone, where coordinates are of unlike units by each one's share."""
@@ -484,7 +507,7 @@ class StationarityTest:
 
     def _by_gain(self, found: Stationarity, gain: float, step: np.ndarray) -> Stationarity:
         f, length = abs(self.line.f), norm(step)
-        exact = gain >= 0.5 * f and self._is_short(step)
+        exact = 0 < gain >= 0.5 * f and self._is_short(step)
         lost = 0 < gain <= 4 * self.line.rounding(self.seed)
         holds = gain <= GAIN * f or exact or lost
         if gain == 0:

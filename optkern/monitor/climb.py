@@ -126,6 +126,15 @@ def exploded(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis
     # A loss that has risen to a bounce stays there: for its curvature to tell.
     if began is None or (trend.settled(began) and seen.bounces and curvature_follows):
         return None
+    if not math.isfinite(trend.losses[0]):
+        return said(
+            trend,
+            "exploding",
+            f"the loss is {trend.losses[0]} from the first record on: no lr mends that; look for "
+            "NaN or inf in the data and the parameters, for a log or a quotient of 0 in the loss",
+            began=trend.first,
+            lr=seen.lr,
+        )
     onset, began = began, trend.first + began
     looks = [look for look in seen.looks if look.record >= began]
     norms = [look.gradient_norm for look in looks if look.gradient_norm > 0]

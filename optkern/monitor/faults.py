@@ -168,3 +168,18 @@ def alike(labels: Sequence[Any], arrays: Sequence[np.ndarray]) -> str:
                 "the same gradients for ever; start from random weights"
             )
     return ""
+
+
+def of_other_data(recorded: np.ndarray, here: float) -> str:
+    """Say that the loss at x is none that the last records can stand for; else empty."""
+    finite = recorded[np.isfinite(recorded)]
+    if not len(finite) or not math.isfinite(here):
+        return ""
+    low, high = float(finite.min()), float(finite.max())
+    far = 2 * (high - low) + max(abs(low), abs(high))
+    if low - far <= here <= high + far:
+        return ""
+    return (
+        f"; loss(x) is {here:.4g}, and the last {len(recorded)} records lie between {low:.4g} and "
+        f"{high:.4g}: are x, grad and loss those of the run, of its data?"
+    )

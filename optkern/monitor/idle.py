@@ -55,9 +55,11 @@ def idle(point: Point, gradient: Callable[[np.ndarray], np.ndarray]) -> Idle | N
     still = (here <= IDLE * there) & (there > 0) & free
     none = still | ((here == 0) & free)
     count, total = int(none.sum()), int(free.sum())
-    if not MOST * total < count < total:
+    if not MOST * total < count:
         return None
     died = bool(still.sum() > DIED * count)
+    if count == total and not died:  # a loss that uses none of them
+        return None
     exact = not here[none].any()
     what = "exactly zero" if exact else f"below {IDLE:.0e} of what they are elsewhere"
     why = "parameters that the loss does not use: they are zero at random points as well"

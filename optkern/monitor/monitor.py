@@ -168,7 +168,12 @@ class Monitor(Record):
                 "will tell why",
             )
         if known is not None and (false or known.kind != "falling"):
-            return replace(known, explanation=known.explanation + f"; yet {false}" * bool(false))
+            beside = f"; yet {false}" * bool(false)
+            arrays = Structure(owner, x, "x").arrays
+            finite = all(np.isfinite(a).all() for a in arrays)
+            if known.kind == "exploding" and finite and not false:
+                beside = ByCurvature(trend, seen, opt, x, grad, None, None, options).asleep()
+            return replace(known, explanation=known.explanation + beside)
         if false:
             first = f"{seen.spent}, and " * bool(seen.spent)
             return said(trend, "inconclusive", f"{first}{trend.stalled()}; {false}", lr=seen.lr)

@@ -26,11 +26,12 @@ from .aim import MinimisedFunction
 from .climb import by_raise, exploded, ran_away
 from .diagnosis import Diagnosis, said
 from .evidence import STRAIGHT, Evidence
-from .faults import alike
+from .faults import alike, of_other_data
 from .idle import idle
+from .limits import left_by_units
 from .settings import inner_of
 from .trend import FEWEST, Trend
-from .trial import best_of
+from .trial import best_of, try_higher, try_steps
 
 STALLS = (
     "plateau",
@@ -49,7 +50,13 @@ TOLD = (
     "where it began",
     "does not move",
 )  # causes that are said
-REVIVE = "start anew, from other weights or with a lower lr, before the point is judged"
+REVIVE = (
+    "start anew before the point is judged: from smaller weights, with inputs scaled (mean 0, "
+    "deviation 1) where they are raw, or with a lower lr"
+)
+PATIENCE = 1e4  # updates
+FALLING_SLOWLY = 0.05  # of the loss in a window, where updates keep their direction as far as
+STEADILY = 0.9  # this cosine: it is looked into whether a higher lr falls faster
 
 
 def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
@@ -83,6 +90,8 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
 
 class ByCurvature:
     """Judge a run that no longer falls."""
+
+    died, elsewhere = False, ""  # units that have a gradient elsewhere; a loss that is another's
 
     def __init__(
         self,
@@ -118,6 +127,14 @@ class ByCurvature:
         self.stable = math.nan  # the largest lr that the curvature allows, certified
         self.limit = math.nan  # the one beyond which it diverges
         self.no_limit = ""
+        if loss is not None and not where:
+            sign = -1.0 if trend.negated else 1.0
+            self.elsewhere = of_other_data(sign * trend.losses[-trend.window :], float(loss(x)))
+
+    @property
+    def rule(self) -> Optimizer:
+        """Return the optimizer whose steps these are."""
+        return inner_of("diagnose", self.opt)
 
     def verdict(self) -> Diagnosis:
         point = self.point
@@ -142,6 +159,7 @@ class ByCurvature:
             return self._said("plateau", f"{self.trend.stalled()}: {self.unfed}", v)
         asleep = idle(point, lambda x: self._gradient(point, x)) if point.n else None
         dead = f"; {asleep.text}" if asleep else ""
+        self.died = asleep is not None and asleep.died
         if v.kind == "not_stationary" or self.gain > self.trend.least or passes:
             return self._could_fall(point, v, dead)
         if v.kind == "minimum" and self.trend.rises:
@@ -150,7 +168,7 @@ class ByCurvature:
                 f"{self.trend.stalled()}, though x is at a {v}; are x and grad those of the run?",
                 v,
             )
-        if v.kind in ADVICE and asleep is not None and asleep.died:
+        if (v.kind in ADVICE or v.kind == "inconclusive") and self.died:
             return self._said("plateau", f"{self.trend.stalled()}{dead}: {REVIVE} ({v})", v)
         if v.kind in ADVICE:
             at = str(v)
@@ -174,8 +192,7 @@ class ByCurvature:
             return "and whether a higher one gains was not tried (give loss)", None
         peak = self.seen.peak
         rates = [peak, 0.1 * peak, 0.01 * peak]
-        rule = inner_of("diagnose", self.opt)
-        best, count = best_of(rule, self.trained, self.raw, self.loss, rates)
+        best, count = best_of(self.rule, self.trained, self.raw, self.loss, rates)
         if best is None:
             return "and whether a higher one gains was not tried", None
         if best.gain > max(self.trend.least, 0.0):
@@ -197,14 +214,27 @@ class ByCurvature:
             spent = f"{self.seen.spent}, and the steps are too short to show: {stalled}"
             return self._said("plateau", f"{spent}; raise lr before anything else", v)
         held = "something else than lr holds it: an option that changes the gradient, or its state"
-        advice = self._advice(v) if v.kind in ADVICE else held
+        advice = self._advice(v) if v.kind in ADVICE else self._left_by_units() or held
         return self._said("plateau", f"{self.seen.spent}, {higher}: {stalled}; {advice}", v)
 
     def beside(self) -> str:
         """Say what there is to say of a run that falls, yet could fall farther."""
         text = f"; yet {self.unfed}" if self.unfed else ""
-        text += alike(*self._free(self.point.arrays))
-        return text + (self._decay_cost() if self._decay_balances() else "")
+        text += alike(*self._free(self.point.arrays)) + self.elsewhere
+        text += self._decay_cost() if self._decay_balances() else ""
+        slowly = self.trend.drop < FALLING_SLOWLY * abs(self.trend.loss)
+        if slowly and self.seen.reversal > STEADILY and not self.seen.hindrance:
+            higher = self._higher_rate()
+            text += f"; it may fall faster: {higher}" if higher else ""
+        return text
+
+    def asleep(self) -> str:
+        """Say which parameters do nothing where a run has exploded to."""
+        if not self.point.n:
+            return ""
+        with np.errstate(all="ignore"):
+            found = idle(self.point, lambda x: self._gradient(self.point, x))
+        return f"; here {found.text}" if found else ""
 
     def _decay_balances(self) -> bool:
         """Return whether most of the gradient is taken up by weight decay."""
@@ -222,17 +252,16 @@ class ByCurvature:
         return [label for label, _ in free], [array for _, array in free]
 
     def _said(self, kind: str, text: str, verdict: curvature.Verdict | None = None) -> Diagnosis:
-        text += alike(*self._free(self.point.arrays))
+        text += alike(*self._free(self.point.arrays)) + self.elsewhere
         if self.pinned and self.pinned.said not in text:
             text += f"; {self.pinned.said}"
         if self.opt is not None and " lr" in text:
-            text += _of_full_batches(inner_of("diagnose", self.opt))
+            text += _of_full_batches(self.rule)
         text += f"; {self.where}" * bool(self.where)
         told = any(words in text for words in TOLD)
         units = verdict is not None and verdict.stationary.units_matter
         if verdict is not None and kind in STALLS and units and not told:
-            rule = None if self.opt is None else inner_of("diagnose", self.opt).rule
-            plain = rule is not None and not rule.scales_by_itself
+            plain = self.opt is not None and not self.rule.rule.scales_by_itself
             text += f"; {in_unlike_units(verdict)}"
             text += ", or take a rule that scales by itself" * plain
         return said(
@@ -277,9 +306,7 @@ class ByCurvature:
     def _without_limit(self, error: str) -> str:
         """Say, in the words of a run, why it is not known what lr the curvature allows."""
         assert self.opt is not None
-        still = [
-            k for k, entry in inner_of("diagnose", self.opt).state.items() if not entry["step"]
-        ]
+        still = [k for k, entry in self.rule.state.items() if not entry["step"]]
         if still:
             names = ", ".join(map(repr, still[:3])) + " and more" * (len(still) > 3)
             return (
@@ -336,6 +363,8 @@ class ByCurvature:
                 + self._decay_cost(),
                 v,
             )
+        if not (seen.bounces or trend.rises) and (held := self._left_by_units(nowhere)):
+            return self._said("plateau", f"{stalled} though {could}: {held}", v)
         if seen.still:
             return self._said("plateau", f"{stalled} though {could}: {seen.still}", v)
         if seen.bounces and seen.lr >= 0.95 * self.limit:
@@ -348,10 +377,21 @@ class ByCurvature:
             return self._above_start(v, dead)
         # Zeros of a symmetric start are no dead units.
         if dead and not (trend.creeps or alike(*self._free(point.arrays))):
-            return self._said("plateau", f"{stalled}{dead}: look there before lr is changed", v)
+            look = REVIVE if self.died else "look there before lr is changed"
+            return self._said("plateau", f"{stalled}{dead}: {look}", v)
         if trend.creeps and not seen.bounces:
             return self._said(
                 "falling", f"{stalled}: it still falls{self._rate() or seen.onward}", v
+            )
+        noise = self._is_noise(v)
+        if (nowhere or noise) and not seen.bounces and (short := self._too_short()):
+            return self._said("plateau", f"{stalled} though {could}: {short}", v)
+        if nowhere and not noise and (other := self._falls_with_grad()):
+            return self._said(
+                "inconclusive",
+                f"{stalled}; {other}: does step get this gradient, with its sign and of these "
+                "data, in every parameter? If it does, what it gets is noise: larger batches",
+                v,
             )
         if trend.rises and seen.straight:
             return self._said(
@@ -368,7 +408,55 @@ class ByCurvature:
         small = f"one step could gain {self.gain:.2g}"
         if v.kind == "not_stationary":
             small = f"the gradient is not small relative to its curvature ({v})"
-        return self._said("plateau", f"{stalled}, but {small}{self._rate()}", v)
+        higher = self._rate() or self._higher_rate() or self._far(v)
+        higher = f"; {higher}" if higher and higher[0] != ";" else higher
+        return self._said("plateau", f"{stalled}, but {small}{higher}", v)
+
+    def _left_by_units(self, nowhere: bool = False) -> str:
+        """Say what of the gradient never reaches a step; of noise no clipping is the cause."""
+        if self.opt is None or self.pinned or (nowhere and not self.rule.centralize):
+            return ""
+        return left_by_units(self.rule, self.x, self.raw)
+
+    def _higher_rate(self) -> str:
+        """Try higher rates; empty where they gain no more, or cannot be tried."""
+        if self.loss is None or self.opt is None:
+            return ""
+        least = self.trend.least
+        return try_higher(self.rule, self.trained, self.raw, self.loss, self.seen.lr, least)
+
+    def _far(self, v: curvature.Verdict) -> str:
+        """Say that the way is longer than any patience, update by update."""
+        way, step = v.newton_length, self.seen.update_norm
+        if not 0 < step < way / PATIENCE:
+            return ""
+        return (
+            f"a Newton step is {way:.2g} long, and the last update was {step:.2g}: that is "
+            f"{way / step:.0e} of them; raise lr, or bring inputs and targets to a size of 1"
+        )
+
+    def _too_short(self) -> str:
+        """Say that all steps together are less than one that is stable: no floor can be reached."""
+        lr, count = self.seen.peak, self.trend.first + self.trend.count
+        if not 0 < lr * count < self.stable < math.inf:
+            return ""
+        higher = self._higher_rate()
+        return (
+            f"{count} steps at lr = {lr:.3g} are together less than one at the {self.stable:.3g} "
+            f"that is stable here, and noise hides what they gain; {higher or 'raise lr'}"
+        )
+
+    def _falls_with_grad(self) -> str:
+        """Say that the rule's steps fall with this gradient at lr, where the run led nowhere."""
+        if self.loss is None or self.opt is None or not self.seen.lr > 0:
+            return ""
+        if not self.seen.reversal > STEADILY:  # by noise, or a bounce
+            return ""
+        same = try_steps(self.rule, self.trained, self.raw, self.loss, self.seen.lr, fresh=True)
+        least = max(self.trend.least, self.trend.noise, FALLING_SLOWLY * abs(self.trend.loss))
+        if same is None or not (same.steady and same.gain > least):
+            return ""
+        return f"{same}, where the run led nowhere ({self._updates_seen()})"
 
     def _above_start(self, v: curvature.Verdict, dead: str) -> Diagnosis:
         """Say that long steps hold the loss above its start; proven where shorter were tried."""
@@ -392,7 +480,7 @@ class ByCurvature:
         assert self.opt is not None
         near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
         where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
-        if not inner_of("diagnose", self.opt).rule.curvature_follows:
+        if not self.rule.rule.curvature_follows:
             lower = f"; lower it to {0.8 * self.stable:.2g}" if self.stable > 0 else ""
             return f"{where}; at most {self.stable:.3g} is stable here{lower}"
         return (

@@ -63,17 +63,20 @@ def try_steps(
     """
     if [p.size for p in opt.params] != [a.size for a in point.arrays]:
         return None
+    if opt.session.averages_are_in:  # no steps are taken from there
+        return None
     steps = TRIAL_STEPS
     before = float(loss(point.unflatten(point.vector())))
     own = copy.deepcopy(opt)
-    if fresh:
-        _forget_state(own)
     own.on_nonfinite = "skip"
     for group in own.param_groups:
         limit = {"max_lr": max(lr, group["max_lr"])} if group.get("max_lr") else {}
         group.update(lr=lr, **limit)
     for param, array in zip(own.params, point.arrays):
         param[...] = array.reshape(param.shape)
+    if fresh:
+        own.reset()  # with the parameters that it begins from
+        own.steps = 0
     losses: list[float] = []
     for _ in range(steps):
         here = point.unflatten(np.concatenate([p.reshape(-1) for p in own.params]))
@@ -98,20 +101,6 @@ def try_steps(
     steady = bool(np.mean(np.diff(later) < 0) > STEADY)
     after = float(np.mean(last)) if np.isfinite(last).all() else math.inf
     return StepsTried(lr, steps, before, after, steady)
-
-
-def _forget_state(opt: Optimizer) -> None:
-    """Put an optimizer's state back to where it begins."""
-    state = copy.deepcopy(opt.state_dict())
-    state["steps"] = 0
-    for i, entry in enumerate(state["state"].values()):
-        rule = opt.session.rule_at(i)
-        for name, value in entry.items():
-            first = rule.hyperparameters[name] if name in rule.carried else 0
-            entry[name] = (
-                np.full_like(value, first) if isinstance(value, np.ndarray) else type(value)(first)
-            )
-    opt.load_state_dict(state)
 
 
 def best_of(
@@ -153,3 +142,24 @@ def sign_or_rate(
     if best is None or not best.gain > max(same.gain, 0.0):
         return ""
     return f"lr = {lr:.3g} is too high: {best}, at {lr:.3g} they end at {same.after:.4g}"
+
+
+def try_higher(
+    opt: Optimizer,
+    point: Point,
+    grad: Callable[[Any], Any],
+    loss: Callable[[Any], float],
+    lr: float,
+    least: float,
+) -> str:
+    """Say that ten or a hundred times the rate gains more, where that was tried and does.
+
+    Five times as much as lr itself, and more than `least`: a rule that goes well enough is let be.
+    """
+    if not lr > 0:
+        return ""
+    now = try_steps(opt, point, grad, loss, lr)
+    best, _ = best_of(opt, point, grad, loss, [10 * lr, 100 * lr])
+    if now is None or best is None or not best.gain > max(5 * now.gain, least, 0.0):
+        return ""
+    return f"{best}, at {lr:.3g} as many end at {now.after:.4g}: raise lr"
