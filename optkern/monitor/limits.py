@@ -11,7 +11,7 @@ from ..curvature.figures import percentage
 from ..kernels.reference import limits_of
 from ..kernels.structures import Structure
 from ..optimizers import Optimizer
-from ..optimizers.kinds import heads_of
+from ..optimizers.layers import heads_of
 from ..rules.options import OPTIONS
 from ..rules.units import unit_gradient
 
