@@ -117,6 +117,13 @@ def test_planted_faults_fail_the_build(tmp_path):
 
 # --------------------------------------------------------------------------- a browser
 
+# Names in pictures that end beyond them, and labels that are wider than their place.
+CUT_OFF = """[
+  ...[...document.querySelectorAll("svg text")].filter((text) =>
+    text.getBBox().x + text.getBBox().width > text.ownerSVGElement.viewBox.baseVal.width),
+  ...[...document.querySelectorAll("label")].filter((label) =>
+    label.scrollWidth > label.clientWidth + 1),
+].map((found) => found.tagName + " " + found.textContent)"""
 THERE = "document.readyState === 'complete'"
 
 
@@ -157,4 +164,6 @@ def test_a_browser_finds_its_way(width, dark, tmp_path):
         assert page.ask("document.body.innerText.includes('Examples using Adam')")
         page.open((HTML / "report.html").as_uri())
         assert page.ask("document.querySelectorAll('table').length") >= 1
+        assert page.ask("document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.ask(CUT_OFF) == []
         assert page.errors() == []

@@ -7,7 +7,8 @@ import sys
 
 from .writing import Folder
 
-COMMAND = ("demo", "--no-plot", "--epochs", "5", "--rules", "sgd", "adam", "adamw", "lion", "muon")
+RULES = ("sgd", "adam", "adamw", "lion", "schedulefreeadamw", "muon")
+COMMAND = ("demo", "--no-plot", "--epochs", "5", "--rules", *RULES)
 
 
 def write(folder: Folder) -> None:

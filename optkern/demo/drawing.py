@@ -12,7 +12,8 @@ from .network import Array
 from .screen import number
 from .training import Result
 
-WIDE, HIGH, AXIS_SPACE, FOOT, NAMES = 430, 270, 46, 34, 100
+WIDE, HIGH, AXIS_SPACE, FOOT = 430, 270, 46, 34
+NAMES, LETTER = 100, 7.2  # what names take at the least; the width of a letter
 
 
 def loss_panels(results: Sequence[Result]) -> str:
@@ -28,7 +29,8 @@ def loss_panels(results: Sequence[Result]) -> str:
 def _panel(
     title: str, own: Sequence[Result], results: Sequence[Result], low: float, high: float
 ) -> str:
-    right, bottom, top = WIDE - NAMES, HIGH - FOOT, 8
+    longest = max(len(result.name) for result in results)
+    right, bottom, top = WIDE - max(NAMES, 33 + LETTER * longest), HIGH - FOOT, 8
     epochs = max(len(result.optkern.losses) for result in results)
     bits = log10(low), log10(high)
 
@@ -72,14 +74,16 @@ def polyline(points: Sequence[tuple[float, float]], look: str) -> str:
     return f'<polyline class="{look}" points="{text}"/>'
 
 
-def _named_line(x: float, y: float, k: int, name: str) -> str:
+def _named_line(x: float, y: float, k: int, name: str, more: str = "") -> str:
     """Draw a piece of the k-th line, and its name."""
     sample = f'<line class="line-{k}" x1="{x}" x2="{x + 20}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return sample + _text(x + 25, y + 4, name)
+    return sample + _text(x + 25, y + 4, name, more=more)
 
 
-def _text(x: float, y: float, text: str, look: str = "", anchor: str = "start") -> str:
-    style = f' class="{look}"' if look else ""
+def _text(
+    x: float, y: float, text: str, look: str = "", anchor: str = "start", more: str = ""
+) -> str:
+    style = (f' class="{look}"' if look else "") + more
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>'
 
 
@@ -93,6 +97,7 @@ def _svg(wide: int, high: int, title: str, about: str, parts: Sequence[str], mor
 # --------------------------------------------------------------------------- the error surface
 
 PLOT_WIDE, PLOT_HIGH = 520, 340
+ROOM, FITTING, NARROW = 190, 13, 8.4  # beside it; letters that fit on a phone, the others' width
 
 
 def surface_picture(names: Sequence[str], paths: Sequence[Array]) -> str:
@@ -124,7 +129,9 @@ def surface_picture(names: Sequence[str], paths: Sequence[Array]) -> str:
         k %= len(COLOURS)
         parts.append(polyline([at(*map(float, point)) for point in path], f"line-{k}"))
         parts.append(f'<circle class="line-{k} end" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(_named_line(PLOT_WIDE + 8, place, k, name))
+        squeezed = f'textLength="{NARROW * len(name):.1f}" lengthAdjust="spacingAndGlyphs"'
+        more = f" {squeezed}" if len(name) > FITTING else ""  # as in surface.js
+        parts.append(_named_line(PLOT_WIDE + 8, place, k, name, more))
     parts.append("</g>")
     for name, x in surface.rests().items():
         px, py = at(x, 0)
@@ -136,7 +143,7 @@ def surface_picture(names: Sequence[str], paths: Sequence[Array]) -> str:
     about = "Lines of equal loss, with a shallow minimum on the left, a saddle and a deep minimum "
     about += f"on the right, and paths of {', '.join(names)}; where each ends is in the table."
     size = f' data-width="{PLOT_WIDE}" data-height="{PLOT_HIGH}" data-plot="{PLOT_WIDE}"'
-    return _svg(PLOT_WIDE + 150, PLOT_HIGH, "An error surface", about, parts, size)
+    return _svg(PLOT_WIDE + ROOM, PLOT_HIGH, "An error surface", about, parts, size)
 
 
 def np_finite(path: Array) -> Array:

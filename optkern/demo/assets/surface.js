@@ -118,7 +118,9 @@ surface.start = function (document) {
       make("circle", { cx: x.toFixed(1), cy: y.toFixed(1), r: 4, class: `${look} end` }, lines);
       const level = { y1: places[k], y2: places[k] };
       make("line", { x1: right + 8, x2: right + 28, ...level, class: look }, lines);
-      make("text", { x: right + 33, y: places[k] + 4 }, lines, name);
+      const narrow = { textLength: 8.4 * name.length, lengthAdjust: "spacingAndGlyphs" };
+      const long = name.length > 13 ? narrow : {};
+      make("text", { x: right + 33, y: places[k] + 4, ...long }, lines, name);
       const row = body.insertRow();
       const head = document.createElement("th");
       head.scope = "row";
