@@ -41,8 +41,10 @@ def goes_on(x, opt):
         (optkern.SGD, {"lr": 0.1}),
         (optkern.ScheduleFreeSGD, {"lr": 0.1}),
         (optkern.SGD, {"lr": schedules.Cosine(0.1, 600)}),
+        (optkern.Adam, {"lr": 0.05}),
+        (optkern.RMSprop, {"lr": 0.01}),
     ],
-    ids=["constant", "schedule-free", "a rate that fell to nothing"],
+    ids=["constant", "schedule-free", "a rate that fell to nothing", "Adam", "RMSprop"],
 )
 def test_centralize_holds_what_lies_along_the_means(rule, options):
     x, opt, monitor = trained(rule, 600, centralize=True, **options)

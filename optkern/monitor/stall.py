@@ -222,6 +222,8 @@ class ByCurvature:
         text = f"; yet {self.unfed}" if self.unfed else ""
         text += alike(*self._free(self.point.arrays)) + self.elsewhere
         text += self._decay_cost() if self._decay_balances() else ""
+        if held := self._left_by_units():
+            return f"{text}; yet {held}"
         slowly = self.trend.drop < FALLING_SLOWLY * abs(self.trend.loss)
         if slowly and self.seen.reversal > STEADILY and not self.seen.hindrance:
             higher = self._higher_rate()
@@ -363,7 +365,7 @@ class ByCurvature:
                 + self._decay_cost(),
                 v,
             )
-        if not (seen.bounces or trend.rises) and (held := self._left_by_units(nowhere)):
+        if not trend.rises and (held := self._left_by_units(nowhere)):
             return self._said("plateau", f"{stalled} though {could}: {held}", v)
         if seen.still:
             return self._said("plateau", f"{stalled} though {could}: {seen.still}", v)

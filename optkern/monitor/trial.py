@@ -154,12 +154,17 @@ def try_higher(
 ) -> str:
     """Say that ten or a hundred times the rate gains more, where that was tried and does.
 
-    Five times as much as lr itself, and more than `least`: a rule that goes well enough is let be.
+    Five times as much as lr itself, more than `least`, and at nearly every step: a rule that goes
+    well enough is let be.
     """
     if not lr > 0:
         return ""
     now = try_steps(opt, point, grad, loss, lr)
-    best, _ = best_of(opt, point, grad, loss, [10 * lr, 100 * lr])
-    if now is None or best is None or not best.gain > max(5 * now.gain, least, 0.0):
+    higher = (try_steps(opt, point, grad, loss, times * lr) for times in (10, 100))
+    steady = [found for found in higher if found is not None and found.steady]
+    if now is None or not steady:
+        return ""
+    best = max(steady, key=lambda found: found.gain)
+    if not best.gain > max(5 * now.gain, least, 0.0):
         return ""
     return f"{best}, at {lr:.3g} as many end at {now.after:.4g}: raise lr"
