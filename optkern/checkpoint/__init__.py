@@ -200,7 +200,7 @@ def content_at(owner: str, name: str) -> dict[str, Any]:
     """Read a file's content, or that of the folder that several ranks have written."""
     from . import format, shards
 
-    return (shards if os.path.isdir(name) else format).read(owner, name)
+    return (shards.read_folder if os.path.isdir(name) else format.read)(owner, name)
 
 
 def prepared(

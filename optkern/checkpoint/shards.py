@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -46,8 +46,12 @@ def write_shard(owner: str, folder: str, name: str, content: Content, pieces: Pi
 def write_index(owner: str, folder: str, names: Sequence[str]) -> None:
     """Let a folder's checkpoint be these files, and remove those of the one before."""
     text = json.dumps({"optkern shards": format.FORMAT, "files": list(names)}).encode()
+
+    def put(file: IO[bytes]) -> None:
+        file.write(text)
+
     try:
-        format.replace(os.path.join(folder, INDEX), lambda file: file.write(text))
+        format.replace(os.path.join(folder, INDEX), put)
     except OSError as error:
         raise OSError(error.errno, f"{owner}: {error.strerror or error}", folder) from error
     for name in os.listdir(folder):
@@ -56,7 +60,7 @@ def write_index(owner: str, folder: str, names: Sequence[str]) -> None:
                 os.unlink(os.path.join(folder, name))
 
 
-def read(owner: str, folder: str) -> Content:
+def read_folder(owner: str, folder: str) -> Content:
     """Read a folder's checkpoint, whole.
 
     Raises
@@ -100,22 +104,22 @@ def merged(parts: Sequence[Content]) -> Content:
             raise ValueError(f"the pieces of {label!r} are not all of it")
         entries = [part["optimizer"]["state"][label] for _, part in owners]
         state[label] = {
-            key: _joined([entry[key] for entry in entries], shape) for key in entries[0]
+            key: _put_together([entry[key] for entry in entries], shape) for key in entries[0]
         }
         if "params" in whole:
-            params[label] = _joined([part["params"][label] for _, part in owners], shape)
+            params[label] = _put_together([part["params"][label] for _, part in owners], shape)
     whole["optimizer"] = {**whole["optimizer"], "state": state}
     return {**whole, "params": params} if "params" in whole else whole
 
 
-def _joined(values: Sequence[Any], shape: Sequence[int]) -> Any:
+def _put_together(values: Sequence[Any], shape: Sequence[int]) -> Any:
     """Join pieces of an array; of what all have in common take the first."""
     if len(values) == 1 or not isinstance(values[0], np.ndarray):
         return values[0]
     return np.concatenate([value.reshape(-1) for value in values]).reshape(shape)
 
 
-def cut(content: Content, mine: Mapping[str, Any], pieces: Pieces, empty: Mapping[Any, Any],
+def cut_share(content: Content, mine: Mapping[str, Any], pieces: Pieces, empty: Mapping[Any, Any],
         shapes: Mapping[Any, Sequence[int]]) -> Content:  # fmt: skip
     """Cut a rank's share from a whole checkpoint.
 

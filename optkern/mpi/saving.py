@@ -158,4 +158,4 @@ class Saving:
         """Cut this rank's share from a checkpoint of the whole."""
         params = dict(zip(self.share.session.labels, self.share.params))
         mine = self.share.session.state_dict()
-        return shards.cut(content, mine, self._pieces(), params, self._shapes())
+        return shards.cut_share(content, mine, self._pieces(), params, self._shapes())
