@@ -20,10 +20,10 @@ ENV = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 LIMIT = 120  # seconds: a run takes two or three, on an idle machine
 
 
-def mpiexec(ranks, *args):
+def mpiexec(ranks, *args, program=PROGRAM):
     """Start so many ranks of a program; what they wrote, and how it ended."""
     run = subprocess.run(
-        [MPIEXEC, "-n", str(ranks), sys.executable, str(PROGRAM), *args],
+        [MPIEXEC, "-n", str(ranks), sys.executable, str(program), *args],
         env=ENV,
         timeout=LIMIT,
         capture_output=True,
@@ -63,6 +63,18 @@ def test_every_rank_ends_where_one_does(case):
     said, times = ENDS[case]
     assert code != 0 and "went on" not in text
     assert len(re.findall(re.escape(said) if "|" not in said else said, text)) >= times, text
+
+
+@pytest.mark.slow
+def test_the_example_is_as_good_as_one_process():
+    pytest.importorskip("sklearn", reason="extra `demo`")
+    program = PROGRAM.parent.parent / "examples" / "mpi_digits.py"
+    found = []
+    for ranks in (1, 2):
+        code, text = mpiexec(ranks, program=program)
+        assert code == 0 and "epoch 20 of 20" in text, text
+        found.append(float(re.search(rf"{ranks} ranks: test accuracy (\S+)", text)[1]))
+    assert min(found) > 0.96 and abs(found[0] - found[1]) < 0.01
 
 
 @pytest.mark.slow

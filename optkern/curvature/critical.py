@@ -51,6 +51,7 @@ def classify(
     seed: int = 0,
     num_threads: int | None = None,
     callback: Callable[[LanczosRun], Any] | None = None,
+    comm: Any = None,
 ) -> Verdict:
     """Judge a point: minimum, saddle (and the way out), maximum, degenerate, or not stationary.
 
@@ -92,6 +93,9 @@ def classify(
     num_threads : int or None
     callback : callable or None
         Called with the run after each step; a true answer stops it.
+    comm : communicator, optional
+        As for `optkern.mpi.Sharded`: loss, gradients and products are the means over these ranks,
+        each of its part of the data; all ranks get the same verdict.
 
     Returns
     -------
@@ -143,6 +147,10 @@ def classify(
     ('saddle', True)
     """
     owner = "classify"
+    if comm is not None:
+        from ..ranks import averaged
+
+        grad, hvp, loss = (f if f is None else averaged(f, comm) for f in (grad, hvp, loss))
     x = settled(x)
     point = Point(owner, x)
     if grad_tol is not None:

@@ -117,6 +117,7 @@ def lanczos(
     dtype: Any = None,
     num_threads: int | None = None,
     callback: Callable[[LanczosRun], Any] | None = None,
+    comm: Any = None,
 ) -> LanczosResult:
     """Find the smallest and/or largest eigenvalues of a symmetric operator, with certified bounds.
 
@@ -161,6 +162,9 @@ def lanczos(
     callback : callable or None
         Called with the run after each product (``run.k``, ``run.ritz_value(1)``); a true answer
         stops it.
+    comm : communicator, optional
+        As for `optkern.mpi.Sharded`: products are the mean over these ranks, each of its part of
+        the data; all ranks get the same result.
 
     Returns
     -------
@@ -220,6 +224,7 @@ def search(
     dtype: Any,
     num_threads: int | None,
     callback: Callable[[LanczosRun], Any] | None,
+    comm: Any,
 ) -> LanczosResult:
     """Run as `lanczos` does, in the name of what the user called."""
     check_word(owner, "which", which, WHICH)
@@ -233,6 +238,10 @@ def search(
     threads = check_threads(owner, num_threads)
     check_callable(owner, callback=callback)
     op = as_operator(owner, operator, n, dtype)
+    if comm is not None:
+        from ..ranks import averaged
+
+        op = Operator(owner, averaged(op, comm), op.n, op.dtype)
     if k > max(op.n, 1):
         raise ValueError(f"{owner}: k must be at most n={op.n}, got {k}")
     if op.n == 0:

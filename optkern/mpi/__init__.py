@@ -10,11 +10,11 @@ and compares the processes.
 """
 
 from ..kernels.names import spell_names
-from ..ranks import Alone, Communicator, RankError
+from ..ranks import Alone, Communicator, RankError, averaged
 from .report import Report
 from .sharded import Sharded
 
-__all__ = ["Alone", "Communicator", "RankError", "Report", "Sharded"]
+__all__ = ["Alone", "Communicator", "RankError", "Report", "Sharded", "averaged"]
 for _name in __all__:
     globals()[_name].__module__ = __name__
 del _name

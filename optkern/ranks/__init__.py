@@ -1,12 +1,13 @@
 """Several processes as one: what joins them, and how they agree before they act.
 
 protocol (five operations) <- mpi, gloo (who has them) <- joining; agreement (errors and ends that
-all ranks know). `optkern.mpi` and `optkern.curvature` use this; it knows neither optimizers nor
-operators.
+all ranks know) <- averaging. `optkern.mpi` and `optkern.curvature` use this; it knows neither
+optimizers nor operators.
 """
 
 from ..kernels.names import spell_names
 from .agreement import Agreement, agreement_of
+from .averaging import averaged
 from .joining import as_communicator
 from .protocol import TIMEOUT, Alone, Communicator, Pending, RankError
 
@@ -19,6 +20,7 @@ __all__ = [
     "RankError",
     "agreement_of",
     "as_communicator",
+    "averaged",
 ]
 
 spell_names(__name__)

@@ -157,7 +157,7 @@ class Agreement:
         """Raise where a rank has ended, has met an error, or is about to do something else."""
         if self._note_ended(records):
             raise RankError(f"{owner}: {self.over}; this one was about to {act}")
-        for k in np.flatnonzero(records["state"] == FAILED):
+        for k in np.flatnonzero(records["state"] == FAILED).tolist():
             said = records["said"][k].decode(errors="replace")
             raise RankError(f"{owner}: rank {k} could not {act}: {said}; no rank has done it")
         acts = [text.decode(errors="replace") for text in records["act"]]

@@ -1,0 +1,107 @@
+"""A function of each rank's own data, as the mean over all ranks: losses, gradients, products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..kernels.flat import arranged
+from ..kernels.structures import Structure
+from .agreement import agreement_of
+from .joining import as_communicator
+from .protocol import TIMEOUT, Communicator
+
+
+def averaged(
+    function: Callable[..., Any], comm: Any = None, timeout: float = TIMEOUT
+) -> Callable[..., Any]:
+    """Make of a function of each rank's data their mean, the same bits on every rank.
+
+    For `optkern.curvature`, solvers and landscapes: what all ranks ask at the same places, they all
+    get the same answers to. A rank whose function fails raises its own error, the others
+    `RankError`.
+
+    Parameters
+    ----------
+    function : callable
+        Which gives a number, an array, or any structure of arrays; of each rank's part of the data.
+        With parts of unlike size: weighted before, by size times ranks over the whole.
+    comm : mpi4py communicator, torch.distributed group or Communicator, optional
+        None: all ranks of ``mpiexec``.
+    timeout : float
+        Seconds that a rank waits for the others.
+
+    Examples
+    --------
+    >>> import optkern.mpi
+    >>> loss = optkern.mpi.averaged(lambda w: w * w, optkern.mpi.Alone())
+    >>> loss(3.0)
+    9.0
+    """
+    owner = getattr(function, "__name__", type(function).__name__)
+    ranks = as_communicator("averaged", comm, timeout)
+    agreement = agreement_of(ranks)
+
+    def mean(*args: Any) -> Any:
+        error, value, form = None, None, None
+        try:
+            value = function(*args)
+            form = _Form(owner, value)
+        except Exception as caught:
+            error = caught
+        facts = {} if form is None else {"the shapes of what it gives": form.shapes}
+        agreement.agree(owner, f"evaluate {owner}", facts, error)
+        assert form is not None
+        vector = form.vector
+        add_everywhere(ranks, vector)
+        with np.errstate(all="ignore"):
+            vector /= vector.dtype.type(ranks.size)
+        return form.rebuilt(vector)
+
+    return mean
+
+
+def add_everywhere(ranks: Communicator, vector: np.ndarray) -> None:
+    """Add a vector over the ranks, in place: each element is added by one rank, and sent to all.
+
+    An all-reduce need not give all of them the same bits.
+    """
+    edges = [vector.size * k // ranks.size for k in range(ranks.size + 1)]
+    counts = [stop - first for first, stop in zip(edges, edges[1:])]  # noqa: RUF007
+    own = np.empty(counts[ranks.rank], vector.dtype)
+    ranks.reduce_scatter(vector, counts, own).wait()
+    vector[edges[ranks.rank] : edges[ranks.rank + 1]] = own
+    ranks.all_gather(vector, counts).wait()
+
+
+class _Form:
+    """Know how a value is made of one vector."""
+
+    def __init__(self, owner: str, value: Any) -> None:
+        self.structure: Structure | None = None
+        if isinstance(value, (float, int, np.generic)):
+            arrays: list[Any] = [np.float64(value)]
+        elif isinstance(value, np.ndarray):
+            arrays = [value]
+        else:
+            self.structure = Structure(owner, value, "what it gives")
+            arrays = self.structure.arrays
+        self.number = not isinstance(value, np.ndarray) and self.structure is None
+        self.dtypes = [a.dtype for a in arrays]
+        self.shapes: list[list[int]] = [list(a.shape) for a in arrays]
+        dtype = np.result_type(np.float32, *self.dtypes)
+        self.vector = np.concatenate([np.ravel(a) for a in arrays]).astype(dtype)
+
+    def rebuilt(self, vector: np.ndarray) -> Any:
+        """Arrange a vector's elements as the value was."""
+        if self.number:
+            return float(vector[0])
+        made, first = [], 0
+        for shape, dtype in zip(self.shapes, self.dtypes):
+            count = math.prod(shape)
+            made.append(vector[first : first + count].reshape(shape).astype(dtype))
+            first += count
+        return made[0] if self.structure is None else arranged(iter(made), self.structure)
