@@ -150,7 +150,8 @@ def classify(
     if comm is not None:
         from ..ranks import averaged
 
-        grad, hvp, loss = (f if f is None else averaged(f, comm) for f in (grad, hvp, loss))
+        grad = averaged(grad, comm)
+        hvp, loss = (f if f is None else averaged(f, comm) for f in (hvp, loss))
     x = settled(x)
     point = Point(owner, x)
     if grad_tol is not None:
