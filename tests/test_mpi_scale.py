@@ -1,0 +1,43 @@
+"""The table of docs/scale.md is what its script prints, and its model is what a step counts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mpi_ranks
+import numpy as np
+import pytest
+
+import optkern
+import optkern.mpi
+
+ROOT = Path(__file__).parents[1]
+
+
+def table(*args):
+    command = [sys.executable, str(ROOT / "bench" / "scale_table.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_page_has_what_the_script_prints():
+    lines = table().split("\n\n")[0].splitlines()
+    page = (ROOT / "docs" / "scale.md").read_text()
+    assert len(lines) == 18 and all(line in page for line in lines)
+
+
+def test_the_model_is_what_a_step_counts():
+    n, ranks = 300_000, 4
+
+    def work(rank):
+        opt = optkern.mpi.Sharded(optkern.Adam, np.zeros(n, np.float32), comm=rank)
+        opt.step(np.ones(n, np.float32))
+        return opt.report()
+
+    reports = mpi_ranks.run(ranks, work)
+    model = 2 * 4 * n * (ranks - 1) / ranks
+    assert all(r.bytes_moved == pytest.approx(model, rel=1e-3) for r in reports)
+    assert sum(r.state_bytes for r in reports) == 8 * n
+    # At 1 byte a nanosecond, without latency: seconds are bytes.
+    args = ("--bandwidth", "1", "--latency", "0", "--sizes", str(n), "--ranks", str(ranks))
+    row = table(*args).splitlines()[2].split("|")
+    assert float(row[4].strip().rstrip(" s")) == pytest.approx(model * 1e-9, rel=1e-2)
