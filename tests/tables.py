@@ -5,12 +5,15 @@ The table of docs/rules.md, the header's list of state arrays, the entry points 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import optkern
 from optkern.optimizers import CLASSES
-from optkern.rules import MATRIX_RULES, Rule
+from optkern.rules import MATRIX_RULES, OPTIONS, Rule, refuse_option
 
 ROOT = Path(__file__).parent.parent
 # Where a rule has a name too (`Rule.names`), and what these libraries call themselves.
@@ -19,13 +22,12 @@ LIBRARIES = {"torch": "torch.optim", "optax": "optax", "keras": "Keras"}
 SHARED = {"lr", "weight_decay", "decay_form", "max_lr", "maximize", "step"}
 
 
-def between(path: Path, first: str, last: str, text: str) -> str:
+def between(whole: str, file: str, first: str, last: str, text: str) -> str:
     """The text of a file with what stands between two marks replaced."""
-    whole = path.read_text()
     head, found, rest = whole.partition(first)
     _, closed, tail = rest.partition(last)
     if not (found and closed):
-        raise ValueError(f"{path.name}: {first!r} and {last!r} must stand there")
+        raise ValueError(f"{file}: {first!r} and {last!r} must stand there")
     return head + first + text + last + tail
 
 
@@ -74,6 +76,45 @@ def page() -> str:
     return "\n".join([*lines, "\n"])
 
 
+def reason_of(refusal: Callable[[], Any], rule: Rule) -> str | None:
+    """Why a rule refuses something; None: it does not."""
+    try:
+        refusal()
+    except (TypeError, ValueError) as error:
+        return re.sub(rf"^.*?(with {rule.class_name}, |this rule: )", "", str(error))
+    return None
+
+
+def options_page() -> str:
+    """The table of what not every rule takes: who refuses it, and why."""
+    rows = (*optkern.RULES, *MATRIX_RULES)
+    lines = ["\n", "| option | not with |", "|---|---|"]
+    for name in OPTIONS:
+        lines += one_option(
+            f"`{name}`",
+            {r: reason_of(lambda r=r, n=name: refuse_option("", n, r), r) for r in rows},
+        )
+    stored = {
+        r: reason_of(lambda r=r: r.refuse_compact("", "int8", r.hyperparameters), r) for r in rows
+    }
+    lines += one_option("`state_dtype`", stored)
+    lines += one_option("`step_rows`", {r: None if r.has_rows else "" for r in rows})
+    lines += one_option("`max_stable_lr`", {r: None if r.stable_factor else "" for r in rows})
+    return "\n".join([*lines, "\n"])
+
+
+def one_option(shown: str, reasons: Mapping[Rule, str | None]) -> list[str]:
+    """The line of an option that some rules refuse; those of one reason together."""
+    groups: dict[str, list[str]] = {}
+    for rule, reason in reasons.items():
+        if reason is not None:
+            groups.setdefault(reason, []).append(f"`{rule.class_name}`")
+    cells = [
+        ", ".join(names) + (f" ({reason})" if reason else "") for reason, names in groups.items()
+    ]
+    return [f"| {shown} | {'; '.join(cells)} |"] if cells else []
+
+
 def header() -> str:
     """The list of state arrays in optkern.h."""
     width = max(len(rule.name) for rule in optkern.RULES) + 2
@@ -100,6 +141,12 @@ def tables() -> dict[Path, str]:
             page(),
         ),
         (
+            ROOT / "docs" / "rules.md",
+            "<!-- what some rules refuse -->",
+            "<!-- end of it -->",
+            options_page(),
+        ),
+        (
             ROOT / "optkern" / "include" / "optkern.h",
             "each of the parameter's size and zero before the first step:",
             " * Rules that take norms",
@@ -112,4 +159,7 @@ def tables() -> dict[Path, str]:
             entry_points(),
         ),
     ]
-    return {path: between(path, *rest) for path, *rest in places}
+    texts: dict[Path, str] = {}
+    for path, *rest in places:
+        texts[path] = between(texts.get(path) or path.read_text(), path.name, *rest)
+    return texts

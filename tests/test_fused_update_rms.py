@@ -75,12 +75,10 @@ def test_a_step_is_one_of_a_smaller_lr(name, form):
         rms = np.sqrt(np.mean((above / np.maximum(root, 1e-9)) ** 2))
         share = min(1.0, 0.9 / rms) if name != "radam" or t > 5 else 1.0
         shorter += share < 1
-        for key, value in {"lr": 0.1, **most}.items():
-            plain.param_groups[0][key] = value * share
+        plain.param_groups[0].update({k: v * share for k, v in {"lr": 0.1, **most}.items()})
         opt.step(g)
         plain.step(g)
-        for key, value in {"lr": 0.1, **most}.items():
-            plain.param_groups[0][key] = value
+        plain.param_groups[0].update({"lr": 0.1, **most})
         np.testing.assert_allclose(p, q, rtol=1e-11)
     assert shorter > 0
 

@@ -73,7 +73,7 @@ def far_into_training(rule, settings, lr):
     form, decay = settings["decay"]
     options |= {"decay_form": form, "weight_decay": decay}
     if form == "corrected":
-        options["max_lr"] = 1.0
+        options["max_lr"] = 4.0
     if options.get("nesterov") and not options.get("momentum"):
         options["momentum"] = 0.5
     if options.get("nesterov") or options.get("momentum_form", "torch") != "torch":

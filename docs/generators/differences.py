@@ -32,6 +32,15 @@ RECORDED: dict[str, dict[str, dict[str, Any]]] = {
         "adafactor": {},
         "contrib.ademamix": {"b1": 0.9, "b2": 0.999, "b3": 0.9999, "alpha": 5.0, "eps": 1e-8},
         "contrib.adopt": {"b1": 0.9, "b2": 0.9999, "eps": 1e-6},
+        "contrib.schedule_free_adamw": {
+            "learning_rate": 2.5e-3,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "weight_lr_power": 2.0,
+        },
+        "contrib.schedule_free_sgd": {"learning_rate": 1.0, "weight_lr_power": 2.0},
         "contrib.muon": {"ns_steps": 5, "eps": 1e-8, "weight_decay": 0.0},
     },
     "keras": {
@@ -65,7 +74,13 @@ WORDS: dict[tuple[str, str], str] = {
     ("optax", "adagrad"): "eps stands within the root",
     ("optax", "rmsprop"): "eps stands within the root, unless ``eps_in_sqrt=False``",
     ("optax", "adafactor"): "a side shorter than 128 is not factored "
-    "(``min_dim_size_to_factor``); ``eps`` is 1e-30 (here ``eps[0]``, the machine's)",
+    "(``min_dim_size_to_factor``); ``eps`` is 1e-30 (here ``eps[0]``, the machine's); "
+    "``lr`` is taken as it is given (here ``1 / sqrt(step)`` is the most), and "
+    "decay is not multiplied by it (``decay_form='independent'``)",
+    ("optax", "contrib.schedule_free_adamw"): "the same to 2e-15 over 12 steps, but for a warm-up, "
+    "which begins at a rate of 0 (here at ``lr / warmup_steps``)",
+    ("optax", "contrib.schedule_free_sgd"): "``momentum`` is ``b1``; the same to 3e-15 over 12 "
+    "steps, but for a warm-up, which begins at a rate of 0 (here at ``lr / warmup_steps``)",
     ("keras", "Adafactor"): "``epsilon_1`` is 1e-30 (here ``eps[0]``, the machine's)",
     ("optax", "nadam"): "Nesterov's step without Dozat's schedule of the momentum",
     ("optax", "contrib.muon"): "Adam takes what is no matrix by itself",

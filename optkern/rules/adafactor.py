@@ -108,6 +108,7 @@ def unfactored(shape: Form, hyper: Values) -> Form | None:
 
 RULE = Rule(
     class_name="Adafactor",
+    not_relative="which clips its updates by itself (d)",
     arrays=(
         Slot("row_var", nonnegative=True, form=rows_of, whole=True, holds="a row"),
         Slot("col_var", nonnegative=True, form=columns_of, whole=True, holds="a column"),

@@ -81,6 +81,7 @@ def formula(p, g, buf, v, h):
 RULE = replace(
     MUON,
     class_name="NorMuon",
+    not_relative="whose directions are made orthogonal",
     arrays=(
         Slot("momentum_buffer"),
         Slot(

@@ -31,6 +31,7 @@ def formula(p, g, z, v, h):
 
 RULE = Rule(
     class_name="ScheduleFreeAdamW",
+    not_relative="whose average weighs each step by its lr",
     arrays=(Slot("z", start="weights"), Slot("exp_avg_sq", nonnegative=True)),
     hyperparameters={
         "lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "warmup_steps": 0,

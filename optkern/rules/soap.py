@@ -140,6 +140,7 @@ def square_of(axis: int) -> Any:
 
 RULE = Rule(
     class_name="SOAP",
+    not_relative="which divides in the eigenbases of its statistics",
     arrays=(
         Slot("exp_avg", whole=True),
         Slot("exp_avg_sq", nonnegative=True, whole=True),
