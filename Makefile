@@ -79,7 +79,7 @@ mutants: .venv/built .venv/extras-demo,test
 
 # What it survives: docs/survives.md has the figures. .ci/run does a short dose of each.
 
-# AddressSanitizer and UBSan over the kernel suite; ThreadSanitizer, which takes clang, over threads.
+# AddressSanitizer and UBSan over the kernel suite; ThreadSanitizer over threads.
 sanitize: .venv/built .venv/extras-demo,test
 	$(BIN)/python tools/sanitize.py address $(ARGS)
 	$(BIN)/python tools/sanitize.py thread $(ARGS)

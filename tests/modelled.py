@@ -13,7 +13,7 @@ import numpy as np
 from conftest import copies
 
 from optkern.kernels import codecs, reference
-from optkern.optimizers.kinds import heads_of
+from optkern.optimizers.layers import heads_of
 from optkern.rules import ON_NONFINITE, OPTION_SLOTS, OPTIONS, ROW_RULES
 
 REFUSED = (TypeError, ValueError)

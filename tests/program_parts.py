@@ -18,8 +18,8 @@ from optkern.rules import (
     refuse_option,
 )
 
-# Of the rules of matrices those that have the bits of their formula whatever BLAS does.
-FUZZED = [*RULES, *(rule for rule in MATRIX_RULES if rule.matrices is None)]
+# Of the rules that are of whole parameters those whose steps are of each one alone, and not BLAS'.
+FUZZED = [*RULES, *(rule for rule in MATRIX_RULES if not (rule.matrices or rule.pool))]
 BY_NAME = {rule.name: rule for rule in FUZZED}
 
 # --------------------------------------------------------------------------- arrays
@@ -219,13 +219,15 @@ def programs(draw):
         storage["state_dtype"] = draw(st.sampled_from(("bfloat16", "int8")))
         storage["seed"] = draw(st.integers(0, 5))
     hyper = draw(hyperparameters(rule, 3))
+    on_nonfinite = draw(st.sampled_from(ON_NONFINITE))
     around = {}
     for name in draw(st.lists(st.sampled_from(sorted(AROUND)), unique=True, max_size=4)):
         try:
             refuse_option(rule.name, name, rule)
         except ValueError:
             continue
-        around[name] = draw(st.sampled_from(AROUND[name]))
+        if name != "max_skips" or on_nonfinite == "skip":  # else it is refused
+            around[name] = draw(st.sampled_from(AROUND[name]))
     return {
         "rule": rule.name,
         "arranged": draw(st.sampled_from(kinds)),
@@ -235,7 +237,7 @@ def programs(draw):
         "second": draw(hyperparameters(rule, 1)),
         "around": around,
         "storage": storage,
-        "on_nonfinite": draw(st.sampled_from(ON_NONFINITE)),
+        "on_nonfinite": on_nonfinite,
         "threads": draw(st.sampled_from((None, 1, 2, 3))),
         "isa": draw(st.sampled_from(runtime.AVAILABLE_ISAS)),
         "calls": draw(st.lists(calls(rule, count), min_size=1, max_size=9)),
@@ -253,11 +255,17 @@ def hyperparameters(draw, rule, most):
             value = Over(value)
         tried = {**rule.hyperparameters, **chosen, name: value}
         tried = {k: v(0) if callable(v) else v for k, v in tried.items()}
+        if tried.get("decay_form") == "corrected":
+            tried["max_lr"] = 4.0
         try:
             rule.check(rule.name, tried)
         except ValueError:
             continue
         chosen[name] = value
+    # A largest rate that nothing reads is refused, and a rate beyond it.
+    chosen.pop("max_lr", None)
+    if chosen.get("decay_form") == "corrected":
+        chosen["max_lr"] = 4.0
     return chosen
 
 

@@ -55,6 +55,7 @@ BELOW = {
         "performance",
         "scale",
         "range",
+        "survives",
         "install",
         "versions",
         "generated/papers",
