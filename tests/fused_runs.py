@@ -48,8 +48,11 @@ EVERYTHING = {name: values[1] for name, values in (AXES | MORE).items()}
 
 
 def allowed(rule, options):
-    """What a rule takes of options."""
-    return possible(rule, options)
+    """What a rule takes of options; a limit of skips only where there are any."""
+    kept = possible(rule, options)
+    if kept.get("on_nonfinite") != "skip":
+        kept.pop("max_skips", None)
+    return kept
 
 
 def by_pairs(axes):

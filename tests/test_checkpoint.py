@@ -157,6 +157,7 @@ def test_compact_state(kind, state_dtype, dtype, target):
     assert plain.steps == N
 
 
+@pytest.mark.filterwarnings("ignore:optkern.load")
 def test_a_schedule_stays_and_a_plateau_remembers(tmp_path):
     def make(lr):
         return optkern.SGD(new_params(), lr=lr)

@@ -267,6 +267,7 @@ def kept_options(mine, saved):
     return {name: options.get(name, KEPT[name]) for name in mine if name != "amsgrad"}
 
 
+@pytest.mark.filterwarnings("ignore:optkern.load")
 @pytest.mark.parametrize("theirs", COMBINATIONS, ids=lambda options: "+".join(options) or "plain")
 def test_whatever_is_on_here_or_there_is_restored_or_named(theirs, tmp_path):
     """Every combination of options in the file, and in the optimizer that loads it."""
@@ -353,6 +354,7 @@ CENTERED = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:optkern.load")
 @pytest.mark.parametrize("theirs", CENTERED, ids=repr)
 def test_states_in_other_forms_are_left_out_and_named(theirs, tmp_path):
     def make(options):
@@ -469,6 +471,7 @@ def test_masters_of_weights_that_need_none_here(tmp_path):
     assert_same_bits(opt.state["W"]["exp_avg"], saved.state["W"]["exp_avg"])
 
 
+@pytest.mark.filterwarnings("ignore:optkern.load")
 def test_options_that_half_precision_has_not(tmp_path):
     wide = {name: p.astype(np.float32) for name, p in half_params().items()}
     saved = optkern.Adam(wide, lr=0.5, ema_decay=0.9)
@@ -557,6 +560,7 @@ def test_a_state_without_one_of_its_parts(key, tmp_path):
     assert (opt.steps, opt.skipped_steps) == (3, 7 if key == "skipped_steps" else 0)
 
 
+@pytest.mark.filterwarnings("ignore:optkern.load")
 def test_a_state_with_more_than_an_optimizer_has(tmp_path):
     optkern.save(tmp_path / "x", Growing(new_params()))
     opt = new_adam()

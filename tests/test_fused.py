@@ -74,6 +74,7 @@ def test_every_combination_of_the_options(name, dtype):
 
 @every_rule
 @every_dtype
+@pytest.mark.filterwarnings("ignore:.*it does nothing")
 def test_every_rule_with_combinations_of_the_options(rule, dtype):
     calls = with_gaps([arrays(seed, dtype) for seed in range(1, 7)])
     some = [EVERYTHING, *random.Random(rule.name).sample(PRODUCT, 4)]
@@ -110,6 +111,7 @@ def backwards(x):
     return x[::-1].copy()[::-1]
 
 
+@pytest.mark.filterwarnings("ignore:.*it does nothing")
 @pytest.mark.parametrize("name", ("sgd", "adamw", "lars", "lamb"))
 @pytest.mark.parametrize("arrange", (contiguous, strided, backwards))
 @pytest.mark.parametrize("held", (False, True), ids=("as-given", "contiguous-gradients"))
@@ -130,6 +132,7 @@ def test_edges_threads_and_instruction_sets(name, arrange, held):
             assert_equal_twin(opt, twin, hyper)
 
 
+@pytest.mark.filterwarnings("ignore:.*it does nothing")
 @pytest.mark.parametrize("name", ("adam", "lars", "lamb"))
 def test_memory_orders(name):
     """Sums are taken in the parameter's order, whatever the gradient's."""
@@ -314,6 +317,7 @@ def test_options_may_be_callables_of_the_step():
 # --------------------------------------------------------------------------- not finite
 
 
+@pytest.mark.filterwarnings("ignore:.*it does nothing")
 @pytest.mark.parametrize("options", ({"clip_norm": 1.0}, {"clip_value": 1.0}, EVERYTHING))
 @pytest.mark.parametrize("name", ("adam", "lamb", "lars"))
 @pytest.mark.parametrize("threads", (1, 2))

@@ -86,6 +86,7 @@ def test_rows_of_a_sparse_gradient():
     assert np.array_equal(p, dense() - 0.5 * g.toarray())
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_a_matrix_is_an_array():
     p, w = np.matrix(dense()), dense()
     optkern.Adam(p).step(np.matrix(dense()))

@@ -307,13 +307,19 @@ def test_gradients_are_not_kept(call):
 # --------------------------------------------------------------------------- schedules
 
 
+READ_WITH = {  # what makes a hyperparameter read at all
+    "dampening": {"momentum": 0.5, "momentum_form": "torch"},
+    "max_lr": {"decay_form": "corrected", "lr": 1e-3},
+}
+
+
 @every_rule
 def test_any_number_may_be_a_callable(rule):
     """A callable gets the number of completed calls, and its value is the hyperparameter's."""
     for name, default in rule.hyperparameters.items():
         if not isinstance(rule.domain(name), (Real, TwoNumbers)) or name in ("step", *CARRIED):
             continue
-        fixed = {"momentum": 0.5, "momentum_form": "torch"} if name == "dampening" else {}
+        fixed = READ_WITH.get(name, {})
 
         def value(step, default=default):
             factor = 1 / (step + 2)

@@ -324,6 +324,7 @@ def on_purpose(error):
     return inside and (last.filename.endswith(".pyx") or "raise" in (last.line or ""))
 
 
+@pytest.mark.filterwarnings("ignore:.*it does nothing")
 @pytest.mark.parametrize("what", WRONG)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_wrong_argument_is_refused_in_a_sentence_or_taken(name, what, tmp_path):
