@@ -217,6 +217,42 @@ def test_weights_written_by_hand_count_and_views_are_the_arrays():
         assert (p == 4).all() and (q == 1).all() and (view == 0.5).all()
 
 
+def test_a_bucket_is_stepped_while_others_are_sent():
+    """The first one's parameters are on their way before the next one's gradients are awaited."""
+    events = []
+
+    class Watched(mpi_ranks.ThreadRank):
+        def __init__(self, rank):
+            vars(self).update(vars(rank))
+
+        def reduce_scatter(self, send, counts, receive):
+            request = super().reduce_scatter(send, counts, receive)
+            request.wait = lambda: events.append("gradients are here")
+            return request
+
+        def all_gather(self, buffer, counts):
+            events.append("parameters go")
+            return super().all_gather(buffer, counts)
+
+    def work(rank):
+        params = values()
+        opt = Sharded(
+            optkern.Adam,
+            params,
+            comm=Watched(rank) if rank.rank == 0 else rank,
+            bucket_bytes=30_000,
+        )
+        opt.step(values(seed=5))
+        events.clear()
+        opt.step(values(seed=6))
+        optkern.ranks.agreement_of(opt.ranks).close()
+        assert opt.steps == 2 and len(opt.layout.buckets) == 3
+
+    mpi_ranks.run(2, work)
+    events = events[1:]  # what ranks agree on goes before
+    assert events == ["gradients are here", "parameters go"] * 3
+
+
 def test_averages_on_all_ranks():
     def work(rank):
         params = values()

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from ..ranks import TIMEOUT, agreement_of, as_communicator
 from ..rules.domains import check_count, check_flag, check_real
 from ..rules.reductions import BLOCK, rescue
 from .attributes import Attributes
+from .averages import Averages
 from .facts import facts_of, facts_of_step
 from .layout import Layout, Wanted
 from .memory import Memory
@@ -40,7 +40,7 @@ from .saving import Saving
 BUCKET = 32 * 2**20  # bytes
 
 
-class Sharded(Saving, Attributes):
+class Sharded(Saving, Averages, Attributes):
     """Train the same parameters on several ranks, each with its share of the optimizer's state.
 
     Every rank makes one, at the same place of the program, of equal parameters (rank 0's are sent
@@ -216,9 +216,10 @@ class Sharded(Saving, Attributes):
             else:
                 view[...] = array
 
-    def _write_user(self) -> None:
-        """Bring the parameters to the user's arrays."""
-        for view, array in zip(self.memory.views, self.structure.arrays):
+    def _write_user(self, which: Iterable[int] | None = None) -> None:
+        """Bring parameters, or some of them, to the user's arrays."""
+        for i in range(len(self.structure.arrays)) if which is None else which:
+            view, array = self.memory.views[i], self.structure.arrays[i]
             if self._write_back and not same_memory(array, view):
                 array[...] = view
 
@@ -287,8 +288,14 @@ class Sharded(Saving, Attributes):
         """Do what all ranks have agreed on; whether parameters moved, and what all are to raise."""
         clock, memory = self._clock, self.memory
         absent = all(g is None for g in given)
+        several = len(self.layout.buckets) > 1 and self.ranks.size > 1
+        if several and not absent and shares.steps_apart(self.share):
+            self._update_in_turn(given)
+            return True, None
         if not absent:
-            self._pack(given)
+            memory.make_gradients()
+            for bucket in self.layout.buckets:
+                self._pack(given, bucket.arrays)
             clock.note("copying")
             pending = [memory.share_gradients(k) for k in range(len(self.layout.buckets))]
             for k, request in enumerate(pending):
@@ -313,6 +320,40 @@ class Sharded(Saving, Attributes):
             self._spread()
         clock.steps += 1
         return applied, None
+
+    def _update_in_turn(self, given: list[Any]) -> None:
+        """Step bucket after bucket, while messages of the next ones and of those before are sent.
+
+        How far they come meanwhile is MPI's matter: without a thread of its own it goes on where it
+        is asked.
+        """
+        clock, memory, buckets = self._clock, self.memory, self.layout.buckets
+        memory.make_gradients()
+        self._read_user()
+        coming, going = [], []
+        for number, bucket in enumerate(buckets):
+            self._pack(given, bucket.arrays)
+            clock.note("copying")
+            coming.append(memory.share_gradients(number))
+            clock.note("communication")
+        sums = memory.pieces("sums")
+        for number, (bucket, request) in enumerate(zip(buckets, coming)):
+            request.wait()
+            memory.take_mean(number)
+            clock.note("communication")
+            mine: list[Any] = [None] * len(given)
+            for i in bucket.arrays:
+                mine[i] = None if given[i] is None else sums[i]
+            shares.step_part(self.share, tuple(mine), bucket is buckets[-1])
+            clock.note("kernel")
+            going.append(memory.spread_parameters(number))
+            clock.note("communication")
+        for bucket, request in zip(buckets, going):
+            request.wait()
+            clock.note("communication")
+            self._write_user(bucket.arrays)
+            clock.note("copying")
+        clock.steps += 1
 
     def _spread(self) -> None:
         """Bring the parameters of all shares to all ranks, and to the user's arrays."""
@@ -379,10 +420,10 @@ class Sharded(Saving, Attributes):
             for k, g, p in zip(structure.labels, found, structure.arrays)
         ]
 
-    def _pack(self, given: list[Any]) -> None:
-        """Bring gradients to the buffers that are sent, where they are not there already."""
-        self.memory.make_gradients()
-        for g, view in zip(given, self.memory.gradients):
+    def _pack(self, given: list[Any], which: Iterable[int]) -> None:
+        """Bring some gradients to the buffers that are sent, where they are not there already."""
+        for i in which:
+            g, view = given[i], self.memory.gradients[i]
             if g is None:
                 view[...] = 0
             elif not same_memory(g, view):
@@ -391,28 +432,3 @@ class Sharded(Saving, Attributes):
     def _refuse_averages(self) -> None:
         if self.share.averages_are_in:
             raise RuntimeError(f"{self._owner}: {SWAPPED}")
-
-    # ----------------------------------------------------------------- averages
-
-    def swap_in(self) -> None:
-        """Put averages in the parameters' place, on all ranks, as `Optimizer.swap_in` does."""
-        self._swap("swap_in")
-
-    def swap_out(self) -> None:
-        """Exchange them back."""
-        self._swap("swap_out")
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Enter a context where the averages are in the parameters' place."""
-        self.swap_in()
-        try:
-            yield
-        finally:
-            self.swap_out()
-
-    def _swap(self, which: str) -> None:
-        self._agreement.agree(self._owner, which, {"whose averages are in": self.averages_are_in})
-        self._read_user()
-        getattr(self.share, which)()  # where it is refused, it is on all ranks alike
-        self._agreement.within(self._owner, self._spread)

@@ -86,6 +86,30 @@ def step_share(
     return opt._not_applied()
 
 
+def steps_apart(opt: Optimizer) -> bool:
+    """Tell whether arrays may be stepped one after the other: nothing is asked of all together."""
+    options, session = opt.session.options, opt.session
+    asked = options["clip_norm"] is not None or options["clip_norm_per_tensor"] is not None
+    adds = options["accumulate"] != 1 or bool(session.plan.accumulated)
+    if asked or adds or opt.on_nonfinite != "propagate":
+        return False
+    return all(session.rule_of(group).trust != "gradient" for group in session.groups)
+
+
+def step_part(opt: Optimizer, gradients: tuple[Any, ...], last: bool) -> None:
+    """Take a step over some arrays of this share, the others' gradients being None.
+
+    The ``last`` of a step's parts counts it. Where one fails, the parts before it are done.
+    """
+    session, plan = opt.session, opt.session.plan
+    if session.fresh:
+        session.alone("a step", session.begin, gradients)
+    before = plan.applied
+    step_told(plan, gradients, opt._num_threads, opt._on_nonfinite, -1, (0.0, 0))
+    if not last:
+        plan.applied = before
+
+
 def wants_lower_sums(opt: Optimizer) -> bool:
     """Tell whether this share's accumulators are near the end of their range."""
     return wants_room(opt.session.plan)
