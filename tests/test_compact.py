@@ -293,10 +293,48 @@ def test_random_bits_are_uniform_and_differ_by_each_key():
     one.append(codecs.random_bits(2**64 - 1, 1, 0, 40_000))
     one.append(codecs.random_bits(0, 0, 0, 40_000, first=codecs.SEGMENT))
     for bits in one:
-        for k in range(12, 32):
-            assert abs((bits >> k & 1).mean() - 0.5) < 5 * 0.5 / np.sqrt(bits.size)
+        for first in (0, 7, 31):  # elements of other blocks: of one block's the last bits agree
+            drawn = bits[first::32]
+            for k in range(16, 32):
+                assert abs((drawn >> k & 1).mean() - 0.5) < 5 * 0.5 / np.sqrt(drawn.size)
     correlation = np.corrcoef([b.astype(float) for b in one]) - np.eye(len(one))
     assert np.abs(correlation).max() < 5 / np.sqrt(40_000)
+
+
+def test_products_of_a_draw_take_each_value_once_and_hardly_correlate():
+    odd = codecs.random_bits(0, 1, 0, 32) >> 16  # of one draw, which is odd here: to divide by
+    assert odd[0] % 2 == 1
+    odd = odd * pow(int(odd[0]), -1, 2**16) % 2**16  # in units of the first
+    draws = np.arange(2**16, dtype=np.uint32)
+    products = np.outer(odd, draws) % 2**16
+    assert (np.sort(products, axis=1) == draws).all()
+    assert np.abs(np.corrcoef(products) - np.eye(32)).max() < 0.004
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("p_dtype", (np.float32, np.float16))
+def test_second_moments_drift_no_more_than_with_independent_bits(p_dtype):
+    """Over 20,000 steps of AdamW, beside the same steps with NumPy's generator for each element."""
+    n, steps = 1024, 20_000
+    rng, bits = np.random.default_rng(1), np.random.default_rng(2)
+    x = np.zeros(n, p_dtype)
+    opt = optkern.AdamW(x, state_dtype="bfloat16", lr=1e-4)
+    plain = optkern.AdamW(np.zeros(n, np.float32), lr=1e-4)
+    other = np.zeros(n, np.uint16)  # the second moment alone, as the rule has it
+    for _ in range(steps):
+        g = rng.normal(size=n).astype(p_dtype)
+        opt.step(g)
+        plain.step(g.astype(np.float32))
+        v = codecs.decode_bfloat16(other)
+        v = v * np.float32(0.999) + (g.astype(np.float32) ** 2) * np.float32(0.001)
+        other = codecs.encode_bfloat16(v, bits.integers(0, 2**32, n, np.uint32))
+    exact = plain.state[0]["exp_avg_sq"]
+    ours = np.asarray(opt.state[0]["exp_avg_sq"]) / exact - 1
+    independent = codecs.decode_bfloat16(other) / exact - 1
+    spread = independent.std()
+    assert 0.001 < spread < 0.1  # what rounding leaves on an element
+    assert abs(ours.std() / spread - 1) < 0.1
+    assert abs(ours.mean()) < 4 * spread / np.sqrt(n)
 
 
 def test_random_bits_of_a_step_hardly_correlate_within_a_segment():

@@ -31,6 +31,8 @@ def assert_apart(lines, least=5):
 @pytest.mark.parametrize("rule", ELEMENTWISE, ids=lambda rule: rule.name)
 def test_every_array_of_a_rule_begins_elsewhere_in_its_page(rule, dtype):
     cls = getattr(optkern, optkern.optimizers.CLASSES[rule.name].__name__)
+    if rule.average is not None and dtype == np.float16:
+        pytest.skip("schedule-free rules refuse 16-bit parameters")
     options = {"momentum": 0.9} if rule.name == "sgd" else {}
     for x in (np.ones(N, dtype), np.ones(N + 3, dtype)[3:], np.ones((50, 100), dtype).T):
         opt = cls(x, **options)

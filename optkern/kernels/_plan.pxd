@@ -4,7 +4,7 @@ No Python object is in these structs, so that all that runs without the GIL gets
 nothing else.
 """
 from optkern.kernels._constants cimport constants_t, derive_t, hyper_t, options_t
-from optkern.kernels.span cimport MAX_STREAMS
+from optkern.kernels.span cimport DRAW, MAX_STREAMS
 from optkern.kernels.sums cimport BLOCK
 from optkern.kernels._wide cimport wide_t
 
@@ -67,7 +67,7 @@ cdef struct scratch_t:
     char block[2][BLOCK * 8]      # what squares are summed of
     char raw[PIECE * 2]           # codes
     char zeros[PIECE * 8]         # never written
-    unsigned int random[PIECE]
+    unsigned short random[PIECE + 2 * DRAW]
     layout_t walk                 # of the stream in hand, in C order
     char* tile                    # TILE bytes, where norms of arrays in another order are taken
 

@@ -154,15 +154,14 @@ cdef void put_state(
     bint directing,
 ) noexcept nogil:
     """Bring a piece of the parameter (not of a direction) and its state back."""
-    cdef bint drawn = False
+    cdef const unsigned short* random = NULL
     cdef int j
     for j in range(plan.streams + EXTRA):
         if at[j] == NULL or j == 1 or j == 0 and directing:
             continue
-        if t.storage[j] >= BFLOAT16_STATE and not drawn:
-            SPANS.random(s.random, <unsigned int> first, random_key(t, first), n)
-            drawn = True
-        put(t, j, first, n, at[j], s.random, s)
+        if t.storage[j] >= BFLOAT16_STATE and random == NULL:
+            random = SPANS.random(s.random, <unsigned int> first, random_key(t, first), <int> n)
+        put(t, j, first, n, at[j], random, s)
 
 
 cdef inline void confine(plan_t* plan, const tensor_t* t, char* x, Py_ssize_t n) noexcept nogil:

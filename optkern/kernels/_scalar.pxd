@@ -83,12 +83,6 @@ cdef extern from *:
 # variables: next to a literal, Cython would compute in 64 bits, at half the speed.
 
 
-cdef inline unsigned int hashed(unsigned int x, unsigned int key) noexcept nogil:
-    """Draw bits, the upper 20 of 32, from a position with a key added and another key."""
-    x = x * <unsigned int> 0x85EBCA77
-    return ((x ^ (x >> 13)) + key) * <unsigned int> 0xC2B2AE3D
-
-
 cdef inline float from_bfloat16(unsigned int code) noexcept nogil:
     return float_of(code << 16)
 
@@ -165,12 +159,13 @@ cdef inline float from_int8(unsigned int code, unsigned int offset) noexcept nog
     return float_of(bits_of(size) | ((code & 0x80) << 24))
 
 
-# `carry`: 20 random bits, as many as are cut off. What rounds beyond the last code of a finite
-# number has been brought to it (`keep_finite` in _span.pyx.tp).
-cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
+# `random`: 16 bits; the 20 that are cut off begin with them and end in the middle of the rest. What
+# rounds beyond the last code of a finite number has been brought to it (`keep_finite` in
+# _span.pyx.tp).
+cdef inline unsigned int to_int8(float x, unsigned int offset, unsigned int random) noexcept nogil:
     cdef unsigned int size = bits_of(magnitude(x) + float_of(offset)) - offset, none = 0
     size = none if size < 0x10000 else size
-    return ((size + carry) >> 20) | ((bits_of(x) >> 24) & 0x80)
+    return ((size + (random << 4 | 8)) >> 20) | ((bits_of(x) >> 24) & 0x80)
 
 
 cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept nogil:
@@ -178,9 +173,9 @@ cdef inline float from_uint8(unsigned int code, unsigned int offset) noexcept no
     return float_of(none if code == 0 else u)
 
 
-cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int carry) noexcept nogil:
+cdef inline unsigned int to_uint8(float x, unsigned int offset, unsigned int random) noexcept nogil:
     cdef int size = <int> (bits_of(x) & 0x7FFFFFFF), one = 1
-    cdef int code = (<int> (<unsigned int> size - offset + carry)) >> 20
+    cdef int code = (<int> (<unsigned int> size - offset + (random << 4 | 8))) >> 20
     cdef int least = size if size < one else one   # 0 for 0, else 1
     return <unsigned int> (least if code < least else code)
 

@@ -125,7 +125,7 @@ cdef char* fetch(
 
 cdef void put(
     const tensor_t* t, int j, Py_ssize_t first, Py_ssize_t n, char* x,
-    const unsigned int* random, scratch_t* s,
+    const unsigned short* random, scratch_t* s,
 ) noexcept nogil:
     """Bring `n` elements, that `fetch` has found a place for, back to their stream."""
     cdef char* codes = s.raw

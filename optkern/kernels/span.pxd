@@ -12,6 +12,7 @@ cdef enum:
     DTYPES = 2         # float32, float64
     SCALED = 256       # elements that share an int8 scale
     SEGMENT = 1 << 20  # elements whose random bits share a key
+    DRAW = 32          # and those that share a draw
 
 # How a stream is stored (`STORAGE_KINDS` in codecs.py); all but PLAIN are float32 where it is
 # computed.
@@ -35,13 +36,13 @@ ctypedef void (*span_t)(
 # Whether all of `n` elements are finite; or so small that any finite number can be added to them.
 ctypedef bint (*finite_t)(const char* x, Py_ssize_t n) noexcept nogil
 
-# Storages. scales: those of the stream from the first element's block on; random: 32 bits for each
+# Storages. scales: those of the stream from the first element's block on; random: 16 bits for each
 # element. A call begins at a block's first element. codecs.py says the same in NumPy.
 ctypedef void (*load_t)(
     float* x, const char* codes, const unsigned char* scales, Py_ssize_t n
 ) noexcept nogil
 ctypedef void (*store_t)(
-    const float* x, char* codes, unsigned char* scales, const unsigned int* random, Py_ssize_t n
+    const float* x, char* codes, unsigned char* scales, const unsigned short* random, Py_ssize_t n
 ) noexcept nogil
 
 # Updates `n` elements of a segment, whose state is compact; the streams are dense. scales: of the
@@ -54,10 +55,10 @@ ctypedef Py_ssize_t (*compact_t)(
     unsigned int position, unsigned long long key
 ) noexcept nogil
 
-# 32 random bits for each of `n` elements of a segment, from the low half of the first one's
-# position and the segment's key.
-ctypedef void (*random_t)(
-    unsigned int* random, unsigned int position, unsigned long long key, Py_ssize_t n
+# 16 random bits for each of `n` elements of a segment, from the low half of the first one's
+# position and the segment's key; in a room for 2 * DRAW more.
+ctypedef const unsigned short* (*random_t)(
+    unsigned short* room, unsigned int position, unsigned long long key, int n
 ) noexcept nogil
 
 # Vectors. Each call is one block (n <= BLOCK); arithmetic and sums are float64, storage is rounded
