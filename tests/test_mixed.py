@@ -11,7 +11,6 @@ from conftest import possible
 from interruption import interrupted, lines_of
 
 import optkern
-from optkern.monitor.trial import _forget_state
 from optkern.optimizers import CLASSES
 
 SHAPES = {"W": (7, 5), "b": (5,), "V": (5, 3), "c": (3,), "E": (11, 4)}
@@ -246,7 +245,7 @@ def test_a_trial_from_the_start_lets_every_rule_begin():
     _, opt = mixed_of(["nadam", "sgd"], {})
     start = opt.state_dict()["state"]["W"]
     steps(opt, 2)
-    _forget_state(opt)
+    opt.reset()
     assert same(opt.state_dict()["state"]["W"], start) and start["mu_product"] == 1
 
 
@@ -343,6 +342,57 @@ def test_rows_and_all_refuse_as_one(where):
     )
     with pytest.raises(ValueError, match="rule lars takes norms"):
         other.step_rows([[2], ...], [grads["E"], grads["W"]])
+
+
+@pytest.mark.parametrize("name", ["rule", "lr", "betas", "ns_steps"])
+def test_what_belongs_to_a_group_is_sent_there(name):
+    with pytest.raises(TypeError, match=f"Mixed: .*'{name}'; it is a group's: .*'{name}': "):
+        optkern.Mixed([{"params": np.ones(2), "rule": "adam"}], **{name: 0.1})
+    with pytest.raises(
+        TypeError, match=r"it has no 'rule': give optkern\.groups a rule=, or muon="
+    ):
+        optkern.Mixed(optkern.groups({"W": np.ones((2, 2))}, lr=0.1))
+
+
+RESTS = ["ScheduleFreeAdamW", "Prodigy", "SOAP", "Adafactor", "Rprop", "FTRL"]
+
+
+@pytest.mark.parametrize("rest", RESTS)
+def test_muon_beside_rules_of_every_kind(rest):
+    """One norm and one file; the state goes on bit for bit, and what has an average shows it."""
+    shapes = {"emb": (9, 4), "W1": (4, 6), "b1": (6,), "head": (6, 9)}
+
+    def some(seed):
+        rng = np.random.default_rng(seed)
+        return {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+
+    def made():
+        params = some(0)
+        groups = optkern.groups(params, muon={"lr": 0.02}, rule=rest)
+        return params, optkern.Mixed(groups, clip_norm=1.0, on_nonfinite="skip", max_skips=1)
+
+    params, opt = made()
+    for seed in (1, 2):
+        assert opt.step(some(seed))
+    norm = np.sqrt(sum((g.astype(float) ** 2).sum() for g in some(2).values()))
+    np.testing.assert_allclose(opt.last_grad_norm, norm, rtol=1e-12)
+    others, other = made()
+    other.load_state_dict(opt.state_dict())
+    for name, p in params.items():
+        others[name][...] = p
+    assert opt.step(some(3)) and other.step(some(3)) and same(params, others)
+    bad = some(4)
+    bad["W1"][0, 0] = np.nan
+    assert not opt.step(bad) and same(params, others)
+    with pytest.raises(ValueError, match="'W1' holds NaN or inf, after 1 calls"):
+        opt.step(bad)
+    if rest.startswith("ScheduleFree"):  # Muon has no average: its weights stand
+        with opt.averaged():
+            moved = [name for name, p in params.items() if (p != others[name]).any()]
+        assert moved == ["emb", "b1", "head"] and same(params, others)
+        with pytest.raises(ValueError, match=f"ema_decay is not possible with {rest}"):
+            opt.ema_decay = 0.9
+    assert opt.step(some(5))
 
 
 class Own(optkern.Adam):

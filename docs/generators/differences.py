@@ -40,6 +40,7 @@ RECORDED: dict[str, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.0,
             "weight_lr_power": 2.0,
         },
+        "contrib.prodigy": {"learning_rate": 1.0, "eps": 1e-8, "weight_decay": 0.0},
         "contrib.schedule_free_sgd": {"learning_rate": 1.0, "weight_lr_power": 2.0},
         "contrib.muon": {"ns_steps": 5, "eps": 1e-8, "weight_decay": 0.0},
     },
@@ -81,6 +82,7 @@ WORDS: dict[tuple[str, str], str] = {
     "which begins at a rate of 0 (here at ``lr / warmup_steps``)",
     ("optax", "contrib.schedule_free_sgd"): "``momentum`` is ``b1``; the same to 3e-15 over 12 "
     "steps, but for a warm-up, which begins at a rate of 0 (here at ``lr / warmup_steps``)",
+    ("optax", "contrib.prodigy"): "``use_bias_correction=True``: the same to 1e-15 over 12 steps",
     ("keras", "Adafactor"): "``epsilon_1`` is 1e-30 (here ``eps[0]``, the machine's)",
     ("optax", "nadam"): "Nesterov's step without Dozat's schedule of the momentum",
     ("optax", "contrib.muon"): "Adam takes what is no matrix by itself",

@@ -250,7 +250,11 @@ def check_keywords(
 
 
 def bound_arguments(
-    owner: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    owner: str,
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    instead: Mapping[str, str] = MappingProxyType({}),
 ) -> inspect.BoundArguments:
     """Bind a call's arguments to their names.
 
@@ -259,7 +263,7 @@ def bound_arguments(
     TypeError
         Naming ``owner`` and, of a keyword that is not there, the one that was meant.
     """
-    check_keywords(owner, kwargs, signature.parameters)
+    check_keywords(owner, kwargs, signature.parameters, instead)
     try:
         return signature.bind(*args, **kwargs)
     except TypeError as error:

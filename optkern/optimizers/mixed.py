@@ -88,9 +88,10 @@ class MixedSession(Session):
     def with_defaults(self, owner: str, override: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in what a group as it was given does not say: its rule's defaults."""
         if "rule" not in override:
-            raise TypeError(
-                f"{owner}: it has no 'rule': {{'params': ..., 'rule': optkern.AdamW, ...}}"
-            )
+            way = "{'params': ..., 'rule': optkern.AdamW, ...}"
+            if self.structure.routed:
+                way = "give optkern.groups a rule=, or muon="
+            raise TypeError(f"{owner}: it has no 'rule': {way}")
         rule = rule_named(owner, override["rule"])
         return {**defaults_of(rule), **override, "rule": rule.name}
 
@@ -107,6 +108,11 @@ class Mixed(Optimizer, rule=MIXED):
     """
 
     _kind = MixedSession
+    _instead = {
+        name: f"it is a group's: {{'params': ..., 'rule': ..., {name!r}: ...}}, or "
+        f"optkern.groups(params, {name}=...)"
+        for name in ("rule", *dict.fromkeys(key for rule in ALL_RULES for key in defaults_of(rule)))
+    }
     _example = "{}(optkern.groups(params, muon='Lion', rule='SGD', head=(), lr=0.1))"
 
 

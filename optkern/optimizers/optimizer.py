@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ..kernels import RULES
@@ -49,6 +50,7 @@ class Optimizer(Stepping):
     _library: type | None = None
     _kind: type[Session] = Session
     _example = EXAMPLE
+    _instead: Mapping[str, str] = MappingProxyType({})  # of keywords that are none, what to write
     _session: Any = None
     _signature: inspect.Signature
 
@@ -90,7 +92,7 @@ class Optimizer(Stepping):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer has no rule; use the class of one, such as optkern.Adam")
-        bound = bound_arguments(self._owner, self._signature, args, kwargs)
+        bound = bound_arguments(self._owner, self._signature, args, kwargs, self._instead)
         named = frozenset(bound.arguments)
         bound.apply_defaults()
         arguments = bound.arguments
