@@ -266,3 +266,13 @@ def test_a_rim_that_a_large_loss_hides_is_seen_by_its_gradient(below, offset, ki
         loss=lambda w: w[0] ** 2 + w[1] ** 4 - below * w[1] ** 6 + offset,
     )
     assert v.kind == kind, str(v)
+
+
+def test_a_fall_that_a_rise_follows_is_a_fall():
+    """x^2 - y^4 + 100 y^6: down to |y| = .08, and up beyond."""
+    v = curvature.classify(
+        np.zeros(2),
+        lambda w: np.array([2 * w[0], -4 * w[1] ** 3 + 600 * w[1] ** 5]),
+        loss=lambda w: w[0] ** 2 - w[1] ** 4 + 100 * w[1] ** 6,
+    )
+    assert v.kind == "saddle" and v.flat_ways.order == pytest.approx(4, abs=0.3), str(v)

@@ -7,6 +7,7 @@ import pytest
 
 from optkern import curvature
 from optkern.curvature import critical, judge
+from optkern.curvature.stationarity import Stationarity
 
 WORDS = "scale the features"
 
@@ -370,3 +371,15 @@ def test_an_exact_fit_of_a_network_is_a_minimum_all_the_same():
     y = both(w, 0.0)[2]
     v = curvature.classify(w + 1e-8, lambda w: both(w, y)[1], loss=lambda w: both(w, y)[0])
     assert v.kind == "minimum" and 0 < v.loss < 1e-14, v
+
+
+def test_a_coordinate_near_zero_by_chance_has_no_unit_of_its_own():
+    aim = np.array([1.0, 1.1e-5])
+    assert curvature.classify(np.array([1.0, 1e-5]), lambda x: x - aim).kind == "minimum"
+
+
+def test_units_matter_where_others_mend_the_condition():
+    ill = {"condition": 9e14, "unlike": 1e4}
+    assert Stationarity(True, "", mended=100.0, **ill).units_matter
+    assert not Stationarity(True, "", mended=3e12, **ill).units_matter
+    assert not Stationarity(True, "", **ill).units_matter

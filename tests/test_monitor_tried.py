@@ -6,7 +6,7 @@ import pytest
 import optkern
 from optkern import Monitor
 from optkern.curvature.operators import Point
-from optkern.monitor.trial import try_steps
+from optkern.monitor.trial import try_higher, try_steps
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 5))
@@ -178,3 +178,11 @@ def test_steps_from_a_fresh_state_are_those_of_a_new_optimizer(rule, options):
         own.step(new.both(new.p)[1])
         losses.append(new.both(new.p)[0])
     assert found.after == pytest.approx(np.mean(losses[-10:]), rel=1e-12)
+
+
+def test_of_rates_that_gain_the_one_that_falls_steadily_is_advised():
+    """Adam from .3: at 1e-3 it goes down, at 1e-2 past the minimum and back, if farther."""
+    w = np.array([0.3])
+    opt = optkern.Adam(w, lr=1e-4)
+    said = try_higher(opt, Point("t", w), lambda x: x, lambda x: float(x @ x) / 2, 1e-4, 0.0)
+    assert "at lr = 0.001 with" in said and said.endswith("raise lr"), said
