@@ -20,7 +20,7 @@ def averaged(
 ) -> Callable[..., Any]:
     """Make of a function of each rank's data their mean, the same bits on every rank.
 
-    For `optkern.curvature`, solvers and landscapes: what all ranks ask at the same places, they all
+    For curvature, solvers and landscapes: what all ranks ask at the same places, they all
     get the same answers to. A rank whose function fails raises its own error, the others
     `RankError`.
 
