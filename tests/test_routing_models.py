@@ -122,6 +122,7 @@ MODELS = {
     "15,8 e; model.decoder.embed_tokens.weight 50,8 e; model.decoder.layers.0.fc1.weight 32,8 "
     "m; proj_out.weight 50,8 h",
     "CLIP": "logit_scale - v; text_model.embeddings.token_embedding.weight 50,8 e; "
+    "text_model.encoder.layers.0.self_attn.q_proj.weight 8,8 m; "
     "text_model.encoder.layers.0.mlp.fc1.weight 32,8 m; "
     "vision_model.embeddings.class_embedding 9 v; "
     "vision_model.embeddings.patch_embedding.weight 9,3,4,4 a; "

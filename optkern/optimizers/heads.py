@@ -127,15 +127,16 @@ def _by_towers(inside: list[Parameter]) -> dict[Label, WhatItIs]:
 def _by_output(inside: list[Parameter], tables: list[Parameter]) -> dict[Label, WhatItIs]:
     """Find what is called an output, of the whole network and not of a block."""
     called = {}
-    words = {p.label: p.name.own if p.name.plain else p.name.leaf for p in inside}
+    outer = [p for p in inside if not p.name.within]
+    words = {p.label: p.name.own if p.name.plain else p.name.leaf for p in outer}
     if any({"query", "key", "q", "k", "qkv"} & set(own) for own in words.values()):
         return {}  # the output of an attention
-    for p in inside:
+    for p in outer:
         own = words[p.label]
         said = [word for word in own if word in naming.OUTPUTS]
-        if own[-1:] == ["projection"] and own[0] in naming.MEETING and not p.name.within:
+        if own[-1:] == ["projection"] and own[0] in naming.MEETING:
             called[p.label] = WhatItIs("head", "'projection' in its name")
-        if said and not p.name.within and not _goes_on_to(p, tables, inside):
+        if said and not _goes_on_to(p, tables, inside):
             called[p.label] = WhatItIs("head", f"{said[0]!r} in its name")
     return called
 
