@@ -148,8 +148,10 @@ def classify(
     """
     owner = "classify"
     if comm is not None:
-        from ..ranks import averaged
+        from ..ranks import as_communicator, averaged
 
+        comm = as_communicator(owner, comm)
+        check_callable(owner, grad=grad, hvp=hvp, loss=loss)
         grad = averaged(grad, comm)
         hvp, loss = (f if f is None else averaged(f, comm) for f in (hvp, loss))
     x = settled(x)

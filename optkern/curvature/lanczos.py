@@ -239,9 +239,9 @@ def search(
     check_callable(owner, callback=callback)
     op = as_operator(owner, operator, n, dtype)
     if comm is not None:
-        from ..ranks import averaged
+        from ..ranks import as_communicator, averaged
 
-        op = Operator(owner, averaged(op, comm), op.n, op.dtype)
+        op = Operator(owner, averaged(op, as_communicator(owner, comm)), op.n, op.dtype)
     if k > max(op.n, 1):
         raise ValueError(f"{owner}: k must be at most n={op.n}, got {k}")
     if op.n == 0:

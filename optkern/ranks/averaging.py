@@ -10,6 +10,7 @@ import numpy as np
 
 from ..kernels.flat import arranged
 from ..kernels.structures import Structure
+from ..rules.domains import check_callable
 from .agreement import agreement_of
 from .joining import as_communicator
 from .protocol import TIMEOUT, Communicator
@@ -41,6 +42,7 @@ def averaged(
     >>> loss(3.0)
     9.0
     """
+    check_callable("averaged", function=function)
     owner = getattr(function, "__name__", type(function).__name__)
     ranks = as_communicator("averaged", comm, timeout)
     agreement = agreement_of(ranks)
