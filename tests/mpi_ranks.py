@@ -13,7 +13,7 @@ class Room:
 
     def __init__(self, size):
         self.size, self.table = size, [None] * size
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.barrier = threading.Barrier(size, timeout=120)
 
 
 class ThreadRank:
