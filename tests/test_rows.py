@@ -489,7 +489,7 @@ def test_compact_state_has_no_rows(state_dtype):
 @pytest.mark.parametrize("name", sorted(set(RULES) - {rule.name for rule in ROW_RULES}))
 def test_a_rule_without_rows_says_so(name):
     opt = CLASSES[name](np.ones((3, 2)))
-    with pytest.raises(TypeError, match=f"the rule {name} has no row-wise form; sgd, adagrad"):
+    with pytest.raises(TypeError, match=rf"the rule {name} has no row-wise form.*; sgd, adagrad"):
         opt.step_rows([0], np.ones((1, 2)))
     assert not hasattr(optkern.kernels, f"{name}_rows")
 

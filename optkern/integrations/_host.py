@@ -30,8 +30,10 @@ def said_of_whole(name: Any) -> str:
             f"by itself: optkern.{rule.class_name} steps them together in your own loop"
         )
     if rule.axes is None:
-        why = "needs its parameters as a whole, with state of other shapes, which is not kept here"
-        return f"{rule.class_name} {why}: optkern.{rule.class_name} steps arrays in your own loop"
+        return (
+            f"{rule.class_name} keeps state of other shapes than its parameters', for which there "
+            f"is no place here: optkern.{rule.class_name} steps a network's arrays in your own loop"
+        )
     return (
         f"{rule.class_name} is for matrices, and here one rule trains the biases as well: "
         f"in a loop of your own optkern.Mixed gives each its rule"

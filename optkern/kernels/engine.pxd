@@ -67,6 +67,7 @@ cdef class Plan:
     cdef void end(self) noexcept
     cdef bint _step(self, tuple gradients, int num_threads, int on_nonfinite) except -1
     cdef int prepare(self) except -1
+    cdef int shape(self, int threads) except -1
     cdef int patient(self, int on_nonfinite) noexcept
     cdef bint conclude(self, int on_nonfinite) except -1
     cdef int _usable_threads(self, int num_threads) noexcept

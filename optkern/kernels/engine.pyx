@@ -343,11 +343,7 @@ cdef class Plan:
             if not core.adding:
                 core.norm_taken = core.measures_gradients
                 self.prepare()
-                try:
-                    shape_matrices(self, threads)
-                except SystemError as error:   # as NumPy says that no memory is left
-                    refuse_unsaid(self.owner, error)
-                    raise
+                self.shape(threads)
             if threads == 1 and core.total < KEEP_GIL:
                 run_plan(core, 1)
             else:
@@ -363,6 +359,15 @@ cdef class Plan:
         derive_constants(&self.core)
         if self.core.state_missing:
             refuse_missing_state(self)
+        return 0
+
+    cdef int shape(self, int threads) except -1:
+        """Compute what rules of whole matrices step along; nothing is written."""
+        try:
+            shape_matrices(self, threads)
+        except SystemError as error:   # as NumPy says that no memory is left
+            refuse_unsaid(self.owner, error)
+            raise
         return 0
 
     cdef bint conclude(self, int on_nonfinite) except -1:

@@ -520,12 +520,13 @@ cdef bint take_step(
     cdef list whole = [g if which is Ellipsis else None for which, g in zip(rows, gradients)]
     cdef bint mixed = any([which is Ellipsis for which in rows])
     cdef Py_ssize_t i
-    plan.core.adding, plan.core.bad = False, -1
+    cdef int threads = plan._usable_threads(num_threads)
+    plan.core.adding, plan.core.bad, plan.core.shaped = False, -1, False
     on_nonfinite = plan.patient(on_nonfinite)
     if mixed:
         take_gradients(plan, tuple(whole))   # these alone are active now
         plan.core.check_finite = False
-        reserve_scratch(&plan.core, plan._usable_threads(num_threads))
+        reserve_scratch(&plan.core, threads)
         if on_nonfinite != PROPAGATE:
             plan.core.bad = first_nonfinite(&plan.core)
     for i in range(plan.core.count if on_nonfinite != PROPAGATE else 0):
@@ -540,10 +541,12 @@ cdef bint take_step(
             one = taken[i]
             if one is not None:
                 one.r.h = plan.core.tensors[i].h
+        if mixed:   # matrices first: they may fail, and nothing is written yet
+            activate(plan, taken, False)
+            plan.shape(threads)
         run_all(taken, num_threads, plan._row_tuner)
         if mixed:
-            activate(plan, taken, False)
-            plan._run(plan._usable_threads(num_threads), num_threads == 0)
+            plan._run(threads, num_threads == 0)
             activate(plan, taken, True)
     return plan.conclude(on_nonfinite)
 

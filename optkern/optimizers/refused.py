@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any
 
 from ..kernels.names import brief
+from ..rules import ROW_RULES, Rule
 
 # What is read from an optimizer and never set on it: how to change it.
 WAYS_TO_CHANGE = {
@@ -51,6 +52,27 @@ def refuse_option_of_rows(owner: str, options: dict[str, Any], defaults: dict[st
             f"{owner}: {name}={value!r} has no row-wise form; step_rows takes the rule alone: set "
             f"opt.{name} = {defaults[name]!r} and {instead.format(value=value)}"
         )
+
+
+def refuse_without_rows(owner: str, rule: Rule) -> None:
+    """Raise TypeError where a rule has no row-wise form; say why, and what steps rows instead."""
+    if rule in ROW_RULES:
+        return
+    why = ""
+    if rule.pool is not None:
+        why = ", its step is of sums over all parameters"
+    elif rule.matrices is not None:
+        why = ", its step is made of the whole matrix"
+    elif rule.wholes:
+        why = ", its second moments are of whole rows and columns"
+    elif rule.trust is not None or rule.bounded:
+        why = ", its step is by norms of the whole array"
+    known = ", ".join(row.name for row in ROW_RULES)
+    raise TypeError(
+        f"{owner}: the rule {rule.name} has no row-wise form{why}; {known} have one: in "
+        "optkern.Mixed a group of such a rule takes rows, the others ... (all of theirs); or give "
+        "step a gradient of all rows"
+    )
 
 
 class RefusingTuple(tuple[Any, ...]):

@@ -10,13 +10,11 @@ from ..kernels.rows import step_rows
 from ..kernels.rules import (
     ON_NONFINITE,
     OPTIONS,
-    ROW_RULES,
-    Rule,
 )
 from ..kernels.threads import ThreadReport
 from ..rules.domains import check_threads, check_word
 from .arguments import check_skips
-from .refused import refuse_option_of_rows
+from .refused import refuse_option_of_rows, refuse_without_rows
 from .session import Session
 
 
@@ -138,7 +136,7 @@ class Stepping:
         """
         session = self._session
         if not session.words:
-            self._refuse_without_rows(session.rule)
+            refuse_without_rows(session.owner, session.rule)
         defaults = {name: default for name, (default, _) in OPTIONS.items()}
         refuse_option_of_rows(session.owner, session.options, defaults)
         if session.state_dtype:
@@ -150,7 +148,7 @@ class Stepping:
         for i, which in enumerate(indices if session.words else ()):
             rule = session.rule_at(i)
             if which is not None and which is not ...:
-                self._refuse_without_rows(rule)
+                refuse_without_rows(session.owner, rule)
             elif which is ... and rule.trust:
                 raise ValueError(
                     f"{session.owner}: the rule {rule.name} takes norms, which step_rows does not"
@@ -160,14 +158,6 @@ class Stepping:
         if step_rows(session.plan, indices, gradients, self._num_threads, self._on_nonfinite):
             return True
         return self._not_applied()
-
-    def _refuse_without_rows(self, rule: Rule) -> None:
-        if rule not in ROW_RULES:
-            known = ", ".join(row.name for row in ROW_RULES)
-            raise TypeError(
-                f"{self._session.owner}: the rule {rule.name} has no row-wise form; "
-                f"{known} have one"
-            )
 
     def _not_applied(self) -> bool:
         """Raise where a gradient that is not finite is an error; else it was skipped or added."""

@@ -13,7 +13,7 @@ from ...kernels.names import meant
 from ...optimizers import CLASSES
 from ...rules import CARRIED, OPTIONS, VOCABULARY, Domain, Numbers, Real, Rule
 from ...rules.domains import check_word
-from .._host import AMOUNT, DECAY_RATE, checked_host_argument
+from .._host import AMOUNT, DECAY_RATE, checked_host_argument, said_of_whole
 from . import library
 
 # thinc's numbers, by the attributes that hold them: their arguments, and what they may be.
@@ -83,6 +83,8 @@ def checked_class(
     name: str | None, use_radam: bool, options: dict[str, Any]
 ) -> type[optimizers.Optimizer] | None:
     """Give the class of a rule, None for thinc's; check its options as far as they are numbers."""
+    if why := said_of_whole(name):
+        raise ValueError(f"Optimizer: rule={name!r}: {why}")
     if name is not None:
         check_word("Optimizer", "rule", name, CLASSES, f"None or one of {', '.join(CLASSES)}")
     if name is not None and use_radam:

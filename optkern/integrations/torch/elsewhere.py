@@ -27,7 +27,8 @@ def elsewhere(name: str) -> str:
         said.append(
             "optkern.Mixed works on arrays, such as the memory of a model's tensors: opt = "
             "optkern.Mixed(optkern.groups({n: p.detach() for n, p in model.named_parameters()}, "
-            "muon=..., lr=...)); opt.step({n: p.grad for n, p in model.named_parameters()})"
+            "muon={'rule': 'Muon', 'layout': 'out_in'}, lr=1e-3)); "
+            "opt.step({n: p.grad for n, p in model.named_parameters()})"
         )
     if name in solvers.__all__ and callable(getattr(getattr(solvers, name), "step", None)):
         made = _MADE.get(name, f"optkern.{name}(at.x)")
