@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..kernels.structures import Label
 from . import naming
@@ -44,7 +44,7 @@ def find_heads(
     called, inside = _auxiliary(inside)
     if not inside:
         return called
-    ways = (
+    ways: tuple[Callable[[], dict[Label, WhatItIs]], ...] = (
         lambda: _by_name(inside, tables),
         lambda: _by_towers(inside),
         lambda: _by_output(inside, tables),
