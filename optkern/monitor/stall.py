@@ -16,22 +16,20 @@ from typing import Any
 import numpy as np
 
 from .. import curvature
-from ..curvature.figures import percentage
 from ..curvature.operators import Operator, Point, StructuredOperator, norm
 from ..curvature.pinned import Pinned
 from ..curvature.verdict import in_unlike_units
 from ..optimizers import Optimizer
 from ..solvers import SAM
+from .about_rate import FALLING_SLOWLY, STEADILY, AboutRate
 from .aim import MinimisedFunction
 from .climb import by_raise, exploded, ran_away
 from .diagnosis import Diagnosis, said
 from .evidence import STRAIGHT, Evidence
 from .faults import alike, of_other_data
 from .idle import idle
-from .limits import left_by_units
 from .settings import inner_of
 from .trend import FEWEST, Trend
-from .trial import best_of, try_higher, try_steps
 
 STALLS = (
     "plateau",
@@ -54,9 +52,6 @@ REVIVE = (
     "start anew before the point is judged: from smaller weights, with inputs scaled (mean 0, "
     "deviation 1) where they are raw, or with a lower lr"
 )
-PATIENCE = 1e4  # updates
-FALLING_SLOWLY = 0.05  # of the loss in a window, where updates keep their direction as far as
-STEADILY = 0.9  # this cosine: it is looked into whether a higher lr falls faster
 
 
 def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosis | None:
@@ -88,7 +83,7 @@ def by_record(trend: Trend, seen: Evidence, curvature_follows: bool) -> Diagnosi
     return None
 
 
-class ByCurvature:
+class ByCurvature(AboutRate):
     """Judge a run that no longer falls."""
 
     died, elsewhere = False, ""  # units that have a gradient elsewhere; a loss that is another's
@@ -130,11 +125,6 @@ class ByCurvature:
         if loss is not None and not where:
             sign = -1.0 if trend.negated else 1.0
             self.elsewhere = of_other_data(sign * trend.losses[-trend.window :], float(loss(x)))
-
-    @property
-    def rule(self) -> Optimizer:
-        """Return the optimizer whose steps these are."""
-        return inner_of("diagnose", self.opt)
 
     def verdict(self) -> Diagnosis:
         point = self.point
@@ -185,20 +175,6 @@ class ByCurvature:
         if v.kind == "saddle" and self.loss is not None and not v.predicted_gain:
             return "nothing that the loss can show is to be gained here, and escape would not move"
         return ADVICE[v.kind]
-
-    def _try_higher(self) -> tuple[str, bool | None]:
-        """Try steps of the rule at the lr that the run had, and say whether they gain, if tried."""
-        if self.loss is None or self.opt is None:
-            return "and whether a higher one gains was not tried (give loss)", None
-        peak = self.seen.peak
-        rates = [peak, 0.1 * peak, 0.01 * peak]
-        best, count = best_of(self.rule, self.trained, self.raw, self.loss, rates)
-        if best is None:
-            return "and whether a higher one gains was not tried", None
-        if best.gain > max(self.trend.least, 0.0):
-            return str(best), True
-        tried = ", ".join(f"{lr:.2g}" for lr in rates)
-        return f"and {count} steps of the rule at lr = {tried} with grad gain nothing", False
 
     def _zero_lr(self, v: curvature.Verdict, higher: str, gains: bool | None) -> Diagnosis:
         """Say that lr is nothing: asked before the point is judged, which is not why it stalled."""
@@ -414,52 +390,6 @@ class ByCurvature:
         higher = f"; {higher}" if higher and higher[0] != ";" else higher
         return self._said("plateau", f"{stalled}, but {small}{higher}", v)
 
-    def _left_by_units(self, nowhere: bool = False) -> str:
-        """Say what of the gradient never reaches a step; of noise no clipping is the cause."""
-        if self.opt is None or self.pinned or (nowhere and not self.rule.centralize):
-            return ""
-        return left_by_units(self.rule, self.x, self.raw)
-
-    def _higher_rate(self) -> str:
-        """Try higher rates; empty where they gain no more, or cannot be tried."""
-        if self.loss is None or self.opt is None:
-            return ""
-        least = self.trend.least
-        return try_higher(self.rule, self.trained, self.raw, self.loss, self.seen.lr, least)
-
-    def _far(self, v: curvature.Verdict) -> str:
-        """Say that the way is longer than any patience, update by update."""
-        way, step = v.newton_length, self.seen.update_norm
-        if not 0 < step < way / PATIENCE:
-            return ""
-        return (
-            f"a Newton step is {way:.2g} long, and the last update was {step:.2g}: that is "
-            f"{way / step:.0e} of them; raise lr, or bring inputs and targets to a size of 1"
-        )
-
-    def _too_short(self) -> str:
-        """Say that all steps together are less than one that is stable: no floor can be reached."""
-        lr, count = self.seen.peak, self.trend.first + self.trend.count
-        if not 0 < lr * count < self.stable < math.inf:
-            return ""
-        higher = self._higher_rate()
-        return (
-            f"{count} steps at lr = {lr:.3g} are together less than one at the {self.stable:.3g} "
-            f"that is stable here, and noise hides what they gain; {higher or 'raise lr'}"
-        )
-
-    def _falls_with_grad(self) -> str:
-        """Say that the rule's steps fall with this gradient at lr, where the run led nowhere."""
-        if self.loss is None or self.opt is None or not self.seen.lr > 0:
-            return ""
-        if not self.seen.reversal > STEADILY:  # by noise, or a bounce
-            return ""
-        same = try_steps(self.rule, self.trained, self.raw, self.loss, self.seen.lr, fresh=True)
-        least = max(self.trend.least, self.trend.noise, FALLING_SLOWLY * abs(self.trend.loss))
-        if same is None or not (same.steady and same.gain > least):
-            return ""
-        return f"{same}, where the run led nowhere ({self._updates_seen()})"
-
     def _above_start(self, v: curvature.Verdict, dead: str) -> Diagnosis:
         """Say that long steps hold the loss above its start; proven where shorter were tried."""
         proven = "is too high" in self.seen.ask()
@@ -468,27 +398,6 @@ class ByCurvature:
             f"{self.trend.stalled()}, above where it began ({self.trend.losses[0]:.4g}): "
             f"{self.seen.ask() or self.seen.climbs}{dead}",
             v,
-        )
-
-    def _lower_lr(self) -> str:
-        """Name an lr to try: a tenth, and below what the curvature allows."""
-        if not self.seen.lr > 0:
-            return "try a tenth of lr"
-        allowed = self.stable if self.stable > 0 else math.inf
-        return f"try lr = {min(0.1 * self.seen.lr, 0.5 * allowed):.2g}"
-
-    def _edge(self) -> str:
-        """Say where lr is relative to its limit, and what ends the bounce."""
-        assert self.opt is not None
-        near = abs(self.limit - self.seen.lr) <= 0.05 * self.seen.lr
-        where = f"{'at the edge of' if near else 'at or above'} what the curvature allows"
-        if not self.rule.rule.curvature_follows:
-            lower = f"; lower it to {0.8 * self.stable:.2g}" if self.stable > 0 else ""
-            return f"{where}; at most {self.stable:.3g} is stable here{lower}"
-        return (
-            f"{where} ({self.stable:.3g} with the rule's averages as they are), and the averages "
-            "follow it: a lower one may bounce too, less far; only a schedule that brings lr down "
-            "ends it"
         )
 
     def _balanced(self, point: Point) -> bool:
@@ -501,14 +410,6 @@ class ByCurvature:
 
     def _decay_cost(self) -> str:
         return self.aim.cost(self.raw, self.raw_loss, self.trend.least)
-
-    def _rate(self) -> str:
-        """Say that an lr is far too low."""
-        if not self.seen.lr < 0.01 * self.stable:
-            return ""
-        if math.isinf(self.stable):
-            return f"; no curvature limits lr here, which is {self.seen.lr:.3g}"
-        return f"; lr = {self.seen.lr:.3g} is far below the {self.stable:.3g} that is stable here"
 
     def _why_unclear(self, v: curvature.Verdict, nowhere: bool, could: str) -> str:
         """Say why nothing can be said; empty where the run goes straight ahead and is no noise."""
@@ -545,25 +446,6 @@ class ByCurvature:
                 "Monitor(every=10)"
             )
         return ""
-
-    def _updates_seen(self) -> str:
-        """Say what was seen of updates that lead nowhere."""
-        parts = []
-        if math.isfinite(self.seen.reversal):
-            parts.append(f"successive ones have the cosine {self.seen.reversal:.2f}")
-        if math.isfinite(self.seen.straightness):
-            parts.append(f"{percentage(self.seen.straightness)} of the way is left as distance")
-        return ", ".join(parts)
-
-    def _largest_lr(self) -> str:
-        """Say what is known of the largest lr."""
-        if self.no_limit:
-            return self.no_limit
-        if self.opt is None:
-            return "record opt too, and its lr can be compared with the curvature"
-        if math.isinf(self.limit):
-            return "no curvature limits lr here"
-        return f"lr is {self.seen.lr:.3g}, the curvature allows {self.limit:.3g}"
 
     def _is_noise(self, v: curvature.Verdict) -> bool:
         """Return whether what was recorded is about the batches rather than about the point."""
