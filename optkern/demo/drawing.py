@@ -97,7 +97,7 @@ def _svg(wide: int, high: int, title: str, about: str, parts: Sequence[str], mor
 # --------------------------------------------------------------------------- the error surface
 
 PLOT_WIDE, PLOT_HIGH = 520, 340
-ROOM, FITTING, NARROW = 190, 13, 8.4  # beside it; letters that fit on a phone, the others' width
+BESIDE, FITTING, THEIRS = 190, 13, 8.4  # beside it; letters that fit on a phone, the others' width
 
 
 def surface_picture(names: Sequence[str], paths: Sequence[Array]) -> str:
@@ -129,7 +129,7 @@ def surface_picture(names: Sequence[str], paths: Sequence[Array]) -> str:
         k %= len(COLOURS)
         parts.append(polyline([at(*map(float, point)) for point in path], f"line-{k}"))
         parts.append(f'<circle class="line-{k} end" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        squeezed = f'textLength="{NARROW * len(name):.1f}" lengthAdjust="spacingAndGlyphs"'
+        squeezed = f'textLength="{THEIRS * len(name):.1f}" lengthAdjust="spacingAndGlyphs"'
         more = f" {squeezed}" if len(name) > FITTING else ""  # as in surface.js
         parts.append(_named_line(PLOT_WIDE + 8, place, k, name, more))
     parts.append("</g>")
@@ -143,7 +143,7 @@ def surface_picture(names: Sequence[str], paths: Sequence[Array]) -> str:
     about = "Lines of equal loss, with a shallow minimum on the left, a saddle and a deep minimum "
     about += f"on the right, and paths of {', '.join(names)}; where each ends is in the table."
     size = f' data-width="{PLOT_WIDE}" data-height="{PLOT_HIGH}" data-plot="{PLOT_WIDE}"'
-    return _svg(PLOT_WIDE + ROOM, PLOT_HIGH, "An error surface", about, parts, size)
+    return _svg(PLOT_WIDE + BESIDE, PLOT_HIGH, "An error surface", about, parts, size)
 
 
 def np_finite(path: Array) -> Array:

@@ -152,7 +152,7 @@ class Bars:
 
 
 def _new_table() -> Table:
-    """Make a table whose first column is for rules: where it is too narrow, that one is folded."""
+    """Make a table whose first column is for rules: where it is too narrow, that one is split."""
     made = Table(
         box=None, header_style="bold", padding=(0, 1), collapse_padding=True, pad_edge=False
     )
@@ -164,8 +164,8 @@ WIDE_ENOUGH = 84  # columns for a row of the longest name and its verdict
 LONGEST = 14  # letters of a name that fit beside a verdict in 80 columns
 
 
-def folded(name: str, width: int) -> str:
-    """Break a long name in a narrow terminal, where the name of another rule begins in it."""
+def split(name: str, width: int) -> str:
+    """Split a long name in a narrow terminal, where the name of another rule begins in it."""
     ends = [rule.name for rule in optkern.RULES if name.endswith(rule.name) and rule.name != name]
     if len(name) <= LONGEST or width >= WIDE_ENOUGH or not ends:
         return name
@@ -180,7 +180,7 @@ def training_table(results: Sequence[Result], loss: str, width: int = WIDE_ENOUG
     for header in training_headings(classes):
         shown.add_column(header, justify="right", no_wrap=True)
     for result in results:
-        shown.add_row(folded(result.name, width), *training_cells(result, classes))
+        shown.add_row(split(result.name, width), *training_cells(result, classes))
     return shown
 
 
@@ -316,7 +316,7 @@ def show_judgements(
     for header in VERDICT_HEADINGS:
         shown.add_column(header, justify="right", no_wrap=True)
     for name, found in judged.items():
-        shown.add_row(folded(name, console.width), *judgement_cells(found))
+        shown.add_row(split(name, console.width), *judgement_cells(found))
     say(console)
     say(console, "where training stopped: minimum or saddle? (exact Hessian products, all data)")
     say(console)
