@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -183,11 +184,50 @@ def compacts(variants, used):
     return [(k, x) for k, x in enumerate(variants) if used[k] and kept[k]]
 
 
+def asks(rule):
+    """List what a rule gives with nothing written: its variant, those flags and their loop's.
+
+    Its gradients over what a step divides them by, which of its elements agree with these, or the
+    direction that a norm bounds.
+    """
+    found = []
+    for k, names in enumerate(rule.variants):
+        flags = " | ".join(names) or "0"
+        if "DIRECTION" in names:
+            found += [(k, flags, flags)] if rule.bounded else []
+            continue
+        if rule.has_relative:
+            found.append((k, f"RELATIVE | {flags}", f"RELATIVE | GUARD | {flags}"))
+        if rule.may_be_cautious:
+            agreement = f"AGREEMENT | {flags}"
+            found.append((k, agreement, f"GUARD | CAUTIOUS | {agreement}"))
+    return found
+
+
+def cases(rule, variant):
+    """List the loops of a variant, the rarest first: which flags choose it, and what it takes."""
+    found, rare = [], "decays | SCALES | GUARD | "
+    if "DIRECTION" not in variant and "APPLY" not in variant:
+        if rule.has_relative:
+            found.append(("h.flags & RELATIVE", f"{rare}RELATIVE | "))
+        if rule.may_be_cautious:
+            found.append(("h.flags & CAUTIOUS", f"{rare}CAUTIOUS | (h.flags & WARY) | "))
+    return [
+        *found,
+        ("h.flags & GUARD", f"{rare}(h.flags & WARY) | "),
+        ("h.flags & SCALES", "decays | SCALES | "),
+        ("decays", "decays | "),
+        ("True", ""),
+    ]
+
+
 def stamp(isa: str, rows: list, name: str) -> str:
     """Write the loops of some rows for one instruction set; the path of the file."""
     source = (KERNELS / "_span.pyx.tp").read_text(encoding="utf-8")
     vectors = (KERNELS / "_span_vectors.pyx.tp").read_text(encoding="utf-8")
-    text = Tempita.Template(source.replace("{{VECTORS}}\n", vectors)).substitute(
+    asking = (KERNELS / "_span_asked.pyx.tp").read_text(encoding="utf-8")
+    source = source.replace("{{VECTORS}}\n", vectors).replace("{{ASKING}}\n", asking)
+    text = Tempita.Template(source).substitute(
         isa=isa,
         CORE=rows == list(rules.LIMITS),
         LOOPS=[
@@ -205,6 +245,9 @@ def stamp(isa: str, rows: list, name: str) -> str:
         ],
         STATE="abcdefgh"[: rules.MAX_STATE],
         ROWS=rules.loops_hash(rows[0]),
+        ASKED={row.formula: [] if row in rules.LIMITS else asks(row) for row in rows},
+        CASES={row.formula: partial(cases, row) for row in rows},
+        FACTORED={row.formula: "APPLY | OWN1" for row in rows if row.has_factors},
         compacts=compacts,
         COMPACT=[row.formula for row in rows if row.compact_loop],
     )

@@ -33,7 +33,7 @@ cdef enum:
     RELATIVE = 1 << 22    # the result is the gradient over what its step divides by
     DECAYS = TURN | L2 | SHRINK | DECAY
     SCALES = SCALE | CLAMP | TRUST
-    # Of one loop, that tests them; each sets GUARD.
+    # Of loops of their own (`cases` in setup.py); each sets GUARD.
     RARE = GUARD | WARY | CAUTIOUS | AGREEMENT | RELATIVE
 
 

@@ -213,26 +213,23 @@ cdef double along_block(const tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexc
 
 
 cdef void run_factored(
-    const tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+    const tensor_t* t, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
     """Run the rule where p and g lie, row by row: looking for streams would be a tenth of it."""
-    cdef char* at[MAX_STREAMS]
-    cdef Py_ssize_t size = width(t), run, head, end = first + n, most = (PIECE * 8 - LINE) // size
-    cdef char* columns
+    cdef factored_t step = SPANS.factored[t.index][t.dtype]
+    cdef char* at[3]
+    cdef Py_ssize_t size = width(t), run, head, end = first + n
     cdef double root
     cdef int j
-    memset(at, 0, sizeof(at))
     while first < end:
-        run = min(row_at(t, first, &columns, &root), min(end - first, most))
+        run = min(row_at(t, first, &at[2], &root), end - first)
         at[0], at[1] = t.data[0] + first * size, t.data[1] + first * size
-        at[2] = s.streams[2] + <size_t> at[0] % LINE   # their lines begin together
-        SPANS.spread[t.dtype](at[2], columns, root, t.factors.limit, run)
         if run >= LONG:
             head = <Py_ssize_t> (-<size_t> at[0] % LINE) // size
-            SPANS.update[t.index][t.dtype](t.h, at, head, first)
+            step(t.h, at, root, t.factors.limit, head)
             for j in range(3):
                 at[j] += head * size
             first += head
             run -= head
-        SPANS.update[t.index][t.dtype](t.h, at, run, first)
+        step(t.h, at, root, t.factors.limit, run)
         first += run

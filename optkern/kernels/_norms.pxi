@@ -116,7 +116,10 @@ cdef void square_tensor(
     if not wanted:
         for k in range(block, stop):
             plan.norms.partial[0][k] = plan.norms.partial[1][k] = 0
-    if wanted and not sweep_blocks(plan, i, what, block, stop, s):
+    if wanted and (
+        t.h.flags & AGREEMENT   # which is counted in any order
+        or not sweep_blocks(plan, i, what, block, stop, s)
+    ):
         for k in range(block, stop):
             square_block(plan, i, k, 1, s)
     wanted = wanted and TRAITS[t.index].trusts and not plan.norms.rehearsing
@@ -136,6 +139,8 @@ cdef void square_block(
     if plan.norms.directing and t.factors != NULL and factor == 1 and as_it_came(plan, t):
         plan.norms.partial[0][block] = along_block(t, first, n)
         return
+    if plan.norms.directing and factor == 1 and ask_block(plan, t, block, first, n, s):
+        return
     if plan.norms.directing:
         x = s.block[0]
         run_direction(plan, t, first, n, x, s)
@@ -145,6 +150,33 @@ cdef void square_block(
         SPANS.scale[t.dtype](s.block[0], x, factor, n)
         x = s.block[0]
     plan.norms.partial[0][block] = SPANS.dot[t.dtype](x, x, n)
+
+
+cdef bint ask_block(
+    plan_t* plan, const tensor_t* t, Py_ssize_t block, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    """Sum the squares of a block of what a rule gives, where it has a loop for just that."""
+    cdef ask_t ask = SPANS.ask[t.index][t.dtype]
+    cdef unsigned int wanted = RELATIVE | AGREEMENT if plan.norms.rehearsing else DIRECTION
+    cdef char* at[MAX_STREAMS]
+    cdef double lane[LANES]
+    cdef Py_ssize_t piece, end = first + n
+    cdef int j
+    if ask == NULL or not t.h.flags & wanted:
+        return False
+    memset(lane, 0, sizeof(lane))
+    while first < end:
+        piece = end - first
+        if taken_apart(plan, t):
+            piece = min(piece, <Py_ssize_t> PIECE)
+            fetch_piece(plan, t, at, first, piece, s)
+        else:
+            for j in range(plan.streams):
+                at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+        ask(t.h, at, piece, lane)
+        first += piece
+    plan.norms.partial[0][block] = fold(lane)
+    return True
 
 
 cdef void square_parameter(

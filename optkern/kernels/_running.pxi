@@ -71,7 +71,7 @@ cdef void run_span(
             first += head
         span(t.h, at, n, first)
     elif t.factors != NULL and not plan.pieces and lies_plain(plan, t):
-        run_factored(t, first, n, s)
+        run_factored(t, first, n)
     elif (
         plan.pieces or t.h.lift or t.units != NULL or not t.compact
         or not run_compact(plan, t, first, n, s)

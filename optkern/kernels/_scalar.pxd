@@ -30,6 +30,12 @@ cdef inline floating flush(floating x) noexcept nogil:
         return 0 if fabs(x) < DBL_MIN else x
 
 
+cdef inline floating product_below(floating x, floating a, floating limit) noexcept nogil:
+    """Multiply two numbers, up to a limit."""
+    cdef floating product = a * x
+    return limit if product > limit else product
+
+
 cdef inline floating epsilon(floating x) noexcept nogil:
     """Return the distance from 1 to the next number of the dtype of `x`."""
     if floating is float:
@@ -67,6 +73,20 @@ cdef extern from *:
         memcpy(&bits, &x, 8);
         return bits;
     }
+    static inline float optkern_float_if(float x, int wanted) {
+        unsigned int bits;
+        memcpy(&bits, &x, 4);
+        bits &= 0u - (unsigned int)wanted;
+        memcpy(&x, &bits, 4);
+        return x;
+    }
+    static inline double optkern_double_if(double x, int wanted) {
+        unsigned long long bits;
+        memcpy(&bits, &x, 8);
+        bits &= 0ull - (unsigned long long)wanted;
+        memcpy(&x, &bits, 8);
+        return x;
+    }
     static inline float optkern_float(unsigned int bits) {
         float x;
         memcpy(&x, &bits, 4);
@@ -76,6 +96,16 @@ cdef extern from *:
     unsigned int bits_of "optkern_bits"(float x) noexcept nogil
     long long long_bits_of "optkern_long_bits"(double x) noexcept nogil
     float float_of "optkern_float"(unsigned int bits) noexcept nogil
+    float float_if "optkern_float_if"(float x, bint wanted) noexcept nogil
+    double double_if "optkern_double_if"(double x, bint wanted) noexcept nogil
+
+
+cdef inline floating if_wanted(floating x, bint wanted) noexcept nogil:
+    """Give x, or 0; with a choice between them gcc computes x in a branch (30 ns for .4)."""
+    if floating is float:
+        return float_if(x, wanted)
+    else:
+        return double_if(x, wanted)
 
 
 # Storages, one element at a time; codecs.py has the NumPy twins and the reasons. No branches: a

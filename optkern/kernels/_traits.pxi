@@ -17,7 +17,7 @@ cdef int note_traits() except -1:
         TRAITS[k].bounds = rule.bounded
         TRAITS[k].pools, TRAITS[k].wholes = rule.pool is not None, len(rule.wholes)
         TRAITS[k].matrices = TRAITS[k].pools or rule.matrices is not None
-        TRAITS[k].factors = rule.matrices is None and bool(rule.wholes)
+        TRAITS[k].factors = rule.has_factors
         for j, slot in enumerate(rule.streams):
             TRAITS[k].needs[2 + j] = rule.flag(slot.name) or ALWAYS
         TRAITS[k].needs[0] = TRAITS[k].needs[1] = ALWAYS

@@ -35,11 +35,11 @@ from optkern.kernels.threads import ThreadReport
 from optkern.kernels._choice cimport ThreadChoice, Tuner
 
 from optkern.kernels._constants cimport (
-    APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, CARRIED, CLAMP, DIRECTION, L2,
-    MOMENTUM, OWN1, SCALE, TRUST, adapt_rate, adjust, apply_trust, ask_agreement, ask_relative,
-    be_cautious, bound_direction, confinement, constants_t, derivation, encode, encode_option,
-    gradient_share, hyper_t, kept_of_unit, make_constants, options_t, resolved, share_of_rate,
-    take_head,
+    AGREEMENT, APPLY, AS_BFLOAT16, AS_FLOAT16, AS_FLOAT32, AS_FLOAT64, CARRIED, CLAMP, DIRECTION,
+    L2, MOMENTUM, OWN1, RELATIVE, SCALE, TRUST, adapt_rate, adjust, apply_trust, ask_agreement,
+    ask_relative, be_cautious, bound_direction, confinement, constants_t, derivation, encode,
+    encode_option, gradient_share, hyper_t, kept_of_unit, make_constants, options_t, resolved,
+    share_of_rate, take_head,
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
@@ -54,7 +54,8 @@ from optkern.kernels.runtime cimport SERIAL, SPANS, run_jobs, threads_for
 from optkern.kernels._scalar cimport flush, optkern_ieee_mode, optkern_restore_mode
 from optkern.kernels.span cimport (
     BFLOAT16, BFLOAT16_STATE, FLOAT16, FLOAT16_RANDOM, MAX_LIMITS, MAX_RULES, PLAIN, SCALED,
-    MAX_STREAMS, SEGMENT, add_t, compact_t, span_t,
+    MAX_STREAMS, SEGMENT, add_t, ask_t, compact_t,
+    factored_t, span_t,
 )
 from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold, one
 from optkern.kernels.turn cimport Turn, refuse_unsaid

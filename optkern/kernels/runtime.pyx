@@ -105,6 +105,8 @@ def use_isa(str name):
         ):
             raise stale(f"_span_{name}_{rule.formula}")
         memcpy(spans.update[k], loops.update, sizeof(loops.update))
+        memcpy(spans.ask[k], loops.ask, sizeof(loops.ask))
+        memcpy(spans.factored[k], loops.factored, sizeof(loops.factored))
         memcpy(spans.compact[k], loops.compact, sizeof(loops.compact))
     memcpy(spans.update[<int> len(RULES)], spans.limit, sizeof(spans.limit))
     SPANS = spans

@@ -33,6 +33,19 @@ ctypedef void (*span_t)(
     const constants_t* h, char* const* streams, Py_ssize_t n, Py_ssize_t offset
 ) noexcept nogil
 
+# lane += the squares of what a rule gives with these constants, whose flags are of those that
+# `asks` in setup.py lists, and nothing is written; `n` elements of a block, the first one's to the
+# first lane.
+ctypedef void (*ask_t)(
+    const constants_t* h, char* const* streams, Py_ssize_t n, double* lane
+) noexcept nogil
+
+# Updates `n` elements of a row, whose state is its root times those of columns, up to a limit.
+# streams: p, g, columns.
+ctypedef void (*factored_t)(
+    const constants_t* h, char* const* streams, double root, double limit, Py_ssize_t n
+) noexcept nogil
+
 # Whether all of `n` elements are finite; or so small that any finite number can be added to them.
 ctypedef bint (*finite_t)(const char* x, Py_ssize_t n) noexcept nogil
 
@@ -124,6 +137,8 @@ cdef struct rule_spans_t:
     unsigned long long rows
     unsigned long long sizes
     span_t update[DTYPES]
+    ask_t ask[DTYPES]   # NULL: what it gives is written, and squared then
+    factored_t factored[DTYPES]   # of rules of such state
     # [bfloat16 or int8 state][p and g are float32, or bfloat16 and p is rounded stochastically];
     # NULL: by pieces alone
     compact_t compact[2][2]
@@ -132,6 +147,8 @@ cdef struct rule_spans_t:
 cdef struct spans_t:
     unsigned long long sizes
     span_t update[MAX_RULES][DTYPES]   # by the rule's position in the table, as `use_isa` finds it
+    ask_t ask[MAX_RULES][DTYPES]
+    factored_t factored[MAX_RULES][DTYPES]
     compact_t compact[MAX_RULES][2][2]
     span_t limit[MAX_LIMITS][DTYPES]
     finite_t finite[DTYPES]

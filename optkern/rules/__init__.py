@@ -125,4 +125,6 @@ def loops_hash(rule: Rule) -> int:
     names = tuple(slot.name for slot in rule.streams)
     flags = [rule.flag(name) for name in names]
     signs = [slot.nonnegative for slot in rule.streams]
-    return zlib.crc32(repr((rule.formula, names, flags, signs, rule.variants)).encode())
+    owner = next((row for row in COMPILED if row.name == rule.formula), rule)
+    kinds = rule.variants, owner.has_relative, owner.bounded, owner.may_be_cautious
+    return zlib.crc32(repr((rule.formula, names, flags, signs, kinds)).encode())

@@ -283,6 +283,17 @@ class Rule:
         """
         return bool(self.matrices or self.pool or self.wholes)
 
+    @property
+    def has_factors(self) -> bool:
+        """Return whether it keeps its second moment in rows and columns (kernels/_factors.pxi)."""
+        return self.matrices is None and bool(self.wholes)
+
+    @property
+    def may_be_cautious(self) -> bool:
+        """Return whether each element steps by itself, so that some may be left out of a step."""
+        others = self.trust, self.matrices, self.pool, self.average
+        return all(x is None for x in others)
+
     @cached_property
     def slots(self) -> dict[str, str | None]:
         """Return each state array with the hyperparameter that it is needed with; None: always."""

@@ -3,9 +3,9 @@
 
 ``p = (1 - b) * z + b * x``: x is in no array, and is moved by moving p.
 """
-from optkern.kernels._constants cimport DECAY, SHRINK, WARY, constants_t, hyper_t
+from optkern.kernels._constants cimport DECAY, SHRINK, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush
-from optkern.kernels.formulas._common cimport DECAY_INDEPENDENT, opposed
+from optkern.kernels.formulas._common cimport DECAY_INDEPENDENT, spares
 
 cdef enum:   # in the order of the rows' constants
     TAKEN   # how far p goes towards z
@@ -20,8 +20,8 @@ cdef enum:   # of `carried`
 cdef inline floating followed(floating p, floating step, floating* z, constants_t h) noexcept nogil:
     """Return the parameter after a step of z, whose decay is that of p."""
     cdef floating before = z[0], taken = <floating> h.own[TAKEN]
-    if h.flags & DECAY and not (h.flags & WARY and opposed(step, p)):
-        step = step + <floating> h.decay * p
+    if h.flags & DECAY:
+        step = step if spares(step, p, h) else step + <floating> h.decay * p
     z[0] = flush(before - step)
     return (p + (taken * before - taken * p)) - <floating> h.own[SHARE] * step
 

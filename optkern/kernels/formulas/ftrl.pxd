@@ -1,8 +1,8 @@
 # cython: cdivision=True, cpow=True
-from optkern.kernels._constants cimport CAUTIOUS, SHRINK, WARY, constants_t, hyper_t
+from optkern.kernels._constants cimport CAUTIOUS, SHRINK, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating, flush, least_root, magnitude, square_root
 from optkern.kernels.formulas._common cimport (
-    ascended, common, make_room, moved, opposed, shrunk, whole,
+    ascended, common, make_room, moved, spares, shrunk, whole,
 )
 
 
@@ -36,8 +36,8 @@ cdef inline floating formula(
     new = far / d + (p if (total == 0) & (g == 0) else <floating> 0)   # no gradient yet: as it is
     if h.flags & CAUTIOUS:
         return moved(p, p - new, g, h)
-    if h.flags & SHRINK and not (h.flags & WARY and opposed(p - new, p)):
-        new = new - (p - shrunk(p, h))
+    if h.flags & SHRINK:
+        new = new if spares(p - new, p, h) else new - (p - shrunk(p, h))
     return new
 
 

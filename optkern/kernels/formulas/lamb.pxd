@@ -1,11 +1,11 @@
 # cython: cdivision=True, cpow=True
 from libc.math cimport sqrt
 
-from optkern.kernels._constants cimport APPLY, DECAY, DIRECTION, SHRINK, WARY, constants_t, hyper_t
+from optkern.kernels._constants cimport APPLY, DECAY, DIRECTION, SHRINK, constants_t, hyper_t
 from optkern.kernels._scalar cimport floating
 from optkern.kernels.formulas._common cimport (
     DECAY_DECOUPLED, ascended, averages, common, denominator, guard, make_room, move_moments,
-    moved, opposed,
+    moved, spares,
 )
 
 
@@ -17,8 +17,8 @@ cdef inline floating formula(
         g = ascended(p, g, h)
         now_m = move_moments(g, m, v, h)
     d = now_m * <floating> h.rate / denominator(v[0], h)
-    if h.flags & DECAY and not (h.flags & WARY and opposed(d, p)):
-        d = d + <floating> h.decay * p
+    if h.flags & DECAY:
+        d = d if spares(d, p, h) else d + <floating> h.decay * p
     if h.flags & DIRECTION:
         return d
     return moved(p, <floating> h.trust * d, g, h)
