@@ -50,9 +50,11 @@ def test_paper(shape):
         assert np.allclose(p, expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("cut_from", (7, 256))
 @pytest.mark.parametrize("preset", PRESETS)
-def test_singular_values_come_near_one(preset):
-    """And the iterations with and without the large matrix are one."""
+def test_singular_values_come_near_one(preset, cut_from, monkeypatch):
+    """And the iterations with and without the large matrix are one, in strips too."""
+    monkeypatch.setattr(matrices, "CUT_FROM", cut_from)
     x = np.random.default_rng(1).standard_normal((8, 40))
     x /= np.linalg.norm(x)
     coefficients = (PRESETS[preset] * 5)[:5]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 Coefficients = Sequence[tuple[float, float, float]]
 
 LARGEST_ROUNDING = 1 / 40  # of a small eigenvalue, of a largest one of about 1
-GRAM_FROM = 3  # sides' ratio from which iterating the small square matrix takes fewer products
+GRAM_FROM = 2  # sides' ratio from which iterating the small square matrix takes a fifth less time
+STRIPS, CUT_FROM = 4, 256  # of what a symmetric product takes at a time, and its least side
 
 
 def orthogonalise(u: np.ndarray, coefficients: Coefficients, eps: float, factor: float) -> None:
@@ -114,7 +116,7 @@ def runs_of(coefficients: Coefficients, eps: float) -> list[Coefficients]:
 def _product_of_steps(room: np.ndarray, run: Coefficients) -> np.ndarray:
     """Multiply the polynomials of a run, each of the matrix X X^T that those before leave."""
     gram, step, q, other = room
-    for k, (a, b, c) in enumerate(run, 1):
+    for k, (a, b, c) in enumerate(run, 1):  # of matrices that commute: all products are symmetric
         np.matmul(gram, gram.T, out=step)
         np.multiply(gram, b, out=other)
         step *= c
@@ -123,12 +125,23 @@ def _product_of_steps(room: np.ndarray, run: Coefficients) -> np.ndarray:
         if k == 1:
             q[...] = step
         else:
-            np.matmul(step, q, out=other)
+            _multiply(step, q, other)
             q, other = other, q
         if k < len(run):
-            np.matmul(gram, step, out=other)
-            np.matmul(step, other, out=gram)
+            np.matmul(step, step.T, out=other)
+            _multiply(gram, other, step)
+            gram, step = step, gram
     return q
+
+
+def _multiply(x: np.ndarray, y: np.ndarray, to: np.ndarray) -> None:
+    """Compute a product that is symmetric: five eighths of a large one, and mirror the rest."""
+    m = len(x)
+    edges = [m * k // STRIPS for k in range(STRIPS + 1)] if m >= CUT_FROM else [0, m]
+    for first, last in pairwise(edges):
+        np.matmul(x[first:last], y[:, first:], out=to[first:last, first:])
+    for first, last in pairwise(edges):
+        to[last:, first:last] = to[first:last, last:].T
 
 
 def _combine(a2: np.ndarray, gram: np.ndarray, a: float, b: float, c: float) -> None:
