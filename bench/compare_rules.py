@@ -18,7 +18,7 @@
    (the regression: on the training loss, which is what it compares); what is shown comes from five
    other seeds, on test data. No clipping. "Near": with how many of the eight rates that are ten
    times apart, under either schedule, a rule comes within two points of its best on the digits.
-5. Rules of matrices take those of the inside, as `optkern.groups` sorts them, with
+5. Rules of matrices, and SOAP, take those of the inside, as `optkern.groups` sorts them, with
    ``adjust_lr_fn="match_rms_adamw"`` where they have it; AdamW has the rest at the same rate.
 6. A result is kept as soon as it is there: what was interrupted goes on, and a rule that is new, or
    whose defaults have changed, is run and put beside the others. Exit code 1 where a rule with its
@@ -75,7 +75,7 @@ class Entry(NamedTuple):
 
     @property
     def of_matrices(self) -> bool:
-        return self.rule.axes == 2
+        return self.rule.matrices is not None
 
     @property
     def by_rows(self) -> bool:
@@ -95,7 +95,7 @@ class Entry(NamedTuple):
 def entries() -> list[Entry]:
     found = []
     for name, rule in BY_CLASS.items():
-        if rule.axes == 2:
+        if rule.matrices is not None:
             adjusted = {"adjust_lr_fn": "match_rms_adamw"}
             own = adjusted if "adjust_lr_fn" in rule.hyperparameters else {}
             found.append(Entry(f"{name} (rest AdamW)", name, own))

@@ -76,15 +76,22 @@ def _nadam(p, g, s, o):
     p -= o.lr * m_hat / (np.sqrt(v_hat) + o.eps)
 
 
-def _radam(p, g, s, o):
-    beta1, beta2 = o.betas
-    m, v = _moments(g, s, o)
-    m_hat = m / (1 - beta1**o.step)
+def _rectification(o):
+    """Return RAdam's degrees of freedom at this step, and what it multiplies the rate by."""
+    beta2 = o.betas[1]
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * o.step * beta2**o.step / (1 - beta2**o.step)
+    if rho <= 4:
+        return rho, 0
+    return rho, math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+
+
+def _radam(p, g, s, o):
+    m, v = _moments(g, s, o)
+    m_hat = m / (1 - o.betas[0] ** o.step)
+    rho, r = _rectification(o)
     if rho > 5:
-        r = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-        p -= o.lr * m_hat * math.sqrt(r * (1 - beta2**o.step)) / (np.sqrt(v) + o.eps)
+        p -= o.lr * m_hat * r * math.sqrt(1 - o.betas[1] ** o.step) / (np.sqrt(v) + o.eps)
     else:
         p -= o.lr * m_hat
 
@@ -228,6 +235,17 @@ def _prodigy(p, g, s, o):
     p -= d * o.lr * s["exp_avg"] / (np.sqrt(s["exp_avg_sq"]) + now * o.eps)
 
 
+def _schedulefreeradam(p, g, s, o):
+    beta1, beta2 = o.betas
+    rho, r = _rectification(o)
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2
+    if rho > 4:
+        lr, direction = o.lr * r, g / (np.sqrt(s["exp_avg_sq"] / (1 - beta2**o.step)) + o.eps)
+    else:
+        lr, direction = 0 if o.silent_sgd_phase else o.lr, g
+    _follow(p, lr * (direction + o.weight_decay * p), s, o, lr, beta1)
+
+
 def _mars(p, g, s, o):
     beta1, beta2 = o.betas
     c = g + o.gamma * beta1 / (1 - beta1) * (g - s["last_grad"])
@@ -283,6 +301,25 @@ def _normuon(p, g, s, o):
     p -= o.lr * math.sqrt(max(1, p.shape[1] / p.shape[0])) * u
 
 
+def _soap(p, g, s, o):
+    beta1, beta2 = o.betas
+    weight = 1 - (beta2 if o.shampoo_beta is None else o.shampoo_beta)
+    s["L"] += weight * (g @ g.T - s["L"])
+    s["R"] += weight * (g.T @ g - s["R"])
+    left, right, done = s["QL"], s["QR"], o.step - 1
+    s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (left.T @ g @ right) ** 2
+    u = left.T @ s["exp_avg"] @ right / (np.sqrt(s["exp_avg_sq"]) + o.eps)
+    p -= o.lr * math.sqrt(1 - beta2**done) / (1 - beta1**done) * (left @ u @ right.T)
+    p *= 1 - o.lr * o.weight_decay
+    if done % o.precondition_frequency == 0:
+        for axis, (statistics, basis) in enumerate((("L", "QL"), ("R", "QR"))):
+            product = s[statistics] @ s[basis]
+            largest_first = np.argsort(-np.einsum("ij,ij->j", s[basis], product), kind="stable")
+            s[basis] = np.linalg.qr(product[:, largest_first])[0]
+            s["exp_avg_sq"] = s["exp_avg_sq"].take(largest_first, axis)
+
+
 # By the name of the case. A rule without one has no natural column.
 NATURAL: dict[str, Callable[..., None]] = {
     "sgd": _sgd,
@@ -310,7 +347,9 @@ NATURAL: dict[str, Callable[..., None]] = {
     "mars": _mars,
     "adafactor": _adafactor,
     "schedulefreeadamw": _schedulefreeadamw,
+    "schedulefreeradam": _schedulefreeradam,
     "schedulefreesgd": _schedulefreesgd,
+    "soap": _soap,
     "muon": _muon,
     "normuon": _normuon,
 }
