@@ -12,7 +12,7 @@ import pytest
 from compact_runs import dtype_of
 
 import optkern
-from optkern.kernels import reference
+from optkern.kernels import codecs, reference
 
 pytestmark = pytest.mark.large
 
@@ -74,8 +74,6 @@ def test_bfloat16_rounded_at_random():
     p, g = filled(dtype, 2.0), np.full(SIZE, 0.5, dtype)
     opt = optkern.SGD(p, lr=0.001, num_threads=2, seed=3)
     assert opt.step(g)
-    from optkern.kernels import codecs
-
     for first in (0, 2**31 - 500, 2**31 + 7, SIZE - 999):
         wide = np.full(999, 2.0, np.float32)
         for k, place in enumerate(EDGES):
@@ -126,5 +124,10 @@ def test_compact_state():
     assert opt.step(np.broadcast_to(np.float32(-0.5), SIZE))
     for start in range(0, SIZE, PIECE):
         assert (p[start : start + PIECE] == 0.5).all()
-    codes = opt.state[0]["momentum_buffer"].codes
-    assert (codes == codes[0]).all()
+    found = opt.state[0]["momentum_buffer"]
+    for first in (0, 2**31 - 512, 2**31, 2**31 + 512):
+        expected = codecs.Compact.zeros("int8", (512,), True)
+        random = codecs.random_bits(opt.seed, 1, 0, 512, first)
+        expected.encode(np.full(512, -0.5, np.float32), random)
+        assert found.codes[first : first + 512].tobytes() == expected.codes.tobytes()
+        assert (found.scales[first // 256 :][:2] == expected.scales).all()
