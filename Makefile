@@ -19,7 +19,7 @@ TORCH = $(if $(findstring peers,$*)$(findstring torch,$*),$$($(BIN)/python -c 'i
 # The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
 REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
-.PHONY: demo test bench lessons docs mutants lint clean sanitize fuzz oom forge large arm s390x clang
+.PHONY: demo test bench lessons docs wheels free-threading mutants lint clean sanitize fuzz oom forge large arm s390x clang
 
 demo: .venv/built .venv/extras-demo
 	$(BIN)/optkern demo $(ARGS)
@@ -72,6 +72,22 @@ lint: .venv/extras-dev
 	@echo 'installing what $* takes'
 	@$(REQUIRED) '$*' > '.venv/required-$*' && $(PIP) install $(INDEX) $(TORCH) -r '.venv/required-$*'
 	@touch '$@'
+
+# What an index gets, in build/wheels: a wheel for each Python out of the source distribution, checked,
+# installed where nothing of this folder is, and tested there (the first by the whole fast suite).
+PYTHONS ?= $(BIN)/python
+wheels: .venv/bin/python
+	$(BIN)/python tools/wheels.py $(PYTHONS) $(ARGS)
+
+# On a free-threaded Python (make PYTHON=python3.14t free-threading): an import leaves the GIL off, the
+# suite passes, two threads with an optimizer each do not wait for each other. Not tried yet: until it
+# has been, a build without the switch lets Python turn its GIL on.
+free-threading: export OPTKERN_FREE_THREADING = 1
+free-threading: .venv/built
+	$(PIP) install pytest pytest-benchmark pytest-xdist  # safetensors has no such wheels
+	$(BIN)/python -W error -c 'import sys, optkern; sys.exit(sys._is_gil_enabled())'
+	$(BIN)/pytest -q -n auto $(ARGS)
+	$(BIN)/python bench/bench_free_threading.py --seconds .5
 
 # Do the tests see changed lines? A sample of each room; an hour, not in CI.
 mutants: .venv/built .venv/extras-demo,test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -56,6 +57,28 @@ def complaint(compiler: list[str], program: str = ONE_LINE) -> str:
     return wrong[0].replace(str(source), source.name) if wrong else f"exit code {done.returncode}"
 
 
+def repository() -> str:
+    """Where the sources can be browsed: GitHub's runners say it; '' where nobody does."""
+    server, name = (os.environ.get(f"GITHUB_{x}", "") for x in ("SERVER_URL", "REPOSITORY"))
+    return f"{server}/{name}" if server and name else ""
+
+
+def index_page() -> str:
+    """README.md as an index shows it, where a link must say its host: absolute, or text alone."""
+    url, commit = repository(), os.environ.get("GITHUB_SHA") or "HEAD"
+
+    def absolute(link: re.Match) -> str:
+        image, label, target = link.groups()
+        if "://" in target:
+            return link[0]
+        if not url or target.startswith("#"):
+            return "" if image else label
+        return f"{image}[{label}]({url}/{'raw' if image else 'blob'}/{commit}/{target})"
+
+    text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", absolute, text)
+
+
 if absent := missing():
     sys.exit(
         f"optkern: to build it, {' and '.join(absent)} must be there: "
@@ -72,8 +95,13 @@ if sys.argv[1:] == ["beside"]:  # Python started in this folder takes the source
         shutil.copy2(_made, _build.parent.joinpath(*_made.relative_to(_build).parts[1:]))
     sys.exit()
 
+if sys.argv[1:] == ["page"]:  # what twine's check and the tests read
+    print(index_page())
+    sys.exit()
+
 import multiprocessing
 import threading
+from copy import copy
 
 import numpy
 from Cython import Tempita
@@ -135,6 +163,8 @@ SANITIZE = SANITIZERS.get(os.environ.get("OPTKERN_SANITIZE", ""), [])
 SANITIZED = [*SANITIZE, "-O1", "-g1", "-fno-omit-frame-pointer"] if SANITIZE else []
 # Names that no one asks for are a tenth of the files. (Elsewhere linkers have other words for it.)
 STRIP = ["-Wl,-s"] if sys.platform == "linux" and not SANITIZE else []
+# Whether an import leaves the GIL of a free-threaded Python off: not before its suite has passed.
+FREE_THREADING = os.environ.get("OPTKERN_FREE_THREADING") == "1"
 DEFINES = [
     ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
     ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
@@ -221,8 +251,8 @@ def cases(rule, variant):
     ]
 
 
-def stamp(isa: str, rows: list, name: str) -> str:
-    """Write the loops of some rows for one instruction set; the path of the file."""
+def stamp(name: str, rows: list, isa: str) -> str:
+    """Write the loops of some rows, for one instruction set or for all; the path of the file."""
     source = (KERNELS / "_span.pyx.tp").read_text(encoding="utf-8")
     vectors = (KERNELS / "_span_vectors.pyx.tp").read_text(encoding="utf-8")
     asking = (KERNELS / "_span_asked.pyx.tp").read_text(encoding="utf-8")
@@ -256,14 +286,34 @@ def stamp(isa: str, rows: list, name: str) -> str:
     return str(path.relative_to(ROOT))
 
 
-def spans(isa: str) -> list[Extension]:
-    """The extensions of one instruction set: what rules share, and one for each formula."""
-    flags = [*ALWAYS_INLINE, *ISA_FLAGS.get(isa, [])]
-    parts = {f"_span_{isa}": list(rules.LIMITS)}
-    parts |= {f"_span_{isa}_{row.name}": [row] for row in STAMPED_RULES if row.formula == row.name}
+# In the C of a formula's loops this stands for the instruction set: it is translated once for all.
+ANY_ISA = "_span_ISA_"
+
+
+def spans(isas: list[str]) -> list[Extension]:
+    """The loops, to be translated: what rules share for each instruction set, formulas for any."""
+    core = {f"_span_{isa}": (list(rules.LIMITS), isa) for isa in isas}
+    own = {ANY_ISA + x.name: ([x], "") for x in STAMPED_RULES if x.formula == x.name}
     return [
-        extension(f"kernels.{name}", stamp(isa, rows, name), flags) for name, rows in parts.items()
+        extension(f"optkern/kernels/{name}", stamp(name, *rows))
+        for name, rows in (core | own).items()
     ]
+
+
+def for_each_isa(ext: Extension, isas: list[str]) -> list[Extension]:
+    """The extensions that are compiled of a translated one: of loops one for an instruction set."""
+    if "._span_" not in ext.name:
+        return [ext]
+    made, (source,) = [], map(Path, ext.sources)
+    for isa in isas if ANY_ISA in ext.name else [ext.name.rpartition("_span_")[2]]:
+        its_own, text = f"_span_{isa}_", source.read_text(encoding="utf-8")
+        written = source.with_name(source.name.replace(ANY_ISA, its_own))
+        write_if_changed(written, text.replace(ANY_ISA, its_own))
+        one = copy(ext)
+        one.name, one.sources = ext.name.replace(ANY_ISA, its_own), [str(written)]
+        one.extra_compile_args = [*EXACT, *ALWAYS_INLINE, *ISA_FLAGS.get(isa, []), *SANITIZED]
+        made.append(one)
+    return made
 
 
 def stamp_derivations() -> None:
@@ -286,17 +336,18 @@ def stamp_derivations() -> None:
 def write_if_changed(path: Path, text: str) -> None:
     """Write a file, unless it says that already: what depends on it is not built again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
-def extension(name: str, source: str, flags: list[str]) -> Extension:
+def extension(place: str, source: str = "") -> Extension:
+    """The extension of a place in the tree, with its source, if that lies elsewhere."""
     return Extension(
-        f"optkern.{name}",
-        [source],
+        place.replace("/", "."),
+        [source or f"{place}.pyx"],
         include_dirs=[numpy.get_include(), "optkern/include"],
         define_macros=DEFINES,
-        extra_compile_args=[*EXACT, *flags, *SANITIZED],
+        extra_compile_args=[*EXACT, *SANITIZED],
         extra_link_args=[*STRIP, *SANITIZE],
     )
 
@@ -438,7 +489,7 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
             nthreads=jobs,
             include_path=[str(ROOT), str(STAMPED)],
             build_dir="build/cython",
-            compiler_directives={"language_level": 3},
+            compiler_directives={"language_level": 3, "freethreading_compatible": FREE_THREADING},
             force=changed or None,  # None: by the dates
             quiet=True,
         )
@@ -484,28 +535,23 @@ if wanted := os.environ.get("OPTKERN_BUILD_ISA"):
     levels = [isa for isa in possible if isa in wanted.split(",")]
     if not levels:
         sys.exit(f"OPTKERN_BUILD_ISA={wanted!r}: for this target there is {', '.join(possible)}")
+sources = sorted((ROOT / "optkern").rglob("*.pyx"))
 extensions = [
-    extension("kernels._constants", "optkern/kernels/_constants.pyx", []),
-    extension("kernels._choice", "optkern/kernels/_choice.pyx", []),
-    extension("kernels.engine", "optkern/kernels/engine.pyx", []),
-    extension("kernels.runtime", "optkern/kernels/runtime.pyx", []),
-    extension("kernels.turn", "optkern/kernels/turn.pyx", []),
-    extension("kernels.vectors", "optkern/kernels/vectors.pyx", []),
-    extension("kernels.places", "optkern/kernels/places.pyx", []),
-    extension("kernels.atomic", "optkern/kernels/atomic.pyx", []),
-    extension("kernels._call", "optkern/kernels/_call.pyx", []),
-    extension("kernels._containers", "optkern/kernels/_containers.pyx", []),
-    extension("kernels.dlpack", "optkern/kernels/dlpack.pyx", []),
-    extension("kernels.rows", "optkern/kernels/rows.pyx", []),
-    extension("_capi", "optkern/_capi.pyx", []),
-    extension("_kept", "optkern/_kept.pyx", []),
-    extension("_recorder", "optkern/_recorder.pyx", []),
-    extension("curvature.recurrence", "optkern/curvature/recurrence.pyx", []),
-    extension("solvers._two_loop", "optkern/solvers/_two_loop.pyx", []),
-    *(part for isa in levels for part in spans(isa)),
+    *(extension(path.relative_to(ROOT).with_suffix("").as_posix()) for path in sources),
+    *spans(levels),
 ]
 
+url = repository()
 setup(
-    ext_modules=cythonized(extensions),
+    long_description=index_page(),
+    long_description_content_type="text/markdown",
+    project_urls={
+        "Source": url,
+        "Issues": f"{url}/issues",
+        "Changelog": f"{url}/blob/HEAD/CHANGELOG.md",
+    }
+    if url
+    else {},
+    ext_modules=[one for ext in cythonized(extensions) for one in for_each_isa(ext, levels)],
     cmdclass={"build_ext": BuildExt},
 )

@@ -4,6 +4,7 @@
 1. Between two steps, which drive it out of the caches, the same in Python costs a hundredth of a
    small network's step; compiled it costs little more than any call (bench/bench_monitor.py).
 """
+cimport cython
 cimport numpy as cnp
 from cpython cimport PyObject, array
 from cpython.dict cimport PyDict_GetItemWithError
@@ -114,14 +115,16 @@ cdef class Recorder:
         """
         if misspelt:
             check_keywords("Monitor.record", misspelt, ("loss", "grads", "opt", "val_loss"))
-        cdef Py_ssize_t count = len(self._losses)
+        cdef Py_ssize_t count
         cdef double value = loss if isinstance(loss, float) else real("loss", loss)
         if opt is not None and (
             opt is not self._given or not (grads is None or alike(self._known, grads))
         ):
             self._check(grads, opt)
             self._given, self._known = opt, form(grads)
-        array.resize_smart(self._losses, count + 1)
-        self._losses.data.as_doubles[count] = value
+        with cython.critical_section(self):   # two threads, where Python has no GIL
+            count = len(self._losses)
+            array.resize_smart(self._losses, count + 1)
+            self._losses.data.as_doubles[count] = value
         if count + 1 >= self._next or val_loss is not None:
             self._more(grads, opt, val_loss)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,24 @@ def test_the_instruction_sets_are_the_targets_not_the_hosts(target, levels, tmp_
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.endswith(f"none of these': for this target there is {levels}\n")
+
+
+def test_the_page_on_an_index_has_links_with_hosts_or_none(tmp_path):
+    """There a link within the repository leads nowhere."""
+
+    def links(**environment):
+        known = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
+        done = subprocess.run(
+            [sys.executable, "setup.py", "page"], cwd=ROOT, env={**known, **environment},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return set(re.findall(r"\]\(([^)\s]+)\)", done.stdout)), done.stdout
+
+    found, page = links()
+    assert all("://" in link for link in found) and "more on installing" in page
+    found, _ = links(
+        GITHUB_SERVER_URL="https://h.example", GITHUB_REPOSITORY="a/b", GITHUB_SHA="c0ffee"
+    )
+    assert {f"https://h.example/a/b/{x}" for x in ("raw/c0ffee/docs/demo.png",
+            "blob/c0ffee/docs/install.md")} <= found  # fmt: skip
+    assert all("://" in link for link in found)

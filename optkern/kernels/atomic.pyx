@@ -139,8 +139,19 @@ def commit(Plan old, list entries, list copies=None, Setting setting=None, Plan 
         Of the old plan: what takes effect.
     new : Plan, optional
     """
+    cdef bint outermost = False
     if old is not None:
-        old.refuse_others("a change of its hyperparameters or state")
+        outermost = old.take_turn("a change of its hyperparameters or state")
+    try:
+        kept = make_change(old, entries, copies, setting, new)
+    finally:
+        if outermost:
+            old._turn.end()
+    del kept
+
+
+cdef list make_change(Plan old, list entries, list copies, Setting setting, Plan new):
+    """Make a change; return what it has replaced."""
     places = copies_in_place(copies or [])
     # What is replaced lives on to the end: nobody's destructor runs in between. A name that is
     # new to a dict may take memory: it is there before the first one is bound.
@@ -162,7 +173,7 @@ def commit(Plan old, list entries, list copies=None, Setting setting=None, Plan 
         setting.take_effect()
     if new is not None and old is not None and new is not old:
         old.retired = True
-    del kept
+    return kept
 
 
 def exchange(Plan plan, list pairs, refusal, change=None):
@@ -178,8 +189,16 @@ def exchange(Plan plan, list pairs, refusal, change=None):
     change : Change, optional
         What is made with it; its plan takes over.
     """
+    cdef bint outermost = plan.take_turn("an exchange of averages")
+    try:
+        exchange_alone(plan, pairs, refusal, change)
+    finally:
+        if outermost:
+            plan._turn.end()
+
+
+cdef int exchange_alone(Plan plan, list pairs, refusal, change) except -1:
     cdef Place a, b
-    plan.refuse_others("an exchange of averages")
     places = []
     for label, (one, other) in zip(plan.labels, pairs):
         what = buffers.named("parameter", label)
@@ -198,6 +217,7 @@ def exchange(Plan plan, list pairs, refusal, change=None):
         with nogil:
             exchange_two(a, b)
     plan.refusal = refusal
+    return 0
 
 
 def exchange_averages(session, refusal=None):

@@ -61,6 +61,7 @@ cdef class Plan:
     cdef int _reserve_counts(self) except -1
     cdef int refuse_overlap_of(self, Py_ssize_t i, cnp.ndarray dense) except -1
     cdef int refuse_others(self, str what) except -1
+    cdef bint take_turn(self, str what) except -1
     cdef int _refuse_beside_step(self) except -1
     cdef int refuse_retired(self, str what) except -1
     cdef int begin(self) except -1

@@ -238,6 +238,11 @@ cdef class Plan:
         self.refuse_retired(what)
         return 0
 
+    cdef bint take_turn(self, str what) except -1:
+        """Do as `refuse_others`, and keep others away until the turn's `end` where this is True."""
+        self.refuse_retired(what)
+        return self._turn.begin(what, False, False)
+
     cdef int _refuse_beside_step(self) except -1:
         """Raise where a step would: it is what the schedules that set values run for."""
         self._turn.refuse_others("a step", True, False)

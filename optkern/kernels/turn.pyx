@@ -3,7 +3,9 @@
 
 1. Compiled, so that no interrupt comes between taking the turn and the way to give it back.
 2. A fork takes no threads along: a turn that was taken in another process has ended.
-3. Where memory runs out, NumPy's reductions and iterators fail without saying so, and Python's
+3. Where Python has no GIL, two threads may ask at the same moment: that they are one after the
+   other is a lock's doing, which with a GIL is none.
+4. Where memory runs out, NumPy's reductions and iterators fail without saying so, and Python's
    locks in a RuntimeError: a MemoryError says it.
 """
 cimport cython
@@ -87,13 +89,14 @@ cdef class Turn:
 
     cdef bint begin(self, str what, bint stepping, bint reading) except -1:
         """Take the turn; False where this is a part of the call that has it."""
-        if self.is_taken():
-            self.refuse_others(what, stepping, reading)
-            return False
-        self.busy, self.stepping, self.at_rest = True, stepping, False
-        self.thread, self.forks = PyThread_get_thread_ident(), count_forks()
-        self.doing = STEP if what is None else what
-        return True
+        with cython.critical_section(self):
+            if self.is_taken():
+                self.refuse_others(what, stepping, reading)
+                return False
+            self.busy, self.stepping, self.at_rest = True, stepping, False
+            self.thread, self.forks = PyThread_get_thread_ident(), count_forks()
+            self.doing = STEP if what is None else what
+            return True
 
     cdef void end(self) noexcept:
         self.busy = False

@@ -1,0 +1,63 @@
+"""Two threads with an optimizer each, against one: 2 where neither waits for the other.
+
+``python bench/bench_free_threading.py [--seconds 1] [--sizes 100 10000]``: steps a second, the
+median of five turns each, in turn. With a GIL small steps wait for it; without one they do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import sysconfig
+import threading
+from time import perf_counter
+
+import numpy as np
+
+import optkern
+
+TURNS = 5
+
+
+def steps_taken(size: int, threads: int, seconds: float) -> float:
+    """Take steps for a time, in so many threads; all steps a second."""
+    counts, ready = [0] * threads, threading.Barrier(threads)
+
+    def train(k: int) -> None:
+        p = np.ones(size, np.float32)
+        opt, g = optkern.Adam(p, num_threads=1), np.full(size, 0.1, np.float32)
+        ready.wait()
+        end = perf_counter() + seconds
+        while perf_counter() < end:
+            for _ in range(20):
+                opt.step(g)
+            counts[k] += 20
+
+    workers = [threading.Thread(target=train, args=(k,)) for k in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 10_000])
+    given = parser.parse_args()
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    free = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    print(f"python {sys.version.split()[0]}{'t' if free else ''}, GIL {'on' if gil else 'off'}")
+    for size in given.sizes:
+        one, two = [], []
+        for _ in range(TURNS):
+            one.append(steps_taken(size, 1, given.seconds / TURNS))
+            two.append(steps_taken(size, 2, given.seconds / TURNS))
+        a, b = statistics.median(one), statistics.median(two)
+        print(f"{size:>9,} elements: {a:>9,.0f} and {b:>9,.0f} steps/s, {b / a:.2f} times")
+
+
+if __name__ == "__main__":
+    main()
