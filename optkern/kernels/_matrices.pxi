@@ -7,6 +7,15 @@
 
 cdef int shape_matrices(Plan plan, int threads) except -1:
     """Compute what the matrices step along; `run_plan` takes the steps then."""
+    try:
+        shape_each(plan, threads)
+    except SystemError as error:   # as NumPy says that no memory is left
+        refuse_unsaid(plan.owner, error)
+        raise
+    return 0
+
+
+cdef int shape_each(Plan plan, int threads) except -1:
     cdef plan_t* core = &plan.core
     cdef tensor_t* t
     cdef dict h

@@ -369,12 +369,7 @@ cdef class Plan:
 
     cdef int shape(self, int threads) except -1:
         """Compute what rules of whole matrices step along; nothing is written."""
-        try:
-            shape_matrices(self, threads)
-        except SystemError as error:   # as NumPy says that no memory is left
-            refuse_unsaid(self.owner, error)
-            raise
-        return 0
+        return shape_matrices(self, threads)
 
     cdef bint conclude(self, int on_nonfinite) except -1:
         """Count the call, which has been done or left out; whether parameters were updated."""
