@@ -117,7 +117,7 @@ cdef void square_tensor(
         for k in range(block, stop):
             plan.norms.partial[0][k] = plan.norms.partial[1][k] = 0
     if wanted and (
-        t.h.flags & AGREEMENT   # which is counted in any order
+        plan.norms.directing and t.h.flags & AGREEMENT   # which is counted in any order
         or not sweep_blocks(plan, i, what, block, stop, s)
     ):
         for k in range(block, stop):
