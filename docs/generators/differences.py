@@ -57,6 +57,13 @@ RECORDED: dict[str, dict[str, dict[str, Any]]] = {
         "Lamb": {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
         "Adafactor": {"learning_rate": 1e-3},
         "Ftrl": {"learning_rate": 1e-3, "initial_accumulator_value": 0.1, "beta": 0.0},
+        "ScheduleFreeAdamW": {
+            "learning_rate": 2.5e-3,
+            "beta_1": 0.9,
+            "beta_2": 0.999,
+            "epsilon": 1e-8,
+            "warmup_steps": 0,
+        },
         "Muon": {"learning_rate": 1e-3, "weight_decay": 4e-3, "momentum": 0.95, "ns_steps": 5},
     },
 }
@@ -87,6 +94,9 @@ WORDS: dict[tuple[str, str], str] = {
     ("optax", "nadam"): "Nesterov's step without Dozat's schedule of the momentum",
     ("optax", "contrib.muon"): "Adam takes what is no matrix by itself",
     ("keras", "SGD"): "``momentum_form='classical'``",
+    ("keras", "ScheduleFreeAdamW"): "``weight_lr_power=0``: in a warm-up, too, each step counts "
+    "alike (by its formula; on torch, in 3.15.1, it takes new weights for old ones: others by 4e-3 "
+    "after 12 steps)",
     ("keras", "Adagrad"): "eps stands within the root",
     ("keras", "RMSprop"): "eps stands within the root",
     ("keras", "Adam"): "``eps_form='raw'``",

@@ -47,5 +47,5 @@ RULE = Rule(
     average=average,
     not_compact=NOT_COMPACT,
     trial_lr=1e-2,
-    names={"optax": "contrib.schedule_free_adamw"},
+    names={"optax": "contrib.schedule_free_adamw", "keras": "ScheduleFreeAdamW"},
 )  # fmt: skip
