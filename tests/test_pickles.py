@@ -1,4 +1,4 @@
-"""Pickles that an earlier optkern wrote are read, and go on as they would have then.
+"""Pickles that an earlier optkern wrote are read, and go on from the state that they hold.
 
 `pickles/` holds what 0.1 wrote of the runs below, before its modules moved and after.
 """
@@ -46,8 +46,12 @@ def lbfgs():
     return x, opt
 
 
+def written(age, name):
+    return (FOLDER / f"{age}-{name}.pkl").read_bytes()
+
+
 def read(age, name):
-    return pickle.loads((FOLDER / f"{age}-{name}.pkl").read_bytes())
+    return pickle.loads(written(age, name))
 
 
 @pytest.mark.parametrize("age", AGES)
@@ -63,10 +67,21 @@ def test_an_optimizer(age):
 
 @pytest.mark.parametrize("age", AGES)
 def test_compact_state(age):
+    """Its random bits were others: the state is the file's, and what follows is today's."""
     (q, opt), (expected, made) = read(age, "int8"), int8()
-    for each in (opt, made):
-        each.step([np.full(300, 0.5, np.float32)])
+    assert q.tobytes() == expected.tobytes()  # a step rounds its state after it
+    old, new = opt.state_dict(), made.state_dict()
+    for name in ("exp_avg", "exp_avg_scales", "exp_avg_sq", "exp_avg_sq_scales"):
+        assert old["state"][0][name].tobytes() in written(age, "int8")
+    for name, exact in (("exp_avg", 0.1), ("exp_avg_sq", 0.001)):
+        np.testing.assert_allclose(np.asarray(opt.state[0][name]), exact, rtol=0.125)
+    made.load_state_dict({**new, "state": old["state"]})
+    for _ in range(3):
+        for each in (opt, made):
+            each.step([np.full(300, 0.5, np.float32)])
     assert q.tobytes() == expected.tobytes()
+    assert opt.steps == made.steps == 4
+    np.testing.assert_equal(opt.state_dict()["state"], made.state_dict()["state"])
 
 
 @pytest.mark.parametrize("age", AGES)

@@ -86,10 +86,10 @@ class NameElsewhere:
         self.where = where
 
     def __get__(self, optimizer: Any, owner: type) -> Any:
-        raise AttributeError(self.where)
+        raise AttributeError(f"{owner.__name__}: {self.where}")
 
     def __set__(self, optimizer: Any, value: Any) -> None:
-        raise AttributeError(self.where)
+        raise AttributeError(f"{type(optimizer).__name__}: {self.where}")
 
 
 def name_of_group_value(name: str) -> NameElsewhere:
@@ -100,7 +100,7 @@ def name_of_group_value(name: str) -> NameElsewhere:
 def name_of_mode(name: str, there: str = "opt") -> NameElsewhere:
     """Say of `eval` and `train`, by which others exchange weights and averages, how it is here."""
     return NameElsewhere(
-        f"there is no {name}: the parameters are those of training, but in `with "
+        f"{name} has no place here: the parameters are those of training, but in `with "
         f"{there}.averaged():`, where the averages (of schedule-free rules and ema_decay) are in "
         "their place, to be judged or saved"
     )
