@@ -6,7 +6,6 @@ median of five turns each, in turn. With a GIL small steps wait for it; without 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import sysconfig
@@ -16,6 +15,8 @@ from time import perf_counter
 import numpy as np
 
 import optkern
+from optkern.bench.cases import TensorSizes
+from optkern.bench.options import Parser
 
 TURNS = 5
 
@@ -43,14 +44,12 @@ def steps_taken(size: int, threads: int, seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 10_000])
-    given = parser.parse_args()
+    sizes = [TensorSizes.parse(size) for size in ("1e2", "1e4")]
+    given = Parser(__doc__, seconds=1.0, sizes=sizes).options()
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     free = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     print(f"python {sys.version.split()[0]}{'t' if free else ''}, GIL {'on' if gil else 'off'}")
-    for size in given.sizes:
+    for size in (shape.elements for shape in given.sizes):
         one, two = [], []
         for _ in range(TURNS):
             one.append(steps_taken(size, 1, given.seconds / TURNS))

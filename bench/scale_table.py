@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 
-SIZES = (1e9, 1e10, 1e11, 1e12)
+from optkern.bench.cases import TensorSizes
+from optkern.bench.options import Parser
+
+SIZES = ("1e9", "1e10", "1e11", "1e12")
 RANKS = (8, 64, 512, 4096)
 ASSUMED = """\
 Assumed: {bytes:g} bytes a parameter and an element of a gradient, {state:g} of state; every rank
@@ -37,7 +40,7 @@ def table(given: argparse.Namespace) -> str:
         "| parameters | ranks | kernel | messages | step | state, a rank | memory, a rank |",
         "|---|---|---|---|---|---|---|",
     ]
-    for n in given.sizes:
+    for n in (float(shape.elements) for shape in given.sizes):
         for ranks in given.ranks:
             kernel, messages, state, memory = row(n, ranks, given)
             times = " | ".join(f"{s:,.3g} s" for s in (kernel, messages, kernel + messages))
@@ -48,15 +51,14 @@ def table(given: argparse.Namespace) -> str:
 
 def main() -> None:
     """Read the figures, and print the table and what it assumes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(__doc__, sizes=[TensorSizes.parse(size) for size in SIZES])
     parser.add_argument("--ns", type=float, default=0.5, help="kernel, nanoseconds an element")
     parser.add_argument("--bandwidth", type=float, default=12.5, help="GB/s each way, of a rank")
     parser.add_argument("--latency", type=float, default=5.0, help="microseconds a message")
     parser.add_argument("--bytes", type=float, default=4.0, help="of a parameter")
     parser.add_argument("--state", type=float, default=8.0, help="bytes a parameter (Adam: 8)")
-    parser.add_argument("--sizes", type=float, nargs="+", default=SIZES)
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
-    given = parser.parse_args()
+    given = parser.options()
     print(table(given))
     print()
     print(ASSUMED.format(**vars(given)))

@@ -119,6 +119,8 @@ def _lamb(p, g, s, o):
 
 
 def _rprop(p, g, s, o):
+    if o.step == 1:
+        s["step_size"] = np.full_like(p, o.lr)
     same = np.sign(g * s["prev"])
     factor = np.where(same > 0, o.etas[1], np.where(same < 0, o.etas[0], 1.0)).astype(p.dtype)
     s["step_size"] = np.clip(s["step_size"] * factor, *o.step_sizes)
@@ -137,7 +139,7 @@ def _asgd(p, g, s, o):
 
 def _adan(p, g, s, o):
     beta1, beta2, beta3 = o.betas
-    change = g - s["previous_grad"]
+    change = g - s["previous_grad"] if o.step > 1 else np.zeros_like(g)
     s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
     s["exp_avg_diff"] = beta2 * s["exp_avg_diff"] + (1 - beta2) * change
     s["exp_avg_sq"] = beta3 * s["exp_avg_sq"] + (1 - beta3) * (g + beta2 * change) ** 2
@@ -150,7 +152,10 @@ def _adan(p, g, s, o):
 
 def _adopt(p, g, s, o):
     beta1, beta2 = o.betas
-    most = (o.step - 1) ** o.clip_exponent
+    if o.step == 1:
+        s["exp_avg_sq"] = g**2
+        return
+    most = o.step**o.clip_exponent
     quotient = np.clip(g / np.maximum(np.sqrt(s["exp_avg_sq"]), o.eps), -most, most)
     s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * quotient
     s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2
@@ -301,23 +306,37 @@ def _normuon(p, g, s, o):
     p -= o.lr * math.sqrt(max(1, p.shape[1] / p.shape[0])) * u
 
 
+def _turned(x, left, right):
+    """Return x along the columns of the bases; an array of one axis has none."""
+    x = x if left is None else left.T @ x
+    return x if right is None else x @ right
+
+
 def _soap(p, g, s, o):
     beta1, beta2 = o.betas
     weight = 1 - (beta2 if o.shampoo_beta is None else o.shampoo_beta)
-    s["L"] += weight * (g @ g.T - s["L"])
-    s["R"] += weight * (g.T @ g - s["R"])
-    left, right, done = s["QL"], s["QR"], o.step - 1
+    if "L" in s:
+        s["L"] += weight * (g @ g.T - s["L"])
+    if "R" in s:
+        s["R"] += weight * (g.T @ g - s["R"])
+    left, right, done = s.get("QL"), s.get("QR"), o.step - 1
+    if done == 0:  # the first step has no bases yet: it only finds them
+        s |= {f"Q{side}": np.linalg.eigh(s[side])[1][:, ::-1] for side in "LR" if side in s}
+        return
     s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
-    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (left.T @ g @ right) ** 2
-    u = left.T @ s["exp_avg"] @ right / (np.sqrt(s["exp_avg_sq"]) + o.eps)
-    p -= o.lr * math.sqrt(1 - beta2**done) / (1 - beta1**done) * (left @ u @ right.T)
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * _turned(g, left, right) ** 2
+    u = _turned(s["exp_avg"], left, right) / (np.sqrt(s["exp_avg_sq"]) + o.eps)
+    back = _turned(u, *(None if basis is None else basis.T for basis in (left, right)))
+    p -= o.lr * math.sqrt(1 - beta2**done) / (1 - beta1**done) * back
     p *= 1 - o.lr * o.weight_decay
     if done % o.precondition_frequency == 0:
-        for axis, (statistics, basis) in enumerate((("L", "QL"), ("R", "QR"))):
-            product = s[statistics] @ s[basis]
-            largest_first = np.argsort(-np.einsum("ij,ij->j", s[basis], product), kind="stable")
-            s[basis] = np.linalg.qr(product[:, largest_first])[0]
-            s["exp_avg_sq"] = s["exp_avg_sq"].take(largest_first, axis)
+        for axis, side in enumerate("LR"):
+            if side in s:
+                product = s[side] @ s[f"Q{side}"]
+                sizes = np.einsum("ij,ij->j", s[f"Q{side}"], product)
+                largest_first = np.argsort(-sizes, kind="stable")
+                s[f"Q{side}"] = np.linalg.qr(product[:, largest_first])[0]
+                s["exp_avg_sq"] = s["exp_avg_sq"].take(largest_first, axis)
 
 
 # By the name of the case. A rule without one has no natural column.

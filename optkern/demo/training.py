@@ -221,7 +221,8 @@ class Checkpoint:
             run.update_times[:] = extra["update_times"].tolist()
             run.step_times[:] = extra["step_times"].tolist()
         except OSError as error:
-            raise DemoError(f"--checkpoint {self.path}: {error.strerror or error}") from None
+            reason = str(error.strerror or error).removeprefix("optkern.load: ")
+            raise DemoError(f"--checkpoint {error.filename or self.path}: {reason}") from None
         except (KeyError, TypeError):
             raise DemoError(f"--checkpoint {self.path}: was not made by the demo") from None
         except ValueError as error:
