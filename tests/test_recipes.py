@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import optkern
-from optkern.schedules import Linear, join
+from optkern.schedules import Linear, Piecewise, join
 
 PAGE = (Path(__file__).parent.parent / "docs" / "schedules.md").read_text()
 
@@ -55,3 +55,17 @@ def test_a_frozen_group_stands_and_then_warms_up():
         opt.step([g, g])
         assert (a == before).all() == (step <= 10)  # the warm-up begins at 0
     assert (b != a).all()
+
+
+def test_momentum_that_warms_up_and_goes_back():
+    """By heavy ball's formula with the momentum of each step, over all 1,000 of them."""
+    given = "momentum=Piecewise({0: 0.85, 300: 0.95, 950: 0.95, 1000: 0.85})"
+    assert given in PAGE
+    w, expected, buffer = np.ones(5), np.ones(5), None
+    opt = optkern.SGD(w, lr=1e-3, momentum=Piecewise({0: 0.85, 300: 0.95, 950: 0.95, 1000: 0.85}))
+    for step, g in enumerate(gradients(1000)):
+        momentum = np.interp(step, [0, 300, 950, 1000], [0.85, 0.95, 0.95, 0.85])
+        buffer = g if buffer is None else momentum * buffer + g
+        expected -= 1e-3 * buffer
+        opt.step(g)
+    np.testing.assert_allclose(w, expected, rtol=1e-11)

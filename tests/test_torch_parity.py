@@ -122,7 +122,7 @@ class Pair:
             np.testing.assert_allclose(ours, theirs.detach().numpy(), **tolerance)
 
 
-EXACT = {"rtol": 1e-10, "atol": 1e-13}
+EXACT = {"rtol": 1e-12, "atol": 1e-14}
 
 
 @every_class

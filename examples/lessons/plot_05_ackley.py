@@ -67,13 +67,13 @@ lesson.claim(
     "a rule with momentum or an adaptive rate leaves local minima in which descent stays",
     f"in the global basin at the start: {at_home:.0%}; at the end, best rate: "
     + ", ".join(f"{name} {share:.0%} (lr {lr:.2g})" for name, (share, lr) in best.items()),
-    "partly: the length of the first steps counts, which every rule owes to its rate; plain "
-    f"descent at its best reaches {best['SGD'][0]:.0%}"
+    "NO: the length of the first steps counts, which every rule owes to its rate; plain descent "
+    f"at its best reaches {best['SGD'][0]:.0%}"
     if best["SGD"][0] > 2 * at_home
     else best["Adam"][0] > 2 * best["SGD"][0],
 )
 lesson.claim(
-    "with small steps no rule leaves the basin in which it starts",
+    "with small steps no rule finds the global basin from another",
     "best share with a rate below 2e-3: "
     + ", ".join(f"{name} {share:.0%}" for name, share in small.items()),
     max(small.values()) < at_home + 0.05

@@ -101,7 +101,7 @@ lesson.claim(
     f"after {left[16]} updates, the full batch after {left[1200]}; from weights of exactly zero "
     f"batch 16 is at {from_the_saddle(16, 0.0)[-1]:.2f} after 1000",
     0 < left[16] < 0.7 * left[1200]
-    or "partly: mini-batches leave the saddle little sooner here, and from its very middle never",
+    or "NO: near this saddle both go alike; in its middle mini-batches, too, move the bias alone",
 )
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 4))
