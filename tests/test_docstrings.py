@@ -7,6 +7,7 @@ import pytest
 
 import optkern
 from optkern import curvature, kernels, reference, schedules, solvers
+from optkern.curvature import landscape
 
 # What a call gives back is shown where the call is.
 RESULTS = {"Flat", "Optimizer", "Report", "Schedule", "DifferenceOperator", "NotSymmetricError"}
@@ -27,7 +28,8 @@ def public():
     functions = (
         name for name in curvature.__all__ if callable(getattr(curvature, name)) and name.islower()
     )
-    return found | {f"curvature.{name}": getattr(curvature, name) for name in functions}
+    found |= {f"curvature.{name}": getattr(curvature, name) for name in functions}
+    return found | {f"landscape.{name}": getattr(landscape, name) for name in ("line", "plane")}
 
 
 PUBLIC = public()

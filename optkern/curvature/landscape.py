@@ -200,6 +200,8 @@ def line(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from optkern.curvature import landscape
     >>> found = landscape.line(np.zeros(2), lambda w: float(w @ w), np.array([1.0, 0.0]), points=3)
     >>> found.t, found.loss
     (array([-1.,  0.,  1.]), array([1., 0., 1.]))
@@ -274,6 +276,8 @@ def plane(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from optkern.curvature import landscape
     >>> saddle = lambda w: float(w[0] ** 2 - w[1] ** 2)
     >>> landscape.plane(np.zeros(2), saddle, np.eye(2), points=3).loss
     array([[ 0., -1.,  0.],
