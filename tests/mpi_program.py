@@ -59,6 +59,15 @@ def shape():
     optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=60)
 
 
+def evolution():
+    """The same vector on any number of ranks, for rewards that draw numbers of their own."""
+    from test_mpi_evolution import evolved
+
+    vector, calls = evolved(comm, timeout=60)
+    assert calls == 2 * 3 * (7 * (rank + 1) // size - 7 * rank // size)
+    print(f"rank {rank} {int.from_bytes(vector.tobytes()[:40], 'little')}", flush=True)
+
+
 def trained(act, timeout=60):
     opt = optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=timeout, **options)
     opt.step(grads)
@@ -75,6 +84,7 @@ def fail():
 
 CASES = {
     "bits": bits,
+    "evolution": evolution,
     "shape": shape,
     "raises": lambda: trained(fail),
     "exits": lambda: trained(lambda: sys.exit(3)),

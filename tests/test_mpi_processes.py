@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_mpi_evolution import evolved
 
 pytest.importorskip("mpi4py", reason="extra `mpi`")
 
@@ -44,6 +45,14 @@ def test_ranks_step_as_one(ranks):
     assert len(found) == ranks and len(set(found)) == 1
     if ranks == 4:
         assert hashes(mpiexec(4, "bits")[1]) == found  # the same in every repetition
+
+
+@pytest.mark.parametrize("ranks", (2, 3))
+def test_ranks_evolve_as_one(ranks):
+    code, text = mpiexec(ranks, "evolution")
+    assert code == 0, text
+    vector, _ = evolved(None)
+    assert hashes(text) == [str(int.from_bytes(vector.tobytes()[:40], "little"))] * ranks
 
 
 ENDS = {

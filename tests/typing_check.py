@@ -95,6 +95,10 @@ at.loss(autograd.adam(lambda x, i: at.grad(x), at.x, num_iters=3, step_size=0.1)
 w, config = cs231n.adam(p, g, None)
 dl_from_scratch.Adam(lr=0.1).update({"W": p}, {"W": p})
 ratio: float = evolution_strategies.Adam(None, stepsize=0.1).update(p)
+population = evolution_strategies.Population(
+    evolution_strategies.SGD(None, 0.1), lambda pi, rng: float(rng.random()), pairs=4, comm=None
+)
+returns: np.ndarray = population.step().returns
 tensors = torch.AdamW([p], lr=1e-3, clip_norm=1.0)
 tensors.step()
 tensors.load_state_dict(tensors.state_dict())
