@@ -88,6 +88,10 @@ def run_demo(args: argparse.Namespace) -> int:
     DemoError
         Where the demo cannot run as asked.
     """
+    if args.ranks is not None:
+        from .ranked import run_ranked
+
+        return run_ranked(args)
     _check_rates(args)
     _check_extras(args)
     if not args.no_plot:

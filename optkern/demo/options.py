@@ -166,6 +166,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of an update (default: optkern's choice)",
     )
+    add(
+        "--ranks",
+        type=integer(1, 256),
+        metavar="N",
+        help="train one rule in N processes that share the work (needs mpi4py and mpich)",
+    )
     add("--report", metavar="PATH.html", help="write all of it as one page for a browser, too")
     add("--watch", action="store_true", help="show loss, gradient and curvature after each epoch")
     where = parser.add_mutually_exclusive_group()

@@ -26,7 +26,7 @@ def communicator(owner: str, comm: Any, timeout: float) -> MPICommunicator:
     """Return the one over an mpi4py communicator, or over COMM_WORLD for None; each has one."""
     try:
         from mpi4py import MPI
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # mpi4py without a library of MPI's
         how = pip_install("optkern[mpi]")
         raise ImportError(
             f"{owner}: several ranks need MPI: {how} has mpi4py and MPICH for one machine ({error})"
