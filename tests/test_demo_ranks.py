@@ -16,6 +16,7 @@ from demo_runs import TINY, refused, run
 import optkern.mpi
 from optkern.demo import data, ranked
 
+train = ranked.train_share
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
@@ -28,10 +29,8 @@ def job(epochs=2, rule="adamw", **settings):
 def test_the_ranks_of_a_job_learn_together(ranks):
     """A mini-batch of 33 is no multiple of two: its shares weigh what they hold."""
     source, shown = data.load_data(None, 0), []
-    alone = ranked.train_share(job(), source, optkern.mpi.Alone(), shown.append)
-    found = mpi_ranks.run(
-        ranks, lambda rank: ranked.train_share(job(), source, rank, lambda epoch: None)
-    )
+    alone = train(job(), source, optkern.mpi.Alone(), shown.append)
+    found = mpi_ranks.run(ranks, lambda rank: train(job(), source, rank, print))
     assert shown == [1, 2]
     assert len({outcome.weights for outcome in found}) == 1 != {alone.weights}
     assert sum(outcome.state_bytes for outcome in found) == alone.state_bytes
@@ -57,10 +56,7 @@ def test_shares_of_a_batch_weigh_what_they_hold(monkeypatch):
     monkeypatch.setattr(ranked.training, "new_network", network)
     monkeypatch.setattr(ranked.training, "held_out_score", lambda n, s: float(n.params["b"][0]))
     one, two = (
-        mpi_ranks.run(
-            n, lambda rank: ranked.train_share(job(1, "sgd"), source, rank, lambda epoch: 0)
-        )
-        for n in (1, 2)
+        mpi_ranks.run(n, lambda rank: train(job(1, "sgd"), source, rank, print)) for n in (1, 2)
     )
     assert two[0].score == pytest.approx(one[0].score, rel=1e-6) != 0
 

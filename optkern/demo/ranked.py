@@ -44,7 +44,7 @@ RANKED = tuple(
     and getattr(rule, "average", None) is None
 )
 DEFAULT = "adamw"
-PATIENCE = 120.0  # seconds that a process waits for the others: an epoch takes less than one
+LONGEST_WAIT = 120.0  # seconds that a process waits for the others: an epoch takes less than one
 WIDTH = 30
 
 
@@ -94,7 +94,7 @@ def train_share(
     settings = training.Settings(**job.settings)
     network, rule = training.new_network(source, settings), _rule(job.rule)
     opt = optkern.mpi.Sharded(
-        getattr(optkern, rule.class_name), network.params, comm=comm, timeout=PATIENCE,
+        getattr(optkern, rule.class_name), network.params, comm=comm, timeout=LONGEST_WAIT,
         lr=training.scheduled(job.lr, source, settings), num_threads=settings.num_threads,
         clip_norm=settings.clip_norm,
     )  # fmt: skip
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> None:
     """Do a rank's part of a job."""
     job = Job(**json.loads(argv[0]))
     source = data.load_data(job.data, job.settings["seed"])
-    ranks = as_communicator("optkern demo", None, PATIENCE)
+    ranks = as_communicator("optkern demo", None, LONGEST_WAIT)
     show = _bar(job, f"{ranks.size} processes") if ranks.rank == 0 else lambda epoch: None
     outcome = train_share(job, source, ranks, show)
     Path(job.results, f"{ranks.rank}.json").write_text(json.dumps(asdict(outcome)))
