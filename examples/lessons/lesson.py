@@ -76,6 +76,12 @@ def digits(train: int = 1200, seed: int = 0):
     return X[:train], y[:train], X[train:], y[train:]
 
 
+def digits_in_three(train: int):
+    """Return X, y to train on, X, y to choose by (400 images), and X, y to test the choice on."""
+    X, y, others, labels = digits(train)
+    return (X, y), (others[:400], labels[:400]), (others[400:], labels[400:])
+
+
 class MLP:
     """Tanh layers under softmax cross-entropy, or the mean squared error of ``mse=True``."""
 
@@ -129,27 +135,31 @@ class MLP:
 
 
 class NormalisedMLP:
-    """Tanh layers 64-32-32-10, each normalised by its batch, layer or four groups, or by none."""
+    """Two tanh layers, each normalised by its batch, layer or groups of it, or by none."""
 
-    def __init__(self, mode, seed=0):
-        rng, self.mode = np.random.default_rng(seed), mode
-        sizes = ((64, 32), (32, 32), (32, 10))
+    def __init__(self, mode, seed=0, width=32, groups=4):
+        rng, self.mode, self.width = np.random.default_rng(seed), mode, width
+        self.groups = groups if mode == "group" else 1
+        sizes = ((64, width), (width, width), (width, 10))
         self.params = [rng.standard_normal(s) / np.sqrt(s[0]) for s in sizes]
-        self.running = [[np.zeros(32), np.ones(32)] for _ in range(2)]
+        self.running = [[np.zeros(width), np.ones(width)] for _ in range(2)]
+
+    def parts(self, samples):
+        """Return the shape of a layer by groups."""
+        return samples, self.groups, self.width // self.groups
 
     def normalised(self, z, k, training, learn):
         """Return z normalised, by what it was divided and along which axis."""
         if self.mode == "none":
             return z, 1.0, None
-        shape = (len(z), 1, 32) if self.mode != "group" else (len(z), 4, 8)
-        axis, z = (0 if self.mode == "batch" else 2), z.reshape(shape)
+        axis, z = (0 if self.mode == "batch" else 2), z.reshape(self.parts(len(z)))
         mean, spread = z.mean(axis, keepdims=True), np.sqrt(z.var(axis, keepdims=True) + 1e-5)
         if self.mode == "batch" and learn:
             for old, new in zip(self.running[k], (mean, spread)):
                 old += 0.1 * (new.ravel() - old)
         if self.mode == "batch" and not training:
-            mean, spread = (v.reshape(1, 1, 32) for v in self.running[k])
-        return ((z - mean) / spread).reshape(len(z), 32), spread, axis
+            mean, spread = (v.reshape(1, 1, -1) for v in self.running[k])
+        return ((z - mean) / spread).reshape(len(z), self.width), spread, axis
 
     def scores(self, params, X, training=True, learn=False):
         """Return the scores, and what the way back needs."""
@@ -169,12 +179,35 @@ class NormalisedMLP:
         for W, (a, h, spread, axis) in zip(params[:0:-1], kept[::-1]):
             d = (d @ W.T) * (1 - np.tanh(h) ** 2)
             if axis is not None:
-                shape = (len(y), 4, 8) if self.mode == "group" else (len(y), 1, 32)
-                d, h = d.reshape(shape), h.reshape(shape)
+                d, h = d.reshape(self.parts(len(y))), h.reshape(self.parts(len(y)))
                 along = (d * h).mean(axis, keepdims=True)
-                d = ((d - d.mean(axis, keepdims=True) - h * along) / spread).reshape(len(y), 32)
+                d = (d - d.mean(axis, keepdims=True) - h * along) / spread
+                d = d.reshape(len(y), self.width)
             grads[:0] = [a.T @ d]
         return grads
+
+    def train(self, X, y, batch, lr, updates=400, losses=None):
+        """Take SGD's updates of random batches, the same at each call; returns the network."""
+        import optkern
+
+        rng, opt = np.random.default_rng(0), optkern.SGD(self.params, lr=lr)
+        for k in range(updates):
+            if losses is not None and k % 10 == 0:
+                losses.append(self.loss(X, y))
+            rows = rng.permutation(len(y))[:batch]
+            opt.step(self.gradients(self.params, X[rows], y[rows], learn=True))
+        return self
+
+    def spectrum(self, X, y):
+        """Return all eigenvalues of the Hessian, which is built column by column."""
+        shapes = [p.shape for p in self.params]
+        cuts = np.cumsum([p.size for p in self.params])[:-1]
+
+        def gradient(w):
+            params = [part.reshape(shape) for part, shape in zip(np.split(w, cuts), shapes)]
+            return np.concatenate([g.ravel() for g in self.gradients(params, X, y)])
+
+        return np.linalg.eigvalsh(hessian(gradient, np.concatenate([*map(np.ravel, self.params)])))
 
     def accuracy(self, X, y, **how):
         """Return the share of samples whose largest score is their label's."""
@@ -185,3 +218,53 @@ class NormalisedMLP:
         scores = self.scores(self.params, X)[0]
         scores = scores - scores.max(1, keepdims=True)
         return float((np.log(np.exp(scores).sum(1)) - scores[np.arange(len(y)), y]).mean())
+
+
+def tuned(mode, training, held, batch, rates):
+    """Return the rate of a NormalisedMLP that is best by the images held out, and that network."""
+    nets = [NormalisedMLP(mode).train(*training, batch, lr) for lr in rates]
+    k = int(np.argmax([net.accuracy(*held, training=False) for net in nets]))
+    return rates[k], nets[k]
+
+
+class FewDigits:
+    """150 digits of 0 to 3 by 4 principal components, 2 tanh units and decay: 22 weights in one."""
+
+    def __init__(self):
+        X, y = digits()[:2]
+        X, self.y = X[y < 4][:150], y[y < 4][:150]
+        X = (X - X.mean(0)) @ np.linalg.svd(X - X.mean(0), full_matrices=False)[2][:4].T
+        self.X, self.net = X / X.std(), MLP(4, 2, 4)
+
+    def start(self, seed):
+        """Return random weights."""
+        return np.concatenate([p.ravel() for p in MLP(4, 2, 4, seed=seed).params])
+
+    def loss_and_grad(self, w, rows=slice(None)):
+        """Return the mean cross-entropy of these rows with .005 |w|^2 beside it, and its slope."""
+        W, b, V, c = np.split(w, (8, 10, 18))
+        params = [W.reshape(4, 2), b, V.reshape(2, 4), c]
+        loss, grads = self.net.loss_and_grads(params, self.X[rows], self.y[rows])
+        return loss + 0.005 * w @ w, np.concatenate([g.ravel() for g in grads]) + 0.01 * w
+
+    def loss(self, w):
+        """Return the loss of all images."""
+        return self.loss_and_grad(w)[0]
+
+    def grad(self, w):
+        """Return the gradient of all images."""
+        return self.loss_and_grad(w)[1]
+
+    def critical(self, w):
+        """Return the critical point beside w, which solves gradient = 0."""
+        from scipy.optimize import least_squares
+
+        return least_squares(
+            self.grad, w, lambda w: hessian(self.grad, w), xtol=1e-15, ftol=1e-15, gtol=1e-15
+        ).x
+
+
+def hessian(grad, w):
+    """Return that of a gradient by central differences, symmetric."""
+    columns = [(grad(w + 1e-5 * e) - grad(w - 1e-5 * e)) / 2e-5 for e in np.eye(len(w))]
+    return (np.array(columns) + np.array(columns).T) / 2

@@ -44,14 +44,9 @@ def grad(p):
     return np.concatenate([(X.T @ dz).ravel(), dz.sum(0), h.T @ d, [d.sum()]]) + 2 * DECAY * p
 
 
-def hessian(grad, p):
-    columns = [(grad(p + 1e-5 * e) - grad(p - 1e-5 * e)) / 2e-5 for e in np.eye(len(p))]
-    return (np.array(columns) + np.array(columns).T) / 2
-
-
 def critical(grad, start):
     found = least_squares(
-        grad, start, lambda p: hessian(grad, p), max_nfev=150, xtol=1e-15, gtol=1e-15
+        grad, start, lambda p: lesson.hessian(grad, p), max_nfev=150, xtol=1e-15, gtol=1e-15
     )
     return found.x if np.linalg.norm(found.fun) < 1e-8 else None
 
@@ -64,7 +59,7 @@ for k in range(120):  # solved from where a training of 0 to 2000 steps has come
         opt.step([grad(p)])
     p = critical(grad, p)
     if p is not None:
-        e = np.linalg.eigvalsh(hessian(grad, p))
+        e = np.linalg.eigvalsh(lesson.hessian(grad, p))
         share = (e < -1e-5).sum() / (np.abs(e) > 1e-5).sum()  # of the curved directions
         points.append((loss(p), share, classify(p, grad, loss=loss).kind))
 losses, shares = np.array([point[:2] for point in points]).T

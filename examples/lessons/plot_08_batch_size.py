@@ -3,8 +3,7 @@
 ====================
 
 A batch of one is many cheap, noisy updates an epoch, the full batch one dear and exact one. What
-that costs in time, where it ends, and what shuffling does. And a full batch that is stuck at a
-point where the mini-batches, whose losses differ, go on.
+that costs in time, where it ends, and what shuffling does.
 """
 
 import time
@@ -36,7 +35,7 @@ def train(batch, epochs=10, seed=0, shuffle=True, X=X, y=y):
 
 
 # %%
-# Time and accuracy, from one sample to all of them: ten epochs, and the time of 300 updates
+# Time and accuracy, from one sample to all of them: ten epochs, three seeds
 
 rows = {batch: np.median([train(batch, seed=s) for s in range(3)], axis=0) for batch in BATCHES}
 per_update = {batch: row[0] for batch, row in rows.items()}
@@ -76,44 +75,13 @@ lesson.claim(
     sorted_[True] > sorted_[False] + 0.05,
 )
 
-# %%
-# A point where the full batch stands still: beside a saddle, all weights nearly zero and the last
-# bias fitted. The full loss is flat there; those of mini-batches, of other class shares, are not.
-
-
-def from_the_saddle(batch, offset=1e-5, updates=1000):
-    net = lesson.MLP(64, 8, 10, scale=offset)
-    net.params[3][:] = np.log(np.bincount(y) / len(y))
-    opt, losses, rng = optkern.SGD(net.params, lr=0.05), [], np.random.default_rng(0)
-    for _ in range(updates // 10):
-        losses.append(net.loss(net.params, X, y))
-        for _ in range(10):
-            rows = rng.permutation(len(y))[:batch]
-            opt.step(net.loss_and_grads(net.params, X[rows], y[rows])[1])
-    return losses
-
-
-stuck = {batch: from_the_saddle(batch) for batch in (16, 1200)}
-left = {b: 10 * int(np.argmax(np.array(v) < 2.0)) for b, v in stuck.items()}
-lesson.claim(
-    "a full batch is stuck where mini-batches, whose losses differ, go on",
-    f"1e-5 beside a saddle of loss {stuck[16][0]:.2f}, at the same rate: batch 16 falls below 2.0 "
-    f"after {left[16]} updates, the full batch after {left[1200]}; from weights of exactly zero "
-    f"batch 16 is at {from_the_saddle(16, 0.0)[-1]:.2f} after 1000",
-    0 < left[16] < 0.7 * left[1200]
-    or "NO: near this saddle both go alike; in its middle mini-batches, too, move the bias alone",
-)
-
-figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+figure, axes = plt.subplots(1, 2, figsize=(9, 4))
 for k, (name, values) in enumerate((("update", per_update), ("epoch", per_epoch))):
     axes[0].loglog(BATCHES, [1e3 * values[b] for b in BATCHES], label=name, **lesson.style(k))
 axes[0].set(title="time, ms", xlabel="batch")
 for k, part in enumerate(("training", "test")):
     axes[1].semilogx(BATCHES, [rows[b][k + 1] for b in BATCHES], label=part, **lesson.style(k))
 axes[1].set(title="accuracy after ten epochs", xlabel="batch")
-for k, (batch, losses) in enumerate(stuck.items()):
-    axes[2].plot(np.arange(len(losses)) * 10, losses, label=f"batch {batch}", **lesson.style(k))
-axes[2].set(title="loss from beside a saddle", xlabel="update")
 for ax in axes:
     ax.legend()
 lesson.show(figure, "plot_08_batch_size.py")

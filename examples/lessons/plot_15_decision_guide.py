@@ -60,7 +60,7 @@ said["the rate was raised"] = monitor.diagnose(
     loss=lambda p: wild.loss(p, *TRAIN),
 )
 for name, verdict in said.items():
-    print(f"{name:20}{verdict.kind}")
+    print(f"{name}\n    {str(verdict).splitlines()[0]}")  # kind: explanation
 WANTED = ("bias", "optimization", "overfitting", "mismatch", "exploding")
 right = [verdict.kind == kind for verdict, kind in zip(said.values(), WANTED)]
 lesson.claim(
@@ -68,7 +68,6 @@ lesson.claim(
     f"{sum(right)} of 5 faults are named as planted",
     all(right),
 )
-print(f"\n{said['the rate was raised']}\n")
 kept = train(lr=0.3, rule=optkern.SGD)  # the same run, had the rate stayed
 ends = [losses(net, TRAIN)[0] for net in (wild, kept)]
 lesson.claim(
