@@ -68,6 +68,24 @@ def evolution():
     print(f"rank {rank} {int.from_bytes(vector.tobytes()[:40], 'little')}", flush=True)
 
 
+def basis():
+    """The peak of the memory of a long run: slices of the basis, and a few vectors."""
+    import tracemalloc
+
+    from optkern import curvature
+
+    n, steps = 200_000, 60
+    d = np.linspace(0, 1, n)
+    tracemalloc.start()
+    found = curvature.lanczos(
+        lambda v: d * v, n, tol=1e-15, max_matvecs=steps, certify=False, comm=comm
+    )
+    peak = tracemalloc.get_traced_memory()[1] / (8 * n)  # in vectors
+    assert found.iterations == steps and found.reorthogonalized
+    assert steps / size < peak < steps / size + 12, peak
+    print(f"rank {rank} {int.from_bytes(found.alpha.tobytes()[:40], 'little')}", flush=True)
+
+
 def trained(act, timeout=60):
     opt = optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=timeout, **options)
     opt.step(grads)
@@ -85,6 +103,7 @@ def fail():
 CASES = {
     "bits": bits,
     "evolution": evolution,
+    "basis": basis,
     "shape": shape,
     "raises": lambda: trained(fail),
     "exits": lambda: trained(lambda: sys.exit(3)),

@@ -6,6 +6,8 @@ import pytest
 
 import optkern.mpi
 from optkern import curvature
+from optkern.curvature.recurrence import Recurrence
+from optkern.curvature.shared import SharedRecurrence
 
 N = 40
 rng = np.random.default_rng(4)
@@ -90,3 +92,165 @@ def test_what_a_function_gives_keeps_its_form():
     mean = optkern.mpi.averaged(lambda: {"a": [np.ones(2, np.float32)]}, optkern.mpi.Alone())
     found = mean()["a"][0]
     assert found.dtype == np.float32 and found.tolist() == [1, 1]
+
+
+# --------------------------------------------------------------------------- the basis
+
+
+def whole_and_shared(dtype, spectrum, limit=100, steps=30):
+    """The same run by a recurrence with a whole basis and by one that is alone with its slices."""
+    d = np.asarray(spectrum, dtype)
+    start = np.random.default_rng(0).standard_normal(d.size).astype(dtype)
+    start /= np.linalg.norm(start)
+    alone = optkern.mpi.Alone()
+    runs = Recurrence(start, limit), SharedRecurrence(start.copy(), limit, 0, alone)
+    for _ in range(steps):
+        for run in runs:
+            run.advance(d * run.vector)
+    return runs
+
+
+@pytest.mark.parametrize("dtype", (np.float64, np.float32))
+@pytest.mark.parametrize("case", ("long", "ends", "dropped", "no basis"))
+def test_one_rank_has_the_bits_of_a_whole_basis(case, dtype):
+    """Also where the Krylov space ends, and where the basis is dropped."""
+    spectrum = np.tile([1.0, 2.0, 5.0], 20) if case == "ends" else np.linspace(-1, 3, 5000)
+    limit = {"dropped": 12, "no basis": 0}.get(case, 100)
+    whole, shared = whole_and_shared(dtype, spectrum, limit)
+    assert (whole.alpha, whole.beta, whole.k) == (shared.alpha, shared.beta, shared.k)
+    assert whole.vector.tobytes() == shared.vector.tobytes()
+    assert (whole.basis is None) == (shared.basis is None) == (limit < 31)
+    for name in ("noise_square", "noise_count", "removed_square"):
+        assert getattr(whole, name) == getattr(shared, name)
+    if whole.basis is not None:
+        assert all((a == b).all() for a, b in zip(whole.basis, shared.basis, strict=True))
+
+
+@pytest.mark.parametrize("ranks", (2, 3, 7))
+def test_each_rank_keeps_its_slice_of_the_basis(ranks):
+    d, kept = np.linspace(-1, 3, 1003), []
+
+    def work(rank):
+        def see(run):
+            rows = run.recurrence.basis.rows
+            kept.append((rank.rank, run.k, sum(row.nbytes for row in rows), rows[0].size))
+            assert all(row.base is None for row in rows)  # not a view that keeps the whole
+
+        return curvature.lanczos(lambda v: d * v, d.size, "both", comm=rank, callback=see)
+
+    results = mpi_ranks.run(ranks, work)
+    one = curvature.lanczos(lambda v: d * v, d.size, "both")
+    for found in results:
+        assert found.reorthogonalized and found.iterations == one.iterations
+        for name in ("alpha", "beta", "eigenvector_min", "eigenvector_max"):
+            assert getattr(found, name).tobytes() == getattr(results[0], name).tobytes()
+        assert found.bounds_min == results[0].bounds_min
+        assert found.eigenvalue_min == pytest.approx(one.eigenvalue_min, rel=1e-10)
+        np.testing.assert_allclose(found.alpha, one.alpha, rtol=1e-8, atol=1e-10)
+    for k in range(1, one.iterations + 1):
+        held = [(size, length) for _, step, size, length in kept if step == k]
+        assert sum(size for size, _ in held) == 8 * d.size * (k + 1)
+        assert max(length for _, length in held) == -(-d.size // ranks)
+
+
+def test_memory_is_that_of_one_rank():
+    """Two ranks keep twice as many vectors in the same bytes."""
+    d, longest = np.linspace(-1, 3, 600), {}
+
+    def work(rank):
+        def see(run):
+            if run.has_basis:
+                longest[rank and rank.size] = len(run.recurrence.basis)
+
+        options = {"memory": 8 * d.size * 12, "max_matvecs": 40, "tol": 1e-12}
+        return curvature.lanczos(lambda v: d * v, d.size, comm=rank, callback=see, **options)
+
+    work(None)
+    mpi_ranks.run(2, work)
+    assert longest == {None: 12, 2: 24}
+    with pytest.raises(ValueError, match=f"give at least {8 * 300 * 52} bytes"):
+        mpi_ranks.run(
+            2, lambda r: curvature.lanczos(lambda v: d * v, d.size, k=50, memory=9, comm=r)
+        )
+
+
+def test_a_dropped_basis_and_its_second_pass():
+    d = np.r_[np.linspace(0, 1, 599), 3.0]
+
+    def work(rank):
+        return curvature.lanczos(lambda v: d * v, d.size, "both", memory=8 * d.size * 5, comm=rank)
+
+    results = mpi_ranks.run(3, work)
+    assert not results[0].reorthogonalized and results[0].converged
+    assert abs(results[0].eigenvector_max[-1]) == pytest.approx(1, abs=1e-3)
+    assert len({found.eigenvector_min.tobytes() for found in results}) == 1
+
+
+def test_several_pairs_from_a_shared_basis():
+    d = np.r_[np.linspace(0, 1, 300), 5.0, 6.0, 7.0]
+    results = mpi_ranks.run(
+        2, lambda rank: curvature.lanczos(lambda v: d * v, d.size, "largest", k=3, comm=rank)
+    )
+    for found in results:
+        np.testing.assert_allclose(found.eigenvalues_max, [7, 6, 5], rtol=1e-6)
+        assert found.eigenvectors_max.tobytes() == results[0].eigenvectors_max.tobytes()
+
+
+VERDICTS = {
+    "minimum": np.linspace(1, 4, 30),
+    "saddle": np.r_[-1.0, np.linspace(1, 4, 29)],
+    "maximum": -np.linspace(1, 4, 30),
+    "degenerate": np.r_[np.zeros(3), np.linspace(1, 4, 27)],
+    "long": np.r_[-0.05, np.linspace(0.5, 4, 400)],
+    "unlike units": np.r_[1e-9, 1e-3, np.linspace(1, 4, 28)],
+    "not_stationary": np.linspace(1, 4, 60),
+}
+
+
+@pytest.mark.parametrize("ranks", (2, pytest.param(3, marks=pytest.mark.slow)))
+@pytest.mark.parametrize("exact", (True, False))
+@pytest.mark.parametrize("case", VERDICTS)
+def test_verdicts_are_those_of_one_process(case, exact, ranks):
+    d = VERDICTS[case]
+    x = np.full(d.size, 0.0 if case != "not_stationary" else 0.1)
+    x[0] += 1e-9 if case == "long" else 0
+    options = {
+        "grad": lambda x: d * x,
+        "loss": lambda x: 0.5 * float(np.sum(d * x * x)),
+        "hvp": (lambda v: d * v) if exact else None,
+        "max_matvecs": 300,
+    }
+    one = curvature.classify(x, **options)
+    results = mpi_ranks.run(ranks, lambda rank: curvature.classify(x, comm=rank, **options))
+    for found in results:
+        assert found.kind == one.kind
+        assert found.explanation == results[0].explanation
+        assert (found.bounds_min, found.bounds_max) == (
+            results[0].bounds_min,
+            results[0].bounds_max,
+        )
+        assert found.matvecs == results[0].matvecs
+        if found.escape_direction is not None:
+            assert found.escape_direction.tobytes() == results[0].escape_direction.tobytes()
+
+
+def test_one_callback_stops_all():
+    d = np.linspace(-1, 3, 500)
+
+    def work(rank):
+        stop = (lambda run: run.k == 4) if rank.rank == 1 else (lambda run: False)
+        return curvature.lanczos(lambda v: d * v, d.size, comm=rank, callback=stop).iterations
+
+    assert mpi_ranks.run(2, work) == [4, 4]
+
+    def failing(rank):
+        def see(run):
+            if rank.rank == 1:
+                raise ZeroDivisionError("of the user's own")
+
+        with pytest.raises((ZeroDivisionError, optkern.mpi.RankError)) as error:
+            curvature.lanczos(lambda v: d * v, d.size, comm=rank, callback=see)
+        return str(error.value)
+
+    said = mpi_ranks.run(2, failing)
+    assert "rank 1 could not ask its callback" in said[0] and said[1] == "of the user's own"

@@ -55,6 +55,13 @@ def test_ranks_evolve_as_one(ranks):
     assert hashes(text) == [str(int.from_bytes(vector.tobytes()[:40], "little"))] * ranks
 
 
+@pytest.mark.parametrize("ranks", (2, pytest.param(3, marks=pytest.mark.slow)))
+def test_a_basis_takes_its_share_of_memory_on_each_rank(ranks):
+    code, text = mpiexec(ranks, "basis")
+    assert code == 0, text
+    assert len(hashes(text)) == ranks and len(set(hashes(text))) == 1
+
+
 ENDS = {
     "shape": ("ranks disagree on shapes 'b' [0]: rank 0 has 10, rank 1 11", 2),
     "raises": ("rank 1 has ended", 1),

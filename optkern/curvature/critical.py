@@ -148,10 +148,11 @@ def classify(
     """
     owner = "classify"
     if comm is not None:
-        from ..ranks import as_communicator, averaged
+        from ..ranks import agreeing, as_communicator, averaged
 
         comm = as_communicator(owner, comm)
-        check_callable(owner, grad=grad, hvp=hvp, loss=loss)
+        check_callable(owner, grad=grad, hvp=hvp, loss=loss, callback=callback)
+        callback = agreeing(owner, comm, callback)
         grad = averaged(grad, comm)
         hvp, loss = (f if f is None else averaged(f, comm) for f in (hvp, loss))
     x = settled(x)
@@ -180,6 +181,7 @@ def classify(
         operator.beside = functools.cache(lambda: _secant(gradient, line.size, seed))
     else:
         operator = DifferenceOperator(owner, gradient, step, scale)
+    operator.ranks = comm
     run = LanczosRun(operator, confidence, (1, -1), memory, seed, None, threads)
     operator.prepare(run.recurrence.vector)
     test = StationarityTest(gradient, operator, line, grad_tol, least, seed, threads)

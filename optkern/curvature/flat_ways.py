@@ -21,8 +21,8 @@ from ..kernels.immutable import immutable
 from .gradients import FlatGradient
 from .line import LossAlongDirection
 from .operators import norm, random_unit
-from .recurrence import project
 from .run import LanczosRun
+from .shared import combine_rows, parts_along
 
 RADII = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)  # of the size of x
 STARTS = 2  # random ones, each with its opposite
@@ -182,14 +182,12 @@ class FlatLook:
 
     def _spread(self, coefficients: np.ndarray) -> np.ndarray:
         """Return the vector of n elements with these coefficients along the basis."""
-        out = np.zeros(self.x.size)
-        for row, weight in zip(self.rows, coefficients):
-            out += weight * row
+        out = combine_rows(self.rows, coefficients, self.x.size)
         return out if self.units is None else self.units * out
 
     def _parts(self, g: np.ndarray) -> np.ndarray:
         g = g if self.units is None else self.units * g
-        return project(self.rows, np.ascontiguousarray(g, self.dtype))
+        return parts_along(self.rows, np.ascontiguousarray(g, self.dtype))
 
     def _gradient(self, step: np.ndarray) -> np.ndarray:
         there = (self.x + step).astype(self.gradient.dtype)

@@ -164,7 +164,8 @@ def lanczos(
         stops it.
     comm : communicator, optional
         As for `optkern.mpi.Sharded`: products are the mean over these ranks, each of its part of
-        the data; all ranks get the same result.
+        the data, and all ranks get the same result. Each keeps its slice of the basis' vectors;
+        ``memory`` is that of one rank. A callback that stops one rank stops all.
 
     Returns
     -------
@@ -239,9 +240,11 @@ def search(
     check_callable(owner, callback=callback)
     op = as_operator(owner, operator, n, dtype)
     if comm is not None:
-        from ..ranks import as_communicator, averaged
+        from ..ranks import agreeing, as_communicator, averaged
 
-        op = Operator(owner, averaged(op, as_communicator(owner, comm)), op.n, op.dtype)
+        ranks = as_communicator(owner, comm)
+        op = Operator(owner, averaged(op, ranks), op.n, op.dtype)
+        op.ranks, callback = ranks, agreeing(owner, ranks, callback)
     if k > max(op.n, 1):
         raise ValueError(f"{owner}: k must be at most n={op.n}, got {k}")
     if op.n == 0:

@@ -7,8 +7,8 @@ how far off they are. Those that are differences of gradients are in `difference
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from ..kernels.flat import arranged
 from ..kernels.structures import Structure
 from ..rules.reductions import LEAST
 from .asking import asking
-from .recurrence import dot, project, subtract
+from .recurrence import dot, subtract
+from .shared import parts_along, take_rows
+
+if TYPE_CHECKING:
+    from ..ranks import Communicator
 
 FEW = 50  # elements: the errors of fewer may add up to nothing by luck
 PIECE = 2**16  # elements at a time where a whole vector more would be too much
@@ -186,6 +190,7 @@ class Operator:
     exact = True
     trouble = ""  # why nothing at all is known of H, where that is so
     point: Point | None = None  # whose structure its rows have, where it has one
+    ranks: Communicator | None = None  # over which the basis of a run of it is shared out
     beside: Callable[[], float] | None = None  # how fast the gradient changes, where one is known
 
     def __init__(
@@ -253,9 +258,7 @@ class Operator:
         """Measure the product for a unit vector, with its error."""
         return Measured(self(v), 0.0, False)
 
-    def examine(
-        self, seed: int, known: Sequence[np.ndarray] = (), num_threads: int = 0
-    ) -> tuple[float, float]:
+    def examine(self, seed: int, known: Any = (), num_threads: int = 0) -> tuple[float, float]:
         """Measure the products' relative error by H q - H r - H(q - r) for a random vector q.
 
         Its norm, and that or sqrt(n) times its largest element among those that it changes by more
@@ -285,9 +288,9 @@ class Operator:
         gap = abs(dot(self._drawn(seed, 1), hp) - crossed)
         length = norm(hp) + norm(hq)
         del hp
-        r = self._drawn(seed, 1 if known else 0)
-        parts = project(list(known), r, num_threads) if len(known) > 1 else np.ones(len(known))
-        subtract(r, r, list(known), parts, None, num_threads)
+        r = self._drawn(seed, 1 if len(known) else 0)
+        parts = parts_along(known, r, num_threads) if len(known) > 1 else np.ones(len(known))
+        take_rows(r, r, known, parts, num_threads)
         hq -= self(r)
         if len(known) == 1:
             r = known[0]  # what q - r is, to rounding

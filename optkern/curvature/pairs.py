@@ -11,8 +11,9 @@ import numpy as np
 
 from ..kernels.immutable import immutable
 from .operators import norm
-from .recurrence import scale, subtract
+from .recurrence import scale
 from .run import Eigenpair, LanczosRun, smallest_part
+from .shared import take_rows
 
 ODDS = 0.9  # that an uncertified end lies within the tolerance, before the guard's step
 # Of a dominant end this room is allowed instead, and of one value alone a residual of so many
@@ -71,7 +72,7 @@ def _from_basis(run: LanczosRun, sign: int, k: int) -> list[Eigenpair]:
     pairs = []
     for s in weights.T:
         x = np.zeros(run.n, run.operator.dtype)
-        subtract(x, x, basis[: run.k], -s, None, run.num_threads)
+        take_rows(x, x, basis[: run.k], -s, run.num_threads)
         scale(x, x, 1 / norm(x), run.num_threads)
         pairs.append(run.fresh(x))
     return sorted(pairs, key=lambda pair: sign * pair.value)
@@ -113,7 +114,7 @@ def steps_within(owner: str, run: LanczosRun, k: int, memory: int) -> int:
     """
     steps = run.limit - 1  # v_{k+1} is kept too
     if steps < min(k + 1, run.n):
-        each = run.n * run.operator.dtype.itemsize
+        each = run.row_bytes
         raise ValueError(
             f"{owner}: k={k} pairs need a basis, which memory={memory} does not hold; give at "
             f"least {each * max(k + 2, 3)} bytes and {each} for each step more, or take k=1"

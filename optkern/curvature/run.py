@@ -25,8 +25,10 @@ from .operators import (
     unit_roundoff,
 )
 from .recurrence import Recurrence, Tridiagonal, dot, scale, subtract
+from .shared import SharedRecurrence, longest_slice, recurrence_of, take_rows
 
 MEMORY = 2**30  # bytes for the basis where the user says nothing
+AnyRecurrence = Recurrence | SharedRecurrence
 LARGEST = 1e140  # of T's elements: their squares are summed
 # The certificate needs a start that knows nothing of H. A user whose own data come from
 # default_rng(seed) must not meet the same numbers here.
@@ -54,7 +56,7 @@ def smallest_norm(dtype: Any) -> float:
 
 
 def refuse_out_of_range(
-    owner: str, product: np.ndarray, recurrence: Recurrence, largest: float, noise: float
+    owner: str, product: np.ndarray, recurrence: AnyRecurrence, largest: float, noise: float
 ) -> None:
     """Raise FloatingPointError where a recurrence's sums of squares leave the range of numbers.
 
@@ -140,7 +142,9 @@ class LanczosRun:
         self.num_threads = num_threads
         self.u = unit_roundoff(operator.dtype)
         self.gamma = smallest_part((1 - confidence) / len(signs), max(self.n, 1))
-        self.limit = int(memory // max(self.n * operator.dtype.itemsize, 1))
+        # Of the basis: among ranks each has a slice of every vector, and as much memory.
+        self.row_bytes = longest_slice(self.n, operator.ranks) * operator.dtype.itemsize
+        self.limit = int(memory // max(self.row_bytes, 1))
         self.recurrence = self._recurrence()
         self.relative_error: float | None = None
         self.relative_peak = 0.0
@@ -148,13 +152,13 @@ class LanczosRun:
         self.largest = 0.0  # element of T: ||T|| to within a factor of 3
         self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
 
-    def _recurrence(self) -> Recurrence:
+    def _recurrence(self) -> AnyRecurrence:
         limit = self.limit if self.limit > 2 else 0
-        if self.start is None:
+        start, ranks = self.start, self.operator.ranks
+        if start is None:
             rng = np.random.default_rng([self.seed, STREAM])
             start = random_unit(rng, self.n, self.operator.dtype)
-            return Recurrence(start, limit, self.num_threads, copy=False)
-        return Recurrence(self.start, limit, self.num_threads)
+        return recurrence_of(start, limit, self.num_threads, self.start is not None, ranks)
 
     # ----------------------------------------------------------------- the run
 
@@ -318,7 +322,7 @@ class LanczosRun:
         if basis is not None:
             rows = basis[: self.k]
             for x, s in zip(sums, weights):
-                subtract(x, x, rows, -s, None, self.num_threads)
+                take_rows(x, x, rows, -s, self.num_threads)
         else:
             self._second_pass(sums, weights)
         for x in sums:

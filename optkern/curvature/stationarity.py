@@ -19,8 +19,8 @@ from .figures import percentage, share_of
 from .gradients import FlatGradient
 from .line import LossAlongDirection
 from .operators import Operator, norm, unit_roundoff
-from .recurrence import project
 from .run import LanczosRun
+from .shared import combine_rows, parts_along
 from .units import (
     MENDS,
     SUSPECT,
@@ -174,7 +174,7 @@ class Space:
     def parts(self, g: np.ndarray) -> np.ndarray:
         """Resolve a vector along H's eigenvectors in this space."""
         flat = np.ascontiguousarray(g, self.run.operator.dtype)
-        out: np.ndarray = self.vectors.T @ project(self.rows, flat)
+        out: np.ndarray = self.vectors.T @ parts_along(self.rows, flat)
         return out
 
     def newton(self, parts: np.ndarray) -> np.ndarray:
@@ -189,10 +189,7 @@ class Space:
 
     def spread(self, coefficients: np.ndarray) -> np.ndarray:
         """Return the vector of n elements with these along H's eigenvectors."""
-        out = np.zeros(self.run.n)
-        for row, weight in zip(self.rows, self.vectors @ coefficients):
-            out += weight * row
-        return out
+        return combine_rows(self.rows, self.vectors @ coefficients, self.run.n)
 
     @property
     def condition(self) -> float:

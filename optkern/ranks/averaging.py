@@ -66,6 +66,25 @@ def averaged(
     return mean
 
 
+def agreeing(
+    owner: str, ranks: Communicator, callback: Callable[..., Any] | None
+) -> Callable[..., bool] | None:
+    """Make of each rank's callback one that answers True on all where it does on any."""
+    if callback is None:
+        return None
+    agreement = agreement_of(ranks)
+
+    def asked(*args: Any) -> bool:
+        error, wish = None, False
+        try:
+            wish = bool(callback(*args))
+        except Exception as caught:
+            error = caught
+        return agreement.agree(owner, "ask its callback", {}, error, wish)
+
+    return asked
+
+
 def add_everywhere(ranks: Communicator, vector: np.ndarray) -> None:
     """Add a vector over the ranks, in place: each element is added by one rank, and sent to all.
 
