@@ -26,11 +26,12 @@ except ValueError as error:  # in OPTKERN_ISA or OPTKERN_NUM_THREADS
     _command.refuse(error)
     raise
 
-from . import _moved, curvature, diagnose, integrations, optimizers, schedules, solvers
+from . import _elsewhere, _moved, curvature, diagnose, integrations, optimizers, schedules, solvers
 from ._capi import get_include
 from ._versions import __version__, show_versions
 from .checkpoint import load, save
 from .kernels import RULES, reference
+from .kernels import names as _names
 from .kernels.flat import Flat, flatten
 from .kernels.runtime import get_thread_limit as get_num_threads
 from .kernels.runtime import isa
@@ -71,3 +72,5 @@ __all__ = [
 ]
 
 __all__ += optimizers.__all__
+
+_names.spell_names(__name__, elsewhere=_elsewhere.where)

@@ -14,7 +14,7 @@ from tables import tables
 import optkern
 from optkern import rules
 from optkern.optimizers import CLASSES, MATRIX_CLASSES
-from optkern.rules.domains import Polynomials
+from optkern.rules.domains import Optional, Polynomials
 
 PACKAGE = Path(__file__).parent.parent / "optkern"
 
@@ -217,11 +217,13 @@ def annotation(rule: rules.Rule | None, name: str, schedules: bool) -> str:
     if isinstance(domain, rules.Count):
         return "int"
     if isinstance(domain, rules.Numbers):
-        pair = "tuple[" + ", ".join("float" for _ in domain.parts) + "]"
+        parts = ["float | None" if isinstance(x, Optional) else "float" for x in domain.parts]
+        pair = f"tuple[{', '.join(parts)}]"
         if schedules:
-            return "Pair" if len(domain.parts) == 2 else f"{pair} | Callable[[int], {pair}]"
+            return "Pair" if parts == ["float", "float"] else f"{pair} | Callable[[int], {pair}]"
         return pair
-    return "Number" if schedules else "float"
+    absent = " | None" if isinstance(domain, Optional) else ""
+    return ("Number" if schedules else "float") + absent
 
 
 def option(domain: rules.Domain) -> str:
@@ -275,13 +277,15 @@ def optimizers() -> str:
 def twins(module: object, imports: str, extra: str) -> str:
     collections = "Mapping, Sequence" if "Mapping" in extra else "Sequence"
     text = KERNELS_HEAD.format(collections=collections, imports=imports, extra=extra) + "\n"
-    names = {rule.name: rule for rule in optkern.RULES}
+    names = {rule.name: rule for rule in (*optkern.RULES, *rules.MATRIX_RULES)}
     names |= {f"{rule.name}_rows": rule for rule in rules.ROW_RULES}
     first = {"p": "Arrays", "rows": "Rows", "g": "Gradients"}
     for name, rule in names.items():
         signature = inspect.signature(getattr(module, name))
         types = {**first, **dict.fromkeys(rule.state, "State")}
-        text += f"def {name}(\n{arguments(rule, signature, types, schedules=False)}) -> None: ...\n"
+        result = "dict[str, float]" if rule.pool else "None"
+        body = arguments(rule, signature, types, schedules=False)
+        text += f"def {name}(\n{body}) -> {result}: ...\n"
     return text
 
 
@@ -319,11 +323,12 @@ def stubs() -> dict[Path, str]:
             optkern.kernels,
             "from . import reference as reference\nfrom .codecs import Compact\n"
             "from .rules import RULES as RULES",
-            "\nopenmp_policy: str\n",
+            "\nTriple: TypeAlias = tuple[float, float, float]\nopenmp_policy: str\n",
         ),
         PACKAGE / "kernels" / "reference.pyi": twins(
             optkern.reference,
             "from .codecs import Compact\nfrom .rules import Rule",
+            "\nTriple: TypeAlias = tuple[float, float, float]\n"
             "\ndef update(\n"
             "    rule: Rule,\n    p: NDArray[Any],\n    g: NDArray[Any],\n"
             "    state: Sequence[NDArray[Any] | Compact | None],\n"

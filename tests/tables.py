@@ -66,7 +66,7 @@ def page() -> str:
         rules = list(same)
         own = ", ".join(f"`{name}`" for name in own_options(rules[0]))
         classes = ", ".join(f"`{rule.class_name}`{kind(rule)}" for rule in rules)
-        kernels = ", ".join("" if rule.is_whole else f"`{rule.name}`" for rule in rules)
+        kernels = ", ".join(f"`{rule.name}`" for rule in rules)
         names = [
             ", ".join(f"`{rule.names[library]}`" for rule in rules if library in rule.names)
             for library in LIBRARIES

@@ -8,6 +8,7 @@ import pytest
 import optkern
 from optkern import curvature, kernels, reference, schedules, solvers
 from optkern.curvature import landscape
+from optkern.rules import MATRIX_RULES
 
 # What a call gives back is shown where the call is.
 RESULTS = {"Flat", "Optimizer", "Report", "Schedule", "DifferenceOperator", "NotSymmetricError"}
@@ -22,7 +23,7 @@ def public():
         for name in module.__all__
         if callable(getattr(module, name)) and name not in RESULTS
     }
-    for rule in optkern.RULES:
+    for rule in (*optkern.RULES, *MATRIX_RULES):
         found[f"reference.{rule.name}"] = getattr(reference, rule.name)
     # Classes of curvature are results.
     functions = (

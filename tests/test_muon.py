@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -58,13 +59,50 @@ def test_singular_values_come_near_one(preset, cut_from, monkeypatch):
     x = np.random.default_rng(1).standard_normal((8, 40))
     x /= np.linalg.norm(x)
     coefficients = (PRESETS[preset] * 5)[:5]
-    both = [
-        f(x.copy(), np.empty_like(x), coefficients, 2.0)
-        for f in (matrices.iterate, matrices.iterate_gram)
-    ]
+    both = x, x.copy()
+    for f, one in zip((matrices.iterate, matrices.iterate_gram), both):
+        f(one, coefficients, 2.0)
     assert np.allclose(*both, rtol=0, atol=1e-12)
     values = np.linalg.svd(both[0], compute_uv=False) / 2
     assert values.min() > 0.65 and values.max() < 1.25
+
+
+@pytest.mark.parametrize("short, long", ((96, 96), (96, 144), (96, 192), (32, 256)))
+def test_memory(short, long):
+    """Beside the matrix two squares of its shorter side, or four: never two of its own size."""
+    squares = 4 if long >= 2 * short else 2
+    assert squares * short**2 <= 2 * short * long
+    for shape in ((short, long), (long, short)):
+        for steps in (5, 10):
+            u = np.random.default_rng(5).standard_normal(shape, np.float32)
+            matrices.orthogonalise(u.copy(), PRESETS["original"] * steps, 1e-7, 1.0)
+            tracemalloc.start()
+            matrices.orthogonalise(u, PRESETS["original"] * steps, 1e-7, 1.0)
+            taken = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert 0 <= taken - squares * 4 * short**2 < 4096
+            values = np.linalg.svd(u, compute_uv=False)
+            assert values.max() < 1.3 and np.median(values) > 0.6
+
+
+@pytest.mark.parametrize(
+    "shape", ((96, 96), (70, 105), (105, 70), (40, 130), (130, 40), (300, 299))
+)
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+def test_in_place_is_what_the_steps_are(shape, dtype):
+    """By as many columns as there is room for: the plain formula's numbers, of any order."""
+    u = np.random.default_rng(6).standard_normal(shape).astype(dtype)
+    x = u.astype(np.float64) / np.linalg.norm(u)
+    x = x.T if shape[0] > shape[1] else x
+    for a, b, c in PRESETS["quintic"]:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    plain = 3.0 * (x.T if shape[0] > shape[1] else x)
+    other = np.asfortranarray(u)
+    for one in (u, other):
+        matrices.orthogonalise(one, PRESETS["quintic"], 1e-7, 3.0)
+        assert np.allclose(one, plain, rtol=0, atol=1e-4 if dtype is np.float32 else 1e-12)
+    assert np.array_equal(u, other)
 
 
 @pytest.mark.parametrize("steps", (6, 10, 20))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import optkern
+from optkern._elsewhere import ELSEWHERE
 
 CLIPS = "clip_norm or clip_value"
 MEANT = {
@@ -79,3 +80,60 @@ def test_a_rule_of_matrices_is_told_why_a_host_has_it_not(rule):
     for make in (sklearn.MLPOptimizer, sklearn.accelerate):
         with pytest.raises(ValueError, match=f"MLPOptimizer: rule='{rule}': .*uon {why}"):
             make(rule)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_an_optimizer_by_its_name_elsewhere(name):
+    """The advice, as it stands, takes a step (or is one)."""
+    with pytest.raises(AttributeError, match=f"module 'optkern' has no attribute '{name}'") as said:
+        getattr(optkern, name)
+    code = str(said.value).split("; it is ")[1]
+    rng = np.random.default_rng(0)
+    shapes = {"fc1.weight": (4, 3), "fc1.bias": (3,), "fc2.weight": (3, 2)}
+    params = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
+    grads = {key: rng.standard_normal(shape, np.float32) for key, shape in shapes.items()}
+    rows = [1, 2]
+    if "step_rows" in code:
+        params, grads = np.ones((4, 3)), np.ones((2, 3))
+    made = eval(code, {"optkern": optkern, "params": params, "rows": rows, "grads": grads})
+    if made is True:
+        assert (params[[1, 2]] < 1).all() and (params[[0, 3]] == 1).all()
+    else:
+        for _ in range(6):  # RAdam's first ones rest
+            made.step(grads)
+        assert not any((w == 1).all() for w in params.values())
+
+
+def test_advice_means_what_the_name_does():
+    g = [np.array([[0.5, -2.0]]), np.array([[-0.1, 3.0]])]
+    signs, sparse = np.zeros((1, 2)), np.ones((3, 2))
+    opt = eval("optkern." + ELSEWHERE["Signum"], {"optkern": optkern, "params": signs})
+    opt.step(g[0]), opt.step(g[1])
+    momentum = 0.1 * g[0], 0.09 * g[0] + 0.1 * g[1]
+    assert np.allclose(signs, -1e-4 * (np.sign(momentum[0]) + np.sign(momentum[1])))
+    given = {"optkern": optkern, "params": sparse, "rows": [1], "grads": g[0]}
+    eval("optkern." + ELSEWHERE["SparseAdam"].replace("optkern.", ""), given)
+    torch = pytest.importorskip("torch", reason="needs torch: make test EXTRAS=torch")
+    theirs = torch.nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
+    theirs.grad = torch.sparse_coo_tensor([[1]], torch.from_numpy(g[0]), (3, 2))
+    torch.optim.SparseAdam([theirs]).step()
+    assert np.allclose(sparse, theirs.detach().numpy(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        (
+            "sparse_adam",
+            r"it is optkern\.Adam\(.*\)\.step_rows\(rows, grads\)$",
+        ),
+        ("classify", r"it is optkern\.curvature\.classify$"),
+        ("AdaFactor", r"did you mean Adafactor\?$"),
+        ("Adamw", r"did you mean AdamW\?$"),
+        ("quite_another", r"no attribute 'quite_another'$"),
+    ],
+)
+def test_a_name_that_optkern_does_not_have(name, said):
+    with pytest.raises(AttributeError, match=said):
+        getattr(optkern, name)
+    assert not hasattr(optkern, name)

@@ -44,6 +44,7 @@ BESIDE = {
     "__main__": "cli",
     "cli": "cli",
     "_capi": "kernels",
+    "_elsewhere": "process",
     "_moved": "process",
     "_recorder": "monitor",
     "diagnose": "monitor",

@@ -21,7 +21,7 @@ import optkern
 import optkern.mpi as mpi
 from optkern import curvature, diagnose, kernels, optimizers, reference, schedules, solvers
 from optkern.curvature import landscape
-from optkern.rules import ROW_RULES, RULES
+from optkern.rules import MATRIX_RULES, ROW_RULES, RULES
 
 from .writing import Folder, indented, table, titled
 
@@ -214,7 +214,7 @@ def write(folder: Folder) -> None:
         folder.write(f"api/{module}.rst", listed(module, entries, said))
         lists.append((module, module, title))
     entries = []
-    for rule in RULES:
+    for rule in (*RULES, *MATRIX_RULES):
         folder.write(f"api/kernels.{rule.name}.rst", twins_page(rule.name))
         entries.append((f"kernels.{rule.name}", rule.name, first_sentence(rule.document)))
     said = "The bare update of each rule, and its NumPy formula: the same signature, the same bits."
@@ -238,7 +238,7 @@ def expected() -> Iterator[str]:
     """Name everything public, as the reference has to have it."""
     for module in MODULES:
         yield from (f"{module}.{name}" for name in public(module))
-    for rule in RULES:
+    for rule in (*RULES, *MATRIX_RULES):
         yield from (f"optkern.kernels.{rule.name}", f"optkern.reference.{rule.name}")
     yield from (f"optkern.kernels.{rule.name}_rows" for rule in ROW_RULES)
     for module in hosts():

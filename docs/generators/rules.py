@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from optkern.optimizers import CLASSES, MATRIX_CLASSES
-from optkern.rules import RULES, Rule
+from optkern.rules import Rule
 
 from . import curves
 from .differences import differences
@@ -99,9 +99,8 @@ def papers_part(rule: Rule) -> str:
 
 def links_part(rule: Rule) -> str:
     """Lead to the reference."""
-    names = [f"optkern.{rule.class_name}"]
-    if rule in RULES:  # the others are classes alone
-        names += [f"optkern.kernels.{rule.name}", f"optkern.reference.{rule.name}"]
+    twins = [f"optkern.{place}.{rule.name}" for place in ("kernels", "reference")]
+    names = [f"optkern.{rule.class_name}", *twins]
     return "Reference: " + ", ".join(f":py:obj:`{name}`" for name in names) + ".\n"
 
 

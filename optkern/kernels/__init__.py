@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..rules.domains import check_threads
-from .rules import ROW_RULES, RULES, Rule
+from .rules import MATRIX_RULES, ROW_RULES, RULES, Rule
 from .threads import initial_limit, load_engine_passive
 
 # First: what the other modules import brings the OpenMP runtime in.
@@ -26,8 +26,12 @@ from .rows import Rows, run_taken
 runtime.set_thread_limit(*initial_limit())
 
 
-def _run_plan(plan: engine.Plan, gradients: tuple, options: dict[str, Any]) -> None:
+def _run_plan(
+    plan: engine.Plan, gradients: tuple, options: dict[str, Any]
+) -> dict[str, float] | None:
     plan.step(gradients, check_threads(plan.owner, options["num_threads"]))
+    rule = plan.rules[0]
+    return dict(zip(rule.carried, plan.carried[0].tolist())) if rule.pool else None
 
 
 def _rows_kernel(rule: Rule) -> Callable[..., None]:
@@ -39,7 +43,7 @@ def _rows_kernel(rule: Rule) -> Callable[..., None]:
     return make_rows_function(rule, "kernels", run, num_threads=None)
 
 
-for _rule in RULES:
+for _rule in (*RULES, *MATRIX_RULES):
     _making = partial(make_function, _rule, "kernels", _run_plan, num_threads=None)
     globals()[_rule.name] = Kernel(_rule, _making)
 for _rule in ROW_RULES:
@@ -48,6 +52,6 @@ for _rule in ROW_RULES:
 __all__ = [
     "RULES",
     "reference",
-    *(rule.name for rule in RULES),
+    *(rule.name for rule in (*RULES, *MATRIX_RULES)),
     *(f"{rule.name}_rows" for rule in ROW_RULES),
 ]

@@ -111,6 +111,8 @@ cdef class Kernel:
 
     def __init__(self, rule, make):
         self.make = make
+        if rule.is_whole:   # no span alone steps it
+            return
         self.index = [row.name for row in rules.RULES].index(rule.name)
         self.traits = &TRAITS[self.index]
         self.counted = rule.counted
@@ -145,8 +147,8 @@ cdef class Kernel:
         return f"<kernel {general.__name__}{general.__signature__}>"
 
     def __call__(self, *args, **kwargs):
-        if not self.serve(args, kwargs):
-            self.general()(*args, **kwargs)
+        if self.traits == NULL or not self.serve(args, kwargs):
+            return self.general()(*args, **kwargs)
 
     cdef bint serve(self, tuple args, dict kwargs) except -1:
         """Do the call if that is plain; False if nothing has been done."""

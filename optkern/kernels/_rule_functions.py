@@ -6,18 +6,21 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..rules import Rule
-from . import buffers
+from ..rules import Rule, Slot
+from . import buffers, codecs
 from .engine import Plan
 from .names import bound_arguments
 from .rows import Rows, take_rows
 from .runtime import ieee_mode
 
-RunPlan = Callable[[Plan, tuple, dict], None]
+HandedOn = dict[str, float]  # what the next call is to be given, where arrays alone do not say it
+RunPlan = Callable[[Plan, tuple, dict], HandedOn | None]
 RunRows = Callable[[list[Rows], dict], None]
 
 
-def make_function(rule: Rule, place: str, run: RunPlan, **extra: Any) -> Callable[..., None]:
+def make_function(
+    rule: Rule, place: str, run: RunPlan, **extra: Any
+) -> Callable[..., HandedOn | None]:
     """Make the public function ``<place>.<rule>(p, g, *state, **hyperparameters)``.
 
     ``run`` gets a plan over the arrays, the checked gradients, and the hyperparameters together
@@ -26,7 +29,7 @@ def make_function(rule: Rule, place: str, run: RunPlan, **extra: Any) -> Callabl
     owner = f"{place}.{rule.name}"
     signature = _signature(rule, ("p", "g"), extra)
 
-    def checked_call(*args: Any, **kwargs: Any) -> None:
+    def checked_call(*args: Any, **kwargs: Any) -> HandedOn | None:
         bound = bound_arguments(owner, signature, args, kwargs).arguments
         p, g, *state = (bound.pop(name, None) for name in ("p", "g", *rule.state))
         rest = {name: bound.pop(name, default) for name, default in extra.items()}
@@ -34,7 +37,7 @@ def make_function(rule: Rule, place: str, run: RunPlan, **extra: Any) -> Callabl
         plan = _plan(owner, rule, hyper, p, state)
         gradients = tuple(g) if isinstance(p, (list, tuple)) and _is_list(owner, "g", g) else (g,)
         _refuse_missing_step(owner, rule, hyper, bound)
-        run(plan, gradients, {**hyper, **rest})
+        return run(plan, gradients, {**hyper, **rest})
 
     return _published(checked_call, rule.name, place, signature, _document(rule, place))
 
@@ -70,15 +73,15 @@ def make_rows_function(rule: Rule, place: str, run: RunRows, **extra: Any) -> Ca
 
 
 def _published(
-    checked_call: Callable[..., None],
+    checked_call: Callable[..., HandedOn | None],
     name: str,
     place: str,
     signature: inspect.Signature,
     document: str,
-) -> Callable[..., None]:
-    def call(*args: Any, **kwargs: Any) -> None:
+) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> HandedOn | None:
         with ieee_mode():
-            checked_call(*args, **kwargs)
+            return checked_call(*args, **kwargs)
 
     call.__name__ = call.__qualname__ = name
     call.__module__ = "optkern.kernels" if place == "kernels" else "optkern.kernels.reference"
@@ -96,7 +99,7 @@ def _signature(rule: Rule, first: tuple[str, ...], extra: dict[str, Any]) -> ins
             inspect.Parameter(name, keyword, default=default)
             for name, default in {**rule.hyperparameters, **extra}.items()
         ],
-        return_annotation=None,
+        return_annotation=HandedOn if rule.pool else None,
     )
 
 
@@ -130,7 +133,7 @@ def _lists_of_arrays(
     slots: dict[str, list[Any]] = {}
     for slot, arrays in zip(rule.state, state):
         if arrays is None:
-            if rule.needs(slot, hyper):
+            if rule.needs(slot, hyper) and not rule.is_whole:
                 raise TypeError(f"{owner}: state {slot} is needed here, got None")
             arrays = [None] * len(params)
         elif not several:
@@ -141,13 +144,50 @@ def _lists_of_arrays(
             buffers.shared(owner, f"{slot} of {buffers.named('parameter', k)}", array)
             for k, array in enumerate(arrays)
         ]
-        if rule.needs(slot, hyper) and any(a is None for a in arrays):
+        if rule.needs(slot, hyper) and any(a is None for a in arrays) and not rule.is_whole:
             raise TypeError(f"{owner}: state {slot} is needed here, got None")
     return params, slots
 
 
+def _refuse_unfit(
+    owner: str, rule: Rule, hyper: dict[str, Any], params: list[Any], slots: dict[str, list[Any]]
+) -> None:
+    """Refuse parameters and state of other shapes than a rule of whole arrays has."""
+    for k, p in enumerate(params):
+        label = buffers.named("parameter", k)
+        buffers.check_parameter(owner, label, p)
+        rule.refuse_axes(owner, label, p.shape)
+        for own in rule.arrays:
+            form = rule.form(own.name, p.shape, hyper)
+            _refuse_state(owner, rule, own, form, slots[own.name][k], p, label)
+
+
+def _refuse_state(
+    owner: str, rule: Rule, own: Slot, form: Any, array: Any, p: Any, label: str
+) -> None:
+    what = f"{own.name} of {label}"
+    if form is None:
+        if array is not None:
+            raise ValueError(
+                f"{owner}: {what} must be None, there is none beside the shape {p.shape}"
+            )
+        return
+    if array is None:
+        raise TypeError(f"{owner}: {what} is needed here, of shape {form}; got None")
+    if isinstance(array, codecs.Compact):
+        rule.refuse_compact(owner, array.state_dtype, {})
+    buffers.check_state(owner, what, array, p, form)
+    if own.whole and not array.flags.c_contiguous:
+        raise ValueError(
+            f"{owner}: {what} is taken as a whole and must be C-contiguous, "
+            f"got strides {array.strides}"
+        )
+
+
 def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any]) -> Plan:
     params, slots = _lists_of_arrays(owner, rule, hyper, p, state)
+    if rule.is_whole:
+        _refuse_unfit(owner, rule, hyper, params, slots)
     plan = Plan(rule, owner, range(len(params)), params, slots)
     plan.set_groups([0] * len(params))
     for name, value in hyper.items():
@@ -157,12 +197,6 @@ def _plan(owner: str, rule: Rule, hyper: dict[str, Any], p: Any, state: list[Any
     return plan
 
 
-_ARRAYS = [
-    "p : ndarray or list of ndarray",
-    "    Parameters, float16, bfloat16, float32 or float64, any shape; updated in place.",
-    "g : ndarray or list of ndarray",
-    "    Gradients of the same shapes; another real floating dtype is cast first.",
-]
 _ROW_ARRAYS = [
     "p : ndarray or list of ndarray",
     "    Parameters, float32 or float64, at least 1-D; some of their rows are updated in place.",
@@ -176,7 +210,9 @@ _ROW_ARRAYS = [
 
 
 def _document(rule: Rule, place: str, rows: bool = False) -> str:
-    how = "One fused pass" if place == "kernels" else "The NumPy formula"
+    how = "The NumPy formula"
+    if place == "kernels":
+        how = "The compiled form" if rule.is_whole else "One fused pass"
     if rows:
         how += " over the given rows"
     name = f"{rule.name}_rows" if rows else rule.name
@@ -186,15 +222,10 @@ def _document(rule: Rule, place: str, rows: bool = False) -> str:
         "",
         "Parameters",
         "----------",
-        *(_ROW_ARRAYS if rows else _ARRAYS),
+        *(_ROW_ARRAYS if rows else _arrays_said(rule)),
     ]
-    for slot, switch in rule.slots.items():
-        when = f"; needed with {switch}" if switch else ""
-        lines += [
-            f"{slot} : ndarray or list of ndarray",
-            f"    State like p (float32 for half-precision p), zeros before the first step{when}; "
-            "updated in place.",
-        ]
+    for slot in rule.arrays:
+        lines += [f"{slot.name} : ndarray or list of ndarray", f"    {_state_said(rule, slot)}"]
     for option, default in rule.hyperparameters.items():
         domain = rule.domain(option)
         needed = option == "step" and rule.counts(rule.hyperparameters)
@@ -204,6 +235,14 @@ def _document(rule: Rule, place: str, rows: bool = False) -> str:
         lines += [
             "num_threads : int or None",
             "    Threads to use; None: one, as a single call has measured nothing.",
+        ]
+    if rule.pool:
+        lines += [
+            "",
+            "Returns",
+            "-------",
+            "dict of str to float",
+            f"    {', '.join(rule.carried)}: what the next step is to be given (``**``).",
         ]
     lines += [
         "",
@@ -219,21 +258,57 @@ def _document(rule: Rule, place: str, rows: bool = False) -> str:
     return "\n".join(lines)
 
 
+def _arrays_said(rule: Rule) -> list[str]:
+    """Say what parameters and gradients may be."""
+    shapes = "any shape" if rule.most_axes is None else f"{rule.most_axes} axes at most"
+    shapes = shapes if rule.axes is None else f"{rule.axes} axes"
+    return [
+        "p : ndarray or list of ndarray",
+        f"    Parameters, float16, bfloat16, float32 or float64, {shapes}; updated in place.",
+        "g : ndarray or list of ndarray",
+        "    Gradients of the same shapes; another real floating dtype is cast first.",
+    ]
+
+
+def _state_said(rule: Rule, slot: Slot) -> str:
+    """Say of a state array what it is like, begins with and is needed for."""
+    like, absent = "like p", ""
+    if slot.form is not None:
+        like = f"of a number {slot.holds}"
+        absent = "None where p has none, " if rule.axes is None else ""
+    begins = "p's numbers" if slot.start == "weights" else "zeros"
+    when = f"; needed with {slot.needed_with}" if slot.needed_with else ""
+    return (
+        f"State {like} ({absent}float32 for half-precision p), {begins} before the first "
+        f"step{when}; updated in place."
+    )
+
+
 def _example(rule: Rule, place: str, name: str) -> list[str]:
     """Write a first step, with the state that the defaults need."""
     rows = name.endswith("_rows")
-    shape = "(4, 2)" if rows else "3"
-    state = [slot for slot in rule.state if rule.needs(slot, rule.hyperparameters)]
-    weights = {slot.name for slot in rule.arrays if slot.start == "weights"}
-    starts = {slot: "p.copy()" if slot in weights else f"np.zeros({shape})" for slot in state}
+    shape = (4, 2) if rows or rule.wholes or rule.matrices else (3,)
+    said = str(shape[0]) if len(shape) == 1 else str(shape)
+    state, starts = [], []
+    for slot in rule.arrays:
+        form = rule.form(slot.name, shape, rule.hyperparameters)
+        if form is None:
+            state += ["None"] * bool(rule.wholes)
+            continue
+        zeros = f"np.zeros({said if form == shape else form})"
+        state.append(slot.name)
+        starts.append(f"{slot.name} = {'p.copy()' if slot.start == 'weights' else zeros}")
+    while state and state[-1] == "None":
+        state.pop()
     given = ["p", *(["rows"] if rows else []), "g", *state]
     count = [f"step={1 + rule.rests_first}"] if rule.counts(rule.hyperparameters) else []
+    result = "carried = " if rule.pool else ""
     return [
         ">>> import numpy as np, optkern",
-        f">>> p, g = np.ones({shape}), np.full({'(2, 2)' if rows else '3'}, 0.1)",
+        f">>> p, g = np.ones({said}), np.full({'(2, 2)' if rows else said}, 0.1)",
         *([">>> rows = np.array([0, 3])"] if rows else []),
-        *(f">>> {slot} = {starts[slot]}" for slot in state),
-        f">>> optkern.{place}.{name}({', '.join(given + count)})",
+        *(f">>> {start}" for start in starts),
+        f">>> {result}optkern.{place}.{name}({', '.join(given + count)})",
         f">>> bool((p{'[rows]' if rows else ''} < 1).all())",
         "True",
     ]

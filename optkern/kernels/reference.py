@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rules import ROW_RULES, RULES, Rule
+from ..rules import MATRIX_RULES, ROW_RULES, RULES, Rule
 from ..rules.arithmetic import ascended, flush, whole
 from ..rules.reductions import add_halves as add_halves
 from ..rules.reductions import gradient_norms as gradient_norms
@@ -140,13 +140,24 @@ class Constants:
 def public(rule: Rule) -> Callable[..., None]:
     """Make the public twin of a rule; `.formula` is the formula itself."""
 
-    def run(plan: Plan, gradients: tuple, hyperparameters: dict[str, Any]) -> None:
+    def run(
+        plan: Plan, gradients: tuple, hyperparameters: dict[str, Any]
+    ) -> dict[str, float] | None:
         gradients = plan.check(gradients)
+        given = [
+            (p, g, [plan.state[slot][i] for slot in rule.state])
+            for i, (p, g) in enumerate(zip(plan.params, gradients))
+            if g is not None
+        ]
+        settled = None if rule.pool is None else settled_together(rule, given, hyperparameters)
         with np.errstate(all="ignore"):
-            for i, (p, g) in enumerate(zip(plan.params, gradients)):
-                if g is not None:
-                    state = [plan.state[slot][i] for slot in rule.state]
-                    update(rule, p, g, state, hyperparameters, weight_rounding="nearest")
+            for k, (p, g, state) in enumerate(given):
+                h = settled and settled[k]
+                update(rule, p, g, state, hyperparameters, weight_rounding="nearest", settled=h)
+        if settled is None:
+            return None
+        now = {name: float(hyperparameters[name]) for name in rule.carried}
+        return dict(settled[0].carried) if settled else now
 
     function: Any = make_function(rule, "reference", run)
     function.formula = rule.numpy
@@ -163,6 +174,7 @@ def update(
     tensor: int | str = 0,
     master: Any = None,
     weight_rounding: str = "stochastic",
+    settled: Constants | None = None,
 ) -> None:
     """Take one step of a rule on arrays in any storage, in place: decoded, updated, encoded.
 
@@ -182,10 +194,12 @@ def update(
         Updated in the place of a float16 or bfloat16 ``p``, which is written as its rounding.
     weight_rounding : {"stochastic", "nearest"}
         Of a float16 or bfloat16 ``p`` without a master.
+    settled : Constants, optional
+        What sums over all parameters have made of the constants.
     """
     wide = codecs.widened(p) if master is None else master
     decoded = [a.decode() if isinstance(a, codecs.Compact) else a for a in state]
-    h = Constants(rule, hyperparameters, wide.dtype)
+    h = settled or Constants(rule, hyperparameters, wide.dtype)
     compact = any(a is not values for a, values in zip(state, decoded))
     at_random = wide is not p and master is None and weight_rounding == "stochastic"
     draws = compact or at_random
@@ -240,7 +254,7 @@ def public_rows(rule: Rule) -> Callable[..., None]:
     return make_rows_function(rule, "reference", run)
 
 
-for _rule in RULES:
+for _rule in (*RULES, *MATRIX_RULES):
     globals()[_rule.name] = public(_rule)
 for _rule in ROW_RULES:
     globals()[f"{_rule.name}_rows"] = public_rows(_rule)
@@ -317,6 +331,14 @@ def pooled(
         ]
     made = rule.settle([h.exact for *_, h in tensors], sums)
     return [h.settled(exact) for (*_, h), exact in zip(tensors, made)]
+
+
+def settled_together(
+    rule: Rule, given: Sequence[tuple[Any, Any, Sequence[Any]]], hyperparameters: dict[str, Any]
+) -> list[Constants]:
+    """Return the constants of each (p, g, state) of any storage by the sums over all of them."""
+    wide = [(codecs.widened(p), codecs.widened(g), state) for p, g, state in given]
+    return pooled(rule, [(p, g, s, Constants(rule, hyperparameters, p.dtype)) for p, g, s in wide])
 
 
 def rehearsed(rule: Rule, p: Any, g: Any, state: Sequence[Any], h: Constants) -> Any:
@@ -408,4 +430,4 @@ def fused_step(
     return norm.times(share_of(options, calls, unit))
 
 
-spell_names(__name__, lambda: [rule.name for rule in RULES], "optkern.reference")
+spell_names(__name__, lambda: [rule.name for rule in (*RULES, *MATRIX_RULES)], "optkern.reference")

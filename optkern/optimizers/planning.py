@@ -119,20 +119,7 @@ class Planning:
                     "training is for, would lose digits in their place; train float32 arrays, "
                     "and round a copy of their average"
                 )
-            if rule.axes is not None and array.ndim != rule.axes:
-                what = "matrices" if rule.axes == 2 else f"arrays of {rule.axes} axes"
-                raise ValueError(
-                    f"{self.owner}: {rule.class_name} is for {what}, "
-                    f"{buffers.named('parameter', label)} has shape {array.shape}; give it another "
-                    "rule, in an optimizer of its own or by optkern.Mixed"
-                )
-            if rule.most_axes is not None and array.ndim > rule.most_axes:
-                raise ValueError(
-                    f"{self.owner}: {rule.class_name} is for arrays of {rule.most_axes} axes at "
-                    f"most, {buffers.named('parameter', label)} has shape {array.shape}; give it a "
-                    f"view of {rule.most_axes}, p.reshape(len(p), -1), or another rule, by "
-                    "optkern.Mixed"
-                )
+            rule.refuse_axes(self.owner, buffers.named("parameter", label), array.shape)
 
     def rebuild(
         self,

@@ -93,7 +93,7 @@ def _rules() -> tuple[Rule, ...]:
 _FOUND = _rules()
 RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if not rule.is_whole)
 
-# The rules that take parameters as a whole, which are classes alone.
+# The rules that take parameters as a whole.
 MATRIX_RULES: tuple[Rule, ...] = tuple(rule for rule in _FOUND if rule.is_whole)
 
 # The state that has no signs, of all rules.

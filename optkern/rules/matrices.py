@@ -24,32 +24,25 @@ def orthogonalise(u: np.ndarray, coefficients: Coefficients, eps: float, factor:
     """Put a matrix's nearest orthogonal one, times a factor, in its place (Newton-Schulz).
 
     ``X = u / max(||u||, eps)``, then for each (a, b, c) ``A = X X^T; X = (a I + b A + c A A) X``,
-    with the shorter side in front. Beside ``u`` there is one more array of its size, and two of the
-    square of its shorter side, four where the sides' ratio is 2 or more (`iterate_gram`).
+    with the shorter side in front. Beside ``u`` there are two arrays of the square of its shorter
+    side, four where the sides' ratio is 2 or more (`iterate_gram`): twice the memory of u at most.
 
     Parameters
     ----------
     u : ndarray of two axes, float32 or float64
-        Gapless, in C or Fortran order; overwritten.
+        Overwritten. In another than C order a copy takes its place until the end.
     coefficients : sequence of (a, b, c)
         Of each step.
     """
-    target = u.T if u.shape[0] > u.shape[1] else u
     if not u.size:
         return
-    as_is, other = target.flags.c_contiguous, np.empty(target.shape, u.dtype)
-    x, y = target, other
-    if not as_is:  # products' bits may depend on the order in memory: it is always this one
-        other[...] = target
-        x, y = other, (target.T if target.T.flags.c_contiguous else target).reshape(target.shape)
-    _normalise(x, eps)
-    gram = target.shape[1] >= GRAM_FROM * target.shape[0]
-    found = (iterate_gram if gram else iterate)(x, y, coefficients, factor)
-    if found is y and not as_is:  # its memory is the target's, in another order
-        other[...] = y
-        found = other
-    if found is not target:
-        target[...] = found
+    own = np.ascontiguousarray(u)  # products' bits may depend on the order in memory
+    _normalise(own, eps)
+    x = own.T if len(own) > own.shape[1] else own
+    gram = x.shape[1] >= GRAM_FROM * len(x)
+    (iterate_gram if gram else iterate)(x, coefficients, factor)
+    if own is not u:
+        u[...] = own
 
 
 def _normalise(x: np.ndarray, eps: float) -> None:
@@ -66,8 +59,8 @@ def _normalise(x: np.ndarray, eps: float) -> None:
         x /= x.dtype.type(max(norm, float(np.ldexp(eps, shift))) or 1)
 
 
-def iterate(x: Any, y: Any, coefficients: Coefficients, factor: float) -> np.ndarray:
-    """Take the steps one after the other, from x to y and back; return where the last one is."""
+def iterate(x: Any, coefficients: Coefficients, factor: float) -> None:
+    """Take the steps one after the other, in place."""
     m = len(x)
     a2, gram = np.empty((2, m, m), x.dtype)
     for k, (a, b, c) in enumerate(coefficients, 1):
@@ -76,12 +69,10 @@ def iterate(x: Any, y: Any, coefficients: Coefficients, factor: float) -> np.nda
         _combine(a2, gram, a, b, c)
         if k == len(coefficients):
             a2 *= factor
-        np.matmul(a2, x, out=y)
-        x, y = y, x
-    return x
+        _apply(a2, x, gram)
 
 
-def iterate_gram(x: Any, y: Any, coefficients: Coefficients, factor: float) -> np.ndarray:
+def iterate_gram(x: Any, coefficients: Coefficients, factor: float) -> None:
     """Take the steps on X X^T alone, with which they commute: few products with X, not two each.
 
     Rounding gives that matrix eigenvalues a little below zero, which grow as small ones do, and X
@@ -91,13 +82,24 @@ def iterate_gram(x: Any, y: Any, coefficients: Coefficients, factor: float) -> n
     room = np.empty((4, len(x), len(x)), x.dtype)
     runs = runs_of(coefficients, float(np.finfo(x.dtype).eps))
     for run in runs:
-        np.matmul(x, x.T, out=room[0])
-        q = _product_of_steps(room, run)
+        np.matmul(x, x.T, out=room[1])
+        last = _product_of_steps(room, run)
+        q, free = (room[3], room[:3]) if last else (room[0], room[1:])
         if run is runs[-1]:
             q *= factor
-        np.matmul(q, x, out=y)
-        x, y = y, x
-    return x
+        _apply(q, x, free)
+
+
+def _apply(b: np.ndarray, x: Any, room: np.ndarray) -> None:
+    """Multiply x by a symmetric matrix, in place: as many columns at a time as the room takes."""
+    flat, at_a_time = room.reshape(-1), room.size // len(b)
+    in_rows = x.flags.c_contiguous
+    for first in range(0, x.shape[1], at_a_time):
+        part = x[:, first : first + at_a_time]
+        part = part if in_rows else part.T
+        product = flat[: part.size].reshape(part.shape)
+        np.matmul(*((b, part) if in_rows else (part, b)), out=product)
+        part[...] = product
 
 
 def runs_of(coefficients: Coefficients, eps: float) -> list[Coefficients]:
@@ -113,9 +115,12 @@ def runs_of(coefficients: Coefficients, eps: float) -> list[Coefficients]:
     return list(runs)
 
 
-def _product_of_steps(room: np.ndarray, run: Coefficients) -> np.ndarray:
-    """Multiply the polynomials of a run, each of the matrix X X^T that those before leave."""
-    gram, step, q, other = room
+def _product_of_steps(room: np.ndarray, run: Coefficients) -> bool:
+    """Multiply the polynomials of a run, each of the matrix X X^T that those before leave.
+
+    That is the second of four squares; tell whether the product is the last one, not the first.
+    """
+    q, gram, step, other = room
     for k, (a, b, c) in enumerate(run, 1):  # of matrices that commute: all products are symmetric
         np.matmul(gram, gram.T, out=step)
         np.multiply(gram, b, out=other)
@@ -131,7 +136,7 @@ def _product_of_steps(room: np.ndarray, run: Coefficients) -> np.ndarray:
             np.matmul(step, step.T, out=other)
             _multiply(gram, other, step)
             gram, step = step, gram
-    return q
+    return len(run) % 2 == 0
 
 
 def _multiply(x: np.ndarray, y: np.ndarray, to: np.ndarray) -> None:

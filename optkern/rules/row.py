@@ -277,10 +277,7 @@ class Rule:
 
     @property
     def is_whole(self) -> bool:
-        """Return whether an element's update depends on others: it is a class alone.
-
-        A function of arrays would have to be given state of any shape, or all the parameters.
-        """
+        """Return whether an element's update depends on others: on its array's, or on all."""
         return bool(self.matrices or self.pool or self.wholes)
 
     @property
@@ -396,6 +393,21 @@ class Rule:
             sentence = "decay_form='corrected' needs max_lr, the largest learning rate of the run"
         if sentence:
             raise ValueError(f"{owner}: {sentence}")
+
+    def refuse_axes(self, owner: str, what: str, shape: Form) -> None:
+        """Raise ValueError where a parameter, ``what``, has other axes than the rule is for."""
+        if self.axes is not None and len(shape) != self.axes:
+            kind = "matrices" if self.axes == 2 else f"arrays of {self.axes} axes"
+            raise ValueError(
+                f"{owner}: {self.class_name} is for {kind}, {what} has shape {shape}; give it "
+                "another rule, in an optimizer of its own or by optkern.Mixed"
+            )
+        if self.most_axes is not None and len(shape) > self.most_axes:
+            raise ValueError(
+                f"{owner}: {self.class_name} is for arrays of {self.most_axes} axes at most, "
+                f"{what} has shape {shape}; give it a view of {self.most_axes}, "
+                "p.reshape(len(p), -1), or another rule, by optkern.Mixed"
+            )
 
     def refuse_compact(self, owner: str, state_dtype: str, values: Values) -> None:
         """Raise ValueError where these hyperparameters cannot have compact state."""
