@@ -28,7 +28,7 @@ from .recurrence import (
 if TYPE_CHECKING:
     from ..ranks import Communicator
 
-_Found = TypeVar("_Found")
+_Shared = TypeVar("_Shared")
 
 
 def longest_slice(n: int, ranks: Communicator | None) -> int:
@@ -133,7 +133,7 @@ class SharedBasis:
 
         return self._together(act)
 
-    def _together(self, act: Callable[[], _Found]) -> _Found:
+    def _together(self, act: Callable[[], _Shared]) -> _Shared:
         """Do what all ranks do now: an error of one alone, which they would wait for, ends all."""
         return self._agreement.within("curvature", act)
 
