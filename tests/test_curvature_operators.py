@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import spread
 from curvature_cases import rotated
 from curvature_networks import Network, flat
 
@@ -291,8 +292,7 @@ def on_a_kink(seed):
     return net
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(20))
+@spread(2, dtype=DTYPES, seed=range(20))
 def test_a_kink_is_inconclusive(dtype, seed):
     net = on_a_kink(seed)
     if dtype is np.float32:

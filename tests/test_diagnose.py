@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import spread
 from curvature_networks import Network
 from diagnosed import (
     CASES,
@@ -141,9 +142,8 @@ SOFT = Pair(  # sum of SLOPES log cosh x: bounces from lr = 2 on
 )
 
 
-@pytest.mark.parametrize("every", [None, 10])
-@pytest.mark.parametrize("accumulate", [4, 8, 16, 32])
-def test_calls_that_apply_no_update_are_no_updates_of_zero(accumulate, every):
+@spread(2, every=[None, 10], accumulate=[4, 8, 16, 32])
+def test_calls_that_apply_no_update_are_no_updates_of_zero(every, accumulate):
     monitor, x, problem = case(
         SLOW, sgd(0.1, accumulate=accumulate), 1500, np.ones(50), every=every
     )()

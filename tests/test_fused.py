@@ -18,8 +18,8 @@ from conftest import (
     busiest_options,
     copies,
     every_dtype,
-    every_rule,
     ordinary,
+    spread,
 )
 from fused_runs import (
     AXES,
@@ -72,15 +72,14 @@ def test_every_combination_of_the_options(name, dtype):
         assert_trains_like_twin(RULES[name], arrays(0, dtype, SHAPES[:3]), calls, **options)
 
 
-@every_rule
-@every_dtype
+@spread(3, rule=tuple(RULES.values()), dtype=DTYPES, part=range(3))
 @pytest.mark.filterwarnings("ignore:.*it does nothing")
-def test_every_rule_with_combinations_of_the_options(rule, dtype):
+def test_every_rule_with_combinations_of_the_options(rule, dtype, part):
     calls = with_gaps([arrays(seed, dtype) for seed in range(1, 7)])
     some = [EVERYTHING, *random.Random(rule.name).sample(PRODUCT, 4)]
     some += PAIRS if dtype == np.float32 else PAIRS[::4]
     for hyperparameters in busiest_options(rule):
-        for options in some:
+        for options in some[part::3]:
             options = allowed(rule, options)
             assert_trains_like_twin(rule, arrays(0, dtype), calls, hyperparameters, **options)
 

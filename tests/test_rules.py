@@ -109,9 +109,7 @@ def stream_count(rule):
 # --------------------------------------------------------------------------- the products
 
 
-@every_rule
-@every_dtype
-@pytest.mark.parametrize("step", STEPS)
+@spread(2, rule=optkern.RULES, dtype=DTYPES, step=STEPS)
 def test_every_option_set(rule, dtype, step):
     streams = hostile_streams(dtype, stream_count(rule))
     sets = option_sets(rule)
@@ -136,7 +134,7 @@ def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
         assert_kernel_is_reference(rule, streams, step=2, **(numbers | options))
 
 
-@spread(5, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)
+@spread(7, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)
 def test_every_length_and_thread_count(rule, dtype, length):
     streams = tiled_streams(dtype, stream_count(rule), length)
     for options in busiest_options(rule):
