@@ -18,8 +18,8 @@ from optkern.kernels import rules
 from optkern.kernels._constants import position
 from optkern.kernels._constants cimport CARRIED, constants_t, encode, hyper_t, make_constants
 from optkern.kernels.engine cimport TRAITS, step_dense
-from optkern.kernels._plan cimport missing_stream
-from optkern.kernels.rows cimport find_rows, rows_t, run_rows
+from optkern.kernels._plan cimport missing_stream, rows_t
+from optkern.kernels.rows cimport find_rows, run_rows
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )

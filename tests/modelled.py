@@ -14,6 +14,7 @@ from conftest import copies
 
 from optkern.kernels import codecs, reference
 from optkern.optimizers.layers import heads_of
+from optkern.optimizers.refused import NOT_OF_ROWS
 from optkern.rules import ON_NONFINITE, OPTION_SLOTS, OPTIONS, ROW_RULES
 
 REFUSED = (TypeError, ValueError)
@@ -235,9 +236,12 @@ class Model:
 
     def step_rows(self, rows, grads):
         """A step of some rows; ... is for all of them."""
-        off = {name: default for name, (default, _) in OPTIONS.items()}
-        around = {**self.options, "max_skips": None}
-        if self.rule not in ROW_RULES or self.state_dtype or around != off:
+        options = self.now(self.options)
+        if self.rule not in ROW_RULES or self.state_dtype or self.calls:
+            return REFUSED
+        if any(self.options[name] != OPTIONS[name][0] for name in NOT_OF_ROWS):
+            return REFUSED
+        if options["zero_grad"] and not self.zeroable(grads):
             return REFUSED
         self.begin()
         values = [None if g is None else g.astype(p.dtype) for g, p in zip(grads, self.params)]
@@ -245,33 +249,49 @@ class Model:
             (which, g) if which is None or which is ... else reference.sum_rows(which, g)
             for which, g in zip(rows, values)
         ]
-        if self.on_nonfinite != "propagate" and any(
-            g is not None and not np.isfinite(g).all() for g in [*values, *(g for _, g in sums)]
+        merged = reference.Held([g for _, g in sums])
+        if self.on_nonfinite != "propagate" and (
+            any(g is not None and not np.isfinite(g).all() for g in values)
+            or self.unbounded(merged, 1, False, options)
         ):
-            if self.on_nonfinite == "raise" or self.in_row == self.options["max_skips"]:
+            if self.on_nonfinite == "raise" or self.in_row == options["max_skips"]:
                 return REFUSED
             self.skipped, self.in_row = self.skipped + 1, self.in_row + 1
+            self.zero(grads, options)
             return False
         self.in_row = 0
-        for i, (which, g) in enumerate(sums):
+        self.update_rows([which for which, _ in sums], merged, options)
+        self.zero(grads, options)
+        return True
+
+    def update_rows(self, rows, merged, options):
+        """The step of `opt.step` over arrays of nothing but these rows."""
+        count = range(len(self.params))
+        arrays = [[self.params[i], *self.state[i].values()] for i in count]
+        parts = [
+            [a if a is None or which is None or which is ... else a[which] for a in own]
+            for which, own in zip(rows, arrays)
+        ]
+        hyper = [
+            {**self.now(self.groups[k]), **carried, "step": taken + 1}
+            for k, carried, taken in zip(self.members, self.carried, self.taken)
+        ]
+        slots = {slot: [own[1 + k] for own in parts] for k, slot in enumerate(self.rule.state)}
+        around = {name: value for name, value in options.items() if name != "zero_grad"}
+        self.norm = reference.fused_step(
+            self.rule, [own[0] for own in parts], merged, slots, hyper, **around
+        )
+        for i, which in enumerate(rows):
             if which is None:
                 continue
-            hyper = {**self.now(self.groups[self.members[i]]), **self.carried[i]}
-            hyper["step"] = self.taken[i] + 1
-            h = reference.Constants(self.rule, hyper, self.params[i].dtype)
-            arrays = [self.params[i], *self.state[i].values()]
-            parts = [a if a is None or which is ... else a[which] for a in arrays]
-            with np.errstate(all="ignore"):
-                self.rule.numpy(parts[0], g, *parts[1:], h)
-            for array, part in zip(arrays, parts):
+            for array, part in zip(arrays[i], parts[i]):
                 if part is not None and which is not ...:
                     array[which] = part
             if self.rule.carried:
-                one = reference.Constants(self.rule, hyper, np.dtype(np.float64))
+                one = reference.Constants(self.rule, hyper[i], np.dtype(np.float64))
                 self.carried[i] = one.carried
             self.taken[i] += 1
         self.applied += 1
-        return True
 
     # ----------------------------------------------------------------- the rest
 

@@ -115,6 +115,10 @@ class Run:
         mine, theirs = self.gradients(specs), self.gradients(specs)
         expected = self.model.step(theirs)
         self.outcome(expected, self.opt.step, self.structured(mine))
+        self.compare_gradients(expected, mine, theirs)
+
+    def compare_gradients(self, expected, mine, theirs):
+        """Their norm, where a step has taken it, and what they are after it."""
         if expected is True and self.model.options["clip_norm"] is not None:
             norm = self.opt.last_grad_norm
             assert same_number(norm, self.model.norm), (norm, self.model.norm)
@@ -153,8 +157,10 @@ class Run:
             with np.errstate(all="ignore"):
                 grads.append(values_of(shape, flavour, seed).astype(p.dtype))
             rows.append(... if whole else np.array(which, dtype=np.intp))
-        expected = self.model.step_rows(rows, grads)
+        theirs = [None if g is None else g.copy() for g in grads]
+        expected = self.model.step_rows(rows, theirs)
         self.outcome(expected, self.opt.step_rows, self.structured(rows), self.structured(grads))
+        self.compare_gradients(expected, grads, theirs)
 
     def flush(self):
         self.outcome(self.model.step([None] * len(self.arrays), flush=True), self.opt.flush)

@@ -72,12 +72,6 @@ def test_a_parameter_without_a_gradient_is_left_alone():
     assert_same_bits(p, [np.zeros(2), np.full(2, -1.0)])
 
 
-def test_rows_say_that_they_do_not_project():
-    opt = optkern.SGD(np.ones((4, 2)), project="nonnegative")
-    with pytest.raises(ValueError, match=r"SGD: project='nonnegative' has no row-wise form"):
-        opt.step_rows([1], np.ones((1, 2)))
-
-
 @pytest.mark.parametrize("project", ("nonnegative", (-0.5, np.inf)))
 def test_saved_and_loaded(project, tmp_path):
     p, q = np.ones(3), np.ones(3)

@@ -173,6 +173,14 @@ cdef int refuse_overlap(
             raise ValueError(f"{plan.owner}: {label} overlaps {what} in memory")
     return 0
 
+
+cdef int refuse_rows_overlap(Plan plan, Py_ssize_t i, cnp.ndarray gradient) except -1:
+    """Refuse a gradient of rows of a tensor that lies in memory which is used already."""
+    if cnp.PyArray_SIZE(gradient):
+        low, high = byte_bounds(gradient)
+        refuse_overlap(plan, i, gradient, <char*> <size_t> low, <char*> <size_t> high)
+    return 0
+
 # --------------------------------------------------------------------------- memory in use
 
 
@@ -245,6 +253,8 @@ cdef bint gradient_is_finite(plan_t* plan, const tensor_t* t, double scale) noex
     cdef Py_ssize_t n, first = 0
     if t.dtype == 0:
         scale = <double> <float> scale   # a product of two floats is exact: rounded once
+    if t.rows != NULL:
+        return t.rows.finite(t.rows, scale)
     if t.layout[1] == NULL and t.storage[1] == PLAIN and not t.accumulator_filled and scale == 1:
         return SPANS.finite[t.dtype](t.data[1], t.size)
     while first < t.size:

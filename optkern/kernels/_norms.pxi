@@ -18,16 +18,23 @@ cdef int map_blocks(plan_t* plan) except -1 nogil:
         free(blocks)
         free(room)
         raise MemoryError
-    blocks[0] = 0
-    for i in range(plan.count):
-        blocks[i + 1] = blocks[i] + count_blocks(plan.tensors[i].size)
     plan.norms.blocks = blocks
+    number_blocks(plan, False)
     plan.norms.partial[0], plan.norms.partial[1] = room, room + total
     room += 2 * total
     plan.norms.sums[0], plan.norms.sums[1] = room, room + plan.count
     plan.norms.tree = room + 2 * plan.count
     plan.norms.each = <wide_t*> (room + 3 * plan.count)   # of two doubles' size
     return 0
+
+
+cdef void number_blocks(plan_t* plan, bint by_rows) noexcept nogil:
+    """Number the blocks of all elements; or, `by_rows`, of what a call's gradients are of."""
+    cdef Py_ssize_t i, n
+    plan.norms.blocks[0] = 0
+    for i in range(plan.count):
+        n = elements_of(&plan.tensors[i]) if by_rows else plan.tensors[i].size
+        plan.norms.blocks[i + 1] = plan.norms.blocks[i] + count_blocks(n)
 
 
 cdef void release_norms(plan_t* plan) noexcept nogil:
@@ -118,6 +125,7 @@ cdef void square_tensor(
             plan.norms.partial[0][k] = plan.norms.partial[1][k] = 0
     if wanted and (
         plan.norms.directing and t.h.flags & AGREEMENT   # which is counted in any order
+        or t.rows != NULL
         or not sweep_blocks(plan, i, what, block, stop, s)
     ):
         for k in range(block, stop):
@@ -136,6 +144,9 @@ cdef void square_block(
     cdef Py_ssize_t first = (block - plan.norms.blocks[i]) * BLOCK
     cdef Py_ssize_t n = min(<Py_ssize_t> BLOCK, t.size - first)
     cdef char* x
+    if t.rows != NULL:
+        plan.norms.partial[0][block] = t.rows.square(t.rows, block - plan.norms.blocks[i], factor)
+        return
     if plan.norms.directing and t.factors != NULL and factor == 1 and as_it_came(plan, t):
         plan.norms.partial[0][block] = along_block(t, first, n)
         return

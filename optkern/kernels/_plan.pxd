@@ -90,6 +90,28 @@ cdef struct factors_t:
     double limit                  # of a product of two
 
 
+cdef struct rows_t:
+    # The rows of one array that a call updates, each of them once.
+    Py_ssize_t count                  # distinct rows
+    Py_ssize_t* row                   # them, in the order in which they first came
+    Py_ssize_t* first                 # which gradient came first for each
+    Py_ssize_t* next                  # which gradient came next for the same row; -1: none
+    Py_ssize_t width                  # elements of a row
+    int index                         # of the rule
+    int dtype                         # 0: float32, 1: float64
+    int streams
+    char* data[MAX_STREAMS]           # NULL where the options need none; [1]: one gradient a row
+    Py_ssize_t stride[MAX_STREAMS]    # bytes from row to row
+    bint packed[MAX_STREAMS]          # the distinct rows alone, one after the other
+    const constants_t* h
+    const double* box                 # between what parameters are put back; NULL: nothing
+    Py_ssize_t given                  # gradients, the repeated rows' among them
+    # For the engine, which cannot call into a module that is built upon it: the sum of the squares
+    # of a block of what `finite` says whether it is finite, the rows' gradients times a factor.
+    double (*square)(const rows_t* r, Py_ssize_t block, double factor) noexcept nogil
+    bint (*finite)(const rows_t* r, double factor) noexcept nogil
+
+
 cdef struct tensor_t:
     # What every step reads stands first: a thousand tensors have to stay in cache.
     Py_ssize_t size
@@ -128,6 +150,7 @@ cdef struct tensor_t:
     bint is_vector
     bint is_head                       # whose units are clipped where that is asked for alone
     char* zeroable                     # where the last gradient known to be zeroable began
+    const rows_t* rows                 # of which a gradient has come in this call, or NULL
 
 
 # What the squares are of.
@@ -244,6 +267,7 @@ cdef struct plan_t:
     bint sweeping                 # a stream has been found that sweeps may take
     bint staging                  # a stream has been found that needs scratch
     # Of the call under way.
+    bint ready                    # norms of gradients have been taken, constants are complete
     bint shaped                   # the matrices have been made: only steps are left
     bint adding                   # gradients are only accumulated
     bint check_finite

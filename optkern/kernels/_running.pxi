@@ -9,7 +9,7 @@ cdef void run_plan(plan_t* plan, int threads) noexcept nogil:
     cdef Py_ssize_t k
     if plan.bad >= 0:   # found while matrices were made
         return
-    if not plan.adding and not plan.shaped:
+    if not plan.adding and not plan.ready:
         make_ready(plan, threads)
         if plan.bad >= 0:
             return
@@ -29,6 +29,7 @@ cdef void run_plan(plan_t* plan, int threads) noexcept nogil:
 
 cdef void make_ready(plan_t* plan, int threads) noexcept nogil:
     """Take the norms of gradients and complete the constants; nothing is written."""
+    plan.ready = True
     if plan.measures:
         measure(plan, threads)
     elif plan.adjusts or plan.accumulated or plan.held_shift:
@@ -268,8 +269,15 @@ cdef Py_ssize_t active_elements(const plan_t* plan) noexcept nogil:
     """Count the elements that have a gradient in this call."""
     cdef Py_ssize_t i, elements = 0
     for i in range(plan.count):
-        elements += plan.tensors[i].size if plan.tensors[i].active else 0
+        elements += elements_of(&plan.tensors[i])
     return elements
+
+
+cdef inline Py_ssize_t elements_of(const tensor_t* t) noexcept nogil:
+    """Count the elements of a tensor that have a gradient in this call."""
+    if not t.active:
+        return 0
+    return t.size if t.rows == NULL else t.rows.count * t.rows.width
 
 
 cdef void count_call(plan_t* plan) noexcept nogil:

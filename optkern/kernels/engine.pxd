@@ -14,7 +14,10 @@ cdef traits_t TRAITS[MAX_RULES]   # by the rule's position in the table
 cdef int reserve_norms(plan_t* plan, const options_t* o) except -1 nogil
 cdef void note_options(plan_t* plan) noexcept nogil
 cdef int reserve_scratch(plan_t* plan, int threads) except -1 nogil
-cdef Py_ssize_t first_nonfinite(plan_t* plan) noexcept nogil
+cdef void number_blocks(plan_t* plan, bint by_rows) noexcept nogil
+cdef void make_ready(plan_t* plan, int threads) noexcept nogil
+cdef void zero_gradients(plan_t* plan) noexcept nogil
+cdef Py_ssize_t active_elements(const plan_t* plan) noexcept nogil
 cdef int step_by_norms(
     int index, int dtype, const constants_t* constants, char** at, Py_ssize_t n
 ) except -1 nogil
@@ -59,7 +62,6 @@ cdef class Plan:
     cdef Tuner _row_tuner            # the same of steps of rows
 
     cdef int _reserve_counts(self) except -1
-    cdef int refuse_overlap_of(self, Py_ssize_t i, cnp.ndarray dense) except -1
     cdef int refuse_others(self, str what) except -1
     cdef bint take_turn(self, str what) except -1
     cdef int _refuse_beside_step(self) except -1
@@ -67,6 +69,7 @@ cdef class Plan:
     cdef int begin(self) except -1
     cdef void end(self) noexcept
     cdef bint _step(self, tuple gradients, int num_threads, int on_nonfinite) except -1
+    cdef int look(self, int threads, int on_nonfinite) except -1
     cdef int prepare(self) except -1
     cdef int shape(self, int threads) except -1
     cdef int patient(self, int on_nonfinite) noexcept
@@ -76,3 +79,4 @@ cdef class Plan:
 
 
 cdef int take_gradients(Plan plan, tuple gradients) except -1
+cdef int refuse_rows_overlap(Plan plan, Py_ssize_t i, cnp.ndarray gradient) except -1

@@ -335,21 +335,10 @@ cdef class Plan:
         cdef int threads = self._usable_threads(num_threads)
         take_gradients(self, gradients)
         reserve_scratch(core, threads)
-        core.bad, core.shaped = -1, False
-        on_nonfinite = self.patient(on_nonfinite)
-        core.check_finite = on_nonfinite != PROPAGATE and not core.told
         core.adding = core.accumulated + 1 < core.options.accumulate
         make_room(core)
-        # Norms of the gradients find what is not finite on their own.
-        if core.check_finite and (
-            core.adding or not core.measures_gradients or unbounded_scale(core) != 1
-        ):
-            core.bad = first_nonfinite(core)
+        on_nonfinite = self.look(threads, on_nonfinite)
         if core.bad < 0:
-            if not core.adding:
-                core.norm_taken = core.measures_gradients
-                self.prepare()
-                self.shape(threads)
             if threads == 1 and core.total < KEEP_GIL:
                 run_plan(core, 1)
             else:
@@ -357,6 +346,26 @@ cdef class Plan:
         if core.bad >= 0 and on_nonfinite == SKIP and core.options.zero_grad:
             zero_gradients(core)
         return self.conclude(on_nonfinite)
+
+    cdef int look(self, int threads, int on_nonfinite) except -1:
+        """Look for what is not finite, derive the constants, make matrices: all that may fail.
+
+        Returns what to do about NaN or inf.
+        """
+        cdef plan_t* core = &self.core
+        core.bad, core.ready, core.shaped = -1, False, False
+        on_nonfinite = self.patient(on_nonfinite)
+        core.check_finite = on_nonfinite != PROPAGATE and not core.told
+        # Norms of the gradients find what is not finite on their own.
+        if core.check_finite and (
+            core.adding or not core.measures_gradients or unbounded_scale(core) != 1
+        ):
+            core.bad = first_nonfinite(core)
+        if core.bad < 0 and not core.adding:
+            core.norm_taken = core.measures_gradients
+            self.prepare()
+            self.shape(threads)
+        return on_nonfinite
 
     cdef int prepare(self) except -1:
         """Derive the constants; refuse to run where they touch a state array that is not there."""
@@ -391,14 +400,6 @@ cdef class Plan:
             if core.skips_in_row >= core.options.max_skips:
                 return RAISE
         return on_nonfinite
-
-    cdef int refuse_overlap_of(self, Py_ssize_t i, cnp.ndarray dense) except -1:
-        """Refuse a dense gradient of a tensor that lies in memory which is used already."""
-        cdef char* low = <char*> cnp.PyArray_DATA(dense)
-        cdef char* high = low + cnp.PyArray_NBYTES(dense)
-        if low < high:
-            refuse_overlap(self, i, dense, low, high)
-        return 0
 
     # ----------------------------------------------------------------- threads
 

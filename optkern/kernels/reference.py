@@ -221,8 +221,13 @@ OUT_OF_THE_WAY = 64  # as in _rows.pyx: no number of rows sums past the range ti
 
 
 def sum_rows(rows, g):
-    """Find the distinct rows, and for each sum its gradients: float64, in the order they came."""
+    """Find the distinct rows, in the order they came, and sum the gradients of each in float64.
+
+    Norms of several rows' gradients are those of this array of sums.
+    """
     distinct, first, number = np.unique(rows, return_index=True, return_inverse=True)
+    came = np.argsort(first)
+    distinct, first, number = distinct[came], first[came], np.argsort(came)[number]
     rest = np.delete(np.arange(len(rows)), first)
 
     def total(shift):

@@ -21,14 +21,17 @@ from libc.string cimport memset
 
 from optkern.kernels import buffers
 from optkern.kernels._choice cimport Tuner
-from optkern.kernels._constants cimport constants_t, derivation, encode, hyper_t, make_constants
-from optkern.kernels.engine cimport (
-    Plan, first_nonfinite, reserve_scratch, take_gradients, transfer,
+from optkern.kernels._constants cimport (
+    AS_FLOAT32, AS_FLOAT64, constants_t, derivation, encode, hyper_t, make_constants,
 )
-from optkern.kernels._plan cimport LINE, PROPAGATE, layout_t
+from optkern.kernels.engine cimport (
+    Plan, active_elements, make_ready, number_blocks, refuse_rows_overlap, reserve_scratch,
+    take_gradients, transfer, zero_gradients,
+)
+from optkern.kernels._plan cimport LINE, SKIP, layout_t, plan_t, rows_t
 from optkern.kernels.runtime cimport SPANS, run_jobs
 from optkern.kernels.span cimport MAX_STREAMS, span_t
-from optkern.kernels.sums cimport BLOCK
+from optkern.kernels.sums cimport BLOCK, LANES, fold
 from optkern.kernels.vectors cimport vector_threads
 from optkern.kernels.rules import RULES
 
@@ -94,6 +97,8 @@ cdef Py_ssize_t find_rows(
     return -1
 
 
+include "_row_gradients.pxi"
+
 # --------------------------------------------------------------------------- the update
 
 
@@ -138,84 +143,26 @@ cdef inline void prefetch_row(const rows_t* r, Py_ssize_t k) noexcept nogil:
 cdef inline void run_row(const rows_t* r, Py_ssize_t k) noexcept nogil:
     cdef span_t span = SPANS.update[r.index][r.dtype]
     cdef char* at[MAX_STREAMS]
-    cdef char sum[SUMMED * 8]
+    cdef char scratch[SUMMED * 8]
     cdef Py_ssize_t n, first = 0, itemsize = 8 if r.dtype else 4
     cdef int j
     for j in range(r.streams):
         at[j] = row_of(r, j, k)
-    if r.next[r.first[k]] < 0:
+    if r.next[r.first[k]] < 0 and not r.h.lift:
         span(r.h, at, r.width, r.row[k] * r.width)
+        if r.box != NULL:
+            SPANS.confine[r.dtype](at[0], r.box[0], r.box[1], r.width)
         return
     while first < r.width:
         n = min(<Py_ssize_t> SUMMED, r.width - first)
-        if r.dtype:
-            sum_gradients[double](r, r.first[k], first, n, <double*> sum)
-        else:
-            sum_gradients[float](r, r.first[k], first, n, <float*> sum)
-        at[1] = sum
+        at[1] = piece_of(r, k, first, n, ldexp(1, r.h.lift), scratch)
         span(r.h, at, n, r.row[k] * r.width + first)
+        if r.box != NULL:
+            SPANS.confine[r.dtype](at[0], r.box[0], r.box[1], n)
         for j in range(r.streams):
             if at[j] != NULL:
                 at[j] += n * itemsize
         first += n
-
-
-ctypedef fused floating:
-    float
-    double
-
-
-cdef void sum_gradients(
-    const rows_t* r, Py_ssize_t k, Py_ssize_t first, Py_ssize_t n, floating* to
-) noexcept nogil:
-    """Return the sum of the gradients of one row.
-
-    `n` elements of the k-th gradient and its followers. Doubles that leave the range on the way
-    are summed again times a power of two.
-    """
-    cdef double sum[SUMMED]
-    cdef const floating* g = <const floating*> (r.data[1] + k * r.stride[1]) + first
-    cdef Py_ssize_t i, head = k
-    if n <= 0:  # never; said for gcc, which would have `sum` read before it is written
-        return
-    for i in range(n):
-        sum[i] = g[i]
-    while r.next[k] >= 0:
-        k = r.next[k]
-        g = <const floating*> (r.data[1] + k * r.stride[1]) + first
-        for i in range(n):
-            sum[i] += g[i]
-    if floating is double:
-        for i in range(0 if SPANS.finite[1](<char*> sum, n) else n):
-            if not isfinite(sum[i]):
-                sum[i] = sum_out_of_the_way(r, head, first + i)
-    for i in range(n):
-        to[i] = <floating> sum[i]
-
-
-cdef double sum_out_of_the_way(const rows_t* r, Py_ssize_t k, Py_ssize_t at) noexcept nogil:
-    """Sum one element of the gradients of a row, whatever it is on the way."""
-    cdef double down = ldexp(1, -OUT_OF_THE_WAY), sum = 0
-    while k >= 0:
-        sum += (<const double*> (r.data[1] + k * r.stride[1]))[at] * down
-        k = r.next[k]
-    return sum * ldexp(1, OUT_OF_THE_WAY)
-
-
-cdef bint finite_sum(const rows_t* r, Py_ssize_t k) noexcept nogil:
-    """Return whether the sum of one row's gradients is finite, in the dtype it is rounded to."""
-    cdef char sum[SUMMED * 8]
-    cdef Py_ssize_t n, first = 0
-    while first < r.width:
-        n = min(<Py_ssize_t> SUMMED, r.width - first)
-        if r.dtype:
-            sum_gradients[double](r, k, first, n, <double*> sum)
-        else:
-            sum_gradients[float](r, k, first, n, <float*> sum)
-        if not SPANS.finite[r.dtype](sum, n):
-            return False
-        first += n
-    return True
 
 
 # --------------------------------------------------------------------------- checked arrays
@@ -231,12 +178,8 @@ cdef class Copied:
     cdef layout_t row   # how to walk one
 
     def __cinit__(self, cnp.ndarray array, cnp.ndarray rows):
-        cdef int k
         self.array, self.rows = array, rows
-        self.row.ndim = cnp.PyArray_NDIM(array) - 1
-        for k in range(self.row.ndim):
-            self.row.shape[k] = cnp.PyArray_DIMS(array)[k + 1]
-            self.row.strides[k] = cnp.PyArray_STRIDES(array)[k + 1]
+        lay(&self.row, array, 1)
 
     cdef void put_back(self, const rows_t* r) noexcept:
         cdef Py_ssize_t k, itemsize = cnp.PyArray_ITEMSIZE(self.array)
@@ -271,8 +214,8 @@ cdef class Rows:
     """
 
     cdef rows_t r
-    cdef Py_ssize_t given           # gradients, the repeated rows' among them
     cdef readonly object p, rows, gradient
+    cdef readonly object given      # the gradient's own memory, whatever it had to be copied for
     cdef readonly list state
     cdef object owner, label
     cdef list copies                # of streams whose rows have gaps: `Copied`
@@ -288,7 +231,8 @@ cdef class Rows:
         self.r.index = INDEX[rule.name]
         self.r.dtype = cnp.PyArray_TYPE(p) == cnp.NPY_DOUBLE
         self.r.streams = 2 + <int> len(state)
-        self.given = len(self.rows)
+        self.r.given = len(self.rows)
+        self.r.square, self.r.finite = square_block_of_rows, rows_are_finite
         self.r.width = 1
         for j in range(1, p.ndim):
             self.r.width *= p.shape[j]
@@ -345,7 +289,7 @@ cdef class Rows:
     def _as_gradient(self, gradient):
         """Return the gradients of the rows as a dense array of the parameter's dtype."""
         what = self._named("gradient of parameter")
-        gradient = buffers.shared(self.owner, what, gradient)
+        self.given = gradient = buffers.shared(self.owner, what, gradient)
         if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
             raise TypeError(
                 f"{self.owner}: {what} must be a NumPy array, got {type(gradient).__name__}"
@@ -371,7 +315,7 @@ cdef class Rows:
         cdef Py_ssize_t limit = self.p.shape[0], bad
         cdef const Py_ssize_t* rows = <const Py_ssize_t*> cnp.PyArray_DATA(self.rows)
         with nogil:
-            bad = find_rows(&self.r, rows, self.given, limit)
+            bad = find_rows(&self.r, rows, self.r.given, limit)
         if bad == -2:
             raise MemoryError
         if bad >= 0:
@@ -402,16 +346,6 @@ cdef class Rows:
 
     def _distinct(self):
         return np.asarray(<Py_ssize_t[:self.r.count]> self.r.row) if self.r.count else []
-
-    cdef bint finite(self) noexcept nogil:
-        """Return whether all gradients are, and the sums of those that share a row."""
-        cdef Py_ssize_t k
-        if not SPANS.finite[self.r.dtype](self.r.data[1], self.given * self.r.width):
-            return False
-        for k in range(self.r.count if self.given > self.r.count else 0):
-            if self.r.next[self.r.first[k]] >= 0 and not finite_sum(&self.r, self.r.first[k]):
-                return False
-        return True
 
     cdef int run(self, int threads) except -1:
         cdef Copied copied
@@ -507,48 +441,53 @@ def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_no
     """
     plan.begin()
     try:
-        return take_step(plan, rows, gradients, num_threads, on_nonfinite)
+        return take_step(plan, take_all(plan, rows, gradients), num_threads, on_nonfinite)
     finally:
+        detach(plan)
         plan.end()
 
 
-cdef bint take_step(
-    Plan plan, tuple rows, tuple gradients, int num_threads, int on_nonfinite
-) except -1:
-    cdef Rows one
-    cdef list taken = take_all(plan, rows, gradients)
-    cdef list whole = [g if which is Ellipsis else None for which, g in zip(rows, gradients)]
-    cdef bint mixed = any([which is Ellipsis for which in rows])
-    cdef Py_ssize_t i
-    cdef int threads = plan._usable_threads(num_threads)
-    plan.core.adding, plan.core.bad, plan.core.shaped = False, -1, False
-    on_nonfinite = plan.patient(on_nonfinite)
-    if mixed:
-        take_gradients(plan, tuple(whole))   # these alone are active now
-        plan.core.check_finite = False
-        reserve_scratch(&plan.core, threads)
-        if on_nonfinite != PROPAGATE:
-            plan.core.bad = first_nonfinite(&plan.core)
-    for i in range(plan.core.count if on_nonfinite != PROPAGATE else 0):
-        one = taken[i]
-        if one is not None and not one.finite() and not 0 <= plan.core.bad < i:
-            plan.core.bad = i
-            break
-    if plan.core.bad < 0:
-        activate(plan, taken, True)
-        plan.prepare()
-        for i in range(plan.core.count):
-            one = taken[i]
-            if one is not None:
-                one.r.h = plan.core.tensors[i].h
-        if mixed:   # matrices first: they may fail, and nothing is written yet
-            activate(plan, taken, False)
-            plan.shape(threads)
+cdef bint take_step(Plan plan, list taken, int num_threads, int on_nonfinite) except -1:
+    cdef plan_t* core = &plan.core
+    cdef bint mixed = plan._gradients is not None   # of whole arrays
+    cdef int threads = plan._usable_threads(num_threads), here = threads_of_norms(plan, num_threads)
+    core.adding = False
+    reserve_scratch(core, threads)
+    on_nonfinite = plan.look(here, on_nonfinite)
+    if core.bad < 0 and not core.ready:
+        with nogil:
+            make_ready(core, here)
+    if core.bad < 0:
+        hand_constants(plan, taken)
+        activate(plan, taken, False)
         run_all(taken, num_threads, plan._row_tuner)
         if mixed:
             plan._run(threads, num_threads == 0)
-            activate(plan, taken, True)
+        activate(plan, taken, True)
+    if core.options.zero_grad and (core.bad < 0 or on_nonfinite == SKIP):
+        zero_taken(plan, taken, mixed and core.bad >= 0)
     return plan.conclude(on_nonfinite)
+
+
+cdef int threads_of_norms(Plan plan, int num_threads) noexcept:
+    """Return the threads for norms of what a call's gradients are of."""
+    if not plan.core.measures or num_threads == 0 and not plan._row_tuner.choice.prefers_many:
+        return 1
+    return min(
+        plan._usable_threads(num_threads), vector_threads(active_elements(&plan.core), num_threads)
+    )
+
+
+cdef void hand_constants(Plan plan, list taken):
+    """Give the rows their tensors' constants, and between what they are put back."""
+    cdef Py_ssize_t i
+    cdef Rows one
+    for i in range(plan.core.count):
+        one = taken[i]
+        if one is not None:
+            one.r.h = plan.core.tensors[i].h
+            if plan.core.options.project:
+                one.r.box = plan.core.box[AS_FLOAT64 if one.r.dtype else AS_FLOAT32]
 
 
 cdef void activate(Plan plan, list taken, bint active):
@@ -560,21 +499,62 @@ cdef void activate(Plan plan, list taken, bint active):
 
 
 cdef list take_all(Plan plan, tuple rows, tuple gradients):
-    """Return the rows of each parameter, checked; None where it has none."""
+    """Return the rows of each parameter, checked; None where it has none, or all.
+
+    The plan knows all gradients then, and nothing has been written.
+    """
     cdef Py_ssize_t i
     cdef Rows one
-    cdef list taken = [None] * plan.core.count
+    cdef list taken = [None] * plan.core.count, whole = [None] * plan.core.count
+    cdef bint mixed = False
+    if plan.core.accumulated:
+        raise ValueError(
+            f"{plan.owner}: the gradients of {plan.core.accumulated} calls wait in accumulators, "
+            "which are of whole arrays; step_rows comes after opt.flush() or the step that takes "
+            "them"
+        )
     for i in range(plan.core.count):
         label = plan.labels[i]
         plan.core.tensors[i].active = both_given(plan.owner, label, rows[i], gradients[i])
-        if plan.core.tensors[i].active and rows[i] is not Ellipsis:
-            state = [plan.state[slot][i] for slot in plan.rules[i].state]
-            one = Rows(
-                plan.rules[i], plan.owner, label, plan.params[i], rows[i], gradients[i], state
-            )
-            taken[i] = one
-            plan.refuse_overlap_of(i, one.gradient)
+        if not plan.core.tensors[i].active:
+            continue
+        if rows[i] is Ellipsis:
+            whole[i], mixed = gradients[i], True
+            continue
+        state = [plan.state[slot][i] for slot in plan.rules[i].state]
+        one = Rows(plan.rules[i], plan.owner, label, plan.params[i], rows[i], gradients[i], state)
+        taken[i] = one
+        refuse_rows_overlap(plan, i, one.given)
+    if mixed:
+        take_gradients(plan, tuple(whole))   # these alone are active now
+    if plan.core.options.zero_grad:
+        refuse_unzeroable(plan, gradients)
+    attach(plan, taken)
     return taken
+
+
+cdef int refuse_unzeroable(Plan plan, tuple gradients) except -1:
+    """Refuse gradients that cannot be zeroed in place, or share memory."""
+    cdef Py_ssize_t i
+    named = []
+    for i in range(plan.core.count):
+        if gradients[i] is not None:
+            what = buffers.named("gradient of parameter", plan.labels[i])
+            g = buffers.shared(plan.owner, what, gradients[i])
+            buffers.check_zeroable(plan.owner, what, g, plan.params[i])
+            named.append((what, g))
+    buffers.refuse_overlap(plan.owner, named)
+    return 0
+
+
+cdef void zero_taken(Plan plan, list taken, bint whole):
+    """Set the gradients of rows to zero, and (``whole``) those that the plan has not used."""
+    cdef Rows one
+    for one in taken:
+        if one is not None:
+            fill_with_zeros(one.given)
+    if whole:
+        zero_gradients(&plan.core)
 
 
 cdef int run_all(list taken, int num_threads, Tuner tuner) except -1:

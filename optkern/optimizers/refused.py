@@ -26,32 +26,47 @@ WAYS_TO_CHANGE = {
     "last_grad_norm": "it is what the last step found",
 }
 
-# What to do for some rows instead of an option that is of whole arrays, once it is off.
-WAYS_OF_ROWS = {
-    "clip_norm": "multiply what you give by min(1, {value!r} / its norm), rows that come twice "
-    "summed before",
-    "clip_norm_per_tensor": "multiply each gradient that you give by min(1, {value!r} / its norm), "
-    "rows that come twice summed before",
-    "clip_value": "give np.clip(gradient, -{value!r}, {value!r}), rows that come twice summed "
-    "before",
-    "grad_scale": "divide what you give by {value!r}",
-    "accumulate": "give the rows and gradients of {value!r} calls joined in one: what comes twice "
-    "is summed (divide by {value!r} for the mean)",
-    "project": "put the rows back after the call: p[rows] = np.clip(p[rows], lo, hi)",
-    "zero_grad": "set your gradients to zero after the call",
+# Why steps by rows do not have an option, and what to do for some rows instead once it is off.
+NOT_OF_ROWS = {
+    "accumulate": (
+        "what waits for the last call is held for whole arrays",
+        "give the rows and gradients of {value!r} calls joined in one: what comes twice is summed "
+        "(divide by {value!r} for the mean)",
+    ),
+    "centralize": (
+        "its units are the outputs of a layer, which rows of a table are not",
+        "give gradients that are centralised as you like: g - g.mean(axis=1, keepdims=True)",
+    ),
+    "adaptive_clip": (
+        "its units are the outputs of a layer, which rows of a table are not",
+        "bound the gradients by clip_norm, clip_norm_per_tensor or clip_value",
+    ),
+    "clip_update_rms": (
+        "its root mean square is the whole array's",
+        "bound the gradients by clip_norm, clip_norm_per_tensor or clip_value",
+    ),
+    "cautious": ("it counts the elements of a whole array's step", "go without it"),
+    "lookahead": (
+        "its slow weights take all rows along, those that rest too",
+        "go without it",
+    ),
+    "ema_decay": (
+        "the average of a row that rests moves too",
+        "average the rows after the call: a[rows] += (1 - {value!r}) * (p[rows] - a[rows])",
+    ),
 }
 
 
 def refuse_option_of_rows(owner: str, options: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Raise ValueError where an option is on that steps by rows do not have; say the way out."""
-    for name, value in options.items():
-        if value == defaults[name] or name == "max_skips":
-            continue
-        instead = WAYS_OF_ROWS.get(name, "go without it, or give step a gradient of all rows")
-        raise ValueError(
-            f"{owner}: {name}={value!r} has no row-wise form; step_rows takes the rule alone: set "
-            f"opt.{name} = {defaults[name]!r} and {instead.format(value=value)}"
-        )
+    for name, (why, instead) in NOT_OF_ROWS.items():
+        value = options[name]
+        if value != defaults[name]:
+            raise ValueError(
+                f"{owner}: {name}={value!r} has no row-wise form, {why}: set opt.{name} = "
+                f"{defaults[name]!r} and {instead.format(value=value)}; or give step a gradient of "
+                "all rows"
+            )
 
 
 def refuse_without_rows(owner: str, rule: Rule) -> None:

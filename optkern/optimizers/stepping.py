@@ -111,6 +111,11 @@ class Stepping:
         the step count behind bias correction is the parameter's. AdaGrad, and SGD without
         momentum, both without weight decay, do what `step` does with zeros in all other rows.
 
+        `clip_norm`, `clip_norm_per_tensor`, `clip_value`, `grad_scale`, `project` and `zero_grad`
+        are as in `step`. Norms are over all gradients of the call, of rows and of whole arrays,
+        those of a row that comes more than once summed first; `project` puts back what the call
+        updates.
+
         Parameters
         ----------
         rows : same structure as the parameters
@@ -126,13 +131,15 @@ class Stepping:
         Returns
         -------
         bool
-            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done.
+            False if ``on_nonfinite="skip"`` found NaN or inf and nothing was done (but to zero the
+            gradients with ``zero_grad=True``).
 
         Raises
         ------
         TypeError, ValueError
             On a row that is not there, on gradients that do not fit, or where the rule or an
-            option around it has no row-wise form. Nothing has been modified then.
+            option around it has no row-wise form; the message says what to do instead. Nothing
+            has been modified then.
         """
         session = self._session
         if not session.words:
@@ -141,20 +148,19 @@ class Stepping:
         refuse_option_of_rows(session.owner, session.options, defaults)
         if session.state_dtype:
             raise ValueError(
-                f"{session.owner}: state_dtype={session.state_dtype!r} has no row-wise form; "
-                "step_rows takes state in the parameters' own dtype"
+                f"{session.owner}: state_dtype={session.state_dtype!r} has no row-wise form, rows "
+                "are updated where they stand, in the parameters' own dtype: construct the "
+                "optimizer without it, or give step a gradient of all rows"
             )
         indices, gradients = session.gather(rows, "rows"), session.gather(grads)
         for i, which in enumerate(indices if session.words else ()):
-            rule = session.rule_at(i)
             if which is not None and which is not ...:
-                refuse_without_rows(session.owner, rule)
-            elif which is ... and rule.trust:
-                raise ValueError(
-                    f"{session.owner}: the rule {rule.name} takes norms, which step_rows does not"
-                )
+                refuse_without_rows(session.owner, session.rule_at(i))
         if session.schedules:
             session.run_schedules()
+        if session.fresh:
+            whole = [g if which is ... else None for which, g in zip(indices, gradients)]
+            session.alone("a step", session.begin, whole)
         if step_rows(session.plan, indices, gradients, self._num_threads, self._on_nonfinite):
             return True
         return self._not_applied()
