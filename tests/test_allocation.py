@@ -236,7 +236,7 @@ MAKERS = {
     "eigenbases": lambda: optkern.SOAP(single()),
     "several": lambda: mixed(single()),
     "averaging": lambda: optkern.ScheduleFreeAdamW(single()),
-    "rows": lambda: optkern.Adagrad(single()),
+    "rows": lambda: optkern.Adagrad(single(), clip_norm=0.5, project=(-2, 2), zero_grad=True),
     "threads": lambda: optkern.RAdam([numbers(40000, 1), numbers(3, 2)], num_threads=2),
 }
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ISAS, Snapshot, assert_same_bits, busiest_options, every_dtype, ordinary
+from conftest import ISAS, RULES, Snapshot, assert_same_bits, busiest_options, every_dtype, ordinary
 from fused_runs import by_pairs
 from modelled import Model
 
@@ -106,6 +106,24 @@ def test_what_cancels_in_a_row_has_no_part_in_the_norm():
     opt.step_rows([1, 1, 3], np.array([[100.0, 9], [-100, -9], [0.25, 0.5]]))
     np.testing.assert_array_equal(p, [[0, 0], [0, 0], [0, 0], [-0.25, -0.5]])
     assert opt.last_grad_norm == np.hypot(0.25, 0.5)
+
+
+@every_dtype
+def test_dense_steps_and_steps_of_rows_take_turns(dtype):
+    """Norms of all elements, and of some rows' gradients, in one room of sums."""
+    start = [numbers((3000, 7), 0, dtype), numbers((70, 90), 1, dtype)]
+    p, options = [a.copy() for a in start], {"clip_norm": 3.0, "clip_norm_per_tensor": 2.5}
+    opt = optkern.Adam(p, **options)
+    model = Model(RULES["adam"], start, [0, 0], [{}], options, range(2))
+    for seed in range(3):
+        rows = [np.random.default_rng(seed).integers(0, 3000, 2000), None if seed else ...]
+        grads = [numbers((2000, 7), seed, dtype), None if seed else numbers((70, 90), 9, dtype)]
+        dense = [numbers(a.shape, seed + 3, dtype) for a in start]
+        assert opt.step_rows(rows, grads) and model.step_rows(rows, grads)
+        assert opt.last_grad_norm == model.norm
+        assert opt.step(dense) and model.step(dense)
+        assert opt.last_grad_norm == model.norm
+    assert_same_bits(p, model.params)
 
 
 @every_row_rule
