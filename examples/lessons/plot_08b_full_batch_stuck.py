@@ -64,13 +64,13 @@ def left(losses, start):
 still = run(saddle, FULL, 0.5)
 noisy = [run(saddle, 16, 0.5, seed) for seed in range(10)]
 after = [left(losses, saddle) for losses, _ in noisy]
-gone, level = sorted(n for n in after if n), max(v[-50:].mean() for v, _ in noisy)
+gone, level = [n for n in after if n], max(v[-50:].mean() for v, _ in noisy)
 lesson.claim(
     "a full batch is stuck where mini-batches, whose losses differ, go on",
     f"at the saddle, rate .5: after {UPDATES} updates the full batch has changed the loss by "
     f"{abs(still[0][-1] - still[0][0]):.0e}; batch 16 leaves in {len(gone)} of 10 seeds, after "
-    f"{gone[0]} to {gone[-1]} updates, and is at {level:.3f} or lower, at rest at "
-    f"{max(end for _, end in noisy):.4f}",
+    f"{min(gone, default=None)} to {max(gone, default=None)} updates, and is at {level:.3f} or "
+    f"lower, at rest at {max(end for _, end in noisy):.4f}",
     bool(len(gone) == 10 and level < loss(saddle) - 0.01 and left(still[0], saddle) is None),
 )
 way = few.start(1) / np.linalg.norm(few.start(1))
