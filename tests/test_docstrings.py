@@ -1,18 +1,31 @@
 """What help() shows: every public function and class has an example, and the examples are true."""
 
+import ast
 import doctest
+import importlib
 import inspect
+import pkgutil
+from pathlib import Path
 
 import pytest
 
 import optkern
-from optkern import curvature, kernels, reference, schedules, solvers
+import optkern.mpi
+from optkern import curvature, diagnose, kernels, reference, schedules, solvers
 from optkern.curvature import landscape
 from optkern.rules import MATRIX_RULES
 
-# What a call gives back is shown where the call is.
-RESULTS = {"Flat", "Optimizer", "Report", "Schedule", "DifferenceOperator", "NotSymmetricError"}
-MODULES = {"optkern": optkern, "kernels": kernels, "schedules": schedules, "solvers": solvers}
+# What a call gives back or raises is shown where the call is; a protocol is not called.
+RESULTS = {
+    *("Flat", "Optimizer", "Report", "Schedule", "DifferenceOperator", "NotSymmetricError"),
+    *("Diagnosis", "FitComparison", "Look", "RankError", "Communicator"),
+}
+MODULES = {
+    "optkern": optkern, "kernels": kernels, "schedules": schedules, "solvers": solvers,
+    "mpi": optkern.mpi, "diagnose": diagnose,
+}  # fmt: skip
+HOSTS = Path(optkern.__file__).parent / "integrations"
+NEEDED = {"autograd", "sklearn", "thinc", "torch"}  # by the module of the same name
 
 
 def public():
@@ -36,18 +49,51 @@ def public():
 PUBLIC = public()
 
 
+def wrong_with(where, thing):
+    """What the examples of a thing lack, as they stand: nothing is imported before them."""
+    text = inspect.getdoc(thing)
+    if not text:
+        return f"{where} says nothing"
+    if not inspect.signature(thing).parameters:  # what takes nothing needs none
+        return ""
+    test = doctest.DocTestParser().get_doctest(text, {}, where, None, None)
+    said = [] if test.examples else [f"{where}: no example\n"]
+    doctest.DocTestRunner().run(test, out=said.append)
+    return "".join(said)
+
+
 @pytest.mark.parametrize("where", sorted(PUBLIC))
 def test_an_example_is_there_and_true(where):
-    """As it stands: nothing is imported before it."""
-    thing = PUBLIC[where]
-    text = inspect.getdoc(thing)
-    assert text, "says nothing"
-    test = doctest.DocTestParser().get_doctest(text, {}, where, None, None)
-    if not inspect.signature(thing).parameters:  # what takes nothing needs none
-        return
-    assert test.examples, "no example"
-    said = []
-    assert not doctest.DocTestRunner().run(test, out=said.append).failed, "".join(said)
+    assert not (said := wrong_with(where, PUBLIC[where])), said
+
+
+def public_of_host(module):
+    """What is in `__all__`, or what a module defines without an underscore."""
+    names = getattr(module, "__all__", None) or [
+        node.name
+        for node in ast.parse(Path(module.__file__).read_text()).body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"
+    ]
+    things = {name: getattr(module, name) for name in names}
+    return {name: thing for name, thing in things.items() if not inspect.isabstract(thing)}
+
+
+def hosts():
+    """The hosts' modules; what takes seconds to import is run with the slow tests."""
+    for module in pkgutil.iter_modules([str(HOSTS)]):
+        if module.name[0] != "_":
+            slow = module.name in NEEDED and module.name != "autograd"
+            yield pytest.param(module.name, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("host", hosts())
+def test_a_hosts_examples_are_there_and_true(host):
+    if host in NEEDED:
+        pytest.importorskip(host, reason=f"needs {host}: make test EXTRAS={host}")
+    found = public_of_host(importlib.import_module(f"optkern.integrations.{host}"))
+    assert len(found) >= 2
+    said = "".join(wrong_with(f"{host}.{name}", thing) for name, thing in found.items())
+    assert not said, said
 
 
 def test_the_package_itself_begins_with_an_example():

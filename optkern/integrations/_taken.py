@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..optimizers import CLASSES
@@ -13,6 +13,36 @@ _ARGUMENTS = {
     "nesterov": "nesterovs_momentum", "schedule": "learning_rate", "power_t": "power_t",
 }  # fmt: skip
 _MOMENTUM = ("momentum", "dampening", "nesterov", "momentum_form")
+
+
+def adam_options(
+    learning_rate_init: float = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> dict[str, Any]:
+    """Put scikit-learn's Adam in optkern's words."""
+    betas = (beta_1, beta_2)
+    return {"lr": learning_rate_init, "betas": betas, "eps": epsilon, "eps_form": "raw"}
+
+
+def sgd_options(
+    learning_rate_init: float = 0.1,
+    lr_schedule: str = "constant",
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    power_t: float = 0.5,
+) -> dict[str, Any]:
+    """Put scikit-learn's SGD in optkern's words; without momentum, nesterov means nothing to it."""
+    own = {"lr": learning_rate_init, "schedule": lr_schedule, "power_t": power_t}
+    nesterov = bool(nesterov and momentum)
+    return {**own, "momentum": momentum, "nesterov": nesterov, "momentum_form": "classical"}
+
+
+SOLVERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+    "AdamOptimizer": ("adam", adam_options),
+    "SGDOptimizer": ("sgd", sgd_options),
+}
 
 
 def taken(

@@ -67,6 +67,13 @@ def sgd(
     ------
     TypeError, ValueError
         On a bad argument, or where x0 is being traced: these cannot be differentiated through.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.autograd import sgd
+    >>> sgd(lambda x, i: 2 * (x - 3), np.zeros(2)).round(3)
+    array([3., 3.])
     """
     options = {
         "momentum": checked_host_argument("sgd", "mass", SHARE, mass),
@@ -85,7 +92,15 @@ def rmsprop(
     gamma: float = 0.9,
     eps: float = 1e-8,
 ) -> Any:
-    """Run RMSProp whose average starts from ones, as autograd's does; arguments as for `sgd`."""
+    """Run RMSProp whose average starts from ones, as autograd's does; arguments as for `sgd`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.autograd import rmsprop
+    >>> rmsprop(lambda x, i: {"W": 2 * (x["W"] - 3)}, {"W": np.zeros(2)})["W"].round(1)
+    array([3., 3.])
+    """
     options = {
         "alpha": checked_host_argument("rmsprop", "gamma", SHARE, gamma),
         "eps": checked_host_argument("rmsprop", "eps", AMOUNT, eps),
@@ -104,7 +119,17 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> Any:
-    """Run Adam (Kingma, Ba, 2015, algorithm 1); arguments as for `sgd`."""
+    """Run Adam (Kingma, Ba, 2015, algorithm 1); arguments as for `sgd`.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np
+    >>> from autograd import grad
+    >>> from optkern.integrations.autograd import adam
+    >>> descent = grad(lambda x, i: np.sum((x - 3) ** 2))
+    >>> adam(descent, np.zeros(2), num_iters=500, step_size=0.1).round(2)
+    array([3., 3.])
+    """
     options = {
         "betas": (
             checked_host_argument("adam", "b1", DECAY_RATE, b1),
@@ -222,6 +247,15 @@ def objective(fun: Callable[[Any], Any], x: Any) -> Objective:
         x is one float64 vector, a copy, in the order of ``autograd.misc.flatten``, whose second
         result takes it back: ``flatten(params)[1](at.x)``. loss and grad take such vectors; `hvp`
         is exact, at the x given here.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np
+    >>> from optkern import curvature
+    >>> from optkern.integrations.autograd import objective
+    >>> at = objective(lambda w: (1 - w[0] * w[1]) ** 2, np.zeros(2))
+    >>> curvature.classify(at.x, at.grad, at.hvp, at.loss).kind
+    'saddle'
     """
     check_callable("objective", optional=False, fun=fun)
     flat, unflatten = _autograd("misc").flatten(_nested(x, (_double(leaf) for leaf in _leaves(x))))

@@ -78,7 +78,16 @@ def _refuse_misspelt(rule: str, config: Config, known: tuple[str, ...]) -> None:
 
 @spelled
 def sgd(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
-    """Update ``w -= learning_rate * dw``; config: learning_rate (.01)."""
+    """Update ``w -= learning_rate * dw``; config: learning_rate (.01).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations import cs231n as optim
+    >>> w, config = optim.sgd(np.ones(2), np.full(2, 0.5), {"learning_rate": 0.1})
+    >>> w
+    array([0.95, 0.95])
+    """
 
     def step(config: Config) -> None:
         kernels.sgd(w, dw, lr=config["learning_rate"])
@@ -93,6 +102,14 @@ def sgd_momentum(
     """Update ``v = momentum * v - learning_rate * dw; w += v``.
 
     config: learning_rate (.01), momentum (.9), velocity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations import cs231n as optim
+    >>> w, config = optim.sgd_momentum(np.ones(2), np.full(2, 0.5), {"learning_rate": 0.1})
+    >>> w
+    array([0.95, 0.95])
     """
 
     def step(config: Config) -> None:
@@ -111,6 +128,14 @@ def rmsprop(
     """Compute ``cache = decay * cache + (1-decay) * dw**2; w -= lr * dw / (sqrt(cache) + eps)``.
 
     config: learning_rate (.01), decay_rate (.99), epsilon (1e-8), cache.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations import cs231n as optim
+    >>> w, config = optim.rmsprop(np.ones(2), np.full(2, 0.5), {"decay_rate": 0.75})
+    >>> w.round(3)
+    array([0.98, 0.98])
     """
 
     def step(config: Config) -> None:
@@ -128,6 +153,14 @@ def adam(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[n
 
     config: learning_rate (.001), beta1 (.9), beta2 (.999), epsilon (1e-8), m, v, t (updates so
     far).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations import cs231n as optim
+    >>> w, config = optim.adam(np.ones(2), np.full(2, 0.5), {"learning_rate": 0.1})
+    >>> w.round(3), config["t"]
+    (array([0.9, 0.9]), 1)
     """
 
     def step(config: Config) -> None:

@@ -91,7 +91,17 @@ class _Updater:
 
 @spelled
 class SGD(_Updater):
-    """Update ``p -= lr * g``."""
+    """Update ``p -= lr * g``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.dl_from_scratch import SGD
+    >>> params = {"W1": np.ones(2)}
+    >>> SGD(lr=0.1).update(params, {"W1": np.full(2, 0.5)})
+    >>> params["W1"]
+    array([0.95, 0.95])
+    """
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__(optimizers.SGD, lr)
@@ -99,7 +109,17 @@ class SGD(_Updater):
 
 @spelled
 class Momentum(_Updater):
-    """Update ``v = momentum * v - lr * g; p += v``."""
+    """Update ``v = momentum * v - lr * g; p += v``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.dl_from_scratch import Momentum
+    >>> params = {"W1": np.ones(2)}
+    >>> Momentum(lr=0.1).update(params, {"W1": np.full(2, 0.5)})
+    >>> params["W1"]
+    array([0.95, 0.95])
+    """
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__(optimizers.SGD, lr, momentum=momentum, momentum_form="classical")
@@ -112,6 +132,15 @@ class Nesterov(_Updater):
     Bengio, Boulanger-Lewandowski, Pascanu, "Advances in optimizing recurrent networks", 2012,
     equation 7, which the book cites. (The book's program uses v after its update in the first
     formula, which is another, slower rule.)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.dl_from_scratch import Nesterov
+    >>> params = {"W1": np.ones(2)}
+    >>> Nesterov(lr=0.1).update(params, {"W1": np.full(2, 0.5)})
+    >>> params["W1"]
+    array([0.905, 0.905])
     """
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
@@ -122,7 +151,17 @@ class Nesterov(_Updater):
 
 @spelled
 class AdaGrad(_Updater):
-    """Update ``h += g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
+    """Update ``h += g**2; p -= lr * g / (sqrt(h) + 1e-7)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.dl_from_scratch import AdaGrad
+    >>> params = {"W1": np.ones(2)}
+    >>> AdaGrad(lr=0.1).update(params, {"W1": np.full(2, 0.5)})
+    >>> params["W1"].round(3)
+    array([0.9, 0.9])
+    """
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__(optimizers.Adagrad, lr, eps=1e-7)
@@ -130,7 +169,17 @@ class AdaGrad(_Updater):
 
 @spelled
 class RMSprop(_Updater):
-    """Update ``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``."""
+    """Update ``h = decay_rate * h + (1 - decay_rate) * g**2; p -= lr * g / (sqrt(h) + 1e-7)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.dl_from_scratch import RMSprop
+    >>> params = {"W1": np.ones(2)}
+    >>> RMSprop(lr=0.1, decay_rate=0.75).update(params, {"W1": np.full(2, 0.5)})
+    >>> params["W1"].round(3)
+    array([0.8, 0.8])
+    """
 
     def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
         checked_host_argument("RMSprop", "decay_rate", SHARE, decay_rate)
@@ -139,7 +188,17 @@ class RMSprop(_Updater):
 
 @spelled
 class Adam(_Updater):
-    """Update by Adam with 1e-7 added before the bias correction."""
+    """Update by Adam with 1e-7 added before the bias correction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.dl_from_scratch import Adam
+    >>> params = {"W1": np.ones(2)}
+    >>> Adam(lr=0.1).update(params, {"W1": np.full(2, 0.5)})
+    >>> params["W1"].round(3)
+    array([0.9, 0.9])
+    """
 
     def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
         checked_host_argument("Adam", "beta1", DECAY_RATE, beta1)

@@ -108,7 +108,23 @@ class Optimizer(ABC):
 
 @spelled
 class SGD(Optimizer):
-    """Step ``-stepsize*v`` by averaged momentum, ``v = momentum*v + (1-momentum)*g``."""
+    """Step ``-stepsize*v`` by averaged momentum, ``v = momentum*v + (1-momentum)*g``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.evolution_strategies import SGD
+    >>> class Policy:
+    ...     num_params, theta = 2, np.ones(2, np.float32)
+    ...     def get_trainable_flat(self):
+    ...         return self.theta
+    ...     def set_trainable_flat(self, theta):
+    ...         self.theta = theta
+    >>> pi = Policy()
+    >>> ratio = SGD(pi, stepsize=0.1).update(np.full(2, 0.5, np.float32))
+    >>> pi.theta.round(3)
+    array([0.995, 0.995], dtype=float32)
+    """
 
     def __init__(self, pi: Any, stepsize: float, momentum: float = 0.9) -> None:
         super().__init__(pi)
@@ -127,7 +143,23 @@ class SGD(Optimizer):
 
 @spelled
 class Adam(Optimizer):
-    """Update by Adam with epsilon added before the bias correction."""
+    """Update by Adam with epsilon added before the bias correction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.evolution_strategies import Adam
+    >>> class Policy:
+    ...     num_params, theta = 2, np.ones(2, np.float32)
+    ...     def get_trainable_flat(self):
+    ...         return self.theta
+    ...     def set_trainable_flat(self, theta):
+    ...         self.theta = theta
+    >>> pi = Policy()
+    >>> ratio = Adam(pi, stepsize=0.1).update(np.full(2, 0.5, np.float32))
+    >>> pi.theta.round(3)
+    array([0.9, 0.9], dtype=float32)
+    """
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ from ._carried import carry, carry_to_processes
 from ._host import AMOUNT, FINITE, Objective, checked_host_argument, host, said_of_whole
 from ._mlp_loss import Total, targets
 from ._network_arrays import NetworkArrays
-from ._taken import taken
+from ._taken import SOLVERS, adam_options, sgd_options, taken
 
 MINIMUM = "1.7"
 # Rows that go through the network at a time where all the data is summed over.
@@ -84,6 +84,17 @@ class MLPOptimizer:
     ------
     TypeError, ValueError
         On a rule or an option that optkern does not have, at once.
+
+    Examples
+    --------
+    >>> from optkern.integrations.sklearn import MLPOptimizer
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> X, y = make_classification(random_state=0)
+    >>> clf = MLPClassifier((8,), random_state=0)
+    >>> clf._optimizer = MLPOptimizer("adamw", lr=1e-2)
+    >>> clf.partial_fit(X, y, classes=[0, 1])._optimizer.optimizer.steps
+    1
     """
 
     # What `optkern.save` and `load` say of it: a schedule's learning rate is not in the optimizer.
@@ -259,34 +270,6 @@ def _nobody() -> None:
 # --------------------------------------------------------------------------- fit
 
 
-def _adam_options(
-    learning_rate_init: float = 0.001,
-    beta_1: float = 0.9,
-    beta_2: float = 0.999,
-    epsilon: float = 1e-8,
-) -> dict[str, Any]:
-    """Put scikit-learn's Adam in optkern's words."""
-    betas = (beta_1, beta_2)
-    return {"lr": learning_rate_init, "betas": betas, "eps": epsilon, "eps_form": "raw"}
-
-
-def _sgd_options(
-    learning_rate_init: float = 0.1,
-    lr_schedule: str = "constant",
-    momentum: float = 0.9,
-    nesterov: bool = True,
-    power_t: float = 0.5,
-) -> dict[str, Any]:
-    """Put scikit-learn's SGD in optkern's words; without momentum, nesterov means nothing to it."""
-    own = {"lr": learning_rate_init, "schedule": lr_schedule, "power_t": power_t}
-    nesterov = bool(nesterov and momentum)
-    return {**own, "momentum": momentum, "nesterov": nesterov, "momentum_form": "classical"}
-
-
-_SOLVERS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
-    "AdamOptimizer": ("adam", _adam_options),
-    "SGDOptimizer": ("sgd", _sgd_options),
-}
 # The settings of the `with` blocks that this thread is in, the innermost last.
 _active: ContextVar[tuple[accelerate, ...]] = ContextVar("accelerate", default=())
 _lock = threading.Lock()
@@ -331,6 +314,17 @@ class accelerate(ContextDecorator):
         Of numbers of the solver's, other than by default, that the rule does not take over.
         By a ``fit`` that trains as if this were not there: with ``solver="lbfgs"``, in a thread
         that is not joblib's, or by `partial_fit` of a model that has begun with another rule.
+
+    Examples
+    --------
+    >>> from optkern.integrations.sklearn import accelerate
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> X, y = make_classification(random_state=0)
+    >>> with accelerate():
+    ...     clf = MLPClassifier((8,), max_iter=2000, random_state=0).fit(X, y)
+    >>> type(clf._optimizer).__name__
+    'MLPOptimizer'
     """
 
     def __init__(self, rule: str | None = None, **settings: Any) -> None:
@@ -339,7 +333,7 @@ class accelerate(ContextDecorator):
         if rule is not None:
             MLPOptimizer(rule, **settings)
             return
-        known = [name for solver, _ in _SOLVERS.values() for name in _options_of(solver)]
+        known = [name for solver, _ in SOLVERS.values() for name in _options_of(solver)]
         check_keywords("accelerate", settings, dict.fromkeys([*_OWN, *known]))
 
     def optimizer(self, solver: str, own: dict[str, Any]) -> MLPOptimizer:
@@ -359,7 +353,7 @@ class accelerate(ContextDecorator):
             )
 
     def _taken(self, solver: str, own: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        defaults = next(made() for name, made in _SOLVERS.values() if name == solver)
+        defaults = next(made() for name, made in SOLVERS.values() if name == solver)
         return taken(self.rule or solver, solver, own, defaults, self.settings)
 
     def asked(self) -> str:
@@ -390,14 +384,14 @@ class accelerate(ContextDecorator):
 
 
 def _exchange(module: ModuleType) -> None:
-    missing = [name for name in _SOLVERS if not hasattr(module, name)]
+    missing = [name for name in SOLVERS if not hasattr(module, name)]
     if missing:
         raise ImportError(
             f"optkern.integrations.sklearn: this scikit-learn has no {missing[0]} in "
             f"{module.__name__}; optkern knows scikit-learn {MINIMUM} to 1.9",
             name="sklearn",
         )
-    for name, (solver, translated) in _SOLVERS.items():
+    for name, (solver, translated) in SOLVERS.items():
         original = getattr(module, name)
         setattr(module, name, functools.partial(_made_for_fit, original, solver, translated))
         _undo.append(functools.partial(setattr, module, name, original))
@@ -449,7 +443,7 @@ def _go_on(model: Any, module: ModuleType) -> None:
     own, found = _innermost(), model._optimizer
     known = [
         (solver, translated)
-        for name, (solver, translated) in _SOLVERS.items()
+        for name, (solver, translated) in SOLVERS.items()
         if isinstance(found, getattr(module, name).args[0])
     ]
     if own is None:
@@ -486,9 +480,9 @@ def _wanted(own: accelerate, model: Any, found: MLPOptimizer) -> MLPOptimizer:
 def _numbers_of(model: Any) -> dict[str, Any]:
     """Return the numbers of a model's solver in optkern's words."""
     if model.solver == "adam":
-        return _adam_options(model.learning_rate_init, model.beta_1, model.beta_2, model.epsilon)
+        return adam_options(model.learning_rate_init, model.beta_1, model.beta_2, model.epsilon)
     start, nesterov = model.learning_rate_init, model.nesterovs_momentum
-    return _sgd_options(start, model.learning_rate, model.momentum, nesterov, model.power_t)
+    return sgd_options(start, model.learning_rate, model.momentum, nesterov, model.power_t)
 
 
 def _warn_kept(own: accelerate, found: Any) -> None:
@@ -577,6 +571,17 @@ def objective(model: Any, X: Any, y: Any) -> Objective:
     ------
     TypeError, ValueError
         Where the model is no MLP or is not fitted, or X and y are not of its shape or classes.
+
+    Examples
+    --------
+    >>> from optkern.integrations.sklearn import objective
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> X, y = make_classification(random_state=0)
+    >>> clf = MLPClassifier((8,), max_iter=2000, random_state=0).fit(X, y)
+    >>> x, loss, grad = objective(clf, X, y)
+    >>> bool(abs(loss(x) - clf.loss_) < 0.01)
+    True
     """
     mlp = _sklearn("neural_network._multilayer_perceptron")
     if not isinstance(model, mlp.BaseMultilayerPerceptron):

@@ -51,6 +51,24 @@ def _made_maker(rule: Rule) -> Callable[..., Optimizer]:
     return make
 
 
+def _with_example(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """Show how a maker's optimizer takes a step."""
+    make.__doc__ = f"""{make.__doc__}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.thinc import {make.__name__}
+    >>> optimizer = {make.__name__}(0.1)
+    >>> w = np.ones((2, 3), "f")
+    >>> for _ in range(10):
+    ...     w, g = optimizer((1, "W"), w, np.full((2, 3), 0.5, "f"))
+    >>> bool((w < 1).all())
+    True
+    """
+    return make
+
+
 _THINCS_OWN = {made.__name__: made for made in (SGD, Adam, RAdam)}
 for _name, _maker in _THINCS_OWN.items():
     _maker.__signature__ = inspect.signature(  # type: ignore[attr-defined]
@@ -59,7 +77,8 @@ for _name, _maker in _THINCS_OWN.items():
 
 # One for each rule, in the table's order, by the class's name.
 MAKERS: dict[str, Callable[..., Optimizer]] = {
-    cls.__name__: _THINCS_OWN.get(cls.__name__) or _made_maker(cls.rule) for cls in CLASSES.values()
+    cls.__name__: _with_example(_THINCS_OWN.get(cls.__name__) or _made_maker(cls.rule))
+    for cls in CLASSES.values()
 }
 for _name, _maker in MAKERS.items():
     library.optimizers.registry.optimizers(f"optkern.{_name}.v1")(_maker)

@@ -61,6 +61,17 @@ def objective(
         Where the model is none of thinc's, is not initialized or wraps another library's, where X
         and Y do not fit, or where the gradient is not that of the value: to find out takes two
         passes over the data for each parameter.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern import curvature
+    >>> from optkern.integrations.thinc import objective
+    >>> from thinc.api import Softmax
+    >>> X, Y = np.eye(4, dtype="f"), np.eye(2, dtype="f")[[0, 1, 0, 1]]
+    >>> model = Softmax(2, 4).initialize(X, Y)
+    >>> x, loss, grad = objective(model, X, Y)
+    >>> round(loss(x), 3)
+    0.693
     """
     if not isinstance(model, library.api.Model):
         raise TypeError(f"objective: model must be a thinc Model, got {type(model).__name__}")

@@ -24,6 +24,14 @@ class Ops(library.api.NumpyOps):  # type: ignore[misc]
     """Extend thinc's NumpyOps with optkern's Adam: ``with use_ops("optkern"):``.
 
     thinc's own optimizers do not ask for the current Ops; `accelerate` makes them take this one.
+
+    Examples
+    --------
+    >>> import optkern.integrations.thinc
+    >>> from thinc.api import get_current_ops, use_ops
+    >>> with use_ops("optkern"):
+    ...     type(get_current_ops()).__module__
+    'optkern.integrations.thinc'
     """
 
     name = "optkern"
@@ -76,6 +84,15 @@ def accelerate() -> Iterator[None]:
     """Let thinc's own optimizers in the calling thread use `Ops` while this lasts.
 
     For training code that makes its optimizer itself. `Optimizer` does more in its pass.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.thinc import accelerate
+    >>> from thinc.api import Adam
+    >>> with accelerate():
+    ...     w, g = Adam(0.1)((1, "W"), np.ones(2, "f"), np.full(2, 0.5, "f"))
+    >>> w.round(3)
+    array([0.9, 0.9], dtype=float32)
     """
     global _thinc_contexts
     with _thinc_lock:

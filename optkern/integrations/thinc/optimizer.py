@@ -73,6 +73,14 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
     TypeError, ValueError
         On a rule or an option that optkern does not have, at once; on arrays that are no NumPy
         arrays or do not fit, when they come. Nothing has been modified then.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optkern.integrations.thinc import Optimizer
+    >>> optimizer = Optimizer(0.1, rule="lion", L2=0.01)
+    >>> w, g = optimizer((1, "W"), np.ones(2, "f"), np.full(2, 0.5, "f"))
+    >>> w.round(3)
+    array([0.899, 0.899], dtype=float32)
     """
 
     _scheduled: tuple[str, ...] = ()

@@ -52,6 +52,22 @@ class WholeOption:
         opt._catch_up()
 
 
+_EXAMPLE = """
+Examples
+--------
+>>> import torch
+>>> from optkern.integrations.torch import {name}
+>>> w = torch.nn.Parameter(torch.ones(3, 2))
+>>> opt = {name}([w], lr=0.1)
+>>> for _ in range(10):
+...     opt.zero_grad()
+...     w.pow(2).sum().backward()
+...     opt.step()
+>>> bool((w < 1).all())
+True
+"""
+
+
 class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
     """Train tensors by optkern's kernels; the arguments are those of torch's class of this name.
 
@@ -90,7 +106,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             cls._kind = Kind(optimizer_class)
             cls._signature = _signature_of_torch(cls.__name__, optimizer_class)
             cls.__signature__ = cls._signature
-            cls.__doc__ = f"{cls.__doc__}\n\n{Adapter.__doc__}"
+            example = _EXAMPLE.format(name=cls.__name__)
+            cls.__doc__ = f"{cls.__doc__}\n\n{inspect.cleandoc(Adapter.__doc__ or '')}\n{example}"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound = bound_arguments(self._owner, self._signature, args, kwargs)

@@ -79,6 +79,16 @@ def objective(
     TypeError, ValueError
         Where the model is no module or has no real parameters to train, X and y do not match, the
         loss is not one number or is no sum over batches, or dtype or memory is none.
+    Examples
+    --------
+    >>> import torch
+    >>> from optkern import curvature
+    >>> from optkern.integrations.torch import objective
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> X, y = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1)
+    >>> at = objective(model, X, y, torch.nn.functional.mse_loss)
+    >>> curvature.sharpness(at).eigenvalue_max  # of X.T @ X
+    4.0
     """
     kind = _dtype(dtype)
     budget = checked_host_argument("objective", "memory", AMOUNT, memory)
