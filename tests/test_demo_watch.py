@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import struct
+import subprocess
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
-from demo_runs import RULES, demo
+from demo_runs import COMMAND, RULES, TINY, demo
 from rich.console import Console
 
 from optkern import curvature
@@ -44,7 +48,7 @@ def watched(digits, console, names=("sgd",), lr=0.1, epochs=3):
 def test_without_a_terminal_each_epoch_is_a_line(capsys):
     code, out, err = demo(capsys, *WATCH, "adam", "sgd", "--epochs", "3")
     assert (code, err) == (0, "")
-    assert "no terminal here: a line for each epoch in the table's place\n" in out
+    assert "nothing can be overwritten here: a line for each epoch in the\n" in out
     number = r"[\d.e+-]+"
     said = f"loss {number}, gradient norm {number}, lambda_max {number}, falling"
     for name in ("adam", "sgd"):
@@ -97,6 +101,77 @@ def test_a_terminal_shows_a_table_that_fits(digits):
     assert [row[0] for row in table] == list(names)  # at the end all of them
     for row in table:
         assert row[1] == "2/2" and row[-1] in ("not_stationary", "saddle", "minimum")
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n")
+
+
+@pytest.mark.parametrize(
+    "width, heads",
+    [
+        (40, "rule loss verdict"),
+        (60, "rule epoch loss gradient norm verdict"),
+        (72, "rule epoch loss gradient norm lambda_max verdict"),
+        (100, "rule epoch loss course gradient norm lambda_max verdict"),
+    ],
+)
+def test_a_narrow_terminal_shows_fewer_columns_and_cuts_none(digits, width, heads):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30)
+    seen, _ = watched(digits, console, ("sgd", "schedulefreeadamw"), lr=0.01, epochs=2)
+    shown = plain(console.file.getvalue()).partition("of it\n")[2]
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= width
+    table = shown[shown.rindex("rule ") :].splitlines()
+    found = {*table[0].split(), *(["gradient"] if "norm" in table[0] else [])}
+    assert found == set(heads.split())
+    for row in seen.rows:
+        assert any(f"{row.losses[-1]:.4f}" in line and row.said in line for line in table)
+    name = "schedulefreeadamw" if width == 100 else "schedulefree-"
+    assert name in shown
+
+
+def test_nothing_is_overwritten_where_it_cannot_be(digits):
+    """TERM=dumb is a terminal that shows only what comes after."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, _environ={"TERM": "dumb"})
+    watched(digits, console, ("sgd",), epochs=2)
+    assert console.is_terminal
+    assert re.findall(r"^sgd  epoch (\d)", console.file.getvalue(), re.M) == ["1", "2"]
+
+
+def on_a_terminal(columns, term, *arguments):
+    """What a command prints on a terminal of so many columns."""
+    fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": term}
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdin=terminal, stdout=terminal, stderr=terminal, env=env
+    )
+    os.close(terminal)
+    said = b""
+    with process, suppress(OSError):  # which Linux raises where the other side has ended
+        while piece := os.read(ours, 1 << 16):
+            said += piece
+    os.close(ours)
+    assert process.returncode == 0, said.decode()
+    return plain(said.decode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns, term", [(40, "xterm"), (60, "xterm"), (60, "dumb")])
+def test_the_whole_demo_in_a_narrow_terminal(columns, term):
+    names = ("sgd", "schedulefreeadamw")
+    out = on_a_terminal(columns, term, "demo", *TINY, *WATCH, *names)
+    lines = [line.rstrip() for line in out.splitlines() if "  epoch 1 of 1: " not in line]
+    room = 80 if term == "dumb" else columns  # rich asks no dumb terminal for its size
+    assert "…" not in out and max(map(len, lines)) <= room
+    assert ("  epoch 1 of 1: " in out) == (term == "dumb")
+    # Each part of a table begins with the rules.
+    count = 2 if term == "dumb" else 4
+    tables = re.split(r"^rule ", out.replace("\n\n", "\n"), flags=re.M)[-count:]
+    assert all("\nsgd " in table and "\nschedulefree-" in table for table in tables)
+    for heading in ("learning", "optkern", "verdict", "highest", "gains"):
+        assert heading in out.partition("lambda_max is")[2]
 
 
 def test_a_rate_that_is_too_large_is_no_fall(digits):

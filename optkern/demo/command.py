@@ -124,7 +124,7 @@ def run_demo(args: argparse.Namespace) -> int:
         else:
             results = _trained(console, runs, source, settings)
     screen.say(console)
-    console.print(screen.training_table(results, source.loss, console.width))
+    screen.show_training(console, results, source.loss)
     screen.explain(console, screen.explanations(results, source))
     same = _same_bits(results)
     if same:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from time import perf_counter
 
 from rich.console import Console
@@ -29,6 +28,17 @@ def new_console() -> Console:
     if not console.is_terminal:
         console.width = 100
     return console
+
+
+def changes_in_place(console: Console) -> bool:
+    """Tell whether what is printed can be overwritten: not in a file, not with TERM=dumb."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def wrapped(console: Console, text: str, widest: int = 80, indent: int = 0) -> str:
+    """Fold a text to the terminal; lines after the first are indented."""
+    width = max(indent + 20, min(widest, console.width))
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def say(console: Console, line: str = "") -> None:
@@ -79,8 +89,8 @@ def introduction(
 def introduce(console: Console, introduced: Mapping[str, Sequence[str]]) -> None:
     """Print what is learnt, by which network, and how."""
     for heading, lines in introduced.items():
-        for k, line in enumerate(chain(*(textwrap.wrap(line, 68) for line in lines))):
-            say(console, f"{'' if k else heading:<10}{line}")
+        for k, line in enumerate(lines):
+            say(console, wrapped(console, f"{'' if k else heading:<10}{line}", 78, 10))
     say(console)
 
 
@@ -89,9 +99,8 @@ def resume(console: Console, folder: str, done: Mapping[str, int], epochs: int) 
     say(console, f"state     kept in {folder} after each epoch of optkern's runs")
     found = [f"{name} {count:,}" for name, count in done.items() if count]
     if found:
-        indent = " " * 10
         text = f"epochs of {epochs:,} that are done already: {', '.join(found)}"
-        say(console, textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent))
+        say(console, wrapped(console, " " * 10 + text, indent=10))
     say(console)
 
 
@@ -124,12 +133,12 @@ class Bars:
         )
 
     def __enter__(self) -> Bars:
-        if self.console.is_terminal:
+        if changes_in_place(self.console):
             self.progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
+        if changes_in_place(self.console):
             self.progress.stop()
 
     @contextmanager
@@ -137,7 +146,7 @@ class Bars:
         """Begin the bar of one rule; what it gives is to be called after each epoch."""
         start = perf_counter()
         self.begun += 1
-        if self.console.is_terminal:
+        if changes_in_place(self.console):
             place = f"{self.begun} of {self.rules}"
             task = self.progress.add_task(name, total=2 * self.epochs, place=place)
             yield lambda _: self.progress.advance(task)
@@ -151,13 +160,54 @@ class Bars:
 # --------------------------------------------------------------------------- the table
 
 
-def _new_table() -> Table:
-    """Make a table whose first column is for rules: where it is too narrow, that one is split."""
-    made = Table(
-        box=None, header_style="bold", padding=(0, 1), collapse_padding=True, pad_edge=False
-    )
-    made.add_column("\n\nrule", overflow="fold")
-    return made
+BETWEEN = 1  # between columns
+
+
+def widest(texts: Iterable[str]) -> int:
+    """Return how many columns of a terminal some texts take, of several lines perhaps."""
+    return max(len(line) for text in texts for line in text.split("\n"))
+
+
+def shared_out(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Share columns out among parts that fit, in their order; one that is too wide is alone."""
+    parts: list[list[int]] = [[]]
+    left = room
+    for k, width in enumerate(widths):
+        if parts[-1] and width > left:
+            parts.append([])
+            left = room
+        parts[-1].append(k)
+        left -= width + BETWEEN
+    return parts
+
+
+def show_table(
+    console: Console, headings: Sequence[str], rows: Mapping[str, Sequence[str]]
+) -> None:
+    """Print a row for each rule; where the console is too narrow, some columns after the others."""
+    names = [split(name, console.width) for name in rows]
+    cells = [[*row, *[""] * (len(headings) - len(row))] for row in rows.values()]
+    widths = [widest([head, *(row[k] for row in cells)]) for k, head in enumerate(headings)]
+    parts = shared_out(widths, console.width - widest(["rule", *names]) - BETWEEN)
+    for part in parts:
+        heads = ["\n\nrule", *(headings[k] for k in part)]
+        while all(head[0] == "\n" for head in heads):
+            heads = [head[1:] for head in heads]
+        if part is not parts[0]:
+            say(console)
+        shown = Table(
+            box=None,
+            header_style="bold",
+            padding=(0, BETWEEN),
+            collapse_padding=True,
+            pad_edge=False,
+        )
+        shown.add_column(heads[0], overflow="fold")
+        for head in heads[1:]:
+            shown.add_column(head, justify="right", no_wrap=True)
+        for name, row in zip(names, cells):
+            shown.add_row(name, *(row[k] for k in part))
+        console.print(shown)
 
 
 WIDE_ENOUGH = 84  # columns for a row of the longest name and its verdict
@@ -173,15 +223,11 @@ def split(name: str, width: int) -> str:
     return f"{name.removesuffix(last)}-\n{last}"
 
 
-def training_table(results: Sequence[Result], loss: str, width: int = WIDE_ENOUGH) -> Table:
-    """Make a row per rule."""
+def show_training(console: Console, results: Sequence[Result], loss: str) -> None:
+    """Print a row for each rule's run."""
     classes = loss == "cross_entropy"
-    shown = _new_table()
-    for header in training_headings(classes):
-        shown.add_column(header, justify="right", no_wrap=True)
-    for result in results:
-        shown.add_row(split(result.name, width), *training_cells(result, classes))
-    return shown
+    rows = {result.name: training_cells(result, classes) for result in results}
+    show_table(console, training_headings(classes), rows)
 
 
 def training_headings(classes: bool) -> tuple[str, ...]:
@@ -251,14 +297,15 @@ def explain(console: Console, meanings: Mapping[str, str]) -> None:
     say(console)
     width = max(map(len, meanings))
     for name, meaning in meanings.items():
-        say(console, f"{name:<{width}}  {meaning}")
+        say(console, wrapped(console, f"{name:<{width}}  {meaning}", indent=width + 2))
     say(console)
 
 
 def conclude(console: Console, results: Sequence[Result], size: int) -> None:
     """Say that both runs of every rule ended with the same bits."""
     rules = results[0].name if len(results) == 1 else f"all {len(results)} rules"
-    say(console, f"same bits: with {rules}, optkern's {size:,} weights are its reference's")
+    said = f"same bits: with {rules}, optkern's {size:,} weights are its reference's"
+    say(console, wrapped(console, said))
 
 
 # --------------------------------------------------------------------------- verdicts
@@ -302,7 +349,7 @@ def judge_all(
             found = judge(result.optkern.network)
             judged[result.name] = found
             advance()
-            if not console.is_terminal:  # where there is no bar to be seen
+            if not changes_in_place(console):  # where there is no bar to be seen
                 kind = found.verdict.kind if found else "diverged"
                 say(console, f"judged {result.name:<9} {kind} in {perf_counter() - start:.1f} s")
     return judged
@@ -312,18 +359,15 @@ def show_judgements(
     console: Console, judged: Judged, rates: Mapping[str, float], epochs: int
 ) -> None:
     """Print a row for each point, what the columns mean, and what to do."""
-    shown = _new_table()
-    for header in VERDICT_HEADINGS:
-        shown.add_column(header, justify="right", no_wrap=True)
-    for name, found in judged.items():
-        shown.add_row(split(name, console.width), *judgement_cells(found))
     say(console)
-    say(console, "where training stopped: minimum or saddle? (exact Hessian products, all data)")
+    said = "where training stopped: minimum or saddle? (exact Hessian products, all data)"
+    say(console, wrapped(console, said))
     say(console)
-    console.print(shown)
+    rows = {name: judgement_cells(found) for name, found in judged.items()}
+    show_table(console, VERDICT_HEADINGS, rows)
     explain(console, VERDICT_MEANINGS)
     for line in unfinished(judged, rates, epochs):
-        say(console, textwrap.fill(line, 80))
+        say(console, wrapped(console, line))
 
 
 def unfinished(judged: Judged, rates: Mapping[str, float], epochs: int) -> Iterator[str]:
@@ -402,7 +446,7 @@ def _progress_shown(console: Console, what: str, total: int) -> Iterator[Callabl
     """Show a progress bar until the work is done; nothing where nobody watches."""
     with Progress(
         TextColumn(what), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        console=console, transient=True, disable=not changes_in_place(console),
     ) as progress:  # fmt: skip
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)

@@ -19,13 +19,32 @@ from optkern import curvature
 from . import judgement
 from .data import Data
 from .network import Network
-from .screen import count, figures, number, say
+from .screen import (
+    WIDE_ENOUGH,
+    changes_in_place,
+    count,
+    figures,
+    number,
+    say,
+    split,
+    widest,
+    wrapped,
+)
 from .training import TrainingRun
 
 SAMPLES = 512  # that are looked at after each epoch
 SEEN_BY = 12  # products with the Hessian: its largest eigenvalue shows itself in few
 BLOCKS = " ▁▂▃▄▅▆▇█"
+BLOCKS_AT_MOST = 12
 UNMEASURED = "-"
+SPACING = 2  # between columns
+HEADINGS = ("rule", "epoch", "loss", "course", "gradient\nnorm", "lambda_max", "verdict")
+COURSE, VERDICT = HEADINGS.index("course"), HEADINGS.index("verdict")
+LONGEST_VERDICT = "not_stationary"
+# What goes where a terminal is too narrow, the first first; rule and loss stay.
+LEFT_OUT = tuple(
+    map(HEADINGS.index, ("course", "lambda_max", "epoch", "gradient\nnorm", "verdict"))
+)
 
 
 class Seen:
@@ -50,9 +69,9 @@ class Seen:
         else:
             self.said = "falling" if loss < before else "rising" if loss > before else "level"
 
-    def cells(self, epochs: int) -> tuple[str, ...]:
+    def cells(self, epochs: int) -> list[str]:
         """Return a row of the table."""
-        return (
+        return [
             self.name,
             f"{self.epoch}/{epochs}",
             number(self.losses[-1]) if self.losses else UNMEASURED,
@@ -60,7 +79,7 @@ class Seen:
             digits(self.gradient),
             digits(self.sharpness),
             self.said,
-        )
+        ]
 
     def line(self, epochs: int) -> str:
         """Return what is said of an epoch where there is no table."""
@@ -76,7 +95,7 @@ def digits(value: float) -> str:
     return figures(value, 3) if np.isfinite(value) else UNMEASURED
 
 
-def course(losses: Sequence[float], width: int = 12) -> str:
+def course(losses: Sequence[float], width: int = BLOCKS_AT_MOST) -> str:
     """Draw the course of the last losses in blocks, on a logarithmic scale."""
     recent = [np.log(x) for x in losses[-width:] if np.isfinite(x) and x > 0]
     if not recent:
@@ -126,22 +145,29 @@ class Watch:
         self.console, self.data, self.epochs = console, data, epochs
         self.began = measured(network, data)[0]
         self.rows: list[Seen] = []
-        self.width = max(map(len, names))
+        self.names = names
         self.live = Live(console=console, auto_refresh=False, transient=True)
         samples = count(min(SAMPLES, len(data.X_train)), "training sample")
-        say(console, f"watching  after each epoch, on {samples}, which takes longer;")
-        say(console, f"          lambda_max is what {SEEN_BY} products with the Hessian show of it")
-        if not console.is_terminal:
-            say(console, "          no terminal here: a line for each epoch in the table's place")
+        told = [
+            f"watching  after each epoch, on {samples}, which takes longer; lambda_max is what "
+            f"{SEEN_BY} products with the Hessian show of it"
+        ]
+        if not changes_in_place(console):
+            told.append(
+                " " * 10 + "nothing can be overwritten here: a line for each epoch in the table's "
+                "place"
+            )
+        for line in told:
+            say(console, wrapped(console, line, 76, 10))
         say(console)
 
     def __enter__(self) -> Watch:
-        if self.console.is_terminal:
+        if changes_in_place(self.console):
             self.live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
+        if changes_in_place(self.console):
             self.live.stop()
             self.console.print(self.table(self.rows))
 
@@ -168,18 +194,32 @@ class Watch:
 
     def show(self, line: str) -> None:
         """Show the table anew; without a terminal, print a line."""
-        if not self.console.is_terminal:
+        if not changes_in_place(self.console):
             say(self.console, line)
             return
-        fitting = max(1, self.console.height - 4)  # the last ones: the present one is among them
+        split_names = self.console.width < WIDE_ENOUGH  # a row may take two lines
+        fitting = max(1, (self.console.height - 5) // (1 + split_names))
+        # The last ones: the present one is among them.
         self.live.update(self.table(self.rows[-fitting:]), refresh=True)
 
     def table(self, rows: Sequence[Seen]) -> Table:
-        """Make the table of some rules."""
-        made = Table(box=None, header_style="bold", padding=(0, 1), pad_edge=False)
-        heads = ("rule", "epoch", "loss", "course", "gradient norm", "lambda_max", "verdict")
-        for k, head in enumerate(heads):
-            made.add_column(head, justify="right" if k in (1, 2, 4, 5) else "left", no_wrap=True)
-        for row in rows:
-            made.add_row(*row.cells(self.epochs))
+        """Make the table of some rules, of the columns that the terminal has room for."""
+        cells = [row.cells(self.epochs) for row in rows]
+        for row in cells:
+            row[0] = split(row[0], self.console.width)
+        widths = [widest([head, *(row[k] for row in cells)]) for k, head in enumerate(HEADINGS)]
+        # What will need more: the next rule's name, losses to come, the verdict.
+        widths[0] = max(widths[0], widest(split(name, self.console.width) for name in self.names))
+        widths[COURSE] = max(widths[COURSE], min(self.epochs, BLOCKS_AT_MOST))
+        widths[VERDICT] = max(widths[VERDICT], len(LONGEST_VERDICT))
+        shown = list(range(len(HEADINGS)))
+        for k in LEFT_OUT:
+            if sum(widths[k] for k in shown) + SPACING * (len(shown) - 1) > self.console.width:
+                shown.remove(k)
+        made = Table(box=None, header_style="bold", padding=(0, SPACING // 2), pad_edge=False)
+        for k in shown:
+            right = k not in (0, COURSE, VERDICT)
+            made.add_column(HEADINGS[k], justify="right" if right else "left", no_wrap=True)
+        for row in cells:
+            made.add_row(*(row[k] for k in shown))
         return made

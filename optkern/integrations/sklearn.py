@@ -280,8 +280,7 @@ _entered = 0  # blocks in all threads
 class accelerate(ContextDecorator):
     """Let `fit` of scikit-learn's MLPs update its weights through optkern while this lasts.
 
-    Two lines: ``with optkern.integrations.sklearn.accelerate():`` and ``clf.fit(X, y)``. With no
-    arguments the solver's own rule and numbers are kept, and the fitted coefficients are
+    With no arguments the solver's own rule and numbers are kept, and the fitted coefficients are
     scikit-learn's to rounding in float64; in float32 they differ as two orders of summation do.
     It may be nested and used again. It holds for fits in the calling thread and in what joblib
     or a `ProcessPoolExecutor` gets from there, as in ``GridSearchCV(n_jobs=2)``; a fit in any other
@@ -545,8 +544,6 @@ def _made_for_fit(
 def objective(model: Any, X: Any, y: Any) -> Objective:
     """Describe what a fitted MLP has been minimising, over all data, for `optkern.curvature`.
 
-    ``x, loss, grad = objective(clf, X, y)``, then ``curvature.classify(x, grad=grad, loss=loss)``.
-
     The loss is the one scikit-learn reports as `loss_`, in float64: the mean over the samples and
     the L2 penalty, which weighs ``alpha / 2`` per batch and not per sample with ``solver="adam"``
     and ``"sgd"``. Only a squared error of several outputs is summed over them, where `loss_` shows
@@ -563,8 +560,8 @@ def objective(model: Any, X: Any, y: Any) -> Objective:
     Returns
     -------
     Objective
-        Unpacks as ``x, loss, grad``. x is a list, float64 copies of ``coefs_ + intercepts_``;
-        a point that `curvature.escape` has moved goes back by
+        Unpacks as ``x, loss, grad``, for ``curvature.classify(x, grad=grad, loss=loss)``. x is a
+        list, float64 copies of ``coefs_ + intercepts_``; once `curvature.escape` moved it, back by
         ``for w, new in zip(clf.coefs_ + clf.intercepts_, x): w[...] = new``.
 
     Raises
