@@ -4,6 +4,7 @@ They are copied out of the tree, compiled against the optkern that this process 
 must give the bits of its Python path.
 """
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -11,6 +12,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,65 @@ def loaded(path, name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def shown(language):
+    """The file that the library author's first page shows in a language."""
+    page = (EXAMPLES.parent / "docs" / "start" / "library.md").read_text()
+    (block,) = re.findall(rf"```{language}\n(.*?)```", page, re.S)
+    return block
+
+
+def check_adagrad(step):
+    """A step that a page shows has the bits of optkern's own."""
+    p, g = ordinary(np.float64, 500, 0), ordinary(np.float64, 500, 1)
+    q, s = p.copy(), np.zeros(500)
+    opt = optkern.Adagrad(p, lr=0.01)
+    for _ in range(3):
+        opt.step(g)
+        step(q, g, s)
+    assert_same_bits([q, s], [p, opt.state[0]["sum"]])
+
+
+def compiled(command, **options):
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_the_first_pages_file_in_cython(tmp_path):
+    pytest.importorskip("Cython", reason="builds a Cython extension")
+    (tmp_path / "adagrad.pyx").write_text(shown("cython"))
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    compiled([sys.executable, "-m", "Cython.Build.Cythonize", "-i", "adagrad.pyx"],
+             cwd=tmp_path, env=env)  # fmt: skip
+    (path,) = (p for p in tmp_path.iterdir() if p.suffix in (".so", ".pyd"))
+    module = loaded(path, "adagrad")
+    check_adagrad(lambda p, g, sums: module.step(p, g, sums, 0.01))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="calls the compiler as Unix does")
+def test_the_first_pages_file_in_c(tmp_path):
+    """Without a warning: a shared library, called with the GIL held."""
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+    if shutil.which(compiler[0]) is None:
+        pytest.skip(f"no {compiler[0]}")
+    (tmp_path / "adagrad.c").write_text(shown("c"))
+    includes = [f"-I{sysconfig.get_path('include')}", f"-I{optkern.get_include()}"]
+    undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+    compiled(
+        [*compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-error=unused-function",
+         *undefined, *includes, "adagrad.c", "-o", "adagrad.so"],
+        cwd=tmp_path,
+    )  # fmt: skip
+    library = ctypes.PyDLL(str(tmp_path / "adagrad.so"))
+
+    def step(*arrays):
+        assert (
+            library.adagrad_step(*map(np.ctypeslib.as_ctypes, arrays), ctypes.c_ssize_t(500)) == 0
+        )
+
+    check_adagrad(step)
 
 
 # --------------------------------------------------------------------------- C

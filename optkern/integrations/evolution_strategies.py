@@ -246,6 +246,7 @@ class Population:
     Examples
     --------
     >>> import numpy as np
+    >>> from optkern.integrations.evolution_strategies import SGD, Population
     >>> class Policy:
     ...     num_params, theta = 2, np.ones(2)
     ...     get_trainable_flat = lambda self: self.theta.copy()
