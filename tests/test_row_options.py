@@ -100,6 +100,22 @@ def test_rows_that_come_twice_are_one_row_of_their_sum(options, scale, dtype):
     assert opt.last_grad_norm == once.last_grad_norm
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1e30), (np.float64, 1e300)])
+def test_a_factor_that_the_dtype_does_not_hold(dtype, scale):
+    """What clipping multiplies by is below its smallest number: part of it goes another way."""
+    p, q = (np.zeros((6, 5), dtype) for _ in range(2))
+    options = {"clip_norm": 1e-12, "lr": 1.0, "project": (-1e-13, 1)}
+    opt, dense = (optkern.SGD(x, **options) for x in (p, q))
+    g = (numbers((6, 5), 1) * scale).astype(dtype)
+    dense.step(g)
+    opt.step_rows(np.arange(6), g)
+    assert_same_bits(p, q)
+    assert p.min() == dtype(-1e-13) and p.max() > 1e-13
+    p[...] = 0
+    opt.step_rows([0, 1, 2, 3, 4, 5, 3], np.vstack([g, np.zeros((1, 5), dtype)]))
+    assert_same_bits(p, q)
+
+
 def test_what_cancels_in_a_row_has_no_part_in_the_norm():
     p = np.zeros((4, 2))
     opt = optkern.SGD(p, lr=1.0, clip_norm=1.0)
