@@ -85,6 +85,29 @@ def test_a_limit_of_skips_where_none_is_skipped_is_refused(way):
     opt.on_nonfinite = way
 
 
+@pytest.mark.parametrize("way", ["a dict", "a file"])
+def test_a_limit_of_skips_is_loaded_where_calls_are_skipped(tmp_path, way):
+    """Nothing has been loaded where it is refused; once the word is set, all is."""
+    old, p = optkern.SGD(np.ones(2), lr=0.5, on_nonfinite="skip", max_skips=1), np.ones(2)
+    assert old.step(GOOD)
+    optkern.save(tmp_path / "run.npz", old)
+    opt = optkern.SGD(p, on_nonfinite="raise")
+
+    def load():
+        if way == "a dict":
+            opt.load_state_dict(old.state_dict())
+        else:
+            optkern.load(tmp_path / "run.npz", opt)
+
+    with pytest.raises(ValueError, match=r"max_skips=1 is a limit .* on_nonfinite is 'raise'"):
+        load()
+    assert (opt.max_skips, opt.steps, opt.param_groups[0]["lr"]) == (None, 0, 1e-3)
+    assert (p == 1).all()
+    opt.on_nonfinite = "skip"
+    load()
+    assert (opt.max_skips, opt.steps, opt.param_groups[0]["lr"]) == (1, 1, 0.5)
+
+
 def test_a_rate_beyond_the_largest_is_refused():
     beyond = "lr=0.2 is beyond max_lr=0.1, which for decay_form='corrected' is the largest"
     with pytest.raises(ValueError, match=f"AdamW: {beyond}"):

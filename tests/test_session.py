@@ -74,14 +74,14 @@ def test_a_session_gives_what_there_is_and_copies_of_what_was_counted():
 def test_a_session_prepares_a_load_and_makes_it_with_other_writes_at_once():
     opt, other = trained(ema_decay=0.5), trained(ema_decay=0.5)
     other.step({"w": np.ones((2, 3)), "b": np.ones(2)})
-    change = opt.session.prepare(other.state_dict())
+    change = opt.session.prepare(other.state_dict(), opt.on_nonfinite)
     assert isinstance(change, Change) and opt.steps == 1
     copies = list(zip(opt.params, other.params, strict=True))
     opt.session.commit(change, [], copies)
     assert opt.steps == 2 and opt.state["w"]["step"] == 2
     assert_same_bits(opt.params, other.params)
     with pytest.raises(ValueError, match="this is the state of 'sgd'"):
-        opt.session.prepare(trained(optkern.SGD).state_dict())
+        opt.session.prepare(trained(optkern.SGD).state_dict(), opt.on_nonfinite)
 
 
 def test_averages_are_exchanged_and_refused_by_a_session():

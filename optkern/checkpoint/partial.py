@@ -225,7 +225,7 @@ class Fit:
     def _prepare(self, state: Mapping[str, Any]) -> None:
         """Prepare the change that loading this state is."""
         if type(self.opt).load_state_dict is Optimizer.load_state_dict:
-            self.change = self.opt.session.prepare(state)
+            self.change = self.opt.session.prepare(state, self.opt.on_nonfinite)
         else:  # a class of the user's, which has its own way
             self.opt.load_state_dict(state)
 

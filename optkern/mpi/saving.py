@@ -133,7 +133,7 @@ class Saving:
         error = None
         try:
             own = self._cut({"optimizer": dict(state_dict)})["optimizer"]
-            change = self.share.session.prepare(own)
+            change = self.share.session.prepare(own, self.share.on_nonfinite)
         except Exception as caught:
             error = caught
         self._agreement.agree(self._owner, "load a state dict", {}, error)

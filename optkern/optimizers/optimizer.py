@@ -260,13 +260,14 @@ class Optimizer(Stepping):
         Raises
         ------
         TypeError, ValueError
-            Where the dict is of another rule, other parameters or other shapes.
+            Where the dict is of another rule, other parameters or other shapes, or has a
+            `max_skips` and this optimizer skips nothing (`on_nonfinite`).
         RuntimeError
             While the averages are in the parameters' place: the weights would be lost.
 
         Nothing has been modified then.
         """
-        self._session.load_state_dict(state_dict)
+        self._session.load_state_dict(state_dict, self.on_nonfinite)
 
     # ----------------------------------------------------------------- other parameters
 

@@ -16,7 +16,7 @@ from ..kernels.atomic import commit, exchange_averages
 from ..kernels.rules import OPTIONS, Rule
 from ..kernels.structures import Label, Structure
 from ..rules.domains import check_flag, check_step_count
-from .arguments import Arguments
+from .arguments import Arguments, check_skips
 from .bound import Bound
 from .change import Change, Counts, alone_as, exclusive
 from .given import differing, settings_of, warn_of_replaced
@@ -315,17 +315,21 @@ class Session(Planning, Storage, Bound, Arguments):
         return {**entry, "started": started} if started else entry
 
     @exclusive
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], on_nonfinite: str) -> None:
         """Restore what `state_dict` gave, as `Optimizer.load_state_dict` says."""
-        change = self.prepare(state_dict)
+        change = self.prepare(state_dict, on_nonfinite)
         if not self.applied:  # later it goes back to what was before, as to the best so far
             warn_of_replaced(f"{self.owner}.load_state_dict", change.replaced)
         change.commit()
 
-    def prepare(self, state_dict: Mapping[str, Any]) -> Change:
-        """Check a state dict and return the change that loading it is; `Change.commit` makes it."""
+    def prepare(self, state_dict: Mapping[str, Any], on_nonfinite: str) -> Change:
+        """Check a state dict and return the change that loading it is; `Change.commit` makes it.
+
+        ``on_nonfinite``: the optimizer's word, which is no part of its state.
+        """
         self.refuse_averages(f"{self.owner}.load_state_dict")
         loaded = CheckedStateDict(self, state_dict)
+        check_skips(loaded.owner, loaded.options["max_skips"], on_nonfinite)
         counts = Counts(
             *(loaded.counts, np.array(loaded.carried), loaded.started, loaded.accumulator_filled),
             *(loaded.accumulated, loaded.steps, loaded.skipped_steps),

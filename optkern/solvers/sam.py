@@ -328,7 +328,9 @@ class SAM:
         """
         owner = "SAM.load_state_dict"
         check_loaded(owner, "SAM", state_dict, {"optimizer", *self.session.saved()})
-        change = self.optimizer.session.prepare(state_dict["optimizer"])
+        change = self.optimizer.session.prepare(
+            state_dict["optimizer"], self.optimizer.on_nonfinite
+        )
         own = self.session.prepare(owner, state_dict)
         if not self.steps:
             given = written(self, "sam")[0]
