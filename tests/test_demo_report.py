@@ -371,11 +371,32 @@ def test_the_surface_in_a_browser(made, tmp_path):
 
 @pytest.mark.slow
 @needs_chromium
-def test_without_javascript_the_picture_stands(made, tmp_path):
-    with rendered(made, tmp_path, script=False) as view:
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_without_javascript_the_picture_stands(made, tmp_path, width, dark):
+    """All of it: the table of ends is the one that the page's own code writes."""
+    with rendered(made, tmp_path / "with", width, dark) as view:
+        expected = ends(view)
+    with rendered(made, tmp_path / "without", width, dark, script=False) as view:
         assert view.ask("document.querySelectorAll('#surface .paths polyline').length") == 3
         seen = "getComputedStyle(document.querySelector('{}')).display !== 'none'"
         assert view.ask(seen.format("#surface .still"))
         assert not view.ask(seen.format("#surface form")) and not view.ask(seen.format("#theme"))
-        assert [row[0] for row in ends(view)] == ["sgd", "adagrad", "adam"]
+        assert [row[0] for row in expected] == ["sgd", "adagrad", "adam"]
+        assert ends(view) == expected
         assert column(view, 0) == NAMES
+        root = "document.documentElement"
+        assert view.ask(f"{root}.scrollWidth === {root}.clientWidth")
+        paper = view.ask("getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
+
+
+def test_a_path_ends_somewhere():
+    points = np.zeros((surface.STEPS + 1, 2), np.float32)
+    for end, said in (
+        ((1.06, 0.0), "at the deep minimum"), ((0.0, 1.0), "on its way"),
+        ((3.0, 0.0), "outside the picture"), ((90.0, -20.0), "diverged"),
+        ((np.nan, np.nan), "diverged"),
+    ):  # fmt: skip
+        points[-1] = end
+        assert surface.place_of(points) == said

@@ -214,6 +214,5 @@ def _ends(name: str, path: np.ndarray) -> str:
     """Make a row of the table of ends, as it is without JavaScript."""
     x, y = map(float, path[drawing.np_finite(path)][-1])
     cells = "".join(f"<td>{v}</td>" for v in (f"{x:.3f}", f"{y:.3f}"))
-    return (
-        f'<tr><th scope="row">{name}</th>{cells}<td>{surface.height(x, y):.4f}</td><td></td></tr>'
-    )
+    cells += f"<td>{surface.height(x, y):.4f}</td><td>{surface.place_of(path)}</td>"
+    return f'<tr><th scope="row">{name}</th>{cells}</tr>'

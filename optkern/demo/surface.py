@@ -48,6 +48,19 @@ def rests() -> dict[str, float]:
     return {"shallow minimum": left, "saddle": middle, "deep minimum": right}
 
 
+def place_of(points: Array) -> str:
+    """Say where a path has come to, in the words of the page's own code (`place` of surface.js)."""
+    known = points[np.isfinite(points).all(axis=1)]
+    x, y = map(float, known[-1])
+    if len(known) < len(points) or abs(x) + abs(y) > 100:
+        return "diverged"
+    for name, at in rests().items():
+        if np.hypot(x - at, y) < 0.1:
+            return f"at the {name}"
+    left, right, low, high = BOX
+    return "on its way" if left <= x <= right and low <= y <= high else "outside the picture"
+
+
 def takes_points(rule: Rule) -> bool:
     """Return whether a rule steps a vector, as a point is one."""
     return rule.axes in (None, 1)
