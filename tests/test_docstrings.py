@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,8 @@ def wrong_with(where, thing):
         return ""
     test = doctest.DocTestParser().get_doctest(text, {}, where, None, None)
     said = [] if test.examples else [f"{where}: no example\n"]
+    if re.search(r"[^\n]\nExamples\n---", text):  # numpydoc takes it for text of the section before
+        said.append(f"{where}: no section of its own for examples\n")
     doctest.DocTestRunner().run(test, out=said.append)
     return "".join(said)
 

@@ -61,6 +61,7 @@ def objective(
         Where the model is none of thinc's, is not initialized or wraps another library's, where X
         and Y do not fit, or where the gradient is not that of the value: to find out takes two
         passes over the data for each parameter.
+
     Examples
     --------
     >>> import numpy as np

@@ -84,6 +84,7 @@ def accelerate() -> Iterator[None]:
     """Let thinc's own optimizers in the calling thread use `Ops` while this lasts.
 
     For training code that makes its optimizer itself. `Optimizer` does more in its pass.
+
     Examples
     --------
     >>> import numpy as np

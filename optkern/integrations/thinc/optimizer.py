@@ -73,6 +73,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
     TypeError, ValueError
         On a rule or an option that optkern does not have, at once; on arrays that are no NumPy
         arrays or do not fit, when they come. Nothing has been modified then.
+
     Examples
     --------
     >>> import numpy as np

@@ -79,6 +79,7 @@ def objective(
     TypeError, ValueError
         Where the model is no module or has no real parameters to train, X and y do not match, the
         loss is not one number or is no sum over batches, or dtype or memory is none.
+
     Examples
     --------
     >>> import torch
