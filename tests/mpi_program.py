@@ -96,6 +96,25 @@ def trained(act, timeout=60):
     print(f"rank {rank} went on", flush=True)
 
 
+def cut():
+    """Step until the cable is cut, which no rank is told of."""
+    file = os.path.join(os.environ["MPI_PROGRAM_OUT"], f"rank{rank}")
+
+    def tell(text):
+        with open(file, "w") as there:
+            there.write(text)
+
+    opt = optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=4)
+    try:
+        for _ in range(100_000):
+            opt.step(grads)
+            if opt.steps == 2:
+                tell("going")
+    except optkern.mpi.RankError as error:
+        tell(f"RankError: {error}")
+        raise
+
+
 def fail():
     raise ZeroDivisionError("of the user's own")
 
@@ -104,6 +123,7 @@ CASES = {
     "bits": bits,
     "evolution": evolution,
     "basis": basis,
+    "cut": cut,
     "shape": shape,
     "raises": lambda: trained(fail),
     "exits": lambda: trained(lambda: sys.exit(3)),

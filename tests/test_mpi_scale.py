@@ -25,6 +25,26 @@ def test_the_page_has_what_the_script_prints():
     assert len(lines) == 18 and all(line in page for line in lines)
 
 
+@pytest.mark.slow
+def test_the_benchmark_runs_and_bytes_are_those_of_the_model():
+    """Its own parity check included; what the loopback device counts has headers, and the
+    agreement on each step."""
+    pytest.importorskip("mpi4py", reason="extra `mpi`")
+    command = [sys.executable, str(ROOT / "bench" / "bench_mpi.py"), "--quick", "--sizes", "4e5"]
+    run = subprocess.run(
+        [*command, "--ranks", "2"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    rows = [line.split("|")[1:-1] for line in run.stdout.splitlines()[2:]]
+    cells = {row[2].strip(): row[4:] for row in rows}
+    seen, model = (cell.strip() for cell in cells["optkern, MPI"])
+    assert model == "1.60 MB"
+    if seen == "-":
+        assert "no network of its own" in run.stderr
+    else:
+        assert float(seen.split()[0]) == pytest.approx(1.6, rel=0.05)
+
+
 def test_the_model_is_what_a_step_counts():
     n, ranks = 300_000, 4
 

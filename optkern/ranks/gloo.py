@@ -1,12 +1,16 @@
 """The five operations over torch.distributed, by its gloo backend.
 
-gloo adds in an order that depends on the number of ranks alone. Its collectives want parts of one
-length: parts that are not are padded to the longest.
+What gloo calls reduce-scatter sends as much as an all-reduce and waits without a limit: here ranks
+send each other their parts and add them in the order of the ranks. Its all-gather wants parts of
+one length: those that are not are padded to the longest.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -42,25 +46,26 @@ class GlooCommunicator:
 
         self._torch, self._dist = torch, dist
         self.group, self.timeout = group, 0.0
+        self.broken: str | None = None
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def reduce_scatter(self, send: np.ndarray, counts: Sequence[int], receive: np.ndarray) -> _Work:
         """Add over the ranks; each gets its own part."""
-        longest = max(counts)
-        rows = np.zeros((self.size, longest), send.dtype)
-        first = 0
-        for row, count in zip(rows, counts):
-            row[:count] = send[first : first + count]
-            first += count
-        own = np.empty(longest, send.dtype)
+        own = counts[self.rank]
+        parts = np.empty(self.size * own, send.dtype)
         work = self._begun(
-            self._dist.reduce_scatter_tensor, self._tensor(own), self._tensor(rows.reshape(-1))
-        )
+            self._dist.all_to_all_single, self._tensor(parts), self._tensor(send),
+            [own] * self.size, list(counts),
+        )  # fmt: skip
 
         def finish() -> None:
-            receive[...] = own[: counts[self.rank]]
+            first, *others = parts.reshape(self.size, own)
+            receive[...] = first
+            with np.errstate(all="ignore"):
+                for part in others:
+                    np.add(receive, part, out=receive)
 
-        return _Work(self, work, finish, (rows,))
+        return _Work(self, work, finish, (parts, send))
 
     def all_gather(self, buffer: np.ndarray, counts: Sequence[int]) -> _Work:
         """Fill in the other ranks' parts."""
@@ -82,25 +87,34 @@ class GlooCommunicator:
 
     def all_reduce(self, array: np.ndarray) -> None:
         """Add an array over the ranks, in place."""
-        self._begun(self._dist.all_reduce, self._tensor(array)).wait()
+        _Work(self, self._begun(self._dist.all_reduce, self._tensor(array))).wait()
 
     def broadcast(self, array: np.ndarray) -> None:
         """Replace an array by rank 0's."""
         first = self._dist.get_global_rank(self.group, 0)
         plain = self._tensor(array.view(np.uint8))
-        self._begun(self._dist.broadcast, plain, first).wait()
+        _Work(self, self._begun(self._dist.broadcast, plain, first)).wait()
 
     def barrier(self) -> None:
         """Return once all ranks have come."""
         self.all_reduce(np.zeros(1))
 
+    def abort(self) -> None:
+        """End this rank: the others find its connections closed.
+
+        Left to itself the process would wait at its end for what no rank will send any more.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
     def _tensor(self, array: np.ndarray) -> Any:
         """Return a tensor over an array's memory."""
         return self._torch.from_numpy(array)
 
-    def _begun(self, operation: Callable[..., Any], *args: Any) -> _Work:
+    def _begun(self, operation: Callable[..., Any], *args: Any) -> Any:
         try:
-            return _Work(self, operation(*args, group=self.group, async_op=True))
+            return operation(*args, group=self.group, async_op=True)
         except RuntimeError as error:
             raise _lost_rank(self, error) from error
 
@@ -116,10 +130,8 @@ class _Work:
     def wait(self) -> None:
         """Return once it is done here."""
         try:
-            self._work.wait()
+            self._work.wait(timedelta(seconds=self._owner.timeout))
         except RuntimeError as error:
-            if isinstance(error, RankError):
-                raise
             raise _lost_rank(self._owner, error) from error
         if self._finish is not None:
             self._finish()
@@ -128,7 +140,8 @@ class _Work:
 
 def _lost_rank(owner: GlooCommunicator, error: Exception) -> RankError:
     line = (str(error).splitlines() or [""])[0]
-    return RankError(f"rank {owner.rank} has lost another rank: {line}")
+    owner.broken = f"rank {owner.rank} has lost another rank, or its patience (timeout=): {line}"
+    return RankError(owner.broken)
 
 
 _over_groups: list[GlooCommunicator] = []
