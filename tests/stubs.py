@@ -132,6 +132,7 @@ def unwrapped(owner: str, opt: Any) -> Any: ...
 def no_optimizer(owner: str, opt: Any) -> str: ...
 
 CLASSES: dict[str, type[Optimizer]]
+MATRIX_CLASSES: tuple[type[Optimizer], ...]
 MIXED: Rule
 OF_WEIGHTS: tuple[str, ...]
 """
@@ -300,8 +301,10 @@ def adapters() -> str:
 
 
 def makers() -> str:
-    """Write the functions that thinc's room makes of the classes in `CLASSES`."""
-    names = [cls.__name__ for cls in CLASSES.values()]
+    """Write the functions that thinc's room makes of the classes of rules that it has."""
+    pooled = [cls.__name__ for cls in MATRIX_CLASSES if cls.rule.pool]
+    made = (*CLASSES.values(), *MATRIX_CLASSES)
+    names = [cls.__name__ for cls in made if cls.__name__ not in pooled]
     head = (
         "# Written by tests/stubs.py from the rule table.\n"
         "from typing import Any\n\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optkern
-from optkern.optimizers import CLASSES
+from optkern.optimizers import CLASSES, MATRIX_CLASSES
 from optkern.rules import MATRIX_RULES, OPTIONS, Rule, refuse_option
 
 ROOT = Path(__file__).parent.parent
@@ -126,7 +126,8 @@ def entry_points() -> str:
     """The names by which thinc's and spaCy's configurations find the optimizers."""
     lines = [
         f'"optkern.{cls.__name__}.v1" = "optkern.integrations.thinc:{cls.__name__}"'
-        for cls in CLASSES.values()
+        for cls in (*CLASSES.values(), *MATRIX_CLASSES)
+        if not cls.rule.pool  # which needs all arrays at once
     ]
     return "\n".join(["", *lines, ""])
 

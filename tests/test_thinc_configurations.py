@@ -22,7 +22,14 @@ from optkern.integrations import thinc as ours
 # --------------------------------------------------------------------------- configurations
 
 
-@pytest.mark.parametrize("name", [cls.__name__ for cls in optkern.optimizers.CLASSES.values()])
+CLASSES = [
+    cls.__name__
+    for cls in (*optkern.optimizers.CLASSES.values(), *optkern.optimizers.MATRIX_CLASSES)
+    if not cls.rule.pool
+]
+
+
+@pytest.mark.parametrize("name", CLASSES)
 def test_from_a_configuration(name):
     config = {"@optimizers": f"optkern.{name}.v1", "learn_rate": 0.01, "L2": 0.1}
     if name == "SGD":
@@ -47,9 +54,7 @@ def test_configurations_find_the_names_without_an_import():
     """By the package's entry points, which installed or not say what is registered."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     points = project["entry-points"]["thinc_optimizers"]
-    assert set(points) == {
-        f"optkern.{cls.__name__}.v1" for cls in optkern.optimizers.CLASSES.values()
-    }
+    assert set(points) == {f"optkern.{name}.v1" for name in CLASSES}
     for name, where in points.items():
         module, _, function = where.partition(":")
         assert module == ours.__name__
@@ -75,8 +80,7 @@ print(*sorted(name for name in found if name.startswith("optkern.")))
     assert result.returncode == 0, result.stderr
     first, names = result.stdout.splitlines()
     assert first == "Optimizer(lion, 0 arrays so far)"
-    classes = optkern.optimizers.CLASSES.values()
-    assert names.split() == sorted(f"optkern.{cls.__name__}.v1" for cls in classes)
+    assert names.split() == sorted(f"optkern.{name}.v1" for name in CLASSES)
 
 
 # --------------------------------------------------------------------------- Ops

@@ -127,6 +127,7 @@ def unwrapped(owner: str, opt: Any) -> Any: ...
 def no_optimizer(owner: str, opt: Any) -> str: ...
 
 CLASSES: dict[str, type[Optimizer]]
+MATRIX_CLASSES: tuple[type[Optimizer], ...]
 MIXED: Rule
 OF_WEIGHTS: tuple[str, ...]
 

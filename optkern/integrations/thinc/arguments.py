@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import ChainMap
 from functools import partial
 from typing import Any
 
@@ -10,12 +11,18 @@ import numpy as np
 
 from ... import optimizers
 from ...kernels.names import meant
-from ...optimizers import CLASSES
+from ...optimizers import CLASSES, MATRIX_CLASSES
 from ...rules import CARRIED, OPTIONS, VOCABULARY, Domain, Numbers, Real, Rule
 from ...rules.domains import check_word
 from .._host import AMOUNT, DECAY_RATE, checked_host_argument, said_of_whole
 from . import library
 
+# The rules that can step one array at a time, by their names.
+_WHOLE = {cls.rule.name: cls for cls in MATRIX_CLASSES if not cls.rule.pool}
+RULES_HERE = ChainMap(CLASSES, _WHOLE)
+NAMES_HERE = (*CLASSES, *_WHOLE)  # in the table's order
+# thinc's weights have their outputs first, as torch's.
+LAYOUT = "out_in"
 # thinc's numbers, by the attributes that hold them: their arguments, and what they may be.
 NUMBERS_OF_THINC: dict[str, tuple[str, Domain]] = {
     "learn_rate": ("learn_rate", AMOUNT),
@@ -55,10 +62,10 @@ def hears(rule: Rule, argument: str) -> bool:
 def options_of(rule: Rule) -> dict[str, Any]:
     """Give a rule's hyperparameters that thinc has no argument for, with their defaults.
 
-    A rule's own betas, of another number or meaning, are none of thinc's.
+    A rule's own betas or eps, of another number or meaning, are none of thinc's.
     """
     return {
-        name: default
+        name: LAYOUT if name == "layout" else default
         for name, default in rule.hyperparameters.items()
         if name not in _SPOKEN_FOR or name in rule.domains
     }
@@ -71,7 +78,8 @@ def may_be_scheduled(rule: Rule, option: str) -> bool:
 
 def schedule_of(rule: Rule, option: str, value: Any) -> Any:
     """Give what says an option of numbers step by step, as thinc takes it: also of a value."""
-    lone = isinstance(rule.domain(option), Real)  # of which alone thinc makes constants
+    # Of numbers alone thinc makes constants.
+    lone = isinstance(rule.domain(option), Real) and value is not None
     return hosted(value if lone or is_schedule(rule, option, value) else partial(_always, value))
 
 
@@ -83,13 +91,13 @@ def checked_class(
     name: str | None, use_radam: bool, options: dict[str, Any]
 ) -> type[optimizers.Optimizer] | None:
     """Give the class of a rule, None for thinc's; check its options as far as they are numbers."""
-    if why := said_of_whole(name):
-        raise ValueError(f"Optimizer: rule={name!r}: {why}")
-    if name is not None:
-        check_word("Optimizer", "rule", name, CLASSES, f"None or one of {', '.join(CLASSES)}")
+    if name is not None and name not in RULES_HERE:
+        if (why := said_of_whole(name)) and meant(name, RULES_HERE) == []:
+            raise ValueError(f"Optimizer: rule={name!r}: {why}")
+        check_word("Optimizer", "rule", name, NAMES_HERE, f"None or one of {', '.join(NAMES_HERE)}")
     if name is not None and use_radam:
         raise ValueError(f"Optimizer: use_radam=True is thinc's own choice, got rule={name!r} too")
-    cls: Any = CLASSES[name] if name else None
+    cls: Any = RULES_HERE[name] if name else None
     known = options_of(cls.rule) if cls else {}
     for option in options:
         if option not in known:
@@ -98,7 +106,7 @@ def checked_class(
         return None
     # A default stands for a schedule.
     given = {k: known[k] if is_schedule(cls.rule, k, v) else v for k, v in options.items()}
-    cls(np.zeros(1), **given)
+    cls(np.zeros((1,) * (cls.rule.axes or 1)), **given)
     return cls
 
 

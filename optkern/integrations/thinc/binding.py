@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,23 @@ class BoundArray:
         weights: np.ndarray,
         state: dict[str, np.ndarray],
         average: np.ndarray | None,
+        forms: dict[str, tuple[int, ...]],
     ) -> None:
         self.rule, self.weights, self.state, self.average = rule, weights, state, average
+        seen = self.seen(label, weights)
         arrays: dict[str, list[Any]] = {slot: [None] for slot in rule.state}
         for slot, array in state.items():
-            arrays[slot] = [array.reshape(weights.shape)]
+            whole = not rule.is_stream(slot)
+            arrays[slot] = [array.reshape(forms[slot] if whole else seen.shape)]
         if average is not None and rule.average is None:
-            arrays["ema"] = [average]
-        self.plan = Plan(rule, "Optimizer", (label,), [weights], arrays)
+            arrays["ema"] = [average.reshape(seen.shape)]
+        self.plan = Plan(rule, "Optimizer", (label,), [seen], arrays)
         self.plan.set_groups([0])
         self.values: dict[str, Any] = {}
+
+    def seen(self, label: str, array: np.ndarray) -> np.ndarray:
+        """View an array as the rule takes it: those of layers are matrices, where it asks so."""
+        return as_matrix(label, array) if self.rule.matrices else array
 
     def is_of(self, rule: Rule, weights: Any) -> bool:
         """Tell whether it is bound to this rule and these elements, in the same memory."""
@@ -77,15 +85,31 @@ def label_of(key: Any) -> str:
     return " of node ".join(map(str, reversed(key))) if isinstance(key, tuple) else str(key)
 
 
-def check_companion(what: str, array: Any, weights: np.ndarray) -> None:
-    """Raise where an array that anyone may have written is no companion of its parameter's."""
+def check_companion(
+    what: str, array: Any, weights: np.ndarray, form: tuple[int, ...] | None = None
+) -> None:
+    """Raise where an array that anyone may have written is no companion of its parameter's.
+
+    ``form``: its shape, where that is another.
+    """
+    size = weights.size if form is None else math.prod(form)
     if not isinstance(array, np.ndarray):
         raise TypeError(f"Optimizer: {what} must be a NumPy array, got {type(array).__name__}")
-    if array.size != weights.size or array.dtype != weights.dtype:
+    if array.size != size or array.dtype != weights.dtype:
+        like = "like its parameter" if size == weights.size else "beside its parameter"
         raise ValueError(
-            f"Optimizer: {what} must have {weights.size} elements of {weights.dtype} like its "
-            f"parameter, got {array.size} of {array.dtype}"
+            f"Optimizer: {what} must have {size} elements of {weights.dtype} {like}, "
+            f"got {array.size} of {array.dtype}"
         )
+
+
+def as_matrix(what: str, array: np.ndarray) -> np.ndarray:
+    """View the weights of a layer as a matrix, all axes but its inputs' as the outputs'."""
+    if array.ndim < 3:
+        return array
+    if not array.flags.c_contiguous:
+        raise ValueError(f"Optimizer: {what} must be C-contiguous to be seen as a matrix")
+    return array.reshape(-1, array.shape[-1])
 
 
 def _same_memory(a: Any, b: np.ndarray) -> bool:

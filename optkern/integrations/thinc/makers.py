@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ...optimizers import CLASSES
 from ...rules import Rule
 from . import library
-from .arguments import hears, options_of
+from .arguments import NAMES_HERE, RULES_HERE, hears, options_of
 from .optimizer import Optimizer
 
 
@@ -47,7 +46,8 @@ def _made_maker(rule: Rule) -> Callable[..., Optimizer]:
     ]
     make.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     make.__name__ = make.__qualname__ = rule.class_name
-    make.__doc__ = f"Make an `Optimizer` with the rule {rule.name}."
+    rest = " for matrices, and AdamW for the rest" if rule.matrices else ""
+    make.__doc__ = f"Make an `Optimizer` with the rule {rule.name}{rest}."
     return make
 
 
@@ -78,7 +78,7 @@ for _name, _maker in _THINCS_OWN.items():
 # One for each rule, in the table's order, by the class's name.
 MAKERS: dict[str, Callable[..., Optimizer]] = {
     cls.__name__: _with_example(_THINCS_OWN.get(cls.__name__) or _made_maker(cls.rule))
-    for cls in CLASSES.values()
+    for cls in map(RULES_HERE.__getitem__, NAMES_HERE)
 }
 for _name, _maker in MAKERS.items():
     library.optimizers.registry.optimizers(f"optkern.{_name}.v1")(_maker)

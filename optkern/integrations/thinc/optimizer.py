@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,19 @@ from ...rules.domains import check_threads
 from .._host import AMOUNT, checked_host_argument
 from . import library
 from .arguments import (
+    LAYOUT,
     NUMBERS_OF_THINC,
+    RULES_HERE,
     checked_class,
     checked_number,
+    hears,
     may_be_scheduled,
+    options_of,
     refuse_unheard,
     schedule_of,
     takes_betas,
 )
-from .binding import THINCS, BoundArray, check_companion, excess, label_of
+from .binding import THINCS, BoundArray, as_matrix, check_companion, excess, label_of
 
 Key = tuple[int, str]
 
@@ -52,8 +57,12 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         A callable, such as those of `optkern.schedules`, gets the number of `step_schedules` calls.
         The same holds for every other number here.
     rule : str or None
-        ``"adamw"``, ``"lion"``: the name of any row of `optkern.RULES`. None: thinc's own choice,
-        which is RAdam with use_radam, SGD with ``beta2=0``, or else Adam.
+        ``"adamw"``, ``"lion"``: the name of any rule but Prodigy, which needs all arrays at once.
+        None: thinc's own choice, which is RAdam with use_radam, SGD with ``beta2=0``, or else Adam.
+        ``"muon"``, ``"normuon"`` and ``"soap"`` step the weights of layers, those of more than two
+        axes as ``W.reshape(-1, W.shape[-1])``; biases, embeddings (parameters named E) and all else
+        of one axis are AdamW's, with the same learn_rate and L2: for Muon with
+        ``adjust_lr_fn="match_rms_adamw"`` one rate is right for both.
     L2, beta1, beta2, eps : float, schedule or None
         None: the rule's default (its weight_decay for L2), or thinc's.
     grad_clip : float or schedule
@@ -114,7 +123,14 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         num_threads: int | None = None,
         **options: Any,
     ) -> None:
+        known = RULES_HERE.get(rule or "")
+        if known and eps is not None and "eps" in options_of(known.rule):  # its own kind of them
+            options["eps"], eps = eps, None
+        if known and beta2 is not None and "beta2" in options_of(known.rule):
+            options["beta2"], beta2 = beta2, None
         self._cls = checked_class(rule, use_radam, options)
+        if known and "layout" in known.rule.hyperparameters:
+            options.setdefault("layout", LAYOUT)
         refuse_unheard(self._rule, beta1=beta1, beta2=beta2, eps=eps)
         followed = self._rule or CLASSES["adam"].rule
         own = followed.hyperparameters
@@ -124,7 +140,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
             "L2": own["weight_decay"] if L2 is None else L2,
             "b1": betas[0] if beta1 is None else beta1,
             "b2": betas[1] if beta2 is None else beta2,
-            "eps": own.get("eps", 0.0) if eps is None else eps,
+            "eps": (own.get("eps", 0.0) if hears(followed, "eps") else 0.0) if eps is None else eps,
             "grad_clip": grad_clip,
         }
         switches = {
@@ -190,12 +206,17 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         if not gradient.size:
             return weights, gradient
         b1, b2 = self._number("b1", key), self._number("b2", key)
-        bound = self._bound_to(key, weights, self._rule or thincs_rule(self.use_radam, b2))
-        if takes_betas(bound.rule):
-            bound.set("betas", (b1, b2))
-        bound.set("eps", self._number("eps", key))
-        for name in self._scheduled:
-            bound.set(name, self._now(name, key))
+        rule = self._rule or thincs_rule(self.use_radam, b2)
+        if rule.matrices and not is_of_a_layer(key, weights):
+            rule = CLASSES["adamw"].rule
+        bound = self._bound_to(key, weights, rule)
+        if rule is self._rule or self._rule is None:
+            if takes_betas(rule):
+                bound.set("betas", (b1, b2))
+            if hears(rule, "eps"):
+                bound.set("eps", self._number("eps", key))
+            for name in self._scheduled:
+                bound.set(name, self._now(name, key))
         lr, L2 = self._number("learn_rate", key), self._number("L2", key)
         grad_clip = self._number("grad_clip", key)
         if lr_scale != 1.0:
@@ -221,7 +242,8 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
                     bound.take_average()
                     self.averages[key] = bound.average
 
-        followed(tell, bound.plan.step, (gradient,), self._num_threads)
+        seen = bound.seen(f"gradient of {label_of(key)}", gradient)
+        followed(tell, bound.plan.step, (seen,), self._num_threads)
         return weights, gradient
 
     def _set_rates(self, bound: BoundArray, lr: float, L2: float) -> None:
@@ -292,16 +314,22 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         values |= {**rule.hyperparameters, **self._fixed}
         values |= {name: self._now(name, key) for name in self._scheduled}
         needed = {**values, **dict.fromkeys(self._scheduled, True)}
+        shape = as_matrix(label, weights).shape if rule.matrices else weights.shape
+        found = ((slot, rule.form(slot, shape, needed)) for slot in rule.state)
+        forms = {slot: form for slot, form in found if form is not None}
         state = {}
-        for slot in filter(lambda slot: rule.needs(slot, needed), rule.state):
+        for slot in forms:
             kept = self._where_kept(slot)
-            if key not in kept:
+            if key not in kept and not rule.is_stream(slot):
+                kept[key] = np.zeros(math.prod(forms[slot]), weights.dtype)
+            elif key not in kept:
                 flat = weights.reshape(-1)
                 kept[key] = buffers.zeros_beside(flat, flat.dtype, rule.stream_number(slot))
                 kept[key][...] = rule.start_of(slot, values, flat)
             state[slot] = kept[key]
         for slot, array in state.items():
-            check_companion(f"{THINCS.get(slot, slot)} of {label!r}", array, weights)
+            form = None if rule.is_stream(slot) else forms[slot]
+            check_companion(f"{THINCS.get(slot, slot)} of {label!r}", array, weights, form)
         average = None
         if self.averages is not None:
             average = self.averages.get(key)
@@ -309,7 +337,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
                 number = rule.stream_number("ema")
                 average = buffers.zeros_beside(weights, weights.dtype, number)
             check_companion(f"averages of {label!r}", average, weights)
-        bound = BoundArray(rule, label, weights, state, average)
+        bound = BoundArray(rule, label, weights, state, average, forms)
         for name, value in {**rule.hyperparameters, **self._fixed}.items():
             bound.set(name, value)
         bound.set("zero_grad", True)
@@ -342,6 +370,12 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         rule = self._rule or CLASSES["radam" if self.use_radam else "adam"].rule
         own = "" if self._rule else "thinc's "
         return f"Optimizer({own}{rule.name}, {len(self.nr_update)} arrays so far)"
+
+
+def is_of_a_layer(key: Key, weights: Any) -> bool:
+    """Tell whether a rule of matrices steps an array: none of one axis, and no embedding."""
+    embedding = isinstance(key, tuple) and key[-1] == "E"
+    return not embedding and isinstance(weights, np.ndarray) and weights.ndim > 1
 
 
 def thincs_rule(use_radam: bool, b2: float) -> Rule:
