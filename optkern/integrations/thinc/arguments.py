@@ -91,8 +91,8 @@ def checked_class(
     name: str | None, use_radam: bool, options: dict[str, Any]
 ) -> type[optimizers.Optimizer] | None:
     """Give the class of a rule, None for thinc's; check its options as far as they are numbers."""
-    if name is not None and name not in RULES_HERE:
-        if (why := said_of_whole(name)) and meant(name, RULES_HERE) == []:
+    if name is not None and name not in NAMES_HERE:
+        if (why := said_of_whole(name)) and str(name).lower() not in NAMES_HERE:
             raise ValueError(f"Optimizer: rule={name!r}: {why}")
         check_word("Optimizer", "rule", name, NAMES_HERE, f"None or one of {', '.join(NAMES_HERE)}")
     if name is not None and use_radam:

@@ -123,7 +123,7 @@ class Optimizer(library.optimizers.Optimizer):  # type: ignore[misc]
         num_threads: int | None = None,
         **options: Any,
     ) -> None:
-        known = RULES_HERE.get(rule or "")
+        known = RULES_HERE.get(rule) if isinstance(rule, str) else None
         if known and eps is not None and "eps" in options_of(known.rule):  # its own kind of them
             options["eps"], eps = eps, None
         if known and beta2 is not None and "beta2" in options_of(known.rule):
