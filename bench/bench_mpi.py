@@ -136,8 +136,6 @@ def work(job: dict[str, Any]) -> None:
         share = report.kernel / report.steps, report.communication / report.steps
         Path(job["results"]).write_text(json.dumps({"sides": told, "share": share}))
     world.Barrier()
-    if job["torch"]:
-        dist.destroy_process_group()
 
 
 # --------------------------------------------------------------------------- the table

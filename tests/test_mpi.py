@@ -12,6 +12,7 @@ from conftest import spread
 import optkern
 import optkern.mpi
 from optkern.mpi.layout import BLOCK, Layout, Wanted
+from optkern.ranks import agreement
 from optkern.rules import MATRIX_RULES, RULES
 
 Sharded, RankError = optkern.mpi.Sharded, optkern.mpi.RankError
@@ -293,6 +294,39 @@ def test_a_last_window_is_flushed():
         assert all((params[k] == dense_params[k]).all() for k in params)
 
 
+def test_new_arrays_in_the_parameters_places():
+    """As `Optimizer.rebind`: the state stays, and what the new arrays hold counts."""
+    dense_params = values()
+    dense = optkern.AdamW(dense_params, lr=0.1)
+    train(dense, dense_params, steps=2)
+    others = values(seed=7)
+    dense.rebind(others)
+    train(dense, others, steps=2)
+
+    def work(rank):
+        params, new = values(), values(seed=7)
+        opt = Sharded(optkern.AdamW, params, comm=rank, lr=0.1, bucket_bytes=30_000)
+        train(opt, params, steps=2)
+        kept = {k: p.copy() for k, p in params.items()}
+        wrong = {**new, "b": np.zeros(3, np.float32)} if rank.rank == 1 else new
+        with pytest.raises((ValueError, RankError)) as error:
+            opt.rebind(wrong)
+        said.append(str(error.value))
+        opt.rebind(new)
+        train(opt, new, steps=2)
+        assert all((params[k] == kept[k]).all() for k in params)
+        return new
+
+    said = []
+    for new in mpi_ranks.run(2, work):
+        assert all(new[k].tobytes() == others[k].tobytes() for k in new)
+    assert any("rank 1 could not rebind" in text for text in said)
+    assert any("'b' must have shape (130,)" in text for text in said)
+    opt = Sharded(optkern.SGD, values(), comm=optkern.mpi.Alone(), lr=1.0, write_back=False)
+    with pytest.raises(ValueError, match="write into views"):
+        opt.rebind(values())
+
+
 # --------------------------------------------------------------------------- what is not finite
 
 
@@ -409,6 +443,24 @@ def test_what_a_step_refuses_on_one_rank_is_done_on_none():
     assert "'lr': rank 0 has 0.1, rank 1 0.5" in calm[4] == odd[4][:0] + calm[4]
 
 
+def test_a_destroyed_group_is_not_spoken_to(monkeypatch):
+    spoken = []
+
+    class Group:
+        rank, size, closed = 0, 2, False
+
+        def all_gather(self, buffer, counts):
+            spoken.append(len(buffer))
+            return optkern.mpi.Alone.Done()
+
+    monkeypatch.setattr(agreement, "_open", [])
+    agreement.Agreement(Group())
+    agreement.say_goodbye()
+    Group.closed = True
+    agreement.say_goodbye()
+    assert len(spoken) == 1
+
+
 def test_what_is_refused_everywhere():
     alone = optkern.mpi.Alone()
     with pytest.raises(TypeError, match="must be a class of optkern's, such as"):
@@ -426,6 +478,9 @@ def test_what_is_refused_everywhere():
         opt.stepz  # noqa: B018
     with pytest.raises(ValueError, match="give it to the constructor"):
         opt.centralize = True
+    for name, way in (("step_rows", "zeros in the other rows"), ("add_param_group", "construct")):
+        with pytest.raises(AttributeError, match=f"{name} is not possible .*{way}"):
+            getattr(opt, name)
     opt.clip_norm = 2.0
     assert opt.clip_norm == 2.0 and "Sharded(AdamW(" in repr(opt)
 

@@ -224,7 +224,7 @@ def say_goodbye() -> None:
         ranks = agreement.ranks
         if getattr(ranks, "broken", None):
             ranks.abort()  # type: ignore[attr-defined]
-        if agreement.over is not None:
+        if agreement.over is not None or getattr(ranks, "closed", False):
             continue
         record = np.zeros((), RECORD)
         record["state"] = ENDED

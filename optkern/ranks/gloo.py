@@ -99,6 +99,15 @@ class GlooCommunicator:
         """Return once all ranks have come."""
         self.all_reduce(np.zeros(1))
 
+    @property
+    def closed(self) -> bool:
+        """Return whether its user has destroyed the group."""
+        try:
+            self._dist.get_backend(self.group)
+        except (RuntimeError, ValueError):
+            return True
+        return False
+
     def abort(self) -> None:
         """End this rank: the others find its connections closed.
 
