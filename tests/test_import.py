@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+import optkern
+from optkern.rules import loops_part
+
 # Together they took a third of the import: each is loaded by what uses it.
 SLOW = {
     "ctypes", "difflib", "email", "hashlib", "importlib.metadata", "json", "pathlib", "platform",
@@ -21,6 +24,16 @@ def test_an_import_loads_nothing_that_is_slow():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "optkern.kernels.engine" in done.stdout, done.stderr
     assert not SLOW & set(done.stdout.split())
+
+
+def test_an_import_loads_the_loops_of_several_rules_at_a_time():
+    """A module for each rule took longer to load, to build, and more of a wheel."""
+    program = "import sys, optkern; print(*(x for x in sys.modules if '_span_' in x), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    parts = {loops_part(rule) for rule in optkern.RULES}
+    name = f"optkern.kernels._span_{optkern.isa()}"
+    assert {name, *(f"{name}_{part}" for part in parts)} == {*done.stdout.split()}, done.stderr
+    assert len(parts) <= 6
 
 
 def test_an_import_writes_no_methods_of_dataclasses_and_no_docstrings():

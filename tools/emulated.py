@@ -63,17 +63,26 @@ def build(machine: str, tree: Path, place: Path) -> None:
     )
 
 
+# Of a listing: the loops with which a rule updates numbers of one dtype, and what they are made of.
+UPDATE = r"<(\w+_(?:part\d+|light)_[a-z]+_f(?:32|64))>:\n(.*?)(?:\n\n|\Z)"
+
+
 def look_at_loops(machine: str, place: Path) -> None:
     """Each rule's loops multiply vectors, and none of them fuses a product with a sum."""
     if machine != "aarch64":
         return
-    for path in sorted((place / "lib/optkern/kernels").glob("_span_baseline_*.so")):
+    looked = 0
+    for path in sorted(place.glob("temp*/**/_span_baseline_*.o")):  # these have names
         shown = [f"{machine}-linux-gnu-objdump", "-d", "--no-show-raw-insn", str(path)]
         text = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
-        vectors = len(re.findall(r"\bfmul\s+v\d+\.(?:4s|2d)", text))
-        fused = len(re.findall(r"\b(?:fmla|fmls|fn?madd|fn?msub)\b", text))
-        if fused or not vectors:
-            sys.exit(f"{path.name}: {vectors} products of vectors, {fused} fused operations")
+        for name, loops in re.findall(UPDATE, text, re.S):
+            vectors = len(re.findall(r"\bfmul\s+v\d+\.(?:4s|2d)", loops))
+            fused = len(re.findall(r"\b(?:fmla|fmls|fn?madd|fn?msub)\b", loops))
+            looked += 1
+            if fused or not vectors:
+                sys.exit(f"{name}: {vectors} products of vectors, {fused} fused operations")
+    if not looked:
+        sys.exit(f"there are no loops to look at in {place}")
 
 
 def main() -> int:

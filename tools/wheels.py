@@ -2,7 +2,8 @@
 
 For each Python: a wheel out of the source distribution, built without an index; repaired, so that
 it runs on other systems; its page checked, its size said; installed into an environment of its own,
-where the suite, copied elsewhere, runs against it. ``--only`` names tests for all but the first.
+where the suite, copied elsewhere, runs against it. ``--only`` names tests for all but the first,
+``--quick`` has the first run these alone, too.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pythons", nargs="*", default=[sys.executable])
     parser.add_argument("--only", nargs="*", default=SHORT)
+    parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     extras = PROJECT["project"]["optional-dependencies"]
     needed = [*PROJECT["build-system"]["requires"], *extras["wheels"]]
@@ -100,7 +102,7 @@ def main() -> None:
         made = wheel(builder, sources, place)
         run(builder, "-m", "twine", "check", "--strict", sources, made)
         user = environment(python, own / "user", f"{made}[demo,test]")
-        try_wheel(user, made, sources, own / "tried", given.only if number else [])
+        try_wheel(user, made, sources, own / "tried", given.only if number or given.quick else [])
         size = made.stat().st_size
         beyond = f", more than the {GOAL / 1e6:g} it should have" * (size > GOAL)
         outcome.append(f"{size / 1e6:.2f} MB{beyond}  {made.relative_to(ROOT)}")

@@ -39,7 +39,6 @@ def chosen(names: tuple[str, ...]) -> str:
     return wanted or names[-1]
 
 
-def table(name: str, formula: str = "") -> Any:
-    """Take the capsule with the loops of one formula, or with what all rules share."""
-    part = f"_{formula}" if formula else ""
-    return importlib.import_module(f"optkern.kernels._span_{name}{part}").table
+def loops(name: str) -> Any:
+    """Import the module with some of the loops of an instruction set."""
+    return importlib.import_module(f"optkern.kernels._span_{name}")

@@ -19,7 +19,7 @@ from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
 from optkern.kernels.span cimport rule_spans_t, spans_t
-from optkern.rules import COMPILED, LIMITS, RULES, loops_hash
+from optkern.rules import COMPILED, LIMITS, RULES, loops_hash, loops_part
 
 cdef extern from *:
     """
@@ -86,24 +86,26 @@ def use_isa(str name):
     global SPANS, ISA
     if name not in AVAILABLE_ISAS:
         raise ValueError(f"instruction set {name!r} is not one of {AVAILABLE_ISAS}")
-    cdef spans_t* spans = <spans_t*> PyCapsule_GetPointer(_isa.table(name), "optkern.spans")
+    cdef spans_t* spans = <spans_t*> PyCapsule_GetPointer(_isa.loops(name).table, "optkern.spans")
     cdef rule_spans_t* loops
     cdef int k
+    cdef str part
     if spans.sizes != sizeof(spans_t) * 4096 + sizeof(constants_t):
         raise stale(f"_span_{name}")
     for k, rule in enumerate(COMPILED):
         if rule in LIMITS:
             continue
+        part = f"{name}_{loops_part(rule)}"
         try:
             loops = <rule_spans_t*> PyCapsule_GetPointer(
-                _isa.table(name, rule.formula), "optkern.rule_spans"
+                _isa.loops(part).tables[rule.formula], "optkern.rule_spans"
             )
-        except ModuleNotFoundError:
-            raise stale(f"_span_{name}_{rule.formula}") from None
+        except (ModuleNotFoundError, KeyError):
+            raise stale(f"_span_{part}") from None
         if loops.rows != <unsigned long long> loops_hash(rule) or (
             loops.sizes != sizeof(rule_spans_t) * 4096 + sizeof(constants_t)
         ):
-            raise stale(f"_span_{name}_{rule.formula}")
+            raise stale(f"_span_{part}")
         memcpy(spans.update[k], loops.update, sizeof(loops.update))
         memcpy(spans.ask[k], loops.ask, sizeof(loops.ask))
         memcpy(spans.factored[k], loops.factored, sizeof(loops.factored))

@@ -73,6 +73,7 @@ __all__ = [
     "checked_by",
     "checked_option",
     "loops_hash",
+    "loops_part",
     "refuse_option",
     "refuses_option",
     "takes_schedule",
@@ -120,11 +121,30 @@ LIMITS: tuple[Rule, ...] = tuple(
 COMPILED: tuple[Rule, ...] = (*RULES, *LIMITS, *MATRIX_RULES)
 
 
+# Compiled modules that share the loops of an instruction set, beside that of light rules. What
+# stands around the loops of one is a second of translation and ten kilobytes; and with a new rule
+# those of one part are compiled.
+SHARES = 4
+
+
+def owner(rule: Rule) -> Rule:
+    """Find the rule whose formula, and loops, a rule takes."""
+    return next((row for row in COMPILED if row.name == rule.formula), rule)
+
+
+def loops_part(rule: Rule) -> str:
+    """Name the part that has a rule's loops; which other rules there are does not change it."""
+    row = owner(rule)
+    if row.light:
+        return "light"
+    return f"part{zlib.crc32(row.formula.encode()) % SHARES}"
+
+
 def loops_hash(rule: Rule) -> int:
     """Hash what the build stamps a rule's loops from: loops of another row would be wrong."""
     names = tuple(slot.name for slot in rule.streams)
     flags = [rule.flag(name) for name in names]
     signs = [slot.nonnegative for slot in rule.streams]
-    owner = next((row for row in COMPILED if row.name == rule.formula), rule)
-    kinds = rule.variants, owner.has_relative, owner.bounded, owner.may_be_cautious
+    its = owner(rule)
+    kinds = rule.variants, its.has_relative, its.bounded, its.may_be_cautious
     return zlib.crc32(repr((rule.formula, names, flags, signs, kinds)).encode())

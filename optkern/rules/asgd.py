@@ -36,6 +36,7 @@ def formula(p, g, ax, h):
 RULE = Rule(
     class_name="ASGD",
     arrays=(Slot("ax"),),
+    light=True,
     hyperparameters={
         "lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0.0,
         "maximize": False, "decay_form": "l2", "step": 1,

@@ -26,6 +26,7 @@ RULE = Rule(
     class_name="Lion",
     place=10,
     arrays=(Slot("exp_avg"),),
+    light=True,
     hyperparameters={
         "lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0,
         "maximize": False, "decay_form": "decoupled", "step": 1,

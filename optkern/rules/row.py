@@ -159,6 +159,9 @@ class Rule:
     compact_loop : bool
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
+    light : bool
+        Whether its arithmetic is so little that flags tested at each element show (SGD in cache: 7
+        to 37 %): of its loops there are copies for each value of a flag, twice as much code.
     matrices : callable or None
         ``matrices(u, whole, h)`` makes of a direction, in place, what is stepped along. ``whole``
         are copies of the state arrays that it takes as a whole (None where one is absent), in their
@@ -229,6 +232,7 @@ class Rule:
     has_relative: bool = False
     not_relative: str = "which divides by no running second moment"
     compact_loop: bool = False
+    light: bool = False
     matrices: Callable[[Any, Any, Values], None] | None = None
     pool: Callable[[Any, Any, Any, Values], tuple[float, ...]] | None = None
     settle: Callable[[Any, Any], list[Values]] | None = None

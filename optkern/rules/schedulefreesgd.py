@@ -37,6 +37,7 @@ def formula(p, g, z, h):
 RULE = Rule(
     class_name="ScheduleFreeSGD",
     arrays=(Slot("z", start="weights"),),
+    light=True,
     hyperparameters={
         "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0, "warmup_steps": 0, "r": 0.0,
         "weight_lr_power": 2.0, "maximize": False, "decay_form": "l2", "step": 1, **FIRST,

@@ -57,6 +57,7 @@ RULE = Rule(
     class_name="SGD",
     place=1,
     arrays=(Slot("momentum_buffer", "momentum"),),
+    light=True,
     hyperparameters={
         "lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False,
         "maximize": False, "decay_form": "l2", "momentum_form": "torch", "step": 1,
