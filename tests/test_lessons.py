@@ -16,7 +16,7 @@ RUNNER = LESSONS.parent.parent / "tools" / "lessons.py"
 # Whether each claim held, in the lesson's order; None where that is a matter of time.
 HELD = {
     "plot_01_saddles_and_momentum": ("partly", "partly"),
-    "plot_02_momentum": ("yes", "yes"),
+    "plot_02_momentum": ("yes", "yes", "yes"),
     "plot_02b_heavy_ball": ("yes", "yes", "partly"),
     "plot_03_hessian_tells": ("yes", "yes", None),
     "plot_04_saddles_and_minima": ("yes", "yes"),

@@ -48,6 +48,11 @@ def claim(text: str, measured: str, held: bool | str) -> None:
     print(f"held      {OUTCOMES.get(held, held)}\n")
 
 
+def held(wholly: bool, partly: bool, text: str) -> bool | str:
+    """Return True, or the text where it holds under that condition only, or False."""
+    return True if wholly else text if partly else False
+
+
 def surface(axes, function, x, y, levels=30, **kwargs) -> None:
     """Draw the contours of ``function(x, y)`` over the grid of the vectors x and y."""
     grid = np.meshgrid(x, y)
@@ -262,6 +267,20 @@ class FewDigits:
         return least_squares(
             self.grad, w, lambda w: hessian(self.grad, w), xtol=1e-15, ftol=1e-15, gtol=1e-15
         ).x
+
+
+def conjugate_gradient(H, p, steps):
+    """Return (rate, momentum) of each step down p (H p) / 2 with a diagonal H, and the points."""
+    d, before, rate, chosen, points = 0 * p, H * p, 1.0, [], [p]
+    for _ in range(steps):
+        g, last = H * p, rate
+        beta = (g @ g) / (before @ before)
+        d, before = beta * d - g, g
+        rate = (g @ g) / (d @ (H * d))
+        p = p + rate * d
+        chosen.append((rate, rate * beta / last))
+        points.append(p)
+    return chosen, points
 
 
 def hessian(grad, w):

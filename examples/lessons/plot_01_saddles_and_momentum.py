@@ -44,9 +44,9 @@ def path(grad, start, steps, **options):
 
 
 def leaves(momentum, offset, limit=5000):
-    """Count the steps until y is half way to a minimum; None: not within ``limit``."""
+    """Count the steps until y is half way to a minimum; inf: not within ``limit``."""
     y = np.abs(path(saddle_grad, (1.2, offset), limit, momentum=momentum)[:, 1])
-    return int(np.argmax(y > 0.5)) if (y > 0.5).any() else None
+    return int(np.argmax(y > 0.5)) if (y > 0.5).any() else np.inf
 
 
 # %%
@@ -61,8 +61,12 @@ lesson.claim(
     f"1e-6 beside the ridge, after 150 steps: plain at ({plain[-1, 0]:.3f}, {plain[-1, 1]:.1e}), "
     f"with momentum .9 at ({rolled[-1, 0]:.3f}, {rolled[-1, 1]:.3f}). Steps until it has left: "
     f"{steps[0.0, 1e-6]} and {steps[0.9, 1e-6]}; exactly on the ridge: {steps[0.0, 0.0]} and "
-    f"{steps[0.9, 0.0]} (never, in 5000)",
-    "partly: plain descent lingers, and momentum leaves sooner; on the ridge itself neither does",
+    f"{steps[0.9, 0.0]} (inf: not in 5000)",
+    lesson.held(
+        steps[0.9, 1e-6] < steps[0.0, 1e-6] == np.inf,
+        steps[0.9, 1e-6] < steps[0.0, 1e-6] < steps[0.0, 0.0] == steps[0.9, 0.0],
+        "partly: plain descent lingers, momentum leaves sooner; on the ridge itself neither does",
+    ),
 )
 
 # %%
@@ -79,8 +83,11 @@ lesson.claim(
     "gradient descent stops at a local minimum, momentum rolls on into the deeper one",
     f"plain ends at x = {stuck[-1, 0]:.3f} (judged: {verdict.kind}), loss {wells(*stuck[-1]):.3f}; "
     f"with .9 at x = {over[-1, 0]:.3f}, loss {wells(*over[-1]):.3f}; of 100 momenta from 0 to .99 "
-    f"{np.mean(ends > 0):.0%} end in the deeper one, the least {momenta[ends > 0].min():.2f}",
-    "partly: from this start, and with enough momentum",
+    f"{np.mean(ends > 0):.0%} end in the deeper one, the least "
+    f"{momenta[ends > 0].min(initial=1):.2f}",
+    lesson.held(
+        ends[0] < 0 < ends[1:].min(), ends[0] < 0 < over[-1, 0], "partly: with enough momentum"
+    ),
 )
 
 # %%

@@ -79,13 +79,16 @@ runs = {
 }
 loss = {name: (points**2 @ H) / 2 for name, points in runs.items()}
 width = {name: np.abs(points[8:12, 1]).max(initial=0) for name, points in runs.items()}
+widths, ends = list(width.values())[:3], [values[-1] for values in loss.values()][:3]
 lesson.claim(
     "momentum damps the zig-zag in a valley",
     "farthest across in steps 8 to 11, and loss at the end: "
     + "; ".join(f"{n}: {width[n]:.2f}, {loss[n][-1]:.0e}" for n in runs),
-    "partly: it goes along faster at either rate, and across it damps at the same rate only"
-    if width["the same rate, momentum .5"] < width["plain, its best rate"]
-    else "NO: it goes along faster, and swings wider across while it does",
+    lesson.held(
+        max(widths[1:]) < widths[0],
+        widths[1] < widths[0] and max(ends[1:]) < ends[0],
+        "partly: it goes along faster at either rate, and across it damps at the same rate only",
+    ),
 )
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 4))

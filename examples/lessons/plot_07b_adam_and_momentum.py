@@ -53,9 +53,11 @@ lesson.claim(
     "Adam bursts late in a run, and a decaying rate cures it",
     "nearest to the bottom in 1000 steps, farthest in the next 2000, and in the last 500: "
     + ", ".join(f"{n} {x[0]:.0e}, {x[1]:.0e}, {x[2]:.0e}" for n, x in bursts.items()),
-    "partly: bursts come all the same, but become small with the rate; a longer memory has none"
-    if bursts["constant rate"][1] > 1e-3 > 10 * bursts["cosine to zero"][2]
-    else False,
+    lesson.held(
+        max(bursts["cosine to zero"][1:]) < 1e-3 < bursts["constant rate"][1],
+        10 * bursts["cosine to zero"][2] < 1e-3 < bursts["constant rate"][1],
+        "partly: bursts come all the same, but become small with the rate",
+    ),
 )
 
 # %%
@@ -74,9 +76,7 @@ lesson.claim(
     f"training accuracy gained at rates from {RATES[0]:.0e} to 1: "
     + ", ".join(f"{g:+.1%}" for g in gain)
     + f"; best rate against best rate {at_best:+.1%}",
-    "partly: where the rate is too large, and at the best rate it gains nothing here"
-    if gain.max() > 0.05 and at_best < 0.01
-    else bool(gain.max() > 0.05),
+    lesson.held(at_best > 0.01, gain.max() > 0.05, "partly: only where the rate is too large"),
 )
 
 # %%

@@ -55,7 +55,7 @@ lesson.claim(
     "normalised layers make the Hessian better conditioned",
     "the condition number by that without, at the start and later, features as they are, and "
     "normalised: " + "; ".join(f"{m} {np.ravel(v).round(2)}" for m, v in ratio.items()),
-    f"partly: by {' and '.join(better)} alone" if 0 < len(better) < len(ratio) else bool(better),
+    lesson.held(better == list(ratio), better, f"partly: by {' and '.join(better)} alone"),
 )
 
 # %%
@@ -78,13 +78,16 @@ lesson.claim(
 curves = {mode: [] for mode in MODES}
 for mode, losses in curves.items():
     lesson.NormalisedMLP(mode).train(unlike, y, 32, best[mode][0], losses=losses)
-until = {mode: 10 * int(np.argmax(np.array(v) < 0.4)) for mode, v in curves.items()}
+until = {mode: 10 * int(np.argmax(np.array([*v, 0]) < 0.4)) for mode, v in curves.items()}
 lesson.claim(
     "normalised layers converge faster",
     "updates until the training loss is below 0.4: "
     + ", ".join(f"{mode} {n}" for mode, n in until.items()),
-    max(until[mode] for mode in MODES[1:]) < 0.8 * until["none"]
-    or "partly: most by batches, and not by all",
+    lesson.held(
+        max(until[mode] for mode in MODES[1:]) < 0.8 * until["none"],
+        until["batch"] == min(until.values()) < 0.8 * until["none"],
+        "partly: most by batches, and not by all",
+    ),
 )
 
 figure, axes = plt.subplots(1, 3, figsize=(14, 4))

@@ -33,6 +33,7 @@ def losses_of(lr, seed=0, batch=8):
 # %%
 # Schedules side by side, over three seeds, from a rate that is good and from one that is too large
 
+RATES = 0.03, 0.1
 SCHEDULES = {
     "constant": lambda lr: lr,
     "by steps": lambda lr: Step(lr, STEPS // 3, 0.2),
@@ -42,26 +43,31 @@ SCHEDULES = {
 curves = {
     (name, lr): np.mean([losses_of(made(lr), seed) for seed in range(3)], axis=0)
     for name, made in SCHEDULES.items()
-    for lr in (0.03, 0.1)
+    for lr in RATES
 }
 end = {key: np.mean(curve[-8:]) for key, curve in curves.items()}
 for name in SCHEDULES:
     print(
         f"{name:16} training loss at a rate of .03 {end[name, 0.03]:.3f}, .1 {end[name, 0.1]:.3f}"
     )
+falls = {lr: max(end[n, lr] for n in ("cosine", "by steps")) < end["constant", lr] for lr in RATES}
 lesson.claim(
     "a falling rate ends lower than a constant one",
     f"training loss at a rate of .03: constant {end['constant', 0.03]:.3f}, cosine "
     f"{end['cosine', 0.03]:.3f}, by steps {end['by steps', 0.03]:.3f}; of .1: "
     f"{end['constant', 0.1]:.3f}, {end['cosine', 0.1]:.3f}, {end['by steps', 0.1]:.3f}",
-    all(end[n, lr] < end["constant", lr] for n in ("cosine", "by steps") for lr in (0.03, 0.1))
-    or "partly: where the rate is large for the noise; a good one may fall too soon",
+    lesson.held(
+        all(falls.values()),
+        falls[0.1],
+        "partly: where the rate is large for the noise; a good one may fall too soon",
+    ),
 )
+gain = 1 - end["warm-up, cosine", 0.1] / end["cosine", 0.1]
 lesson.claim(
     "a warm-up helps where the rate is large",
     f"cosine with and without: {end['warm-up, cosine', 0.1]:.3f} and {end['cosine', 0.1]:.3f} at "
     f".1, {end['warm-up, cosine', 0.03]:.3f} and {end['cosine', 0.03]:.3f} at .03",
-    bool(end["warm-up, cosine", 0.1] < 0.95 * end["cosine", 0.1]) or "hardly, in a net this small",
+    lesson.held(gain > 0.05, gain > -0.05, "hardly, in a net this small"),
 )
 
 # %%
@@ -89,7 +95,7 @@ lesson.claim(
     not ends["batches"] < 10 * max(ends["full"], ends["Adam"]),
 )
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
-for ax, lr in zip(axes, (0.03, 0.1)):
+for ax, lr in zip(axes, RATES):
     for k, name in enumerate(SCHEDULES):
         ax.semilogy(np.arange(25, STEPS + 1, 25), curves[name, lr], label=name, **lesson.style(k))
     ax.set(title=f"training loss, rate {lr}", xlabel="update")

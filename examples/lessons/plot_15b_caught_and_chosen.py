@@ -65,12 +65,13 @@ def trained(hidden):
 
 rows = np.array([trained(hidden) for hidden in SIZES])
 by = {part: int(rows[:, k].argmin()) for k, part in enumerate(("training", "validation", "test"))}
+gain = rows[by["training"], 2] - rows[by["validation"], 2]
 lesson.claim(
     "models are chosen by validation, not by the training loss",
     f"units chosen by training loss {SIZES[by['training']]} (test loss "
     f"{rows[by['training'], 2]:.3f}), by validation {SIZES[by['validation']]} "
     f"({rows[by['validation'], 2]:.3f}); the test's own best {rows[:, 2].min():.3f}",
-    bool(rows[by["validation"], 2] < rows[by["training"], 2]) or "both choose the same here",
+    lesson.held(gain > 0, gain == 0, "both choose alike here"),
 )
 figure, axes = plt.subplots(1, 2, figsize=(11, 4))
 axes[0].semilogy(monitor.losses, **lesson.style(0))
