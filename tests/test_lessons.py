@@ -31,7 +31,7 @@ HELD = {
     "plot_11_cross_entropy": ("yes", "yes", "not", "yes"),
     "plot_12_normalisation": ("yes", "partly", "yes", "partly"),
     "plot_12b_statistics": ("yes", "yes"),
-    "plot_13_schedules_and_lbfgs": ("partly", "hardly", "yes"),
+    "plot_13_schedules_and_lbfgs": ("partly", "NO", "yes"),
     "plot_13b_newton": ("yes", "yes"),
     "plot_14_random_search": ("yes", "yes"),
     "plot_15_decision_guide": ("yes", "yes"),

@@ -2,8 +2,8 @@
 13. Schedules, and L-BFGS for full batches
 ==========================================
 
-A rate that falls lets the noise of mini-batches die away; a warm-up spares the first steps. L-BFGS
-learns the curvature from differences of full gradients, and from noise learns nonsense.
+A rate that falls lets the noise of mini-batches die away; a warm-up is to spare the first steps.
+L-BFGS learns the curvature from differences of full gradients, and from noise learns nonsense.
 """
 
 import lesson
