@@ -145,3 +145,27 @@ def test_options_that_are_written():
             opt.step([g, None])
             other.step([(rows - total[:, None] / 30).astype(np.float32), None])
         assert_same_bits(p, q)
+
+
+def test_one_axis_of_outputs_for_options_and_rules_of_matrices():
+    """A matrix has its outputs on one axis: Muon by rows and centralising by columns is refused."""
+    on, w = {"centralize": True}, np.ones((2, 3))
+    for option in (on, {"adaptive_clip": 0.1, "adaptive_clip_head": True}):
+        with pytest.raises(ValueError, match="layout='out_in' and unit_layout='in_out', by which"):
+            optkern.Muon(w, layout="out_in", **option)
+        optkern.Muon(w, layout="out_in", unit_layout="out_in", **option).step(np.ones((2, 3)))
+    groups = [
+        {"params": [w], "rule": "NorMuon", "layout": "out_in"},
+        {"params": [np.ones(2)], "rule": "SGD"},
+    ]
+    with pytest.raises(ValueError, match="Mixed: layout='out_in' and unit_layout='in_out'"):
+        optkern.Mixed(groups, **on)
+    opt = optkern.Muon(w, layout="out_in")
+    with pytest.raises(ValueError, match="give both the same"):
+        opt.centralize = True
+    assert opt.centralize is False
+    opt.unit_layout = "out_in"
+    opt.centralize = True
+    with pytest.raises(ValueError, match="give both the same"):
+        opt.param_groups[0]["layout"] = "in_out"
+    assert opt.param_groups[0]["layout"] == "out_in"

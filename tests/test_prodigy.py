@@ -189,7 +189,9 @@ def test_among_other_rules():
         opt.step([g])
         adam.step([g[:, 0]])
     assert p.tobytes() == w.tobytes() and q.tobytes() == v.tobytes()
-    assert mixed.state[0]["d_now"] == opt.d
+    assert mixed.d == mixed.state[0]["d_now"] == opt.d and mixed.d_max == opt.d_max
+    with pytest.raises(AttributeError, match=r"Mixed: no group has a rule with d$"):
+        optkern.Mixed([{"params": [q], "rule": "Adam"}]).d  # noqa: B018
 
 
 @pytest.mark.parametrize("kw", ({}, {"master_weights": True}))

@@ -387,7 +387,7 @@ def max_stable_lr(optimizer: SteppingRule, operator: Any, **options: Any) -> Sta
 
     Parameters
     ----------
-    optimizer : SGD, RMSprop, Adagrad, Adam or AdamW
+    optimizer : SGD, RMSprop, Adagrad, Adam, AdamW, AdaBelief, ADOPT or LaProp
         An adaptive one must have taken steps. Its groups must have the same hyperparameters.
     operator : callable ``v -> H v``, 2-D array, or object with ``shape`` and ``matvec``/``@``
         A callable takes and returns the optimizer's parameter structure, as `hvp` does in

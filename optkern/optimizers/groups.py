@@ -117,7 +117,15 @@ class Carried:
         if optimizer is None:
             return self
         session = optimizer.session
-        numbers = session.plan.carried[:, session.rule.carried.index(self.name)].tolist()
+        rules = [session.rule_of(session.groups[group]) for group in session.structure.groups]
+        if not any(self.name in rule.carried for rule in rules):  # of several rules, in Mixed
+            called = self.name.removesuffix("_now")
+            raise AttributeError(f"{type(optimizer).__name__}: no group has a rule with {called}")
+        numbers = [
+            float(row[rule.carried.index(self.name)])
+            for row, rule in zip(session.plan.carried, rules)
+            if self.name in rule.carried
+        ]
         return next((x for x in numbers if x), 0.0)
 
     def __set__(self, optimizer: Any, value: Any) -> None:

@@ -15,6 +15,7 @@ from ..kernels import RULES
 from ..kernels.names import brief, hint
 from ..kernels.structures import Structure
 from ..rules import MATRIX_RULES, Rule
+from .groups import Carried
 from .optimizer import Optimizer
 from .session import Session
 from .words import COUNTED
@@ -123,5 +124,9 @@ class _Together:
         return MIXED if opt is None or opt.session is None else opt.session.together
 
 
+for _rule in ALL_RULES:
+    for _name in _rule.carried if _rule.pool is not None else ():
+        setattr(Mixed, _name.removesuffix("_now"), Carried(_name))
+del _rule, _name
 Mixed.rule = _Together()  # type: ignore[assignment]
 Mixed.__module__ = __name__.rpartition(".")[0]  # where users find it, and pickles

@@ -14,6 +14,7 @@ from ..kernels.engine import Plan, note_heads
 from ..kernels.rules import (
     OPTION_SLOTS,
     OPTIONS,
+    refuse_layouts,
     refuse_option,
 )
 from ..kernels.structures import Structure
@@ -149,6 +150,7 @@ class Planning:
             if value != OPTIONS[name][0]:
                 for group in groups:
                     refuse_option(self.owner, name, self.rule_of(group))
+        refuse_layouts(self.owner, options, [group.get("layout") for group in groups])
         if options["adaptive_clip"] is not None:
             heads = heads_of(dict(zip(plan.labels, plan.params)))
             note_heads(plan, [label in heads for label in plan.labels])

@@ -2,7 +2,8 @@
 
 ``v = g**2`` at the first step, and no other change than decay's; from then on
 ``m = beta1 * m + (1 - beta1) * clip(g / max(sqrt(v), eps)); p -= lr * m; v = beta2 * v +
-(1 - beta2) * g**2``, clipped to ``t**clip_exponent`` either way.
+(1 - beta2) * g**2``, clipped to ``t**clip_exponent`` either way. t is 2 at the second gradient, as
+pytorch_optimizer has it; optax has 1 there.
 
 Taniguchi et al., "ADOPT: modified Adam can converge with any beta2 with the optimal rate", 2024,
 algorithm 2, with the clipping of its section on implementation.

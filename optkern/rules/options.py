@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .domains import Box, Choice, Count, Cycle, Domain, Numbers, Ratio, Real, Switch, checked_by
@@ -131,6 +132,20 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
             f"{owner}: cautious=True is not possible with {rule.class_name}, whose estimate of d "
             "is of the whole step"
         )
+
+
+def refuse_layouts(owner: str, options: Mapping[str, Any], layouts: Iterable[str | None]) -> None:
+    """Raise ValueError where units would lie along another axis than a rule of matrices says.
+
+    ``layouts``: those of the rules, None of a rule that has none.
+    """
+    on = [name for name in ("adaptive_clip", "centralize") if options[name] != OPTIONS[name][0]]
+    for layout in layouts if on else ():
+        if layout not in (None, options["unit_layout"]):
+            raise ValueError(
+                f"{owner}: layout={layout!r} and unit_layout={options['unit_layout']!r}, by which "
+                f"{on[0]} takes its units, name two axes of outputs; give both the same"
+            )
 
 
 def refuses_option(name: str, rule: Any) -> bool:

@@ -95,6 +95,7 @@ class Binding:
         self.said = [self._hyperparameters(number, group) for number, group in enumerate(groups)]
         self.read: list[Any] = [None] * len(groups)
         self.sizes = [*map(len, groups)]
+        units = options["centralize"] or options["adaptive_clip"] is not None
         self.inner = inner = kind.optimizer_class(
             [
                 *({"params": part, **values} for part, values in zip(parts, self.said)),
@@ -102,9 +103,10 @@ class Binding:
             ],
             # As torch; its state may have no step to draw bits by.
             weight_rounding="nearest" if any(a.itemsize == 2 for a in self.arrays) else None,
-            **{name: value for name, value in options.items() if name != "unit_layout"},
+            # Torch's layout is not given by the user: where nothing reads it there is no warning.
+            **{name: value for name, value in options.items() if units or name != "unit_layout"},
         )
-        inner.unit_layout = options["unit_layout"]  # by default: not given, nothing to warn of
+        inner.unit_layout = options["unit_layout"]
         for i, p in enumerate(self.params):
             if state.get(p):
                 self._take_entry(i, state[p])
