@@ -2,7 +2,7 @@
 
     python bench/bench_end_points.py
 
-Models and data are those of bench_verdicts.py; the end points are reached by optkern's optimizers:
+Models and data are those of verdict_models.py; the end points are reached by optkern's optimizers:
 trained to the end, stopped early, with an lr too high or too low, started at a saddle (all zeros),
 on shuffled labels, in float32. Each is judged by `classify` with the loss and by
 `Monitor.diagnose`, then scipy's L-BFGS-B goes on from there, and from five points beside it. A
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 from autograd import grad as gradient_of
-from bench_verdicts import (
+from bench_verdicts import descended
+from verdict_models import (
     arma,
     autoencoder,
     deep,
-    descended,
     factors,
     logistic,
     mixture,
