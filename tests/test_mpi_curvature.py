@@ -82,7 +82,7 @@ def test_a_product_that_fails_on_one_rank_is_told_on_all():
 def test_ranks_that_differ_in_shape():
     def work(rank):
         with pytest.raises(optkern.mpi.RankError, match="ranks disagree on the shapes") as error:
-            curvature.lanczos(lambda v: v, N + rank.rank, comm=rank)
+            curvature.lanczos(np.eye(N + rank.rank), comm=rank)
         return str(error.value)
 
     assert len(set(mpi_ranks.run(2, work))) == 1
@@ -254,3 +254,31 @@ def test_one_callback_stops_all():
 
     said = mpi_ranks.run(2, failing)
     assert "rank 1 could not ask its callback" in said[0] and said[1] == "of the user's own"
+
+
+ODD = {
+    "tol": ("lanczos", {"tol": 1e-5}, "ranks disagree on tol"),
+    "refused": ("lanczos", {"tol": -1.0}, "ranks disagree on tol"),
+    "products": ("lanczos", {"max_matvecs": 7}, "ranks disagree on max_matvecs"),
+    "start": ("lanczos", {"start": np.arange(60.0)}, "ranks disagree on start"),
+    "callback": ("lanczos", {"callback": lambda run: False}, "ranks disagree on callback"),
+    "seed": ("classify", {"seed": 3}, "ranks disagree on seed"),
+    "point": ("classify", {"x": np.full(60, 1e-3)}, "ranks disagree on x"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_ranks_that_differ_in_arguments_do_not_begin(case):
+    """They would part on the way, each in another operation, and wait for each other."""
+    which, odd, message = ODD[case]
+    d = np.linspace(-0.5, 2, 60)
+
+    def work(rank):
+        options = {"comm": rank, **(odd if rank.rank else {})}
+        with pytest.raises(optkern.mpi.RankError, match=message):
+            if which == "lanczos":
+                curvature.lanczos(lambda v: d * v, 60, **options)
+            else:
+                curvature.classify(**{"x": np.zeros(60), "grad": lambda x: d * x, **options})
+
+    mpi_ranks.run(2, work)

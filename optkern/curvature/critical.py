@@ -32,6 +32,12 @@ from .stationarity import GAIN, Stationarity, StationarityTest
 from .verdict import Verdict, explained
 from .views import hessian
 
+# What all ranks must give alike; of functions only whether they are there.
+_COMPARED = (
+    *("x", "hvp", "loss", "grad_tol", "curvature_tol", "eigenvalue_tol", "x_scale", "confidence"),
+    *("max_matvecs", "memory", "step", "seed", "callback"),
+)
+
 
 @spelled
 def classify(
@@ -148,9 +154,11 @@ def classify(
     """
     owner = "classify"
     if comm is not None:
-        from ..ranks import agreeing, as_communicator, averaged
+        from ..ranks import agree_to_begin, agreeing, as_communicator, averaged
 
+        arguments = {k: v for k, v in locals().items() if k in _COMPARED}
         comm = as_communicator(owner, comm)
+        agree_to_begin(owner, comm, arguments)
         check_callable(owner, grad=grad, hvp=hvp, loss=loss, callback=callback)
         callback = agreeing(owner, comm, callback)
         grad = averaged(grad, comm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -228,6 +228,11 @@ def search(
     comm: Any,
 ) -> LanczosResult:
     """Run as `lanczos` does, in the name of what the user called."""
+    if comm is not None:
+        from ..ranks import agree_to_begin, agreeing, as_communicator, averaged
+
+        ranks = as_communicator(owner, comm)
+        agree_to_begin(owner, ranks, _compared(locals()))
     check_word(owner, "which", which, WHICH)
     k = check_count(owner, "k", k, 1)
     certify = check_flag(owner, "certify", certify)
@@ -240,9 +245,6 @@ def search(
     check_callable(owner, callback=callback)
     op = as_operator(owner, operator, n, dtype)
     if comm is not None:
-        from ..ranks import agreeing, as_communicator, averaged
-
-        ranks = as_communicator(owner, comm)
         op = Operator(owner, averaged(op, ranks), op.n, op.dtype)
         op.ranks, callback = ranks, agreeing(owner, ranks, callback)
     if k > max(op.n, 1):
@@ -261,6 +263,12 @@ def search(
         run.examine()
     pairs = checked_pairs(run, signs, k, search.certify)
     return _result(search, pairs, confidence, op.products - before)
+
+
+def _compared(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the arguments that all ranks must give alike; the operator is each rank's own."""
+    own = ("operator", "num_threads", "comm")
+    return {k: v for k, v in arguments.items() if k in (*DEFAULTS, "n", "which") and k not in own}
 
 
 class Search:

@@ -7,7 +7,7 @@ optimizers nor operators.
 
 from ..kernels.names import spell_names
 from .agreement import Agreement, agreement_of
-from .averaging import agreeing, averaged
+from .averaging import agree_to_begin, agreeing, averaged
 from .joining import as_communicator
 from .protocol import TIMEOUT, Alone, Communicator, Pending, RankError
 
@@ -18,6 +18,7 @@ __all__ = [
     "Communicator",
     "Pending",
     "RankError",
+    "agree_to_begin",
     "agreeing",
     "agreement_of",
     "as_communicator",

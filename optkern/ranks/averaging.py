@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,25 @@ def averaged(
         return form.rebuilt(vector)
 
     return mean
+
+
+def agree_to_begin(owner: str, ranks: Communicator, arguments: Mapping[str, Any]) -> None:
+    """Refuse a run whose arguments differ between ranks: they would part on the way, and hang.
+
+    Of an array its form and a checksum are compared, of a function whether it is given.
+    """
+    facts = {name: _mark(value) for name, value in arguments.items()}
+    agreement_of(ranks).agree(owner, f"begin {owner}", facts)
+
+
+def _mark(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return [list(value.shape), str(value.dtype), zlib.crc32(value.tobytes())]
+    if isinstance(value, (type(None), bool, int, float, str)):
+        return value
+    if isinstance(value, (np.dtype, type, np.number)):
+        return str(value)
+    return "given"
 
 
 def agreeing(
