@@ -211,7 +211,10 @@ def test_bad_input_changes_nothing(tmp_path):
         ({"eps": 1e-3}, "eps must be"),
         ({"d": 0.5}, r"d must be a finite number in \[1, inf\)"),
         ({"state_dtype": "int8"}, "not possible with this rule: it has next to no state"),
-        ({"cautious": True}, "cautious=True is not possible with Adafactor"),
+        (
+            {"cautious": True},
+            "with Adafactor, which has no momentum: no element of its step goes up",
+        ),
         ({"clip_update_rms": 1.0}, "clip_update_rms is not possible with Adafactor"),
     ):
         with pytest.raises(ValueError, match=said):

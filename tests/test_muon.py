@@ -169,8 +169,8 @@ def test_bad_input_changes_nothing():
     opt = optkern.Muon({"W": np.ones((2, 2))})
     with pytest.raises(ValueError, match=r"matrices, parameter 'b' has shape \(3,\).*Mixed"):
         opt.add_param_group({"params": {"b": np.ones(3)}})
-    with pytest.raises(ValueError, match="cautious=True is not possible"):
-        opt.cautious = True
+    with pytest.raises(ValueError, match="clip_update_rms is not possible"):
+        opt.clip_update_rms = 1.0
     with pytest.raises(ValueError, match=r"quintic.* 5 steps at most, got ns_steps=6"):
         optkern.Muon(np.ones((2, 2)), ns_coefficients="quintic", ns_steps=6)
     with pytest.raises(ValueError, match="state_dtype='int8' is not possible with this rule"):

@@ -122,8 +122,8 @@ def test_no_memory_for_a_product(monkeypatch, name):
 def test_bad_input():
     with pytest.raises(ValueError, match=r"NorMuon is for matrices, parameter 0 has shape \(3,\)"):
         optkern.NorMuon([np.ones(3)])
-    with pytest.raises(ValueError, match="cautious=True is not possible with NorMuon"):
-        optkern.NorMuon(np.ones((2, 2)), cautious=True)
+    with pytest.raises(ValueError, match="clip_update_rms is not possible with NorMuon"):
+        optkern.NorMuon(np.ones((2, 2)), clip_update_rms=1.0)
     with pytest.raises(ValueError, match="state_dtype='int8' is not possible with this rule"):
         optkern.NorMuon(np.ones((2, 2)), state_dtype="int8")
     with pytest.raises(ValueError, match="beta2 must be"):

@@ -273,8 +273,8 @@ def test_bad_input_changes_nothing():
     with pytest.raises(ValueError, match=r"2 axes at most, parameter 'K' has shape .*reshape"):
         optkern.SOAP({"W": np.ones((2, 2)), "K": np.ones((2, 2, 3))})
     opt = optkern.SOAP({"W": np.ones((2, 2))})
-    with pytest.raises(ValueError, match="cautious=True is not possible with SOAP"):
-        opt.cautious = True
+    with pytest.raises(ValueError, match="clip_update_rms is not possible with SOAP"):
+        opt.clip_update_rms = 1.0
     with pytest.raises(ValueError, match="state_dtype='int8' is not possible with this rule"):
         optkern.SOAP(np.ones((2, 2), np.float32), state_dtype="int8")
     for name, bad in (

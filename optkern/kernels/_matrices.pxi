@@ -20,7 +20,6 @@ cdef int shape_each(Plan plan, int threads) except -1:
     cdef tensor_t* t
     cdef dict h
     cdef list pooled = []   # (tensor, constants, what it adds to the sums)
-    cdef char* to
     cdef Py_ssize_t i
     cdef int j
     if not core.matrices:
@@ -33,30 +32,49 @@ cdef int shape_each(Plan plan, int threads) except -1:
         t.matrix = NULL
         if core.bad >= 0 or not t.active or not TRAITS[t.index].matrices:
             continue
-        flat = np.empty(t.size, np.float64 if t.dtype else np.float32)
-        to = <char*> cnp.PyArray_DATA(<cnp.ndarray> flat)
-        core.constants[i].flags |= DIRECTION
-        with nogil:
-            run_direction(core, t, 0, t.size, to, room_of(core, 0))
-        core.constants[i].flags ^= DIRECTION
-        order, p = plan._orders[i], plan.params[i]
-        u = flat.reshape([p.shape[k] for k in order])
+        flat = direction_of(plan, i, False)
+        u = in_shape(plan, i, flat)
         wholes = [plan.state[slot.name][i] for slot in plan.rules[i].wholes]
         made = [None if a is None else a.copy() for a in wholes]
-        u = u.transpose(*np.argsort(order))
         h = resolved(&core.constants[i])
         if TRAITS[t.index].pools:
             pooled.append((i, h, pool_tensor(plan, i, u, h)))
         else:
             plan.rules[i].matrices(u, made, h)
+            if core.options.cautious:
+                keep_agreeing(u, in_shape(plan, i, direction_of(plan, i, True)))
         for j, a in enumerate(made):
             if a is not None:
                 t.wholes[j].made = <char*> cnp.PyArray_DATA(<cnp.ndarray> a)
         plan._matrices.append((flat, made))
-        t.matrix = to
+        t.matrix = <char*> cnp.PyArray_DATA(<cnp.ndarray> flat)
     settle_pools(plan, pooled)
     core.shaped = core.bad < 0
     return 0
+
+
+cdef object direction_of(Plan plan, Py_ssize_t i, bint alone):
+    """Run a rule for a matrix's direction, or for the ascended gradient alone; nothing is moved."""
+    cdef plan_t* core = &plan.core
+    cdef tensor_t* t = &core.tensors[i]
+    cdef constants_t* h = &core.constants[i]
+    cdef constants_t kept = h[0]
+    flat = np.empty(t.size, np.float64 if t.dtype else np.float32)
+    cdef char* to = <char*> cnp.PyArray_DATA(<cnp.ndarray> flat)
+    h.flags |= DIRECTION
+    if alone:
+        h[0] = resolved(h)   # these would be those of another tensor
+        h.gain1, h.beta1 = 1, 0   # the shares that gradient and momentum have of a direction
+    with nogil:
+        run_direction(core, t, 0, t.size, to, room_of(core, 0))
+    h[0] = kept
+    return flat
+
+
+cdef object in_shape(Plan plan, Py_ssize_t i, flat):
+    """View what is in a plan's order as an array of a parameter's shape."""
+    order, p = plan._orders[i], plan.params[i]
+    return flat.reshape([p.shape[k] for k in order]).transpose(*np.argsort(order))
 
 
 cdef object pool_tensor(Plan plan, Py_ssize_t i, u, dict h):

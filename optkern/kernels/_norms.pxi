@@ -86,6 +86,7 @@ cdef void sum_squares(plan_t* plan, int what, int threads) noexcept nogil:
     cdef Py_ssize_t i, k
     plan.norms.directing, plan.norms.rehearsing = what != GRADIENTS, what == REHEARSALS
     run_jobs(square_blocks, plan, (plan.norms.blocks[plan.count] + JOB - 1) // JOB, threads)
+    plan.norms.rehearsing = False   # a matrix's momentum is moved by `run_direction`, too
     for i in range(plan.count):
         k = plan.norms.blocks[i + 1] - plan.norms.blocks[i]
         plan.norms.sums[0][i] = add_blocks(plan.norms.partial[0] + plan.norms.blocks[i], k)

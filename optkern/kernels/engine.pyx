@@ -61,6 +61,7 @@ from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold, 
 from optkern.kernels.turn cimport Turn, refuse_unsaid
 from optkern.kernels._wide cimport narrowed, rescue, root, wide_t
 from optkern.rules import COMPILED, LIMITS, MAX_STATE, OPTION_SLOTS, OPTIONS
+from optkern.rules.arithmetic import keep_agreeing
 
 cnp.import_array()
 

@@ -65,6 +65,8 @@ class Constants:
         What gradients and norms are multiplied by (`Held`).
     """
 
+    keeps_agreeing = False  # of a matrix's direction (`rules.arithmetic.keep_agreeing`)
+
     def __init__(
         self,
         rule: Rule,
@@ -416,7 +418,9 @@ def fused_step(
             if options.get("clip_update_rms") is not None and p.size:
                 squares = sum_of_squares(rehearsed(rule, p, g, own, h.relative()))
                 h = h.shortened(kept_of_rate(squares, p.size, options["clip_update_rms"]))
-            if options.get("cautious"):
+            if options.get("cautious") and rule.matrices is not None:
+                h.keeps_agreeing = True
+            elif options.get("cautious"):
                 agreeing = rehearsed(rule, p, g, own, h.cautious())
                 h = h.cautious(float(np.count_nonzero(agreeing)), p.size)
             rule.numpy(p, g, *own, h)

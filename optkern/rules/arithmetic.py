@@ -72,6 +72,22 @@ def spared(u, p, after, h):
     return np.where(opposed(u, p), u, u * after) if h.flags & WARY else u * after
 
 
+def downhill(u, g):
+    """Tell where a step of -u goes down along the ascended gradient g."""
+    return ((u > 0) & (g > 0)) | ((u < 0) & (g < 0))
+
+
+def keep_agreeing(u, g):
+    """Make of a whole array's direction that of a cautious step, in place, before its rate.
+
+    As `moved` and `be_cautious` (kernels/_constants.pyx) have it for what steps by elements.
+    """
+    with np.errstate(all="ignore"):
+        kept = downhill(u, g)
+        u *= u.dtype.type(u.size / (np.count_nonzero(kept) + 1))
+        np.copyto(u, 0, where=~kept)
+
+
 def moved(p, u, g, h):
     """Return the parameter after a step of -u by the ascended gradient g, and decoupled decay.
 
@@ -79,10 +95,10 @@ def moved(p, u, g, h):
     elements where it goes down along g, times `caution`; these are asked for first (AGREEMENT).
     """
     if h.flags & CAUTIOUS:
-        agreeing = ((u > 0) & (g > 0)) | ((u < 0) & (g < 0))
+        kept = downhill(u, g)
         if h.flags & AGREEMENT:
-            return agreeing.astype(p.dtype)
-        u = np.where(agreeing, u * h.caution, p.dtype.type(0))
+            return kept.astype(p.dtype)
+        u = np.where(kept, u * h.caution, p.dtype.type(0))
     if h.flags & WARY:
         return np.where(opposed(u, p), p, shrunk(p, h)) - u
     return shrunk(p, h) - u

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import ascended, flush, moved
+from .arithmetic import ascended, flush, keep_agreeing, moved
 from .domains import Choice, Count, Polynomials
 from .matrices import orthogonalise
 from .row import Rule, Slot, Values
@@ -72,14 +72,16 @@ def shape_direction(u: np.ndarray, whole: Any, h: Any) -> None:
 
 
 def formula(p, g, buf, h):
-    u = asked_direction(p, g, buf, h)
+    g = ascended(p, g, h)
+    u = asked_direction(g, buf, h)
     shape_direction(u, (), h.exact)
+    if h.keeps_agreeing:
+        keep_agreeing(u, g)
     p[...] = moved(p, h.rate * u, u, h)
 
 
-def asked_direction(p, g, buf, h):
-    """Move the momentum on and return what is made orthogonal."""
-    g = ascended(p, g, h)
+def asked_direction(g, buf, h):
+    """Move the momentum on by an ascended gradient and return what is made orthogonal."""
     buf[...] = flush(h.momentum * buf + h.gain * g)
     return np.ascontiguousarray(h.gain1 * g + h.beta1 * buf)
 

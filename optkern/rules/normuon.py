@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import flush, moved
+from .arithmetic import ascended, flush, keep_agreeing, moved
 from .domains import Choice
 from .muon import ADJUST, LAYOUTS, asked_direction, factor_of, make_orthogonal
 from .muon import RULE as MUON
@@ -73,8 +73,11 @@ def shape_neurons(u: np.ndarray, whole: Any, h: Any) -> None:
 
 
 def formula(p, g, buf, v, h):
-    u = asked_direction(p, g, buf, h)
+    g = ascended(p, g, h)
+    u = asked_direction(g, buf, h)
     shape_neurons(u, (v,), h.exact)
+    if h.keeps_agreeing:
+        keep_agreeing(u, g)
     p[...] = moved(p, h.rate * u, u, h)
 
 

@@ -112,6 +112,11 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
             f"{owner}: {name} is not possible with {rule.class_name}, whose trust ratio is of the "
             "gradient as it comes"
         )
+    if name == "cautious" and rule.has_factors:
+        raise ValueError(
+            f"{owner}: cautious=True is not possible with {rule.class_name}, which has no "
+            "momentum: no element of its step goes up the gradient"
+        )
     if name == "cautious" and rule.trust is not None:
         raise ValueError(
             f"{owner}: cautious=True is not possible with {rule.class_name}, whose trust ratio is "
@@ -121,11 +126,6 @@ def refuse_option(owner: str, name: str, rule: Any) -> None:
         raise ValueError(
             f"{owner}: {name} is not possible with {rule.class_name}, whose weights lie between "
             "its own average and z: what changes them alone would change the average"
-        )
-    if name == "cautious" and rule.matrices is not None:
-        raise ValueError(
-            f"{owner}: cautious=True is not possible with {rule.class_name}, which steps along "
-            "another direction than its elements' own"
         )
     if name == "cautious" and rule.pool is not None:
         raise ValueError(

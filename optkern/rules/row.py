@@ -291,7 +291,7 @@ class Rule:
 
     @property
     def may_be_cautious(self) -> bool:
-        """Return whether each element steps by itself, so that some may be left out of a step."""
+        """Return whether its loop may leave elements out: of a matrix `keep_agreeing` does."""
         others = self.trust, self.matrices, self.pool, self.average
         return all(x is None for x in others)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import ascended, moved, spared, whole
+from .arithmetic import ascended, keep_agreeing, moved, spared, whole
 from .domains import Count, Optional, Switch
 from .row import Form, Rule, Slot, Values
 
@@ -123,8 +123,11 @@ def step_in_bases(
 
 
 def formula(p, g, m, v, L, R, QL, QR, h):
-    u = np.array(whole(ascended(p, g, h), h))
+    g = whole(ascended(p, g, h), h)
+    u = np.array(g)
     step_direction(u, (m, v, L, R, QL, QR), h.exact)
+    if h.keeps_agreeing:
+        keep_agreeing(u, g)
     p[...] = moved(p, spared(h.rate * u, p, h.after, h), u, h)
 
 
