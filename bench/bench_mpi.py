@@ -25,7 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optkern.bench.options import Parser
+from optkern.bench.cases import TensorSizes
+from optkern.bench.options import Parser, count_of
 from optkern.demo.ranked import find_mpiexec
 
 ARRAYS, LR = 8, 1e-3
@@ -168,12 +169,10 @@ def run(ranks: int, job: dict[str, Any], tcp: bool, network: list[str]) -> dict[
 
 
 def main() -> None:
-    parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two rounds of few steps: smoke test")
-    parser.add_argument("--sizes", type=float, nargs="+", default=[2e6], help="parameters")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser = Parser(__doc__, sizes=[TensorSizes.parse("2e6")], quick=False)
+    parser.add_argument("--ranks", type=count_of, nargs="+", default=[1, 2, 4])
     parser.add_argument("--job", help="what a rank is told: JSON")
-    args = parser.parse_args()
+    args = parser.options()
     if args.job:
         work(json.loads(args.job))
         return
@@ -189,8 +188,8 @@ def main() -> None:
         print("no network of its own (unshare -rn, ip): bytes are left out", file=sys.stderr)
     print("| parameters | ranks | side | a step | bytes sent, a rank | model |")
     print("|---|---|---|---|---|---|")
-    for size in map(int, args.sizes):
-        n = size // ARRAYS * ARRAYS
+    for size in args.sizes:
+        n = size.elements // ARRAYS * ARRAYS
         steps, rounds = (2, 2) if args.quick else (max(3, int(2e7 / n)), 9)
         job = {"n": n, "steps": steps, "rounds": rounds, "torch": has_torch}
         for ranks in args.ranks:

@@ -64,7 +64,7 @@ def by_pairs(axes):
     }
     found = []
     while open_pairs:
-        setting = dict(min(open_pairs, key=repr))
+        setting = dict(min(open_pairs, key=lambda pair: sorted(map(repr, pair))))
         for name in axes:
             if name not in setting:
                 setting[name] = max(

@@ -207,7 +207,8 @@ def test_the_limit_of_a_rule_of_matrices_is_its_products():
         with mock.patch.object(np, "matmul", side_effect=np.matmul) as product:
             call()
         calls.append(product.call_count)
-    assert calls == [15, 0]  # three in each of five steps; those of the limit are kept as they are
+    # Four in each of five steps, X in two parts; those of the limit are kept as they are.
+    assert calls == [20, 0]
     assert np.matmul is again.__closure__[0].cell_contents
     assert not np.array_equal(measured.params[0], before[0][0])
     assert sides.products_of(lambda: None) is None  # memory is the limit then

@@ -90,10 +90,7 @@ def test_every_rule_is_the_dense_one_bit_for_bit(rule, around, ranks):
     compared(ranks, lambda where, params: getattr(where, rule.class_name)(params, **options))
 
 
-ALONE = [rule for rule in MATRIX_RULES if rule.pool is None]
-
-
-@pytest.mark.parametrize("rule", ALONE, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", MATRIX_RULES, ids=lambda rule: rule.name)
 def test_matrix_rules_are_given_whole_matrices(rule):
     shapes = {"W": (12, 9), "V": (7, 12), "U": (3, 3)}
 
@@ -102,6 +99,47 @@ def test_matrix_rules_are_given_whole_matrices(rule):
 
     options = {"clip_norm": 1.0}
     compared(2, lambda w, p: getattr(w, rule.class_name)(p, **options), shapes, gradient=small)
+
+
+@pytest.mark.parametrize("ranks", (1, 2, 4))
+def test_sums_over_all_arrays_are_of_all_ranks(ranks):
+    """Prodigy's d: also where a rank has no array of the rule, or the only one with a gradient."""
+
+    shapes = {"W": (90, 130), "b": (130,), "V": (70, 120)}
+
+    def all_of_them(dtype, seed):
+        return values(shapes, dtype, 5)  # one way on and on: d grows
+
+    def some(dtype, seed):
+        given = all_of_them(dtype, seed)
+        return {k: g if seed % 3 != 1 or k == "b" else None for k, g in given.items()}
+
+    def make(where, params):
+        groups = [
+            {"params": {k: params[k] for k in "WV"}, "weight_decay": 0.1, "d0": 1e-4},
+            {"params": {"b": params["b"]}, "lr": 0.5, "d0": 1e-4},
+        ]
+        return Grouped(where.Prodigy(groups, clip_norm=100.0), groups)
+
+    def plain(where, params):
+        return where.Prodigy(params, d0=1e-4)
+
+    class Grouped:
+        def __init__(self, opt, groups):
+            self.opt, self.groups = opt, groups
+
+        def step(self, given):
+            return self.opt.step([{k: given.get(k) for k in g["params"]} for g in self.groups])
+
+        def __getattr__(self, name):
+            return getattr(self.opt, name)
+
+    for how, gradient in ((make, some), (plain, all_of_them), (plain, some)):
+        compared(ranks, how, shapes, gradient=gradient)
+    alone = values(shapes)
+    dense = plain(optkern, alone)
+    train(dense, alone, gradient=some)
+    assert dense.d > 1e-4
 
 
 def test_several_rules_and_groups():
@@ -471,8 +509,6 @@ def test_what_is_refused_everywhere():
         Sharded(optkern.AdamW, values(), comm=alone, follow=True)
     with pytest.raises(ValueError, match="timeout"):
         Sharded(optkern.AdamW, values(), comm=alone, timeout=-1)
-    with pytest.raises(ValueError, match="Prodigy is not possible with several ranks"):
-        Sharded(optkern.Prodigy, values(), comm=alone)
     opt = Sharded(optkern.AdamW, values(), comm=alone)
     with pytest.raises(AttributeError, match="did you mean step or steps"):
         opt.stepz  # noqa: B018

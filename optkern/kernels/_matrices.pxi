@@ -90,7 +90,10 @@ cdef int settle_pools(Plan plan, list pooled) except -1:
     cdef dict h
     for rule in {plan.rules[i]: None for i, _, _ in pooled}:
         own = [row for row in pooled if plan.rules[row[0]] is rule]
-        settled = rule.settle([row[1] for row in own], [row[2] for row in own])
+        sums = [row[2] for row in own]
+        if plan._added_up is not None:
+            sums = plan._added_up(np.array(sums)).tolist()
+        settled = rule.settle([row[1] for row in own], sums)
         for row, h in zip(own, settled):
             i = row[0]
             plan.core.constants[i] = h

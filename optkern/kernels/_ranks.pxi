@@ -81,10 +81,12 @@ cdef void square_share(plan_t* plan, int shift, int threads) noexcept nogil:
 
 def step_told(
     Plan plan, tuple gradients, int num_threads, int on_nonfinite, Py_ssize_t bad, norm,
-    flushing=False,
+    flushing=False, added_up=None,
 ):
     """Take a step, knowing what all shares have: ``bad`` and, (value, exponent), the norm.
 
+    Where a rule asks for sums over all arrays, ``added_up(sums)`` is called once for it, with a row
+    for each parameter that has a gradient (0 where it is another share's), and makes those of all.
     Result and errors are those of `Plan.step`, or of `Plan.flush`.
     """
     cdef plan_t* core = &plan.core
@@ -93,7 +95,7 @@ def step_told(
     cdef bint applied = False
     plan.begin()
     try:
-        core.told = True
+        core.told, plan._added_up = True, added_up
         core.told_norm.value, core.told_norm.exponent = norm
         if flushing:
             core.accumulated, core.options.accumulate = calls - 1, calls
@@ -103,7 +105,7 @@ def step_told(
             applied = _left_out(plan, gradients, bad, plan.patient(on_nonfinite))
         return applied
     finally:
-        core.told = False
+        core.told, plan._added_up = False, None
         if flushing:
             core.options.accumulate = every
             core.accumulated = 0 if applied else calls

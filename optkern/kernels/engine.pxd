@@ -55,6 +55,7 @@ cdef class Plan:
     cdef plan_t core                 # all that runs without the GIL
     cdef list _orders, _views
     cdef list _matrices              # what matrices step along in this call
+    cdef object _added_up            # adds up sums over shares, where this plan is one of several
     cdef object _gradients           # a call's; a tuple until one is cast
     cdef optkern_mode_t _mode        # that a call has found
     cdef Turn _turn

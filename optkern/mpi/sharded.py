@@ -117,7 +117,6 @@ class Sharded(Saving, Averages, Attributes):
                 raise ValueError(f"{owner}: follow=True is not possible: the arrays are laid out")
             self.structure = Structure(owner, params)
             probe = self._probe(optimizer, options)
-            shares.refuse_pooled(owner, probe)
             facts = {**facts_of(self.structure, probe), "bucket_bytes": bucket_bytes}
         except Exception as caught:
             error = caught
@@ -307,10 +306,15 @@ class Sharded(Saving, Averages, Attributes):
         mine: list[Any] = [None] * len(given)
         if not absent:
             sums = memory.pieces("sums")
-            mine = [None if g is None else piece for g, piece in zip(given, sums)]
+            mine = [
+                None if g is None else p[...] if piece is None else piece
+                for g, piece, p in zip(given, sums, self.share.params)
+            ]
         before = clock.seconds["communication"]
         try:
-            applied = shares.step_share(self.share, tuple(mine), self._together, flushing)
+            applied = shares.step_share(
+                self.share, tuple(mine), self._together, self._added_up, flushing
+            )
         except ValueError as error:
             if not self.share.session.plan.raises:  # of a gradient that is not finite somewhere
                 raise
@@ -341,10 +345,9 @@ class Sharded(Saving, Averages, Attributes):
             request.wait()
             memory.take_mean(number)
             clock.note("communication")
-            mine: list[Any] = [None] * len(given)
-            for i in bucket.arrays:
-                mine[i] = None if given[i] is None else sums[i]
-            shares.step_part(self.share, tuple(mine), bucket is buckets[-1])
+            which = {i for i in bucket.arrays if given[i] is not None}
+            mine = tuple(sums[i] if i in which else None for i in range(len(given)))
+            shares.step_part(self.share, mine, bucket is buckets[-1])
             clock.note("kernel")
             going.append(memory.spread_parameters(number))
             clock.note("communication")
@@ -390,17 +393,22 @@ class Sharded(Saving, Averages, Attributes):
 
         A block has an owner, all others add 0 to its sum: the bits are those of one process.
         """
-        begun = time.perf_counter()
         count = 0 if squares is None else int(self._blocks.sum())
         vector = np.zeros(count + self.ranks.size)
         if squares is not None:
             vector[self._places] = squares
         vector[count + self.ranks.rank] = bad + 1
-        self.ranks.all_reduce(vector)
-        self._clock.seconds["communication"] += time.perf_counter() - begun
+        self._added_up(vector)
         bads = [int(number) - 1 for number in vector[count:]]
         each = norm_of_blocks(vector[:count].copy(), self._blocks)[0] if count else np.zeros(0)
         return each, bads
+
+    def _added_up(self, sums: np.ndarray) -> np.ndarray:
+        """Add to sums those of the other ranks, in place."""
+        begun = time.perf_counter()
+        self.ranks.all_reduce(sums)
+        self._clock.seconds["communication"] += time.perf_counter() - begun
+        return sums
 
     # ----------------------------------------------------------------- what is checked
 

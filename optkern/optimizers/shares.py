@@ -6,7 +6,7 @@ and in kernels/_ranks.pxi; what joins the parts is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,17 +46,6 @@ def takes_whole_arrays(opt: Optimizer, group: int) -> str:
     return ""
 
 
-def refuse_pooled(owner: str, opt: Optimizer) -> None:
-    """Raise ValueError for a rule whose step depends on sums over all arrays."""
-    for group in opt.session.groups:
-        rule = opt.session.rule_of(group)
-        if rule.pool is not None:
-            raise ValueError(
-                f"{owner}: {rule.class_name} is not possible with several ranks: its step depends "
-                "on sums over all arrays, which a share does not have"
-            )
-
-
 def work_of(opt: Optimizer, group: int, shape: Sequence[int]) -> float:
     """Estimate the work of an array's step, in elements of a plain one."""
     rule = opt.session.rule_of(opt.session.groups[group])
@@ -65,11 +54,16 @@ def work_of(opt: Optimizer, group: int, shape: Sequence[int]) -> float:
 
 
 def step_share(
-    opt: Optimizer, gradients: tuple[Any, ...], together: Together, flushing: bool = False
+    opt: Optimizer,
+    gradients: tuple[Any, ...],
+    together: Together,
+    added_up: Callable[[np.ndarray], np.ndarray],
+    flushing: bool = False,
 ) -> bool:
     """Take a step over this share, as `Optimizer.step` (or `Optimizer.flush`) does over the whole.
 
-    Schedules have been run by then. Raises what these raise, on every rank alike.
+    Schedules have been run by then. ``added_up`` adds an array to those of the other shares. Raises
+    what these raise, on every rank alike.
     """
     session, plan = opt.session, opt.session.plan
     how = (opt._num_threads, opt._on_nonfinite)
@@ -81,7 +75,7 @@ def step_share(
         return look(plan, gradients, *how, flushing, shift)[1]
 
     bad, norm = together(bad, squares, again)
-    if step_told(plan, gradients, *how, bad, norm, flushing):
+    if step_told(plan, gradients, *how, bad, norm, flushing, added_up):
         return True
     return opt._not_applied()
 
@@ -93,7 +87,8 @@ def steps_apart(opt: Optimizer) -> bool:
     adds = options["accumulate"] != 1 or bool(session.plan.accumulated)
     if asked or adds or opt.on_nonfinite != "propagate":
         return False
-    return all(session.rule_of(group).trust != "gradient" for group in session.groups)
+    rules = [session.rule_of(group) for group in session.groups]
+    return all(rule.trust != "gradient" and rule.pool is None for rule in rules)
 
 
 def step_part(opt: Optimizer, gradients: tuple[Any, ...], last: bool) -> None:
