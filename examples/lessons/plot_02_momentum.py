@@ -98,7 +98,7 @@ lesson.claim(
     "conjugate gradient is momentum whose rate and mu are chosen anew at each step, and faster",
     f"{apart:.0e} apart after {COUNT} steps; of the loss is left then: "
     + ", ".join(f"{name} {loss[COUNT]:.0e}" for name, loss in left.items()),
-    bool(apart < 1e-9) and left["conjugate gradient"][COUNT] < left["momentum"][COUNT],
+    bool(apart < 1e-9) and 100 * left["conjugate gradient"][COUNT] < left["momentum"][COUNT],
 )
 
 figure, axes = plt.subplots(1, 3, figsize=(14, 4))

@@ -54,7 +54,7 @@ for name, how in (along, ("noise of 1e-3", {"by": "noise", "radius": 1e-3})):
 for momentum in (0.9, 0.0):  # on the saddle itself neither would move
     x = start + np.random.default_rng(1).standard_normal(20) * 1e-3
     opt = optkern.SGD([x], lr=0.05, momentum=momentum)
-    while loss(x) > -0.2:
+    while loss(x) > -0.2 and opt.steps < 1000:
         opt.step([grad(x)])
     ways[f"momentum {momentum} from 1e-3 beside it ({opt.steps} steps)"] = loss(x)
 lesson.claim(

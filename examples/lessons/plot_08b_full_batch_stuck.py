@@ -78,9 +78,9 @@ pushed = {d: run(saddle + d * way, FULL, 0.5)[0] for d in (1e-3, 1e-6)}
 late = {d: left(losses, saddle) for d, losses in pushed.items()}
 lesson.claim(
     "only noise gets off a saddle",
-    f"pushed by 1e-3 the full batch leaves after {late[1e-3]} updates, by 1e-6 after {late[1e-6]}",
-    None in late.values()
-    or "NO: any small push is enough; noise, which pushes on and on, is faster",
+    f"pushed by 1e-3 the full batch leaves after {late[1e-3]} updates, by 1e-6 after {late[1e-6]}; "
+    f"noise, which pushes on and on, after {max(gone, default=None)} at the latest",
+    None in late.values() or "NO: any small push is enough",
 )
 
 # %%
