@@ -343,10 +343,12 @@ def test_rows_and_all_refuse_as_one(where):
 def test_what_belongs_to_a_group_is_sent_there(name):
     with pytest.raises(TypeError, match=f"Mixed: .*'{name}'; it is a group's: .*'{name}': "):
         optkern.Mixed([{"params": np.ones(2), "rule": "adam"}], **{name: 0.1})
-    with pytest.raises(
-        TypeError, match=r"it has no 'rule': give optkern\.groups a rule=, or muon="
-    ):
+    with pytest.raises(TypeError, match=r"it has no 'rule': give optkern\.groups a rule= or muon="):
         optkern.Mixed(optkern.groups({"W": np.ones((2, 2))}, lr=0.1))
+    opt = optkern.Mixed(optkern.groups({"W": np.ones((2, 2))}, rule="Adam"))
+    with pytest.raises(TypeError, match=r"and a group that is added 'rule': optkern\.AdamW"):
+        opt.add_param_group({"params": {"b": np.ones(2)}})
+    opt.add_param_group({"params": {"b": np.ones(2)}, "rule": optkern.AdamW})
 
 
 RESTS = ["ScheduleFreeAdamW", "Prodigy", "SOAP", "Adafactor", "Rprop", "FTRL"]
@@ -406,6 +408,7 @@ class Own(optkern.Adam):
         ([{"params": np.ones(2), "rule": "lion", "eps": 1.0}], "unknown hyperparameter 'eps'"),
         ([{"params": np.ones(2), "rule": "lion", "lr": -1.0}], "group 0: lr must be"),
         ([{"params": np.ones(2), "rule": "lion", "clip_norm": 1.0}], "an option of the whole"),
+        ([{"params": np.ones(2), "rule": "lion", "state_dtype": "int8"}], "an option of the whole"),
     ],
 )
 def test_bad_groups(params, message):

@@ -19,7 +19,7 @@ from ..kernels.rules import (
 )
 from ..rules.domains import checked_by
 from .given import caller_depth, settings_of
-from .words import COUNTED
+from .words import COUNTED, OF_THE_WHOLE
 
 
 def check_takes_step(owner: str, name: str, schedule: Any) -> None:
@@ -108,7 +108,7 @@ class Arguments:
             if name not in rule.hyperparameters or name in COUNTED:
                 known = [k for k in rule.hyperparameters if k not in COUNTED]
                 what = f"unknown hyperparameter {name!r}; {hint(name, known)}"
-                if name in OPTIONS:
+                if name in OF_THE_WHOLE:
                     what = f"{name} is an option of the whole optimizer, not of a group"
                 elif name == "rule":
                     what = "groups of several rules are optkern.Mixed's"

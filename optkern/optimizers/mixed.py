@@ -91,7 +91,8 @@ class MixedSession(Session):
         if "rule" not in override:
             way = "{'params': ..., 'rule': optkern.AdamW, ...}"
             if self.structure.routed:
-                way = "give optkern.groups a rule=, or muon="
+                way = "give optkern.groups a rule= or muon=, and a group that is added "
+                way += "'rule': optkern.AdamW"
             raise TypeError(f"{owner}: it has no 'rule': {way}")
         rule = rule_named(owner, override["rule"])
         return {**defaults_of(rule), **override, "rule": rule.name}

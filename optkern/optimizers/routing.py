@@ -17,18 +17,13 @@ from ..kernels import buffers
 from ..kernels.names import brief, hint, taking
 from ..kernels.routed import Routed
 from ..kernels.structures import Label, ParamsLike, Structure
-from ..rules import OPTIONS, Rule
+from ..rules import Rule
 from ..rules.domains import Real, checked_by
 from .kinds import Chooser, chosen_by
 from .layers import depths_of, kinds_of
 from .mixed import ALL_RULES, defaults_of, rule_named
+from .words import OF_THE_WHOLE
 
-# What an optimizer is given beside its groups.
-OF_THE_WHOLE = (
-    *OPTIONS,
-    *("num_threads", "on_nonfinite", "state_dtype", "master_weights", "weight_rounding", "seed"),
-    *("follow", "strict_grads"),
-)
 # What the recipes leave out of weight decay, beside all that has less than two axes.
 UNDECAYED = ("bias", "norm", "scale", "vector", "embedding")
 _KEYWORDS = ("rule", "muon", "no_decay", "layer_decay", "layers", "embeddings", "head")
