@@ -54,6 +54,12 @@ def values_of(k):
     return {n: draw.standard_normal(p.shape).astype(p.dtype) for n, p in params.items()}
 
 
+def finalized():
+    """A program that ends MPI itself, as C programs do."""
+    optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=60).step(grads)
+    MPI.Finalize()
+
+
 def shape():
     params["b"] = np.zeros(10 + ODD, np.float32)
     optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=60)
@@ -124,6 +130,7 @@ CASES = {
     "evolution": evolution,
     "basis": basis,
     "cut": cut,
+    "finalized": finalized,
     "shape": shape,
     "raises": lambda: trained(fail),
     "exits": lambda: trained(lambda: sys.exit(3)),

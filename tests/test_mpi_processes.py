@@ -47,6 +47,10 @@ def test_ranks_step_as_one(ranks):
         assert hashes(mpiexec(4, "bits")[1]) == found  # the same in every repetition
 
 
+def test_a_program_may_end_mpi_itself():
+    assert mpiexec(2, "finalized") == (0, "")
+
+
 @pytest.mark.parametrize("ranks", (2, 3))
 def test_ranks_evolve_as_one(ranks):
     code, text = mpiexec(ranks, "evolution")

@@ -222,9 +222,11 @@ def say_goodbye() -> None:
     """Tell the other ranks that this one ends: those that wait for it get an error, not a hang."""
     for agreement in _open:
         ranks = agreement.ranks
+        if getattr(ranks, "closed", False):
+            continue
         if getattr(ranks, "broken", None):
             ranks.abort()  # type: ignore[attr-defined]
-        if agreement.over is not None or getattr(ranks, "closed", False):
+        if agreement.over is not None:
             continue
         record = np.zeros((), RECORD)
         record["state"] = ENDED

@@ -80,6 +80,11 @@ class MPICommunicator:
         self.ranks_here = here.Get_size()
         here.Free()
 
+    @property
+    def closed(self) -> bool:
+        """Tell whether MPI is over: the program has called ``MPI.Finalize``."""
+        return bool(self._mpi.Is_finalized())
+
     def reduce_scatter(
         self, send: np.ndarray, counts: Sequence[int], receive: np.ndarray
     ) -> _Request:
