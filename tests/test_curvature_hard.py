@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import spread
 from curvature_cases import (
     linear_network,
     polished,
@@ -15,6 +16,7 @@ from curvature_cases import (
 from optkern import curvature
 
 SEEDS = range(20)
+every_seed = spread(2, seed=SEEDS)
 DTYPES = [np.float32, np.float64]
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -27,7 +29,7 @@ def check_bounds(verdict, smallest, largest, dtype):
 
 
 @both_dtypes
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_1_product_of_two_weights(dtype, seed):
     loss, grad = product_saddle()
     w = np.zeros(2, dtype)
@@ -47,7 +49,7 @@ def test_1_product_of_two_weights(dtype, seed):
 
 
 @both_dtypes
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_2_linear_network(dtype, seed):
     loss, grad = linear_network()
     x = [np.zeros((2, 3), dtype), np.zeros((3, 2), dtype)]
@@ -66,7 +68,7 @@ def test_2_linear_network(dtype, seed):
 
 @both_dtypes
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_3_monkey_saddle(dtype, exact, seed):
     def grad(w):
         return np.array([3 * w[0] ** 2 - 3 * w[1] ** 2, -6 * w[0] * w[1]])
@@ -81,7 +83,7 @@ def test_3_monkey_saddle(dtype, exact, seed):
 
 
 @both_dtypes
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_3_monkey_saddle_nearby_is_never_a_minimum(dtype, seed):
     def grad(w):
         return np.array([3 * w[0] ** 2 - 3 * w[1] ** 2, -6 * w[0] * w[1]])
@@ -101,7 +103,7 @@ ROSENBROCK = [
 @both_dtypes
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("start, kind, smallest", ROSENBROCK)
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_4_rosenbrock(dtype, exact, start, kind, smallest, seed):
     x = polished(start).astype(dtype)
     h = rosenbrock_hessian(x)
@@ -128,7 +130,7 @@ def classify_reflected(kind, n, dtype, seed, **options):
 @pytest.mark.parametrize(
     "kind, expected", [("easy", "saddle"), ("hard", "saddle"), ("psd", "minimum")]
 )
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_5_three_spectra(dtype, kind, expected, seed):
     verdict, d = classify_reflected(kind, 3000, dtype, seed)
     assert verdict.kind == expected
@@ -140,7 +142,7 @@ def test_5_three_spectra(dtype, kind, expected, seed):
 @pytest.mark.parametrize(
     "kind, expected, most", [("easy", "saddle", 15), ("hard", "saddle", 40), ("psd", "minimum", 60)]
 )
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_5_three_spectra_of_a_million(dtype, kind, expected, most, seed):
     verdict, d = classify_reflected(kind, 10**6, dtype, seed)
     assert verdict.kind == expected
@@ -162,7 +164,7 @@ def classify_hidden(n, dtype, seed, max_matvecs):
     )
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_6_hidden_negative_curvature_small(seed):
     assert classify_hidden(200, np.float32, seed, 400).kind == "inconclusive"
     verdict = classify_hidden(200, np.float64, seed, 400)
@@ -171,7 +173,7 @@ def test_6_hidden_negative_curvature_small(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_6_hidden_negative_curvature(seed):
     single = classify_hidden(2000, np.float32, seed, 1500)
     assert single.kind == "inconclusive" and "resolution" in str(single)
@@ -182,7 +184,7 @@ def test_6_hidden_negative_curvature(seed):
 
 
 @both_dtypes
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_7_bad_start(dtype, seed):
     d = np.r_[-1, np.linspace(0.1, 10, 199)].astype(dtype)
     blind = np.r_[0, np.ones(199)].astype(dtype)
@@ -204,7 +206,7 @@ def test_7_bad_start(dtype, seed):
 @both_dtypes
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_7_renaming_the_variables_changes_nothing(dtype, order, exact, seed):
     d = np.array([1, -1.05], dtype)[list(order)]
     hvp = (lambda v: d * v) if exact else None
@@ -214,7 +216,7 @@ def test_7_renaming_the_variables_changes_nothing(dtype, order, exact, seed):
 
 
 @pytest.mark.parametrize("w, sign", [(-20.0, 1), (20.0, -1)])
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_8_plateau(w, sign, seed):
     def grad(x):
         p = 1 / (1 + np.exp(-np.abs(x)))
@@ -228,7 +230,7 @@ def test_8_plateau(w, sign, seed):
 
 @both_dtypes
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_9_maximum(dtype, exact, seed):
     hvp = (lambda v: -v) if exact else None
     verdict = curvature.classify(np.zeros(100, dtype), lambda x: -x, hvp, seed=seed)
@@ -237,7 +239,7 @@ def test_9_maximum(dtype, exact, seed):
     check_bounds(verdict, -1, -1, np.float32)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_10_noisy_least_squares(seed):
     rng = np.random.default_rng(seed)
     a = rng.standard_normal((125, 500)).astype(np.float32)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from compact_runs import dtype_of
-from conftest import ISAS, assert_same_bits, ordinary
+from conftest import ISAS, assert_same_bits, ordinary, spread
 from fused_runs import Twin as FusedTwin
 
 import optkern
@@ -264,8 +264,7 @@ def accumulate_alike(name, dtype, beside, threads, sizes):
 every_half = pytest.mark.parametrize("half", ("float16", "bfloat16"))
 
 
-@every_half
-@pytest.mark.parametrize("name", HYPER)
+@spread(2, name=HYPER, half=("float16", "bfloat16"))
 def test_accumulation_with_everything_beside_it(name, half):
     """Every combination, on arrays around the edges of a piece."""
     for beside in BESIDES:

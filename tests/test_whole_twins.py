@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from bad_values import PLACES, every_place, read_only, refused, swapped
-from conftest import Snapshot, assert_same_bits, every_dtype
+from conftest import Snapshot, assert_same_bits, every_dtype, spread
 
 import optkern
 from optkern.rules import MATRIX_RULES
@@ -45,10 +45,6 @@ CASES = [(rule, kw) for rule in MATRIX_RULES for kw in (*COMMON, *SETTINGS[rule.
 every_whole = pytest.mark.parametrize("rule", MATRIX_RULES, ids=lambda rule: rule.name)
 
 
-def ident(value):
-    return getattr(value, "name", None) or ",".join(value) or "defaults"
-
-
 def first_state(rule, p, hyper):
     """State before the first step: zeros of their forms, or p's own numbers."""
     dtype = p.dtype if p.dtype == np.float64 else np.float32
@@ -75,11 +71,10 @@ def steps_of(rule, kw, dtype, order="C", count=6):
     return params, calls
 
 
-@pytest.mark.parametrize("order", "CF")
-@pytest.mark.parametrize("dtype", (np.float32, np.float64, np.float16), ids=lambda x: x.__name__)
-@pytest.mark.parametrize("rule, kw", CASES, ids=ident)
-def test_bits_of_the_class(rule, kw, dtype, order):
+@spread(2, case=CASES, dtype=(np.float32, np.float64, np.float16), order="CF")
+def test_bits_of_the_class(case, dtype, order):
     """Kernel, reference and class, over some steps of arrays of all shapes."""
+    rule, kw = case
     hyper = {**rule.hyperparameters, **kw}
     params, calls = steps_of(rule, kw, dtype, order)
     sides = []
