@@ -276,7 +276,7 @@ def test_the_verdicts_are_what_happens_next(exact, monkeypatch):
     chosen = ("logistic iris, decay", "softmax wine, decay", "xor logistic", "autoencoder wine",
               "mixture of 3", "negative binomial", "student's t", "arma",
               "two layers iris")  # fmt: skip
-    later = ("ordinal", "scaling", "growth", "huber", "cluster", "phase", "principal")
+    later = ("growth", "huber", "cluster", "phase", "principal")
     models = {name: {**bench.HELD, **bench.LATER}[name] for name in (*chosen, *later)}
     said = []
     found = bench.rates(models, exact=exact, show=lambda text, **_: said.append(text))
