@@ -36,12 +36,7 @@ from .updates import ALL_RULES, learning_rate
 
 # Those that step the arrays of a network alike, along mini-batches, and leave what is to be used.
 RANKED = tuple(
-    rule
-    for rule in ALL_RULES
-    if rule.axes is None
-    and rule.pool is None
-    and rule.mini_batches
-    and getattr(rule, "average", None) is None
+    rule for rule in ALL_RULES if rule.axes is None and rule.mini_batches and rule.average is None
 )
 DEFAULT = "adamw"
 LONGEST_WAIT = 120.0  # seconds that a process waits for the others: an epoch takes less than one

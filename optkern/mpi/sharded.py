@@ -307,7 +307,7 @@ class Sharded(Saving, Averages, Attributes):
         if not absent:
             sums = memory.pieces("sums")
             mine = [
-                None if g is None else p[...] if piece is None else piece
+                None if g is None else p[...] if piece is None else piece  # p is empty then
                 for g, piece, p in zip(given, sums, self.share.params)
             ]
         before = clock.seconds["communication"]

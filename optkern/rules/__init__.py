@@ -129,14 +129,14 @@ COMPILED: tuple[Rule, ...] = (*RULES, *LIMITS, *MATRIX_RULES)
 SHARES = 4
 
 
-def owner(rule: Rule) -> Rule:
+def _lender_of(rule: Rule) -> Rule:
     """Find the rule whose formula, and loops, a rule takes."""
     return next((row for row in COMPILED if row.name == rule.formula), rule)
 
 
 def loops_part(rule: Rule) -> str:
     """Name the part that has a rule's loops; which other rules there are does not change it."""
-    row = owner(rule)
+    row = _lender_of(rule)
     if row.light:
         return "light"
     return f"part{zlib.crc32(row.formula.encode()) % SHARES}"
@@ -147,6 +147,6 @@ def loops_hash(rule: Rule) -> int:
     names = tuple(slot.name for slot in rule.streams)
     flags = [rule.flag(name) for name in names]
     signs = [slot.nonnegative for slot in rule.streams]
-    its = owner(rule)
-    kinds = rule.variants, its.has_relative, its.bounded, its.may_be_cautious
+    lender = _lender_of(rule)
+    kinds = rule.variants, lender.has_relative, lender.bounded, lender.may_be_cautious
     return zlib.crc32(repr((rule.formula, names, flags, signs, kinds)).encode())
