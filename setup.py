@@ -217,10 +217,10 @@ def touches(rule, slot, flags) -> bool:
 def compacts(variants, used):
     """The variants of a rule with loops of their own over compact state.
 
-    They have state, which the rows do not refuse to be compact. AMSGrad goes by pieces: what its
-    loops would gain is asked for too rarely for a fifth of Adam's build.
+    They have state, which the rows do not refuse to be compact, and do not leave to pieces.
     """
-    rest = {name.upper() for rule in rules.RULES for name in rule.not_compact} | {"AMSGRAD"}
+    without = [name for rule in rules.RULES for name in (*rule.not_compact, *rule.by_pieces)]
+    rest = {name.upper() for name in without}
     kept = [not rest & set(flags.split(" | ")) for flags in variants]
     return [(k, x) for k, x in enumerate(variants) if used[k] and kept[k]]
 

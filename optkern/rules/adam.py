@@ -49,6 +49,7 @@ RULE = Rule(
     },
     settings=DECOUPLED,
     variants=((), ("AMSGRAD",)),
+    by_pieces=("amsgrad",),
     counted=("step",),
     numpy=formula,
     has_rows=True,

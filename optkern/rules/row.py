@@ -159,6 +159,9 @@ class Rule:
     compact_loop : bool
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
+    by_pieces : tuple of str
+        The hyperparameters with which it goes by pieces all the same: they are set too rarely for
+        what a loop takes to build (AMSGrad's a fifth of Adam's).
     light : bool
         Whether its arithmetic is so little that flags tested at each element show (SGD in cache: 7
         to 37 %): of its loops there are copies for each value of a flag, twice as much code.
@@ -232,6 +235,7 @@ class Rule:
     has_relative: bool = False
     not_relative: str = "which divides by no running second moment"
     compact_loop: bool = False
+    by_pieces: tuple[str, ...] = ()
     light: bool = False
     matrices: Callable[[Any, Any, Values], None] | None = None
     pool: Callable[[Any, Any, Any, Values], tuple[float, ...]] | None = None
