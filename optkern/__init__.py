@@ -14,6 +14,7 @@ batch, `optkern.integrations` in other trainers. `optkern.kernels` has the bare 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from . import _command
 
@@ -26,20 +27,23 @@ except ValueError as error:  # in OPTKERN_ISA or OPTKERN_NUM_THREADS
     _command.refuse(error)
     raise
 
-from . import _elsewhere, _moved, curvature, diagnose, integrations, optimizers, schedules, solvers
+from . import _elsewhere, _later, _moved, optimizers
 from ._capi import get_include
 from ._versions import __version__, show_versions
-from .checkpoint import load, save
 from .kernels import RULES, reference
 from .kernels import names as _names
 from .kernels.flat import Flat, flatten
 from .kernels.runtime import get_thread_limit as get_num_threads
 from .kernels.runtime import isa
 from .kernels.threads import set_num_threads
-from .monitor import Monitor, compare_fits
 from .optimizers import *  # noqa: F403  (a class for each rule)
 from .optimizers.routing import groups
-from .solvers import LBFGS, SAM, NewtonLanczos
+
+if TYPE_CHECKING:  # when they are used: _later.py
+    from . import curvature, diagnose, integrations, schedules, solvers
+    from .checkpoint import load, save
+    from .monitor import Monitor, compare_fits
+    from .solvers import LBFGS, SAM, NewtonLanczos
 
 _moved.keep_old_names()
 _once.keep(sys.modules[__name__])
@@ -74,3 +78,4 @@ __all__ = [
 __all__ += optimizers.__all__
 
 _names.spell_names(__name__, elsewhere=_elsewhere.where)
+_later.load_when_asked(sys.modules[__name__], _once.keep)

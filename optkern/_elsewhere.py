@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
+from importlib import import_module
 
 _BY_KIND = "Mixed(optkern.groups(params, muon=True))"
 # Each is an expression: of params, their grads, and of rows of them.
@@ -49,11 +49,11 @@ def where(name: str) -> str:
     """Say what a name that `optkern` does not have is here, or where it is; '' if nobody knows."""
     if other := _BARE.get(name.replace("_", "").lower()):
         return f"it is optkern.{ELSEWHERE[other]}"
-    for room in _ROOMS:
+    for room in () if name.startswith("_") else _ROOMS:
         if name in _names_of(room):
             return f"it is optkern.{room}.{name}"
     return ""
 
 
 def _names_of(room: str) -> Iterable[str]:
-    return getattr(sys.modules.get(f"optkern.{room}"), "__all__", ())
+    return getattr(import_module(f"optkern.{room}"), "__all__", ())

@@ -53,6 +53,7 @@ BESIDE = {
     "_command": "process",
     "_interrupts": "process",
     "_kept": "process",
+    "_later": "process",
     "_once": "process",
 }
 
