@@ -161,7 +161,7 @@ cdef void square_block(
     if factor != 1:
         SPANS.scale[t.dtype](s.block[0], x, factor, n)
         x = s.block[0]
-    plan.norms.partial[0][block] = SPANS.dot[t.dtype](x, x, n)
+    plan.norms.partial[0][block] = squares_of(t.dtype, x, n)
 
 
 cdef bint ask_block(
@@ -202,7 +202,7 @@ cdef void square_parameter(
     if factor != 1:
         SPANS.scale[t.dtype](s.block[1], x, factor, n)
         x = s.block[1]
-    plan.norms.partial[1][block] = SPANS.dot[t.dtype](x, x, n)
+    plan.norms.partial[1][block] = squares_of(t.dtype, x, n)
 
 
 cdef wide_t gradient_norm(plan_t* plan) noexcept nogil:

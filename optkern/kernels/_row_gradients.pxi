@@ -94,10 +94,11 @@ cdef double square_block_of_rows(const rows_t* r, Py_ssize_t block, double facto
     cdef Py_ssize_t place = 0, n = min(<Py_ssize_t> BLOCK, r.count * r.width - block * BLOCK)
     cdef Py_ssize_t k, first, piece
     cdef char* x
+    memset(lane, 0, sizeof(lane))
     if r.given == r.count and factor == 1:   # each came once: they lie one after the other
         x = r.data[1] + block * BLOCK * (8 if r.dtype else 4)
-        return SPANS.dot[r.dtype](x, x, n)
-    memset(lane, 0, sizeof(lane))
+        SPANS.squares[r.dtype](lane, x, n, 0)
+        return fold(lane)
     k, first = block * BLOCK // r.width, block * BLOCK % r.width
     while place < n:
         piece = min(n - place, min(<Py_ssize_t> SUMMED, r.width - first))

@@ -221,4 +221,8 @@ cdef void run_on(
 
 
 cdef double squares_of(int dtype, const char* x, Py_ssize_t n) noexcept nogil:
-    return SPANS.dot[dtype](x, x, n)
+    """Sum the squares of a block; `SPANS.dot` of it and itself would widen each element twice."""
+    cdef double lane[LANES]
+    memset(lane, 0, sizeof(lane))
+    SPANS.squares[dtype](lane, x, n, 0)
+    return fold(lane)
