@@ -19,6 +19,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..kernels.codecs import SCALED
+from ..optimizers.loading import PARTS
 from . import format
 
 INDEX = "index.json"
@@ -104,19 +106,20 @@ def merged(parts: Sequence[Content]) -> Content:
             raise ValueError(f"the pieces of {label!r} are not all of it")
         entries = [part["optimizer"]["state"][label] for _, part in owners]
         state[label] = {
-            key: _put_together([entry[key] for entry in entries], shape) for key in entries[0]
+            key: _put_together(key, [entry[key] for entry in entries], shape) for key in entries[0]
         }
         if "params" in whole:
-            params[label] = _put_together([part["params"][label] for _, part in owners], shape)
+            params[label] = _put_together("", [part["params"][label] for _, part in owners], shape)
     whole["optimizer"] = {**whole["optimizer"], "state": state}
     return {**whole, "params": params} if "params" in whole else whole
 
 
-def _put_together(values: Sequence[Any], shape: Sequence[int]) -> Any:
+def _put_together(key: str, values: Sequence[Any], shape: Sequence[int]) -> Any:
     """Join pieces of an array; of what all have in common take the first."""
     if len(values) == 1 or not isinstance(values[0], np.ndarray):
         return values[0]
-    return np.concatenate([value.reshape(-1) for value in values]).reshape(shape)
+    joined = np.concatenate([value.reshape(-1) for value in values])
+    return joined if key.endswith(PARTS[1]) else joined.reshape(shape)
 
 
 def cut_share(content: Content, mine: Mapping[str, Any], pieces: Pieces, empty: Mapping[Any, Any],
@@ -147,20 +150,25 @@ def cut_share(content: Content, mine: Mapping[str, Any], pieces: Pieces, empty: 
                 k: v for k, v in state[label].items() if not isinstance(v, np.ndarray)
             }}  # fmt: skip
         else:
-            state[label] = {k: _piece(v, piece, shapes[label]) for k, v in state[label].items()}
+            state[label] = {k: _piece(k, v, piece, shapes[label]) for k, v in state[label].items()}
         if label in held:
             value = held[label]
             fits = isinstance(value, np.ndarray) and value.shape == tuple(shapes[label])
-            held[label] = _piece(value, piece, shapes[label]) if piece is not None else (
+            held[label] = _piece("", value, piece, shapes[label]) if piece is not None else (
                 np.empty(empty[label].shape, value.dtype) if fits else value
             )  # fmt: skip
     told = {**content, "optimizer": {**theirs, "state": state}}
     return told if params is None else {**told, "params": held}
 
 
-def _piece(value: Any, piece: tuple[int, int], shape: Sequence[int]) -> Any:
-    """Cut a piece from an array of the parameter's shape; all else stays as it is."""
-    whole = piece == (0, math.prod(shape))
-    if whole or not isinstance(value, np.ndarray) or value.shape != tuple(shape):
+def _piece(key: str, value: Any, piece: tuple[int, int], shape: Sequence[int]) -> Any:
+    """Cut a piece from an array of the parameter's shape, or from the scales of its blocks.
+
+    All else stays as it is. Pieces begin where blocks do.
+    """
+    size, (first, stop) = math.prod(shape), piece
+    if piece == (0, size) or not isinstance(value, np.ndarray):
         return value
-    return value.reshape(-1)[slice(*piece)]
+    if key.endswith(PARTS[1]) and value.shape == (-(-size // SCALED),):
+        return value[first // SCALED : -(-stop // SCALED)]
+    return value.reshape(-1)[first:stop] if value.shape == tuple(shape) else value

@@ -136,7 +136,8 @@ cdef struct tensor_t:
     whole_t* wholes                    # its state that is taken as a whole, in the row's order
     int home                           # the parameter's own stream: 0, or ROUNDED
     unsigned char* scales[MAX_STREAMS]
-    unsigned long long name            # what of the tensor goes into its random bits
+    unsigned long long name            # what of the tensor goes into its random bits,
+    Py_ssize_t origin                  # and where in it, counted in C order, this slice of it begins
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     order_t* c_order                   # NULL: the plan's order is C order

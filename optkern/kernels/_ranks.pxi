@@ -4,6 +4,19 @@
 # calls then: `look` says what this share has, `step_told` goes on with what all of them have.
 
 
+def note_origins(Plan plan, origins):
+    """Say of each parameter of a plan where in the whole array, in C order, it begins: slices.
+
+    What is rounded at random has the bits of the whole array then, and so have blocks of int8: that
+    takes multiples of a piece, in elements.
+    """
+    cdef Py_ssize_t i
+    if any(origin < 0 or origin % PIECE for origin in origins):
+        raise ValueError(f"{plan.owner}: slices begin at multiples of {PIECE}, got {origins}")
+    for i, origin in enumerate(origins):
+        plan.core.tensors[i].origin = origin
+
+
 def look(
     Plan plan, tuple gradients, int num_threads, int on_nonfinite, flushing=False, int shift=0
 ):

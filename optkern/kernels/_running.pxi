@@ -156,12 +156,13 @@ cdef void put_state(
 ) noexcept nogil:
     """Bring a piece of the parameter (not of a direction) and its state back."""
     cdef const unsigned short* random = NULL
+    cdef Py_ssize_t at_whole = t.origin + first
     cdef int j
     for j in range(plan.streams + EXTRA):
         if at[j] == NULL or j == 1 or j == 0 and directing:
             continue
         if t.storage[j] >= BFLOAT16_STATE and random == NULL:
-            random = SPANS.random(s.random, <unsigned int> first, random_key(t, first), <int> n)
+            random = SPANS.random(s.random, <unsigned int> at_whole, random_key(t, at_whole), <int> n)
         put(t, j, first, n, at[j], random, s)
 
 
@@ -229,19 +230,20 @@ cdef bint run_compact(
     cdef unsigned char* scales[MAX_STREAMS]
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one
-    cdef Py_ssize_t run, head, done, rest = n % unit, end = first + n - rest
+    cdef Py_ssize_t run, head, done, at_whole, rest = n % unit, end = first + n - rest
     cdef int j
     if span == NULL or rest == n:
         return False
     while first < end:
-        run = min(SEGMENT - first % SEGMENT, end - first)
+        at_whole = t.origin + first
+        run = min(SEGMENT - at_whole % SEGMENT, end - first)
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
             scales[j] = t.scales[j] + first // SCALED if t.scales[j] else NULL
         if run >= LONG and not bytes:   # as for dense state, but whole units
             head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // unit * unit
             run = head if head else run
-        done = span(t.h, at, scales, run, <unsigned int> first, random_key(t, first))
+        done = span(t.h, at, scales, run, <unsigned int> at_whole, random_key(t, at_whole))
         if done < 0:
             return False
         first += done

@@ -177,7 +177,7 @@ cdef inline unsigned long long mixed(unsigned long long x) noexcept nogil:
 
 
 cdef inline unsigned long long random_key(const tensor_t* t, Py_ssize_t position) noexcept nogil:
-    """Make the key of the random bits of the segment that a position is in."""
+    """Make the key of the random bits of the segment that a position of the whole is in."""
     return mixed(t.key ^ <unsigned long long> (position // SEGMENT))
 
 # --------------------------------------------------------------------------- scratch

@@ -5,8 +5,8 @@
 >>> opt = optkern.mpi.Sharded(optkern.AdamW, params, comm=optkern.mpi.Alone(), lr=0.1)
 
 Without ``comm`` the ranks are those of ``mpiexec -n 4 python train.py``, by the extra ``mpi``.
-sharded <- memory (buffers, messages) <- layout (which elements are whose); `optkern.ranks` joins
-and compares the processes.
+sharded (sums: norms of all) <- memory (buffers, messages) <- layout (which elements are whose);
+`optkern.ranks` joins and compares the processes.
 """
 
 from ..kernels.names import spell_names

@@ -8,15 +8,13 @@ norm of all gradients, whether one is not finite somewhere) it is told.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from ..kernels import buffers, codecs
-from ..kernels.engine import norm_of_blocks, total_of
+from ..kernels import buffers
 from ..kernels.flat import arranged
 from ..kernels.forms import same_memory
 from ..kernels.names import brief
@@ -28,7 +26,6 @@ from ..optimizers.bound import NEW_WAY_OUT, WAY_OUT
 from ..optimizers.words import SWAPPED
 from ..ranks import TIMEOUT, agreement_of, as_communicator
 from ..rules.domains import check_count, check_flag, check_real
-from ..rules.reductions import BLOCK, rescue
 from .attributes import Attributes
 from .averages import Averages
 from .facts import facts_of, facts_of_step
@@ -36,11 +33,12 @@ from .layout import Layout, Wanted
 from .memory import Memory
 from .report import Clock
 from .saving import Saving
+from .sums import Sums
 
 BUCKET = 32 * 2**20  # bytes
 
 
-class Sharded(Saving, Averages, Attributes):
+class Sharded(Saving, Averages, Sums, Attributes):
     """Train the same parameters on several ranks, each with its share of the optimizer's state.
 
     Every rank makes one, at the same place of the program, of equal parameters (rank 0's are sent
@@ -145,9 +143,9 @@ class Sharded(Saving, Averages, Attributes):
         here = getattr(self.ranks, "ranks_here", self.ranks.size)
         threads = options.get("num_threads") or max(1, get_thread_limit() // here)
         self.share = optimizer(self._like_params(pieces), **{**options, "num_threads": threads})
-        sizes = [array.size for array in wanted]
-        self._blocks = np.array([-(-size // BLOCK) for size in sizes], np.int64)
-        self._places = self._own_blocks()
+        owned = [self.layout.owned(i, self.ranks.rank) for i in range(len(wanted))]
+        shares.place(self.share, [0 if piece is None else piece.first for piece in owned])
+        self._count_blocks()
         self._clock = Clock()
 
     def _probe(self, optimizer: type[Optimizer], options: dict[str, Any]) -> Optimizer:
@@ -169,17 +167,6 @@ class Sharded(Saving, Averages, Attributes):
         for label, group in zip(structure.labels, structure.groups):
             groups[group]["params"][label] = named[label]
         return Routed(groups, named) if structure.routed else groups
-
-    def _own_blocks(self) -> np.ndarray:
-        """Find where the sums of this rank's blocks stand among those of all."""
-        firsts = np.cumsum(self._blocks) - self._blocks
-        places = []
-        for i, first in enumerate(firsts):
-            piece = self.layout.owned(i, self.ranks.rank)
-            if piece is not None:
-                count = -(-(piece.stop - piece.first) // BLOCK)
-                places += range(first + piece.first // BLOCK, first + piece.first // BLOCK + count)
-        return np.array(places, np.int64)
 
     # ----------------------------------------------------------------- the user's arrays
 
@@ -366,49 +353,6 @@ class Sharded(Saving, Averages, Attributes):
         self._clock.note("communication")
         self._write_user()
         self._clock.note("copying")
-
-    def _together(self, bad: int, squares: Any, again: Any) -> tuple[int, shares.WideNorm]:
-        """Make of what this rank has seen what all have: see `shares.Together`."""
-        if squares is None and self.share.on_nonfinite == "propagate":
-            return -1, (0.0, 0)
-        each, bads = self._added(squares, bad)
-        bad = min((number for number in bads if number >= 0), default=-1)
-        if squares is None or bad >= 0:
-            return bad, (0.0, 0)
-        total = total_of(each)
-        shift = rescue(total)
-        if shift:
-            far, _ = self._added(again(shift), -1)
-            with np.errstate(all="ignore"):
-                near = np.ldexp(each, 2 * shift)
-            for i, array in enumerate(self.structure.arrays):
-                dtype = codecs.arithmetic_dtype(array.dtype)
-                near[i] = far[i] if rescue(each[i], dtype) == shift else near[i]
-            total = total_of(near)
-        value = float(np.sqrt(total))
-        return -1, (value, -shift if value else 0)
-
-    def _added(self, squares: Any, bad: int) -> tuple[np.ndarray, list[int]]:
-        """Add up each parameter's squares over the ranks, and gather the first bad one of each.
-
-        A block has an owner, all others add 0 to its sum: the bits are those of one process.
-        """
-        count = 0 if squares is None else int(self._blocks.sum())
-        vector = np.zeros(count + self.ranks.size)
-        if squares is not None:
-            vector[self._places] = squares
-        vector[count + self.ranks.rank] = bad + 1
-        self._added_up(vector)
-        bads = [int(number) - 1 for number in vector[count:]]
-        each = norm_of_blocks(vector[:count].copy(), self._blocks)[0] if count else np.zeros(0)
-        return each, bads
-
-    def _added_up(self, sums: np.ndarray) -> np.ndarray:
-        """Add to sums those of the other ranks, in place."""
-        begun = time.perf_counter()
-        self.ranks.all_reduce(sums)
-        self._clock.seconds["communication"] += time.perf_counter() - begun
-        return sums
 
     # ----------------------------------------------------------------- what is checked
 

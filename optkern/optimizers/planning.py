@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels import buffers, codecs
 from ..kernels.atomic import Setting, commit
-from ..kernels.engine import Plan, note_heads
+from ..kernels.engine import Plan, note_heads, note_origins
 from ..kernels.rules import (
     OPTION_SLOTS,
     OPTIONS,
@@ -76,6 +76,7 @@ class Planning:
             seed,
             self.weight_rounding,
         )
+        note_origins(plan, self.origins)
         plan.set_groups(structure.groups, len(groups), [self.rule_of(group) for group in groups])
         if counts is not None:
             counts.put_into(plan)

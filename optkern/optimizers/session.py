@@ -61,9 +61,12 @@ class Session(Planning, Storage, Bound, Arguments):
         The settings that the constructor was given, by name: ``param_groups/0/lr``.
     fresh : list of int
         The parameters whose averages and masters begin with what they hold at their first step.
+    origins : sequence of int
+        Where in whole arrays the parameters begin that are slices of them; empty: none is.
     """
 
     plan: Any = None
+    origins: Sequence[int] = ()
     exchange_averages = exchange_averages  # compiled; a host whose memory moves puts its own here
 
     def __init__(

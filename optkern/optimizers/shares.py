@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..kernels.engine import look, lower_held, step_told, wants_room
+from ..kernels.engine import look, lower_held, note_origins, step_told, wants_room
 from ..kernels.rules import OPTION_SLOTS as OPTION_SLOTS
 from .optimizer import Optimizer
 
@@ -41,9 +41,16 @@ def takes_whole_arrays(opt: Optimizer, group: int) -> str:
     for name in OF_WHOLE_ARRAYS:
         if session.options[name]:
             return f"{name} needs them whole"
-    if session.draws:
-        return "what is rounded at random is numbered by its place in them"
     return ""
+
+
+def place(opt: Optimizer, origins: Sequence[int]) -> None:
+    """Say where in the whole arrays those of this share begin, in C order.
+
+    What is rounded at random is numbered by its place there.
+    """
+    note_origins(opt.session.plan, origins)
+    opt.session.origins = origins
 
 
 def work_of(opt: Optimizer, group: int, shape: Sequence[int]) -> float:
