@@ -137,7 +137,7 @@ cdef struct tensor_t:
     int home                           # the parameter's own stream: 0, or ROUNDED
     unsigned char* scales[MAX_STREAMS]
     unsigned long long name            # what of the tensor goes into its random bits,
-    Py_ssize_t origin                  # and where in it, counted in C order, this slice of it begins
+    Py_ssize_t origin                  # and where in all of it, in C order, this slice begins
     unsigned long long key             # of this step's random bits
     layout_t* layout[MAX_STREAMS]      # NULL: dense
     order_t* c_order                   # NULL: the plan's order is C order

@@ -162,7 +162,9 @@ cdef void put_state(
         if at[j] == NULL or j == 1 or j == 0 and directing:
             continue
         if t.storage[j] >= BFLOAT16_STATE and random == NULL:
-            random = SPANS.random(s.random, <unsigned int> at_whole, random_key(t, at_whole), <int> n)
+            random = SPANS.random(
+                s.random, <unsigned int> at_whole, random_key(t, at_whole), <int> n
+            )
         put(t, j, first, n, at[j], random, s)
 
 
