@@ -1,5 +1,7 @@
 """Curvature of data that is shared out among ranks: the same verdict, and bits, on all of them."""
 
+import re
+
 import mpi_ranks
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def test_a_product_that_fails_on_one_rank_is_told_on_all():
 
 def test_ranks_that_differ_in_shape():
     def work(rank):
-        with pytest.raises(optkern.mpi.RankError, match="ranks disagree on the shapes") as error:
+        with pytest.raises(optkern.mpi.RankError, match="disagree on the operator's n") as error:
             curvature.lanczos(np.eye(N + rank.rank), comm=rank)
         return str(error.value)
 
@@ -256,29 +258,119 @@ def test_one_callback_stops_all():
     assert "rank 1 could not ask its callback" in said[0] and said[1] == "of the user's own"
 
 
+D = np.linspace(-0.5, 2, 60)
+
+
+def of_dict(w):
+    return {k: a * np.float32(2) for k, a in w.items()}
+
+
+def in_dict(**changed):
+    """Arguments of `classify` at a point in a dict, whose second array one rank has otherwise."""
+    x = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32), **changed}
+    return {"x": {k: a for k, a in x.items() if a is not None}, "grad": of_dict}
+
+
+LANCZOS = {"operator": lambda v: D * v, "n": 60}
+AT_ZERO = {"x": np.zeros(60), "grad": lambda x: D * x}
+SCALE = {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}
 ODD = {
-    "tol": ("lanczos", {"tol": 1e-5}, "ranks disagree on tol"),
-    "refused": ("lanczos", {"tol": -1.0}, "ranks disagree on tol"),
-    "products": ("lanczos", {"max_matvecs": 7}, "ranks disagree on max_matvecs"),
-    "start": ("lanczos", {"start": np.arange(60.0)}, "ranks disagree on start"),
-    "callback": ("lanczos", {"callback": lambda run: False}, "ranks disagree on callback"),
-    "seed": ("classify", {"seed": 3}, "ranks disagree on seed"),
-    "point": ("classify", {"x": np.full(60, 1e-3)}, "ranks disagree on x"),
+    "tol": (LANCZOS, {"tol": 1e-5}, "ranks disagree on tol"),
+    "products": (LANCZOS, {"max_matvecs": 7}, "ranks disagree on max_matvecs"),
+    "start": (LANCZOS, {"start": np.arange(60.0)}, "ranks disagree on start"),
+    "callback": (LANCZOS, {"callback": lambda run: False}, "ranks disagree on callback"),
+    "n": (LANCZOS, {"n": 59}, "ranks disagree on n"),
+    "an operator": (LANCZOS, {"operator": np.eye(59), "n": None}, "disagree on n"),
+    "its dtype": (LANCZOS, {"dtype": np.float32}, "ranks disagree on dtype"),
+    "seed": (AT_ZERO, {"seed": 3}, "ranks disagree on seed"),
+    "point": (AT_ZERO, {"x": np.full(60, 1e-3)}, "ranks disagree on x 'checksum'"),
+    "shape in a dict": (
+        in_dict(),
+        in_dict(b=np.zeros(5, np.float32)),
+        "x 'b' 'shape' .0.: rank 0 ",
+    ),
+    "dtype in a dict": (in_dict(), in_dict(b=np.zeros(4)), "x 'b' 'dtype': rank 0 has \"float32"),
+    "values in a dict": (in_dict(), in_dict(b=np.ones(4, np.float32)), "x 'b' 'checksum'"),
+    "a name": (in_dict(), in_dict(b=None, c=np.zeros(4, np.float32)), "x 'b': .* rank 1 nothing"),
+    "no dict": (in_dict(), AT_ZERO, "ranks disagree on x"),
+    "a scale": (
+        {**in_dict(), "x_scale": SCALE},
+        {"x_scale": {**SCALE, "b": np.full(4, 2, np.float32)}},
+        "ranks disagree on x_scale 'b' 'checksum'",
+    ),
+    "a loss": (in_dict(), {"loss": lambda w: 0.0}, "ranks disagree on loss"),
 }
+# What is wrong on one rank, which says so; the other says which rank could not begin, and why.
+WRONG = {
+    "tol": (LANCZOS, {"tol": -1.0}, "tol must be"),
+    "operator": (LANCZOS, {"operator": "H"}, "the operator must be"),
+    "not square": (LANCZOS, {"operator": np.ones((3, 4)), "n": None}, "3, 4"),
+    "threads": (LANCZOS, {"num_threads": 0}, "num_threads must be"),
+    "callback": (LANCZOS, {"callback": 3}, "callback must be callable"),
+    "grad": (AT_ZERO, {"grad": 3}, "grad must be callable"),
+    "no point": (AT_ZERO, {"x": "here"}, "x must be"),
+    "empty point": (in_dict(), {"x": {}}, "x is empty"),
+    "confidence": (AT_ZERO, {"confidence": 2.0}, "confidence must be"),
+    "a scale": (in_dict(), {"x_scale": {"a": 1}}, "x_scale"),
+}
+
+
+def errors_of(arguments, odd):
+    """Each rank's error where one has arguments of its own; none waits for another."""
+
+    def work(rank):
+        given = {**arguments, **(odd if rank.rank else {}), "comm": rank}
+        act = curvature.lanczos if "operator" in arguments else curvature.classify
+        with pytest.raises((optkern.mpi.RankError, TypeError, ValueError)) as error:
+            act(**given)
+        return error.value
+
+    return mpi_ranks.run(2, work)
 
 
 @pytest.mark.parametrize("case", ODD)
 def test_ranks_that_differ_in_arguments_do_not_begin(case):
     """They would part on the way, each in another operation, and wait for each other."""
-    which, odd, message = ODD[case]
-    d = np.linspace(-0.5, 2, 60)
+    arguments, odd, message = ODD[case]
+    for error in errors_of(arguments, odd):
+        assert isinstance(error, optkern.mpi.RankError)
+        assert re.search(message, str(error)), error
 
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_on_one_rank_ends_all(case):
+    arguments, odd, message = WRONG[case]
+    calm, own = errors_of(arguments, odd)
+    assert not isinstance(own, optkern.mpi.RankError) and re.search(message, str(own)), own
+    assert isinstance(calm, optkern.mpi.RankError)
+    assert re.search(f"rank 1 could not begin .*{message}", str(calm)), calm
+
+
+GIVES = {
+    "shapes": (lambda: [np.ones(3)], lambda: [np.ones(4)]),
+    "dtypes": (lambda: np.ones(3), lambda: np.ones(3, np.float32)),
+    "names": (lambda: {"a": np.ones(3)}, lambda: {"b": np.ones(3)}),
+}
+
+
+@pytest.mark.parametrize("case", GIVES)
+def test_functions_that_give_unlike_things_are_told_before_these_are_added(case):
     def work(rank):
-        options = {"comm": rank, **(odd if rank.rank else {})}
-        with pytest.raises(optkern.mpi.RankError, match=message):
-            if which == "lanczos":
-                curvature.lanczos(lambda v: d * v, 60, **options)
-            else:
-                curvature.classify(**{"x": np.zeros(60), "grad": lambda x: d * x, **options})
+        mean = optkern.mpi.averaged(GIVES[case][rank.rank], rank)
+        with pytest.raises(optkern.mpi.RankError, match=f"the {case} (in|of) what it gives"):
+            mean()
 
     mpi_ranks.run(2, work)
+
+
+@pytest.mark.parametrize("odd", ({"timeout": -1}, {"timeout": "long"}, {"function": 3}))
+def test_a_mean_that_one_rank_cannot_make_is_made_on_none(odd):
+    def work(rank):
+        given = {"function": lambda: 1.0, "comm": rank, **(odd if rank.rank else {})}
+        with pytest.raises((optkern.mpi.RankError, TypeError, ValueError)) as error:
+            optkern.mpi.averaged(**given)
+        return str(error.value)
+
+    calm, own = mpi_ranks.run(2, work)
+    assert f"{next(iter(odd))} must be" in own and "rank 1 could not begin averaged: " in calm
+    assert own in calm

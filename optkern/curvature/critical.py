@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +34,8 @@ from .views import hessian
 
 # What all ranks must give alike; of functions only whether they are there.
 _COMPARED = (
-    *("x", "hvp", "loss", "grad_tol", "curvature_tol", "eigenvalue_tol", "x_scale", "confidence"),
-    *("max_matvecs", "memory", "step", "seed", "callback"),
+    *("x", "grad", "hvp", "loss", "grad_tol", "curvature_tol", "eigenvalue_tol", "x_scale"),
+    *("confidence", "max_matvecs", "memory", "step", "seed", "callback"),
 )
 
 
@@ -153,33 +153,27 @@ def classify(
     ('saddle', True)
     """
     owner = "classify"
-    if comm is not None:
-        from ..ranks import agree_to_begin, agreeing, as_communicator, averaged
+    given = locals()
+    if comm is None:
+        asked = _checked_point(given)
+    else:
+        from ..ranks import agree_to_begin, agreeing, averaged
 
-        arguments = {k: v for k, v in locals().items() if k in _COMPARED}
-        comm = as_communicator(owner, comm)
-        agree_to_begin(owner, comm, arguments)
-        check_callable(owner, grad=grad, hvp=hvp, loss=loss, callback=callback)
+        compared = {k: v for k, v in given.items() if k in _COMPARED}
+
+        def check() -> _PointArguments:
+            check_callable(owner, grad=grad)
+            asked = _checked_point(given)
+            compared["x"] = asked.x
+            return asked
+
+        comm, asked = agree_to_begin(owner, comm, compared, check)
         callback = agreeing(owner, comm, callback)
         grad = averaged(grad, comm)
         hvp, loss = (f if f is None else averaged(f, comm) for f in (hvp, loss))
-    x = settled(x)
-    point = Point(owner, x)
-    if grad_tol is not None:
-        grad_tol = check_real(owner, "grad_tol", grad_tol, 0.0)
-    if curvature_tol is not None:
-        curvature_tol = check_real(owner, "curvature_tol", curvature_tol, 0.0)
-    if eigenvalue_tol is not None:
-        eigenvalue_tol = check_real(owner, "eigenvalue_tol", eigenvalue_tol, 0.0)
-    scale = as_scale(owner, x_scale, point)
+    x, point, grad_tol, curvature_tol, eigenvalue_tol, scale, *_ = asked
+    confidence, max_matvecs, memory, seed, threads, step = asked[6:]
     least = norm(scale) if isinstance(scale, np.ndarray) else scale or 0.0
-    confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
-    max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
-    memory = check_count(owner, "memory", memory, 0)
-    seed = check_seed(owner, seed)
-    threads = check_threads(owner, num_threads)
-    step = check_step(owner, step)  # also where exact products make none
-    check_callable(owner, hvp=hvp, loss=loss, callback=callback)
     gradient, pinned, (grad, loss, hvp) = free_of_absent(owner, x, point, grad, loss, hvp)
     if point.n == 0:
         return _nothing(confidence)
@@ -227,6 +221,43 @@ def classify(
         kind = None if against else kind
     cause = against or judge.cause(max_matvecs)
     return _verdict(judge, kind, stationary, line, confidence, cause, way)
+
+
+class _PointArguments(NamedTuple):
+    """Hold arguments that have been checked."""
+
+    x: Any
+    point: Point
+    grad_tol: float | None
+    curvature_tol: float | None
+    eigenvalue_tol: float | None
+    scale: Any
+    confidence: float
+    max_matvecs: int
+    memory: int
+    seed: int
+    threads: int
+    step: float | None
+
+
+def _checked_point(given: Mapping[str, Any]) -> _PointArguments:
+    """Check what `classify` was given."""
+    owner, x = given["owner"], settled(given["x"])
+    point = Point(owner, x)
+    tolerances = [
+        given[name] if given[name] is None else check_real(owner, name, given[name], 0.0)
+        for name in ("grad_tol", "curvature_tol", "eigenvalue_tol")
+    ]
+    scale = as_scale(owner, given["x_scale"], point)
+    confidence = check_real(owner, "confidence", given["confidence"], 0.0, 1.0)
+    max_matvecs = check_count(owner, "max_matvecs", given["max_matvecs"], 1)
+    memory = check_count(owner, "memory", given["memory"], 0)
+    seed = check_seed(owner, given["seed"])
+    threads = check_threads(owner, given["num_threads"])
+    step = check_step(owner, given["step"])  # also where exact products make none
+    check_callable(owner, **{name: given[name] for name in ("hvp", "loss", "callback")})
+    numbers = (confidence, max_matvecs, memory, seed, threads, step)
+    return _PointArguments(x, point, *tolerances, scale, *numbers)
 
 
 def _secant(gradient: FlatGradient, size: float, seed: int) -> float:

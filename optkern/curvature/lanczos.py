@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -228,25 +228,24 @@ def search(
     comm: Any,
 ) -> LanczosResult:
     """Run as `lanczos` does, in the name of what the user called."""
-    if comm is not None:
-        from ..ranks import agree_to_begin, agreeing, as_communicator, averaged
+    given = locals()
+    if comm is None:
+        asked = _checked_search(given)
+        op = asked.op
+    else:
+        from ..ranks import agree_to_begin, agreeing, averaged
 
-        ranks = as_communicator(owner, comm)
-        agree_to_begin(owner, ranks, _compared(locals()))
-    check_word(owner, "which", which, WHICH)
-    k = check_count(owner, "k", k, 1)
-    certify = check_flag(owner, "certify", certify)
-    tol = check_real(owner, "tol", tol, 0.0)
-    confidence = check_real(owner, "confidence", confidence, 0.0, 1.0)
-    max_matvecs = check_count(owner, "max_matvecs", max_matvecs, 1)
-    memory = check_count(owner, "memory", memory, 0)
-    seed = check_seed(owner, seed)
-    threads = check_threads(owner, num_threads)
-    check_callable(owner, callback=callback)
-    op = as_operator(owner, operator, n, dtype)
-    if comm is not None:
-        op = Operator(owner, averaged(op, ranks), op.n, op.dtype)
+        compared = _compared(given)
+
+        def check() -> _SearchArguments:
+            asked = _checked_search(given)
+            compared.update({"the operator's n": asked.op.n, "dtype": str(asked.op.dtype)})
+            return asked
+
+        ranks, asked = agree_to_begin(owner, comm, compared, check)
+        op = Operator(owner, averaged(asked.op, ranks), asked.op.n, asked.op.dtype)
         op.ranks, callback = ranks, agreeing(owner, ranks, callback)
+    _, k, certify, tol, confidence, max_matvecs, memory, seed, threads = asked
     if k > max(op.n, 1):
         raise ValueError(f"{owner}: k must be at most n={op.n}, got {k}")
     if op.n == 0:
@@ -257,12 +256,43 @@ def search(
     if k > 1:
         max_matvecs = min(max_matvecs, steps_within(owner, run, k, memory))
     op.prepare(run.recurrence.vector)
-    search = Search(run, signs, k, tol, bool(certify))
+    search = Search(run, signs, k, tol, certify)
     search.go(max_matvecs, callback)
     if run.start is None and certify:
         run.examine()
     pairs = checked_pairs(run, signs, k, search.certify)
     return _result(search, pairs, confidence, op.products - before)
+
+
+class _SearchArguments(NamedTuple):
+    """Hold arguments that have been checked."""
+
+    op: Operator
+    k: int
+    certify: bool
+    tol: float
+    confidence: float
+    max_matvecs: int
+    memory: int
+    seed: int
+    threads: int
+
+
+def _checked_search(given: Mapping[str, Any]) -> _SearchArguments:
+    """Check what `search` was given."""
+    owner = given["owner"]
+    check_word(owner, "which", given["which"], WHICH)
+    k = check_count(owner, "k", given["k"], 1)
+    certify = check_flag(owner, "certify", given["certify"])
+    tol = check_real(owner, "tol", given["tol"], 0.0)
+    confidence = check_real(owner, "confidence", given["confidence"], 0.0, 1.0)
+    max_matvecs = check_count(owner, "max_matvecs", given["max_matvecs"], 1)
+    memory = check_count(owner, "memory", given["memory"], 0)
+    seed = check_seed(owner, given["seed"])
+    threads = check_threads(owner, given["num_threads"])
+    check_callable(owner, callback=given["callback"])
+    op = as_operator(owner, given["operator"], given["n"], given["dtype"])
+    return _SearchArguments(op, k, certify, tol, confidence, max_matvecs, memory, seed, threads)
 
 
 def _compared(arguments: Mapping[str, Any]) -> dict[str, Any]:

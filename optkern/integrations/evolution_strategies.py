@@ -23,7 +23,7 @@ from .. import kernels
 from ..curvature.operators import norm
 from ..kernels.immutable import immutable
 from ..kernels.names import spell_names, spelled
-from ..ranks import TIMEOUT, Alone, agreement_of, as_communicator
+from ..ranks import TIMEOUT, agreement_of, joined
 from ..rules.domains import check_callable, check_count, check_real, check_seed, check_word
 from ._host import AMOUNT, DECAY_RATE, SHARE, checked_host_argument
 
@@ -277,11 +277,12 @@ class Population:
         comm: Any = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        timeout = check_real(_OWNER, "timeout", timeout, 0.0)
-        self._ranks = Alone() if comm is None else as_communicator(_OWNER, comm, timeout)
+        self._ranks, error = joined(_OWNER, comm, timeout, alone=True)
         self._agreement = agreement_of(self._ranks)
-        error, facts = None, {}
+        facts = {}
         try:
+            if error is not None:
+                raise error
             if not isinstance(optimizer, Optimizer):
                 raise TypeError(
                     f"{_OWNER}: optimizer must be SGD or Adam of this module, got {optimizer!r:.60}"

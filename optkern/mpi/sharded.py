@@ -24,8 +24,8 @@ from ..kernels.structures import ParamsLike, Structure
 from ..optimizers import Optimizer, shares
 from ..optimizers.bound import NEW_WAY_OUT, WAY_OUT
 from ..optimizers.words import SWAPPED
-from ..ranks import TIMEOUT, agreement_of, as_communicator
-from ..rules.domains import check_count, check_flag, check_real
+from ..ranks import TIMEOUT, agreement_of, joined
+from ..rules.domains import check_count, check_flag
 from .attributes import Attributes
 from .averages import Averages
 from .facts import facts_of, facts_of_step
@@ -98,11 +98,12 @@ class Sharded(Saving, Averages, Sums, Attributes):
         **options: Any,
     ) -> None:
         owner = "optkern.mpi.Sharded"
-        timeout = check_real(owner, "timeout", timeout, 0.0)
-        self.ranks = as_communicator(owner, comm, timeout)
+        self.ranks, error = joined(owner, comm, timeout)
         self._agreement = agreement_of(self.ranks)
-        self._owner, error, facts = owner, None, {}
+        self._owner, facts = owner, {}
         try:
+            if error is not None:
+                raise error
             if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
                 raise TypeError(
                     f"{owner}: optimizer must be a class of optkern's, such as optkern.AdamW, got "

@@ -8,7 +8,7 @@ optimizers nor operators.
 from ..kernels.names import spell_names
 from .agreement import Agreement, agreement_of
 from .averaging import agree_to_begin, agreeing, averaged
-from .joining import as_communicator
+from .joining import as_communicator, joined
 from .protocol import TIMEOUT, Alone, Communicator, Pending, RankError
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "agreement_of",
     "as_communicator",
     "averaged",
+    "joined",
 ]
 
 spell_names(__name__)

@@ -96,7 +96,10 @@ class Agreement:
         if error is not None:
             record["state"] = FAILED
             record["said"] = f"{type(error).__name__}: {error}".encode()[:864]
-        records = self._exchanged(record)
+        try:
+            records = self._exchanged(record)
+        except RankError as lost:
+            raise (error or lost) from (lost if error else None)
         if error is not None:
             self._note_ended(records)
             raise error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from ..kernels.flat import arranged
 from ..kernels.structures import Structure
 from ..rules.domains import check_callable
 from .agreement import agreement_of
-from .joining import as_communicator
+from .joining import joined
 from .protocol import TIMEOUT, Communicator
+
+_Checked = TypeVar("_Checked")
 
 
 def averaged(
@@ -43,9 +46,11 @@ def averaged(
     >>> loss(3.0)
     9.0
     """
-    check_callable("averaged", function=function)
+    ranks, _ = agree_to_begin(
+        "averaged", comm, {},
+        lambda: check_callable("averaged", optional=False, function=function), timeout,
+    )  # fmt: skip
     owner = getattr(function, "__name__", type(function).__name__)
-    ranks = as_communicator("averaged", comm, timeout)
     agreement = agreement_of(ranks)
 
     def mean(*args: Any) -> Any:
@@ -55,7 +60,7 @@ def averaged(
             form = _Form(owner, value)
         except Exception as caught:
             error = caught
-        facts = {} if form is None else {"the shapes of what it gives": form.shapes}
+        facts = {} if form is None else form.facts
         agreement.agree(owner, f"evaluate {owner}", facts, error)
         assert form is not None
         vector = form.vector
@@ -67,22 +72,63 @@ def averaged(
     return mean
 
 
-def agree_to_begin(owner: str, ranks: Communicator, arguments: Mapping[str, Any]) -> None:
-    """Refuse a run whose arguments differ between ranks: they would part on the way, and hang.
+def agree_to_begin(
+    owner: str,
+    comm: Any,
+    arguments: Mapping[str, Any],
+    check: Callable[[], _Checked],
+    timeout: Any = TIMEOUT,
+) -> tuple[Communicator, _Checked]:
+    """Join ranks for a run whose arguments are good on all of them, and alike: or none begins.
 
-    Of an array its form and a checksum are compared, of a function whether it is given.
+    Ranks would part on the way otherwise, and hang.
+
+    Parameters
+    ----------
+    owner, comm, timeout
+        As for `as_communicator`.
+    arguments : mapping of str to value
+        What is compared, once ``check`` has been called: of arrays, and of those in containers,
+        form and a checksum, of functions whether they are given.
+    check : callable
+        Which checks this rank's arguments.
+
+    Returns
+    -------
+    Communicator, object
+        What joins the ranks, and what ``check`` returned.
+
+    Raises
+    ------
+    RankError
+        Where they differ, or another rank's are wrong; on every rank. Where this rank's are, its
+        own error.
     """
-    facts = {name: _mark(value) for name, value in arguments.items()}
-    agreement_of(ranks).agree(owner, f"begin {owner}", facts)
+    ranks, error = joined(owner, comm, timeout)
+    facts, checked = {}, None
+    try:
+        if error is None:
+            checked = check()
+            facts = {name: _mark(value) for name, value in arguments.items()}
+    except Exception as caught:
+        error = caught
+    agreement_of(ranks).agree(owner, f"begin {owner}", facts, error)
+    return ranks, checked  # type: ignore[return-value]
 
 
 def _mark(value: Any) -> Any:
+    """Say of a value what ranks compare of it."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        return [list(value.shape), str(value.dtype), zlib.crc32(value.tobytes())]
+        where = {"shape": list(value.shape), "dtype": str(value.dtype)}
+        return {**where, "checksum": zlib.crc32(value.tobytes())}
     if isinstance(value, (type(None), bool, int, float, str)):
         return value
     if isinstance(value, (np.dtype, type, np.number)):
         return str(value)
+    if not callable(value):
+        with suppress(TypeError, ValueError):
+            structure = Structure("", value)
+            return {str(k): _mark(a) for k, a in zip(structure.labels, structure.arrays)}
     return "given"
 
 
@@ -133,6 +179,12 @@ class _Form:
         self.number = not isinstance(value, np.ndarray) and self.structure is None
         self.dtypes = [a.dtype for a in arrays]
         self.shapes: list[list[int]] = [list(a.shape) for a in arrays]
+        labels = [] if self.structure is None else self.structure.labels
+        self.facts = {
+            "the names in what it gives": list(labels),
+            "the shapes of what it gives": self.shapes,
+            "the dtypes of what it gives": [str(dtype) for dtype in self.dtypes],
+        }
         dtype = np.result_type(np.float32, *self.dtypes)
         self.vector = np.concatenate([np.ravel(a) for a in arrays]).astype(dtype)
 
