@@ -33,6 +33,7 @@ options = {"lr": 0.1, "on_nonfinite": "skip", "clip_norm": 1.0}
 
 def bits():
     """Every bit of the dense optimizer, and skipping together."""
+    disagreements()
     dense = {k: p.copy() for k, p in params.items()}
     one = optkern.AdamW(dense, **options)
     opt = optkern.mpi.Sharded(
@@ -54,6 +55,36 @@ def values_of(k):
     return {n: draw.standard_normal(p.shape).astype(p.dtype) for n, p in params.items()}
 
 
+def disagreements():
+    """Whatever one rank has otherwise is named on all of them, and the next one is as if new."""
+    from optkern.mpi import facts
+
+    here = facts.version_here
+    odd = {
+        "ranks disagree on shapes": {"params": {**params, "b": np.zeros(11, np.float32)}},
+        "ranks disagree on dtypes": {"params": {**params, "b": np.zeros(10)}},
+        "ranks disagree on the parameters' names": {
+            "params": {**params, "c": np.zeros(3, np.float32)}
+        },
+        "ranks disagree on hyperparameters": {"lr": 0.2},
+        "ranks disagree on options": {"clip_norm": 2.0},
+        f"rank {size - 1} to construct Sharded(Adam)": {"optimizer": optkern.Adam},
+        "ranks disagree on optkern's version": {"version": "0.0"},
+    }
+    for what, changes in odd.items():
+        given = {"optimizer": optkern.AdamW, "params": params, **options}
+        given |= changes if rank == size - 1 else {}
+        version = given.pop("version", here())
+        facts.version_here = lambda version=version: version
+        try:
+            optkern.mpi.Sharded(comm=comm, timeout=60, **given)
+        except optkern.mpi.RankError as error:
+            assert what in str(error), error
+        else:
+            raise AssertionError(what)
+    facts.version_here = here
+
+
 def finalized():
     """A program that ends MPI itself, as C programs do."""
     optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=60).step(grads)
@@ -63,6 +94,13 @@ def finalized():
 def shape():
     params["b"] = np.zeros(10 + ODD, np.float32)
     optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=60)
+
+
+def argument(**given):
+    """What is wrong on one rank is found before the ranks are joined: it tells the others."""
+    odd = given if ODD else {}
+    optkern.mpi.Sharded(optkern.AdamW, params, **{"comm": comm, "timeout": 60, **odd})
+    print(f"rank {rank} went on", flush=True)
 
 
 def evolution():
@@ -132,6 +170,8 @@ CASES = {
     "cut": cut,
     "finalized": finalized,
     "shape": shape,
+    "timeout": lambda: argument(timeout="long"),
+    "comm": lambda: argument(comm="world"),
     "raises": lambda: trained(fail),
     "exits": lambda: trained(lambda: sys.exit(3)),
     "killed": lambda: trained(lambda: os.kill(os.getpid(), signal.SIGKILL)),

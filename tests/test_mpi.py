@@ -411,6 +411,9 @@ DIFFERING = {
         lambda r, odd: {"lr": optkern.schedules.Cosine(0.1, 9) if odd else 0.1},
         "'lr': rank 0 has 0.1, rank 1 ",
     ),
+    "a timeout": (lambda r, odd: {"timeout": -1 if odd else 60}, "timeout must be"),
+    "a flag": (lambda r, odd: {"write_back": "no" if odd else True}, "write_back must be"),
+    "buckets": (lambda r, odd: {"bucket_bytes": 0 if odd else 9}, "bucket_bytes must be"),
     "a slip": (lambda r, odd: {"bettas": (0, 0)} if odd else {}, "did you mean betas"),
 }
 

@@ -126,7 +126,7 @@ def refused(change):
         with pytest.raises((optkern.mpi.RankError, ValueError, ZeroDivisionError)) as error:
             population = Population(
                 Adam(pi, odd.get("stepsize", 0.1)), odd.get("reward", reward),
-                **options, **{k: odd[k] for k in ("seed", "sigma") if k in odd},
+                **options, **{k: odd[k] for k in ("seed", "sigma", "timeout") if k in odd},
             )  # fmt: skip
             odd.get("between", lambda population: before)(population)
             before = pi.vector.copy()
@@ -145,6 +145,7 @@ ODD = {
     "seed": ({"seed": 5}, "ranks disagree on seed: rank 0 has 0, rank 1 5"),
     "sigma": ({"sigma": 0.5}, "ranks disagree on sigma"),
     "stepsize": ({"stepsize": 0.2}, "ranks disagree on its numbers 'stepsize'"),
+    "a timeout": ({"timeout": -1.0}, "timeout must be a finite number"),
     "a seed later": (
         {"between": lambda population: setattr(population, "seed", 9)},
         "ranks disagree on seed",

@@ -68,6 +68,8 @@ def test_a_basis_takes_its_share_of_memory_on_each_rank(ranks):
 
 ENDS = {
     "shape": ("ranks disagree on shapes 'b' [0]: rank 0 has 10, rank 1 11", 2),
+    "timeout": ("timeout must be a finite number", 2),
+    "comm": ("TypeError: optkern.mpi.Sharded: comm must be a communicator", 2),
     "raises": ("rank 1 has ended", 1),
     "exits": ("rank 1 has ended", 1),
     "stuck": ("rank 0 has waited 4 s for another rank", 1),
@@ -79,7 +81,7 @@ ENDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ENDS)
 def test_every_rank_ends_where_one_does(case):
-    code, text = mpiexec(2, case)
+    code, text = mpiexec({"raises": 3, "killed": 4}.get(case, 2), case)
     said, times = ENDS[case]
     assert code != 0 and "went on" not in text
     assert len(re.findall(re.escape(said) if "|" not in said else said, text)) >= times, text
@@ -98,7 +100,7 @@ def test_the_example_is_as_good_as_one_process():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ("bits", "shape", "raises", "stuck"))
+@pytest.mark.parametrize("case", ("bits", "shape", "comm", "raises", "killed", "leaves", "stuck"))
 def test_the_same_over_gloo(case, tmp_path):
     pytest.importorskip("torch", reason="extra `torch`")
     command = [sys.executable, str(PROGRAM), case]
@@ -121,5 +123,6 @@ def test_the_same_over_gloo(case, tmp_path):
         assert codes == [0, 0] and "Traceback" not in "".join(texts), texts
         assert hashes(texts[0]) == hashes(texts[1]) != []
     else:
-        said = ENDS[case][0] if case != "stuck" else "rank 0 has lost another rank"
+        lost = case in ("killed", "leaves", "stuck")
+        said = "rank 0 has lost another rank" if lost else ENDS[case][0]
         assert all(codes) and said in texts[0] and "went on" not in "".join(texts)
