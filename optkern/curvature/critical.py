@@ -244,10 +244,10 @@ def _checked_point(given: Mapping[str, Any]) -> _PointArguments:
     """Check what `classify` was given."""
     owner, x = given["owner"], settled(given["x"])
     point = Point(owner, x)
-    tolerances = [
+    grad_tol, curvature_tol, eigenvalue_tol = (
         given[name] if given[name] is None else check_real(owner, name, given[name], 0.0)
         for name in ("grad_tol", "curvature_tol", "eigenvalue_tol")
-    ]
+    )
     scale = as_scale(owner, given["x_scale"], point)
     confidence = check_real(owner, "confidence", given["confidence"], 0.0, 1.0)
     max_matvecs = check_count(owner, "max_matvecs", given["max_matvecs"], 1)
@@ -256,8 +256,10 @@ def _checked_point(given: Mapping[str, Any]) -> _PointArguments:
     threads = check_threads(owner, given["num_threads"])
     step = check_step(owner, given["step"])  # also where exact products make none
     check_callable(owner, **{name: given[name] for name in ("hvp", "loss", "callback")})
-    numbers = (confidence, max_matvecs, memory, seed, threads, step)
-    return _PointArguments(x, point, *tolerances, scale, *numbers)
+    return _PointArguments(
+        x, point, grad_tol, curvature_tol, eigenvalue_tol, scale,
+        confidence, max_matvecs, memory, seed, threads, step,
+    )  # fmt: skip
 
 
 def _secant(gradient: FlatGradient, size: float, seed: int) -> float:
