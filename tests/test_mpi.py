@@ -4,6 +4,8 @@ The ranks are threads here, over five operations in NumPy (mpi_ranks.py); those 
 test_mpi_processes.py are real ones.
 """
 
+import weakref
+
 import mpi_ranks
 import numpy as np
 import pytest
@@ -363,6 +365,34 @@ def test_new_arrays_in_the_parameters_places():
     opt = Sharded(optkern.SGD, values(), comm=optkern.mpi.Alone(), lr=1.0, write_back=False)
     with pytest.raises(ValueError, match="write into views"):
         opt.rebind(values())
+
+
+FORMS = {
+    "an array": lambda p: (p["W"], p["W"]),
+    "a list": lambda p: ([p["W"], [p["b"]]], [p["W"], [p["b"]]]),
+    "groups": lambda p: ([{"params": p["W"], "lr": 0.2}, {"params": {"b": p["b"]}}],
+                         [p["W"], {"b": p["b"]}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_views_alone_are_trained_and_what_was_given_is_let_go(form):
+    def work(rank):
+        params = values()
+        seen = weakref.ref(params["W"])
+        opt = Sharded(optkern.Adam, FORMS[form](params)[0], comm=rank, lr=0.1, write_back=False)
+        del params
+        assert seen() is None
+        for k in range(2):
+            opt.step(FORMS[form](values(seed=5 + k))[1])
+        return [view.tobytes() for view in opt.memory.views]
+
+    params = values()
+    dense = optkern.Adam(FORMS[form](params)[0], lr=0.1)
+    for k in range(2):
+        dense.step(FORMS[form](values(seed=5 + k))[1])
+    for found in mpi_ranks.run(2, work):
+        assert found == [p.tobytes() for p in dense.params]
 
 
 # --------------------------------------------------------------------------- what is not finite

@@ -1,7 +1,10 @@
 """The table of docs/scale.md is what its script prints, and its model is what a step counts."""
 
+import os
+import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import mpi_ranks
@@ -61,3 +64,57 @@ def test_the_model_is_what_a_step_counts():
     args = ("--bandwidth", "1", "--latency", "0", "--sizes", str(n), "--ranks", str(ranks))
     row = table(*args).splitlines()[2].split("|")
     assert float(row[4].strip().rstrip(" s")) == pytest.approx(model * 1e-9, rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float16"))
+@pytest.mark.parametrize("write_back", (True, False))
+def test_the_memory_is_what_ranks_hold(dtype, write_back):
+    """The ranks are threads: what is held after a step is that of all of them."""
+    n, ranks = 400_000, 4
+    kept = []
+
+    def work(rank):
+        p, g = np.zeros(n, dtype), np.ones(n, np.float32)
+        opt = optkern.mpi.Sharded(optkern.Adam, p, comm=rank, write_back=write_back)
+        if not write_back:
+            del p, g
+        opt.step(g if write_back else opt.gradients)
+        rank.barrier()
+        kept.append(tracemalloc.get_traced_memory()[0])
+        rank.barrier()
+        return opt, (p, g) if write_back else ()
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        mpi_ranks.run(ranks, work)
+    finally:
+        tracemalloc.stop()
+    held = (min(kept) - before) / ranks
+    size = np.dtype(dtype).itemsize
+    args = ("--sizes", str(n), "--ranks", str(ranks), "--bytes", str(size))
+    told = 1e9 * float(table(*args).splitlines()[2].split("|")[7].strip().removesuffix(" GB"))
+    told -= 0 if write_back else n * (size + 4)
+    assert held == pytest.approx(told, rel=0.05)
+
+
+def test_a_rule_is_timed_and_its_state_counted():
+    text = table("--rule", "sgd", "--sizes", "1e6", "--ranks", "2")
+    assert "4 an element of a gradient, 0 of state" in text
+    assert float(re.search(r"(\S+) ns in the kernel", text)[1]) > 0
+
+
+def test_its_reader_may_leave():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(ROOT / "bench" / "scale_table.py")]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("option", ("bandwidth", "bytes", "latency", "ranks"))
+def test_figures_that_make_no_sense(option):
+    command = [sys.executable, str(ROOT / "bench" / "scale_table.py"), f"--{option}", "-1"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and f"argument --{option}: " in run.stderr and not run.stdout

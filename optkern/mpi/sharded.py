@@ -137,6 +137,8 @@ class Sharded(Saving, Averages, Sums, Attributes):
             view[...] = array
         self.memory.broadcast()
         self._write_user()
+        if not self._write_back:  # the arrays that were given are let go
+            self.structure = self.structure.rebound(self.views)
         pieces = [
             np.empty((0,) * max(array.ndim, 1), array.dtype) if piece is None else piece
             for piece, array in zip(self.memory.pieces(), self.structure.arrays)
