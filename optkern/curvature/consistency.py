@@ -254,7 +254,9 @@ class _LinesThroughX:
             return _Change(math.nan, math.nan, 0.0, 0.0, 0.0)
         moved = end.astype(np.float64) - self.x
         rough = 0.5 * float((g + last) @ moved)
-        least = RESOLVED * max(self.rounding, self._rounding(there))
+        # Terms may cancel in the sum, and leave their rounding.
+        terms = np.finfo(np.float64).eps * float(np.abs(g + last) @ np.abs(moved))
+        least = RESOLVED * max(self.rounding, self._rounding(there), terms)
         # No change at all is one that larger terms have swallowed, unless the step is long.
         swallowed = there == here and step < LONG * self.size
         if swallowed or max(abs(there - here), abs(rough)) <= least:

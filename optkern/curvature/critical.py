@@ -28,7 +28,8 @@ from .operators import Operator, Point, norm, random_unit
 from .pinned import free_of_absent
 from .recurrence import dot
 from .run import MEMORY, LanczosRun
-from .stationarity import GAIN, Stationarity, StationarityTest
+from .scales import LossScale
+from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained
 from .views import hessian
 
@@ -129,8 +130,10 @@ def classify(
     Stationary: the gradient is within its rounding, or no step gains. A Newton step in the Krylov
     space of the gradient (10 products, of n at the most) is tried with `loss`, where x's
     coordinates are of unlike sizes another in units of these; what gains more than .001 of the loss
-    is a way on. Without `loss` its length decides, .01 of ||x||; its decrement is reported, and
-    against the only scale there is, lambda_max ||x||^2 / 2, says no more.
+    is a way on, and so is .01 of how the loss changes over the size of x: a constant in the loss is
+    nothing to gain. Without `loss` its length decides, .01 of ||x|| or, where that is far less, of
+    the length over which slopes stay; its decrement is reported, and against the only scale there
+    is, lambda_max ||x||^2 / 2, says no more.
 
     Where a minimum would be said and directions are flat, the loss (or the integral of grad) is
     looked at along them, at six distances up to the norm of x (`flat_ways.py`): x^2 - y^4 at 0 is a
@@ -205,12 +208,14 @@ def classify(
             stationary, against = test.by_newton(run), ""
         elif against:
             against += "; pass `loss` to have it tried"
+    if kind in ("minimum", "saddle", "maximum") and not against and loss is None:
+        stationary = test.by_own_size(stationary)
     kind = None if against else kind
     ways = None
     if stationary and kind in ("minimum", "degenerate") and run.has_basis:
         ways = None if judge.strict(kind) else judge.along_flat(line, seed)
     if kind == "minimum" and ways and ways.step is not None:
-        kind, against = _by_flat_ways(ways, line)
+        kind, against = _by_flat_ways(ways, line, test.worth)
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
     if stationary and kind == "maximum" and not judge.strict(kind) and judge.rises_in_units(seed):
@@ -308,11 +313,13 @@ def _at_its_end(judge: Judge, line: LossAlongDirection, seed: int) -> str:
     )
 
 
-def _by_flat_ways(ways: FlatWays, line: LossAlongDirection) -> tuple[str | None, str]:
+def _by_flat_ways(
+    ways: FlatWays, line: LossAlongDirection, worth: LossScale
+) -> tuple[str | None, str]:
     """Judge a point without curvature below zero from which a flat direction leads down."""
     if math.isfinite(ways.order):
         return "saddle", ""
-    if line.loss is not None and ways.fall <= GAIN * abs(line.f):
+    if line.loss is not None and not worth.counts(ways.fall):
         return "minimum", ""
     return None, (
         f"no curvature below zero was seen, and some directions are flat; along one of them the "

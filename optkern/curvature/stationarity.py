@@ -14,12 +14,14 @@ from dataclasses import replace
 import numpy as np
 
 from ..kernels.immutable import immutable
+from .alone import in_own_units
 from .descent import Descent
-from .figures import percentage, share_of
+from .figures import percentage
 from .gradients import FlatGradient
 from .line import LossAlongDirection
 from .operators import Operator, norm, unit_roundoff
 from .run import LanczosRun
+from .scales import LossScale, own_size
 from .shared import combine_rows, parts_along
 from .units import (
     MENDS,
@@ -37,7 +39,6 @@ from .units import (
 
 # Products for the Newton step: ten found all that forty did (34 of 74 points of small real models).
 PRODUCTS = 10
-GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the point to count as open
 # Of ||x||: what a Newton step must reach for it where there is no loss to try it by. The decrement,
 # against the scale that H gives, lambda_max ||x||^2 / 2, decides nothing beside it: it is at most
 # lambda_max length^2 / 2, and beyond 1e-3 of that scale the length is beyond .03 ||x||.
@@ -281,6 +282,7 @@ class StationarityTest:
         # was not scaled to it, and to one that was x_scale says so.
         own = norm(gradient.x)
         self.scale = max(own, x_scale or (math.sqrt(unit_roundoff(gradient.dtype)) if own else 1.0))
+        self.worth = LossScale(line, self.scale, seed)
 
     def by_gradient(self) -> Stationarity | None:
         """Decide by the gradient: zero, noise, or zero to the user.
@@ -322,11 +324,11 @@ class StationarityTest:
             found = replace(found, newton_length=newton.length)
         self._see_own_units(whole)
         if self.line.loss is None and not self.own.any():
-            return self._by_length(found, [])
+            return self._in_own_units(self._by_length(found, []), whole, noise)
         steps = [newton, *self._of_unlike()]
         found = replace(found, products=self.operator.products - before)
         if self.line.loss is None:
-            return self._by_length(found, steps)
+            return self._in_own_units(self._by_length(found, steps), whole, noise)
         if whole is not None and whole.k >= whole.n > run.k:
             steps.append(newton_step(whole, self.gradient.value, noise))
         gain, best = 0.0, np.zeros(1)
@@ -336,7 +338,9 @@ class StationarityTest:
                 gain, best = won, share * each.step
         verdict = self._by_gain(found, gain, best)
         followed = self._followed(verdict, steps)
-        return verdict if followed is None else followed  # which is false, where it is one
+        if followed is not None:  # it is false, where it is one
+            return followed
+        return self._in_own_units(verdict, whole, noise)
 
     def _of_size(self, newton: Newton) -> Newton:
         """Return a step down the gradient as long as x, where nothing curves: no other is known."""
@@ -348,6 +352,20 @@ class StationarityTest:
         """Return whether the gradient is next to nothing beside how it changes over x's size."""
         size = norm(self.gradient.value)
         return self.line.loss is None and size <= DECAYED * self.operator.secant * self.scale
+
+    def by_own_size(self, found: Stationarity) -> Stationarity:
+        """Judge a Newton step by how far slopes stay as well, where that is far less than ||x||."""
+        if not (found and found.newton_length) or self.grad_tol is not None:
+            return found
+        size = own_size(self.gradient, self.scale, self.seed)
+        share = found.newton_length / size
+        if size == self.scale or share <= NEGLIGIBLE_LENGTH:
+            return found
+        why = (
+            f"a Newton step is {share:.1g} of the {size:.1g} over which slopes change, and ||x|| "
+            f"is {self.scale:.1g} (nothing was tried: pass `loss` to have it tried)"
+        )
+        return replace(found, holds=False, why=why)
 
     def endless(self, whole: LanczosRun) -> str:
         """Say that Newton steps find no end of the gradient, only its decay; "" where they do.
@@ -407,6 +425,43 @@ class StationarityTest:
             return found
         return replace(found, mended=Space(run, 0.0).condition)
 
+    def _in_own_units(
+        self, verdict: Stationarity, whole: LanczosRun | None, noise: float
+    ) -> Stationarity:
+        """Try again in each coordinate's own units, where H hides some beside the others."""
+        if not verdict.holds or whole is None or whole.k < whole.n:
+            return verdict
+        try:
+            view = in_own_units(self.operator, self.gradient, whole, noise)
+        except FloatingPointError:  # beyond the range of the numbers, in such units
+            return verdict
+        if view is None:
+            return verdict
+        operator, units = view
+        g = units * self.gradient.value
+        if not 0 < norm(g) < math.inf:
+            return verdict
+        run = krylov(g, operator, self.seed, self.num_threads)
+        newton = newton_step(run, g, operator.noise)
+        there = units > 0
+        unlike = float(units[there].max() / units[there].min())
+        found = replace(
+            verdict,
+            unlike=max(verdict.unlike, unlike),
+            condition=max(verdict.condition, unlike),
+            mended=newton.condition,
+            products=verdict.products + operator.products,
+        )
+        if self.line.loss is not None:
+            won, share = fall_along(self.line, units * newton.step)
+            return self._by_gain(found, won, share * units * newton.step)
+        size = max(norm(self.gradient.x[there] / units[there]), 1e-8)
+        why = (
+            f"{self.step_name} is {newton.length / size:.1g} of x long, in units in which each "
+            "coordinate curves alike (nothing was tried: pass `loss` to have it tried)"
+        )
+        return replace(found, holds=newton.length <= NEGLIGIBLE_LENGTH * size, why=why)
+
     def _of_unlike(self) -> list[Newton]:
         """Return the Newton step in units of x's own coordinates, where their sizes are unlike.
 
@@ -432,18 +487,20 @@ class StationarityTest:
 
         What that must gain is more, `FOLLOWED_GAIN`: many steps gain a little anywhere.
         """
-        f, gain = abs(self.line.f), verdict.gain or 0.0
-        if not (verdict.holds and f * WORTH_FOLLOWING < gain <= f * GAIN):
+        gain = verdict.gain or 0.0
+        if not verdict.holds or self.worth.counts(gain):  # not by what gains, as an exact fit's
+            return None
+        if gain <= WORTH_FOLLOWING * self.worth.least:
             return None
         descent = Descent(self.line, self.line.x, verdict.newton_length * 1e-3)
         for _ in range(MOST_FOLLOWING_STEPS):
             if not descent.step():
                 break
         won = self.line.f - descent.f
-        if won <= FOLLOWED_GAIN * f:
+        if won <= max(FOLLOWED_GAIN * self.worth.least, 4 * self.line.rounding(self.seed)):
             return None
         moved = norm(descent.x - self.line.x)
-        why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({share_of(won, f)})"
+        why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({self.worth.said(won)})"
         return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
 
     def _sizes(self) -> np.ndarray:
@@ -506,7 +563,7 @@ class StationarityTest:
         f, length = abs(self.line.f), norm(step)
         exact = 0 < gain >= 0.5 * f and self._is_short(step)
         lost = 0 < gain <= 4 * self.line.rounding(self.seed)
-        holds = gain <= GAIN * f or exact or lost
+        holds = gain == 0 or exact or lost or not self.worth.counts(gain)
         if gain == 0:
             why = f"{self.step_name.replace('a ', 'no ', 1)} gains anything"
         elif lost:
@@ -514,5 +571,6 @@ class StationarityTest:
         elif exact:
             why = f"what is left of the loss ends within {length / self.scale:.1g} of ||x||"
         else:
-            why = f"{self.step_name} of length {length:.2g} gains {gain:.2g} ({share_of(gain, f)})"
+            said = self.worth.said(gain)
+            why = f"{self.step_name} of length {length:.2g} gains {gain:.2g} ({said})"
         return replace(found, holds=holds, why=why, gain=gain, tried_length=length)

@@ -1,0 +1,116 @@
+"""What is a gain small beside, and what is a step? A constant in the loss is no measure, nor in x.
+
+Of a likelihood or an energy a constant may be part that nothing can gain, and x may be far from the
+origin of what it is in (metres in a grid of the whole earth). So the loss is also measured by how
+it changes about x, and a step by how far the gradient's slopes stay.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from .figures import share_of
+from .gradients import FlatGradient
+from .line import LossAlongDirection
+from .operators import norm, random_unit
+from .units import coordinate_sizes
+
+GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the point to count as open
+GAIN_OF_CHANGE = 1e-2  # the same of how the loss changes over the size of x
+GAIN_AT_ZERO = 1e-4  # of that change: the least where the loss's magnitude is no measure
+MEDIAN_OF = 5  # points about x, or directions from it, of which the median counts
+# Slopes that stay over no more than this share of x say that ||x|| is no size of a step.
+FAR_SHARE = 1e-3
+TENTHS = 14  # tenth parts of x: beyond them is its rounding
+
+
+class LossScale:
+    """Say what a gain is beside the loss at x, and beside how the loss changes there.
+
+    Parameters
+    ----------
+    line : LossAlongDirection
+        With the loss.
+    size : float
+        Of x.
+    seed : int
+    """
+
+    def __init__(self, line: LossAlongDirection, size: float, seed: int) -> None:
+        self.line, self.size, self.seed = line, size, seed
+
+    @functools.cached_property
+    def change(self) -> float:
+        """Measure how the loss changes over the size of x, whatever constant is part of it.
+
+        Over that of x as a whole and over each coordinate's own: the smaller of the two medians.
+        """
+        rng = np.random.default_rng([self.seed, 0x5EEDE])
+        x = self.line.x.astype(np.float64)
+        kinds = [np.full(x.size, self.size / math.sqrt(x.size))]
+        if norm(x) >= self.size:
+            kinds.append(np.abs(x))
+        medians = []
+        for sizes in kinds:
+            steps = (sizes * rng.standard_normal(x.size) for _ in range(MEDIAN_OF))
+            medians.append(float(np.median([abs(self.line.change(step, 1.0)) for step in steps])))
+        return min(medians)
+
+    @property
+    def least(self) -> float:
+        """Return the smaller of the loss's magnitude, where that is a measure, and its change."""
+        f = self.line.f
+        by_chance = f <= 0 and abs(f) <= GAIN_AT_ZERO * self.change
+        return self.change if by_chance else min(abs(f), self.change)
+
+    def beside_loss(self, gain: float) -> bool:
+        """Return whether a gain is a way on beside |loss|.
+
+        A loss that is, or comes, below zero may be as good as zero by chance.
+        """
+        f = self.line.f
+        return gain > GAIN * abs(f) and (gain <= f or gain > GAIN_AT_ZERO * self.change)
+
+    def counts(self, gain: float) -> bool:
+        """Return whether a gain is a way on."""
+        return self.beside_loss(gain) or gain > GAIN_OF_CHANGE * self.change
+
+    def said(self, gain: float) -> str:
+        """Say how much a gain is."""
+        share = share_of(gain, abs(self.line.f))
+        if self.beside_loss(gain) or not self.counts(gain):
+            return share
+        return f"{share}, {gain / self.change:.2g} of its change over the size of x"
+
+
+def own_size(gradient: FlatGradient, size: float, seed: int) -> float:
+    """Return ||x||, or over which length slopes stay where that is far less.
+
+    Along random directions, the median; of coordinates of unlike sizes nothing is asked.
+    """
+    if coordinate_sizes(gradient.x) is not None:
+        return size
+    stays = sorted(_stays_within(gradient, size, [seed, 0x5EEDF, way]) for way in range(MEDIAN_OF))
+    return stays[MEDIAN_OF // 2] if stays[MEDIAN_OF // 2] <= FAR_SHARE * size else size
+
+
+def _stays_within(gradient: FlatGradient, size: float, seed: list[int]) -> float:
+    """Return the largest size / 10**k to whose tenth part the slope along a way stays.
+
+    As far down as the gradient's rounding shows it.
+    """
+    kind = gradient.dtype.type
+    way = random_unit(np.random.default_rng(seed), gradient.x.size, gradient.dtype)
+    noise = max(gradient.noise, 4 * gradient.rounding(seed[0], gradient.dtype))
+    before = np.full(gradient.x.size, math.nan)
+    for shorter in size / 10.0 ** np.arange(TENTHS):
+        there = gradient.probe(gradient.x + kind(shorter) * way)
+        slope = (there - gradient.value) / kind(shorter)
+        bend, steep = norm(np.ascontiguousarray(before - slope)), norm(slope)
+        if steep < math.inf and (bend <= 0.5 * steep or noise >= 0.1 * shorter * steep):
+            break
+        before = slope
+    return float(10 * shorter)
