@@ -82,7 +82,7 @@ def test_a_weight_of_huge_features_hides_no_other(seconds, tried, exact):
     hvp = (lambda v: H @ v) if exact else None
     v = curvature.classify(w, grad, hvp, loss if tried else None)
     assert v.kind == "not_stationary", str(v)
-    assert v.gain > 0.2 if tried else v.gain is None
+    assert v.gain > 0.01 if tried else v.gain is None
     # The optimum in units of its own is one in these.
     start = np.array([0.2, -0.2 * 2005])
     one, slope_of, curved = raw_years(1.0)
