@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from turning import turn
 
-from optkern import NewtonLanczos
+from optkern import LBFGS, NewtonLanczos
 from optkern.solvers import _problem, krylov
 from optkern.solvers.krylov import KrylovCall, Model
 from optkern.solvers.products import Products
@@ -385,3 +385,37 @@ def test_two_products_that_differ_by_a_tenth_are_surveyed():
         return bool(found)
 
     assert turn(surveyed, 0.01, 0.5) == pytest.approx(0.1 / 0.9)
+
+
+@pytest.mark.parametrize("made", (NewtonLanczos, LBFGS))
+def test_a_tolerance_says_nothing_of_a_function_that_is_smaller(made):
+    """Of Rosenbrock's function times 1e-12 the gradient is 2e-10 at the start."""
+
+    def report(scale, tolerance=1e-7):
+        x = np.array([-1.2, 1.0])
+
+        def closure():
+            a, b = x
+            g = np.array([-400 * a * (b - a * a) - 2 * (1 - a), 200 * (b - a * a)])
+            return scale * (100 * (b - a * a) ** 2 + (1 - a) ** 2), [scale * g]
+
+        options = {"line_search_fn": "strong_wolfe"} if made is LBFGS else {}
+        solver = made([x], max_iter=200, tolerance_grad=tolerance, tolerance_change=0.0, **options)
+        return solver.step(closure), x, solver, closure
+
+    for scale in (1e-12, 1e-30):
+        said = report(scale)[0]
+        assert not said.converged and "scale the function up" in said.status
+    assert report(1e-12, 1e-6)[0].converged  # who gives a larger one has said what counts
+    said, x, solver, closure = report(1.0)
+    assert said.converged and abs(x - 1).max() < 1e-6
+    assert solver.step(closure).converged  # of a loss of 1e-20, and nothing is left
+    limit = turn(lambda f: little(1e-9, f), 1e-12, 1.0)
+    assert limit == pytest.approx(1e-7, rel=1e-3)
+
+
+def little(g, f):
+    call = object.__new__(Judged)
+    call.solver = SimpleNamespace(_now=SimpleNamespace(tolerance_grad=1e-7), iterations=0)
+    call.g, call.f, call.initial, call.iterations = np.array([g]), -f, 0.0, 0
+    return call._is_little()

@@ -25,6 +25,9 @@ from ..rules.domains import check_callable, check_count, check_threads
 
 Closure = Callable[[], tuple[Any, Any]]
 
+TOLERANCE_GRAD = 1e-7  # the default
+LITTLE_GRADIENT = 0.01  # of the loss, per unit of a parameter: what a gradient within it is little
+
 
 @immutable
 class Report:
@@ -473,6 +476,8 @@ class SolverCall(ABC):
             self.f, self.g = self.objective.start(self.x)
             self.initial = self.f
             reason, converged = self._iterate()
+            if converged and not self._is_little():
+                reason, converged = self._scaled_down(), False
             self.solver.steps += 1
             return self._report(reason, converged)
         except BaseException:
@@ -484,6 +489,24 @@ class SolverCall(ABC):
     @abstractmethod
     def _iterate(self) -> tuple[str, bool]:
         """Iterate until something ends it; return what, and whether it has converged."""
+
+    def _is_little(self) -> bool:
+        """Return whether the gradient at the end is next to nothing beside the losses seen.
+
+        Within a tolerance of 1e-7 is every gradient of a function of 1e-9. Who gives a larger one
+        has said what counts; where earlier calls have come here, it was small beside theirs.
+        """
+        solver, most = self.solver, largest(self.g)
+        here_before = self.iterations == 0 < solver.iterations
+        if here_before or not 0 < most <= solver._now.tolerance_grad <= TOLERANCE_GRAD:
+            return True
+        return most <= LITTLE_GRADIENT * max(abs(self.initial), abs(self.f))
+
+    def _scaled_down(self) -> str:
+        return (
+            f"stopped: max|g| = {largest(self.g):.2g} <= tolerance_grad, which says little of a "
+            f"loss of {self.f:.2g}: scale the function up, or lower tolerance_grad"
+        )
 
     def _callback_stops(self) -> bool:
         """Return whether the callback, where there is one, wants to stop here."""

@@ -51,7 +51,8 @@ class LBFGS(Solver):
     max_eval : int or None
         Closure calls in a call of `step`; None: 1.25 max_iter.
     tolerance_grad : float
-        Converged where no element of the gradient is larger.
+        Converged where no element of the gradient is larger; of the default and below not where it
+        is more than a hundredth of the losses seen: of a function of 1e-9 it says little.
     tolerance_change : float
         Ends where the loss changes by less, or no parameter by more, in an iteration, or where the
         loss's slope along the next direction is less: one of the three is enough, as in torch. The

@@ -34,7 +34,8 @@ class NewtonLanczos(Solver):
     radius : float
         Of the trust region at the start.
     tolerance_grad : float
-        Stationary, and `converged`, where no element of the gradient is larger.
+        Stationary, and `converged`, where no element of the gradient is larger; of the default and
+        below not where it is more than a hundredth of the losses seen.
     tolerance_change : float
         Ends where a whole Newton step changes no parameter by more. The report says so, and is not
         `converged`: where rounding hides the curvature a minimum may be far.
