@@ -19,7 +19,7 @@ TORCH = $(if $(findstring peers,$*)$(findstring torch,$*),$$($(BIN)/python -c 'i
 # The requirements of extras (and what optkern itself needs), or of the build, as pyproject.toml names them.
 REQUIRED := $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")); extras = project["project"]["optional-dependencies"]; print(*sum((extras[e] for e in sys.argv[1].split(",")), project["project"]["dependencies"]) if sys.argv[1:] else project["build-system"]["requires"], sep="\n")'
 
-.PHONY: demo test bench lessons docs wheels free-threading mutants lint clean sanitize fuzz oom forge large arm s390x clang
+.PHONY: demo test bench lessons docs wheels free-threading abi3 mutants lint clean sanitize fuzz oom forge large arm s390x clang
 
 demo: .venv/built .venv/extras-demo
 	$(BIN)/optkern demo $(ARGS)
@@ -89,6 +89,19 @@ free-threading: .venv/built
 	$(BIN)/python -W error -c 'import sys, optkern; sys.exit(sys._is_gil_enabled())'
 	$(BIN)/pytest -q -n auto $(ARGS)
 	$(BIN)/python bench/bench_free_threading.py --seconds .5
+
+# One binary for all versions of Python, by the limited API: kept possible, not what is published (calls
+# are slower). It is to name nothing beyond that API, and to have the recorded bits: make abi3
+# LATER=python3.14 tries them there too.
+abi3: .venv/built .venv/extras-demo,test
+	$(PIP) install abi3audit
+	rm -rf build/abi3/*.whl build/abi3/env
+	OPTKERN_ABI3=1 OPTKERN_BUILD_ISA=baseline $(BIN)/python setup.py -q build --build-base=build/abi3 bdist_wheel --dist-dir build/abi3
+	$(BIN)/abi3audit --strict --report build/abi3/*.whl > build/abi3/audit.json
+	$(or $(LATER),$(BIN)/python) -m venv build/abi3/env
+	build/abi3/env/bin/pip --quiet --disable-pip-version-check install build/abi3/*.whl pytest pytest-benchmark hypothesis
+	build/abi3/env/bin/python -P tests/recorded.py check
+	build/abi3/env/bin/python -P -m pytest -q tests/test_containers.py tests/test_monitor_asked.py tests/test_pickles.py $(ARGS)
 
 # Do the tests see changed lines? A sample of each room; an hour, not in CI.
 mutants: .venv/built .venv/extras-demo,test

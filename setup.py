@@ -176,6 +176,19 @@ DEFINES = [
     ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
     ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
 ]
+# OPTKERN_ABI3=1 builds one binary for all versions of Python from 3.11 on, by its limited API; what
+# `make abi3` keeps possible. Calls are slower by it: what is a macro elsewhere is a function there.
+ABI3 = os.environ.get("OPTKERN_ABI3") == "1"
+FUNCTIONS = {
+    "PyFloat_AS_DOUBLE": "PyFloat_AsDouble",
+    "PyList_GET_ITEM": "PyList_GetItem",
+    "PyList_GET_SIZE": "PyList_Size",
+    "PyTuple_GET_ITEM": "PyTuple_GetItem",
+    "PyTuple_GET_SIZE": "PyTuple_Size",
+    "PyTuple_SET_ITEM": "PyTuple_SetItem",
+}
+if ABI3:
+    DEFINES += [("Py_LIMITED_API", "0x030B0000"), *FUNCTIONS.items()]
 
 
 def is_x86_64() -> bool:
@@ -364,6 +377,7 @@ def extension(place: str, source: str = "") -> Extension:
         define_macros=DEFINES,
         extra_compile_args=[*EXACT, *plain, *SANITIZED],
         extra_link_args=[*STRIP, *SANITIZE],
+        py_limited_api=ABI3,
     )
 
 
@@ -584,4 +598,5 @@ setup(
     else {},
     ext_modules=[one for ext in cythonized(extensions) for one in for_each_isa(ext, levels)],
     cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
 )

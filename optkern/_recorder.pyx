@@ -6,9 +6,11 @@
 """
 cimport cython
 cimport numpy as cnp
-from cpython cimport PyObject, array
+from cpython cimport PyObject
 from cpython.dict cimport PyDict_GetItemWithError
 from libc.string cimport memcmp
+
+from array import array
 
 from numpy import bool_, complexfloating
 
@@ -19,6 +21,7 @@ cnp.import_array()
 cdef enum:
     MAX_DIMS = 64  # NumPy's
 
+cdef object append = array.append  # what a look-up of it at each loss would cost is a sixth
 _NOT_REAL = (bool, bool_, complexfloating)  # which have a float() all the same
 
 
@@ -89,7 +92,7 @@ cdef bint alike(known, grads) except -1:
 cdef class Recorder:
     """Hold losses, and the count of them at which `_more` is called besides."""
 
-    cdef public array.array _losses
+    cdef public object _losses  # array('d'), grown by its own method: one binary of all versions
     cdef public Py_ssize_t _next
     cdef public object _given  # the opt that was checked last, and the form of its gradients
     cdef public object _known
@@ -123,8 +126,7 @@ cdef class Recorder:
             self._check(grads, opt)
             self._given, self._known = opt, form(grads)
         with cython.critical_section(self):   # two threads, where Python has no GIL
+            append(self._losses, loss if type(loss) is float else value)
             count = len(self._losses)
-            array.resize_smart(self._losses, count + 1)
-            self._losses.data.as_doubles[count] = value
-        if count + 1 >= self._next or val_loss is not None:
+        if count >= self._next or val_loss is not None:
             self._more(grads, opt, val_loss)

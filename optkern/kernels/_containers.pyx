@@ -17,11 +17,23 @@ from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_Size
 from cpython.list cimport PyList_AsTuple, PyList_GET_SIZE
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
-from libc.string cimport memcmp
 
 
-cdef extern from "Python.h":
-    PyObject** PySequence_Fast_ITEMS(object)
+cdef extern from *:
+    """
+    #include <string.h>
+    #ifdef Py_LIMITED_API  /* which does not say where entries lie */
+    static int same_entries(PyObject* list, PyObject* tuple, Py_ssize_t count) {
+        for (Py_ssize_t k = 0; k < count; k++)
+            if (PyList_GetItem(list, k) != PyTuple_GetItem(tuple, k)) return 0;
+        return 1;
+    }
+    #else
+    #define same_entries(list, tuple, count) (0 == memcmp( \
+        PySequence_Fast_ITEMS(list), PySequence_Fast_ITEMS(tuple), count * sizeof(PyObject*)))
+    #endif
+    """
+    bint same_entries(object, object, Py_ssize_t) noexcept
 
 
 cdef class Contents:
@@ -107,11 +119,7 @@ cdef bint _list_holds(object container, tuple entries, Py_ssize_t count) noexcep
     with cython.critical_section(container):
         if PyList_GET_SIZE(container) != count:
             return False
-        return count == 0 or memcmp(
-            PySequence_Fast_ITEMS(container),
-            PySequence_Fast_ITEMS(entries),
-            count * sizeof(PyObject*),
-        ) == 0
+        return count == 0 or same_entries(container, entries, count)
 
 
 cdef bint _dict_holds(

@@ -7,7 +7,7 @@ cpdef int refuse_unsaid(str owner, error) except -1
 @cython.final
 cdef class Turn:
     cdef str owner
-    cdef str doing          # what is under way
+    cdef str doing          # what is under way; of a step None
     cdef bint busy
     cdef bint stepping      # it is a step
     cdef bint at_rest       # whose callback is being called

@@ -95,7 +95,7 @@ cdef class Turn:
                 return False
             self.busy, self.stepping, self.at_rest = True, stepping, False
             self.thread, self.forks = PyThread_get_thread_ident(), count_forks()
-            self.doing = STEP if what is None else what
+            self.doing = what
             return True
 
     cdef void end(self) noexcept:
@@ -112,7 +112,7 @@ cdef class Turn:
         end = f"{STEP if what is None else what} has to wait for its end"
         if stepping and self.stepping:
             end = "an optimizer takes one step at a time"
+        doing = STEP if self.doing is None else self.doing
         raise RuntimeError(
-            f"{self.owner}: {self.doing} is under way already, in another thread or in a "
-            f"callback; {end}"
+            f"{self.owner}: {doing} is under way already, in another thread or in a callback; {end}"
         )

@@ -28,7 +28,7 @@ import numpy as np
 from .arithmetic import ascended, denominator, flush, move_moments, moved, whole
 from .domains import Optional, Real, Switch
 from .flags import APPLY, SHRINK
-from .reductions import sum_of_products
+from .reductions import in_turn, sum_of_products
 from .row import Rule, Slot, Values
 
 
@@ -49,7 +49,7 @@ def settle(constants: Sequence[Values], sums: Sequence[tuple[float, float]]) -> 
     first = next((h for h in constants if h["own"][2]), constants[0])
     beta3, _, _, d0, coefficient, growth = first["own"][:6]
     d, largest, numerator = first["carried"]
-    added, divisor = (float(sum(x)) for x in zip(*sums))
+    added, divisor = (in_turn(x) for x in zip(*sums))
     still = divisor == 0
     if not still:
         numerator = beta3 * numerator + added

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,11 @@ class Norm(float):
         """Multiply the norm as its numbers are by a factor."""
         value, exponent = self.parts
         return Norm(value * factor, exponent)
+
+
+def in_turn(numbers: Iterable[float]) -> float:
+    """Add numbers one after the other: Python's `sum` has other bits from 3.12 on."""
+    return reduce(add, numbers, 0.0)
 
 
 def sum_of_squares(x: np.ndarray, factor: float = 1.0) -> float:

@@ -17,6 +17,7 @@ from ..kernels.names import spelled
 from ..optimizers import Optimizer
 from ..optimizers.given import differing, warn_of_replaced, written
 from ..rules.domains import check_callable, check_count, check_flag, check_real
+from ..rules.reductions import in_turn
 from ._problem import (
     Closure,
     Report,
@@ -53,7 +54,7 @@ def move_exactly(
         return False
     top = max(int(exponent.max()) for exponent in tops if exponent.size)
     scaled = [np.ldexp(mantissa, exponent - top) for _, mantissa, exponent in split]
-    length = math.sqrt(sum(dot(x, x) for x in scaled))
+    length = math.sqrt(in_turn(dot(x, x) for x in scaled))
     with np.errstate(over="ignore", under="ignore"):
         for (p, _, _), x in zip(split, scaled):
             e = (x / length).reshape(p.shape)
