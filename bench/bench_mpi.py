@@ -9,6 +9,10 @@ device counts is then what ranks send. "model" is n (R - 1) / R elements in each
 gradients and parameters. torch's side averages gradients by all_reduce, as its
 DistributedDataParallel does, and steps ZeroRedundancyOptimizer(AdamW). The last side is MPI as it
 is on one machine, in shared memory, in a run of its own.
+
+A second table says how much of the messages the kernel hides: with a bucket for each array, once as
+`Sharded` steps, and once over a communicator that waits for each message as soon as it has begun.
+"hidden" is the difference of the two, as a share of the time in messages of the second.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optkern.mpi
 from optkern.bench.cases import TensorSizes
 from optkern.bench.options import Parser, count_of
 from optkern.demo.ranked import find_mpiexec
+from optkern.ranks import as_communicator
 
 ARRAYS, LR = 8, 1e-3
 # MPICH without shared memory, and with the one of its networks that is TCP.
@@ -46,13 +52,32 @@ def sent() -> int:
     return 0
 
 
-def sharded(params: dict[str, Any], comm: Any) -> tuple[Callable[[Any], Any], Any]:
-    """Make the step of a sharded optimizer, on its own views."""
-    import optkern.mpi
+class OneByOne:
+    """Join ranks by another communicator, each message of which is waited for at once."""
 
+    def __init__(self, ranks: Any) -> None:
+        self._ranks = ranks
+        self.rank, self.size, self.ranks_here = ranks.rank, ranks.size, ranks.size
+        self.all_reduce, self.broadcast = ranks.all_reduce, ranks.broadcast
+        self.barrier = ranks.barrier
+
+    def reduce_scatter(self, *args: Any) -> Any:
+        """Add over the ranks."""
+        self._ranks.reduce_scatter(*args).wait()
+        return optkern.mpi.Alone.Done()
+
+    def all_gather(self, *args: Any) -> Any:
+        """Fill in the other ranks' parts."""
+        self._ranks.all_gather(*args).wait()
+        return optkern.mpi.Alone.Done()
+
+
+def sharded(params: dict[str, Any], comm: Any, **options: Any) -> tuple[Callable[[Any], Any], Any]:
+    """Make the step of a sharded optimizer, on its own views."""
     opt = optkern.mpi.Sharded(
-        optkern.AdamW, params, comm=comm, lr=LR, write_back=False, num_threads=1, timeout=LIMIT
-    )
+        optkern.AdamW, params, comm=comm, lr=LR, write_back=False, num_threads=1, timeout=LIMIT,
+        **options,
+    )  # fmt: skip
 
     def step(grads: dict[str, Any]) -> None:
         for name, g in grads.items():  # as a network computes into them
@@ -98,17 +123,30 @@ def work(job: dict[str, Any]) -> None:
     params = {f"p{k}": np.full(n, 1.0, np.float32) for k in range(ARRAYS)}
     draw = np.random.default_rng(world.rank)
     grads = {k: draw.standard_normal(n, np.float32) for k in params}
-    sides, weights = {}, {}
-    sides["optkern, MPI"], opt = sharded(params, world)
-    weights["optkern, MPI"] = opt.views
+    sides, weights, reports = {}, {}, {}
+
+    def add(name: str, comm: Any, **options: Any) -> Any:
+        sides[name], opt = sharded(params, comm, **options)
+        weights[name], reports[name] = opt.views, opt.report
+        return opt
+
+    def add_pair(transport: str, comm: Any) -> None:
+        each = {"bucket_bytes": 4 * n}
+        add(f"{transport}, overlapping", comm, **each)
+        add(f"{transport}, one by one", OneByOne(as_communicator("bench", comm, LIMIT)), **each)
+
+    opt = add("optkern, MPI", world)
+    if world.size > 1:
+        add_pair("MPI", world)
     if job["torch"]:
         import torch.distributed as dist
 
         dist.init_process_group(
             "gloo", init_method=f"file://{job['store']}", rank=world.rank, world_size=world.size
         )
-        sides["optkern, gloo"], other = sharded(params, dist.group.WORLD)
-        weights["optkern, gloo"] = other.views
+        add("optkern, gloo", dist.group.WORLD)
+        if world.size > 1:
+            add_pair("gloo", dist.group.WORLD)
         sides["torch ZeRO, gloo"], weights["torch ZeRO, gloo"] = redundant(params)
     for step in sides.values():
         for _ in range(2):
@@ -119,6 +157,7 @@ def work(job: dict[str, Any]) -> None:
             np.testing.assert_allclose(got, p, rtol=1e-5, atol=1e-6, err_msg=name)
     times: dict[str, list[float]] = {name: [] for name in sides}
     counted: dict[str, list[float]] = {name: [] for name in sides}
+    spent = {name: report().communication for name, report in reports.items()}
     for _ in range(job["rounds"]):
         for name, step in sides.items():
             world.Barrier()
@@ -135,11 +174,27 @@ def work(job: dict[str, Any]) -> None:
             for name in sides
         }
         share = report.kernel / report.steps, report.communication / report.steps
-        Path(job["results"]).write_text(json.dumps({"sides": told, "share": share}))
+        taken = job["rounds"] * job["steps"]
+        messages = {k: (reports[k]().communication - spent[k]) / taken for k in spent}
+        pairs = {k.partition(",")[0]: hidden(times, messages, k) for k in times if "one by" in k}
+        found = {k: v for k, v in told.items() if "optkern" in k or "torch" in k}
+        Path(job["results"]).write_text(
+            json.dumps({"sides": found, "share": share, "pairs": pairs})
+        )
     world.Barrier()
 
 
-# --------------------------------------------------------------------------- the table
+def hidden(
+    times: dict[str, list[float]], messages: dict[str, float], name: str
+) -> tuple[float, float, float, float]:
+    """Return milliseconds overlapping, one by one and in messages, and the share that is hidden."""
+    other = name.replace("one by one", "overlapping")
+    saved = statistics.median(b - a for a, b in zip(times[other], times[name]))
+    medians = (1e3 * statistics.median(times[side]) for side in (other, name))
+    return *medians, 1e3 * messages[name], saved / messages[name]
+
+
+# --------------------------------------------------------------------------- the tables
 
 
 def own_network() -> list[str]:
@@ -188,22 +243,40 @@ def main() -> None:
         print("no network of its own (unshare -rn, ip): bytes are left out", file=sys.stderr)
     print("| parameters | ranks | side | a step | bytes sent, a rank | model |")
     print("|---|---|---|---|---|---|")
-    for size in args.sizes:
-        n = size.elements // ARRAYS * ARRAYS
-        steps, rounds = (2, 2) if args.quick else (max(3, int(2e7 / n)), 9)
-        job = {"n": n, "steps": steps, "rounds": rounds, "torch": has_torch}
-        for ranks in args.ranks:
-            model = 2 * 4 * n * (ranks - 1) / ranks
-            found = run(ranks, job, True, network)
-            for name, (ms, count) in found["sides"].items():
-                seen = f"{count / 1e6:.2f} MB" if network else "-"
-                print(f"| {n:,} | {ranks} | {name} | {ms:.2f} ms | {seen} | {model / 1e6:.2f} MB |")
-            near = run(ranks, {**job, "torch": False}, False, network)
-            ms = near["sides"]["optkern, MPI"][0]
-            kernel, messages = (1e3 * x for x in near["share"])
-            print(f"| {n:,} | {ranks} | optkern, MPI in shared memory (kernel {kernel:.2f} ms, "
-                  f"messages {messages:.2f} ms) | {ms:.2f} ms | - | {model / 1e6:.2f} MB |",
-                  flush=True)  # fmt: skip
+    pairs = [line for size in args.sizes for line in measured(size, args, has_torch, network)]
+    if pairs:
+        print(
+            "\n| parameters | ranks | messages by | overlapping | one by one | messages | hidden |"
+        )
+        print("|---|---|---|---|---|---|---|")
+        print("\n".join(pairs))
+
+
+def measured(size: TensorSizes, args: Any, has_torch: bool, network: list[str]) -> list[str]:
+    """Print the rows of one size; return those of the second table."""
+    n = size.elements // ARRAYS * ARRAYS
+    steps, rounds = (2, 2) if args.quick else (max(3, int(2e7 / n)), 9)
+    job = {"n": n, "steps": steps, "rounds": rounds, "torch": has_torch}
+    pairs = []
+    for ranks in args.ranks:
+        model = 2 * 4 * n * (ranks - 1) / ranks
+        found = run(ranks, job, True, network)
+        for name, (ms, count) in found["sides"].items():
+            seen = f"{count / 1e6:.2f} MB" if network else "-"
+            print(f"| {n:,} | {ranks} | {name} | {ms:.2f} ms | {seen} | {model / 1e6:.2f} MB |")
+        near = run(ranks, {**job, "torch": False}, False, network)
+        ms = near["sides"]["optkern, MPI"][0]
+        kernel, messages = (1e3 * x for x in near["share"])
+        print(f"| {n:,} | {ranks} | optkern, MPI in shared memory (kernel {kernel:.2f} ms, "
+              f"messages {messages:.2f} ms) | {ms:.2f} ms | - | {model / 1e6:.2f} MB |",
+              flush=True)  # fmt: skip
+        told = {**found["pairs"], **{f"{k}, shared memory": v for k, v in near["pairs"].items()}}
+        for name, (both, single, messages, share) in told.items():
+            pairs.append(
+                f"| {n:,} | {ranks} | {name} | {both:.2f} ms | {single:.2f} ms | {messages:.2f} ms "
+                f"| {100 * share:.0f} % |"
+            )
+    return pairs
 
 
 if __name__ == "__main__":

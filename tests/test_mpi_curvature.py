@@ -9,7 +9,7 @@ import pytest
 import optkern.mpi
 from optkern import curvature
 from optkern.curvature.recurrence import Recurrence
-from optkern.curvature.shared import SharedRecurrence
+from optkern.curvature.shared import SharedBasis
 
 N = 40
 rng = np.random.default_rng(4)
@@ -105,7 +105,8 @@ def whole_and_shared(dtype, spectrum, limit=100, steps=30):
     start = np.random.default_rng(0).standard_normal(d.size).astype(dtype)
     start /= np.linalg.norm(start)
     alone = optkern.mpi.Alone()
-    runs = Recurrence(start, limit), SharedRecurrence(start.copy(), limit, 0, alone)
+    shares = SharedBasis(alone, d.size, 0)
+    runs = Recurrence(start, limit), Recurrence(start, limit, shares=shares)
     for _ in range(steps):
         for run in runs:
             run.advance(d * run.vector)

@@ -1,5 +1,7 @@
 """Types of the compiled module; its docstrings say the rest."""
 
+from typing import Any
+
 import numpy as np
 
 Vector = np.ndarray
@@ -30,10 +32,15 @@ class Recurrence:
     removed_square: float
     alpha: list[float]
     beta: list[float]
-    basis: list[Vector] | None
+    basis: Any
     vector: Vector
     def __init__(
-        self, start: Vector, basis_limit: int, num_threads: int = 0, copy: bool = True
+        self,
+        start: Vector,
+        basis_limit: int,
+        num_threads: int = 0,
+        copy: bool = True,
+        shares: Any = None,
     ) -> None: ...
     def advance(self, product: Vector) -> None: ...
 

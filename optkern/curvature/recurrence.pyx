@@ -229,6 +229,8 @@ cdef class Recurrence:
         0: the engine's own choice.
     copy : bool
         False: ``start`` is given away and will be written over.
+    shares : SharedBasis, optional
+        What keeps the vectors in the place of a list: this process' slices of them.
 
     Attributes
     ----------
@@ -238,7 +240,7 @@ cdef class Recurrence:
         T's diagonal, and below it; ``beta[-1]`` is beta_k.
     vector : ndarray
         v_{k+1}, read-only: multiply this next.
-    basis : list of ndarray or None
+    basis : list of ndarray, SharedBasis or None
         v_1 ... v_{k+1}; None once dropped.
     noise_square, noise_count : float, int
         Sum and number of the squared elements of V'H V that T says are zero: samples of the
@@ -253,8 +255,8 @@ cdef class Recurrence:
 
     cdef readonly Py_ssize_t k, noise_count
     cdef readonly double noise_square, removed_square
-    cdef readonly list alpha, beta, basis
-    cdef readonly object vector
+    cdef readonly list alpha, beta
+    cdef readonly object vector, basis
     cdef object _previous
     cdef Py_ssize_t _limit
     cdef Pass _pass
@@ -262,12 +264,16 @@ cdef class Recurrence:
     cdef Py_ssize_t _room
     cdef double _u, _largest   # unit roundoff; the largest element of T
 
-    def __cinit__(self, start, Py_ssize_t basis_limit, int num_threads=0, bint copy=True):
+    def __cinit__(
+        self, start, Py_ssize_t basis_limit, int num_threads=0, bint copy=True, shares=None
+    ):
         self._pass = passes(start, num_threads)
         self.vector = np.array(start) if copy else start
         self.vector.flags.writeable = False
         self._limit = basis_limit
-        self.basis = [self.vector] if basis_limit > 0 else None
+        if basis_limit > 0:
+            self.basis = [] if shares is None else shares
+            self.basis.append(self.vector)
         self.alpha, self.beta = [], []
         self._u = 0.5 * (DBL_EPSILON if self._pass.v.dtype else FLT_EPSILON)
 
@@ -307,13 +313,18 @@ cdef class Recurrence:
             alpha = p.subtract(out, w, 1 if previous else 0, &last, v)
             p.rows[0] = v
             square = p.subtract(out, out, 1, &alpha, out)
-        if keep:
+        if keep and type(self.basis) is list:
             square = self._orthogonalize(out, square, &alpha)
+        elif keep:
+            square = self._orthogonalize_shares(new, square, &alpha)
         beta = sqrt(square)
         self._largest = max(self._largest, fabs(alpha), beta)
         if keep and beta <= self._u * self._largest and len(self.basis) < p.v.n:
             beta = self._u * self._largest
-            new[:] = fresh_direction(self.basis, self.k, p.wanted)
+            if type(self.basis) is list:
+                new[:] = fresh_direction(self.basis, self.k, p.wanted)
+            else:
+                new[:] = self.basis.fresh_direction(self.k)
         else:
             with nogil:
                 p.scale(out, out, 1 / beta if beta > 0 else 0)
@@ -360,6 +371,17 @@ cdef class Recurrence:
                 if not square <= DGKS * DGKS * before:   # NaN too
                     return square
         return 0   # nothing but rounding within the span
+
+    cdef double _orthogonalize_shares(self, new, double square, double* alpha) except -1:
+        """Do as `_orthogonalize` where processes have slices of the vectors."""
+        cdef double part
+        taken, square = self.basis.orthogonalize(new, square)
+        for parts in taken:
+            alpha[0] += parts[-1]
+        for part in taken[0][:-1]:
+            self._note(part)
+            self.removed_square += part * part
+        return square
 
 
 # --------------------------------------------------------------------------- the small problem

@@ -25,10 +25,9 @@ from .operators import (
     unit_roundoff,
 )
 from .recurrence import Recurrence, Tridiagonal, dot, scale, subtract
-from .shared import SharedRecurrence, longest_slice, recurrence_of, take_rows
+from .shared import longest_slice, recurrence_of, take_rows
 
 MEMORY = 2**30  # bytes for the basis where the user says nothing
-AnyRecurrence = Recurrence | SharedRecurrence
 LARGEST = 1e140  # of T's elements: their squares are summed
 # The certificate needs a start that knows nothing of H. A user whose own data come from
 # default_rng(seed) must not meet the same numbers here.
@@ -56,7 +55,7 @@ def smallest_norm(dtype: Any) -> float:
 
 
 def refuse_out_of_range(
-    owner: str, product: np.ndarray, recurrence: AnyRecurrence, largest: float, noise: float
+    owner: str, product: np.ndarray, recurrence: Recurrence, largest: float, noise: float
 ) -> None:
     """Raise FloatingPointError where a recurrence's sums of squares leave the range of numbers.
 
@@ -152,7 +151,7 @@ class LanczosRun:
         self.largest = 0.0  # element of T: ||T|| to within a factor of 3
         self._ends: dict[int, tuple[int, Tridiagonal, float]] = {}
 
-    def _recurrence(self) -> AnyRecurrence:
+    def _recurrence(self) -> Recurrence:
         limit = self.limit if self.limit > 2 else 0
         start, ranks = self.start, self.operator.ranks
         if start is None:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,11 +38,11 @@ def longest_slice(n: int, ranks: Communicator | None) -> int:
 
 def recurrence_of(
     start: np.ndarray, limit: int, num_threads: int, copy: bool, ranks: Communicator | None
-) -> Recurrence | SharedRecurrence:
+) -> Recurrence:
     """Begin a recurrence whose basis is whole, or shared out among ranks."""
     if ranks is None or ranks.size == 1:
         return Recurrence(start, limit, num_threads, copy)
-    return SharedRecurrence(np.array(start) if copy else start, limit, num_threads, ranks)
+    return Recurrence(start, limit, num_threads, copy, SharedBasis(ranks, start.size, num_threads))
 
 
 class SharedBasis:
@@ -133,6 +133,14 @@ class SharedBasis:
 
         return self._together(act)
 
+    def fresh_direction(self, k: int) -> np.ndarray:
+        """Draw a unit vector orthogonal to the vectors: see `recurrence.fresh_direction`."""
+        rng, threads = np.random.default_rng([0x5EED4, k]), self._num_threads
+        x = rng.standard_normal(self._n, self.rows[0].dtype.type)
+        _, square = self.orthogonalize(x, dot(x, x, threads))
+        scale(x, x, 1 / math.sqrt(square or dot(x, x, threads)), threads)
+        return x
+
     def _together(self, act: Callable[[], _Shared]) -> _Shared:
         """Do what all ranks do now: an error of one alone, which they would wait for, ends all."""
         return self._agreement.within("curvature", act)
@@ -157,86 +165,6 @@ class SharedBasis:
         vector[self._own] = own
         self._ranks.all_gather(vector, self._counts).wait()
         return vector
-
-
-class SharedRecurrence:
-    """Build H V = V T + beta_k v_{k+1} e_k' as `recurrence.Recurrence` does, V shared out.
-
-    Parameters
-    ----------
-    start : ndarray
-        v_1, the same on all ranks; it is given away.
-    basis_limit : int
-        Vectors to keep at the most.
-    num_threads : int
-    ranks : Communicator
-    """
-
-    def __init__(
-        self, start: np.ndarray, basis_limit: int, num_threads: int, ranks: Communicator
-    ) -> None:
-        self.vector = start
-        self._previous: np.ndarray | None = None
-        self.vector.flags.writeable = False
-        self._limit, self._num_threads = basis_limit, num_threads
-        self.basis: SharedBasis | None = None
-        if basis_limit > 0:
-            self.basis = SharedBasis(ranks, start.size, num_threads)
-            self.basis.append(start)
-        self.k, self.noise_count = 0, 0
-        self.alpha: list[float] = []
-        self.beta: list[float] = []
-        self.noise_square = self.removed_square = 0.0
-        self._u = float(np.finfo(start.dtype).eps) / 2
-        self._largest = 0.0
-
-    def advance(self, product: np.ndarray) -> None:
-        """Take H times `vector`; afterwards `vector` is the next one."""
-        threads, last = self._num_threads, self.beta[-1] if self.k else 0.0
-        if self.basis is not None and len(self.basis) >= self._limit:
-            self.basis = None
-        before: list[np.ndarray] = [] if self._previous is None else [self._previous]
-        if before and self.basis is None:
-            self._note([dot(before[0], product, threads) - last])
-        new = np.empty_like(self.vector)
-        alpha = subtract(new, product, before, [last][: len(before)], self.vector, threads)
-        square = subtract(new, new, [self.vector], [alpha], new, threads)
-        if self.basis is not None:
-            taken, square = self.basis.orthogonalize(new, square)
-            for parts in taken:  # along v_k it belongs to alpha_k, along the others nothing should
-                alpha += float(parts[-1])
-            self._note(taken[0][:-1].tolist())
-            for part in taken[0][:-1].tolist():
-                self.removed_square += part * part
-        beta = math.sqrt(square) if square == square else math.nan
-        self._largest = max(self._largest, abs(alpha), beta)
-        ended = beta <= self._u * self._largest
-        if self.basis is not None and ended and len(self.basis) < new.size:
-            beta = self._u * self._largest
-            self._draw_into(new)
-        else:
-            scale(new, new, 1 / beta if beta > 0 else 0.0, threads)
-        self.alpha.append(alpha)
-        self.beta.append(beta)
-        self.k += 1
-        self._previous, self.vector = self.vector, new
-        new.flags.writeable = False
-        if self.basis is not None:
-            self.basis.append(new)
-
-    def _note(self, samples: Sequence[float]) -> None:
-        for sample in samples:
-            self.noise_square += sample * sample
-        self.noise_count += len(samples)
-
-    def _draw_into(self, new: np.ndarray) -> None:
-        """Draw a unit vector orthogonal to the basis: see `recurrence.fresh_direction`."""
-        assert self.basis is not None
-        rng = np.random.default_rng([0x5EED4, self.k])
-        new[...] = rng.standard_normal(new.size, new.dtype.type)
-        _, square = self.basis.orthogonalize(new, dot(new, new, self._num_threads))
-        square = square or dot(new, new, self._num_threads)
-        scale(new, new, 1 / math.sqrt(square), self._num_threads)
 
 
 # --------------------------------------------------------------------------- either kind
