@@ -106,6 +106,25 @@ def test_a_bad_write_changes_nothing(case):
     before.assert_untouched()
 
 
+@pytest.mark.parametrize(
+    ("name", "slot"), (("ScheduleFreeSGD", "z"), ("ScheduleFreeAdamW", "z"), ("Prodigy", "p0"))
+)
+def test_what_begins_as_the_weights_is_not_written_before_the_first_step(name, slot):
+    """The first step wrote over it with the weights, and the view showed them at once."""
+    p = np.ones((2, 3))
+    opt = getattr(optkern, name)(p)
+    mine = np.full((2, 3), 0.25)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"begins '{slot}' as the weights"):
+            opt.state[0][slot] = mine
+        assert_same_bits(opt.state[0][slot], p)
+        opt.state[0][slot] = p.copy()
+        opt.step(np.ones((2, 3)))
+        opt.state[0]["step"] = 0
+    opt.state[0].update({"step": 4, slot: mine})
+    assert_same_bits(opt.state[0][slot], mine)
+
+
 def test_what_would_vanish_is_refused():
     _, opt = trained(optkern.Adam)
     for write in (

@@ -213,9 +213,25 @@ def _write(session: Session, changes: Mapping[Label, Mapping[str, Any]]) -> None
                 carried[i, j] = checked_option(
                     f"{owner}: {what}", name, values[name], rule.domain(name)
                 )
+        _refuse_begun_as_weights(session, owner, i, values, int(steps[i]))
         written = {slot: state[slot][i] for slot in rule.state if slot in values}
         refuse_impossible(owner, what, written)
     session.rebuild(state, session.groups, counts=counts)
+
+
+def _refuse_begun_as_weights(
+    session: Session, owner: str, i: int, values: Mapping[str, Any], step: int
+) -> None:
+    """Raise ValueError for what the first step would write over with the weights."""
+    weights = codecs.widened(np.asarray(session.structure.arrays[i]))
+    for slot in session.rule_at(i).of_weights:
+        if slot not in values or step or np.array_equal(np.asarray(values[slot]), weights):
+            continue
+        what = buffers.named("parameter", session.labels[i])
+        raise ValueError(
+            f"{owner}: {what} has taken no step, and its first one begins {slot!r} as the "
+            f"weights: write the weights, or a step count with it (update(step=..., {slot}=...))"
+        )
 
 
 def _copied(session: Session, owner: str, slot: str, i: int, value: Any) -> Any:
