@@ -304,6 +304,7 @@ def stamp(name: str, rows: list, isa: str) -> str:
         FACTORED={row.formula: "APPLY | OWN1" for row in rows if row.has_factors},
         compacts=compacts,
         COMPACT=[row.formula for row in rows if row.compact_loop],
+        AHEAD=[row.formula for row in rows if not row.light],
     )
     path = STAMPED / "optkern" / "kernels" / f"{name}.pyx"
     write_if_changed(path, text)

@@ -7,7 +7,8 @@
 Bits first: every row's kernel must equal its NumPy reference (on 50,001 elements). Then all rows
 are timed in turn on buffers of their own, with the fastest loop over float32 arrays with a float32
 step's streams among them: `x limit` says how many times faster than that a row is, as the median
-of the rounds' ratios. A row that is behind is printed like any other.
+of the rounds' ratios; `x bytes` how many times longer than its bytes would take at the rate at which
+that loop moves its 28. A row that is behind is printed like any other.
 
 memory: parameter, gradient and state, bytes per parameter; moved: what a step reads and writes.
 """
@@ -43,11 +44,13 @@ ROWS = [
     Row("int8 state", "float32", {"state_dtype": "int8"}),
     Row("all bfloat16", "bfloat16", {"state_dtype": "bfloat16"}),
     Row("bfloat16, int8 state", "bfloat16", {"state_dtype": "int8"}),
-    Row("bfloat16, master, bfloat16 state", "bfloat16",
-        {"state_dtype": "bfloat16", "master_weights": True}),
     Row("float16, float32 state", "float16", {}),
+    *(Row(f"{dtype}, master, {state} state", dtype, {**kept, "master_weights": True})
+      for dtype in ("bfloat16", "float16")
+      for state, kept in (("float32", {}), ("bfloat16", {"state_dtype": "bfloat16"}))),
 ]  # fmt: skip
 CHECKED = 50_001
+LIMIT_BYTES = 28  # of an element: p, g and two moments read, all but g written
 
 
 def buffers(row: Row, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,13 +118,15 @@ def table(case: cases.Case, shape: cases.TensorSizes, threads: int, seconds: flo
     limit = np.array(samples["limit"])
     print(f"\n{case.name}, {shape.name} parameters, {threads} threads: the limit of float32 is "
           f"{statistics.median(limit) / n * 1e9:.3f} ns/param")  # fmt: skip
-    print(f"{'stored as':<34}{'memory':>8}{'moved':>8}{'ns/param':>10}{'GB/s':>7}{'x limit':>9}")
+    print(
+        f"{'stored as':<34}{'memory':>8}{'moved':>8}{'ns/param':>10}{'GB/s':>7}{'x limit':>9}{'x bytes':>9}"
+    )
     for name, (memory, moved) in sizes.items():
         own = np.array(samples[name])
         ns = float(np.median(own)) / n * 1e9
         ratio = float(np.median(limit / own))
-        print(f"{name:<34}{memory:>8.2f}{moved:>8.2f}{ns:>10.3f}{moved / ns:>7.1f}{ratio:>8.2f}x",
-              flush=True)  # fmt: skip
+        print(f"{name:<34}{memory:>8.2f}{moved:>8.2f}{ns:>10.3f}{moved / ns:>7.1f}{ratio:>8.2f}x"
+              f"{LIMIT_BYTES / moved / ratio:>8.2f}x", flush=True)  # fmt: skip
 
 
 def main() -> None:
