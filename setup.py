@@ -280,7 +280,9 @@ def stamp(name: str, rows: list, isa: str) -> str:
     source = (KERNELS / "_span.pyx.tp").read_text(encoding="utf-8")
     vectors = (KERNELS / "_span_vectors.pyx.tp").read_text(encoding="utf-8")
     asking = (KERNELS / "_span_asked.pyx.tp").read_text(encoding="utf-8")
+    compact = (KERNELS / "_span_compact.pyx.tp").read_text(encoding="utf-8")
     source = source.replace("{{VECTORS}}\n", vectors).replace("{{ASKING}}\n", asking)
+    source = source.replace("{{COMPACTING}}\n", compact)
     text = Tempita.Template(source).substitute(
         isa=isa,
         CORE=rows == list(rules.LIMITS),

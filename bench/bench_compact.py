@@ -7,8 +7,8 @@
 Bits first: every row's kernel must equal its NumPy reference (on 50,001 elements). Then all rows
 are timed in turn on buffers of their own, with the fastest loop over float32 arrays with a float32
 step's streams among them: `x limit` says how many times faster than that a row is, as the median
-of the rounds' ratios; `x bytes` how many times longer than its bytes would take at the rate at which
-that loop moves its 28. A row that is behind is printed like any other.
+of the rounds' ratios; `x bytes` how many times longer than its bytes would take at that
+loop's rate, which moves 28. A row that is behind is printed like any other.
 
 memory: parameter, gradient and state, bytes per parameter; moved: what a step reads and writes.
 """
@@ -118,9 +118,8 @@ def table(case: cases.Case, shape: cases.TensorSizes, threads: int, seconds: flo
     limit = np.array(samples["limit"])
     print(f"\n{case.name}, {shape.name} parameters, {threads} threads: the limit of float32 is "
           f"{statistics.median(limit) / n * 1e9:.3f} ns/param")  # fmt: skip
-    print(
-        f"{'stored as':<34}{'memory':>8}{'moved':>8}{'ns/param':>10}{'GB/s':>7}{'x limit':>9}{'x bytes':>9}"
-    )
+    print(f"{'stored as':<34}{'memory':>8}{'moved':>8}{'ns/param':>10}{'GB/s':>7}{'x limit':>9}"
+          f"{'x bytes':>9}")  # fmt: skip
     for name, (memory, moved) in sizes.items():
         own = np.array(samples[name])
         ns = float(np.median(own)) / n * 1e9
