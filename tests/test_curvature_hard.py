@@ -142,9 +142,10 @@ def test_5_three_spectra(dtype, kind, expected, seed):
 @pytest.mark.parametrize(
     "kind, expected, most", [("easy", "saddle", 15), ("hard", "saddle", 40), ("psd", "minimum", 60)]
 )
-@every_seed
-def test_5_three_spectra_of_a_million(dtype, kind, expected, most, seed):
-    verdict, d = classify_reflected(kind, 10**6, dtype, seed)
+@pytest.mark.parametrize("n, seed", [(10**6 if seed < 4 else 10**5, seed) for seed in SEEDS])
+def test_5_three_spectra_of_a_million(dtype, kind, expected, most, n, seed):
+    """The most of the seeds are tried at a tenth: at a million each takes ten seconds."""
+    verdict, d = classify_reflected(kind, n, dtype, seed)
     assert verdict.kind == expected
     check_bounds(verdict, d.min(), d.max(), dtype)
     if seed == 0:  # the figure of the benchmark; the start vector moves it by one or two
