@@ -14,7 +14,7 @@ import optkern.mpi
 from optkern.kernels.codecs import SEGMENT
 from optkern.kernels.engine import Plan, note_origins
 from optkern.optimizers import shares
-from optkern.rules import RULES
+from optkern.rules import MATRIX_RULES, RULES
 from optkern.rules.reductions import BLOCK
 
 # An odd length, so that the last block of int8 and the last pair of 16-bit codes are no whole ones.
@@ -93,6 +93,29 @@ def test_cut_arrays_have_the_dense_bits(rule, stored, around):
     ranks = 2 + (list(STORED).index(stored) + RULES.index(rule)) % 3
     options = possible_here(rule, dtype, {**options, **AROUND[around]})
     assert_dense_bits(ranks, getattr(optkern, rule.class_name), dtype, options)
+
+
+@spread(one_in=4, rule=(*RULES, *MATRIX_RULES), dtype=("float64", "float16", "bfloat16"))
+def test_every_rule_in_every_dtype(rule, dtype):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    cls, shapes = getattr(optkern, rule.class_name), {"W": (70, 130), "V": (31, 9)}
+    ranks = 2 + RULES.index(rule) % 3 if rule in RULES else 2
+    dense = coarse(shapes, dtype, 1)
+    try:
+        one = cls(dense, lr=0.1)
+    except ValueError as error:
+        if "needs float32 or float64 parameters" not in str(error):
+            raise
+        pytest.skip(str(error)[:80])
+    trained(one, dtype, 3, shapes)
+
+    def work(rank):
+        params = coarse(shapes, dtype, 1)
+        trained(Sharded(cls, params, comm=rank, lr=0.1), dtype, 3, shapes)
+        return bits(params)
+
+    assert mpi_ranks.run(ranks, work) == [bits(dense)] * ranks
 
 
 @pytest.mark.parametrize("stored", STORED)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -66,16 +67,42 @@ def test_the_model_is_what_a_step_counts():
     assert float(row[4].strip().rstrip(" s")) == pytest.approx(model * 1e-9, rel=1e-2)
 
 
+def test_the_report_says_where_the_time_went():
+    """A rank that comes late lets the others wait; a slow network is communication."""
+
+    class Slow(optkern.mpi.Alone.Done):
+        def wait(self):
+            time.sleep(0.05)
+
+    def work(rank):
+        add, p = rank.reduce_scatter, np.zeros(1000, np.float32)
+        rank.reduce_scatter = lambda *args: add(*args) and Slow()
+        opt = optkern.mpi.Sharded(optkern.Adam, p, comm=rank)
+        begun = time.perf_counter()
+        for _ in range(2):
+            time.sleep(0.3 * rank.rank)
+            opt.step(np.ones(1000, np.float32))
+        return opt.report(), time.perf_counter() - begun
+
+    (early, wall), (late, _) = mpi_ranks.run(2, work)
+    assert 0.55 < early.waiting < wall and late.waiting < early.waiting - 0.4
+    assert all(r.communication >= 0.1 and r.kernel > 0 and r.steps == 2 for r in (early, late))
+    parts = early.waiting + early.communication + early.kernel + early.copying
+    assert 0.9 * wall < parts <= wall
+
+
 @pytest.mark.parametrize("dtype", ("float32", "float16"))
+@pytest.mark.parametrize("stored", ("int8", None))
 @pytest.mark.parametrize("write_back", (True, False))
-def test_the_memory_is_what_ranks_hold(dtype, write_back):
+def test_the_memory_is_what_ranks_hold(dtype, stored, write_back):
     """The ranks are threads: what is held after a step is that of all of them."""
     n, ranks = 400_000, 4
     kept = []
 
     def work(rank):
         p, g = np.zeros(n, dtype), np.ones(n, np.float32)
-        opt = optkern.mpi.Sharded(optkern.Adam, p, comm=rank, write_back=write_back)
+        options = {"write_back": write_back, "state_dtype": stored}
+        opt = optkern.mpi.Sharded(optkern.Adam, p, comm=rank, **options)
         if not write_back:
             del p, g
         opt.step(g if write_back else opt.gradients)
@@ -93,6 +120,7 @@ def test_the_memory_is_what_ranks_hold(dtype, write_back):
     held = (min(kept) - before) / ranks
     size = np.dtype(dtype).itemsize
     args = ("--sizes", str(n), "--ranks", str(ranks), "--bytes", str(size))
+    args += ("--state", "2.01" if stored else "8")
     told = 1e9 * float(table(*args).splitlines()[2].split("|")[7].strip().removesuffix(" GB"))
     told -= 0 if write_back else n * (size + 4)
     assert held == pytest.approx(told, rel=0.05)
