@@ -157,6 +157,11 @@ def checkpoint():
     print(f"rank {rank} saved {opt.steps}", flush=True)
 
 
+def everything():
+    for act in (bits, evolution, basis, checkpoint):
+        act()
+
+
 def trained(act, timeout=60):
     opt = optkern.mpi.Sharded(optkern.AdamW, params, comm=comm, timeout=timeout, **options)
     opt.step(grads)
@@ -196,6 +201,7 @@ CASES = {
     "basis": basis,
     "checkpoint": checkpoint,
     "cut": cut,
+    "everything": everything,
     "finalized": finalized,
     "shape": shape,
     "timeout": lambda: argument(timeout="long"),
@@ -207,5 +213,5 @@ CASES = {
     "stuck": lambda: trained(lambda: time.sleep(1000), timeout=4),
 }
 CASES[CASE]()
-if len(sys.argv) > 2 and CASE == "bits":  # as many programs end
+if len(sys.argv) > 2 and CASE in ("bits", "everything"):  # as many programs end
     torch.distributed.destroy_process_group()
