@@ -59,18 +59,24 @@ class GlooCommunicator:
         )  # fmt: skip
 
         def finish() -> None:
-            first, *others = parts.reshape(self.size, own)
-            receive[...] = first
+            total, *others = parts.reshape(self.size, own)
             with np.errstate(all="ignore"):
                 for part in others:
-                    np.add(receive, part, out=receive)
+                    total = np.add(total, part, out=receive)
+            if not others:
+                receive[...] = total
 
         return _Work(self, work, finish, (parts, send))
 
     def all_gather(self, buffer: np.ndarray, counts: Sequence[int]) -> _Work:
         """Fill in the other ranks' parts."""
-        longest = max(counts)
-        ends = np.cumsum(counts)
+        longest, ends = max(counts), np.cumsum(counts)
+        if min(counts) == longest:  # of one length: into the buffer itself
+            places = [buffer[end - longest : end].view(np.uint8) for end in ends]
+            tensors = [self._tensor(place) for place in places]
+            return _Work(
+                self, self._begun(self._dist.all_gather, tensors, tensors[self.rank]), None, places
+            )
         own = np.zeros(longest * buffer.itemsize, np.uint8)
         mine = buffer[ends[self.rank] - counts[self.rank] : ends[self.rank]]
         own[: mine.nbytes] = mine.view(np.uint8)
