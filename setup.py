@@ -306,6 +306,7 @@ def stamp(name: str, rows: list, isa: str) -> str:
         FACTORED={row.formula: "APPLY | OWN1" for row in rows if row.has_factors},
         compacts=compacts,
         COMPACT=[row.formula for row in rows if row.compact_loop],
+        MASTERS=[row.formula for row in rows if row.master_loop],
         AHEAD=[row.formula for row in rows if not row.light],
     )
     path = STAMPED / "optkern" / "kernels" / f"{name}.pyx"

@@ -74,6 +74,32 @@ def test_threads_and_chunks_never_show(rule, state_dtype, threads):
         run_both(opt, lambda step: arrays(np.float32, (700, LONG, 2 * LONG), 100 * step), 2)
 
 
+@pytest.mark.parametrize("state_dtype", (None, "bfloat16"))
+@pytest.mark.parametrize("threads", (1, 3))
+def test_loop_beside_masters_gives_what_pieces_give(state_dtype, threads):
+    """With zero_grad a step goes by pieces; without, by a loop that scales and decays, too."""
+    dtype, sizes = dtype_of("bfloat16"), (LONG, 700, 1)
+    decay = {"weight_decay": 0.1}
+    around = ({}, decay, {"clip_norm": 0.5}, decay | {"grad_scale": 4})
+    for isa, options in itertools.product(ISAS, around):
+        runtime.use_isa(isa)
+        by_loop, by_pieces = (
+            optkern.AdamW(
+                arrays(dtype, sizes), **options, zero_grad=zero_grad, num_threads=threads,
+                state_dtype=state_dtype, master_weights=True,
+            )
+            for zero_grad in (False, True)
+        )  # fmt: skip
+        for step in range(3):
+            for opt in (by_loop, by_pieces):
+                opt.step(arrays(dtype, sizes, 100 * step, 0.01))
+        for i in range(len(sizes)):
+            assert_same_bits(raw(by_loop.params[i]), raw(by_pieces.params[i]))
+            for slot in ("master", "exp_avg", "exp_avg_sq"):
+                one, other = (np.asarray(opt.state[i][slot]) for opt in (by_loop, by_pieces))
+                assert_same_bits(one, other)
+
+
 @every_state_dtype
 @pytest.mark.parametrize("p_dtype", ("float32", "bfloat16"))
 def test_every_place_in_a_cache_line(state_dtype, p_dtype):

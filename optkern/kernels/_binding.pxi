@@ -180,10 +180,18 @@ cdef int bind_stream(Plan plan, Py_ssize_t i, int stream, object array) except -
 cdef void note_staging(plan_t* plan, tensor_t* t) noexcept nogil:
     """Note whether some stream of a tensor needs scratch."""
     cdef int k
+    cdef bint dense = t.layout[t.home] == NULL
     t.staged = t.home != 0 or t.factors != NULL
     for k in range(plan.streams + EXTRA):
+        dense = dense and t.layout[k] == NULL
         t.staged = t.staged or t.layout[k] != NULL or t.storage[k] != PLAIN
     plan.staging = plan.staging or t.staged
+    if t.home != 0:
+        t.compact = (
+            dense and t.data[2] != NULL and t.storage[t.home] == t.storage[1] == BFLOAT16
+            and t.storage[2] in (PLAIN, BFLOAT16_STATE)
+        )
+        return
     t.compact = (
         t.home == 0 and t.layout[0] == NULL and t.layout[1] == NULL
         and t.storage[0] in (PLAIN, BFLOAT16_STATE) and t.storage[1] == nearest(t.storage[0])

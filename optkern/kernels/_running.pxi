@@ -226,14 +226,19 @@ cdef void accumulate_span(
 cdef bint run_compact(
     plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
-    """Run the rule's loop over compact state; False where it has none for these options."""
-    cdef bint bytes = t.storage[2] != BFLOAT16_STATE
+    """Run the rule's loop over state of few bits, or beside a master.
+
+    False where it has none for these options.
+    """
+    cdef bint bytes = not t.home and t.storage[2] != BFLOAT16_STATE
     cdef compact_t span = SPANS.compact[t.index][bytes][t.storage[0] != PLAIN]
     cdef unsigned char* scales[MAX_STREAMS]
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one
     cdef Py_ssize_t run, head, done, at_whole, rest = n % unit, end = first + n - rest
     cdef int j
+    if t.home:
+        span = SPANS.master[t.index][t.storage[2] == BFLOAT16_STATE]
     if span == NULL or rest == n:
         return False
     while first < end:
@@ -242,6 +247,8 @@ cdef bint run_compact(
         for j in range(plan.streams):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
             scales[j] = t.scales[j] + first // SCALED if t.scales[j] else NULL
+        if t.home:
+            at[ROUNDED] = t.data[t.home] + first * t.itemsize[t.home]
         if run >= LONG and not bytes:   # as for dense state, but whole units
             head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // unit * unit
             run = head if head else run

@@ -110,6 +110,7 @@ def use_isa(str name):
         memcpy(spans.ask[k], loops.ask, sizeof(loops.ask))
         memcpy(spans.factored[k], loops.factored, sizeof(loops.factored))
         memcpy(spans.compact[k], loops.compact, sizeof(loops.compact))
+        memcpy(spans.master[k], loops.master, sizeof(loops.master))
     memcpy(spans.update[<int> len(RULES)], spans.limit, sizeof(spans.limit))
     SPANS = spans
     ISA = name

@@ -142,6 +142,9 @@ cdef struct rule_spans_t:
     # [bfloat16 or int8 state][p and g are float32, or bfloat16 and p is rounded stochastically];
     # NULL: by pieces alone
     compact_t compact[2][2]
+    # [float32 or bfloat16 state]: of a bfloat16 parameter, the last stream, and its gradient beside
+    # a float32 master, the first one; NULL: by pieces alone
+    compact_t master[2]
 
 
 cdef struct spans_t:
@@ -150,6 +153,7 @@ cdef struct spans_t:
     ask_t ask[MAX_RULES][DTYPES]
     factored_t factored[MAX_RULES][DTYPES]
     compact_t compact[MAX_RULES][2][2]
+    compact_t master[MAX_RULES][2]
     span_t limit[MAX_LIMITS][DTYPES]
     finite_t finite[DTYPES]
     finite_t roomy[DTYPES]

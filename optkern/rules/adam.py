@@ -55,6 +55,7 @@ RULE = Rule(
     has_rows=True,
     has_relative=True,
     compact_loop=True,
+    master_loop=True,
     curvature_follows=True,
     stable_factor=lambda h: 2 * (1 + h["betas"][0]) / (1 - h["betas"][0]),
     preconditioner=preconditioner,

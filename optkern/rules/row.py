@@ -159,6 +159,8 @@ class Rule:
     compact_loop : bool
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
+    master_loop : bool
+        Whether it gets one beside float32 masters of bfloat16 parameters, too.
     by_pieces : tuple of str
         The hyperparameters with which it goes by pieces all the same: they are set too rarely for
         what a loop takes to build (AMSGrad's a fifth of Adam's).
@@ -235,6 +237,7 @@ class Rule:
     has_relative: bool = False
     not_relative: str = "which divides by no running second moment"
     compact_loop: bool = False
+    master_loop: bool = False
     by_pieces: tuple[str, ...] = ()
     light: bool = False
     matrices: Callable[[Any, Any, Values], None] | None = None
