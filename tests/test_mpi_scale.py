@@ -39,8 +39,10 @@ def test_the_benchmark_runs_and_bytes_are_those_of_the_model():
         [*command, "--ranks", "2"], capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stderr
-    rows = [line.split("|")[1:-1] for line in run.stdout.splitlines()[2:]]
-    cells = {row[2].strip(): row[4:] for row in rows}
+    sides, pairs = (text.splitlines()[2:] for text in run.stdout.split("\n\n"))
+    cells = {row[2].strip(): row[4:] for row in (line.split("|")[1:-1] for line in sides)}
+    assert {"MPI", "MPI, shared memory"} <= {line.split("|")[3].strip() for line in pairs}
+    assert all(line.endswith(" % |") for line in pairs)
     seen, model = (cell.strip() for cell in cells["optkern, MPI"])
     assert model == "1.60 MB"
     if seen == "-":
