@@ -28,7 +28,6 @@ from .operators import Operator, Point, norm, random_unit
 from .pinned import free_of_absent
 from .recurrence import dot
 from .run import MEMORY, LanczosRun
-from .scales import LossScale
 from .stationarity import Stationarity, StationarityTest
 from .verdict import Verdict, explained
 from .views import hessian
@@ -215,7 +214,7 @@ def classify(
     if stationary and kind in ("minimum", "degenerate") and run.has_basis:
         ways = None if judge.strict(kind) else judge.along_flat(line, seed)
     if kind == "minimum" and ways and ways.step is not None:
-        kind, against = _by_flat_ways(ways, line, test.worth)
+        kind, against = _by_flat_ways(ways, line, test)
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
     if stationary and kind == "maximum" and not judge.strict(kind) and judge.rises_in_units(seed):
@@ -314,16 +313,21 @@ def _at_its_end(judge: Judge, line: LossAlongDirection, seed: int) -> str:
 
 
 def _by_flat_ways(
-    ways: FlatWays, line: LossAlongDirection, worth: LossScale
+    ways: FlatWays, line: LossAlongDirection, test: StationarityTest
 ) -> tuple[str | None, str]:
     """Judge a point without curvature below zero from which a flat direction leads down."""
     if math.isfinite(ways.order):
         return "saddle", ""
-    if line.loss is not None and not worth.counts(ways.fall):
-        return "minimum", ""
+    on = ""
+    if line.loss is not None and not test.worth.counts(ways.fall):
+        assert ways.step is not None
+        won, moved = test.gain_on_from(line.x + ways.step, 1e-3 * ways.length)
+        if not won:
+            return "minimum", ""
+        on = f", from where L-BFGS goes on to {won:.2g} below it, {moved:.2g} from x"
     return None, (
         f"no curvature below zero was seen, and some directions are flat; along one of them the "
-        f"loss is level at first and {ways.length:.2g} from x lower by {ways.fall:.2g} (units "
+        f"loss is level at first and {ways.length:.2g} from x lower by {ways.fall:.2g}{on} (units "
         "that are dead or saturated at x?): verdict.escape_direction leads there"
     )
 

@@ -492,16 +492,22 @@ class StationarityTest:
             return None
         if gain <= WORTH_FOLLOWING * self.worth.least:
             return None
-        descent = Descent(self.line, self.line.x, verdict.newton_length * 1e-3)
+        won, moved = self.gain_on_from(self.line.x, verdict.newton_length * 1e-3)
+        if not won:
+            return None
+        why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({self.worth.said(won)})"
+        return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
+
+    def gain_on_from(self, x: np.ndarray, first: float) -> tuple[float, float]:
+        """Go on by L-BFGS from a point; return what is gained and how far it is, 0 if little."""
+        descent = Descent(self.line, x, first)
         for _ in range(MOST_FOLLOWING_STEPS):
             if not descent.step():
                 break
         won = self.line.f - descent.f
         if won <= max(FOLLOWED_GAIN * self.worth.least, 4 * self.line.rounding(self.seed)):
-            return None
-        moved = norm(descent.x - self.line.x)
-        why = f"no straight step gains much, but L-BFGS gains {won:.2g} ({self.worth.said(won)})"
-        return replace(verdict, holds=False, why=why, gain=won, tried_length=moved)
+            return 0.0, 0.0
+        return won, norm(descent.x - self.line.x)
 
     def _sizes(self) -> np.ndarray:
         """Return how far each coordinate goes: what is near 0 by chance goes as far as others do.
