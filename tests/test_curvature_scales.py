@@ -103,3 +103,62 @@ def test_terms_that_cancel_contradict_nothing():
         x, lambda x: 0.5 * (x[0] ** 2 - x[1] ** 2), lambda x: np.array([x[0], -x[1]])
     )
     assert said == ""
+
+
+def mixture(d):
+    """Give the mean negative log-likelihood of two normals and its gradient: share, means, sds."""
+
+    def both(v):
+        a = 1 / (1 + np.exp(-v[0]))
+        s = np.exp(v[3:, None])
+        z = (d - v[1:3, None]) / s
+        parts = np.log([[a], [1 - a]]) - v[3:, None] - 0.5 * z * z
+        top = parts.max(0)
+        e = np.exp(parts - top)
+        total = e.sum(0)
+        q = e / total
+        slopes = np.r_[np.mean(q[0]) - a, (q * z / s).mean(1), (q * (z * z - 1)).mean(1)]
+        return -float(np.mean(top + np.log(total))), -slopes
+
+    return (lambda v: both(v)[0]), (lambda v: both(v)[1])
+
+
+@pytest.mark.parametrize("centre", (4.6, 5.0, 5.7))
+def test_a_component_that_has_died_is_no_minimum(centre):
+    """Its share is 6e-6: level all round, and 5 from x begins a way on which a third is gained."""
+    r = np.random.default_rng(0)
+    d = np.r_[r.normal(-2, 1, 60), r.normal(2, 0.5, 40)]
+    loss, grad = mixture(d)
+    x = np.array([12.0, d.mean(), centre, np.log(d.std()), -1.0])
+    assert np.linalg.norm(grad(x)) < 1e-4
+    v = curvature.classify(x, grad, loss=loss)
+    assert v.kind != "minimum", str(v)
+    if v.kind == "inconclusive":
+        assert "from where L-BFGS goes on" in str(v) and "lambda_min" not in str(v)
+    assert curvature.classify(x, grad).kind != "minimum"
+
+
+def test_turning_atoms_that_are_stored_in_float32_is_no_way_down():
+    """Rounding x to float32 turns the curvature of a turn, 0, into -3e-6 of 288."""
+
+    def grad(v):
+        p = v.reshape(4, 3).astype(np.float64)
+        g = np.zeros((4, 3))
+        for i in range(4):
+            for j in range(4):
+                if i != j:
+                    gap = p[i] - p[j]
+                    square = gap @ gap
+                    g[i] += (-12 * square**-7 + 12 * square**-4) * gap
+        return g.ravel().astype(v.dtype)
+
+    height = np.sqrt(2 / 3)
+    x = np.array(
+        [[0, 0, 0], [1, 0, 0], [0.5, np.sqrt(3) / 2, 0], [0.5, np.sqrt(3) / 6, height]]
+    ).ravel()
+    turned = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))[0]
+    for seed in range(3):
+        moved = (x.reshape(4, 3) @ turned + 0.1 * seed).ravel()
+        v = curvature.classify(moved.astype(np.float32), grad)
+        assert v.kind == "minimum" and v.flat_directions == 6, str(v)
+        assert curvature.classify(moved, grad).kind == "minimum"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +67,19 @@ class Judge:
         if self.operator.trouble:
             return math.inf
         errors = math.sqrt(run.k) * self.operator.noise
-        return max(run.floor, errors, run.ritz_noise if self.operator.exact else 0.0)
+        own = run.ritz_noise if self.operator.exact else 0.0
+        return max(run.floor, errors, own, self.stored)
+
+    @functools.cached_property
+    def stored(self) -> float:
+        """Give the curvature that storing x in a narrower dtype than its gradient comes in feigns.
+
+        Beside a minimum of atoms, that may be turned at will, turning them curves by -|g| / ||x||.
+        """
+        gradient, size = self.gradient, norm(self.gradient.x)
+        if gradient.point.dtype == gradient.dtype or not size:
+            return 0.0
+        return 4 * gradient.rounding(self.run.seed) / size
 
     @property
     def stochastic(self) -> bool:

@@ -331,6 +331,6 @@ def _not_stationary(v: Verdict) -> str:
 
 def _inconclusive(v: Verdict, cause: str) -> str:
     known = ""
-    if v.escape_direction is not None:
+    if v.escape_direction is not None and v.bounds_min[1] < 0:
         known = f"; lambda_min <= {at_most(v.bounds_min[1])} along verdict.escape_direction"
     return f"inconclusive: {cause}{known}"
