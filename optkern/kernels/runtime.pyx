@@ -58,6 +58,16 @@ cdef extern from *:
         return 0;
     #endif
     }
+
+    /* Said by several threads at once, where several optimizers step. */
+    #if defined(__GNUC__) || defined(__clang__)
+    static int optkern_region_entered = 0;
+    #define optkern_enter_region() __atomic_store_n(&optkern_region_entered, 1, __ATOMIC_RELAXED)
+    #else  /* MSVC, where a volatile number is written at once */
+    static volatile int optkern_region_entered = 0;
+    #define optkern_enter_region() (optkern_region_entered = 1)
+    #endif
+
     #if defined(__clang__)
     #define OPTKERN_COMPILER "clang " __clang_version__
     #elif defined(__GNUC__)
@@ -73,6 +83,8 @@ cdef extern from *:
     int omp_get_max_threads() noexcept nogil
     double optkern_seconds() noexcept nogil
     int optkern_cpu_level() noexcept nogil
+    const bint optkern_region_entered
+    void optkern_enter_region() noexcept nogil
 
 # --------------------------------------------------------------------------- instruction set
 
@@ -140,7 +152,6 @@ cdef int initial_openmp_threads = omp_get_max_threads()   # also makes the runti
 cdef int thread_limit = 1
 cdef bint limit_explicit = False
 cdef bint forked = False           # serial until the user says otherwise
-cdef bint region_entered = False
 cdef bint hangs = False            # forked after a region: another one would never end
 cdef int forks = 0                 # between this process and the one that loaded optkern
 
@@ -211,7 +222,6 @@ cdef void run_jobs(
     job_t job, void* context, Py_ssize_t jobs, int threads
 ) noexcept nogil:
     """Call ``job(context, k, thread)`` for every k below `jobs`, in the IEEE mode."""
-    global region_entered
     cdef Py_ssize_t k
     cdef optkern_mode_t mode
     if threads == 1:
@@ -220,7 +230,7 @@ cdef void run_jobs(
             job(context, k, 0)
         optkern_restore_mode(mode)
         return
-    region_entered = True
+    optkern_enter_region()
     for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
         run_job(job, context, k, threadid())
 
@@ -247,7 +257,7 @@ def _after_fork():
     global forked, hangs, forks
     forked = True
     forks += 1
-    hangs = hangs or region_entered
+    hangs = hangs or optkern_region_entered
 
 
 if hasattr(os, "register_at_fork"):
