@@ -95,7 +95,7 @@ cdef class Turn:
                 return False
             self.busy, self.stepping, self.at_rest = True, stepping, False
             self.thread, self.forks = PyThread_get_thread_ident(), count_forks()
-            self.doing = what
+            self.doing = what  # None: no name whose references all threads would count
             return True
 
     cdef void end(self) noexcept:
