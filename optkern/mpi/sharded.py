@@ -147,7 +147,8 @@ class Sharded(Saving, Averages, Sums, Attributes):
         threads = options.get("num_threads") or max(1, get_thread_limit() // here)
         self.share = optimizer(self._like_params(pieces), **{**options, "num_threads": threads})
         owned = [self.layout.owned(i, self.ranks.rank) for i in range(len(wanted))]
-        shares.place(self.share, [0 if piece is None else piece.first for piece in owned])
+        origins = [0 if piece is None else piece.first for piece in owned]
+        shares.place(self.share, origins, [array.shape for array in wanted])
         self._count_blocks()
         self._clock = Clock()
 

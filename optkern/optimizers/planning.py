@@ -17,7 +17,7 @@ from ..kernels.rules import (
     refuse_layouts,
     refuse_option,
 )
-from ..kernels.structures import Structure
+from ..kernels.structures import Label, Structure
 from .bound import renewed
 from .change import Change, Counts
 from .layers import heads_of
@@ -104,8 +104,21 @@ class Planning:
 
     def all_head(self) -> bool:
         """Tell whether all parameters are the last layer's."""
-        arrays = dict(zip(self.structure.labels, self.plan.params))
-        return heads_of(arrays) == set(arrays)
+        return self._heads(self.plan) == set(self.plan.labels)
+
+    def tell_heads(self, plan: Plan) -> None:
+        """Tell a plan which parameters are the last layer's."""
+        heads = self._heads(plan)
+        note_heads(plan, [label in heads for label in plan.labels])
+
+    def _heads(self, plan: Plan) -> set[Label]:
+        """Name the last layer's parameters: by whole shapes, of which a share has but some."""
+        arrays = list(plan.params)
+        if self.shapes:
+            arrays = [
+                np.broadcast_to(np.empty((), a.dtype), s) for a, s in zip(arrays, self.shapes)
+            ]
+        return heads_of(dict(zip(plan.labels, arrays)))
 
     def _refuse_unfit(self, structure: Structure, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raise ValueError where a rule is given arrays of other axes, or digits, than it is for.
@@ -153,8 +166,7 @@ class Planning:
                     refuse_option(self.owner, name, self.rule_of(group))
         refuse_layouts(self.owner, options, [group.get("layout") for group in groups])
         if options["adaptive_clip"] is not None:
-            heads = heads_of(dict(zip(plan.labels, plan.params)))
-            note_heads(plan, [label in heads for label in plan.labels])
+            self.tell_heads(plan)
         now = [self.values_at(self.owner, values, plan.applied) for values in (*groups, options)]
         setting = Setting(plan, now[:-1], now[-1])
         schedules = [

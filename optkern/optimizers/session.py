@@ -63,10 +63,13 @@ class Session(Planning, Storage, Bound, Arguments):
         The parameters whose averages and masters begin with what they hold at their first step.
     origins : sequence of int
         Where in whole arrays the parameters begin that are slices of them; empty: none is.
+    shapes : sequence of tuple of int
+        Of the whole arrays then.
     """
 
     plan: Any = None
     origins: Sequence[int] = ()
+    shapes: Sequence[tuple[int, ...]] = ()
     exchange_averages = exchange_averages  # compiled; a host whose memory moves puts its own here
 
     def __init__(

@@ -44,13 +44,17 @@ def takes_whole_arrays(opt: Optimizer, group: int) -> str:
     return ""
 
 
-def place(opt: Optimizer, origins: Sequence[int]) -> None:
-    """Say where in the whole arrays those of this share begin, in C order.
+def place(opt: Optimizer, origins: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Say where in the whole arrays those of this share begin, in C order, and their shapes.
 
-    What is rounded at random is numbered by its place there.
+    What is rounded at random is numbered by its place there; which layer is the last is seen from
+    all shapes.
     """
-    note_origins(opt.session.plan, origins)
-    opt.session.origins = origins
+    session = opt.session
+    note_origins(session.plan, origins)
+    session.origins, session.shapes = origins, shapes
+    if session.options["adaptive_clip"] is not None:
+        session.tell_heads(session.plan)
 
 
 def work_of(opt: Optimizer, group: int, shape: Sequence[int]) -> float:
