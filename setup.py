@@ -227,6 +227,11 @@ def touches(rule, slot, flags) -> bool:
     return slot.needed_with is None or rule.structural[slot.needed_with] in flags
 
 
+def has_state(rule):
+    """Whether each variant of a rule has state: fetching ahead is longer than plain SGD's loop."""
+    return all(any(touches(rule, x, flags) for x in rule.streams) for flags in rule.variants)
+
+
 def compacts(variants, used):
     """The variants of a rule with loops of their own over compact state.
 
@@ -307,7 +312,7 @@ def stamp(name: str, rows: list, isa: str) -> str:
         compacts=compacts,
         COMPACT=[row.formula for row in rows if row.compact_loop],
         MASTERS=[row.formula for row in rows if row.master_loop],
-        AHEAD=[row.formula for row in rows if not row.light],
+        AHEAD=[row.formula for row in rows if has_state(row)],
     )
     path = STAMPED / "optkern" / "kernels" / f"{name}.pyx"
     write_if_changed(path, text)
