@@ -103,19 +103,6 @@ def test_matrix_rules_are_given_whole_matrices(rule):
     compared(2, lambda w, p: getattr(w, rule.class_name)(p, **options), shapes, gradient=small)
 
 
-@pytest.mark.parametrize(
-    "shapes", [{"q": (3, 5, 70), "w": (500, 2)}, {"a": (20, 30), "b": (30, 9)}], ids=str
-)
-@pytest.mark.parametrize("ranks", (2, 4))
-def test_the_last_layer_is_that_of_all_ranks(ranks, shapes):
-    """Which adaptive_clip leaves alone: a rank that has nothing but this layer has a last one."""
-
-    def gradient(dtype, seed):
-        return values(shapes, dtype, seed)
-
-    compared(ranks, lambda w, p: w.SGD(p, lr=0.1, adaptive_clip=0.01), shapes, gradient=gradient)
-
-
 @pytest.mark.parametrize("ranks", (1, 2, 4))
 def test_sums_over_all_arrays_are_of_all_ranks(ranks):
     """Prodigy's d: also where a rank has no array of the rule, or the only one with a gradient."""

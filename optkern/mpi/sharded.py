@@ -272,6 +272,10 @@ class Sharded(Saving, Averages, Sums, Attributes):
         )
         if refused is not None:
             raise refused
+        if self.share.session.options["zero_grad"]:
+            for gradient in given:
+                if gradient is not None:
+                    gradient[...] = 0
         return applied
 
     def _update(self, given: list[Any], flushing: bool) -> tuple[bool, ValueError | None]:
@@ -369,12 +373,23 @@ class Sharded(Saving, Averages, Sums, Attributes):
             if not structure.contents.same():
                 structure.refuse_changes(WAY_OUT, NEW_WAY_OUT)
             found = structure.flatten(grads, "grads", self.share.strict_grads)
+        if self.share.session.options["zero_grad"]:
+            self._refuse_unzeroable(found)
         return [
             None
             if g is None
             else buffers.as_gradient(self._owner, buffers.named("gradient of parameter", k), g, p)
             for k, g, p in zip(structure.labels, found, structure.arrays)
         ]
+
+    def _refuse_unzeroable(self, found: Iterable[Any]) -> None:
+        """Refuse what zero_grad=True cannot set to zero: as a step would, but `gradients` fit."""
+        structure = self.structure
+        room = self.memory.gradients or structure.arrays
+        for label, g, p, own in zip(structure.labels, found, structure.arrays, room):
+            if g is not None and not same_memory(g, own):
+                what = buffers.named("gradient of parameter", label)
+                buffers.check_zeroable(self._owner, what, buffers.shared(self._owner, what, g), p)
 
     def _pack(self, given: list[Any], which: Iterable[int]) -> None:
         """Bring some gradients to the buffers that are sent, where they are not there already."""

@@ -106,11 +106,6 @@ class Planning:
         """Tell whether all parameters are the last layer's."""
         return self._heads(self.plan) == set(self.plan.labels)
 
-    def tell_heads(self, plan: Plan) -> None:
-        """Tell a plan which parameters are the last layer's."""
-        heads = self._heads(plan)
-        note_heads(plan, [label in heads for label in plan.labels])
-
     def _heads(self, plan: Plan) -> set[Label]:
         """Name the last layer's parameters: by whole shapes, of which a share has but some."""
         arrays = list(plan.params)
@@ -166,8 +161,11 @@ class Planning:
                     refuse_option(self.owner, name, self.rule_of(group))
         refuse_layouts(self.owner, options, [group.get("layout") for group in groups])
         if options["adaptive_clip"] is not None:
-            self.tell_heads(plan)
+            heads = self._heads(plan)
+            note_heads(plan, [label in heads for label in plan.labels])
         now = [self.values_at(self.owner, values, plan.applied) for values in (*groups, options)]
+        if self.shapes:  # whose gradients are sums over the ranks: the caller zeroes the user's
+            now[-1] = {**now[-1], "zero_grad": False}
         setting = Setting(plan, now[:-1], now[-1])
         schedules = [
             (number, scheduled)

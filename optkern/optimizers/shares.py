@@ -48,13 +48,12 @@ def place(opt: Optimizer, origins: Sequence[int], shapes: Sequence[tuple[int, ..
     """Say where in the whole arrays those of this share begin, in C order, and their shapes.
 
     What is rounded at random is numbered by its place there; which layer is the last is seen from
-    all shapes.
+    all shapes. Gradients are the caller's to set to zero.
     """
     session = opt.session
     note_origins(session.plan, origins)
     session.origins, session.shapes = origins, shapes
-    if session.options["adaptive_clip"] is not None:
-        session.tell_heads(session.plan)
+    session.prepare_values(session.groups, session.options).commit()
 
 
 def work_of(opt: Optimizer, group: int, shape: Sequence[int]) -> float:
