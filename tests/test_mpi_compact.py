@@ -27,6 +27,7 @@ STORED = {
     "float16 weights": (np.float16, {"weight_rounding": "stochastic"}),
     "both": ("bfloat16", {"weight_rounding": "stochastic", "state_dtype": "int8"}),
     "masters": ("bfloat16", {"master_weights": True, "state_dtype": "int8"}),
+    "masters of two": ("bfloat16", {"master_weights": True, "state_dtype": "bfloat16"}),
 }
 # With these a step goes by pieces; without, by the loops over compact state.
 AROUND = {"plain": {}, "in pieces": {"clip_norm": 1.0, "lookahead": (2, 0.5), "accumulate": 2}}
