@@ -7,7 +7,6 @@ it changes about x, and a step by how far the gradient's slopes stay.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -41,9 +40,20 @@ class LossScale:
 
     def __init__(self, line: LossAlongDirection, size: float, seed: int) -> None:
         self.line, self.size, self.seed = line, size, seed
+        self._change: float | None = None
 
-    @functools.cached_property
+    @property
     def change(self) -> float:
+        """Return what `_measured` does, which is asked for once.
+
+        A cached property of Python 3.11 has one lock for all objects: of ranks that are threads one
+        would hold it and wait for the others.
+        """
+        if self._change is None:
+            self._change = self._measured()
+        return self._change
+
+    def _measured(self) -> float:
         """Measure how the loss changes over the size of x, whatever constant is part of it.
 
         Over that of x as a whole and over each coordinate's own: the smaller of the two medians.
