@@ -51,3 +51,14 @@ def test_gradients_are_set_to_zero_where_that_is_asked_for(own, dtype):
         assert grads["b"].all()
 
     mpi_ranks.run(2, work)
+
+
+def test_ranks_that_differ_in_the_sign_of_a_zero():
+    """Which equal each other, and may give other bits: the difference is named, too."""
+
+    def work(rank):
+        decay = -0.0 if rank.rank else 0.0
+        with pytest.raises(RankError, match=r"'weight_decay': rank 0 has 0\.0, rank 1 -0\.0"):
+            Sharded(optkern.AdamW, values(), comm=rank, weight_decay=decay)
+
+    mpi_ranks.run(2, work)

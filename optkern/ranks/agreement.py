@@ -176,7 +176,7 @@ class Agreement:
         ends, buffer = self._gathered_bytes(np.frombuffer(text.encode(), np.uint8))
         starts = [0, *ends[:-1]]
         values = [json.loads(buffer[a:b].tobytes()) for a, b in zip(starts, ends)]
-        other = next(k for k, value in enumerate(values) if value != values[0])
+        other = next(k for k, value in enumerate(values) if _differ(value, values[0]))
         where, mine, theirs = _difference(values[0], values[other])
         return f"{where}: rank 0 has {mine}, rank {other} {theirs}"
 
@@ -185,15 +185,20 @@ def _difference(mine: Any, theirs: Any, where: str = "") -> tuple[str, str, str]
     """Find the first place where two values differ: its path, and what each has there."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in (*mine, *theirs):
-            if mine.get(key, _NOTHING) != theirs.get(key, _NOTHING):
+            if _differ(mine.get(key, _NOTHING), theirs.get(key, _NOTHING)):
                 return _difference(
                     mine.get(key, _NOTHING), theirs.get(key, _NOTHING), f"{where} {key!r}"
                 )
     if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
         for number, (one, other) in enumerate(zip(mine, theirs)):
-            if one != other:
+            if _differ(one, other):
                 return _difference(one, other, f"{where} [{number}]")
     return where, _short(mine), _short(theirs)
+
+
+def _differ(mine: Any, theirs: Any) -> bool:
+    """Tell whether two values differ as they are written: 0.0 and -0.0 do, two NaN do not."""
+    return json.dumps(mine) != json.dumps(theirs)
 
 
 _NOTHING = "nothing"
