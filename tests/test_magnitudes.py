@@ -153,6 +153,21 @@ def test_centered_rmsprop_whose_second_moment_overflows(dtype, size, momentum):
     assert (p[1::2] == 1).all() and (p[::2] < 1).all()
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e25), (np.float64, 1e200)])
+def test_ftrls_weights_outlast_a_sum_of_squares_beyond_the_range(dtype, size):
+    """One such gradient made its weight NaN for ever: the sum ends at the largest number."""
+    p, q = np.ones(300, dtype), np.ones(300, dtype)
+    opt = optkern.FTRL(p, lr=0.1, on_nonfinite="skip")
+    state = [np.zeros(300, dtype) for _ in range(2)]
+    for step in range(3):
+        g = np.where((np.arange(300) % 2) & (step == 1), dtype(size), dtype(0.1))
+        assert opt.step(g) is True
+        reference.ftrl(q, g, *state, lr=0.1)
+        assert_same_bits(p, q)
+        assert np.isfinite(p).all()
+    assert (p[::2] < 1).all() and (p[1::2] < -1e4).all()
+
+
 BEYOND = {  # rows of docs/range.md: class, options, weights, gradients of the calls
     "momentum": (optkern.SGD, {"momentum": 0.9}, 1.0, [3e38, 3e38]),
     "averages": (optkern.Adam, {"grad_scale": 1e-10}, 1.0, [1e30]),
@@ -166,6 +181,18 @@ def test_where_finite_numbers_become_infinite(case):
     cls, keywords, size, calls = BEYOND[case]
     opt = trained_like_twin(cls, keywords, size, calls, np.float32)
     assert not np.isfinite(opt.params[0]).any()
+
+
+@pytest.mark.parametrize("kept", ({}, {"clip_norm": 1.0}))
+def test_where_soaps_statistics_become_infinite(kept):
+    """Documented, and clipping keeps them in range, as the page says."""
+    p = np.ones((3, 4), np.float32)
+    opt = optkern.SOAP(p, precondition_frequency=2, on_nonfinite="skip", **kept)
+    for step in range(5):
+        g = np.random.default_rng(step).standard_normal((3, 4)).astype(np.float32)
+        g[0, 0] = 1e21 if step == 2 else 1
+        opt.step(g)
+    assert np.isfinite(p).all() == bool(kept)
 
 
 @pytest.mark.parametrize("on_nonfinite", ("propagate", "skip", "raise"))

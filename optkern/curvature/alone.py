@@ -31,7 +31,7 @@ def in_own_units(
     if whole.n > FEW or hidden.size in (0, whole.n):
         return None
     x = gradient.x.astype(np.float64)
-    curvatures[hidden] = [_alone(operator, gradient, x, i) for i in hidden]
+    curvatures[hidden] = [_alone(operator, gradient, x, int(i)) for i in hidden]
     if not curvatures[hidden].any():
         return None
     curves = curvatures != 0

@@ -1,6 +1,6 @@
 # cython: cdivision=True
 """Scalar helpers of the formulas, and the processor's floating-point mode."""
-from libc.float cimport DBL_EPSILON, DBL_MIN, FLT_EPSILON, FLT_MIN
+from libc.float cimport DBL_EPSILON, DBL_MAX, DBL_MIN, FLT_EPSILON, FLT_MAX, FLT_MIN
 from libc.math cimport fabs, fabsf, sqrt, sqrtf
 
 ctypedef fused floating:
@@ -50,6 +50,14 @@ cdef inline floating least(floating x) noexcept nogil:
         return FLT_MIN
     else:
         return DBL_MIN
+
+
+cdef inline floating finite(floating x) noexcept nogil:
+    """Put the largest number in infinity's place."""
+    if floating is float:
+        return FLT_MAX if x > FLT_MAX else x
+    else:
+        return DBL_MAX if x > DBL_MAX else x
 
 
 cdef inline floating least_root(floating x) noexcept nogil:

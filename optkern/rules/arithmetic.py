@@ -18,6 +18,11 @@ def flush(x):
     return np.where(np.abs(x) < np.finfo(x.dtype).smallest_normal, x.dtype.type(0), x)
 
 
+def finite(x):
+    """Put the largest number in infinity's place."""
+    return np.minimum(x, np.finfo(x.dtype).max)
+
+
 def ascended(p, g, h):
     """Return the gradient to descend along: scaled, clipped, turned to maximise, L2 decay added.
 

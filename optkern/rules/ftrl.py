@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import ascended, flush, moved, opposed, shrunk, whole
+from .arithmetic import ascended, finite, flush, moved, opposed, shrunk, whole
 from .domains import Real
 from .flags import CAUTIOUS, SHRINK, WARY
 from .row import ClassKeyword, Rule, Slot
@@ -22,7 +22,7 @@ from .row import ClassKeyword, Rule, Slot
 
 def formula(p, g, z, n, h):
     g = whole(ascended(p, g, h), h)
-    square = n + g * g
+    square = finite(n + g * g)  # of an infinite one no weight can be computed
     root, least = np.sqrt(square), np.sqrt(np.finfo(square.dtype).smallest_normal)
     total = z + (g - (root - np.sqrt(n)) * h.inverse * p)
     z[...], n[...] = flush(total), flush(square)
