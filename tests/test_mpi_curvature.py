@@ -81,6 +81,31 @@ def test_a_product_that_fails_on_one_rank_is_told_on_all():
     assert "rank 1 could not evaluate" in said[0] and said[1] == "of the user's own"
 
 
+@pytest.mark.parametrize("call", (3, 4, 7, 12))
+@pytest.mark.parametrize("kind", (ValueError, ZeroDivisionError))
+def test_a_trial_step_out_of_one_ranks_domain_is_out_of_alls(call, kind):
+    """One process takes the gradient for NaN there and goes on; the ranks lost each other."""
+
+    def judged(**options):
+        calls = []
+        odd = "comm" not in options or options["comm"].rank == 1
+
+        def grad(x):
+            calls.append(1)
+            if odd and len(calls) == call:
+                raise kind("out of the domain")
+            return np.linspace(0.1, 3, N) * x
+
+        def loss(x):
+            return float(0.5 * np.linspace(0.1, 3, N) @ x**2)
+
+        return curvature.classify(np.zeros(N), grad, loss=loss, **options)
+
+    alone = judged()
+    for found in mpi_ranks.run(2, lambda rank: judged(comm=rank)):
+        assert found.kind == alone.kind and found.explanation == alone.explanation
+
+
 def test_ranks_that_differ_in_shape():
     def work(rank):
         with pytest.raises(optkern.mpi.RankError, match="disagree on the operator's n") as error:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .protocol import Communicator, RankError
+from .protocol import Communicator, DomainRankError, RankError
 
 _Result = TypeVar("_Result")
 
@@ -31,7 +31,7 @@ RECORD = np.dtype(
         ("said", "S864"),
     ]
 )
-GOES_ON, FAILED, ENDED = 0, 1, 2
+GOES_ON, FAILED, ENDED, OUT_OF_DOMAIN = 0, 1, 2, 3
 
 
 class Agreement:
@@ -56,6 +56,7 @@ class Agreement:
         facts: Mapping[str, Any] | None = None,
         error: BaseException | None = None,
         wish: bool = False,
+        outside: bool = False,
     ) -> bool:
         """Say what this rank is about to do; return where all are about to do the same.
 
@@ -70,6 +71,9 @@ class Agreement:
         error : exception, optional
             Why this rank cannot.
         wish : bool
+        outside : bool
+            Whether ``error`` says that a function has no value there: others raise a
+            `DomainRankError`.
 
         Returns
         -------
@@ -94,7 +98,7 @@ class Agreement:
         record["state"], record["wish"], record["act"] = GOES_ON, wish, act.encode()[:96]
         record["facts"][: len(texts)] = [zlib.crc32(text.encode()) for text in texts]
         if error is not None:
-            record["state"] = FAILED
+            record["state"] = OUT_OF_DOMAIN if outside else FAILED
             record["said"] = f"{type(error).__name__}: {error}".encode()[:864]
         try:
             records = self._exchanged(record)
@@ -160,9 +164,10 @@ class Agreement:
         """Raise where a rank has ended, has met an error, or is about to do something else."""
         if self._note_ended(records):
             raise RankError(f"{owner}: {self.over}; this one was about to {act}")
-        for k in np.flatnonzero(records["state"] == FAILED).tolist():
-            said = records["said"][k].decode(errors="replace")
-            raise RankError(f"{owner}: rank {k} could not {act}: {said}; no rank has done it")
+        for kind, state in ((RankError, FAILED), (DomainRankError, OUT_OF_DOMAIN)):
+            for k in np.flatnonzero(records["state"] == state).tolist():
+                said = records["said"][k].decode(errors="replace")
+                raise kind(f"{owner}: rank {k} could not {act}: {said}; no rank has done it")
         acts = [text.decode(errors="replace") for text in records["act"]]
         for k, other in enumerate(acts):
             if other != acts[0]:

@@ -27,7 +27,8 @@ def averaged(
 
     For curvature, solvers and landscapes: what all ranks ask at the same places, they all
     get the same answers to. A rank whose function fails raises its own error, the others
-    `RankError`.
+    `RankError`; one that is a ValueError too where it is a ValueError or an ArithmeticError that
+    failed: a trial step may leave the domain of one rank's loss, and has then left that of all.
 
     Parameters
     ----------
@@ -61,7 +62,8 @@ def averaged(
         except Exception as caught:
             error = caught
         facts = {} if form is None else form.facts
-        agreement.agree(owner, f"evaluate {owner}", facts, error)
+        outside = isinstance(error, (ArithmeticError, ValueError))
+        agreement.agree(owner, f"evaluate {owner}", facts, error, outside=outside)
         assert form is not None
         vector = form.vector
         add_everywhere(ranks, vector)

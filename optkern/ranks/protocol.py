@@ -59,6 +59,14 @@ class RankError(RuntimeError):
     """
 
 
+class DomainRankError(RankError, ValueError):
+    """Say that another rank's function has no value where it was asked.
+
+    What takes a ValueError of a trial step for the end of the function's domain does so on all
+    ranks then.
+    """
+
+
 class Alone:
     """Join one rank, which has nobody to talk to."""
 
