@@ -175,6 +175,20 @@ def test_damage_is_told_and_nothing_changes(tmp_path):
     refused("a folder's checkpoint has an index.json", OSError)
 
 
+@pytest.mark.parametrize("act", ("save", "load"))
+@pytest.mark.parametrize("folder", (3.5, None, "", b"run"))
+def test_a_folder_that_is_none_on_one_rank_is_told_on_all(act, folder, tmp_path):
+    def work(rank):
+        opt = Sharded(optkern.AdamW, values(), comm=rank)
+        with pytest.raises((TypeError, optkern.mpi.RankError)) as error:
+            getattr(opt, act)(folder if rank.rank else tmp_path / "run")
+        return str(error.value)
+
+    calm, own = mpi_ranks.run(2, work)
+    assert f"{act}: folder must be a str or path, not empty, got {folder!r}" in own
+    assert f"rank 1 could not {act}: " in calm and not (tmp_path / "run").exists()
+
+
 def test_save_says_what_to_call(tmp_path):
     opt = Sharded(optkern.AdamW, values(), comm=optkern.mpi.Alone())
     with pytest.raises(TypeError, match=r"call opt\.save\(folder\), on all ranks"):

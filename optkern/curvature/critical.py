@@ -101,7 +101,8 @@ def classify(
         Called with the run after each step; a true answer stops it.
     comm : communicator, optional
         As for `optkern.mpi.Sharded`: loss, gradients and products are the means over these ranks,
-        each of its part of the data; all ranks get the same verdict.
+        each of its part of the data; all ranks get the same verdict. One that does not answer for
+        half an hour ends all.
 
     Returns
     -------

@@ -165,7 +165,8 @@ def lanczos(
     comm : communicator, optional
         As for `optkern.mpi.Sharded`: products are the mean over these ranks, each of its part of
         the data, and all ranks get the same result. Each keeps its slice of the basis' vectors;
-        ``memory`` is that of one rank. A callback that stops one rank stops all.
+        ``memory`` is that of one rank. A callback that stops one rank stops all; a rank that does
+        not answer for half an hour ends all.
 
     Returns
     -------

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checkpoint import Report as LoadReport
 from ..checkpoint import content_at, content_of, prepared, shards
+from ..kernels.names import brief
 from ..kernels.structures import Structure
 from ..optimizers import Optimizer
 from ..ranks import Agreement, Communicator
@@ -58,8 +59,7 @@ class Saving:
         OSError, TypeError, RuntimeError
             On the rank that cannot write; `RankError` on the others.
         """
-        path, error = os.fspath(folder), None
-        self._agreement.agree(self._owner, "save", {"the folder": path, "steps": self.share.steps})
+        path, error = self._agreed("save", folder, {"steps": self.share.steps}), None
         token = np.frombuffer(secrets.token_bytes(8), np.uint8).copy()
         self.ranks.broadcast(token)
         size, text = self.ranks.size, token.tobytes().hex()
@@ -103,9 +103,8 @@ class Saving:
             Where it cannot be read or does not fit, on the rank that finds it; `RankError` on the
             others. Nothing has been modified then.
         """
-        path, error = os.fspath(folder), None
+        path, error = self._agreed("load", folder, {}), None
         act = f"load {path}"
-        self._agreement.agree(self._owner, act, {"the file": path})
         try:
             self.share.session.refuse_averages(self._owner)
             own = self._cut(content_at("optkern.mpi", path))
@@ -116,6 +115,18 @@ class Saving:
         fit.write_rest(entries)
         self._agreement.within(self._owner, self._spread)
         return fit.report()
+
+    def _agreed(self, act: str, folder: Any, facts: dict[str, Any]) -> str:
+        """Agree on a folder's name, and check it on every rank before."""
+        path, error = "", None
+        if isinstance(folder, (str, os.PathLike)):
+            path = os.fspath(folder)
+        if not path or not isinstance(path, str):
+            error = TypeError(
+                f"{self._owner}.{act}: folder must be a str or path, not empty, got {brief(folder)}"
+            )
+        self._agreement.agree(self._owner, act, {"the folder": path, **facts}, error)
+        return path
 
     def state_dict(self) -> dict[str, Any]:
         """Gather the state of all ranks, as a dense optimizer has it; on all ranks.
