@@ -45,7 +45,7 @@ def answer(script, *options):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_takes_its_options_from_their_one_home(script):
     source = script.read_text()
-    assert re.search(r"Parser\(\s*__doc__", source) and "options()" in source
+    assert re.search(r"Parser\(\s*__doc__", source) and ".options(" in source
     assert "argparse.ArgumentParser" not in source and "parse_args" not in source
     # What is declared there is asked for by name; a script declares only what it alone has.
     for name in options.DECLARED:
