@@ -117,7 +117,7 @@ class Saving:
         return fit.report()
 
     def _agreed(self, act: str, folder: Any, facts: dict[str, Any]) -> str:
-        """Agree on a folder's name, and check it on every rank before."""
+        """Check a folder's name on every rank; return what all have agreed on."""
         path, error = "", None
         if isinstance(folder, (str, os.PathLike)):
             path = os.fspath(folder)
