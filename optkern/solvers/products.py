@@ -61,7 +61,9 @@ class Products:
         self.error = 0.0  # of a product, relative, where it was measured
         self.last: tuple[np.ndarray, np.ndarray] | None = None
         size = np.abs(x).astype(np.float64)
-        far = size.copy() if reach is None else np.where(reach > 0, reach, size)
+        far = size.copy()
+        if reach is not None:  # without memory np.where gives NULL and no error
+            np.copyto(far, reach, where=reach > 0)
         np.maximum(size, far, out=size)
         for sizes in (size, far):
             nought = sizes <= self.u * sizes.max(initial=0.0)
