@@ -122,18 +122,10 @@ MSVC = sys.platform == "win32"
 
 # What bit-identity takes: no contraction to FMA, no reassociation. What speed takes: without
 # -fno-math-errno square roots are not vectorised, without -fno-trapping-math the denormal flush.
-EXACT = (
-    ["/O2", "/fp:precise"]
-    if MSVC
-    else [
-        "-O3",
-        "-g0",
-        "-fno-fast-math",
-        "-ffp-contract=off",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-    ]
-)
+EXACT = ["/O2", "/fp:precise"] if MSVC else [
+    *("-O3", "-g0"),
+    *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+]  # fmt: skip
 # What hands work to the loops is no faster at -O3 than here, and a quarter larger. Modules with
 # loops of their own are: rows that come twice are summed in .77 of the time there.
 PLAIN = [] if MSVC else ["-O2"]
@@ -152,14 +144,9 @@ ALWAYS_INLINE = [
     else "-DCYTHON_INLINE=inline __attribute__((always_inline))"
 ]
 # 512-bit vectors: twice the speed of 256-bit ones in cache with clang, no loss with gcc.
-ISA_FLAGS = (
-    {"v3": ["/arch:AVX2"], "v4": ["/arch:AVX512"]}
-    if MSVC
-    else {
-        "v3": ["-march=x86-64-v3"],
-        "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    }
-)
+ISA_FLAGS = {"v3": ["/arch:AVX2"], "v4": ["/arch:AVX512"]} if MSVC else {
+    "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}  # fmt: skip
 # OPTKERN_SANITIZE=address or thread builds what `make sanitize` runs the tests on: what they report
 # has lines, and ends the process. Under -O3 such a build takes four times as long.
 SANITIZERS = {
@@ -181,12 +168,10 @@ DEFINES = [
 ABI3 = os.environ.get("OPTKERN_ABI3") == "1"
 FUNCTIONS = {
     "PyFloat_AS_DOUBLE": "PyFloat_AsDouble",
-    "PyList_GET_ITEM": "PyList_GetItem",
-    "PyList_GET_SIZE": "PyList_Size",
-    "PyTuple_GET_ITEM": "PyTuple_GetItem",
-    "PyTuple_GET_SIZE": "PyTuple_Size",
+    "PyList_GET_ITEM": "PyList_GetItem", "PyList_GET_SIZE": "PyList_Size",
+    "PyTuple_GET_ITEM": "PyTuple_GetItem", "PyTuple_GET_SIZE": "PyTuple_Size",
     "PyTuple_SET_ITEM": "PyTuple_SetItem",
-}
+}  # fmt: skip
 if ABI3:
     DEFINES += [("Py_LIMITED_API", "0x030B0000"), *FUNCTIONS.items()]
 
@@ -280,14 +265,15 @@ def cases(rule, variant):
     ]
 
 
+SPAN_PARTS = {"VECTORS": "vectors", "ASKING": "asked", "COMPACTING": "compact"}
+
+
 def stamp(name: str, rows: list, isa: str) -> str:
     """Write the loops of some rows, for one instruction set or for all; the path of the file."""
     source = (KERNELS / "_span.pyx.tp").read_text(encoding="utf-8")
-    vectors = (KERNELS / "_span_vectors.pyx.tp").read_text(encoding="utf-8")
-    asking = (KERNELS / "_span_asked.pyx.tp").read_text(encoding="utf-8")
-    compact = (KERNELS / "_span_compact.pyx.tp").read_text(encoding="utf-8")
-    source = source.replace("{{VECTORS}}\n", vectors).replace("{{ASKING}}\n", asking)
-    source = source.replace("{{COMPACTING}}\n", compact)
+    for place, part in SPAN_PARTS.items():
+        text = (KERNELS / f"_span_{part}.pyx.tp").read_text(encoding="utf-8")
+        source = source.replace(f"{{{{{place}}}}}\n", text)
     text = Tempita.Template(source).substitute(
         isa=isa,
         CORE=rows == list(rules.LIMITS),

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import operator
 import pickle
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_names_are_told_before_their_rooms_are_loaded():
 
 def test_a_misspelt_name_is_told_without_its_room():
     with pytest.raises(AttributeError, match=r"'Moniter'; did you mean Monitor\?"):
-        optkern.Moniter  # noqa: B018
+        operator.attrgetter("Moniter")(optkern)
     program = (
         "import optkern\ntry: optkern.classify\n"
         "except AttributeError as error: print('it is optkern.curvature.classify' in str(error))"

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..kernels.codecs import SCALED
-from ..optimizers.loading import PARTS
+from ..optimizers.loading import SCALES_PART
 from . import format
 
 INDEX = "index.json"
@@ -119,7 +119,7 @@ def _put_together(key: str, values: Sequence[Any], shape: Sequence[int]) -> Any:
     if len(values) == 1 or not isinstance(values[0], np.ndarray):
         return values[0]
     joined = np.concatenate([value.reshape(-1) for value in values])
-    return joined if key.endswith(PARTS[1]) else joined.reshape(shape)
+    return joined if key.endswith(SCALES_PART) else joined.reshape(shape)
 
 
 def cut_share(content: Content, mine: Mapping[str, Any], pieces: Pieces, empty: Mapping[Any, Any],
@@ -169,6 +169,6 @@ def _piece(key: str, value: Any, piece: tuple[int, int], shape: Sequence[int]) -
     size, (first, stop) = math.prod(shape), piece
     if piece == (0, size) or not isinstance(value, np.ndarray):
         return value
-    if key.endswith(PARTS[1]) and value.shape == (-(-size // SCALED),):
+    if key.endswith(SCALES_PART) and value.shape == (-(-size // SCALED),):
         return value[first // SCALED : -(-stop // SCALED)]
     return value.reshape(-1)[first:stop] if value.shape == tuple(shape) else value

@@ -174,8 +174,10 @@ def classify(
         callback = agreeing(owner, comm, callback)
         grad = averaged(grad, comm)
         hvp, loss = (f if f is None else averaged(f, comm) for f in (hvp, loss))
-    x, point, grad_tol, curvature_tol, eigenvalue_tol, scale, *_ = asked
-    confidence, max_matvecs, memory, seed, threads, step = asked[6:]
+    (
+        x, point, grad_tol, curvature_tol, eigenvalue_tol, scale,
+        confidence, max_matvecs, memory, seed, threads, step,
+    ) = asked  # fmt: skip
     least = norm(scale) if isinstance(scale, np.ndarray) else scale or 0.0
     gradient, pinned, (grad, loss, hvp) = free_of_absent(owner, x, point, grad, loss, hvp)
     if point.n == 0:

@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from collections.abc import Callable
@@ -141,6 +140,7 @@ class DifferenceOperator(Operator):
         self.scaled = x_scale is not None
         if isinstance(x_scale, np.ndarray):
             self.parts = self._apart(x_scale)
+        self._secant: float | None = None
         self.ready = False
         self.trouble = ""
 
@@ -205,14 +205,12 @@ class DifferenceOperator(Operator):
 
         A curvature, whatever H is.
         """
+        if self._secant is None:  # once; not a cached property: see `scales.LossScale`
+            self._secant = self._measured_secant()
         return self._secant
 
-    @functools.cached_property
-    def _secant(self) -> float:
-        """Measure it once.
-
-        Where the products show nothing but their errors, it says what those are to be small beside.
-        """
+    def _measured_secant(self) -> float:
+        """Measure it: where products show nothing but errors, what those are to be small beside."""
         v = self._drawn(0, 2)
         found, calls = self.gradient.secant(v, max(part.size(v) for part in self.parts))
         self.products += calls

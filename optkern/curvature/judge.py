@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +26,17 @@ FLAT = 1e-6
 SMALL = 200
 
 
+def feigned_by_storing(gradient: FlatGradient, seed: int) -> float:
+    """Return the curvature that storing x in a narrower dtype than its gradient comes in feigns.
+
+    Beside a minimum of atoms, that may be turned at will, turning them curves by -|g| / ||x||.
+    """
+    size = norm(gradient.x)
+    if gradient.point.dtype == gradient.dtype or not size:
+        return 0.0
+    return 4 * gradient.rounding(seed) / size
+
+
 class Judge:
     """Look at a run after its products and say when the curvature is decided."""
 
@@ -49,6 +59,7 @@ class Judge:
         self.retry = 0
         self.last = False  # no product will follow
         self.pinned: Pinned | None = None  # what has no gradient, and no curvature
+        self.stored = feigned_by_storing(gradient, run.seed)
 
     @property
     def claim(self) -> float:
@@ -69,17 +80,6 @@ class Judge:
         errors = math.sqrt(run.k) * self.operator.noise
         own = run.ritz_noise if self.operator.exact else 0.0
         return max(run.floor, errors, own, self.stored)
-
-    @functools.cached_property
-    def stored(self) -> float:
-        """Give the curvature that storing x in a narrower dtype than its gradient comes in feigns.
-
-        Beside a minimum of atoms, that may be turned at will, turning them curves by -|g| / ||x||.
-        """
-        gradient, size = self.gradient, norm(self.gradient.x)
-        if gradient.point.dtype == gradient.dtype or not size:
-            return 0.0
-        return 4 * gradient.rounding(self.run.seed) / size
 
     @property
     def stochastic(self) -> bool:

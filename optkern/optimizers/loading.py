@@ -13,7 +13,8 @@ from ..kernels.rules import NONNEGATIVE, OPTION_SLOTS, OPTIONS, checked_option
 from ..rules.domains import check_step_count, check_stream_seed
 
 # What the arrays of a compact state are called in a state dict, after its own name.
-PARTS = ("", "_scales")
+SCALES_PART = "_scales"
+PARTS = ("", SCALES_PART)
 
 
 class CheckedStateDict:
@@ -188,7 +189,7 @@ class CheckedStateDict:
         codes, scales = [*parts, None][:2]
         loaded = codecs.Compact(codes, scales, new.signed)
         if loaded.state_dtype != new.state_dtype:
-            raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{PARTS[1]}'")
+            raise ValueError(f"{self.owner}: the state of {what} has no '{slot}{SCALES_PART}'")
         buffers.check_compact_form(self.owner, f"{slot} of {what}", loaded, array)
         for to, values in zip(new.arrays, loaded.arrays):
             to[...] = values

@@ -107,15 +107,17 @@ def agree_to_begin(
         own error.
     """
     ranks, error = joined(owner, comm, timeout)
-    facts, checked = {}, None
+    agreement, act = agreement_of(ranks), f"begin {owner}"
     try:
-        if error is None:
-            checked = check()
-            facts = {name: _mark(value) for name, value in arguments.items()}
+        if error is not None:
+            raise error
+        checked = check()
+        facts = {name: _mark(value) for name, value in arguments.items()}
     except Exception as caught:
-        error = caught
-    agreement_of(ranks).agree(owner, f"begin {owner}", facts, error)
-    return ranks, checked  # type: ignore[return-value]
+        agreement.agree(owner, act, error=caught)  # which raises it, once all know
+        raise
+    agreement.agree(owner, act, facts)
+    return ranks, checked
 
 
 def _mark(value: Any) -> Any:
