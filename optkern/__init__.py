@@ -27,7 +27,7 @@ except ValueError as error:  # in OPTKERN_ISA or OPTKERN_NUM_THREADS
     _command.refuse(error)
     raise
 
-from . import _elsewhere, _later, _moved, optimizers
+from . import _later, _moved, optimizers
 from ._capi import get_include
 from ._versions import __version__, show_versions
 from .kernels import RULES, reference
@@ -77,5 +77,5 @@ __all__ = [
 
 __all__ += optimizers.__all__
 
-_names.spell_names(__name__, elsewhere=_elsewhere.where)
+_names.spell_names(__name__, elsewhere=_later.where_else)
 _later.load_when_asked(sys.modules[__name__], _once.keep)

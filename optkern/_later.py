@@ -21,6 +21,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
 _ROOM_OF = {name: room for room, names in ROOMS.items() for name in names}
 
 
+def where_else(name: str) -> str:
+    """Say where a name is that `optkern` does not have, or what it is here: a table for errors."""
+    from ._elsewhere import where
+
+    return where(name)
+
+
 def load_when_asked(package: ModuleType, then: Callable[[ModuleType], None]) -> None:
     """Let a package load a room when it, or a name of it, is asked for (PEP 562).
 

@@ -253,7 +253,7 @@ def test_optimizer_steps_are_the_kernels(rule, threads):
             grads[name] = None if skipped else ordinary(np.float32, 72000, k).reshape(-1, 8)
             if not skipped:
                 counts[name] += 1
-                optkern.reference.__dict__[f"{rule.name}_rows"](
+                getattr(optkern.reference, f"{rule.name}_rows")(
                     p[name], rows[name], grads[name], *state[name], step=counts[name], **options
                 )
         assert opt.step_rows(rows, grads)

@@ -8,7 +8,6 @@ options x steps, lengths x threads, alignments, settings; each times dtype times
 import contextlib
 import ctypes
 import ctypes.util
-import dataclasses
 import platform
 import re
 import sys
@@ -482,11 +481,31 @@ def test_every_field_of_a_row_is_read():
     places = [*(ROOT / "optkern").rglob("*.p*"), ROOT / "setup.py", ROOT / "tests" / "tables.py"]
     kinds = (".py", ".pyx", ".pxi")
     text = "\n".join(path.read_text() for path in places if path.suffix in kinds)
-    fields = [field.name for field in dataclasses.fields(Rule)]
+    fields = Rule.named
     assert [name for name in fields if not re.search(rf"(rule|row|self)\.{name}\b", text)] == []
+
+
+def test_a_row_holds_what_it_is_given_and_does_not_change():
+    row = Rule(name="some", hyperparameters={"lr": 0.1, "decay_form": "l2", "step": 1})
+    assert (row.place, row.domains, row.arrays) == (1000, {}, ())
+    assert list(row.hyperparameters) == ["lr", "decay_form", "max_lr", "step"]
+    assert row.conflict(row.hyperparameters) is None
+    other = row.replace(name="other", domains={"lr": 1})
+    assert (other.name, other.hyperparameters, row.name) == ("other", row.hyperparameters, "some")
+    assert (row.domains, row.has_rows) == ({}, False)
+    with pytest.raises(TypeError, match="a Rule has no 'nane'"):
+        row.replace(nane="x")
+    with pytest.raises(TypeError, match="a Rule must be given 'hyperparameters'"):
+        Rule(name="some")
+    with pytest.raises(AttributeError, match="'name' of <rule some> cannot be set"):
+        row.name = "x"
+    with pytest.raises(AttributeError, match="'name' of <rule some> cannot be deleted"):
+        del row.name
+    with pytest.raises(TypeError):
+        row.domains["lr"] = 1
 
 
 def test_a_rule_for_full_batches_says_so():
     row = optkern.RULES[0]
     assert FULL_BATCHES not in class_document(row, "Step.")
-    assert FULL_BATCHES in class_document(dataclasses.replace(row, mini_batches=False), "Step.")
+    assert FULL_BATCHES in class_document(row.replace(mini_batches=False), "Step.")

@@ -1,6 +1,5 @@
 """What packages above see of an optimizer, and where its parts were in pickles of before."""
 
-import dataclasses
 import pickle
 import threading
 
@@ -124,7 +123,7 @@ def test_state_begins_with_what_its_row_says(start, dampening):
     row = CLASSES["sgd"].rule
     slot = row.arrays[0]._replace(start=start)
 
-    class Begun(optkern.Optimizer, rule=dataclasses.replace(row, arrays=(slot,))):
+    class Begun(optkern.Optimizer, rule=row.replace(arrays=(slot,))):
         pass
 
     opt = Begun({"w": np.ones(3)}, lr=0.1, momentum=0.9, dampening=dampening)

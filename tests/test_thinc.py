@@ -1,7 +1,6 @@
 """thinc under optkern: the same models to rounding, every rule, spaCy's ways."""
 
 import base64
-import dataclasses
 import pickle
 import zlib
 
@@ -301,7 +300,7 @@ def test_some_numbers_together_are_a_value_and_none_of_thincs_schedules():
     rule = optkern.optimizers.CLASSES["rmsprop"].rule
     each = optkern.rules.Real("", 0.0, 1.0)
     three = optkern.rules.Numbers("three numbers", (each, each, each))
-    rule = dataclasses.replace(rule, domains={**rule.domains, "momentum": three})
+    rule = rule.replace(domains={**rule.domains, "momentum": three})
     values = (0.1, 0.2, 0.3)
     assert may_be_scheduled(rule, "momentum")
     for value in (values, list(values)):
@@ -446,7 +445,7 @@ def test_state_begins_with_what_its_row_says(start, monkeypatch):
     row = optkern.optimizers.CLASSES["sgd"].rule
     slot = row.arrays[0]._replace(start=start)
 
-    class Begun(optkern.Optimizer, rule=dataclasses.replace(row, arrays=(slot,))):
+    class Begun(optkern.Optimizer, rule=row.replace(arrays=(slot,))):
         pass
 
     monkeypatch.setitem(optkern.optimizers.CLASSES, "sgd", Begun)

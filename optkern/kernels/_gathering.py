@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import buffers
 from ._watching import dotted
-from .forms import IteratorsRead, Node, is_dataclass, is_sequence
+from .forms import IteratorsRead, Node, is_dataclass, is_sequence, names_of_fields
 
 
 class Gathering:
@@ -113,7 +112,7 @@ class Gathering:
         if node.kind == "fields":
             if not is_dataclass(values):
                 self._refuse_kind(node, values, where)
-            names = {field.name for field in dataclasses.fields(values)}
+            names = names_of_fields(values)
             self._refuse_names(node, names, where, strict)
             return [getattr(values, key, None) for key in node.keys]
         if not isinstance(values, Mapping):

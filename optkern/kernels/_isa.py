@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import importlib.machinery
 import os
+import sys
 from typing import Any
 
 # From the least to the most demanding; x86-64-v3 is AVX2, x86-64-v4 is AVX-512.
@@ -16,10 +17,11 @@ LEVELS = ("baseline", "v3", "v4")
 
 def available(cpu_level: int) -> tuple[str, ...]:
     """Return the instruction sets that both this CPU and this build have, the best one last."""
+    here = sys.modules[__package__].__path__
     return tuple(
         name
         for name in LEVELS[: cpu_level + 1]
-        if importlib.util.find_spec(f"optkern.kernels._span_{name}") is not None
+        if importlib.machinery.PathFinder.find_spec(f"{__package__}._span_{name}", here)
     )
 
 

@@ -11,8 +11,6 @@
 from __future__ import annotations
 
 import collections
-import copy
-import dataclasses
 import enum
 import functools
 import itertools
@@ -127,7 +125,14 @@ def is_groups(params: Any) -> bool:
 
 def is_dataclass(value: Any) -> bool:
     """Return whether an object is one of a dataclass, not the class."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return hasattr(type(value), "__dataclass_fields__")
+
+
+def names_of_fields(value: Any) -> tuple[str, ...]:
+    """Name the fields of a dataclass's object."""
+    from dataclasses import fields  # loaded by then, and not by an import of optkern
+
+    return tuple(field.name for field in fields(value))
 
 
 def opened(value: Any) -> tuple[str, tuple[Any, ...], list[Any]]:
@@ -141,7 +146,7 @@ def opened(value: Any) -> tuple[str, tuple[Any, ...], list[Any]]:
         keys = getattr(value, "_fields", None) or tuple(map(str, range(len(entries))))
         return "list", keys, entries
     if is_dataclass(value) and not buffers.is_array_like(value):
-        keys = tuple(field.name for field in dataclasses.fields(value))
+        keys = names_of_fields(value)
         return "fields", keys, [getattr(value, key) for key in keys]
     return "array", (), []
 
@@ -190,7 +195,9 @@ def rebuilt(like: Any, node: Node, entries: list[Any]) -> Any:
         if type(like) in (collections.deque, collections.UserList):
             return type(like)(entries)
         return tuple(entries) if isinstance(like, tuple) else entries
-    new = copy.copy(like)  # without __init__, which may take other arguments
+    from copy import copy  # loaded with dataclasses
+
+    new = copy(like)  # without __init__, which may take other arguments
     for key, entry in zip(node.keys, entries):
         object.__setattr__(new, key, entry)  # a frozen one too
     return new

@@ -152,6 +152,7 @@ def spell_names(
     names: Callable[[], Iterable[str]] | None = None,
     said: str = "",
     elsewhere: Callable[[str], str] = lambda name: "",
+    makers: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
 ) -> None:
     """Let a module say what was meant by a name that it does not have.
 
@@ -170,10 +171,14 @@ def spell_names(
         What it is called, where it is known by another name.
     elsewhere : callable, optional
         ``name -> where it is``, in a sentence, or ``''``.
+    makers : mapping, optional
+        What makes further objects of the module, each when it is asked for first.
     """
     space = vars(sys.modules[module])
 
     def __getattr__(name: str) -> Any:
+        if name in makers:
+            return space.setdefault(name, makers[name]())
         hint = ""
         if not name.startswith("__") and not (hint := elsewhere(name)):
             near = meant(name, names() if names else _public(space))
@@ -185,6 +190,8 @@ def spell_names(
         )
 
     space["__getattr__"] = __getattr__
+    if makers:
+        space["__dir__"] = lambda: sorted({*space, *makers})
 
 
 def _public(space: Mapping[str, Any]) -> Iterable[str]:

@@ -12,6 +12,7 @@ Lookahead, the average (`fused_step`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -261,12 +262,6 @@ def public_rows(rule: Rule) -> Callable[..., None]:
     return make_rows_function(rule, "reference", run)
 
 
-for _rule in (*RULES, *MATRIX_RULES):
-    globals()[_rule.name] = public(_rule)
-for _rule in ROW_RULES:
-    globals()[f"{_rule.name}_rows"] = public_rows(_rule)
-
-
 # --------------------------------------------------------------------------- around the rule
 
 
@@ -439,4 +434,8 @@ def fused_step(
     return norm.times(share_of(options, calls, unit))
 
 
-spell_names(__name__, lambda: [rule.name for rule in (*RULES, *MATRIX_RULES)], "optkern.reference")
+TWINS: dict[str, Callable[[], Any]] = {
+    **{rule.name: partial(public, rule) for rule in (*RULES, *MATRIX_RULES)},
+    **{f"{rule.name}_rows": partial(public_rows, rule) for rule in ROW_RULES},
+}
+spell_names(__name__, lambda: TWINS, "optkern.reference", makers=TWINS)

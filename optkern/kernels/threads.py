@@ -48,9 +48,10 @@ def _loaded_runtime() -> str:
     """Find the OpenMP runtime that another library has loaded already, or an empty string."""
     try:
         with open("/proc/self/maps") as maps:
-            paths = {line.rsplit("/", 1)[-1].strip() for line in maps if "/" in line}
+            lines = maps.read().splitlines()
     except OSError:
         return ""
+    paths = {line.rpartition("/")[2] for line in lines if "omp" in line}
     return next((p for p in sorted(paths) if p.startswith(("libgomp.so", "libomp"))), "")
 
 

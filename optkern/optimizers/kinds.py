@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -181,6 +180,8 @@ def chosen_by(what: str, choice: Any, arrays: Mapping[Label, np.ndarray]) -> set
         patterns = list(patterns)
     except TypeError:
         patterns = [choice]
+    from fnmatch import fnmatchcase  # not in each import
+
     found: set[Label] = set()
     for pattern in patterns:
         if not isinstance(pattern, str):

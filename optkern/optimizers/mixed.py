@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..kernels import RULES
@@ -75,8 +74,7 @@ class MixedSession(Session):
     def together(self) -> Rule:
         """Return what the rules are to who asks for one: what holds of all, or of any."""
         rules = [self.rule_of(group) for group in self.groups]
-        return replace(
-            MIXED,
+        return MIXED.replace(
             scales_by_itself=all(rule.scales_by_itself for rule in rules),
             curvature_follows=any(rule.curvature_follows for rule in rules),
             mini_batches=all(rule.mini_batches for rule in rules),

@@ -7,7 +7,6 @@ whole. The packages above (integrations, checkpoints, solvers, diagnoses) use th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -361,6 +360,8 @@ class Session(Planning, Storage, Bound, Arguments):
     @classmethod
     def restored(cls, owner: str, rule: Rule, kept: dict[str, Any]) -> Session:
         """Make another one of what `kept` gave, and take that out of the dict."""
+        from copy import copy  # which pickle and copy have loaded
+
         new = object.__new__(cls)
         new.owner, new.rule = owner, rule
         for name in KEPT:

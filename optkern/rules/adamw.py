@@ -8,12 +8,9 @@ Loshchilov, Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .adam import RULE as ADAM
 
-RULE = replace(
-    ADAM,
+RULE = ADAM.replace(
     class_name="AdamW",
     place=6,
     hyperparameters={**ADAM.hyperparameters, "weight_decay": 1e-2, "decay_form": "decoupled"},

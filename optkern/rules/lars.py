@@ -10,8 +10,6 @@ You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017, a
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .flags import TRUST
 from .reductions import gradient_norms, norm_of
 from .sgd import RULE as SGD
@@ -25,8 +23,7 @@ def formula(p, g, buf, h):
     sgd(p, g, buf, h)
 
 
-RULE = replace(
-    SGD,
+RULE = SGD.replace(
     class_name="LARS",
     place=11,
     hyperparameters={

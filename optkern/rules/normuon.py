@@ -16,7 +16,6 @@ Li et al., "NorMuon: making Muon more efficient and scalable", 2025 (arXiv 2510.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,8 +80,7 @@ def formula(p, g, buf, v, h):
     p[...] = moved(p, h.rate * u, u, h)
 
 
-RULE = replace(
-    MUON,
+RULE = MUON.replace(
     class_name="NorMuon",
     not_relative="whose directions are made orthogonal",
     arrays=(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
 
 from .domains import Domain, Switch
 from .flags import FLAGS
@@ -86,8 +86,42 @@ def _no_conflict(values: Values) -> str | None:
     return None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Rule:
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False)
+class Unchanging:
+    """Hold what is given by keywords: the annotated names, once and for all.
+
+    As a frozen dataclass does, whose methods Python would compile in each import of optkern.
+    """
+
+    named: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls.named += tuple(cls.__annotations__)
+
+    def __init__(self, **given: Any) -> None:
+        kind = type(self)
+        if unknown := [name for name in given if name not in kind.named]:
+            raise TypeError(f"a {kind.__name__} has no {unknown[0]!r}")
+        if absent := [x for x in kind.named if x not in given and not hasattr(kind, x)]:
+            raise TypeError(f"a {kind.__name__} must be given {absent[0]!r}")
+        defaults = {name: getattr(kind, name) for name in kind.named if name not in given}
+        vars(self).update(defaults | given)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name!r} of {self!r} cannot be set: replace() gives another row")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name!r} of {self!r} cannot be deleted")
+
+    def replace(self, **changes: Any) -> Self:
+        """Give the same row but for these changes."""
+        return type(self)(**{name: vars(self)[name] for name in self.named} | changes)
+
+
+class Rule(Unchanging):
     """Hold one row of the table.
 
     Attributes
@@ -215,12 +249,12 @@ class Rule:
     document: str = ""
     place: int = 1000
     arrays: tuple[Slot, ...] = ()
-    domains: Mapping[str, Domain] = field(default_factory=dict)
-    narrower: Mapping[str, Domain] = field(default_factory=dict)
-    settings: Mapping[str, ClassKeyword] = field(default_factory=dict)
+    domains: Mapping[str, Domain] = NONE
+    narrower: Mapping[str, Domain] = NONE
+    settings: Mapping[str, ClassKeyword] = NONE
     constants: tuple[str, ...] = ()
     variants: tuple[tuple[str, ...], ...] = ((),)
-    own_flags: Mapping[str, str] = field(default_factory=dict)
+    own_flags: Mapping[str, str] = NONE
     conflicting: tuple[str, ...] = ()
     conflict: Callable[[Values], str | None] = _no_conflict
     numpy: Callable[..., None] | None = None
@@ -230,7 +264,7 @@ class Rule:
     counted: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     begins_with: str | None = None
-    derived: Mapping[str, Callable[[Values, float], float]] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Values, float], float]] = NONE
     rests_first: int = 0
     begins_at_once: bool = False
     has_rows: bool = False
@@ -247,17 +281,18 @@ class Rule:
     most_axes: int | None = None
     exact: str = "every bit, with any number of threads, on any instruction set"
     average: Callable[[Any, Values], Any] | None = None
-    not_compact: Mapping[str, str] = field(default_factory=dict)
+    not_compact: Mapping[str, str] = NONE
     scales_by_itself: bool = True
     curvature_follows: bool = False
     stable_factor: Callable[[Values], float] | None = None
     preconditioner: Callable[[Values, Values], Any] | None = None
     mini_batches: bool = True
-    cases: Mapping[str, Values] = field(default_factory=dict)
+    cases: Mapping[str, Values] = NONE
     trial_lr: float | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = NONE
 
-    def __post_init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
         if len(self.streams) > MAX_STATE or len(self.wholes) > MAX_WHOLE:
             raise ValueError(
                 f"a rule has {MAX_STATE} state arrays at most in its loop and {MAX_WHOLE} beside "
@@ -266,7 +301,7 @@ class Rule:
         if "decay_form" in self.hyperparameters and "max_lr" not in self.hyperparameters:
             items = list(self.hyperparameters.items())
             items.insert([name for name, _ in items].index("decay_form") + 1, ("max_lr", 0.0))
-            object.__setattr__(self, "hyperparameters", dict(items))
+            vars(self)["hyperparameters"] = dict(items)
 
     def __repr__(self) -> str:
         return f"<rule {self.name}>"

@@ -7,7 +7,6 @@ is the whole change. There is a class for each of optkern's (`optkern.optimizers
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import new_class
 from typing import Any
 
@@ -44,7 +43,7 @@ def _of_tensors(optimizer_class: Any) -> Any:
     row = optimizer_class.rule
     if "layout" not in row.hyperparameters:
         return optimizer_class
-    own = replace(row, hyperparameters={**row.hyperparameters, "layout": "out_in"})
+    own = row.replace(hyperparameters={**row.hyperparameters, "layout": "out_in"})
     members = {"__module__": optimizer_class.__module__}
     return new_class(
         row.class_name, (optimizer_class,), {"rule": own}, lambda body: body.update(members)
