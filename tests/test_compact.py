@@ -49,7 +49,7 @@ every_pair = pytest.mark.parametrize("pair", DTYPE_PAIRS, ids="-".join)
 # --------------------------------------------------------------------------- kernel == reference
 
 
-@spread(3, rule=COMPACT_RULES, pair=DTYPE_PAIRS, state_dtype=(None, *STATE_DTYPES))
+@spread(5, rule=COMPACT_RULES, pair=DTYPE_PAIRS, state_dtype=(None, *STATE_DTYPES))
 def test_kernel_is_reference(rule, pair, state_dtype):
     p_dtype, g_dtype = map(dtype_of, pair)
     masters = (False, True) if p_dtype.itemsize == 2 else (False,)
@@ -62,9 +62,7 @@ def test_kernel_is_reference(rule, pair, state_dtype):
         run_both(opt, lambda step: arrays(g_dtype, LENGTHS, 100 * step, 0.01), 2)
 
 
-@every_rule
-@every_state_dtype
-@pytest.mark.parametrize("threads", THREADS)
+@spread(3, rule=COMPACT_RULES, state_dtype=STATE_DTYPES, threads=THREADS)
 def test_threads_and_chunks_never_show(rule, state_dtype, threads):
     for options in option_sets(rule):
         opt = CLASSES[rule.name](
@@ -131,9 +129,7 @@ def test_segments_of_random_bits(state_dtype, p_dtype):
         run_both(opt, lambda step: arrays(dtype, sizes, 10 * step + 1), 1)
 
 
-@every_rule
-@every_state_dtype
-@pytest.mark.parametrize("p_dtype", ("float32", "float16", "bfloat16"))
+@spread(4, rule=COMPACT_RULES, state_dtype=STATE_DTYPES, p_dtype=("float32", "float16", "bfloat16"))
 def test_hostile_gradients(rule, state_dtype, p_dtype):
     """NaN, infinities, denormals, -0 and overflow, alone in their block of 256 or among others."""
     values = hostile_values(np.float32)

@@ -55,6 +55,10 @@ def test_passes_equal_their_twins(isa, n, dtype, threads):
         got = recurrence.subtract(out, x, rows[:k], c[:k], y, threads)
         assert same(got, reference.subtract(expected, x, rows[:k], c[:k], y))
         assert same(out, expected)
+        combined = recurrence.combine(rows[:k], c[:k], n)
+        assert combined.dtype == np.float64 and same(
+            combined, reference.combine(rows[:k], c[:k], n)
+        )
     recurrence.scale(out, x, 0.3, threads)
     reference.scale(expected, x, 0.3)
     assert same(out, expected)
@@ -183,6 +187,8 @@ def test_bad_vectors_are_refused():
         recurrence.dot(np.zeros(20)[::2], x)
     with pytest.raises(ValueError):
         recurrence.subtract(x, x, [x, x], [1.0])
+    with pytest.raises(ValueError, match="2 weights, got 1"):
+        recurrence.combine([x, x], [1.0], 10)
 
 
 def test_lengths_are_not_ints():

@@ -347,6 +347,7 @@ def end_of(folder: str, name: str) -> tuple[list, dict]:
     return state, {k: repr(v) for k, v in extra.items() if not k.endswith("times")}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:optkern.load")
 def test_a_run_resumed_after_ctrl_c_ends_with_the_same_bits(capsys):
     code, out, _ = run(capsys, "demo", *LONG, "--checkpoint", "whole")

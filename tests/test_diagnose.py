@@ -22,7 +22,7 @@ import optkern
 from optkern.diagnose import KINDS, Monitor
 
 
-@pytest.mark.parametrize("name", CASES)
+@spread(2, name=CASES)
 def test_the_verdict_is_the_fault_that_was_built_in(name):
     expected, build = CASES[name]
     monitor, x, problem = build()
@@ -142,7 +142,7 @@ SOFT = Pair(  # sum of SLOPES log cosh x: bounces from lr = 2 on
 )
 
 
-@spread(2, every=[None, 10], accumulate=[4, 8, 16, 32])
+@spread(4, every=[None, 10], accumulate=[4, 8, 16, 32])
 def test_calls_that_apply_no_update_are_no_updates_of_zero(every, accumulate):
     monitor, x, problem = case(
         SLOW, sgd(0.1, accumulate=accumulate), 1500, np.ones(50), every=every

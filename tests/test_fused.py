@@ -72,7 +72,7 @@ def test_every_combination_of_the_options(name, dtype):
         assert_trains_like_twin(RULES[name], arrays(0, dtype, SHAPES[:3]), calls, **options)
 
 
-@spread(3, rule=tuple(RULES.values()), dtype=DTYPES, part=range(3))
+@spread(5, rule=tuple(RULES.values()), dtype=DTYPES, part=range(3))
 @pytest.mark.filterwarnings("ignore:.*it does nothing")
 def test_every_rule_with_combinations_of_the_options(rule, dtype, part):
     calls = with_gaps([arrays(seed, dtype) for seed in range(1, 7)])

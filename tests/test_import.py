@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import spread
 
 import optkern
 from optkern._later import ROOMS
@@ -50,7 +51,7 @@ def test_an_import_and_a_step_load_no_room_that_they_do_without():
         assert not rooms & {*ROOMS, "_recorder", "ranks"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@spread(3, room=ROOMS)
 def test_a_room_and_its_names_are_loaded_when_they_are_asked_for(room):
     for name in (room, *ROOMS[room]):
         for program in (f"import optkern; optkern.{name}", f"from optkern import {name}"):

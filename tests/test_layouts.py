@@ -202,7 +202,7 @@ def test_optimizer_with_every_layout(rule, of_p):
         assert_same_bits(values_of(p), values_of(q))
 
 
-@spread(5, rule=optkern.RULES, dtype=DTYPES, layout=WRITABLE, threads=THREADS)
+@spread(11, rule=optkern.RULES, dtype=DTYPES, layout=WRITABLE, threads=THREADS)
 def test_large_array_across_chunk_edges(rule, dtype, layout, threads):
     shape = (53, 17, 41)  # 36,941 elements: two chunk edges, odd in every direction
     options = {"step": 6, **busiest_options(rule)[1]}
@@ -229,11 +229,12 @@ def test_what_lies_between_the_elements_is_left_alone():
 # --------------------------------------------------------------------------- shapes at the ends
 
 
-@every_rule
-@every_dtype
-@BOTH
-@pytest.mark.parametrize(
-    "shape", ((), (1,), (1, 1, 1), (0,), (3, 0, 2), (1, 5), (5, 1), (1, 2, 1, 3, 1)), ids=str
+@spread(
+    3,
+    rule=optkern.RULES,
+    dtype=DTYPES,
+    place=PLACES,
+    shape=((), (1,), (1, 1, 1), (0,), (3, 0, 2), (1, 5), (5, 1), (1, 2, 1, 3, 1)),
 )
 def test_shape(rule, dtype, place, shape):
     options = {"step": 6, **busiest_options(rule)[1]}

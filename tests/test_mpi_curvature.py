@@ -5,6 +5,7 @@ import re
 import mpi_ranks
 import numpy as np
 import pytest
+from conftest import spread
 
 import optkern.mpi
 from optkern import curvature
@@ -235,9 +236,7 @@ VERDICTS = {
 }
 
 
-@pytest.mark.parametrize("ranks", (2, pytest.param(3, marks=pytest.mark.slow)))
-@pytest.mark.parametrize("exact", (True, False))
-@pytest.mark.parametrize("case", VERDICTS)
+@spread(3, case=VERDICTS, exact=(True, False), ranks=(2, 3))
 def test_verdicts_are_those_of_one_process(case, exact, ranks):
     d = VERDICTS[case]
     x = np.full(d.size, 0.0 if case != "not_stationary" else 0.1)

@@ -108,7 +108,7 @@ def stream_count(rule):
 # --------------------------------------------------------------------------- the products
 
 
-@spread(2, rule=optkern.RULES, dtype=DTYPES, step=STEPS)
+@spread(5, rule=optkern.RULES, dtype=DTYPES, step=STEPS)
 def test_every_option_set(rule, dtype, step):
     streams = hostile_streams(dtype, stream_count(rule))
     sets = option_sets(rule)
@@ -117,7 +117,7 @@ def test_every_option_set(rule, dtype, step):
         assert_kernel_is_reference(rule, streams, step=step, **options)
 
 
-@spread(2, rule=optkern.RULES, dtype=DTYPES, extremes=("zero", "huge"))
+@spread(5, rule=optkern.RULES, dtype=DTYPES, extremes=("zero", "huge"))
 def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
     extremes = {"zero": EXTREMES, "huge": HUGE}[extremes]
     streams = hostile_streams(dtype, stream_count(rule))
@@ -133,16 +133,14 @@ def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
         assert_kernel_is_reference(rule, streams, step=2, **(numbers | options))
 
 
-@spread(7, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)
+@spread(13, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)
 def test_every_length_and_thread_count(rule, dtype, length):
     streams = tiled_streams(dtype, stream_count(rule), length)
     for options in busiest_options(rule):
         assert_kernel_is_reference(rule, streams, threads=THREADS, step=6, **options)
 
 
-@every_rule
-@every_dtype
-@pytest.mark.parametrize("length", (1, 17, 127, 1025))
+@spread(3, rule=optkern.RULES, dtype=DTYPES, length=(1, 17, 127, 1025))
 def test_every_alignment(rule, dtype, length):
     """Views that begin anywhere: between two elements, and between two vectors."""
     itemsize = np.dtype(dtype).itemsize
@@ -199,7 +197,7 @@ def many(rule, dtypes=DTYPES):
     return [list(stream) for stream in zip(*tensors, strict=True)]
 
 
-@spread(2, rule=optkern.RULES, threads=THREADS)
+@spread(3, rule=optkern.RULES, threads=THREADS)
 def test_list_equals_its_tensors_one_by_one(rule, threads):
     for options in busiest_options(rule):
         lists = many(rule)
@@ -226,9 +224,7 @@ def test_thousand_small_tensors(rule):
     assert_same_bits(*together)
 
 
-@every_rule
-@BOTH
-@pytest.mark.parametrize("without", (0, 1, 2), ids=("even", "odd", "all"))
+@spread(5, rule=optkern.RULES, place=PLACES, without=(0, 1, 2))  # even ones, odd ones, all
 def test_tensor_without_gradient_is_left_alone(rule, place, without):
     options = busiest_options(rule)[1]
     lists = many(rule)
@@ -344,10 +340,7 @@ def test_mode_changes_what_numpy_computes(float_mode, mode):
     assert (bits(usual) != bits(other)).any()
 
 
-@MODES
-@BOTH
-@every_rule
-@every_dtype
+@spread(3, mode=("FLUSH", "ROUND_UP"), place=PLACES, rule=optkern.RULES, dtype=DTYPES)
 def test_mode_of_another_library_changes_no_bits_and_is_kept(float_mode, mode, place, rule, dtype):
     """Flush-to-zero, or another rounding, that somebody else has switched on in this thread."""
     streams = tiled_streams(dtype, stream_count(rule), 3 * CHUNK)

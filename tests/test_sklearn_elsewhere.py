@@ -50,7 +50,9 @@ def fitted(model):
 # --------------------------------------------------------------------------- workers
 
 
-@pytest.mark.parametrize("backend", ("loky", "threading", "multiprocessing"))
+@pytest.mark.parametrize(
+    "backend", ("loky", "threading", pytest.param("multiprocessing", marks=pytest.mark.slow))
+)
 def test_joblibs_workers_train_as_the_caller_asked(backend):
     with joblib.parallel_config(backend, n_jobs=2), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -6,6 +6,7 @@ import functools
 import warnings
 
 import pytest
+from conftest import spread
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 
@@ -64,8 +65,7 @@ def every_dict(steps):
     return [(name, make, trained(make, steps=steps)[1].state_dict()) for name, make in makers]
 
 
-@pytest.mark.parametrize("steps", (0, 2))
-@pytest.mark.parametrize("target", NAMES)
+@spread(3, target=NAMES, steps=(0, 2))
 def test_the_state_of_another_class_is_refused_or_said(target, steps):
     """Also before a first step, when its groups alone say whose it is."""
     params, opt = trained(getattr(ours, target))

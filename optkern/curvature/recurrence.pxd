@@ -17,4 +17,5 @@ cdef class Pass:
     cdef double subtract(
         self, char* out, const char* x, Py_ssize_t k, const double* c, const char* y
     ) noexcept nogil
+    cdef void combine(self, double* out, Py_ssize_t k, const double* c) noexcept nogil
     cdef void scale(self, char* out, const char* x, double a) noexcept nogil

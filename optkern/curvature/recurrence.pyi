@@ -23,6 +23,9 @@ def subtract(
     y: Vector | None = None,
     num_threads: int = 0,
 ) -> float: ...
+def combine(
+    rows: list[Vector], weights: Vector | list[float], n: int, num_threads: int = 0
+) -> Vector: ...
 def scale(out: Vector, x: Vector, a: float, num_threads: int = 0) -> None: ...
 
 class Recurrence:

@@ -19,7 +19,7 @@ from libc.stdlib cimport free, malloc, realloc
 
 from optkern.kernels.sums cimport BLOCK, LANES, count_blocks
 from optkern.kernels.vectors cimport (
-    DOT, PROJECT, SCALE, SUBTRACT, run_vectors, vector_threads,
+    COMBINE, DOT, PROJECT, SCALE, SUBTRACT, run_vectors, vector_threads,
 )
 
 # A second Gram-Schmidt pass follows where the first took away more than this leaves
@@ -123,6 +123,14 @@ cdef class Pass:
         self.v.y = y
         return run_vectors(&self.v, vector_threads(self.v.n, self.wanted))
 
+    cdef void combine(self, double* out, Py_ssize_t k, const double* c) noexcept nogil:
+        """Compute out = - the first k rows times c."""
+        self.v.work = COMBINE
+        self.v.out = <char*> out
+        self.v.k = k
+        self.v.c = c
+        run_vectors(&self.v, vector_threads(self.v.n, self.wanted))
+
     cdef void scale(self, char* out, const char* x, double a) noexcept nogil:
         self.v.work = SCALE
         self.v.out = out
@@ -182,6 +190,24 @@ def subtract(out, x, list rows, c, y=None, int num_threads=0):
     with nogil:
         result = p.subtract(to, a, k, &coefficients[0] if k else NULL, b)
     return result
+
+
+def combine(list rows, weights, Py_ssize_t n, int num_threads=0):
+    """Compute sum_j weights[j] rows[j] in float64: all rows for a block of it, then the next."""
+    cdef Py_ssize_t j, k = len(rows)
+    cdef Pass p = Pass(n, k and rows[0].dtype.itemsize == 8, num_threads)
+    cdef const double[::1] c = -np.asarray(weights, np.float64)
+    out = np.zeros(n)
+    cdef double[::1] to = out
+    if c.shape[0] != k:
+        raise ValueError(f"expected {k} weights, got {c.shape[0]}")
+    p.reserve(k)
+    for j in range(k):
+        p.rows[j] = address(rows[j], p.v.dtype, n)
+    if k and n:
+        with nogil:
+            p.combine(&to[0], k, &c[0])
+    return out
 
 
 def scale(out, x, double a, int num_threads=0):

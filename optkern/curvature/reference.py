@@ -50,6 +50,14 @@ def subtract(out, x, rows, c, y=None):
     return 0.0 if y is None else dot(out, y)
 
 
+def combine(rows, weights, n):
+    """Compute sum_j weights[j] rows[j] in float64."""
+    total = np.zeros(n)
+    for row, weight in zip(rows, weights):
+        total += float(weight) * row.astype(np.float64)
+    return total
+
+
 def scale(out, x, a):
     """Set out = a x"""
     out[...] = (a * x.astype(np.float64)).astype(out.dtype)

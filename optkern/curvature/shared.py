@@ -19,6 +19,7 @@ from .recurrence import (
     MOST_TURNS,
     REORTHOGONALIZE_BELOW,
     Recurrence,
+    combine,
     dot,
     project,
     scale,
@@ -102,13 +103,11 @@ class SharedBasis:
     def added_up(self, weights: Any) -> np.ndarray:
         """Compute sum_j weights[j] v_j in float64, each product rounded by itself."""
 
-        def act() -> np.ndarray:
-            own = np.zeros(self._own.stop - self._own.start)
-            for row, weight in zip(self.rows, weights):
-                own += weight * row
-            return self._whole(own)
-
-        return self._together(act)
+        return self._together(
+            lambda: self._whole(
+                combine(self.rows, weights, self._counts[self._ranks.rank], self._num_threads)
+            )
+        )
 
     def orthogonalize(self, x: np.ndarray, square: float) -> tuple[list[np.ndarray], float]:
         """Orthogonalise x in place until that takes little away; the parts taken, ||x||^2 left.
@@ -189,7 +188,4 @@ def combine_rows(rows: Any, weights: Any, n: int) -> np.ndarray:
     """Compute sum_j weights[j] v_j in float64."""
     if isinstance(rows, SharedBasis):
         return rows.added_up(weights)
-    out = np.zeros(n)
-    for row, weight in zip(rows, weights):
-        out += weight * row
-    return out
+    return combine(list(rows), weights, n)

@@ -97,6 +97,10 @@ ctypedef double (*subtract_t)(
     char* out, const char* x, const char* const* rows, const double* c, Py_ssize_t k,
     const char* y, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil
+ctypedef void (*combine_t)(
+    double* out, const char* const* rows, const double* c, Py_ssize_t k, Py_ssize_t first,
+    Py_ssize_t n
+) noexcept nogil
 
 # out = a x
 ctypedef void (*scale_t)(char* out, const char* x, double a, Py_ssize_t n) noexcept nogil
@@ -164,6 +168,7 @@ cdef struct spans_t:
     squares_t squares[DTYPES]
     project_t project[DTYPES]
     subtract_t subtract[DTYPES]
+    combine_t combine[DTYPES]
     scale_t scale[DTYPES]
     spread_t spread[DTYPES]
     along_t along[DTYPES]

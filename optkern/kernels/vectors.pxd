@@ -2,6 +2,7 @@ cdef enum work_t:
     DOT        # partial[block] = x'y
     PROJECT    # partial[j, block] = rows[j]'x
     SUBTRACT   # out = x - sum_j c[j] rows[j], partial[block] = out'y
+    COMBINE    # out = -sum_j c[j] rows[j], in doubles
     SCALE      # out = a x
 
 

@@ -23,7 +23,7 @@ cdef double run_vectors(const vectors_t* v, int threads) noexcept nogil:
         for j in range(v.k):
             add_blocks(v.partial + j * blocks, blocks)
         return 0
-    return 0 if v.work == SCALE else add_blocks(v.partial, blocks)
+    return 0 if v.work == SCALE or v.work == COMBINE else add_blocks(v.partial, blocks)
 
 
 cdef void run_block(void* context, Py_ssize_t b, int thread) noexcept nogil:
@@ -38,5 +38,7 @@ cdef void run_block(void* context, Py_ssize_t b, int thread) noexcept nogil:
         )
     elif v.work == SUBTRACT:
         v.partial[b] = SPANS.subtract[v.dtype](v.out, v.x, v.rows, v.c, v.k, v.y, first, n)
+    elif v.work == COMBINE:
+        SPANS.combine[v.dtype](<double*> v.out, v.rows, v.c, v.k, first, n)
     else:
         SPANS.scale[v.dtype](v.out + at, v.x + at, v.a, n)
