@@ -96,7 +96,8 @@ class Side:
         return params + list(self.optimizer.averages.values())
 
 
-def row(name: str, rounds: int) -> str:
+def measured(name: str, rounds: int) -> np.ndarray:
+    """Seconds of a batch and of the optimizer in it: of thinc's, in `accelerate`, of optkern's."""
     sides = [Side(MODELS[name], kind) for kind in ("theirs", "Ops", "ours")]
     for k in range(5):
         for side in sides:
@@ -109,7 +110,11 @@ def row(name: str, rounds: int) -> str:
         order = [(k + j) % 3 for j in range(3)]
         measured = {side: sides[side].train(k) for side in order}
         times.append([measured[side] for side in range(3)])
-    (before, share), (ops, _), (after, update) = np.quantile(times, 0.25, axis=0)
+    return np.quantile(times, 0.25, axis=0)
+
+
+def row(name: str, rounds: int) -> str:
+    (before, share), (ops, _), (after, update) = measured(name, rounds)
     share, update = share / before, share / update
     figures = f"{1e3 * before:9.2f} {1e3 * after:8.2f} {100 * share:6.0f} % {before / after:7.2f}"
     return f"{name:<28}{figures} {1 / (1 - share):9.2f} {before / ops:8.2f} {update:8.1f}"

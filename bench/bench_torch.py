@@ -114,26 +114,75 @@ def network(sizes: tuple[int, ...], dtype: str) -> nn.Module:
     return nn.Sequential(*layers[:-1]).to(getattr(torch, dtype))
 
 
-def training(sizes: tuple[int, ...], batch: int, dtype: str, rounds: int) -> str:
-    nets = [network(sizes, dtype) for _ in SIDES]
+class Transformer(nn.Module):
+    """A small one, as a classifier of sequences: embedding, two layers, the mean of the words."""
+
+    words, length, classes = 2000, 32, 10
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(self.words, width)
+        block = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(width, self.classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.embed(x)).mean(dim=1))
+
+
+def transformer() -> nn.Module:
+    torch.manual_seed(0)
+    return Transformer()
+
+
+def measured(
+    make: Callable[[], nn.Module], X: torch.Tensor, y: torch.Tensor, dtype: str, rounds: int
+) -> tuple[list[float], float]:
+    """Milliseconds of a training step on each side, and the share of the update in torch's own."""
+    nets = [make() for _ in SIDES]
     params = [list(net.parameters()) for net in nets]
-    X = torch.randn(batch, sizes[0], dtype=getattr(torch, dtype))
-    y = torch.randint(0, sizes[-1], (batch,))
+    optimizers = [side(own) for side, own in zip(SIDES, params)]
 
-    def stepping(side: int, update: bool = True) -> Callable[[], None]:
-        opt = SIDES[side](params[side])
+    def gradients(side: int) -> None:
+        optimizers[side].zero_grad()
+        nn.functional.cross_entropy(nets[side](X), y).backward()
 
+    for _ in range(3):  # all with the gradients of one: Adam makes steps of a gradient's rounding
+        gradients(0)
+        for own in params[1:]:
+            for p, first in zip(own, params[0]):
+                p.grad = first.grad.clone()
+        for opt in optimizers:
+            opt.step()
+    compare(params, dtype)
+
+    def stepping(side: int) -> Callable[[], None]:
         def call() -> None:
-            opt.zero_grad()
-            nn.functional.cross_entropy(nets[side](X), y).backward()
-            if update:
-                opt.step()
+            gradients(side)
+            optimizers[side].step()
 
         return call
 
-    sides = warmed_up([stepping(side) for side in range(len(SIDES))], params, dtype)
-    *times, rest = in_turn([*sides, stepping(0, update=False)], rounds)
-    share = max(0.0, 1 - rest / times[0])
+    *times, rest = in_turn([*map(stepping, range(len(SIDES))), lambda: gradients(0)], rounds)
+    return times, max(0.0, 1 - rest / times[0])
+
+
+def of_network(
+    sizes: tuple[int, ...], batch: int, dtype: str, rounds: int
+) -> tuple[list[float], float]:
+    X = torch.randn(batch, sizes[0], dtype=getattr(torch, dtype))
+    y = torch.randint(0, sizes[-1], (batch,))
+    return measured(lambda: network(sizes, dtype), X, y, dtype, rounds)
+
+
+def of_transformer(batch: int, rounds: int) -> tuple[list[float], float]:
+    X = torch.randint(0, Transformer.words, (batch, Transformer.length))
+    y = torch.randint(0, Transformer.classes, (batch,))
+    return measured(transformer, X, y, "float32", rounds)
+
+
+def training(sizes: tuple[int, ...], batch: int, dtype: str, rounds: int) -> str:
+    times, share = of_network(sizes, batch, dtype, rounds)
     return row(f"{shown(sizes)}, batch {batch}, {dtype}", times, share)
 
 
@@ -156,6 +205,8 @@ def main() -> None:
         print(step_alone(*shape, rounds), flush=True)
     for problem in NETWORKS[:2] if options.quick else NETWORKS:
         print(training(*problem, rounds), flush=True)
+    if not options.quick:
+        print(row("transformer, batch 16, float32", *of_transformer(16, rounds)), flush=True)
 
 
 if __name__ == "__main__":

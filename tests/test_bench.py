@@ -108,6 +108,36 @@ def test_a_row_is_marked_where_median_and_shortest_times_are_longer(monkeypatch)
     assert said("a row", [1.0], [2.0]).split()[-3:] == ["2.000-2.000", "2.000", "<<<"]
 
 
+# --------------------------------------------------------------------------- the bytes of a step
+
+DENSE = [name for name, case in cases.CASES.items() if not case.of_matrices]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_bytes_of_a_step_are_those_of_the_limits_loop(name, monkeypatch):
+    """The model of a step's time, the table's GB/s and the limit count alike."""
+    made, seen = problem(name), []
+    monkeypatch.setattr(
+        sides, "limit_plan", lambda p, state: seen.append([p, *state]) or mock.Mock()
+    )
+    limits = sides.limit_sides(made)
+    (written,) = seen
+    moved = 2 * sum(x.nbytes for x in written) + made.gradients[0].nbytes
+    assert made.case.bytes_moved(made.dtype) * 1000 == moved
+    row = rows.row_of(made, {"optkern": 1.0}, 1.0, 1, False)
+    assert row["bytes_per_param"] == moved / 1000 and len(limits) == 2
+
+
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["adam", "momentum"])
+def test_bytes_of_compact_state_are_those_of_its_arrays(name, state_dtype):
+    case = cases.CASES[name]
+    p = np.zeros(1024, np.float32)
+    opt = optkern.optimizers.CLASSES[case.rule.name](p, **case.options, state_dtype=state_dtype)
+    state = sum(x.nbytes for x in opt.state[0].values() if hasattr(x, "state_dtype"))
+    assert case.bytes_moved(p.dtype, state_dtype) * 1024 == 3 * p.nbytes + 2 * state > 3 * p.nbytes
+
+
 # --------------------------------------------------------------------------- the command
 
 

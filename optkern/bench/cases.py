@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import RULES
+from ..kernels import RULES, codecs
 from ..kernels.rules import Rule
 from ..optimizers.classes import MADE
 from ..rules import MATRIX_RULES
@@ -44,6 +44,19 @@ class Case(NamedTuple):
         hyper = self.hyperparameters
         state = sum(self.rule.needs(slot.name, hyper) for slot in self.rule.streams)
         return 2 + state, 1 + state
+
+    def bytes_moved(self, dtype: np.dtype, state_dtype: str | None = None) -> float:
+        """Return the bytes that a step reads and writes for each element.
+
+        With ``state_dtype`` its state is compact, as the optimizers' option of that name has it.
+        """
+        read, written = self.streams
+        kept = read - 2
+        state: float = dtype.itemsize
+        if state_dtype:
+            block = codecs.Compact.zeros(state_dtype, (codecs.SCALED,), True)
+            state = block.nbytes / codecs.SCALED
+        return (read + written - 2 * kept) * dtype.itemsize + 2 * kept * state
 
 
 def _cases() -> dict[str, Case]:

@@ -47,7 +47,7 @@ def measure(problem: Problem, seconds: float = 1.0, min_rounds: int = 3) -> dict
 def row_of(
     problem: Problem, per_param: dict[str, float], limit: float, rounds: int, products: bool
 ) -> dict[str, Any]:
-    moved = sum(problem.case.streams) * problem.dtype.itemsize
+    moved = problem.case.bytes_moved(problem.dtype)
     own = per_param["optkern"]
     return {
         "case": problem.case.name,
