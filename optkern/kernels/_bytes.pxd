@@ -16,12 +16,14 @@ cdef extern from *:
     static inline Py_ssize_t optkern_load_int8(
         float* x, const unsigned char* codes, unsigned int offset, Py_ssize_t n
     ) {
-        const __m512i from = _mm512_set1_epi32((int)offset), sign = _mm512_set1_epi32((int)0x80000000u);
+        const __m512i from = _mm512_set1_epi32((int)offset);
+        const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
         const __m512i digits = _mm512_set1_epi32(0x07F00000);
         Py_ssize_t i;
         for (i = 0; i + 16 <= n; i += 16) {
             __m512i code = OPTKERN_CODES(codes + i);
-            __m512i u = _mm512_add_epi32(_mm512_and_si512(_mm512_slli_epi32(code, 20), digits), from);
+            __m512i u = _mm512_and_si512(_mm512_slli_epi32(code, 20), digits);
+            u = _mm512_add_epi32(u, from);
             __m512 size = _mm512_sub_ps(_mm512_castsi512_ps(u), _mm512_castsi512_ps(from));
             _mm512_storeu_ps(x + i, _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
                 _mm512_castps_si512(size), _mm512_slli_epi32(code, 24), sign, 0xF8)));
@@ -42,7 +44,8 @@ cdef extern from *:
     }
     /* Four vectors, of bytes each, to one; packing goes by quarters of registers. */
     static inline void optkern_pack(unsigned char* codes, const __m512i* t) {
-        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        const __m512i order = _mm512_setr_epi32(
+            0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         _mm512_storeu_si512(codes, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(
             _mm512_packus_epi32(t[0], t[1]), _mm512_packus_epi32(t[2], t[3]))));
     }
@@ -61,10 +64,12 @@ cdef extern from *:
                 __m512 v = _mm512_loadu_ps(x + i + 16 * k);
                 __m512i size = _mm512_sub_epi32(
                     _mm512_castps_si512(_mm512_add_ps(_mm512_abs_ps(v), from)), less);
-                t[k] = _mm512_srli_epi32(_mm512_maskz_add_epi32(
-                    _mm512_cmpge_epu32_mask(size, least), size, OPTKERN_CARRY(random + i + 16 * k)), 20);
+                t[k] = _mm512_maskz_add_epi32(
+                    _mm512_cmpge_epu32_mask(size, least), size,
+                    OPTKERN_CARRY(random + i + 16 * k));
                 t[k] = _mm512_ternarylogic_epi32(
-                    t[k], _mm512_srli_epi32(_mm512_castps_si512(v), 24), sign, 0xF8);
+                    _mm512_srli_epi32(t[k], 20),
+                    _mm512_srli_epi32(_mm512_castps_si512(v), 24), sign, 0xF8);
             }
             optkern_pack(codes + i, t);
         }
