@@ -53,7 +53,7 @@ class Gain(NamedTuple):
 def of_sklearn(rounds: int) -> Iterator[Gain]:
     for dtype in ("float32", "float64"):
         for batch in (32, 200):
-            shape = bench_sklearn.Shape(*LAYERS[:2], dtype, batch, 800, epochs=2)
+            shape = bench_sklearn.Shape(*LAYERS[:2], dtype, batch, 8 * batch, epochs=6)
             before, after, share = bench_sklearn.measured(shape, rounds)
             name = f"scikit-learn MLP {dtype}, batch {batch}, a fit"
             yield Gain(name, 1e3 * before, 1e3 * after, share)

@@ -131,6 +131,26 @@ def test_loop_in_which_every_other_step_is_longer(many):
     assert (loop.used > CALLS / 2) == (many == "twice as fast")
 
 
+@pytest.mark.parametrize("awake", [True, False])
+def test_workers_that_wait_awake_are_judged_by_what_comes_after_the_first_call(awake):
+    """They sleep through a trial's serial calls: the first call with many of each two is slow."""
+
+    class Waking(Loop):
+        woken = False
+
+        def run(self, calls=CALLS):
+            for _ in range(calls):
+                self.woken = self.last
+                super().run(1)
+            return self
+
+    loop = Waking(lambda call, random: 0.5 if loop.woken else 1.5)
+    loop.choice.awake = awake
+    loop.run(1000)
+    assert loop.choice.prefers_many == awake
+    assert loop.choice.parallel == pytest.approx(0.5 if awake else 1.0, rel=0.05)
+
+
 def test_part_of_a_step_counts_as_a_part():
     """Half of the parameters have a gradient in every other call: times are taken per element."""
     choice, now = ThreadChoice(), 0.0

@@ -232,6 +232,90 @@ def test_steps_of_several_python_threads():
         assert_same_bits(parallel[k], results[k])
 
 
+MORE_THAN_CORES = """
+import itertools
+
+def trained(make, by_rows, threads):
+    rng = np.random.default_rng(1)
+    p = rng.standard_normal((300, 500)).astype(np.float32)
+    q = rng.standard_normal(77_777).astype(np.float32)
+    opt = make([p, q], threads)
+    for _ in range(4):
+        grads = [rng.standard_normal(x.shape).astype(np.float32) for x in (p, q)]
+        if by_rows:
+            rows = [rng.integers(0, len(x), 200) for x in (p, q)]
+            opt.step_rows(rows, [g[r] for g, r in zip(grads, rows)])
+        else:
+            opt.step(grads)
+    return p.tobytes() + q.tobytes()
+
+MAKERS = {
+    "adam": lambda p, n: optkern.Adam(p, num_threads=n),
+    "bfloat16": lambda p, n: optkern.AdamW(p, state_dtype="bfloat16", num_threads=n),
+    "int8": lambda p, n: optkern.Adam(p, state_dtype="int8", num_threads=n),
+    "around": lambda p, n: optkern.SGD(
+        p, momentum=0.9, clip_norm=1.0, ema_decay=0.9, zero_grad=True, num_threads=n
+    ),
+    "lamb": lambda p, n: optkern.LAMB(p, num_threads=n),
+    "adafactor": lambda p, n: optkern.Adafactor(p, num_threads=n),
+    "rows": lambda p, n: optkern.Adagrad(p, num_threads=n),
+}
+different = []
+for name, make in MAKERS.items():
+    one = trained(make, name == "rows", 1)
+    different += [
+        (name, n) for n in (4, 8) for _ in range(5) if trained(make, name == "rows", n) != one
+    ]
+"""
+
+
+@needs_openmp
+def test_more_threads_than_cores_give_the_same_bits(run):
+    """In a process of its own, so that a hang is one that ends."""
+    assert run(MORE_THAN_CORES + "say(different=different)", timeout=120) == {"different": []}
+
+
+# --------------------------------------------------------------------------- optkern's workers
+
+needs_workers = pytest.mark.skipif(not runtime.WORKERS, reason="OpenMP's own threads are used")
+AWAKE = """
+import time
+opt, few = optkern.SGD(p[:70_000], num_threads=2), g[:70_000]
+end, awake = time.perf_counter() + 20, False
+while not awake and time.perf_counter() < end:
+    opt.step(few)
+    awake = runtime.workers_wait()
+"""
+
+
+@needs_workers
+def test_workers_wait_awake_only_where_calls_follow_at_once(run):
+    code = "time.sleep(.001)\nopt.step(few)\nsay(awake=awake, after=runtime.workers_wait())"
+    assert run(AWAKE + code) == {"awake": True, "after": False}
+
+
+@needs_workers
+def test_own_passive_policy_holds_for_workers(run):
+    code = AWAKE.replace("20", "1") + "say(awake=awake)"
+    assert run(code, **{POLICY: "PASSIVE"}) == {"awake": False}
+
+
+@needs_workers
+def test_workers_take_no_signals(run):
+    """A handler runs in the main thread, whose call it is to end."""
+    said = run("""
+before = set(os.listdir("/proc/self/task"))
+step(3)
+blocked = set()
+for task in set(os.listdir("/proc/self/task")) - before:
+    with open(f"/proc/self/task/{task}/status") as status:
+        (line,) = [line for line in status if line.startswith("SigBlk")]
+    blocked.add(int(line.split()[1], 16) >> 1 & 1)
+say(interrupt=list(blocked))
+""")
+    assert said == {"interrupt": [1]}
+
+
 # --------------------------------------------------------------------------- forked children
 
 # A child that hangs is ended by its alarm, and the parent says so.

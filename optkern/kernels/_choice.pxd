@@ -11,6 +11,7 @@ cdef class ThreadChoice:
     cdef readonly Py_ssize_t calls, trials
     cdef readonly Py_ssize_t review         # the call before which there is no trial
     cdef readonly double debt               # seconds lost by trying, not yet paid
+    cdef public bint awake                  # workers wait awake for the next call
     cdef double _lead                       # seconds that many threads have gained, to a limit
     cdef Py_ssize_t _interval
     cdef int _phase                         # of a trial; RESTING: none
@@ -25,6 +26,7 @@ cdef class ThreadChoice:
     cdef void _watch(self, double seconds) noexcept nogil
     cdef void _give_up(self, int last) noexcept nogil
     cdef void _conclude(self) noexcept nogil
+    cdef double _typical(self, const double* probes) noexcept nogil
     cdef void _charge(self, const double* probes, int n, double usual) noexcept nogil
     cdef void _settle(self, bint prefers) noexcept nogil
 

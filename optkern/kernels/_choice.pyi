@@ -7,6 +7,7 @@ class ThreadChoice:
     trials: int
     review: int
     debt: float
+    awake: bool
     @property
     def trying(self) -> bool: ...
     def next(self, now: float) -> bool: ...

@@ -16,10 +16,12 @@
 5. Threads that go on spinning after a step (an OpenMP runtime that another library has loaded waits
    actively) slow the matrix product behind it: 4.7 ms became 12. So the time between steps counts
    too, where after many threads it was longer every time than after one.
+6. Where calls follow at once workers wait awake for the next one, but the first of each two calls
+   with many in a trial finds them asleep. So there the quicker half of either's probes decides.
 """
 cimport cython
 
-from optkern.kernels.runtime cimport now as seconds_now
+from optkern.kernels.runtime cimport begun, ended, workers_spin
 
 cdef enum:
     RESTING = -1       # no trial
@@ -49,6 +51,8 @@ cdef class ThreadChoice:
         The number of calls before which nothing is tried again, unless the threads lose.
     debt : float
         Seconds that have still to be earned before a trial.
+    awake : bool
+        Whether workers wait awake for the next call; the caller says so.
     """
 
     def __cinit__(self):
@@ -112,7 +116,7 @@ cdef class ThreadChoice:
         """End a trial when all its probes, and the gaps behind them, are known."""
         cdef double* one = self._seconds[0]
         cdef double* many = self._seconds[1]
-        self.serial, self.parallel, self.slowdown = median(one), median(many), 0
+        self.serial, self.parallel, self.slowdown = self._typical(one), self._typical(many), 0
         if least(self._gaps[1]) > most(self._gaps[0]):
             self.slowdown = median(self._gaps[1]) - median(self._gaps[0])
         if self.parallel + self.slowdown < MARGIN * self.serial:
@@ -121,6 +125,9 @@ cdef class ThreadChoice:
         else:
             self._charge(many, PROBES, self.serial - self.slowdown)
             self._settle(False)
+
+    cdef double _typical(self, const double* probes) noexcept nogil:
+        return quicker(probes) if self.awake else median(probes)
 
     cdef void _charge(self, const double* probes, int n, double usual) noexcept nogil:
         """Owe what probes have taken beyond a usual step."""
@@ -163,10 +170,12 @@ cdef class Tuner:
         """Return the threads that a call over so many elements is to use; `end` has to follow."""
         if many != self.many:   # what was measured was measured with another number
             self.choice, self.many, self._work = ThreadChoice(), many, work
-        return many if self.choice.begin(seconds_now()) else 1
+        cdef double now = begun()
+        self.choice.awake = workers_spin()
+        return many if self.choice.begin(now) else 1
 
     cdef void end(self, double work) noexcept nogil:
-        self.choice.end(seconds_now(), work / self._work)
+        self.choice.end(ended(), work / self._work)
 
 
 cdef double least(const double* x) noexcept nogil:
@@ -180,3 +189,9 @@ cdef double most(const double* x) noexcept nogil:
 cdef double median(const double* x) noexcept nogil:
     """Take the typical of PROBES = 4 numbers: one outlier, of a neighbour, does not decide."""
     return (x[0] + x[1] + x[2] + x[3] - most(x) - least(x)) / 2
+
+
+cdef double quicker(const double* x) noexcept nogil:
+    """Take the mean of the least two of PROBES = 4 numbers."""
+    cdef double low = min(x[0], x[1]), other = min(x[2], x[3])
+    return (least(x) + min(max(low, other), max(x[0], x[1]), max(x[2], x[3]))) / 2

@@ -4,7 +4,9 @@
 
 1. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
 2. The number of threads never shows in the bits, so the engine may choose it by what it measured.
-3. Work is handed out dynamically: fixed halves collapse when another process takes a core.
+3. Work is handed out dynamically: fixed halves collapse when another process takes a core. On Linux
+   workers of optkern's own take it (`_workers.pxd`); OpenMP's where these are another thread's, and
+   elsewhere.
 4. Whatever runs in a region computes in the IEEE mode: a thread's own may be another's doing.
 """
 import os
@@ -17,6 +19,10 @@ from optkern.kernels import _isa
 from optkern.kernels._constants cimport constants_t
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
+)
+from optkern.kernels._workers cimport (
+    OPTKERN_WORKERS, optkern_is_near, optkern_note_begin, optkern_note_end, optkern_set_patient,
+    optkern_share_out,
 )
 from optkern.kernels.span cimport rule_spans_t, spans_t
 from optkern.rules import COMPILED, LIMITS, RULES, loops_hash, loops_part
@@ -164,8 +170,8 @@ def set_thread_limit(int n, bint explicit):
     global thread_limit, limit_explicit, forked
     if hangs and n > 1 and explicit:
         raise RuntimeError(
-            "num_threads: this process was forked after its parent had used threads, and the "
-            "OpenMP runtime hangs there; only 1 is possible (start workers by 'spawn' instead)"
+            "num_threads: this process was forked after its parent had used threads, which do not "
+            "survive that; only 1 is possible (start workers by 'spawn' instead)"
         )
     thread_limit = n
     limit_explicit = explicit
@@ -231,8 +237,14 @@ cdef void run_jobs(
         optkern_restore_mode(mode)
         return
     optkern_enter_region()
+    if optkern_share_out(run_any, <void*> job, context, jobs, threads):
+        return
     for k in prange(jobs, schedule="dynamic", chunksize=1, num_threads=threads):
         run_job(job, context, k, threadid())
+
+
+cdef void run_any(void* job, void* context, Py_ssize_t k, int thread) noexcept nogil:
+    run_job(<job_t> job, context, k, thread)
 
 
 cdef void run_job(job_t job, void* context, Py_ssize_t k, int thread) noexcept nogil:
@@ -241,9 +253,36 @@ cdef void run_job(job_t job, void* context, Py_ssize_t k, int thread) noexcept n
     optkern_restore_mode(mode)
 
 
-cdef double now() noexcept nogil:
-    """Read a clock that only goes forward, in seconds."""
-    return optkern_seconds()
+cdef double begun() noexcept nogil:
+    """Read the clock, in seconds, where a call begins whose threads are chosen, and note it."""
+    cdef double time = optkern_seconds()
+    optkern_note_begin(<long long> (1e9 * time))
+    return time
+
+
+cdef double ended() noexcept nogil:
+    """Read the clock where such a call ends, and note it."""
+    cdef double time = optkern_seconds()
+    optkern_note_end(<long long> (1e9 * time))
+    return time
+
+
+cdef bint workers_spin() noexcept nogil:
+    """Tell whether calls follow each other so soon that workers wait for the next one awake."""
+    return optkern_is_near()
+
+
+WORKERS = bool(OPTKERN_WORKERS)
+
+
+def let_workers_sleep(bint always):
+    """Choose whether workers go to sleep at once after each region."""
+    optkern_set_patient(always)
+
+
+def workers_wait():
+    """Tell, for tests, whether workers would wait awake for the next region."""
+    return optkern_is_near()
 
 # --------------------------------------------------------------------------- forks
 

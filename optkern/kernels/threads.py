@@ -21,7 +21,9 @@ def load_engine_passive() -> str:
 
     Threads that spin between two steps fight with the BLAS library's over the cores: steps
     between matrix products become hundreds of times slower. The runtime reads its policy when it
-    is loaded, so it is set for the load alone; a user's own setting is respected.
+    is loaded, so it is set for the load alone; a user's own setting is respected. Where steps have
+    workers of optkern's own (`_workers.pxd`) the runtime serves steps of several threads at once;
+    a user's own "passive" holds for these workers, too.
 
     Returns
     -------
@@ -39,9 +41,13 @@ def load_engine_passive() -> str:
             del os.environ[WAIT_POLICY]
     if not runtime.OPENMP:
         return "built without OpenMP: serial"
+    runtime.let_workers_sleep((own or "").lower() == "passive")
+    workers = "; steps use workers of optkern's own" if runtime.WORKERS else ""
     if loaded:
-        return f"{loaded} was loaded before optkern: its wait policy is the process's own"
-    return f"wait policy {own} (from {WAIT_POLICY})" if own else "wait policy passive"
+        policy = f"{loaded} was loaded before optkern: its wait policy is the process's own"
+    else:
+        policy = f"wait policy {own} (from {WAIT_POLICY})" if own else "wait policy passive"
+    return policy + workers
 
 
 def _loaded_runtime() -> str:
