@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .._interrupts import pass_on
 from ..kernels import buffers
+from ..kernels.outside import is_outside
 from ..kernels.structures import Structure
 
 
@@ -91,7 +93,7 @@ def asking(
             if not any(str(known).startswith(note[:18]) for known in notes(error)):
                 error.add_note(note)
             # Of a trial step, such an error may be taken for the end of the function's domain.
-            if given is not None and isinstance(error, (ArithmeticError, ValueError)):
+            if given is not None and is_outside(error):
                 refuse_replaced(name, given)
             raise
         if given is not None:
@@ -99,6 +101,15 @@ def asking(
         return answer
 
     return asked
+
+
+def left_domain(error: Exception) -> bool:
+    """Tell whether a trial step has left a function's domain, by what the function has raised.
+
+    What a signal handler has raised meanwhile is raised again.
+    """
+    pass_on(error)
+    return is_outside(error) and not isinstance(error, ChangedError)
 
 
 def notes(error: BaseException) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .asking import ChangedError, asking
+from .asking import asking, left_domain
 from .differences import hvp_from_grad
 from .operators import Point, norm, random_unit, unit_roundoff
 
@@ -127,10 +127,8 @@ class _LinesThroughX:
         with np.errstate(all="ignore"):
             try:
                 return float(self._loss(self.point.unflatten(x.copy())))
-            except ChangedError:
-                raise
-            except (ArithmeticError, ValueError):
-                if x is self.x:
+            except Exception as error:
+                if x is self.x or not left_domain(error):
                     raise
                 return math.nan
 
@@ -138,10 +136,8 @@ class _LinesThroughX:
         with np.errstate(all="ignore"):
             try:
                 answer = self._grad(self.point.unflatten(x.copy()))
-            except ChangedError:
-                raise
-            except (ArithmeticError, ValueError):
-                if x is self.x:
+            except Exception as error:
+                if x is self.x or not left_domain(error):
                     raise
                 return np.full(self.point.n, math.nan)
         return self.point.flatten(answer, "what grad returns").astype(np.float64)

@@ -201,13 +201,15 @@ def classify(
         stationary = test.by_newton(run)
         if kind is not None and judge.resolution > known:
             kind = judge.again()  # the step's products have shown errors that the run's had not
-    against = ""
-    if stationary and kind in ("minimum", "maximum"):
+    against = test.unsure
+    if stationary and not against:
+        kind = judge.flatten_turned(kind)
+    if stationary and kind in ("minimum", "maximum") and not against:
         against = contradiction(owner, x, grad, loss, hvp, seed)
     if stationary and kind == "minimum" and not against and stationary.gain is None:
         against = test.endless(run)
         if against and loss is not None:  # a gradient within its rounding, and no step was tried
-            stationary, against = test.by_newton(run), ""
+            stationary, against = test.by_newton(run), test.unsure
         elif against:
             against += "; pass `loss` to have it tried"
     if kind in ("minimum", "saddle", "maximum") and not against and loss is None:
@@ -216,7 +218,9 @@ def classify(
     ways = None
     if stationary and kind in ("minimum", "degenerate") and run.has_basis:
         ways = None if judge.strict(kind) else judge.along_flat(line, seed)
-    if kind == "minimum" and ways and ways.step is not None:
+    if kind == "minimum" and judge.flattened is not None and _leads_down(judge, ways, line, test):
+        kind, ways = judge.unflatten(), None
+    elif kind == "minimum" and ways and ways.step is not None:
         kind, against = _by_flat_ways(ways, line, test)
     if kind is None or kind == "maximum":
         judge.refresh(high=False)  # the way out, and what was found though nothing was decided
@@ -302,6 +306,19 @@ def _way_out(
     if kind == "saddle" and line.loss is not None:
         gain = way_out(line, direction, 0.0, first=ways.length)[1] or gain
     return _Way(direction, gain, ways)
+
+
+def _leads_down(
+    judge: Judge, ways: FlatWays | None, line: LossAlongDirection, test: StationarityTest
+) -> bool:
+    """Return whether curvature below zero that a gradient could feign leads down all the same."""
+    if ways is not None and ways.step is not None:
+        return True
+    if line.loss is None or judge.lowest is None:
+        return False
+    direction = _downhill(judge.lowest.vector, judge.gradient)
+    gain = way_out(line, direction, judge.lowest.value)[1]
+    return bool(gain) and test.worth.counts(gain)
 
 
 def _at_its_end(judge: Judge, line: LossAlongDirection, seed: int) -> str:

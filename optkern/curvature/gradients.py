@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..rules.domains import check_callable
-from .asking import ChangedError, asking
+from .asking import asking, left_domain
 from .operators import Point, norm, out_of_range, unit_roundoff
 
 LARGEST_NORM = 1.0e154  # of a gradient: what its square promises is a number
@@ -88,9 +88,9 @@ class FlatGradient:
         with np.errstate(all="ignore"):
             try:
                 answer = self.grad(argument)
-            except ChangedError:
-                raise
-            except (ArithmeticError, ValueError):
+            except Exception as error:
+                if not left_domain(error):
+                    raise
                 return np.full(self.point.n, math.nan, self.dtype)
             g = self.point.flatten(answer, "what grad returns")
             return np.array(g, self.dtype)

@@ -60,6 +60,7 @@ class Judge:
         self.last = False  # no product will follow
         self.pinned: Pinned | None = None  # what has no gradient, and no curvature
         self.stored = feigned_by_storing(gradient, run.seed)
+        self.flattened: float | None = None  # what that was before a saddle was taken for feigned
 
     @property
     def claim(self) -> float:
@@ -280,6 +281,25 @@ class Judge:
         """Decide once more, after products of others have shown larger errors."""
         self.retry, self.last = 0, True
         return self.decide()
+
+    def flatten_turned(self, kind: str | None) -> str | None:
+        """Decide anew where x may be turned at will, and a gradient that is left feigns a saddle.
+
+        At the minimum of factors, layouts or attention, turning them curves by -|g| / ||x||, as
+        exact products show it. What does lead down is seen along flat directions: `unflatten`.
+        """
+        size = norm(self.gradient.x)
+        feigned = 4 * norm(self.gradient.value) / size if size else 0.0
+        if kind != "saddle" or not self.run.has_basis or not -feigned <= self.seen_low:
+            return kind
+        self.flattened, self.stored = self.stored, max(self.stored, feigned)
+        return "minimum" if self.again() == "minimum" else self.unflatten()
+
+    def unflatten(self) -> str:
+        """Return to the saddle that the products have shown."""
+        assert self.flattened is not None
+        self.stored, self.flattened = self.flattened, None
+        return "saddle"
 
     def cause(self, max_matvecs: int) -> str:
         """Say why it is inconclusive."""

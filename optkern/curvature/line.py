@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .asking import ChangedError, asking
+from .asking import asking, left_domain
 from .gradients import FlatGradient
 from .operators import Point, norm, unit_roundoff
 from .recurrence import dot, subtract
 from .units import coordinate_sizes
+
+HALVINGS = 30
+DOUBLINGS = 40
 
 
 class LossAlongDirection:
@@ -44,9 +47,9 @@ class LossAlongDirection:
         with np.errstate(all="ignore"):
             try:
                 return self._asked(x)
-            except ChangedError:
-                raise
-            except (ArithmeticError, ValueError):
+            except Exception as error:
+                if not left_domain(error):
+                    raise
                 return math.nan
 
     def _asked(self, x: np.ndarray) -> float:
@@ -165,3 +168,27 @@ def _geometric(t: float, rest: float, bend: float) -> float:
     if 1e-60 < t < 1e60:
         return math.sqrt(t * 2 * bend * t**3 / (6 * rest))
     return t * t * math.sqrt(bend / rest / 3)  # whose fourth power may leave the range
+
+
+def fall_along(line: LossAlongDirection, step: np.ndarray) -> tuple[float, float]:
+    """Try a step: by how much the loss falls along it, and after which share of it.
+
+    Halved until the loss falls and on while it falls further; doubled likewise, where the whole
+    step gained: on a plateau or in a narrow valley the model says too little.
+    """
+    t, best, at = 1.0, 0.0, 0.0
+    for _ in range(HALVINGS):
+        gain = -line.change(step, t)
+        if gain > best:
+            best, at = gain, t
+        elif best > 0:
+            break
+        t *= 0.5
+    if at == 1.0:
+        t = 2.0
+        for _ in range(DOUBLINGS):
+            gain = -line.change(step, t)
+            if not gain > best:
+                break
+            best, at, t = gain, t, 2 * t
+    return best, at

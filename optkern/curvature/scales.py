@@ -14,7 +14,7 @@ import numpy as np
 from .figures import share_of
 from .gradients import FlatGradient
 from .line import LossAlongDirection
-from .operators import norm, random_unit
+from .operators import norm, random_unit, unit_roundoff
 from .units import coordinate_sizes
 
 GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the point to count as open
@@ -24,6 +24,11 @@ MEDIAN_OF = 5  # points about x, or directions from it, of which the median coun
 # Slopes that stay over no more than this share of x say that ||x|| is no size of a step.
 FAR_SHARE = 1e-3
 TENTHS = 14  # tenth parts of x: beyond them is its rounding
+# Of a slope: what changes less between .1 and 1 is a quadratic, which has no size.
+BENT = 1e-6
+NEAR = 1e-6  # the origin: where the length over which slopes stay is asked for
+# Of how the loss changes over the size of x: what an exact fit may have left.
+NOTHING_LEFT = 1e-9
 
 
 class LossScale:
@@ -95,6 +100,30 @@ class LossScale:
             return share
         return f"{share}, {gain / self.change:.2g} of its change over the size of x"
 
+    def is_nothing(self, known: bool) -> bool:
+        """Return whether the loss may be what rounding leaves of one that ends at 0.
+
+        Where the size of x is not known, neither is how the loss changes over it: the loss of a
+        regression on a time in nanoseconds ends within 1e-18 of weights of 0.
+        """
+        f = abs(self.line.f)
+        return f <= (NOTHING_LEFT * self.change if known else unit_roundoff(self.line.x.dtype))
+
+
+def size_of(gradient: FlatGradient, x_scale: float, seed: int) -> tuple[float, bool]:
+    """Return the size of x to measure steps by, and whether it is known.
+
+    Next to the origin ||x|| is none: there it is the length over which slopes stay. A quadratic's
+    stay for ever, which tells nothing.
+    """
+    own, origin = norm(gradient.x), math.sqrt(unit_roundoff(gradient.dtype))
+    if x_scale or own >= max(NEAR, origin):
+        return max(own, x_scale), True
+    stay, bends = _stays_about(gradient, 1.0, seed)
+    if bends:
+        return max(own, stay), True
+    return (own, True) if own >= origin else (origin if own else 1.0, False)
+
 
 def own_size(gradient: FlatGradient, size: float, seed: int) -> float:
     """Return ||x||, or over which length slopes stay where that is far less.
@@ -103,24 +132,32 @@ def own_size(gradient: FlatGradient, size: float, seed: int) -> float:
     """
     if coordinate_sizes(gradient.x) is not None:
         return size
-    stays = sorted(_stays_within(gradient, size, [seed, 0x5EEDF, way]) for way in range(MEDIAN_OF))
-    return stays[MEDIAN_OF // 2] if stays[MEDIAN_OF // 2] <= FAR_SHARE * size else size
+    stay, _ = _stays_about(gradient, size, seed)
+    return stay if stay <= FAR_SHARE * size else size
 
 
-def _stays_within(gradient: FlatGradient, size: float, seed: list[int]) -> float:
+def _stays_about(gradient: FlatGradient, size: float, seed: int) -> tuple[float, bool]:
+    """Return the median of what `_stays_within` does, of random directions."""
+    ways = (_stays_within(gradient, size, [seed, 0x5EEDF, way]) for way in range(MEDIAN_OF))
+    return sorted(ways)[MEDIAN_OF // 2]
+
+
+def _stays_within(gradient: FlatGradient, size: float, seed: list[int]) -> tuple[float, bool]:
     """Return the largest size / 10**k to whose tenth part the slope along a way stays.
 
-    As far down as the gradient's rounding shows it.
+    As far down as the gradient's rounding shows it; and whether it was seen to change at all.
     """
     kind = gradient.dtype.type
     way = random_unit(np.random.default_rng(seed), gradient.x.size, gradient.dtype)
     noise = max(gradient.noise, 4 * gradient.rounding(seed[0], gradient.dtype))
-    before = np.full(gradient.x.size, math.nan)
+    before, bends = np.full(gradient.x.size, math.nan), False
     for shorter in size / 10.0 ** np.arange(TENTHS):
         there = gradient.probe(gradient.x + kind(shorter) * way)
         slope = (there - gradient.value) / kind(shorter)
         bend, steep = norm(np.ascontiguousarray(before - slope)), norm(slope)
-        if steep < math.inf and (bend <= 0.5 * steep or noise >= 0.1 * shorter * steep):
+        shown = noise < 0.1 * shorter * steep < math.inf
+        bends = bends or (shown and bend > BENT * steep)
+        if steep < math.inf and (bend <= 0.5 * steep or not shown):
             break
         before = slope
-    return float(10 * shorter)
+    return float(10 * shorter), bends

@@ -18,10 +18,10 @@ from .alone import in_own_units
 from .descent import Descent
 from .figures import percentage
 from .gradients import FlatGradient
-from .line import LossAlongDirection
+from .line import LossAlongDirection, fall_along
 from .operators import Operator, norm, unit_roundoff
 from .run import LanczosRun
-from .scales import LossScale, own_size
+from .scales import LossScale, own_size, size_of
 from .shared import combine_rows, parts_along
 from .units import (
     MENDS,
@@ -56,8 +56,6 @@ DECAYED = 1e-6
 WORTH_FOLLOWING = 1e-6
 MOST_FOLLOWING_STEPS = 30
 FOLLOWED_GAIN = 1e-2
-HALVINGS = 30
-DOUBLINGS = 40
 # Newton steps by gradients alone, all with the curvature at x, and what may be left of the gradient
 # after them: e**-t leaves .14, a minimum of x**4 .08, one that is quadratic as far as that nothing.
 CHORDS = 5
@@ -221,30 +219,6 @@ def krylov(g: np.ndarray, operator: Operator, seed: int, num_threads: int) -> La
     return run
 
 
-def fall_along(line: LossAlongDirection, step: np.ndarray) -> tuple[float, float]:
-    """Try a step: by how much the loss falls along it, and after which share of it.
-
-    Halved until the loss falls and on while it falls further; doubled likewise, where the whole
-    step gained: on a plateau or in a narrow valley the model says too little.
-    """
-    t, best, at = 1.0, 0.0, 0.0
-    for _ in range(HALVINGS):
-        gain = -line.change(step, t)
-        if gain > best:
-            best, at = gain, t
-        elif best > 0:
-            break
-        t *= 0.5
-    if at == 1.0:
-        t = 2.0
-        for _ in range(DOUBLINGS):
-            gain = -line.change(step, t)
-            if not gain > best:
-                break
-            best, at, t = gain, t, 2 * t
-    return best, at
-
-
 class StationarityTest:
     """Test whether a point is stationary: by the gradient alone, then by Newton steps.
 
@@ -278,10 +252,9 @@ class StationarityTest:
         self.num_threads = num_threads
         self.step_name = "a Newton step"
         self.own = np.zeros(gradient.x.size, bool)  # coordinates of units of their own
-        # At the origin x has no size of its own. A length of 1e-8 is nothing to any function that
-        # was not scaled to it, and to one that was x_scale says so.
-        own = norm(gradient.x)
-        self.scale = max(own, x_scale or (math.sqrt(unit_roundoff(gradient.dtype)) if own else 1.0))
+        self.steps: list[Newton] = []
+        self.unsure = ""  # why it cannot be told, in words
+        self.scale, self.scale_known = size_of(gradient, x_scale, seed)
         self.worth = LossScale(line, self.scale, seed)
 
     def by_gradient(self) -> Stationarity | None:
@@ -323,21 +296,22 @@ class StationarityTest:
             newton = self._of_size(newton)
             found = replace(found, newton_length=newton.length)
         self._see_own_units(whole)
+        self.steps = [newton]
         if self.line.loss is None and not self.own.any():
-            return self._in_own_units(self._by_length(found, []), whole, noise)
-        steps = [newton, *self._of_unlike()]
+            return self._in_own_units(self._by_length(found), whole, noise)
+        self.steps += self._of_unlike()
         found = replace(found, products=self.operator.products - before)
         if self.line.loss is None:
-            return self._in_own_units(self._by_length(found, steps), whole, noise)
+            return self._in_own_units(self._by_length(found), whole, noise)
         if whole is not None and whole.k >= whole.n > run.k:
-            steps.append(newton_step(whole, self.gradient.value, noise))
+            self.steps.append(newton_step(whole, self.gradient.value, noise))
         gain, best = 0.0, np.zeros(1)
-        for each in steps:
+        for each in self.steps:
             won, share = fall_along(self.line, each.step)
             if won > gain:
                 gain, best = won, share * each.step
         verdict = self._by_gain(found, gain, best)
-        followed = self._followed(verdict, steps)
+        followed = self._followed(verdict)
         if followed is not None:  # it is false, where it is one
             return followed
         return self._in_own_units(verdict, whole, noise)
@@ -482,7 +456,7 @@ class StationarityTest:
         found = newton_step(run, g, math.sqrt(run.u) * run.largest)
         return [replace(found, step=sizes * found.step)]
 
-    def _followed(self, verdict: Stationarity, steps: list[Newton]) -> Stationarity | None:
+    def _followed(self, verdict: Stationarity) -> Stationarity | None:
         """Go on by L-BFGS where a step gained: in a bent valley each straight one gains little.
 
         What that must gain is more, `FOLLOWED_GAIN`: many steps gain a little anywhere.
@@ -551,13 +525,16 @@ class StationarityTest:
             return 1e-3 * EXACT_FIT
         return EXACT_FIT if bend > BENT[0] * size else 0.03 * EXACT_FIT
 
-    def _by_length(self, found: Stationarity, steps: list[Newton]) -> Stationarity:
+    def _by_length(self, found: Stationarity) -> Stationarity:
         """Judge by the length alone, where coordinates are of unlike units by each one's share."""
         share, of = found.newton_length / self.scale, "||x||"
-        if self.own.any():
+        if not self.scale_known and self._by_chance(found.newton_length):
+            return replace(found, why=self.unsure)
+        if self.own.any() or coordinate_sizes(self.gradient.x) is not None:
             there = np.abs(self.gradient.x) > 0
-            shares = np.array([np.abs(each.step / self._sizes()) for each in steps])[:, there]
-            if (most := float(shares.max())) > share:
+            shares = np.array([np.abs(each.step / self._sizes()) for each in self.steps])[:, there]
+            most = float(shares.max())
+            if most > (share if self.own.any() else 10 * NEGLIGIBLE_LENGTH):
                 share, of = most, "a coordinate"
         why = (
             f"{self.step_name} is {share:.1g} of {of} long (nothing was tried: pass `loss` to have "
@@ -565,11 +542,32 @@ class StationarityTest:
         )
         return replace(found, holds=share <= NEGLIGIBLE_LENGTH, why=why)
 
+    def _by_chance(self, length: float) -> bool:
+        """Tell whether x, next to the origin, may have arrived or be that small by its unit."""
+        known = "the loss" if self.line.loss is not None else "the gradient"
+        small = norm(self.gradient.value) <= math.sqrt(unit_roundoff(self.gradient.dtype))
+        if self.line.loss is not None:
+            unsure = length <= EXACT_FIT and self.worth.is_nothing(False)
+        else:
+            far = length > NEGLIGIBLE_LENGTH * self.scale
+            unsure = length <= EXACT_FIT if small and far else not (small or far)
+        if unsure:
+            self.unsure = (
+                f"{known} ends {length:.2g} from x, which is {norm(self.gradient.x):.2g}: whether "
+                "that is next to nothing or all the way depends on the unit of x; pass `x_scale`"
+                + ", or `loss`"
+                * (self.line.loss is None)
+            )
+        return unsure
+
     def _by_gain(self, found: Stationarity, gain: float, step: np.ndarray) -> Stationarity:
         f, length = abs(self.line.f), norm(step)
-        exact = 0 < gain >= 0.5 * f and self._is_short(step)
+        ends = 0 < gain >= 0.5 * f
+        exact = ends and self._is_short(step) and self.worth.is_nothing(self.scale_known)
         lost = 0 < gain <= 4 * self.line.rounding(self.seed)
         holds = gain == 0 or exact or lost or not self.worth.counts(gain)
+        if not (holds or self.scale_known) and ends and self._by_chance(length):
+            holds = True
         if gain == 0:
             why = f"{self.step_name.replace('a ', 'no ', 1)} gains anything"
         elif lost:

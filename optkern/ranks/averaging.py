@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..kernels.flat import arranged
+from ..kernels.outside import is_outside
 from ..kernels.structures import Structure
 from ..rules.domains import check_callable
 from .agreement import agreement_of
@@ -62,7 +63,7 @@ def averaged(
         except Exception as caught:
             error = caught
         facts = {} if form is None else form.facts
-        outside = isinstance(error, (ArithmeticError, ValueError))
+        outside = error is not None and is_outside(error)
         agreement.agree(owner, f"evaluate {owner}", facts, error, outside=outside)
         assert form is not None
         vector = form.vector
