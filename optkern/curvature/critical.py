@@ -132,8 +132,14 @@ def classify(
     coordinates are of unlike sizes another in units of these; what gains more than .001 of the loss
     is a way on, and so is .01 of how the loss changes over the size of x: a constant in the loss is
     nothing to gain. Without `loss` its length decides, .01 of ||x|| or, where that is far less, of
-    the length over which slopes stay; its decrement is reported, and against the only scale there
-    is, lambda_max ||x||^2 / 2, says no more.
+    the length over which slopes stay, or .1 of a coordinate where these are of unlike sizes; its
+    decrement is reported, and against the only scale there is, lambda_max ||x||^2 / 2, says no
+    more. Next to the origin the length over which slopes stay stands for ||x||; of a quadratic they
+    stay for ever, and without `x_scale` it may be open whether x has arrived.
+
+    Where x may be turned at will, as at the minimum of factors U V, turning it curves by
+    -||g|| / ||x||. Exact products show that: curvature down to four times as much makes a saddle
+    only where the loss (or the integral of grad) falls along it.
 
     Where a minimum would be said and directions are flat, the loss (or the integral of grad) is
     looked at along them, at six distances up to the norm of x (`flat_ways.py`): x^2 - y^4 at 0 is a

@@ -25,7 +25,7 @@ MEDIAN_OF = 5  # points about x, or directions from it, of which the median coun
 FAR_SHARE = 1e-3
 TENTHS = 14  # tenth parts of x: beyond them is its rounding
 # Of a slope: what changes less between .1 and 1 is a quadratic, which has no size.
-BENT = 1e-6
+SEEN_TO_BEND = 1e-6
 NEAR = 1e-6  # the origin: where the length over which slopes stay is asked for
 # Of how the loss changes over the size of x: what an exact fit may have left.
 NOTHING_LEFT = 1e-9
@@ -156,7 +156,7 @@ def _stays_within(gradient: FlatGradient, size: float, seed: list[int]) -> tuple
         slope = (there - gradient.value) / kind(shorter)
         bend, steep = norm(np.ascontiguousarray(before - slope)), norm(slope)
         shown = noise < 0.1 * shorter * steep < math.inf
-        bends = bends or (shown and bend > BENT * steep)
+        bends = bends or (shown and bend > SEEN_TO_BEND * steep)
         if steep < math.inf and (bend <= 0.5 * steep or not shown):
             break
         before = slope
