@@ -582,7 +582,7 @@ def test_cgroup_quota(tmp_path, case):
 
 
 def test_choice_is_the_faster_one(run):
-    """64 threads for 70,000 elements are fifty times slower than one: no timing noise hides it."""
+    """64 threads for 70,000 elements are 25 times slower than one and more: no noise hides it."""
     said = run(
         """
 optkern.set_num_threads(64)

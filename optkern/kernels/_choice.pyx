@@ -5,9 +5,9 @@
    that is timed: beside matrix products, with the caches and the neighbours it really has. Medians
    decide, and many threads must be faster by a margin, as they take a core from others. Either has
    as many probes at odd calls as at even ones: there are loops whose every other step is longer.
-2. Between trials many threads are watched: a region ends in a barrier, so a worker that has lost
-   its core to another process can cost milliseconds, too rarely for a median to show it. What they
-   gain on the serial time is summed up, to a limit; when losses have eaten it, the choice is tried
+2. Between trials many threads are watched: a worker that has lost its core to another process in
+   the middle of a chunk can cost milliseconds, too rarely for a median to show it. What they gain
+   on the serial time is summed up, to a limit; when losses have eaten it, the choice is tried
    again. So rare losses that the gains outweigh change nothing, and others are found at once.
 3. Trying costs. What trials and threads on credit have lost is a debt that is paid off with a share
    of the time of all steps; beyond some patience no trial begins before. So however bad the threads
