@@ -129,7 +129,8 @@ cdef extern from *:
         return NULL;
     }
 
-    /* Workers take no signals: these are the program's. With fewer than asked for all gets done. */
+    /* Workers take no signals but their own faults, which faulthandler and sanitizers report: the
+       others are the program's. With fewer workers than asked for all gets done. */
     static void optkern_hire(int workers) {
         sigset_t all, old;
         pthread_attr_t detached;
@@ -138,6 +139,10 @@ cdef extern from *:
             return;
         pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
         sigfillset(&all);
+        sigdelset(&all, SIGSEGV);
+        sigdelset(&all, SIGBUS);
+        sigdelset(&all, SIGFPE);
+        sigdelset(&all, SIGILL);
         pthread_sigmask(SIG_SETMASK, &all, &old);
         while (optkern_pool.count < workers
                && !pthread_create(&thread, &detached, optkern_work,
