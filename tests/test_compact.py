@@ -73,27 +73,32 @@ def test_threads_and_chunks_never_show(rule, state_dtype, threads):
 
 
 @pytest.mark.parametrize("state_dtype", (None, "bfloat16"))
+@pytest.mark.parametrize("p_dtype", ("bfloat16", "float16"))
 @pytest.mark.parametrize("threads", (1, 3))
-def test_loop_beside_masters_gives_what_pieces_give(state_dtype, threads):
-    """With zero_grad a step goes by pieces; without, by a loop that scales and decays, too."""
-    dtype, sizes = dtype_of("bfloat16"), (LONG, 700, 1)
+def test_loop_beside_masters_gives_what_pieces_give(state_dtype, p_dtype, threads):
+    """An interval sends a step to the pieces; without, a loop scales and decays, too."""
+    dtype, sizes = dtype_of(p_dtype), (LONG, 700, 1)
     decay = {"weight_decay": 0.1}
-    around = ({}, decay, {"clip_norm": 0.5}, decay | {"grad_scale": 4})
+    after = {"zero_grad": True}
+    around = ({}, decay, {"clip_norm": 0.5}, decay | {"grad_scale": 4}, after)
     for isa, options in itertools.product(ISAS, around):
         runtime.use_isa(isa)
         by_loop, by_pieces = (
             optkern.AdamW(
-                arrays(dtype, sizes), **options, zero_grad=zero_grad, num_threads=threads,
+                arrays(dtype, sizes), **options, **interval, num_threads=threads,
                 state_dtype=state_dtype, master_weights=True,
             )
-            for zero_grad in (False, True)
+            for interval in ({}, {"project": (-60000, 60000)})
         )  # fmt: skip
         for step in range(3):
             for opt in (by_loop, by_pieces):
-                opt.step(arrays(dtype, sizes, 100 * step, 0.01))
+                grads = arrays(dtype, sizes, 100 * step, 0.01)
+                opt.step(grads)
+                assert not (options is after and any(g.any() for g in grads))
+        slots = ("master", "exp_avg", "exp_avg_sq")
         for i in range(len(sizes)):
             assert_same_bits(raw(by_loop.params[i]), raw(by_pieces.params[i]))
-            for slot in ("master", "exp_avg", "exp_avg_sq"):
+            for slot in slots:
                 one, other = (np.asarray(opt.state[i][slot]) for opt in (by_loop, by_pieces))
                 assert_same_bits(one, other)
 

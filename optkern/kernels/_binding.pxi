@@ -188,8 +188,8 @@ cdef void note_staging(plan_t* plan, tensor_t* t) noexcept nogil:
     plan.staging = plan.staging or t.staged
     if t.home != 0:
         t.compact = (
-            dense and t.data[2] != NULL and t.storage[t.home] == t.storage[1] == BFLOAT16
-            and t.storage[2] in (PLAIN, BFLOAT16_STATE)
+            dense and t.data[2] != NULL and t.storage[t.home] == t.storage[1]
+            and t.storage[1] in (BFLOAT16, FLOAT16) and t.storage[2] in (PLAIN, BFLOAT16_STATE)
         )
         return
     t.compact = (

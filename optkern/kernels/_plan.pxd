@@ -17,6 +17,7 @@ cdef enum:
     ALWAYS = 1 << 30   # beside the flags of constants_t: whatever they are
     CHUNK = 16384   # elements handed to a thread at a time
     EDGE = 256      # chunk edges within a tensor
+    BEYOND = 1 << 18  # elements whose compact arrays are more than a core's caches hold
     KEEP_GIL = 32768  # elements below which releasing the GIL costs more than it gives
     UNIT_LANES = 4   # running sums of a unit: part of the definition of its norm and mean
     UNIT_RESCUE = 600   # a power of two

@@ -74,7 +74,7 @@ cdef void run_span(
     elif t.factors != NULL and not plan.pieces and lies_plain(plan, t):
         run_factored(t, first, n)
     elif (
-        plan.pieces or t.h.lift or t.units != NULL or not t.compact
+        t.h.lift or t.units != NULL or not t.compact or plan.pieces and not follows(plan, t)
         or not run_compact(plan, t, first, n, s)
     ):
         run_pieces(plan, t, first, n, NULL, s)
@@ -223,6 +223,19 @@ cdef void accumulate_span(
         here += piece
 
 
+cdef bint follows(const plan_t* plan, const tensor_t* t) noexcept nogil:
+    """Tell whether what is done around a rule only follows its loop over compact state.
+
+    An average may, and zeros for the gradient; what changes the parameter is in front of rounding.
+    """
+    cdef int ema = plan.streams + EMA
+    if plan.options.project or plan.options.lookahead:
+        return False
+    return not (t.accumulator_filled or plan.held_shift) and (
+        t.data[ema] == NULL or t.layout[ema] == NULL and t.storage[ema] == t.storage[0] == PLAIN
+    )
+
+
 cdef bint run_compact(
     plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
@@ -236,15 +249,17 @@ cdef bint run_compact(
     cdef char* at[MAX_STREAMS]
     cdef Py_ssize_t unit = SCALED if bytes else 4 // t.itemsize[0]   # a block, a pair, or one
     cdef Py_ssize_t run, head, done, at_whole, rest = n % unit, end = first + n - rest
+    cdef bint ahead = plan.total >= BEYOND
     cdef int j
     if t.home:
-        span = SPANS.master[t.index][t.storage[2] == BFLOAT16_STATE]
+        span = SPANS.master[t.index][t.storage[2] == BFLOAT16_STATE][t.storage[1] == FLOAT16]
     if span == NULL or rest == n:
         return False
     while first < end:
         at_whole = t.origin + first
         run = min(SEGMENT - at_whole % SEGMENT, end - first)
-        for j in range(plan.streams):
+        run = min(run, <Py_ssize_t> WORK) if plan.pieces else run
+        for j in range(plan.streams + EXTRA):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
             scales[j] = t.scales[j] + first // SCALED if t.scales[j] else NULL
         if t.home:
@@ -252,9 +267,11 @@ cdef bint run_compact(
         if run >= LONG and not bytes:   # as for dense state, but whole units
             head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0] // unit * unit
             run = head if head else run
-        done = span(t.h, at, scales, run, <unsigned int> at_whole, random_key(t, at_whole))
+        done = span(t.h, at, scales, run, <unsigned int> at_whole, random_key(t, at_whole), ahead)
         if done < 0:
             return False
+        if plan.pieces:
+            finish_piece(plan, t, at, first, done, s)
         first += done
         if done < run - run % unit:
             run_pieces(plan, t, first, SCALED, NULL, s)

@@ -43,7 +43,7 @@ from optkern.kernels._constants cimport (
 )
 from optkern.kernels._fresh cimport common_size, dense_like
 from optkern.kernels._plan cimport (
-    ACCUMULATOR, AHEAD, ALWAYS, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
+    ACCUMULATOR, AHEAD, ALWAYS, BEYOND, CHUNK, DIRECTIONS, EDGE, EMA, EXTRA, GRADIENTS, HELD_SHIFT,
     IN_OUT, KEEP_GIL, LINE, MAX_DIMS, OUT_IN, PARAMETERS, PIECE, PROPAGATE, RAISE, REHEARSALS,
     ROUNDED, SKIP, SLOW, TILE_COLUMNS, TILE_ROWS, UNIT_LANES, UNIT_RESCUE, WORK, chunks_t,
     factors_t, interval_t, memory_t, missing_stream, order_t, rooms_t, scratch_t, sweep_t,

@@ -63,9 +63,10 @@ ctypedef void (*store_t)(
 # key: of the segment's random bits. What is left over from blocks of SCALED (int8) or from pairs (p
 # and g of 16 bits) stays as it is. Returns how many elements are done: up to a block that holds
 # infinities, which goes by pieces; -1, and nothing is done, where there is no loop for these flags.
+# ahead: the arrays are more than a core's caches hold, so memory is asked for what comes next.
 ctypedef Py_ssize_t (*compact_t)(
     const constants_t* h, char* const* streams, unsigned char* const* scales, Py_ssize_t n,
-    unsigned int position, unsigned long long key
+    unsigned int position, unsigned long long key, bint ahead
 ) noexcept nogil
 
 # 16 random bits for each of `n` elements of a segment, from the low half of the first one's
@@ -146,9 +147,9 @@ cdef struct rule_spans_t:
     # [bfloat16 or int8 state][p and g are float32, or bfloat16 and p is rounded stochastically];
     # NULL: by pieces alone
     compact_t compact[2][2]
-    # [float32 or bfloat16 state]: of a bfloat16 parameter, the last stream, and its gradient beside
-    # a float32 master, the first one; NULL: by pieces alone
-    compact_t master[2]
+    # [float32 or bfloat16 state][bfloat16 or float16]: of a parameter of 16 bits, the last stream,
+    # and its gradient beside a float32 master, the first one; NULL: by pieces alone
+    compact_t master[2][2]
 
 
 cdef struct spans_t:
@@ -157,7 +158,7 @@ cdef struct spans_t:
     ask_t ask[MAX_RULES][DTYPES]
     factored_t factored[MAX_RULES][DTYPES]
     compact_t compact[MAX_RULES][2][2]
-    compact_t master[MAX_RULES][2]
+    compact_t master[MAX_RULES][2][2]
     span_t limit[MAX_LIMITS][DTYPES]
     finite_t finite[DTYPES]
     finite_t roomy[DTYPES]
