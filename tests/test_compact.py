@@ -104,6 +104,33 @@ def test_loop_beside_masters_gives_what_pieces_give(state_dtype, p_dtype, thread
 
 
 @every_state_dtype
+@pytest.mark.parametrize("threads", (1, 3))
+def test_what_follows_a_loop_over_compact_state(state_dtype, threads):
+    """An average and zeros for the gradient, in the loop's parts as beside pieces."""
+    sizes = (LONG, 700, 1)
+    for isa in ISAS:
+        runtime.use_isa(isa)
+        by_loop, by_pieces = (
+            optkern.AdamW(
+                arrays(np.float32, sizes), **interval, zero_grad=True, ema_decay=0.9,
+                num_threads=threads, state_dtype=state_dtype,
+            )
+            for interval in ({}, {"project": (-3e38, 3e38)})
+        )  # fmt: skip
+        for step in range(3):
+            for opt in (by_loop, by_pieces):
+                grads = arrays(np.float32, sizes, 100 * step, 0.01)
+                opt.step(grads)
+                assert not any(g.any() for g in grads)
+        for i in range(len(sizes)):
+            assert_same_bits(by_loop.params[i], by_pieces.params[i])
+            assert_same_bits(by_loop.state[i]["ema"], by_pieces.state[i]["ema"])
+            for slot in ("exp_avg", "exp_avg_sq"):
+                one, other = (opt.state[i][slot] for opt in (by_loop, by_pieces))
+                assert all(map(np.array_equal, one.arrays, other.arrays))
+
+
+@every_state_dtype
 @pytest.mark.parametrize("p_dtype", ("float32", "bfloat16"))
 def test_every_place_in_a_cache_line(state_dtype, p_dtype):
     """Runs begin at a line, or at the pair before it; what is left over goes by pieces."""

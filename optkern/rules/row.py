@@ -194,7 +194,7 @@ class Rule(Unchanging):
         Whether it gets a loop of its own over compact state: by pieces the codecs wait for the
         division and the square root, in one loop they are done in their shade.
     master_loop : bool
-        Whether it gets one beside float32 masters of bfloat16 parameters, too.
+        Whether it gets one beside float32 masters of parameters of 16 bits, too.
     by_pieces : tuple of str
         The hyperparameters with which it goes by pieces all the same: they are set too rarely for
         what a loop takes to build (AMSGrad's a fifth of Adam's).
