@@ -103,6 +103,17 @@ def test_loop_beside_masters_gives_what_pieces_give(state_dtype, p_dtype, thread
                 assert_same_bits(one, other)
 
 
+@pytest.mark.parametrize("option", ({"weight_rounding": "nearest"}, {"master_weights": True}))
+def test_nan_of_float16_weights_keeps_its_sign_alone(option):
+    """The processor's own conversion keeps digits of it, which the integer twin does not."""
+    codes = np.resize(np.array([0x7C01, 0xFE55, 0x7E00, 0xFFFF], np.uint16), 37)
+    for isa in ISAS:
+        runtime.use_isa(isa)
+        p = codes.copy().view(np.float16)
+        optkern.Adam(p, **option).step(np.ones_like(p))
+        assert np.array_equal(p.view(np.uint16), codes & 0x8000 | 0x7E00)
+
+
 @every_state_dtype
 @pytest.mark.parametrize("threads", (1, 3))
 def test_what_follows_a_loop_over_compact_state(state_dtype, threads):
