@@ -276,3 +276,15 @@ def test_a_fall_that_a_rise_follows_is_a_fall():
         loss=lambda w: w[0] ** 2 - w[1] ** 4 + 100 * w[1] ** 6,
     )
     assert v.kind == "saddle" and v.flat_ways.order == pytest.approx(4, abs=0.3), str(v)
+
+
+def test_a_wall_between_the_gradients_is_seen():
+    """Level as far as .11, a wall of 10, and a slope beyond of which 1 is lost by x[1] = 1."""
+
+    def grad(x):
+        t = abs(x[1])
+        wall = 6 * (t - 0.11) * (0.14 - t) / 0.03**3 if 0.11 < t < 0.14 else 0.0
+        return np.array([x[0] - 1, np.sign(x[1]) * (10 * wall - 2 * max(t - 0.14, 0.0))])
+
+    v = curvature.classify(np.array([1.0, 0.0]), grad)
+    assert v.kind == "minimum" and v.escape_direction is None

@@ -85,6 +85,13 @@ class _Seen(NamedTuple):
         return not self.change <= max(self.least, 2 * self.slope)  # NaN too
 
 
+def _by_simpson(values: np.ndarray) -> float:
+    """Integrate what is given at equal steps from 0 to 1."""
+    weights = np.full(values.size, 2.0)
+    weights[1::2], weights[[0, -1]] = 4.0, 1.0
+    return float(weights @ values) / (3 * (values.size - 1))
+
+
 class FlatLook:
     """Look along the flat directions that a run with a basis has found.
 
@@ -170,6 +177,8 @@ class FlatLook:
             if turned is not None:
                 seen = self._ladder(turned)
             hit = self._of(seen)
+            if hit is not None and not self._holds(hit[0], hit[1]):
+                hit = None
             if hit is not None and self._rises_first(way if turned is None else turned, hit):
                 hit = hit[0], hit[1], math.nan
             if hit is not None and (found is None or hit[1] > found[1]):
@@ -234,6 +243,15 @@ class FlatLook:
             b, c, d, e = (float(self._gradient(s * step) @ step) for s in (0.25, 0.5, 0.75, 1.0))
         whole, halves = (a + 4 * c + e) / 6, (a + 4 * b + 2 * c + 4 * d + e) / 12
         return (halves, abs(halves - whole)) if math.isfinite(halves) else (math.inf, 0.0)
+
+    def _holds(self, step: np.ndarray, fall: float) -> bool:
+        """Tell whether a fall by five gradients is one by 65: walls may stand between five."""
+        if self.line.loss is not None:
+            return True
+        with np.errstate(all="ignore"):  # a gradient that is out of range, on the way
+            slopes = np.array([self._gradient(s * step) @ step for s in np.linspace(0, 1, 65)])
+        fine, coarse = _by_simpson(slopes), _by_simpson(slopes[::2])
+        return fine <= -0.5 * fall and abs(fine - coarse) <= 0.5 * abs(fine)
 
     def _ladder(self, way: np.ndarray) -> list[_Seen]:
         """Look at all radii, up to the first rise."""
