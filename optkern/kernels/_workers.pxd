@@ -16,7 +16,12 @@
 cdef extern from *:
     """
     #if defined(_OPENMP) && defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+    #if __has_include(<linux/futex.h>)   /* the kernel's headers: Alpine's compiler comes without */
     #define OPTKERN_WORKERS 1
+    #endif
+    #endif
+
+    #ifdef OPTKERN_WORKERS
     #include <linux/futex.h>
     #include <pthread.h>
     #include <signal.h>
