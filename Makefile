@@ -75,7 +75,7 @@ lint: .venv/extras-dev
 	@touch '$@'
 
 # What an index gets, in build/wheels: a wheel for each Python out of the source distribution, checked,
-# installed where nothing of this folder is, and tested there (the first by the whole fast suite).
+# installed where nothing of this folder is, and tested there by the whole fast suite.
 PYTHONS ?= $(BIN)/python
 wheels: .venv/bin/python
 	$(BIN)/python tools/wheels.py $(PYTHONS) $(ARGS)
