@@ -80,6 +80,7 @@ cdef class Contents:
                 return False
         return True
 
+    @cython.binding(False)   # as `Plan.step`
     def gather(self, values):
         """Take gradients of a flat list or dict as a tuple; None: it takes a closer look."""
         cdef Py_ssize_t i, count

@@ -22,6 +22,7 @@
 """
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.ref cimport PyObject
 from libc.float cimport DBL_EPSILON, FLT_EPSILON, FLT_MAX
@@ -286,6 +287,9 @@ cdef class Plan:
         finally:
             self.end()
 
+    # A function of Cython's own would be one object whose references all threads count: without a
+    # GIL each waits for the others' cache line.
+    @cython.binding(False)
     def step(self, tuple gradients, int num_threads=0, int on_nonfinite=PROPAGATE):
         """Apply the rule to every parameter that has a gradient.
 
