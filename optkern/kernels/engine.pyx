@@ -267,7 +267,7 @@ cdef class Plan:
         if self.refusal is not None:
             raise RuntimeError(f"{self.owner}: {self.refusal}")
         self.refuse_retired("a step")
-        self._turn.begin("a step", True, False)
+        self._turn.begin(None, True, False)
         self._mode = optkern_ieee_mode()
         return 0
 
