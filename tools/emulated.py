@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITE = "trixie"
+# Of s390x Debian's mirrors have not all that trixie's updates name.
+SUITES = {"arm64": "trixie", "s390x": "sid"}
 PACKAGES = "python3,python3-numpy,python3-dev,python3-pytest"
 # Debian's word, and GNU's and qemu's.
 PROCESSORS = {"arm64": "aarch64", "s390x": "s390x"}
@@ -34,7 +35,7 @@ def unpack(processor: str, tree: Path) -> None:
     fetched = tree.parent / "fetched"
     shell(
         *("debootstrap", "--download-only", "--variant=minbase", f"--arch={processor}"),
-        *(f"--include={PACKAGES}", SUITE, fetched, "http://deb.debian.org/debian"),
+        *(f"--include={PACKAGES}", SUITES[processor], fetched, "http://deb.debian.org/debian"),
     )
     # What the others lie in comes first: /lib is a link.
     found = sorted((fetched / "var/cache/apt/archives").glob("*.deb"))
