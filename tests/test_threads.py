@@ -4,13 +4,14 @@ import json
 import os
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
 from conftest import ISAS, assert_same_bits, ordinary
 
 import optkern
-from optkern.kernels import runtime, threads
+from optkern.kernels import _containers, engine, runtime, threads
 
 needs_openmp = pytest.mark.skipif(not runtime.OPENMP, reason="built without OpenMP: serial")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and forks")
@@ -230,6 +231,12 @@ def test_steps_of_several_python_threads():
     for k in range(4):
         train(k)
         assert_same_bits(parallel[k], results[k])
+
+
+@pytest.mark.parametrize("entry", [engine.Plan.step, _containers.Contents.gather])
+def test_entry_of_a_step_is_no_object_whose_references_threads_count(entry):
+    """Cython's own functions are: without a GIL two threads with an optimizer each wait for it."""
+    assert type(entry) is types.MethodDescriptorType
 
 
 MORE_THAN_CORES = """

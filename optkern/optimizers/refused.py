@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import Any
 
 from ..kernels.names import brief
-from ..rules import ROW_RULES, Rule
+from ..rules import OPTIONS, ROW_RULES, Rule
 
 # What is read from an optimizer and never set on it: how to change it.
 WAYS_TO_CHANGE = {
@@ -57,14 +57,17 @@ NOT_OF_ROWS = {
 }
 
 
-def refuse_option_of_rows(owner: str, options: dict[str, Any], defaults: dict[str, Any]) -> None:
+OFF = {name: OPTIONS[name][0] for name in NOT_OF_ROWS}
+
+
+def refuse_option_of_rows(owner: str, options: dict[str, Any]) -> None:
     """Raise ValueError where an option is on that steps by rows do not have; say the way out."""
-    for name, (why, instead) in NOT_OF_ROWS.items():
-        value = options[name]
-        if value != defaults[name]:
+    for name, off in OFF.items():
+        if options[name] != off:
+            why, instead = NOT_OF_ROWS[name]
             raise ValueError(
-                f"{owner}: {name}={value!r} has no row-wise form, {why}: set opt.{name} = "
-                f"{defaults[name]!r} and {instead.format(value=value)}; or give step a gradient of "
+                f"{owner}: {name}={options[name]!r} has no row-wise form, {why}: set opt.{name} = "
+                f"{off!r} and {instead.format(value=options[name])}; or give step a gradient of "
                 "all rows"
             )
 

@@ -9,7 +9,6 @@ from ..kernels.atomic import Averaged
 from ..kernels.rows import step_rows
 from ..kernels.rules import (
     ON_NONFINITE,
-    OPTIONS,
 )
 from ..kernels.threads import ThreadReport
 from ..rules.domains import check_threads, check_word
@@ -144,8 +143,7 @@ class Stepping:
         session = self._session
         if not session.words:
             refuse_without_rows(session.owner, session.rule)
-        defaults = {name: default for name, (default, _) in OPTIONS.items()}
-        refuse_option_of_rows(session.owner, session.options, defaults)
+        refuse_option_of_rows(session.owner, session.options)
         if session.state_dtype:
             raise ValueError(
                 f"{session.owner}: state_dtype={session.state_dtype!r} has no row-wise form, rows "
