@@ -287,9 +287,7 @@ cdef class Plan:
         finally:
             self.end()
 
-    # A function of Cython's own would be one object whose references all threads count: without a
-    # GIL each waits for the others' cache line.
-    @cython.binding(False)
+    @cython.binding(False)   # Cython's own function: references that all threads count and wait for
     def step(self, tuple gradients, int num_threads=0, int on_nonfinite=PROPAGATE):
         """Apply the rule to every parameter that has a gradient.
 
