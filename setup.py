@@ -125,17 +125,21 @@ MSVC = sys.platform == "win32"
 EXACT = ["/O2", "/fp:precise"] if MSVC else [
     *("-O3", "-g0"),
     *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    "-fno-asynchronous-unwind-tables",  # no exception passes through, and wheels have 3 % less
 ]  # fmt: skip
-# What hands work to the loops is no faster at -O3 than here, and a quarter larger. Modules with
-# loops of their own are: rows that come twice are summed in .77 of the time there.
-PLAIN = [] if MSVC else ["-O2"]
-LOOPS_OF_THEIR_OWN = {"rows", "vectors", "recurrence", "_two_loop", "_recorder"}
+# What hands work to the loops is no faster at -O3 than at -O2, but at -Os the smallest call takes
+# 1.2 times as long. All other modules are at -Os.
+OF_EACH_STEP = {"_call", "_capi", "_constants", "dlpack", "engine", "turn"}
 # gcc's jump threading splits a maximum into two paths and, when it vectorises, computes the square
 # root and the division of both: AMSGrad and centered RMSProp took twice the time.
 NO_JUMP_THREADING = ["-fno-thread-jumps"]
 # Of a loop with flags that it does not know gcc makes up to eight. Where the rule is not light that
 # is a third of the loops' code, and no time that was seen.
 NO_COPIES = ["-fno-unswitch-loops"]
+# As fast as -O3 and a tenth smaller: for loops of old processors, where new ones have others, and
+# for the loops of these modules.
+VECTORS = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
+LOOPS_OF_THEIR_OWN = {"rows", "vectors", "_two_loop", "_recorder"}
 # Cython's `inline` as an order: as a wish, gcc leaves some of the many loops as calls once a file
 # has grown, and in these the flags are no constants (clipped Adam: 13.6 ns against .7 on v3).
 ALWAYS_INLINE = [
@@ -159,10 +163,7 @@ SANITIZED = [*SANITIZE, "-O1", "-g1", "-fno-omit-frame-pointer"] if SANITIZE els
 STRIP = ["-Wl,-s"] if sys.platform == "linux" and not SANITIZE else []
 # Whether an import leaves the GIL of a free-threaded Python off: not before its suite has passed.
 FREE_THREADING = os.environ.get("OPTKERN_FREE_THREADING") == "1"
-DEFINES = [
-    ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-    ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
-]
+DEFINES = [(f"NPY_{x}", "NPY_2_0_API_VERSION") for x in ("NO_DEPRECATED_API", "TARGET_VERSION")]
 # OPTKERN_ABI3=1 builds one binary for all versions of Python from 3.11 on, by its limited API; what
 # `make abi3` keeps possible. Calls are slower by it: what is a macro elsewhere is a function there.
 ABI3 = os.environ.get("OPTKERN_ABI3") == "1"
@@ -364,13 +365,15 @@ def write_if_changed(path: Path, text: str) -> None:
 
 def extension(place: str, source: str = "") -> Extension:
     """The extension of a place in the tree, with its source, if that lies elsewhere."""
-    plain = [] if place.rpartition("/")[2] in LOOPS_OF_THEIR_OWN else PLAIN
+    name = place.rpartition("/")[2]
+    fast = OF_EACH_STEP | LOOPS_OF_THEIR_OWN
+    level = [] if MSVC else ["-O2" if name in fast else "-Os"]
     return Extension(
         place.replace("/", "."),
         [source or f"{place}.pyx"],
         include_dirs=[numpy.get_include(), "optkern/include"],
         define_macros=DEFINES,
-        extra_compile_args=[*EXACT, *plain, *SANITIZED],
+        extra_compile_args=[*EXACT, *level, *SANITIZED],
         extra_link_args=[*STRIP, *SANITIZE],
         py_limited_api=ABI3,
     )
@@ -423,6 +426,9 @@ class BuildExt(build_ext):
             if gcc and "._span_" in ext.name:
                 ext.extra_compile_args += NO_JUMP_THREADING
                 ext.extra_compile_args += NO_COPIES if "_part" in ext.name else []
+            old = "._span_baseline" in ext.name and len(levels) > 1
+            if gcc and not SANITIZE and (old or ext.name.rpartition(".")[2] in LOOPS_OF_THEIR_OWN):
+                ext.extra_compile_args += VECTORS
             if ext.name.endswith(".runtime"):
                 ext.extra_compile_args += openmp
                 ext.extra_link_args += [] if MSVC else openmp
@@ -581,16 +587,11 @@ extensions = [
 ]
 
 url = repository()
+PAGES = {"Source": "", "Issues": "/issues", "Changelog": "/blob/HEAD/CHANGELOG.md"}
 setup(
     long_description=index_page(),
     long_description_content_type="text/markdown",
-    project_urls={
-        "Source": url,
-        "Issues": f"{url}/issues",
-        "Changelog": f"{url}/blob/HEAD/CHANGELOG.md",
-    }
-    if url
-    else {},
+    project_urls={name: f"{url}{x}" for name, x in PAGES.items() if url},
     ext_modules=[one for ext in cythonized(extensions) for one in for_each_isa(ext, levels)],
     cmdclass={"build_ext": BuildExt},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},

@@ -403,6 +403,8 @@ def test_rule_has_its_entry_everywhere(rule):
 @every_rule
 def test_rule_has_its_formula_twice_with_the_same_streams(rule):
     folder = Path(optkern.__file__).parent / "kernels" / "formulas"
+    if not folder.exists():
+        pytest.skip("formulas are compiled: the source distribution has them, no wheel")
     text = (folder / f"{rule.formula}.pxd").read_text()
     (streams,) = re.findall(
         r"cdef inline floating formula\(\s*(.*?), constants_t h\s*\)", text, re.S

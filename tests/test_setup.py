@@ -115,3 +115,45 @@ def test_the_page_on_an_index_has_links_with_hosts_or_none(tmp_path):
     assert {f"https://h.example/a/b/{x}" for x in ("raw/c0ffee/docs/demo.png",
             "blob/c0ffee/docs/install.md")} <= found  # fmt: skip
     assert all("://" in link for link in found)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """What `setup.py` puts into a wheel beside its modules, and says of it where GitHub builds."""
+    place = tmp_path_factory.mktemp("packed")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(place),
+         "build_py", "--build-lib", str(place / "lib")],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=600,
+        env={**os.environ, "GITHUB_SERVER_URL": "https://h.example", "GITHUB_REPOSITORY": "a/b"},
+    )  # fmt: skip
+    return place
+
+
+def test_a_wheel_says_its_version_and_where_its_project_lives(packed):
+    said = (packed / "optkern.egg-info" / "PKG-INFO").read_text(encoding="utf-8")
+    versions = (ROOT / "optkern" / "_versions.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^__version__ = "(.+)"', versions, re.M)
+    assert f"\nVersion: {version}\n" in said
+    assert "version =" not in (ROOT / "pyproject.toml").read_text().partition("[tool.")[0]
+    urls = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", said, re.M))
+    assert urls == {
+        "Source": "https://h.example/a/b", "Issues": "https://h.example/a/b/issues",
+        "Changelog": "https://h.example/a/b/blob/HEAD/CHANGELOG.md",
+    }  # fmt: skip
+
+
+def test_a_wheel_has_what_c_and_cython_import_and_nothing_that_only_a_build_reads(packed):
+    files = {x.relative_to(packed / "lib").as_posix() for x in packed.rglob("lib/**/*.*")}
+    assert {"optkern/__init__.pxd", "optkern/_capi.pxd", "optkern/include/optkern.h"} <= files
+    assert {"optkern/py.typed", "optkern/demo/assets/page.css"} <= files
+    assert not [x for x in files if x.endswith((".pyx", ".pxi", ".tp"))]
+    assert len([x for x in files if x.endswith(".pxd")]) == 2
+
+
+def test_the_source_distribution_has_all_that_a_build_reads(packed):
+    listed = {*(packed / "optkern.egg-info" / "SOURCES.txt").read_text().splitlines()}
+    kinds = (".py", ".pyx", ".pxd", ".pxi", ".tp", ".h", ".pyi")
+    ours = [x for x in (ROOT / "optkern").rglob("*") if x.suffix in kinds]
+    assert {x.relative_to(ROOT).as_posix() for x in ours} <= listed
+    assert {"setup.py", "pyproject.toml", "README.md", "CHANGELOG.md"} <= listed

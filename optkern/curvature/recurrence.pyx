@@ -13,6 +13,7 @@
 """
 import numpy as np
 
+cimport numpy as cnp
 from libc.float cimport DBL_EPSILON, DBL_MIN, FLT_EPSILON
 from libc.math cimport fabs, log, sqrt
 from libc.stdlib cimport free, malloc, realloc
@@ -21,6 +22,8 @@ from optkern.kernels.sums cimport BLOCK, LANES, count_blocks
 from optkern.kernels.vectors cimport (
     COMBINE, DOT, PROJECT, SCALE, SUBTRACT, run_vectors, vector_threads,
 )
+
+cnp.import_array()
 
 # A second Gram-Schmidt pass follows where the first took away more than this leaves
 # (Daniel, Gragg, Kaufman, Stewart, "Reorthogonalization and stable algorithms ...", 1976).
@@ -38,21 +41,17 @@ SUM_BLOCK, SUM_LANES = BLOCK, LANES
 
 cdef char* address(object array, int dtype, Py_ssize_t n) except NULL:
     """Return where a dense vector of n elements begins."""
-    cdef const float[::1] f32
-    cdef const double[::1] f64
-    cdef Py_ssize_t size
-    cdef char* data
-    if dtype:
-        f64 = array
-        size = f64.shape[0]
-        data = <char*> &f64[0] if size else <char*> &DGKS
-    else:
-        f32 = array
-        size = f32.shape[0]
-        data = <char*> &f32[0] if size else <char*> &DGKS
-    if size != n:
-        raise ValueError(f"expected a vector of {n} elements, got {size}")
-    return data
+    cdef cnp.ndarray a = array
+    cdef int kind = cnp.NPY_FLOAT64 if dtype else cnp.NPY_FLOAT32
+    if not cnp.PyArray_ISCARRAY_RO(a) or cnp.PyArray_TYPE(a) != kind or cnp.PyArray_NDIM(a) != 1:
+        word = "float64" if dtype else "float32"
+        raise ValueError(
+            f"expected a dense vector of {word}, got {array.dtype}, shape {array.shape}, "
+            f"strides {array.strides}"
+        )
+    if cnp.PyArray_SIZE(a) != n:
+        raise ValueError(f"expected a vector of {n} elements, got {cnp.PyArray_SIZE(a)}")
+    return <char*> cnp.PyArray_DATA(a)
 
 
 cdef class Pass:
@@ -164,13 +163,13 @@ def project(list rows, x, int num_threads=0):
     cdef Py_ssize_t j, k = len(rows)
     cdef char* a = address(x, p.v.dtype, p.v.n)
     c = np.empty(k)
-    cdef double[::1] view = c
+    cdef double* total = <double*> cnp.PyArray_DATA(c)
     p.reserve(k)
     for j in range(k):
         p.rows[j] = address(rows[j], p.v.dtype, p.v.n)
     if k:
         with nogil:
-            p.project(a, k, &view[0])
+            p.project(a, k, total)
     return c
 
 
@@ -181,14 +180,15 @@ def subtract(out, x, list rows, c, y=None, int num_threads=0):
     cdef char* to = address(out, p.v.dtype, p.v.n)
     cdef char* a = address(x, p.v.dtype, p.v.n)
     cdef char* b = NULL if y is None else address(y, p.v.dtype, p.v.n)
-    cdef const double[::1] coefficients = np.ascontiguousarray(c, np.float64)
-    if coefficients.shape[0] != k or not out.flags.writeable:
+    coefficients = np.ascontiguousarray(c, np.float64)
+    cdef const double* values = <const double*> cnp.PyArray_DATA(coefficients)
+    if coefficients.shape != (k,) or not out.flags.writeable:
         raise ValueError(f"expected {k} coefficients and a writable out")
     p.reserve(k)
     for j in range(k):
         p.rows[j] = address(rows[j], p.v.dtype, p.v.n)
     with nogil:
-        result = p.subtract(to, a, k, &coefficients[0] if k else NULL, b)
+        result = p.subtract(to, a, k, values, b)
     return result
 
 
@@ -196,17 +196,18 @@ def combine(list rows, weights, Py_ssize_t n, int num_threads=0):
     """Compute sum_j weights[j] rows[j] in float64: all rows for a block of it, then the next."""
     cdef Py_ssize_t j, k = len(rows)
     cdef Pass p = Pass(n, k and rows[0].dtype.itemsize == 8, num_threads)
-    cdef const double[::1] c = -np.asarray(weights, np.float64)
+    c = np.ascontiguousarray(-np.asarray(weights, np.float64))
     out = np.zeros(n)
-    cdef double[::1] to = out
-    if c.shape[0] != k:
-        raise ValueError(f"expected {k} weights, got {c.shape[0]}")
+    cdef double* to = <double*> cnp.PyArray_DATA(out)
+    cdef const double* negative = <const double*> cnp.PyArray_DATA(c)
+    if c.shape != (k,):
+        raise ValueError(f"expected {k} weights, got {c.size}")
     p.reserve(k)
     for j in range(k):
         p.rows[j] = address(rows[j], p.v.dtype, n)
     if k and n:
         with nogil:
-            p.combine(&to[0], k, &c[0])
+            p.combine(to, k, negative)
     return out
 
 
@@ -549,7 +550,7 @@ cdef class Tridiagonal:
         cdef Py_ssize_t j, twist = 0, k = self.k
         cdef double gamma, best = float("inf"), square = 1
         s = np.empty(k)
-        cdef double[::1] x = s
+        cdef double* x = <double*> cnp.PyArray_DATA(s)
         self.factor(theta)   # from above: d
         for j in range(k - 1, -1, -1):   # from below: z
             self.z[j] = self.a[j] - theta

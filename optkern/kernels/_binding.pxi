@@ -95,7 +95,7 @@ cdef int bind_wholes(Plan plan, tensor_t* t, list arrays) except -1:
             continue
         if not array.flags.c_contiguous:
             raise ValueError(f"{plan.owner}: state that is taken as a whole must be C-contiguous")
-        plan._views.append(dense_view(array.reshape(-1)))   # while it lasts, none is resized
+        plan._views.append(memoryview(array.reshape(-1)))   # while it lasts, none is resized
         a = array
         t.wholes[k].data, t.wholes[k].bytes = <char*> cnp.PyArray_DATA(a), cnp.PyArray_NBYTES(a)
     return 0
@@ -142,22 +142,21 @@ cdef int bind_stream(Plan plan, Py_ssize_t i, int stream, object array) except -
     cdef cnp.ndarray a
     cdef list order = plan._orders[i]
     cdef layout_t* layout = NULL
-    cdef const unsigned char[::1] scales
     cdef int k
     cdef bint compact = isinstance(array, codecs.Compact)
     storage = array.kind if compact else codecs.kind_of(array.dtype)
     if compact:
         if array.scales is not None and array.scales.size:
-            scales = array.scales
-            plan._views.append(scales)
-            t.scales[stream] = <unsigned char*> &scales[0]
+            a = array.scales
+            plan._views.append(memoryview(a))
+            t.scales[stream] = <unsigned char*> cnp.PyArray_DATA(a)
         array = array.codes
     elif storage:
         array = array.view(np.uint16)   # bfloat16 gives no buffer
     a = array
     flat = array.transpose(order)
     if flat.flags.c_contiguous and flat.flags.aligned:
-        plan._views.append(dense_view(flat.reshape(-1)))
+        plan._views.append(memoryview(flat.reshape(-1)))
     else:
         layout = <layout_t*> malloc(sizeof(layout_t))
         if layout == NULL:
@@ -197,25 +196,6 @@ cdef void note_staging(plan_t* plan, tensor_t* t) noexcept nogil:
         and t.storage[0] in (PLAIN, BFLOAT16_STATE) and t.storage[1] == nearest(t.storage[0])
         and t.storage[2] >= BFLOAT16_STATE
     )
-
-
-cdef object dense_view(array):
-    """Take a dense array as a typed memoryview, which refuses what the spans cannot read."""
-    cdef const float[::1] f32
-    cdef const double[::1] f64
-    cdef const unsigned short[::1] u16
-    cdef const unsigned char[::1] u8
-    if array.itemsize == 8:
-        f64 = array
-        return f64
-    if array.itemsize == 4:
-        f32 = array
-        return f32
-    if array.itemsize == 2:
-        u16 = array
-        return u16
-    u8 = array
-    return u8
 
 # --------------------------------------------------------------------------- chunks
 

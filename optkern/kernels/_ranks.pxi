@@ -55,7 +55,6 @@ cdef _seen(Plan plan, tuple gradients, int num_threads, int on_nonfinite, int sh
     cdef int threads = plan._usable_threads(num_threads)
     cdef bint checks = on_nonfinite != PROPAGATE, summing
     cdef Py_ssize_t bad = -1
-    cdef double[::1] sums
     take_gradients(plan, gradients)
     reserve_scratch(core, threads)
     core.adding = core.accumulated + 1 < core.options.accumulate
@@ -67,11 +66,10 @@ cdef _seen(Plan plan, tuple gradients, int num_threads, int on_nonfinite, int sh
     squares = np.zeros(core.norms.blocks[core.count])
     if bad >= 0:
         return bad, squares
-    sums = squares
     with nogil:
         square_share(core, shift, threads)
-    if sums.shape[0]:
-        memcpy(&sums[0], core.norms.partial[0], sums.shape[0] * sizeof(double))
+    if squares.size:
+        memcpy(cnp.PyArray_DATA(squares), core.norms.partial[0], cnp.PyArray_NBYTES(squares))
     if checks and not np.isfinite(squares).all():
         bad = first_nonfinite(core)
     return bad, squares
@@ -176,19 +174,18 @@ def norm_of_blocks(blocks, counts):
     -------
     (ndarray, float)
     """
-    cdef double[::1] partial = blocks, sums, tree
-    cdef const long long[::1] lengths = counts
-    cdef Py_ssize_t i, first = 0
-    each = np.zeros(lengths.shape[0])
-    sums = each
-    for i in range(lengths.shape[0]):
-        if lengths[i]:
-            sums[i] = add_blocks(&partial[first], lengths[i])
-        first += lengths[i]
+    cdef cnp.ndarray partial = blocks
+    cdef Py_ssize_t first = 0, length
+    each = np.zeros(len(counts))
+    for i, length in enumerate(counts.tolist()):
+        if length:
+            each[i] = add_blocks(<double*> cnp.PyArray_DATA(partial) + first, length)
+        first += length
     return each, total_of(each)
 
 
 def total_of(sums):
     """Add up the parameters' sums of squares, in the engine's order."""
-    cdef double[::1] tree = np.array(sums, np.float64)
-    return add_blocks(&tree[0], tree.shape[0]) if tree.shape[0] else 0.0
+    cdef cnp.ndarray tree = np.array(sums, np.float64)
+    cdef Py_ssize_t count = cnp.PyArray_SIZE(tree)
+    return add_blocks(<double*> cnp.PyArray_DATA(tree), count) if count else 0.0

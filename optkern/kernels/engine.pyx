@@ -170,19 +170,19 @@ cdef class Plan:
 
     cdef int _reserve_counts(self) except -1:
         """Make the counts of each tensor: as arrays, and where compiled code finds them."""
-        cdef long long[::1] steps, started
-        cdef double[:, ::1] carried
-        cdef unsigned char[::1] filled
+        cdef cnp.ndarray steps, started, carried, filled
         count = self.core.count
         self.steps, self.started = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self.carried = np.zeros((count, CARRIED))
         self.accumulator_filled = np.zeros(count, np.uint8)
         steps, started = self.steps, self.started
         carried, filled = self.carried, self.accumulator_filled
-        self._views += [steps, started, carried, filled]   # while they last, none is resized
-        if count:
-            self.core.steps, self.core.started = &steps[0], &started[0]
-            self.core.carried, self.core.accumulator_filled = &carried[0, 0], &filled[0]
+        for array in (steps, started, carried, filled):
+            self._views.append(memoryview(array))   # while they last, none is resized
+        self.core.steps = <long long*> cnp.PyArray_DATA(steps)
+        self.core.started = <long long*> cnp.PyArray_DATA(started)
+        self.core.carried = <double*> cnp.PyArray_DATA(carried)
+        self.core.accumulator_filled = <unsigned char*> cnp.PyArray_DATA(filled)
         return 0
 
     # ----------------------------------------------------------------- hyperparameters

@@ -345,7 +345,10 @@ cdef class Rows:
         return 0
 
     def _distinct(self):
-        return np.asarray(<Py_ssize_t[:self.r.count]> self.r.row) if self.r.count else []
+        cdef cnp.npy_intp count = self.r.count
+        if not count:
+            return []
+        return cnp.PyArray_SimpleNewFromData(1, &count, cnp.NPY_INTP, self.r.row)
 
     cdef int run(self, int threads) except -1:
         cdef Copied copied
