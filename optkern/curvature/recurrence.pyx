@@ -404,8 +404,8 @@ cdef class Recurrence:
         cdef double part
         taken, square = self.basis.orthogonalize(new, square)
         for parts in taken:
-            alpha[0] += parts[-1]
-        for part in taken[0][:-1]:
+            alpha[0] += parts[len(parts) - 1]
+        for part in taken[0][:len(taken[0]) - 1]:
             self._note(part)
             self.removed_square += part * part
         return square
