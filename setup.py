@@ -129,7 +129,9 @@ EXACT = ["/O2", "/fp:precise"] if MSVC else [
 ]  # fmt: skip
 # What hands work to the loops is no faster at -O3 than at -O2, but at -Os the smallest call takes
 # 1.2 times as long. All other modules are at -Os.
-OF_EACH_STEP = {"_call", "_capi", "_constants", "dlpack", "engine", "turn"}
+OF_EACH_STEP = {
+    "_call", "_capi", "_choice", "_constants", "_containers", "dlpack", "engine", "runtime", "turn",
+}  # fmt: skip
 # gcc's jump threading splits a maximum into two paths and, when it vectorises, computes the square
 # root and the division of both: AMSGrad and centered RMSProp took twice the time.
 NO_JUMP_THREADING = ["-fno-thread-jumps"]

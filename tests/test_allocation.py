@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -402,6 +403,9 @@ def test_the_kth_allocation_of_a_function_fails(tmp_path):
     with_failing_allocations(tmp_path, FUNCTIONS)
 
 
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="has no allocator but its own"
+)
 def test_the_kth_allocation_of_a_plan_takes_no_reference(tmp_path):
     """Cython 3.3 drops the item of a list that cannot grow twice; setup.py mends its C."""
     with_failing_allocations(tmp_path, PLAN, PYTHONMALLOC="malloc")

@@ -370,6 +370,9 @@ def linked(tmp_path, without=""):
             to = folder / path.relative_to(PACKAGE)
             to.parent.mkdir(parents=True, exist_ok=True)
             to.symlink_to(path)
+    brought = Path(PACKAGE).with_name("optkern.libs")  # by a wheel
+    if brought.exists():
+        (tmp_path / "optkern.libs").symlink_to(brought)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
     def run(code):

@@ -5,6 +5,8 @@ import pytest
 
 from optkern import curvature
 
+optimize = pytest.importorskip("scipy.optimize", reason="scipy is not installed")
+
 
 def bent():
     """Peano's: along each straight line it has a minimum at 0, along y = 1.5 x^2 it falls."""
@@ -147,8 +149,6 @@ def least_squares(rows, n, seed=0):
 
 def softmax(k=3, rows=30, seed=0):
     """Return a fit of labels at random: flat along a shift of all classes alike."""
-    from scipy.optimize import minimize
-
     rng = np.random.default_rng(seed)
     X, y = rng.standard_normal((rows, 2)), rng.integers(0, k, rows)
 
@@ -161,7 +161,7 @@ def softmax(k=3, rows=30, seed=0):
         p[np.arange(rows), y] -= 1
         return f, (X.T @ p / rows).ravel()
 
-    x = minimize(both, np.zeros(2 * k), jac=True, method="BFGS", options={"gtol": 1e-12}).x
+    x = optimize.minimize(both, np.zeros(2 * k), jac=True, method="BFGS", options={"gtol": 1e-12}).x
     return lambda w: both(w)[0], lambda w: both(w)[1], x
 
 

@@ -55,7 +55,7 @@ def test_passes_equal_their_twins(isa, n, dtype, threads):
         got = recurrence.subtract(out, x, rows[:k], c[:k], y, threads)
         assert same(got, reference.subtract(expected, x, rows[:k], c[:k], y))
         assert same(out, expected)
-        combined = recurrence.combine(rows[:k], c[:k], n)
+        combined = recurrence.combine(rows[:k], c[:k], n, threads)
         assert combined.dtype == np.float64 and same(
             combined, reference.combine(rows[:k], c[:k], n)
         )

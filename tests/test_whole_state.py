@@ -45,6 +45,8 @@ def test_each_has_its_form_and_dtype():
 
 @pytest.mark.parametrize("way", ("state_dict", "pickle", "copy", "npz", "safetensors"))
 def test_goes_on_with_the_same_bits(way, tmp_path):
+    if way == "safetensors":
+        pytest.importorskip("safetensors", reason="extra `safetensors`")
     params, opt = trained(ema_decay=0.9)
     twin, other = parameters(), None
     if way == "state_dict":

@@ -122,6 +122,7 @@ class FlatLook:
         basis = run.recurrence.basis
         assert basis is not None
         self.rows, self.dtype = basis[: run.k], run.operator.dtype
+        self.num_threads = run.num_threads
         beta = np.array(run.recurrence.beta[: run.k - 1])
         t = np.diag(np.array(run.recurrence.alpha)) + np.diag(beta, 1) + np.diag(beta, -1)
         theta, vectors = np.linalg.eigh(t)
@@ -191,12 +192,12 @@ class FlatLook:
 
     def _spread(self, coefficients: np.ndarray) -> np.ndarray:
         """Return the vector of n elements with these coefficients along the basis."""
-        out = combine_rows(self.rows, coefficients, self.x.size)
+        out = combine_rows(self.rows, coefficients, self.x.size, self.num_threads)
         return out if self.units is None else self.units * out
 
     def _parts(self, g: np.ndarray) -> np.ndarray:
         g = g if self.units is None else self.units * g
-        return parts_along(self.rows, np.ascontiguousarray(g, self.dtype))
+        return parts_along(self.rows, np.ascontiguousarray(g, self.dtype), self.num_threads)
 
     def _gradient(self, step: np.ndarray) -> np.ndarray:
         there = (self.x + step).astype(self.gradient.dtype)

@@ -184,8 +184,8 @@ def take_rows(out: np.ndarray, x: np.ndarray, rows: Any, c: Any, num_threads: in
         subtract(out, x, list(rows), c, None, num_threads)
 
 
-def combine_rows(rows: Any, weights: Any, n: int) -> np.ndarray:
+def combine_rows(rows: Any, weights: Any, n: int, num_threads: int = 0) -> np.ndarray:
     """Compute sum_j weights[j] v_j in float64."""
     if isinstance(rows, SharedBasis):
         return rows.added_up(weights)
-    return combine(list(rows), weights, n)
+    return combine(list(rows), weights, n, num_threads)

@@ -173,7 +173,7 @@ class Space:
     def parts(self, g: np.ndarray) -> np.ndarray:
         """Resolve a vector along H's eigenvectors in this space."""
         flat = np.ascontiguousarray(g, self.run.operator.dtype)
-        out: np.ndarray = self.vectors.T @ parts_along(self.rows, flat)
+        out: np.ndarray = self.vectors.T @ parts_along(self.rows, flat, self.run.num_threads)
         return out
 
     def newton(self, parts: np.ndarray) -> np.ndarray:
@@ -188,7 +188,9 @@ class Space:
 
     def spread(self, coefficients: np.ndarray) -> np.ndarray:
         """Return the vector of n elements with these along H's eigenvectors."""
-        return combine_rows(self.rows, self.vectors @ coefficients, self.run.n)
+        return combine_rows(
+            self.rows, self.vectors @ coefficients, self.run.n, self.run.num_threads
+        )
 
     @property
     def condition(self) -> float:

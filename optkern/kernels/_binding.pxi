@@ -1,7 +1,7 @@
 # --------------------------------------------------------------------------- binding
 #
 # Arrays that have been checked become streams of a tensor: where their elements lie, in which order
-# and how they are stored. Parameters and state are bound once, through typed memoryviews.
+# and how they are stored. Parameters and state are bound once, and their buffers held.
 
 
 def check_arrays(Plan plan, rule):

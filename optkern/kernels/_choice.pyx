@@ -43,7 +43,8 @@ cdef class ThreadChoice:
     ----------
     prefers_many : bool
     serial, parallel : float
-        Seconds of a step in the last trial, medians; 0 before the first.
+        Seconds of a step in the last trial: medians, or where workers wait awake the mean of
+        the quicker half; 0 before the first.
     slowdown : float
         Seconds by which many threads have lengthened what lies between two steps.
     calls, trials : int

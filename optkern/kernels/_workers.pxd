@@ -6,7 +6,8 @@
    up late finds the region closed: the caller waits for those in the middle of a job and for nobody
    else, where a barrier of OpenMP's waits for all, also for one that is put off its core.
 2. A worker sleeps between two regions: spinning ones slow the matrix product of other threads. Only
-   where the last calls followed each other within half of `OPTKERN_SPIN` it looks on that long.
+   where the last calls, of all optimizers and threads, followed each other within half of
+   `OPTKERN_SPIN` it looks on, for that long.
 3. `generation` is odd while a region is open. A worker says that it is inside, then looks whether
    the region is open; the caller closes it, then looks whether somebody is inside. All four are
    sequentially consistent, so that one of the two sees the other; so are `asleep` and the wake.
@@ -16,7 +17,8 @@
 cdef extern from *:
     """
     #if defined(_OPENMP) && defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
-    #if __has_include(<linux/futex.h>)   /* the kernel's headers: Alpine's compiler comes without */
+    /* The kernel's headers, without which Alpine's compiler comes; and clocks read at once. */
+    #if __has_include(<linux/futex.h>) && __GCC_ATOMIC_LLONG_LOCK_FREE == 2
     #define OPTKERN_WORKERS 1
     #endif
     #endif
@@ -39,12 +41,14 @@ cdef extern from *:
 
     enum {
         OPTKERN_SPIN = 50000,     /* ns that a worker looks on, and the caller for the last job */
-        OPTKERN_GAPS = 8          /* so many calls in a row have to be near */
+        OPTKERN_GAPS = 8,         /* so many begins in a row have to be near: of a call whose
+                                     threads are chosen there are two */
+        OPTKERN_THREADS = 1024    /* and no more in a region: what set_num_threads takes */
     };
 
     typedef void (*optkern_run_t)(void* job, void* context, Py_ssize_t k, int thread);
 
-    static struct { _Alignas(128) Py_ssize_t next; } optkern_share[1024];   /* of each thread */
+    static struct { _Alignas(128) Py_ssize_t next; } optkern_share[OPTKERN_THREADS];
 
     static struct {
         _Alignas(128) unsigned generation;
@@ -112,9 +116,19 @@ cdef extern from *:
         }
     }
 
+    /* A thread may run where the one that made it may: that one's cores are its own affair, and
+       workers are everybody's. Theirs are those of the main thread. */
+    static void optkern_run_where_the_process_may(void) {
+        unsigned long cores[128];   /* 8,192 of them */
+        long bytes = syscall(SYS_sched_getaffinity, getpid(), sizeof cores, cores);
+        if (bytes > 0)
+            syscall(SYS_sched_setaffinity, 0, (size_t)bytes, cores);
+    }
+
     static void* optkern_work(void* number) {
         int worker = (int)(size_t)number, spins = 0;
         unsigned seen = 0, now;
+        optkern_run_where_the_process_may();
         for (;;) {
             seen = optkern_await(worker, seen, spins);
             spins = 0;
@@ -198,7 +212,7 @@ cdef extern from *:
         optkern_run_t run, void* job, void* context, Py_ssize_t jobs, int threads
     ) {
         int k;
-        if (pthread_mutex_trylock(&optkern_pool.lock))
+        if (threads > OPTKERN_THREADS || pthread_mutex_trylock(&optkern_pool.lock))
             return 0;
         optkern_note_begin(optkern_ns());
         optkern_hire(threads - 1);

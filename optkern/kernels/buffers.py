@@ -272,7 +272,7 @@ def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
 
     An array with gaps is walked in C order.
     """
-    order = sorted(range(array.ndim), key=lambda k: (-abs(array.strides[k]), k))
+    order = [k for _, k in sorted((-abs(step), k) for k, step in enumerate(array.strides))]
     expected = array.itemsize
     for axis in reversed(order):
         if array.shape[axis] == 1:

@@ -2,7 +2,7 @@
 # cython: initializedcheck=False
 """The runtime: the instruction set in use, threads, forks, and the one parallel region.
 
-1. One thread never enters an OpenMP region: libgomp hangs in a forked child otherwise.
+1. One thread never enters a region: threads do not survive a fork, and libgomp hangs in the child.
 2. The number of threads never shows in the bits, so the engine may choose it by what it measured.
 3. Work is handed out dynamically: fixed halves collapse when another process takes a core. On Linux
    workers of optkern's own take it (`_workers.pxd`); OpenMP's where these are another thread's, and
@@ -214,7 +214,7 @@ def serial_reason(Py_ssize_t elements, Py_ssize_t jobs, Py_ssize_t share, int wa
     if not OPTKERN_OPENMP:
         return "optkern was built without OpenMP"
     if forked:
-        return "a forked child is serial until told otherwise, as OpenMP may hang in it"
+        return "a forked child is serial until told otherwise, as threads do not survive a fork"
     if wanted == 0 and elements < SERIAL:
         return f"a second thread does not pay off for fewer than {SERIAL:,} elements"
     if jobs == 1:

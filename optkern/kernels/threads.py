@@ -151,8 +151,8 @@ class ThreadReport(Frozen):
     reason : str
         Why so many, in words.
     serial_seconds, parallel_seconds : float or None
-        What a step took in the last trial with one thread and with ``limit``, medians; None where
-        nothing was measured.
+        What a step took in the last trial with one thread and with ``limit``, typically; None
+        where nothing was measured.
     slowdown_seconds : float or None
         By how much ``limit`` threads have lengthened what lies between two steps.
     steps, trials : int
@@ -202,7 +202,7 @@ class ThreadReport(Frozen):
         when = f"again after step {max(choice.review, choice.calls):,}"
         if choice.debt > 0:
             when += " and when what trying has cost is earned"
-        return f"{times} (medians of trial {choice.trials:,}); {when}"
+        return f"{times} (of trial {choice.trials:,}); {when}"
 
     def __str__(self) -> str:
         return f"{self.threads} thread{'s' if self.threads > 1 else ''}: {self.reason}"

@@ -85,12 +85,14 @@ __all__ = [
 def _files() -> list[str]:
     """Name this folder's modules, as `pkgutil` does; by itself it is a thirtieth of an import."""
     try:
-        names = {getmodulename(file) for file in os.listdir(__path__[0])}
+        names = {getmodulename(file) or "" for file in os.listdir(__path__[0])} - {"__init__"}
     except OSError:  # packed into a program
+        names = set()
+    if not any(map(str.isidentifier, names)):
         from pkgutil import iter_modules
 
         names = {file.name for file in iter_modules(__path__)}
-    return sorted(name for name in names if name and name != "__init__")
+    return sorted(filter(str.isidentifier, names))  # an editor's lock is no module
 
 
 def _rules() -> tuple[Rule, ...]:
