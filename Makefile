@@ -81,11 +81,10 @@ wheels: .venv/bin/python
 	$(BIN)/python tools/wheels.py $(PYTHONS) $(ARGS)
 
 # On a free-threaded Python (make PYTHON=python3.14t free-threading): an import leaves the GIL off, the
-# suite passes, two threads with an optimizer each do not wait for each other. Tried on 3.13t in part
-# (docs/install.md): until all of it has passed, a build without the switch lets Python turn its GIL on.
-free-threading: export OPTKERN_FREE_THREADING = 1
+# suite passes, two threads with an optimizer each do not wait for each other. Without the extras: not
+# all of them have such wheels (safetensors has not).
 free-threading: .venv/built
-	$(PIP) install --only-binary hypothesis pytest pytest-benchmark pytest-xdist hypothesis ml_dtypes  # safetensors has no such wheels
+	$(PIP) install --only-binary hypothesis pytest pytest-benchmark pytest-xdist hypothesis ml_dtypes
 	$(BIN)/python -W error -c 'import sys, optkern; sys.exit(sys._is_gil_enabled())'
 	$(BIN)/pytest -q -n auto $(ARGS)
 	$(BIN)/python bench/bench_free_threading.py --seconds .5

@@ -163,8 +163,6 @@ SANITIZE = SANITIZERS.get(os.environ.get("OPTKERN_SANITIZE", ""), [])
 SANITIZED = [*SANITIZE, "-O1", "-g1", "-fno-omit-frame-pointer"] if SANITIZE else []
 # Names that no one asks for are a tenth of the files. (Elsewhere linkers have other words for it.)
 STRIP = ["-Wl,-s"] if sys.platform == "linux" and not SANITIZE else []
-# Whether an import leaves the GIL of a free-threaded Python off: not before its suite has passed.
-FREE_THREADING = os.environ.get("OPTKERN_FREE_THREADING") == "1"
 DEFINES = [(f"NPY_{x}", "NPY_2_0_API_VERSION") for x in ("NO_DEPRECATED_API", "TARGET_VERSION")]
 # OPTKERN_ABI3=1 builds one binary for all versions of Python from 3.11 on, by its limited API; what
 # `make abi3` keeps possible. Calls are slower by it: what is a macro elsewhere is a function there.
@@ -536,7 +534,8 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
             nthreads=jobs,
             include_path=[str(ROOT), str(STAMPED)],
             build_dir="build/cython",
-            compiler_directives={"language_level": 3, "freethreading_compatible": FREE_THREADING},
+            # An import leaves the GIL of a free-threaded Python off.
+            compiler_directives={"language_level": 3, "freethreading_compatible": True},
             force=changed or None,  # None: by the dates
             quiet=True,
         )
