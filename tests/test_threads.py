@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -534,8 +533,9 @@ def test_show_versions_mentions_what_was_done(run_python):
 @needs_openmp
 def test_show_versions_mentions_a_runtime_that_was_there_before(run_python):
     with open("/proc/self/maps") as maps:
-        loaded = {line.split()[-1] for line in maps if "/libgomp" in line or "/libomp" in line}
-    if any(line.name.startswith("libgomp-") for line in map(Path, loaded)):
+        names = {line.split()[-1] for line in maps if "/libgomp" in line or "/libomp" in line}
+    loaded = {name for name in names if "/libgomp-" not in name}
+    if names and not loaded:
         pytest.skip("a wheel's own copy, which nothing else loads")
     assert loaded, "the engine has OpenMP, so its runtime is here"
     for path in loaded:
