@@ -125,7 +125,7 @@ MSVC = sys.platform == "win32"
 EXACT = ["/O2", "/fp:precise"] if MSVC else [
     *("-O3", "-g0"),
     *("-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    "-fno-asynchronous-unwind-tables",  # no exception passes through, and wheels have 3 % less
+    "-fno-asynchronous-unwind-tables",  # wheels have 3 % less, debuggers no frames of these modules
 ]  # fmt: skip
 # What hands work to the loops is no faster at -O3 than at -O2, but at -Os the smallest call takes
 # 1.2 times as long. All other modules are at -Os.
