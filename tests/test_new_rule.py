@@ -65,4 +65,4 @@ def test_a_rule_is_added_in_three_files(tmp_path):
     tests = ("test_softstep", "test_rules", "test_bad_input", "test_stubs", "test_compact")
     tests += ("test_thinc", "test_thinc_arrays", "test_sklearn")  # its hosts ask for no rule
     said = run("-m", "pytest", *options, *(f"tests/{name}.py" for name in tests))
-    assert "failed" not in said and int(said.rsplit(" passed")[0].split()[-1]) > 100, said[-500:]
+    assert "failed" not in said and int(said.rsplit(" passed")[0].split()[-1]) > 80, said[-500:]
