@@ -312,7 +312,7 @@ def test_own_passive_policy_holds_for_workers(run):
 def test_workers_run_where_the_process_may(run):
     """Whoever takes the first step with several threads may itself be held to one core."""
     said = run("""
-import threading
+import threading, time
 before = set(os.listdir("/proc/self/task"))
 def first():
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -320,8 +320,13 @@ def first():
 thread = threading.Thread(target=first)
 thread.start()
 thread.join()
-workers = set(os.listdir("/proc/self/task")) - before
-say(all=len(os.sched_getaffinity(0)), workers=[len(os.sched_getaffinity(int(x))) for x in workers])
+workers = set(os.listdir("/proc/self/task")) - before - {str(thread.native_id)}
+def cores():
+    return [len(os.sched_getaffinity(int(x))) for x in workers]
+end = time.monotonic() + 60   # a thread that has been made need not have begun
+while len({*cores(), len(os.sched_getaffinity(0))}) > 1 and time.monotonic() < end:
+    time.sleep(.01)
+say(all=len(os.sched_getaffinity(0)), workers=cores())
 """)
     assert said["workers"] == [said["all"]] * 2
 
@@ -330,16 +335,22 @@ say(all=len(os.sched_getaffinity(0)), workers=[len(os.sched_getaffinity(int(x)))
 def test_workers_take_no_signals(run):
     """A handler runs in the main thread, whose call it is to end; a fault is the worker's own."""
     said = run("""
-import signal
+import signal, time
 before = set(os.listdir("/proc/self/task"))
 step(3)
-blocked = set()
-for task in set(os.listdir("/proc/self/task")) - before:
-    with open(f"/proc/self/task/{task}/status") as status:
-        (line,) = [line for line in status if line.startswith("SigBlk")]
-    mask = int(line.split()[1], 16)
-    blocked |= {(name, mask >> signal.Signals[name] - 1 & 1) for name in ("SIGINT", "SIGSEGV")}
-say(blocked=sorted(blocked))
+workers = set(os.listdir("/proc/self/task")) - before
+def blocked():
+    found = set()
+    for task in workers:
+        with open(f"/proc/self/task/{task}/status") as status:
+            (line,) = [line for line in status if line.startswith("SigBlk")]
+        mask = int(line.split()[1], 16)
+        found |= {(name, mask >> signal.Signals[name] - 1 & 1) for name in ("SIGINT", "SIGSEGV")}
+    return sorted(found)
+end = time.monotonic() + 60   # all are blocked until a thread has begun
+while len(blocked()) > 2 and time.monotonic() < end:
+    time.sleep(.01)
+say(blocked=blocked())
 """)
     assert said == {"blocked": [["SIGINT", 1], ["SIGSEGV", 0]]}
 
