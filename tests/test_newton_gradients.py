@@ -31,7 +31,7 @@ LIMITS = {
     "biggs exp6": (325, 0.0),
     "brown badly scaled": (39, 0.0),
     "ackley": (132, 0.0),
-    "quadratic 1e+10": (486, 0.0),
+    "quadratic 1e+10": (660, 0.0),  # 495 with NumPy 2.5, 365 with 2.4: by the rounding of its sums
     "raw years": (69, 0.317509489),
     "rosenbrock 6, far": (715, 0.0),
 }

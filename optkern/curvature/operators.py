@@ -118,7 +118,7 @@ class Point:
                 came = f"a {type(piece).__name__}"
                 raise TypeError(f"{self.owner}: {name} must be an array, got {came}")
             given, piece = piece, np.asarray(piece)
-            if piece.dtype == object or isinstance(given, np.ma.MaskedArray):
+            if piece.dtype == object or buffers.is_masked(given):
                 came = f"{type(given).__name__}{buffers.advice(given)}"
                 raise TypeError(f"{self.owner}: {name} must be a NumPy array, got {came}")
             if not np.issubdtype(piece.dtype, np.floating):

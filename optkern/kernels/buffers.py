@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ IN_PAGE = (21, 42, 10, 31, 53, 5, 26, 47)
 def named(what: str, label: int | str) -> str:
     """Say ``parameter 3`` or ``parameter 'W1'``."""
     return f"{what} {label!r}" if isinstance(label, str) else f"{what} {label}"
+
+
+def is_masked(value: Any) -> bool:
+    """Return whether a value is numpy.ma's, which NumPy from 2.5 on loads where it is named."""
+    ma = sys.modules.get("numpy.ma")
+    return type(value) is not np.ndarray and isinstance(value, getattr(ma, "MaskedArray", ()))
 
 
 def shared(owner: str, what: str, value: Any) -> Any:
@@ -79,7 +86,7 @@ def advice(value: Any) -> str:
     """Say what makes an array of what is none, as the end of a message."""
     if hasattr(value, "to_numpy"):
         return "; np.array(x.to_numpy()) makes an array of its values"
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         return (
             "; x.filled(0) is an array with 0 where it is masked, x.data the one beneath the mask"
         )
@@ -135,7 +142,7 @@ def check_writable(owner: str, what: str, array: Any, allowed: str = "float32 or
 
 def check_floating(owner: str, what: str, array: Any, allowed: str = "float32 or float64") -> None:
     """Refuse what is not an array of float32 or float64."""
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    if not isinstance(array, np.ndarray) or is_masked(array):
         raise TypeError(
             f"{owner}: {what} must be a NumPy array of {allowed}, got {type(array).__name__}"
             f"{advice(array)}"
@@ -223,7 +230,7 @@ def as_gradient(owner: str, what: str, gradient: Any, parameter: np.ndarray) -> 
     if isinstance(gradient, np.generic):  # what a reduction over all axes gives
         gradient = np.asarray(gradient)
     gradient = shared(owner, what, gradient)
-    if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
+    if not isinstance(gradient, np.ndarray) or is_masked(gradient):
         few = hasattr(gradient, "toarray")  # SciPy's sparse ones
         rows = ", and opt.step_rows takes some of its rows alone" if few else ""
         more = f"{around_one(gradient, parameter)}{advice(gradient)}{rows}"
@@ -272,7 +279,8 @@ def memory_order(array: np.ndarray) -> tuple[list[int], bool]:
 
     An array with gaps is walked in C order.
     """
-    order = [k for _, k in sorted((-abs(step), k) for k, step in enumerate(array.strides))]
+    sizes = [(-abs(step), axis) for axis, step in enumerate(array.strides)]
+    order = [axis for _, axis in sorted(sizes)]
     expected = array.itemsize
     for axis in reversed(order):
         if array.shape[axis] == 1:

@@ -275,7 +275,7 @@ cdef class Rows:
         if isinstance(rows, (list, tuple)):
             rows = np.asarray(rows) if len(rows) else np.zeros(0, np.intp)
         rows = buffers.shared(self.owner, what, rows)
-        if not isinstance(rows, np.ndarray) or isinstance(rows, np.ma.MaskedArray):
+        if not isinstance(rows, np.ndarray) or buffers.is_masked(rows):
             raise TypeError(
                 f"{self.owner}: {what} must be an array or list of integers, "
                 f"got {type(rows).__name__}{buffers.advice(rows)}"
@@ -290,7 +290,7 @@ cdef class Rows:
         """Return the gradients of the rows as a dense array of the parameter's dtype."""
         what = self._named("gradient of parameter")
         self.given = gradient = buffers.shared(self.owner, what, gradient)
-        if not isinstance(gradient, np.ndarray) or isinstance(gradient, np.ma.MaskedArray):
+        if not isinstance(gradient, np.ndarray) or buffers.is_masked(gradient):
             raise TypeError(
                 f"{self.owner}: {what} must be a NumPy array, got {type(gradient).__name__}"
                 f"{buffers.advice(gradient)}"
