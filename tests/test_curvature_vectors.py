@@ -177,6 +177,34 @@ def test_a_forked_child_does_not_hang():
     subprocess.run([sys.executable, "-P", "-c", FORKED], check=True, timeout=600)
 
 
+ONE_THREAD = """
+import os
+import numpy as np
+from optkern import curvature
+
+def count():
+    return len(os.listdir("/proc/self/task"))
+
+d = np.linspace(1, 2, 100_000)
+d[:3] = 0
+before = count()
+for low, x in ((0.0, 0.0), (-1.0, 0.0), (0.0, 1.0)):
+    d[3] = low
+    verdict = curvature.classify(
+        np.full(d.size, x), lambda x: d * x, lambda v: d * v, num_threads=1, max_matvecs=20,
+        loss=lambda x: float(x @ (d * x)) / 2,
+    )
+    print(verdict.kind, count() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_one_thread_is_enough(run_python):
+    """Flat directions, a saddle and a slope: no part of a look takes threads on its own account."""
+    said = run_python(ONE_THREAD, OPENBLAS_NUM_THREADS="1").stdout.split()
+    assert said[1::2] == ["0"] * 3 and said[2::2] == ["saddle", "not_stationary"]
+
+
 def test_bad_vectors_are_refused():
     x = np.zeros(10)
     with pytest.raises(ValueError, match="10 elements, got 9"):

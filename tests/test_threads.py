@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,6 +285,8 @@ def test_more_threads_than_cores_give_the_same_bits(run):
 
 # --------------------------------------------------------------------------- optkern's workers
 
+# What the build finds them by.
+HEADER = Path("/usr/include/linux/futex.h")
 needs_workers = pytest.mark.skipif(not runtime.WORKERS, reason="OpenMP's own threads are used")
 AWAKE = """
 import time
@@ -293,6 +296,13 @@ while not awake and time.perf_counter() < end:
     opt.step(few)
     awake = runtime.workers_wait()
 """
+
+
+@linux
+@needs_openmp
+@pytest.mark.skipif(not HEADER.exists(), reason="built elsewhere, or without the kernel's headers")
+def test_linux_has_workers():
+    assert runtime.WORKERS
 
 
 @needs_workers

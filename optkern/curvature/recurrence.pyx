@@ -37,6 +37,8 @@ MOST_TURNS = TURNS
 SUM_BLOCK, SUM_LANES = BLOCK, LANES
 
 # --------------------------------------------------------------------------- vectors
+#
+# One thread, where a caller has no number from its user: who asks for one has no region entered.
 
 
 cdef char* address(object array, int dtype, Py_ssize_t n) except NULL:
@@ -147,7 +149,7 @@ def blocks(Py_ssize_t n):
     return count_blocks(n)
 
 
-def dot(x, y, int num_threads=0):
+def dot(x, y, int num_threads=1):
     """Compute x'y of two dense float32 or float64 vectors."""
     cdef Pass p = passes(x, num_threads)
     cdef char* a = address(x, p.v.dtype, p.v.n)
@@ -157,7 +159,7 @@ def dot(x, y, int num_threads=0):
     return result
 
 
-def project(list rows, x, int num_threads=0):
+def project(list rows, x, int num_threads=1):
     """Return the dots of x with each of the rows, as float64."""
     cdef Pass p = passes(x, num_threads)
     cdef Py_ssize_t j, k = len(rows)
@@ -173,7 +175,7 @@ def project(list rows, x, int num_threads=0):
     return c
 
 
-def subtract(out, x, list rows, c, y=None, int num_threads=0):
+def subtract(out, x, list rows, c, y=None, int num_threads=1):
     """Compute out = x - sum_j c[j] rows[j], in place; give out'y (0.0 without a y)."""
     cdef Pass p = passes(x, num_threads)
     cdef Py_ssize_t j, k = len(rows)
@@ -192,7 +194,7 @@ def subtract(out, x, list rows, c, y=None, int num_threads=0):
     return result
 
 
-def combine(list rows, weights, Py_ssize_t n, int num_threads=0):
+def combine(list rows, weights, Py_ssize_t n, int num_threads=1):
     """Compute sum_j weights[j] rows[j] in float64: all rows for a block of it, then the next."""
     cdef Py_ssize_t j, k = len(rows)
     cdef Pass p = Pass(n, k and rows[0].dtype.itemsize == 8, num_threads)
@@ -211,7 +213,7 @@ def combine(list rows, weights, Py_ssize_t n, int num_threads=0):
     return out
 
 
-def scale(out, x, double a, int num_threads=0):
+def scale(out, x, double a, int num_threads=1):
     """Compute out = a x, in place."""
     cdef Pass p = passes(x, num_threads)
     cdef char* to = address(out, p.v.dtype, p.v.n)
@@ -225,7 +227,7 @@ def scale(out, x, double a, int num_threads=0):
 # --------------------------------------------------------------------------- the recurrence
 
 
-def fresh_direction(list basis, Py_ssize_t k, int num_threads=0):
+def fresh_direction(list basis, Py_ssize_t k, int num_threads=1):
     """Draw a unit vector orthogonal to the basis, for a Krylov space that has ended to rounding.
 
     What rounding leaves there is as arbitrary, but would shrink from product to product until it

@@ -169,14 +169,14 @@ class SharedBasis:
 # --------------------------------------------------------------------------- either kind
 
 
-def parts_along(rows: Any, x: np.ndarray, num_threads: int = 0) -> np.ndarray:
+def parts_along(rows: Any, x: np.ndarray, num_threads: int = 1) -> np.ndarray:
     """Compute the dots of x with each vector of a basis, or of a list."""
     if isinstance(rows, SharedBasis):
         return rows.parts(x)
     return project(list(rows), x, num_threads)
 
 
-def take_rows(out: np.ndarray, x: np.ndarray, rows: Any, c: Any, num_threads: int = 0) -> None:
+def take_rows(out: np.ndarray, x: np.ndarray, rows: Any, c: Any, num_threads: int = 1) -> None:
     """Compute out = x - sum_j c[j] v_j with the vectors of a basis, or of a list."""
     if isinstance(rows, SharedBasis):
         rows.take_from(out, x, c)
@@ -184,7 +184,7 @@ def take_rows(out: np.ndarray, x: np.ndarray, rows: Any, c: Any, num_threads: in
         subtract(out, x, list(rows), c, None, num_threads)
 
 
-def combine_rows(rows: Any, weights: Any, n: int, num_threads: int = 0) -> np.ndarray:
+def combine_rows(rows: Any, weights: Any, n: int, num_threads: int = 1) -> np.ndarray:
     """Compute sum_j weights[j] v_j in float64."""
     if isinstance(rows, SharedBasis):
         return rows.added_up(weights)

@@ -116,19 +116,9 @@ class Unchanging:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{name!r} of {self!r} cannot be deleted")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Give pickle what was given beside the defaults, whose empty mapping it cannot take."""
-        kind = type(self)
-        given = {x: y for x in self.named if (y := vars(self)[x]) is not getattr(kind, x, None)}
-        return _restored, (kind, given)
-
     def replace(self, **changes: Any) -> Self:
         """Give the same row but for these changes."""
         return type(self)(**{name: vars(self)[name] for name in self.named} | changes)
-
-
-def _restored(kind: Callable[..., Any], given: dict[str, Any]) -> Any:
-    return kind(**given)
 
 
 class Rule(Unchanging):
