@@ -320,7 +320,7 @@ print(moment, *sorted(set(seen)))
 """
 
 
-@every_format
+@pytest.mark.parametrize("kind", ["npz", pytest.param("safetensors", marks=pytest.mark.slow)])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_any_line_the_file_is_the_old_or_the_new_one(kind, target, run_python):
     done = run_python(KILLED_AT_EACH_LINE.replace("NAME", repr(target(kind))))

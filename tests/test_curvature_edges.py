@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import spread
 from curvature_cases import product_saddle, rotated
 
 import optkern
@@ -26,9 +27,9 @@ def fit(seed, n, rows, sign):
     return w, top, lambda p: np.float32(sign) * (x.T @ (x @ p.astype(np.float32) - y))
 
 
-@pytest.mark.parametrize("sign, right", [(1, "minimum"), (-1, "maximum")])
-@pytest.mark.parametrize("rows, n", [(1, 20), (1, 60), (3, 60), (10, 60)])
-def test_low_rank_in_float32_is_never_a_saddle(sign, right, rows, n):
+@spread(3, right=["minimum", "maximum"], shape=[(1, 20), (1, 60), (3, 60), (10, 60)])
+def test_low_rank_in_float32_is_never_a_saddle(right, shape):
+    (rows, n), sign = shape, 1 if right == "minimum" else -1
     for seed in range(8):
         w, top, grad = fit(seed, n, rows, sign)
         for share in (1e-3, 0):

@@ -255,8 +255,7 @@ def test_products_on_structures():
     assert not op(np.zeros(op.n)).any()
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("seed", range(5))
+@spread(3, activation=["tanh", "relu"], seed=range(5))
 def test_verdicts_by_differences_and_by_exact_products_agree(activation, seed):
     net = network(activation, seed)
     for decay in (0.0, 1.0):
@@ -292,7 +291,7 @@ def on_a_kink(seed):
     return net
 
 
-@spread(2, dtype=DTYPES, seed=range(20))
+@spread(5, dtype=DTYPES, seed=range(20))
 def test_a_kink_is_inconclusive(dtype, seed):
     net = on_a_kink(seed)
     if dtype is np.float32:

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import spread
 
 from optkern.curvature import recurrence, reference
 from optkern.kernels import runtime
@@ -104,9 +105,7 @@ def run(kind, product, start, steps, limit, threads=1):
     return lanczos
 
 
-@pytest.mark.parametrize("limit", [0, 1, 7, 100])
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("dtype", DTYPES)
+@spread(3, dtype=DTYPES, threads=[1, 3], limit=[0, 1, 7, 100])
 def test_recurrence_equals_its_twin(isa, dtype, threads, limit):
     n = 9001
     rng = np.random.default_rng(3)

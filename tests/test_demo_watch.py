@@ -92,7 +92,9 @@ def test_watching_changes_no_training(digits):
 
 
 def test_a_terminal_shows_a_table_that_fits(digits):
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=6)
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=80, height=6, _environ={"TERM": "xterm"}
+    )
     names = ("sgd", "asgd", "lion")
     watched(digits, console, names, lr=0.01, epochs=2)
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
@@ -117,7 +119,9 @@ def plain(text):
     ],
 )
 def test_a_narrow_terminal_shows_fewer_columns_and_cuts_none(digits, width, heads):
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30)
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=width, height=30, _environ={"TERM": "xterm"}
+    )
     seen, _ = watched(digits, console, ("sgd", "schedulefreeadamw"), lr=0.01, epochs=2)
     shown = plain(console.file.getvalue()).partition("of it\n")[2]
     assert "…" not in shown and max(map(len, shown.splitlines())) <= width

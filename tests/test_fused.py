@@ -111,9 +111,12 @@ def backwards(x):
 
 
 @pytest.mark.filterwarnings("ignore:.*it does nothing")
-@pytest.mark.parametrize("name", ("sgd", "adamw", "lars", "lamb"))
-@pytest.mark.parametrize("arrange", (contiguous, strided, backwards))
-@pytest.mark.parametrize("held", (False, True), ids=("as-given", "contiguous-gradients"))
+@spread(
+    3,
+    name=("sgd", "adamw", "lars", "lamb"),
+    arrange=(contiguous, strided, backwards),
+    held=(False, True),
+)
 def test_edges_threads_and_instruction_sets(name, arrange, held):
     options = allowed(RULES[name], EVERYTHING)
     hyper = {"weight_decay": 0.1} | ({"momentum": 0.9} if name == "sgd" else {})

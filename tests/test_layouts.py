@@ -155,7 +155,7 @@ def expected_outcome(rule, streams, **options):
 # --------------------------------------------------------------------------- the products
 
 
-@spread(3, rule=optkern.RULES, dtype=DTYPES, place=PLACES, of_p=WRITABLE)
+@spread(7, rule=optkern.RULES, dtype=DTYPES, place=PLACES, of_p=WRITABLE)
 def test_every_two_layouts_of_parameter_gradient_and_state_meet(rule, dtype, place, of_p):
     first = WRITABLE.index(of_p)
     rounds = itertools.chain(*itertools.repeat(WRITABLE, 3))

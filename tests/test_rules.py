@@ -167,8 +167,7 @@ def moved(array, offset):
     return view
 
 
-@every_rule
-@every_dtype
+@spread(2, rule=optkern.RULES, dtype=DTYPES)
 def test_training_run(rule, dtype):
     """Thirty steps, each from the state the last one left, with the step count behind them."""
     for options in busiest_options(rule):
@@ -257,7 +256,7 @@ def test_state_that_no_option_needs_may_be_left_out(rule):
 # --------------------------------------------------------------------------- denormals and modes
 
 
-@spread(2, rule=optkern.RULES, dtype=DTYPES, place=PLACES)
+@spread(5, rule=optkern.RULES, dtype=DTYPES, place=PLACES)
 def test_state_never_holds_denormals_after_a_step(rule, dtype, place):
     smallest = np.finfo(dtype).smallest_normal
     for options in option_sets(rule):

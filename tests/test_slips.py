@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import spread
 
 import optkern
 from optkern import curvature, schedules, solvers
@@ -325,8 +326,7 @@ def on_purpose(error):
 
 
 @pytest.mark.filterwarnings("ignore:.*it does nothing")
-@pytest.mark.parametrize("what", WRONG)
-@pytest.mark.parametrize("name", CALLS)
+@spread(3, name=CALLS, what=WRONG)
 def test_a_wrong_argument_is_refused_in_a_sentence_or_taken(name, what, tmp_path):
     function, given = CALLS[name]
     if name in ("save", "load"):

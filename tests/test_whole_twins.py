@@ -71,7 +71,7 @@ def steps_of(rule, kw, dtype, order="C", count=6):
     return params, calls
 
 
-@spread(2, case=CASES, dtype=(np.float32, np.float64, np.float16), order="CF")
+@spread(3, case=CASES, dtype=(np.float32, np.float64, np.float16), order="CF")
 def test_bits_of_the_class(case, dtype, order):
     """Kernel, reference and class, over some steps of arrays of all shapes."""
     rule, kw = case
