@@ -62,8 +62,17 @@ def begun(shape, dtype, hyper):
     return {slot: None if f is None else np.zeros(f, dtype) for slot, f in forms.items()}
 
 
-@pytest.mark.parametrize("dtype", (np.float32, np.float64))
-@pytest.mark.parametrize("kw", SETTINGS, ids=lambda kw: next(iter(kw), "defaults"))
+@pytest.mark.parametrize(
+    ("kw", "dtype"),
+    [
+        pytest.param(
+            kw, dtype, marks=pytest.mark.slow if (k + j) % 2 else (),
+            id=f"{next(iter(kw), 'defaults')}-{dtype.__name__}",
+        )
+        for k, kw in enumerate(SETTINGS)
+        for j, dtype in enumerate((np.float32, np.float64))
+    ],
+)  # fmt: skip
 def test_bits_of_the_reference(dtype, kw):
     """With every instruction set, one thread and two, in any order in memory."""
     own = {k: v for k, v in kw.items() if k in RULE.hyperparameters}

@@ -359,14 +359,14 @@ def with_failing_allocations(folder, script, *arguments, **environment):
     assert run.returncode == 0, run.stderr[-2000:]
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [37, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_kth_allocation_fails(tmp_path, stride):
     with_failing_allocations(tmp_path, SWEEP, str(tmp_path), str(stride))
 
 
 @pytest.mark.parametrize(
     ("name", "stride"),
-    [("LBFGS", 17), ("SAM", 5), ("NewtonLanczos", 101)]
+    [("LBFGS", 53), ("SAM", 17), ("NewtonLanczos", 307)]
     + [pytest.param(name, 1, marks=pytest.mark.slow) for name in ("LBFGS", "fixed", "SAM")]
     + [pytest.param("NewtonLanczos", 5, marks=pytest.mark.slow)],
 )

@@ -125,7 +125,7 @@ LONG = {
 
 @pytest.mark.parametrize(
     ("name", "stride"),
-    [(name, 29 if name in LONG else 5) for name in OPERATIONS]
+    [(name, 97 if name in LONG else 7) for name in OPERATIONS]
     + [pytest.param(name, 1, marks=pytest.mark.slow) for name in OPERATIONS],
 )
 def test_an_exception_at_any_line_leaves_old_or_new(tmp_path, name, stride):

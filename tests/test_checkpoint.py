@@ -67,7 +67,7 @@ def trainers():
     return made
 
 
-@every_format
+@pytest.mark.parametrize("kind", ["npz", pytest.param("safetensors", marks=pytest.mark.slow)])
 def test_2n_steps_are_n_and_n_in_a_new_process(kind, target, tmp_path, run_python):
     target(kind)
     whole = {}

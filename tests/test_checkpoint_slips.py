@@ -305,7 +305,7 @@ def save_and_die(moment):
 seen, moment, status = [], 0, 9
 optkern.save(NAME, make(1.0))
 while status == 9:
-    moment += 1
+    moment += STRIDE
     child = os.fork()
     if child == 0:
         save_and_die(moment)
@@ -320,10 +320,17 @@ print(moment, *sorted(set(seen)))
 """
 
 
-@pytest.mark.parametrize("kind", ["npz", pytest.param("safetensors", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "stride"),
+    [
+        ("npz", 5),
+        *(pytest.param(kind, 1, marks=pytest.mark.slow) for kind in ("npz", "safetensors")),
+    ],
+)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_line_the_file_is_the_old_or_the_new_one(kind, target, run_python):
-    done = run_python(KILLED_AT_EACH_LINE.replace("NAME", repr(target(kind))))
+def test_killed_at_any_line_the_file_is_the_old_or_the_new_one(kind, stride, target, run_python):
+    program = KILLED_AT_EACH_LINE.replace("NAME", repr(target(kind)))
+    done = run_python(program.replace("STRIDE", str(stride)))
     assert (done.returncode, done.stderr) == (0, "")
     moments, old, new = done.stdout.split()
     assert int(moments) > 100

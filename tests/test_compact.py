@@ -49,7 +49,7 @@ every_pair = pytest.mark.parametrize("pair", DTYPE_PAIRS, ids="-".join)
 # --------------------------------------------------------------------------- kernel == reference
 
 
-@spread(5, rule=COMPACT_RULES, pair=DTYPE_PAIRS, state_dtype=(None, *STATE_DTYPES))
+@spread(7, rule=COMPACT_RULES, pair=DTYPE_PAIRS, state_dtype=(None, *STATE_DTYPES))
 def test_kernel_is_reference(rule, pair, state_dtype):
     p_dtype, g_dtype = map(dtype_of, pair)
     masters = (False, True) if p_dtype.itemsize == 2 else (False,)

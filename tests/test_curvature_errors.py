@@ -40,7 +40,10 @@ def deviations(h, seeds, **options):
     return np.array([(t.value - exact) / t.standard_error for t in found if t.method != "exact"])
 
 
-@pytest.mark.parametrize("path", ["auto to rtol", "xtrace", "xtrace, few", "few"])
+@pytest.mark.parametrize(
+    "path",
+    ["auto to rtol", pytest.param("xtrace", marks=pytest.mark.slow), "xtrace, few", "few"],
+)
 def test_the_trace_lies_within_two_errors(path):
     z = np.concatenate([deviations(rotated(d), 25, **PATHS[path]) for d in SPECTRA.values()])
     assert np.mean(np.abs(z) < 2) >= 0.93 and np.sqrt(np.mean(z**2)) < 1.1

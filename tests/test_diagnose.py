@@ -22,7 +22,7 @@ import optkern
 from optkern.diagnose import KINDS, Monitor
 
 
-@spread(2, name=CASES)
+@spread(3, name=CASES)
 def test_the_verdict_is_the_fault_that_was_built_in(name):
     expected, build = CASES[name]
     monitor, x, problem = build()

@@ -155,7 +155,7 @@ def expected_outcome(rule, streams, **options):
 # --------------------------------------------------------------------------- the products
 
 
-@spread(7, rule=optkern.RULES, dtype=DTYPES, place=PLACES, of_p=WRITABLE)
+@spread(13, rule=optkern.RULES, dtype=DTYPES, place=PLACES, of_p=WRITABLE)
 def test_every_two_layouts_of_parameter_gradient_and_state_meet(rule, dtype, place, of_p):
     first = WRITABLE.index(of_p)
     rounds = itertools.chain(*itertools.repeat(WRITABLE, 3))
@@ -185,8 +185,7 @@ def try_layouts(rule, dtype, place, of_p, others):
         before.assert_untouched()
 
 
-@every_rule
-@pytest.mark.parametrize("of_p", WRITABLE, **named)
+@spread(4, rule=optkern.RULES, of_p=WRITABLE)
 def test_optimizer_with_every_layout(rule, of_p):
     """Gradients of changing layouts, call after call, through one bound optimizer."""
     options = busiest_options(rule)[1]
@@ -202,7 +201,7 @@ def test_optimizer_with_every_layout(rule, of_p):
         assert_same_bits(values_of(p), values_of(q))
 
 
-@spread(11, rule=optkern.RULES, dtype=DTYPES, layout=WRITABLE, threads=THREADS)
+@spread(23, rule=optkern.RULES, dtype=DTYPES, layout=WRITABLE, threads=THREADS)
 def test_large_array_across_chunk_edges(rule, dtype, layout, threads):
     shape = (53, 17, 41)  # 36,941 elements: two chunk edges, odd in every direction
     options = {"step": 6, **busiest_options(rule)[1]}
@@ -230,7 +229,7 @@ def test_what_lies_between_the_elements_is_left_alone():
 
 
 @spread(
-    3,
+    7,
     rule=optkern.RULES,
     dtype=DTYPES,
     place=PLACES,
@@ -337,10 +336,9 @@ def test_broadcast_gradient(rule, place):
 # --------------------------------------------------------------------------- subclasses
 
 
-@every_rule
-@BOTH
-@pytest.mark.parametrize("layout", (memory_map, matrix_like), **named)
-@pytest.mark.parametrize("shape", ((4, 4), (3, 5)), ids=str)
+@spread(
+    5, rule=optkern.RULES, place=PLACES, layout=(memory_map, matrix_like), shape=((4, 4), (3, 5))
+)
 def test_subclass_as_gradient(rule, place, layout, shape):
     """A matrix, which sparse libraries give, multiplies otherwise: it must not show."""
     options = busiest_options(rule)[1]
@@ -351,10 +349,9 @@ def test_subclass_as_gradient(rule, place, layout, shape):
     assert_same_bits([p, *state], expected)
 
 
-@every_rule
-@BOTH
-@pytest.mark.parametrize("layout", (memory_map, matrix_like), **named)
-@pytest.mark.parametrize("shape", ((4, 4), (3, 5)), ids=str)
+@spread(
+    5, rule=optkern.RULES, place=PLACES, layout=(memory_map, matrix_like), shape=((4, 4), (3, 5))
+)
 def test_subclass_as_parameter_and_state(rule, place, layout, shape):
     options = busiest_options(rule)[1]
     streams = training_streams(np.float64, 2 + len(rule.state), shape)

@@ -16,7 +16,13 @@ RULES = {
     "Lion": lambda p, **o: optkern.Lion(p, **{"lr": 0.005, **o}),
 }
 AVERAGING = ("momentum", "Adam", "Lion")
-every_rule = pytest.mark.parametrize("rule", RULES)
+every_rule = pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("RMSprop", "Lion") else ())
+        for name in RULES
+    ],
+)
 every_seed = pytest.mark.parametrize(
     "seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2, 3))]
 )

@@ -11,7 +11,10 @@ RULES = {
     "Adam": lambda p, **o: optkern.Adam(p, **{"lr": 0.02, **o}),
     "RMSprop": lambda p, **o: optkern.RMSprop(p, **{"lr": 0.005, **o}),
 }
-every_rule = pytest.mark.parametrize("rule", RULES)
+every_rule = pytest.mark.parametrize(
+    "rule",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("RMSprop",) else ()) for name in RULES],
+)
 every_seed = pytest.mark.parametrize(
     "seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))]
 )

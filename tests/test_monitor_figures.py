@@ -245,7 +245,7 @@ def test_gradients_alone_show_a_reversal():
 
 
 def test_a_monitor_pickles():
-    monitor, x, problem = CASES["bounce at the limit"][1]()
+    monitor, x, problem = CASES["2-D bounce"][1]()
     again = pickle.loads(pickle.dumps(monitor))
     assert str(again.diagnose(x, problem.grad)) == str(monitor.diagnose(x, problem.grad))
     again.record(1.0)

@@ -82,8 +82,7 @@ def test_a_product_that_fails_on_one_rank_is_told_on_all():
     assert "rank 1 could not evaluate" in said[0] and said[1] == "of the user's own"
 
 
-@pytest.mark.parametrize("call", (3, 4, 7, 12))
-@pytest.mark.parametrize("kind", (ValueError, ZeroDivisionError))
+@spread(3, call=(3, 4, 7, 12), kind=(ValueError, ZeroDivisionError))
 def test_a_trial_step_out_of_one_ranks_domain_is_out_of_alls(call, kind):
     """One process takes the gradient for NaN there and goes on; the ranks lost each other."""
 
@@ -236,7 +235,7 @@ VERDICTS = {
 }
 
 
-@spread(3, case=VERDICTS, exact=(True, False), ranks=(2, 3))
+@spread(6, case=VERDICTS, exact=(True, False), ranks=(2, 3))
 def test_verdicts_are_those_of_one_process(case, exact, ranks):
     d = VERDICTS[case]
     x = np.full(d.size, 0.0 if case != "not_stationary" else 0.1)

@@ -117,7 +117,7 @@ def test_every_option_set(rule, dtype, step):
         assert_kernel_is_reference(rule, streams, step=step, **options)
 
 
-@spread(5, rule=optkern.RULES, dtype=DTYPES, extremes=("zero", "huge"))
+@spread(7, rule=optkern.RULES, dtype=DTYPES, extremes=("zero", "huge"))
 def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
     extremes = {"zero": EXTREMES, "huge": HUGE}[extremes]
     streams = hostile_streams(dtype, stream_count(rule))
@@ -133,7 +133,7 @@ def test_every_option_set_with_numbers_at_their_ends(rule, dtype, extremes):
         assert_kernel_is_reference(rule, streams, step=2, **(numbers | options))
 
 
-@spread(13, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)
+@spread(23, rule=optkern.RULES, dtype=DTYPES, length=LENGTHS)
 def test_every_length_and_thread_count(rule, dtype, length):
     streams = tiled_streams(dtype, stream_count(rule), length)
     for options in busiest_options(rule):
@@ -196,7 +196,7 @@ def many(rule, dtypes=DTYPES):
     return [list(stream) for stream in zip(*tensors, strict=True)]
 
 
-@spread(3, rule=optkern.RULES, threads=THREADS)
+@spread(5, rule=optkern.RULES, threads=THREADS)
 def test_list_equals_its_tensors_one_by_one(rule, threads):
     for options in busiest_options(rule):
         lists = many(rule)

@@ -46,6 +46,7 @@ def test_another_bit_is_found(small, capsys, monkeypatch):
     assert "1 of 5 checks WRONG" in out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_another_product_is_found(small, capsys, monkeypatch):
     monkeypatch.setattr(parity, "reference_side", lambda problem, arrays: lambda: None)
     assert main(["selfcheck"]) == 1
@@ -53,6 +54,7 @@ def test_another_product_is_found(small, capsys, monkeypatch):
     assert re.search(said, capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_wrong_verdict_is_found(small, capsys, monkeypatch):
     judged = selfcheck.classify
     monkeypatch.setattr(selfcheck, "classify", lambda x, grad, **_: judged(x, lambda x: -grad(x)))

@@ -130,6 +130,7 @@ def packed(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_a_wheel_says_its_version_and_where_its_project_lives(packed):
     said = (packed / "optkern.egg-info" / "PKG-INFO").read_text(encoding="utf-8")
     versions = (ROOT / "optkern" / "_versions.py").read_text(encoding="utf-8")
@@ -143,6 +144,7 @@ def test_a_wheel_says_its_version_and_where_its_project_lives(packed):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_wheel_has_what_c_and_cython_import_and_nothing_that_only_a_build_reads(packed):
     files = {x.relative_to(packed / "lib").as_posix() for x in packed.rglob("lib/**/*.*")}
     assert {"optkern/__init__.pxd", "optkern/_capi.pxd", "optkern/include/optkern.h"} <= files
@@ -151,6 +153,7 @@ def test_a_wheel_has_what_c_and_cython_import_and_nothing_that_only_a_build_read
     assert len([x for x in files if x.endswith(".pxd")]) == 2
 
 
+@pytest.mark.slow
 def test_the_source_distribution_has_all_that_a_build_reads(packed):
     listed = {*(packed / "optkern.egg-info" / "SOURCES.txt").read_text().splitlines()}
     kinds = (".py", ".pyx", ".pxd", ".pxi", ".tp", ".h", ".pyi")

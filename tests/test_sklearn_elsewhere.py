@@ -120,6 +120,7 @@ def test_a_fit_in_a_thread_of_ones_own_says_that_it_is_scikit_learns():
     assert not any("optkern" in message for message in said[1][1])
 
 
+@pytest.mark.slow
 def test_a_process_pools_workers_train_as_the_caller_asked():
     """Also those that have been started before, and not after the block."""
     spawn = multiprocessing.get_context("spawn")

@@ -357,8 +357,9 @@ def blocked():
         mask = int(line.split()[1], 16)
         found |= {(name, mask >> signal.Signals[name] - 1 & 1) for name in ("SIGINT", "SIGSEGV")}
     return sorted(found)
+expected = [("SIGINT", 1), ("SIGSEGV", 0)]
 end = time.monotonic() + 60   # all are blocked until a thread has begun
-while len(blocked()) > 2 and time.monotonic() < end:
+while blocked() != expected and time.monotonic() < end:
     time.sleep(.01)
 say(blocked=blocked())
 """)
