@@ -141,6 +141,31 @@ def test_what_follows_a_loop_over_compact_state(state_dtype, threads):
                 assert all(map(np.array_equal, one.arrays, other.arrays))
 
 
+@pytest.mark.parametrize(("p_dtype", "state_dtype"), [
+    ("float32", "bfloat16"), ("float32", "int8"), ("float16", None), ("bfloat16", "bfloat16"),
+])  # fmt: skip
+def test_what_follows_the_longer_parts_of_large_steps(p_dtype, state_dtype):
+    dtype = dtype_of(p_dtype)
+    extra = {"ema_decay": 0.9} if p_dtype == "float32" else {"master_weights": True}
+    sizes = (EDGES["BEYOND"] - 100, 101)
+    for threads in (1, 3):
+        by_loop, by_pieces = (
+            optkern.AdamW(
+                arrays(dtype, sizes), **extra, **interval, zero_grad=True, num_threads=threads,
+                state_dtype=state_dtype,
+            )
+            for interval in ({}, {"project": (-60000, 60000)})
+        )  # fmt: skip
+        for opt in (by_loop, by_pieces):
+            opt.step(grads := arrays(dtype, sizes, 100, 0.01))
+            assert not any(g.any() for g in grads)
+        for one, other in zip(by_loop.params, by_pieces.params, strict=True):
+            assert_same_bits(raw(one), raw(other))
+        for one, other in zip(by_loop.state.values(), by_pieces.state.values(), strict=True):
+            for slot in one.keys() - {"step"}:
+                assert_same_bits(*(np.asarray(entry[slot]) for entry in (one, other)))
+
+
 @every_state_dtype
 @pytest.mark.parametrize("p_dtype", ("float32", "bfloat16"))
 def test_every_place_in_a_cache_line(state_dtype, p_dtype):

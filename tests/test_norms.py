@@ -4,11 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import assert_same_bits
+from compact_runs import dtype_of
+from conftest import ISAS, assert_same_bits
 from test_fused import assert_trains_like_twin
 
 import optkern
-from optkern.kernels import reference
+from optkern.kernels import reference, runtime
 from optkern.optimizers import CLASSES
 from optkern.rules import reductions
 
@@ -74,6 +75,25 @@ def test_the_twins_agree_on_norms_of_any_size(name, options, scale):
         assert_trains_like_twin(
             rule, params, calls, hyper, threads=1 + k % 2, grad_scale=scale, **options
         )
+
+
+@pytest.mark.parametrize("threads", (1, 3))
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
+def test_norm_of_a_gradient_of_16_bits_is_that_of_its_numbers(dtype, threads):
+    """In C order by a loop of its own, elsewhere by pieces: the same bits for any finite code."""
+    codes = np.random.default_rng(0).permutation(np.arange(1 << 16, dtype=np.uint16))
+    every = codes.view(dtype_of(dtype))
+    every = every[np.isfinite(every.astype(np.float32))]
+    parts = [every[:n] for n in (1, 15, 17, 4095, 4097, len(every))]
+    parts += [np.asfortranarray(every[:4290].reshape(66, 65)), every[1:9001:2]]
+    wide = [g.astype(np.float32) for g in parts]
+    for isa in ISAS:
+        runtime.use_isa(isa)
+        opt = optkern.SGD([np.zeros_like(g) for g in parts], clip_norm=1.0, num_threads=threads)
+        for k in range(len(parts)):
+            opt.step([g if i >= k else None for i, g in enumerate(parts)])
+            expected, _ = reference.gradient_norms(wide[k:], wide[k:])
+            assert opt.last_grad_norm == expected
 
 
 @every_size

@@ -153,6 +153,8 @@ cdef void square_block(
         return
     if plan.norms.directing and factor == 1 and ask_block(plan, t, block, first, n, s):
         return
+    if not plan.norms.directing and factor == 1 and square_codes(plan, t, block, first, n, s):
+        return
     if plan.norms.directing:
         x = s.block[0]
         run_direction(plan, t, first, n, x, s)
@@ -162,6 +164,22 @@ cdef void square_block(
         SPANS.scale[t.dtype](s.block[0], x, factor, n)
         x = s.block[0]
     plan.norms.partial[0][block] = squares_of(t.dtype, x, n)
+
+
+cdef bint square_codes(
+    plan_t* plan, const tensor_t* t, Py_ssize_t block, Py_ssize_t first, Py_ssize_t n, scratch_t* s
+) noexcept nogil:
+    """Sum the squares of a block of a gradient of 16 bits, where they lie in C order as they are."""
+    cdef squares_t squares = SPANS.squares_of_codes[t.storage[1]]
+    cdef double lane[LANES]
+    if squares == NULL or t.data[1] == NULL or t.accumulator_filled or plan.held_shift:
+        return False
+    if way_through(t, 1, True, s) != NULL:
+        return False
+    memset(lane, 0, sizeof(lane))
+    squares(lane, t.data[1] + first * t.itemsize[1], n, 0)
+    plan.norms.partial[0][block] = fold(lane)
+    return True
 
 
 cdef bint ask_block(

@@ -52,25 +52,13 @@ cdef void run_chunk(void* context, Py_ssize_t k, int thread) noexcept nogil:
 cdef void run_span(
     plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
-    cdef char* at[MAX_STREAMS]
-    cdef span_t span
-    cdef Py_ssize_t head
-    cdef int j
     if plan.adding:
         accumulate_span(plan, t, first, n, s)
     elif not t.staged and not plan.pieces and not t.h.lift and t.units == NULL:
-        span = SPANS.update[t.index][t.dtype]
-        for j in range(plan.streams):
-            at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
-        if n >= LONG:   # begin where a cache line does: zeros_beside in buffers.py
-            head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0]
-            span(t.h, at, head, first)
-            for j in range(plan.streams):
-                if at[j]:
-                    at[j] += head * t.itemsize[j]
-            n -= head
-            first += head
-        span(t.h, at, n, first)
+        if n < LONG and first == 0:
+            SPANS.update[t.index][t.dtype](t.h, t.data, n, 0)
+        else:
+            run_dense(plan, t, first, n)
     elif t.factors != NULL and not plan.pieces and lies_plain(plan, t):
         run_factored(t, first, n)
     elif (
@@ -78,6 +66,40 @@ cdef void run_span(
         or not run_compact(plan, t, first, n, s)
     ):
         run_pieces(plan, t, first, n, NULL, s)
+
+
+cdef void run_dense(plan_t* plan, tensor_t* t, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Run the rule's loop from where a cache line begins on: zeros_beside in buffers.py.
+
+    What is before it is of a whole line's elements, stepped over in a copy: of those in the line
+    after it, which the loop does too, the bits are the same. One by one they took 0.1 us.
+    """
+    cdef span_t span = SPANS.update[t.index][t.dtype]
+    cdef char room[(MAX_STREAMS + 1) * LINE]
+    cdef char* line = room + (-<size_t> room % LINE)
+    cdef char* at[MAX_STREAMS]
+    cdef char* begun[MAX_STREAMS]
+    cdef Py_ssize_t head = 0
+    cdef int j
+    for j in range(plan.streams):
+        at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
+    if n >= LONG:
+        head = <Py_ssize_t> (-<size_t> at[0] % LINE) // t.itemsize[0]
+    if head == 0:
+        span(t.h, at, n, first)
+        return
+    for j in range(plan.streams):
+        begun[j] = at[j]
+        if j != 1 and at[j]:   # gradients are read where they are
+            begun[j] = <char*> memcpy(line + j * LINE, at[j], LINE)
+    span(t.h, begun, LINE // t.itemsize[0], first)
+    for j in range(plan.streams):
+        if at[j]:
+            at[j] += head * t.itemsize[j]
+    span(t.h, at, n - head, first + head)
+    for j in range(plan.streams):
+        if j != 1 and at[j]:
+            memcpy(at[j] - head * t.itemsize[j], begun[j], LINE)
 
 
 cdef void run_pieces(
@@ -258,7 +280,8 @@ cdef bint run_compact(
     while first < end:
         at_whole = t.origin + first
         run = min(SEGMENT - at_whole % SEGMENT, end - first)
-        run = min(run, <Py_ssize_t> WORK) if plan.pieces else run
+        if plan.pieces:   # a loop asks memory for nothing beyond its piece
+            run = min(run, <Py_ssize_t> (CHUNK if ahead else WORK))
         for j in range(plan.streams + EXTRA):
             at[j] = t.data[j] + first * t.itemsize[j] if t.data[j] else NULL
             scales[j] = t.scales[j] + first // SCALED if t.scales[j] else NULL

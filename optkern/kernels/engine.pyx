@@ -56,7 +56,7 @@ from optkern.kernels._scalar cimport flush, optkern_ieee_mode, optkern_restore_m
 from optkern.kernels.span cimport (
     BFLOAT16, BFLOAT16_STATE, FLOAT16, FLOAT16_RANDOM, MAX_LIMITS, MAX_RULES, PLAIN, SCALED,
     MAX_STREAMS, SEGMENT, add_t, ask_t, compact_t,
-    factored_t, span_t,
+    factored_t, span_t, squares_t,
 )
 from optkern.kernels.sums cimport BLOCK, LANES, add_blocks, count_blocks, fold, one
 from optkern.kernels.turn cimport Turn, refuse_unsaid
@@ -82,7 +82,7 @@ cdef dict INDEX = {row.name: k for k, row in enumerate(COMPILED)}
 # What tests put sizes around.
 EDGES = {
     "PIECE": PIECE, "WORK": WORK, "BLOCK": BLOCK, "JOB": JOB, "CHUNK": CHUNK, "EDGE": EDGE,
-    "LONG": LONG, "SCALED": SCALED,
+    "LONG": LONG, "SCALED": SCALED, "BEYOND": BEYOND,
 }
 
 include "_traits.pxi"

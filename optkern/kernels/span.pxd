@@ -167,6 +167,7 @@ cdef struct spans_t:
     random_t random
     dot_t dot[DTYPES]
     squares_t squares[DTYPES]
+    squares_t squares_of_codes[STORAGES]   # of bfloat16 and float16
     project_t project[DTYPES]
     subtract_t subtract[DTYPES]
     combine_t combine[DTYPES]
