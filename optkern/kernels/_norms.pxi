@@ -169,7 +169,7 @@ cdef void square_block(
 cdef bint square_codes(
     plan_t* plan, const tensor_t* t, Py_ssize_t block, Py_ssize_t first, Py_ssize_t n, scratch_t* s
 ) noexcept nogil:
-    """Sum the squares of a block of a gradient of 16 bits, where they lie in C order as they are."""
+    """Sum the squares of a block of a gradient of 16 bits that lies in C order as it is."""
     cdef squares_t squares = SPANS.squares_of_codes[t.storage[1]]
     cdef double lane[LANES]
     if squares == NULL or t.data[1] == NULL or t.accumulator_filled or plan.held_shift:
