@@ -1,5 +1,7 @@
 """State, arrays and counts that are refused."""
 
+import copy
+
 import numpy as np
 import pytest
 from bad_values import (
@@ -239,6 +241,44 @@ def test_resized_parameter():
     q = ones(3)
     opt.rebind(q)
     assert opt.step(ones(3)) and q[0] < 1
+
+
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda opt: opt.param_groups[0].update(lr=0.5),
+        lambda opt: opt.param_groups[0].update(amsgrad=True),
+        lambda opt: opt.add_param_group({"params": [ones(2)]}),
+        copy.deepcopy,
+        lambda opt: optkern.save("unwritten.npz", opt),
+    ],
+)
+def test_a_shape_that_was_set_in_place_loses_no_moments(act):
+    p = np.ones((4, 3))
+    opt = optkern.Adam(p, lr=0.1)
+    opt.step(np.ones((4, 3)))
+    p.shape = (12,)
+    with refused(ValueError, "Adam", "parameter 0", "(4, 3)", "(12,)", "set them back"):
+        act(opt)
+    assert opt.state[0]["exp_avg"].all() and len(opt.params) == 1
+    p.shape = (4, 3)
+    assert opt.step(np.ones((4, 3))) and opt.steps == 2
+
+
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
+@pytest.mark.parametrize("dtype", [np.int64, ">f8"])
+def test_a_dtype_that_was_set_in_place_is_refused(dtype):
+    """The step would write what its owner reads as other numbers."""
+    p = np.ones(4)
+    opt = optkern.SGD(p, lr=0.1)
+    opt.step(np.ones(4))
+    p.dtype = dtype
+    before = p.tobytes()
+    for g in (np.ones(4), np.ones(4, dtype)):
+        with refused((TypeError, ValueError), "SGD", "parameter 0"):
+            opt.step(g)
+    assert p.tobytes() == before and opt.steps == 1
 
 
 def test_replacing_a_group():

@@ -49,6 +49,70 @@ def test_a_session_owns_what_an_optimizer_works_on():
         group["lr"] = 1.0
 
 
+def scheduled(act, **options):
+    """Make an optimizer whose learning rate of .1 is a schedule that once calls ``act``."""
+    acts = []
+
+    def lr(step):
+        if acts:
+            acts.pop()(opt)
+        return 0.1
+
+    opt = optkern.SGD([np.ones(3)], lr=lr, **options)
+    acts.append(act)
+    return opt
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda opt: opt.step([np.ones(3)]),
+        lambda opt: opt.step_rows([[0]], [np.ones(1)]),
+        lambda opt: opt.flush(),
+    ],
+)
+def test_no_step_is_taken_inside_a_schedule(act):
+    """Its own values would be those of a step that has been taken."""
+    opt = scheduled(act)
+    with pytest.raises(RuntimeError, match="SGD: a step is under way already"):
+        opt.step([np.ones(3)])
+    assert (opt.params[0] == 1).all() and opt.steps == 0
+    assert opt.step([np.ones(3)]) and opt.steps == 1
+
+
+def test_a_number_that_a_schedule_writes_in_its_own_place_holds():
+    opt = scheduled(lambda opt: opt.param_groups[0].update(lr=0.5))
+    opt.step([np.ones(3)])
+    assert opt.param_groups[0]["lr"] == 0.5 and (opt.params[0] == 0.5).all()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_beside_another_one_does_not_take_its_learning_rate_again(accumulate):
+    """The schedule gives 2**-step, and another thread takes a step between its values and ours."""
+    ready, go = threading.Event(), threading.Event()
+    opt = optkern.SGD([np.zeros(1)], lr=lambda step: 2.0**-step, accumulate=accumulate)
+    plan, errors = opt.session.plan, []
+
+    def late():
+        at = opt.session.run_schedules()
+        ready.set()
+        go.wait(10)
+        try:
+            plan.step((np.ones(1),), 1, 0, at)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    assert ready.wait(10)
+    for _ in range(accumulate):
+        opt.step([np.ones(1)])
+    go.set()
+    thread.join(10)
+    assert len(errors) == 1 and "another step was taken" in errors[0]
+    assert opt.params[0][0] == -1 and opt.steps == 1
+
+
 def test_the_option_that_is_called_is_copied_as_a_number():
     opt = trained(zero_grad=True)
     again = pickle.loads(pickle.dumps(opt.zero_grad))

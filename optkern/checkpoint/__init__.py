@@ -98,8 +98,11 @@ def _save(name: str, opt: Saved, params: bool, extra: Any) -> None:
 def content_of(opt: Saved, params: bool = True, extra: Any = None) -> dict[str, Any]:
     """Gather what goes into a file."""
     sam, inner = parts(opt)
-    if not params and isinstance(inner, Optimizer):  # the averages would not go along
-        inner.session.refuse_averages("optkern.save")
+    if isinstance(inner, Optimizer):
+        if params:
+            inner.session.refuse_other_forms()
+        else:  # the averages would not go along
+            inner.session.refuse_averages("optkern.save")
     if params:
         inner.session.find_parameters()
     content: dict[str, Any] = {

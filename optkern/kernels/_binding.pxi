@@ -70,6 +70,7 @@ cdef int bind_tensor(Plan plan, Py_ssize_t i, bint at_random) except -1:
         t.home = ROUNDED
         bind_stream(plan, i, 0, master)
     bind_stream(plan, i, t.home, p)
+    t.home_dtype = cnp.PyArray_TYPE(p)
     if draws:
         t.storage[0] = BFLOAT16_STATE if t.storage[0] == BFLOAT16 else FLOAT16_RANDOM
     for j, a in enumerate(arrays, 2):

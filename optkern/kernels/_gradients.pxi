@@ -44,6 +44,8 @@ cdef bint take_alike(Plan plan, Py_ssize_t i, PyObject* gradient, PyObject* p) n
         return False
     if <char*> cnp.PyArray_DATA(<cnp.ndarray> p) != t.data[0]:
         return False
+    if cnp.PyArray_TYPE(<cnp.ndarray> p) != t.home_dtype:
+        return False
     data = <char*> cnp.PyArray_DATA(<cnp.ndarray> gradient)
     if data != t.seen_gradient:
         end = data + t.size * cnp.PyArray_ITEMSIZE(<cnp.ndarray> gradient)
@@ -81,6 +83,10 @@ cdef int take_gradient(Plan plan, Py_ssize_t i, object gradient) except -1:
     if <char*> cnp.PyArray_DATA(p) != t.data[t.home] or cnp.PyArray_SIZE(p) != t.size:
         what = buffers.named("parameter", plan.labels[i])
         raise ValueError(f"{plan.owner}: {what} was resized; bind it anew with rebind")
+    if cnp.PyArray_TYPE(p) != t.home_dtype or not cnp.PyArray_ISNOTSWAPPED(p):
+        what = buffers.named("parameter", plan.labels[i])
+        found = p.dtype
+        raise ValueError(f"{plan.owner}: {what} has had its dtype changed to {found}; set it back")
     if gradient is None:   # what it has accumulated is all there is
         return 0
     if not (

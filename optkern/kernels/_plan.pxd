@@ -122,6 +122,7 @@ cdef struct tensor_t:
     unsigned int flags_without_state   # flags that touch state which is not there
     int index                          # of the rule
     int dtype                          # of the arithmetic; 0: float32, 1: float64
+    int home_dtype                     # the parameter's own, by NumPy's number
     int group
     bint active                        # False: no gradient this time
     bint accumulator_filled            # its accumulator holds gradients

@@ -65,9 +65,8 @@ cdef class Plan:
     cdef int _reserve_counts(self) except -1
     cdef int refuse_others(self, str what) except -1
     cdef bint take_turn(self, str what) except -1
-    cdef int _refuse_beside_step(self) except -1
     cdef int refuse_retired(self, str what) except -1
-    cdef int begin(self) except -1
+    cdef int begin(self, long long at=*) except -1
     cdef void end(self) noexcept
     cdef bint _step(self, tuple gradients, int num_threads, int on_nonfinite) except -1
     cdef int look(self, int threads, int on_nonfinite) except -1

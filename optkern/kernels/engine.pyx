@@ -204,7 +204,7 @@ cdef class Plan:
 
     def set_hyperparameter(self, Py_ssize_t group, str name, value):
         """Set one checked hyperparameter of a group."""
-        self._refuse_beside_step()
+        self.refuse_others("a step")
         if not 0 <= group < self.core.groups:
             raise IndexError(f"{self.owner}: there is no group {group}")
         encode(&self.core.hypers[group], self.group_rules[group], name, value)
@@ -212,7 +212,7 @@ cdef class Plan:
     def set_option(self, str name, value):
         """Set one checked option of those around the rule (OPTIONS in rules/options.py)."""
         cdef options_t options = self.core.options
-        self._refuse_beside_step()
+        self.refuse_others("a step")
         encode_option(&options, name, value)
         reserve_norms(&self.core, &options)
         self.core.options = options
@@ -245,12 +245,6 @@ cdef class Plan:
         self.refuse_retired(what)
         return self._turn.begin(what, False, False)
 
-    cdef int _refuse_beside_step(self) except -1:
-        """Raise where a step would: it is what the schedules that set values run for."""
-        self._turn.refuse_others("a step", True, False)
-        self.refuse_retired("a step")
-        return 0
-
     cdef int refuse_retired(self, str what) except -1:
         if self.retired:
             raise RuntimeError(
@@ -259,15 +253,18 @@ cdef class Plan:
             )
         return 0
 
-    cdef int begin(self) except -1:
+    cdef int begin(self, long long at=-1) except -1:
         """Begin a step, in the IEEE mode: casts and constants count too. `end` has to follow.
 
-        The gradients of a second one would replace those of the first.
+        A second one would replace the first one's gradients, and values that hold ``at`` a count.
         """
         if self.refusal is not None:
             raise RuntimeError(f"{self.owner}: {self.refusal}")
         self.refuse_retired("a step")
         self._turn.begin(None, True, False)
+        if at >= 0 and at != self.core.applied:
+            self._turn.end()
+            refuse_late(self)
         self._mode = optkern_ieee_mode()
         return 0
 
@@ -288,7 +285,9 @@ cdef class Plan:
             self.end()
 
     @cython.binding(False)   # Cython's own function: references that all threads count and wait for
-    def step(self, tuple gradients, int num_threads=0, int on_nonfinite=PROPAGATE):
+    def step(
+        self, tuple gradients, int num_threads=0, int on_nonfinite=PROPAGATE, long long at=-1
+    ):
         """Apply the rule to every parameter that has a gradient.
 
         Parameters
@@ -299,6 +298,8 @@ cdef class Plan:
         on_nonfinite : int
             What to do about NaN or inf in a gradient: a position in ON_NONFINITE
             (rules/options.py).
+        at : int
+            The calls applied when schedules gave the values in use; -1: there are none.
 
         Returns
         -------
@@ -307,13 +308,13 @@ cdef class Plan:
             label of its parameter), or if the gradients were accumulated (it is None). All that
             counts calls has counted this one by then: an interrupt comes before or after.
         """
-        self.begin()
+        self.begin(at)
         try:
             return self._step(gradients, num_threads, on_nonfinite)
         finally:
             self.end()
 
-    def flush(self, int num_threads, int on_nonfinite):
+    def flush(self, int num_threads, int on_nonfinite, long long at=-1):
         """Take the step whose gradients wait in the accumulators, without waiting for more calls.
 
         Arguments and result are those of `step`; False too where nothing waits.
@@ -321,7 +322,7 @@ cdef class Plan:
         cdef Py_ssize_t calls = self.core.accumulated
         cdef double every = self.core.options.accumulate
         cdef bint applied = False
-        self.begin()
+        self.begin(at)
         try:
             self.nonfinite, self.raises = None, False
             if calls:   # the last of as many calls, with no gradient of its own
@@ -501,3 +502,10 @@ cdef class Plan:
     def norm_taken(self):
         """Return whether the last step that was not an accumulation took it."""
         return self.core.norm_taken
+
+
+cdef int refuse_late(Plan plan) except -1:
+    raise RuntimeError(
+        f"{plan.owner}: while this step's schedules ran another step was taken, in another thread "
+        "or in a callback; an optimizer takes one step at a time"
+    )

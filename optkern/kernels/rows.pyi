@@ -33,4 +33,5 @@ def step_rows(
     gradients: tuple[Any, ...],
     num_threads: int,
     on_nonfinite: int,
+    at: int = -1,
 ) -> bool: ...

@@ -423,7 +423,9 @@ def run_taken(rule, list taken, dict hyperparameters, int num_threads):
     run_all(taken, num_threads or 1, None)
 
 
-def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_nonfinite):
+def step_rows(
+    Plan plan, tuple rows, tuple gradients, int num_threads, int on_nonfinite, long long at=-1
+):
     """Apply a plan's rule to some rows of its parameters, and count the step.
 
     Parameters
@@ -435,6 +437,8 @@ def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_no
         0: the engine's own choice.
     on_nonfinite : int
         The position in ON_NONFINITE (rules.py) of what to do about NaN or inf in a gradient.
+    at : int
+        As of `Plan.step`.
 
     Returns
     -------
@@ -442,7 +446,7 @@ def step_rows(Plan plan, tuple rows, tuple gradients, int num_threads, int on_no
         False if nothing was done because a gradient is not finite; `plan.nonfinite` is then the
         label of its parameter.
     """
-    plan.begin()
+    plan.begin(at)
     try:
         return take_step(plan, take_all(plan, rows, gradients), num_threads, on_nonfinite)
     finally:

@@ -48,6 +48,16 @@ class Bound:
         """Return gradients, flat, wherever the parameters are."""
         return self.structure.flatten(values, what, self.strict_grads)
 
+    def refuse_other_forms(self) -> None:
+        """Refuse arrays whose shape or dtype was set in place: their state would begin anew."""
+        for label, array, (shape, dtype) in zip(self.labels, self.structure.arrays, self.forms):
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(
+                    f"{self.owner}: {buffers.named('parameter', label)} has had its shape {shape} "
+                    f"and dtype {dtype} changed to {array.shape} and {array.dtype}; set them back, "
+                    "or give rebind arrays of that form"
+                )
+
     def find_parameters(self) -> None:
         """Refuse what was replaced in the parameters' containers, or put there; or follow it."""
         structure = self.structure
@@ -65,6 +75,7 @@ class Bound:
 
     def _take_in(self) -> None:
         """Train what has come into the containers too; its state starts."""
+        self.refuse_other_forms()
         structure = self.structure.grown()
         if structure is None:  # as where a list's entries have moved up
             self.structure.refuse_changes(WAY_OUT, NEW_WAY_OUT.rpartition(",")[0])
@@ -114,12 +125,13 @@ class Bound:
         """Train more parameters from now on, as `Optimizer.add_param_group` says."""
         self.refuse_averages(f"{self.owner}.add_param_group")
         self.structure.refuse_apart()
+        self.refuse_other_forms()
         if self.follow or self.structure.replaced():
             self.find_parameters()
         structure = self.structure.extended(group)
         structure.refuse_untrained(NEW_WAY_OUT)
         part = object.__new__(type(self))
-        vars(part).update({k: v for k, v in vars(self).items() if k != "plan"})
+        vars(part).update({k: v for k, v in vars(self).items() if k not in ("plan", "forms")})
         part.structure = structure.last_group()
         part.start()
         absent = [None] * len(part.structure.labels)

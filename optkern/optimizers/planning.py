@@ -19,7 +19,7 @@ from ..kernels.rules import (
 )
 from ..kernels.structures import Label, Structure
 from .bound import renewed
-from .change import Change, Counts
+from .change import Change, Counts, alone_as
 from .layers import heads_of
 from .words import OF_WEIGHTS, SWAPPED
 
@@ -45,6 +45,8 @@ class Planning:
 
         State that is needed and absent starts.
         """
+        if structure is None:
+            self.refuse_other_forms()
         structure, old = structure or self.structure, self.plan
         arrays = structure.arrays
         options = self.options if options is None else options
@@ -248,9 +250,11 @@ class Planning:
     @property
     def values_now(self) -> list[dict[str, Any]]:
         """Return what schedules gave last: of each group, and of the options."""
-        return [*({} for _ in self.groups), {}] if not self.schedules else self.scheduled
+        return self.scheduled if self.schedules else [*({} for _ in self.groups), {}]
 
-    def run_schedules(self) -> None:
+    @alone_as("a step")
+    def run_schedules(self) -> int:
+        """Set what schedules give now; return the calls applied, after which these values hold."""
         values = []
         options: dict[str, Any] = {}
         for number, scheduled in self.schedules:
@@ -262,11 +266,12 @@ class Planning:
             now = self.values_at(owner, {**{k: group[k] for k in self.words}, **scheduled})
             self.refuse_conflict(owner, self.rule_of(group), {**group, **now})
             values += [(number, name, value) for name, value in now.items()]
-        if self.schedules:
-            self.scheduled = [*({} for _ in self.groups), options]
+        self.scheduled = [*({} for _ in self.groups), options]
         for number, name, value in values:
             self.scheduled[number][name] = value
-        for row in values:
-            self.plan.set_hyperparameter(*row)
+            if callable(self.groups[number][name]):  # else a schedule has written a number there
+                self.plan.set_hyperparameter(number, name, value)
         for name, value in options.items():
-            self.plan.set_option(name, value)
+            if callable(self.options[name]):
+                self.plan.set_option(name, value)
+        return self.applied

@@ -69,6 +69,7 @@ class Session(Planning, Storage, Bound, Arguments):
     plan: Any = None
     origins: Sequence[int] = ()
     shapes: Sequence[tuple[int, ...]] = ()
+    forms: Sequence[tuple[tuple[int, ...], Any]] = ()  # of the parameters, as they were bound
     exchange_averages = exchange_averages  # compiled; a host whose memory moves puts its own here
 
     def __init__(
@@ -101,7 +102,6 @@ class Session(Planning, Storage, Bound, Arguments):
         self.own_values = own
         self.rebuild({}, self.groups)
         self.given = self.settings_named(self.named)
-        # What `rebind` compares with: the arrays themselves may be resized behind our back.
         self.forms = [(array.shape, array.dtype) for array in self.structure.arrays]
 
     # ----------------------------------------------------------------- rules
@@ -351,6 +351,7 @@ class Session(Planning, Storage, Bound, Arguments):
     @alone_as("copying or pickling it")
     def kept(self) -> dict[str, Any]:
         """Return what a pickle keeps of it; the arrays themselves, in containers of their own."""
+        self.refuse_other_forms()
         kept = {f"_{name}": getattr(self, name) for name in KEPT}
         kept["_given"] = (self.given, self.named)
         kept["_groups"] = [dict(group) for group in self.groups]

@@ -59,11 +59,10 @@ class Stepping:
             if structure.single
             else structure.contents.gather(grads) or session.gather(grads)
         )
-        if session.schedules:
-            session.run_schedules()
+        at = session.run_schedules() if session.schedules else -1
         if session.fresh:
             session.alone("a step", session.begin, gradients)
-        if session.plan.step(gradients, self._num_threads, self._on_nonfinite):
+        if session.plan.step(gradients, self._num_threads, self._on_nonfinite, at):
             return True
         return self._not_applied()
 
@@ -96,11 +95,10 @@ class Stepping:
         """
         session = self._session
         session.find_parameters()
-        if session.schedules:
-            session.run_schedules()
+        at = session.run_schedules() if session.schedules else -1
         if session.fresh:
             session.alone("a step", session.begin, (None,) * len(session.labels))
-        return session.plan.flush(self._num_threads, self._on_nonfinite) or self._not_applied()
+        return session.plan.flush(self._num_threads, self._on_nonfinite, at) or self._not_applied()
 
     def step_rows(self, rows: Any, grads: Any) -> bool:
         """Update some rows of the parameters in place; the cost is that of these rows.
@@ -154,12 +152,12 @@ class Stepping:
         for i, which in enumerate(indices if session.words else ()):
             if which is not None and which is not ...:
                 refuse_without_rows(session.owner, session.rule_at(i))
-        if session.schedules:
-            session.run_schedules()
+        at = session.run_schedules() if session.schedules else -1
         if session.fresh:
             whole = [g if which is ... else None for which, g in zip(indices, gradients)]
             session.alone("a step", session.begin, whole)
-        if step_rows(session.plan, indices, gradients, self._num_threads, self._on_nonfinite):
+        how = self._num_threads, self._on_nonfinite
+        if step_rows(session.plan, indices, gradients, *how, at):
             return True
         return self._not_applied()
 
