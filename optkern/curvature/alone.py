@@ -17,6 +17,10 @@ from .operators import FEW, Operator, Point
 from .run import LanczosRun
 from .units import in_units, whole_matrix
 
+SHORTEST = 1e-6  # of a coordinate: the first step along it
+LONGER = 18  # times it is made a hundred times as long
+AGREES = 0.05  # of two slopes
+
 
 def in_own_units(
     operator: Operator, gradient: FlatGradient, whole: LanczosRun, noise: float
@@ -55,21 +59,32 @@ def _alone(operator: Operator, gradient: FlatGradient, x: np.ndarray, i: int) ->
         e[i] = 1
         return float(operator(e)[i])
 
-    def along(t: np.ndarray) -> np.ndarray:
+    def change(step: float) -> float:
         there = x.copy()
-        there[i] = t[0]
-        return gradient.probe(there.astype(gradient.dtype))[i : i + 1].astype(np.float64)
+        there[i] += step
+        return float(gradient.probe(there.astype(gradient.dtype))[i]) - float(gradient.value[i])
 
-    size = abs(x[i]) or 1.0
-    if all(along(x[i : i + 1] + step) == gradient.value[i] for step in (1.0, size, 1e-3 * size)):
-        return 0.0
-    alone = _differences(operator.owner, along, x[i : i + 1])
-    operator.products += alone.products
-    return 0.0 if alone.trouble else float(alone(np.ones(1))[0])
+    # The shortest step whose hundredfold shows the same slope: shorter ones show rounding, and how
+    # long it is says nothing but the coordinate's unit (1e12 for a weight of picometres).
+    step = SHORTEST * (abs(x[i]) or 1.0)
+    before = change(step) / step
+    for _ in range(LONGER):
+        step *= 100
+        slope = change(step) / step
+        operator.products += 1
+        if slope and abs(slope - before) <= AGREES * abs(slope) < math.inf:
+            return slope
+        before = slope
+    return 0.0
 
 
 def _differences(owner: str, grad: GradFunction, x: np.ndarray) -> DifferenceOperator:
-    """Return products from differences of grad at x, their step measured."""
-    out = DifferenceOperator(owner, FlatGradient(owner, grad, Point(owner, x)))
+    """Return products from differences of grad at x, in units in which it goes as far as it is.
+
+    A coordinate near 0 goes as far as the largest, and no less than 1, where that is as far.
+    """
+    sizes = np.abs(x)
+    sizes = np.maximum(sizes, min(1.0, float(sizes.max())) or 1.0)
+    out = DifferenceOperator(owner, FlatGradient(owner, grad, Point(owner, x)), None, sizes)
     out.prepare(np.full(x.size, 1 / math.sqrt(x.size)))
     return out

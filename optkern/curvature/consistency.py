@@ -158,6 +158,7 @@ class _LinesThroughX:
         length = norm(g)
         if not math.isfinite(length) or norm(self.grad(self.x) - g) > 1e-3 * length:
             return ""  # a stochastic gradient is another's finding
+        self.cancelled = self._cancelled()
         rng = np.random.default_rng([self.seed, 0x5EED8])
         ways = {"a random direction": random_unit(rng, self.point.n, np.float64)}
         if length > 0:
@@ -172,6 +173,14 @@ class _LinesThroughX:
             f"{first.found:.3g} where the gradient says {first.claimed:.3g}"
             f"{self._cause([pair[0] for pair in found.values() if pair])}"
         )
+
+    def _cancelled(self) -> float:
+        """Bound the rounding of terms that cancel in the gradient: p - 1 of a class that is sure.
+
+        They are what the gradient is elsewhere, where they do not.
+        """
+        elsewhere = norm(self.grad(0 * self.x))
+        return 4 * unit_roundoff(self.x.dtype) * elsewhere if math.isfinite(elsewhere) else 0.0
 
     def _rounding(self, here: float) -> float:
         """Bound the rounding in a value of the loss: of one that is a float32, as a float32."""
@@ -251,7 +260,9 @@ class _LinesThroughX:
         moved = end.astype(np.float64) - self.x
         rough = 0.5 * float((g + last) @ moved)
         # Terms may cancel in the sum, and leave their rounding.
-        terms = np.finfo(np.float64).eps * float(np.abs(g + last) @ np.abs(moved))
+        terms = float(np.finfo(np.float64).eps) * float(np.abs(g + last) @ np.abs(moved))
+        if norm(g) + norm(last) <= self.cancelled:  # all that is left of them may be that
+            terms = max(terms, self.cancelled * norm(moved))
         least = RESOLVED * max(self.rounding, self._rounding(there), terms)
         # No change at all is one that larger terms have swallowed, unless the step is long.
         swallowed = there == here and step < LONG * self.size

@@ -212,7 +212,7 @@ class Judge:
         """Look along the flat directions; of a run that has not spanned the space, flat to eps."""
         level = self.resolution if self.resolved else max(self.resolution, self.claim)
         found = FlatLook(self.run, self.gradient, line, level, seed).go()
-        return found if found.step is not None else self._in_units(line, seed) or found
+        return found if math.isfinite(found.order) else self._in_units(line, seed) or found
 
     def _in_units(self, line: LossAlongDirection, seed: int) -> FlatWays | None:
         """Look again in units of x's coordinates, where their sizes are unlike; None if in vain.

@@ -14,7 +14,7 @@ import numpy as np
 from .figures import share_of
 from .gradients import FlatGradient
 from .line import LossAlongDirection
-from .operators import norm, random_unit, unit_roundoff
+from .operators import FEW, norm, random_unit, unit_roundoff
 from .units import coordinate_sizes
 
 GAIN = 1e-3  # of |loss|: what a step must gain, where it was tried, for the point to count as open
@@ -23,10 +23,12 @@ GAIN_AT_ZERO = 1e-4  # of that change: the least where the loss's magnitude is n
 MEDIAN_OF = 5  # points about x, or directions from it, of which the median counts
 # Slopes that stay over no more than this share of x say that ||x|| is no size of a step.
 FAR_SHARE = 1e-3
+ALONE = 1e3  # times its rounding: what a coordinate's gradient is where it is none
 TENTHS = 14  # tenth parts of x: beyond them is its rounding
 # Of a slope: what changes less between .1 and 1 is a quadratic, which has no size.
 SEEN_TO_BEND = 1e-6
 NEAR = 1e-6  # the origin: where the length over which slopes stay is asked for
+CHANGED = 0.2  # of the slope along a step: what differs by more is of another size than the step
 # Of how the loss changes over the size of x: what an exact fit may have left.
 NOTHING_LEFT = 1e-9
 
@@ -134,6 +136,56 @@ def own_size(gradient: FlatGradient, size: float, seed: int) -> float:
         return size
     stay, _ = _stays_about(gradient, size, seed)
     return stay if stay <= FAR_SHARE * size else size
+
+
+def rounded_alone(gradient: FlatGradient, seed: int) -> bool:
+    """Return whether a gradient within its rounding is that in each coordinate by itself.
+
+    The rounding beside a bias, or an amplitude of 1e-9, may be more than all that the weight of a
+    feature in picometres, or a rate of 1e6, ever has. Of many coordinates nothing is asked.
+    """
+    if gradient.x.size > FEW or gradient.noise:
+        return True
+    g, u = gradient.value.astype(np.float64), unit_roundoff(gradient.point.dtype)
+    rng, moved = np.random.default_rng([seed, 0x5EED3]), np.zeros(g.size)
+    for _ in range(MEDIAN_OF):
+        signs = gradient.x.dtype.type(u) * (2 * rng.integers(0, 2, g.size, dtype=np.int8) - 1)
+        there = gradient.probe(gradient.x + gradient.x * signs).astype(np.float64)
+        moved = np.maximum(moved, np.abs(there - g))
+    return not ((moved > 0) & (np.abs(g) > ALONE * (moved + u * np.abs(g)))).any()
+
+
+def bends_within(
+    gradient: FlatGradient,
+    step: np.ndarray,
+    times: tuple[float, ...],
+    most: float,
+    terms: float,
+    seed: int,
+) -> bool:
+    """Return whether the slope along a step changes within so many steps, no longer than `most`.
+
+    ||x|| is no size of a function that has one of its own near x: distances on a map change their
+    slopes over the distance of the marks, and stay a quadratic from there to the ends of the earth.
+    """
+    length = norm(step)
+    near = _slope_over(gradient, step, 1.0)
+    noise = max(gradient.noise, 4 * gradient.rounding(seed, gradient.dtype), terms)
+
+    def changes(t: float) -> bool:
+        return not abs(_slope_over(gradient, step, t) - near) <= CHANGED * abs(near)
+
+    # Along x**4 a step changes its slope wherever x is: that is of no size.
+    if not abs(near) > 10 * noise * length or changes(2.0):
+        return False
+    return any(changes(t) for t in times if t * length <= most)
+
+
+def _slope_over(gradient: FlatGradient, step: np.ndarray, t: float) -> float:
+    """Return by how much the slope along a step grows over t of them, a step."""
+    there = (gradient.x + gradient.dtype.type(t) * step).astype(gradient.dtype)
+    change = gradient.probe(there).astype(np.float64) - gradient.value
+    return float(step.astype(np.float64) @ change) / t
 
 
 def _stays_about(gradient: FlatGradient, size: float, seed: int) -> tuple[float, bool]:

@@ -21,7 +21,7 @@ from .gradients import FlatGradient
 from .line import LossAlongDirection, fall_along
 from .operators import Operator, norm, unit_roundoff
 from .run import LanczosRun
-from .scales import LossScale, own_size, size_of
+from .scales import FAR_SHARE, LossScale, bends_within, own_size, rounded_alone, size_of
 from .shared import combine_rows, parts_along
 from .units import (
     MENDS,
@@ -45,6 +45,8 @@ PRODUCTS = 10
 NEGLIGIBLE_LENGTH = 0.01
 # Of each coordinate: where a step that short takes away what is left of the loss, the fit is exact.
 EXACT_FIT = 1e-6
+# Steps within which slopes change where one is no such share of the size that the function has.
+NEGLIGIBLE_OF_OWN, EXACT_OF_OWN = (10.0, 30.0, 100.0, 1000.0), (1e2, 1e4, 1e5)
 # Of a gradient's slope: by how much it changes, between, from 1e-6 to 1e-3 of ||x||, where ||x|| is
 # the size by which the function goes.
 BENT = (1e-6, 0.1)
@@ -121,7 +123,8 @@ class Stationarity:
     @property
     def unscaled(self) -> bool:
         """Return whether the problem is ill-conditioned by the coordinates' units alone."""
-        worst = max(self.condition, self.unlike**2)  # of diag(H), which is no worse than H's own
+        # Of diag(H), which is no worse than H's own; it may leave the range of the numbers.
+        worst = max(self.condition, self.unlike * self.unlike)
         ill = worst > ILL_CONDITIONED
         return ill and self.units_matter
 
@@ -268,7 +271,7 @@ class StationarityTest:
         if size == 0:
             return Stationarity(True, "the gradient is zero")
         noise = max(self.gradient.noise, 4 * self.gradient.rounding(self.seed))
-        if size <= noise:
+        if size <= noise and rounded_alone(self.gradient, self.seed):
             return Stationarity(True, "the gradient is within its own rounding")
         if self.grad_tol is not None and size <= self.grad_tol:
             return Stationarity(True, f"||g|| = {size:.3g} <= grad_tol")
@@ -335,13 +338,24 @@ class StationarityTest:
             return found
         size = own_size(self.gradient, self.scale, self.seed)
         share = found.newton_length / size
-        if size == self.scale or share <= NEGLIGIBLE_LENGTH:
+        if size != self.scale and share > NEGLIGIBLE_LENGTH:
+            over = f"{share:.1g} of the {size:.1g} over which slopes change"
+        elif self._bends(self.steps[0].step, NEGLIGIBLE_OF_OWN, NEGLIGIBLE_LENGTH):
+            length, most = found.newton_length, NEGLIGIBLE_OF_OWN[-1]
+            over = f"{length:.1g} long, and within {most:.0f} of it slopes change"
+        else:
             return found
         why = (
-            f"a Newton step is {share:.1g} of the {size:.1g} over which slopes change, and ||x|| "
-            f"is {self.scale:.1g} (nothing was tried: pass `loss` to have it tried)"
+            f"a Newton step is {over}, while ||x|| is {self.scale:.1g} "
+            "(nothing was tried: pass `loss` to have it tried)"
         )
         return replace(found, holds=False, why=why)
+
+    def _bends(self, step: np.ndarray, times: tuple[float, ...], share: float) -> bool:
+        most = share * self.scale
+        # What cancels in a gradient is as large as what x's size would make of it.
+        terms = 10 * unit_roundoff(self.gradient.dtype) * self.operator.secant * self.scale
+        return bends_within(self.gradient, step, times, most, terms, self.seed)
 
     def endless(self, whole: LanczosRun) -> str:
         """Say that Newton steps find no end of the gradient, only its decay; "" where they do.
@@ -388,7 +402,8 @@ class StationarityTest:
         if whole is not None and whole.k >= whole.n:
             seen = Space(whole, noise).condition
             found = replace(found, condition=max(found.condition, seen))
-        if not (found.unlike > UNLIKE and max(found.condition, found.unlike**2) > SUSPECT):
+        worst = max(found.condition, found.unlike * found.unlike)
+        if not (found.unlike > UNLIKE and worst > SUSPECT):
             return found
         if whole is not None and whole.k >= whole.n:
             return replace(found, mended=mended(whole, noise))
@@ -566,6 +581,7 @@ class StationarityTest:
         f, length = abs(self.line.f), norm(step)
         ends = 0 < gain >= 0.5 * f
         exact = ends and self._is_short(step) and self.worth.is_nothing(self.scale_known)
+        exact = exact and not self._bends(step, EXACT_OF_OWN, FAR_SHARE)
         lost = 0 < gain <= 4 * self.line.rounding(self.seed)
         holds = gain == 0 or exact or lost or not self.worth.counts(gain)
         if not (holds or self.scale_known) and ends and self._by_chance(length):

@@ -96,6 +96,11 @@ class Evidence:
         return self.reversal < REVERSED
 
     @property
+    def goes_on(self) -> bool:
+        """Return whether each update goes on as the one before: averages do so in noise as well."""
+        return not self.averages and self.reversal > ONWARD
+
+    @property
     def still(self) -> str:
         """Say why nothing moves any more; empty where something does."""
         if self.lr == 0:

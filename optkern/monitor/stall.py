@@ -377,7 +377,8 @@ class ByCurvature(AboutRate):
                 f"{stalled} though the updates keep their direction: {seen.uphill}",
                 v,
             )
-        thin = self._why_unclear(v, nowhere, could)
+        # A way past a saddle turns, and so does one whose steep part has ended: that is no noise.
+        thin = self._why_unclear(v, nowhere and not seen.goes_on, could)
         if thin:
             hindered = f"; {seen.hindrance}" if seen.hindrance else ""
             return self._said("inconclusive", f"{stalled}{thin}{hindered}", v)

@@ -9,6 +9,7 @@ import numpy as np
 from .growth import growing
 
 FEWEST = 20  # records; of fewer only a loss that is not finite says something
+MANY = 50  # records: a first one as low as one in so many of the others is no chance
 
 
 class Trend:
@@ -96,25 +97,35 @@ class Trend:
     def climbs(self, onset: int) -> bool:
         """Return whether the loss goes up all the way since a record: by the medians of its fifths.
 
-        One step onto a plateau, and the slow way down from there, is no climb.
+        One step onto a plateau, and the slow way down from there, is no climb. A climb of many
+        steps is one though it ends: at a maximum, or where the loss is flat.
         """
         since = self.losses[onset:]
         since = since[np.isfinite(since)]
         if len(since) < FEWEST:
             return True  # too few to tell
+        high = since.max() - since[0]
+        top = int(np.argmax(since >= since.max() - 0.01 * high))
+        if top >= FEWEST // 2 and since[top:].min() > since.max() - 0.1 * high:
+            since = since[: top + 1]
         return bool((np.diff([np.median(part) for part in np.array_split(since, 5)]) > 0).all())
 
     def above_start(self) -> int | None:
         """Find the record since which the loss stands far above where it began, or None.
 
-        Far: by more than what it scatters by, and more than it ever fell below its start.
+        Far: by more than what it scatters by, and more than it ever fell below its start. A loss
+        that leaps over decades scatters by its own level; there hardly any record came near.
         """
         if not math.isfinite(self.loss):
             return None
         start = float(self.losses[0])
         best = float(self.losses.min())
         over = self.loss - start
-        if not over > max(self.noise, self.scatter, 0.5 * abs(start), start - best):
+        if not over > max(self.noise, 0.5 * abs(start), start - best):
+            return None
+        near = float(np.mean(self.losses[1:] - start <= 0.5 * abs(start)))
+        leapt = self.count >= MANY and near <= 1 / MANY and over > 10 * abs(start) > 0
+        if not (over > self.scatter or leapt):
             return None
         # By medians of nine: one lucky batch is no way back. The start is below by itself.
         nine = np.lib.stride_tricks.sliding_window_view(self.losses, 9)
