@@ -267,3 +267,38 @@ def test_no_plateau_where_nothing_was_seen_of_the_updates():
     said = found.diagnose(np.zeros(3), grad=slope)
     assert said.kind == "inconclusive" and "the updates were not seen often enough" in str(said)
     assert Point("d", np.zeros(3)).n == 3
+
+
+# --------------------------------------------------------------------------- another place
+
+
+def trained_beside(of):
+    """Train ``w`` by an optimizer that was given another array; diagnose ``of`` the two."""
+    mine, w = np.ones(3), 2 * np.ones(3)
+    opt, seen = optkern.SGD((mine,), lr=0.1, ema_decay=0.9), Monitor()
+    for _ in range(100):
+        opt.step((2 * w,))
+        seen.record(loss=float((w**2).sum()), grads=(2 * w,), opt=opt)
+    average = opt.state[0]["ema"]
+    grad, loss = (lambda q: (2 * q[0],)), (lambda q: float((q[0] ** 2).sum()))
+    return str(seen.diagnose((of(mine, w, average),), grad=grad, loss=loss))
+
+
+def test_a_place_that_is_not_the_optimizers_is_told():
+    """``self.w = self.w * 2`` after a tuple was given: no container shows it."""
+    said = trained_beside(lambda mine, w, average: w)
+    assert "x is not what SGD trains" in said and "rebind" in said
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda mine, w, average: mine,
+        lambda mine, w, average: mine[:],
+        lambda mine, w, average: mine.copy(),
+        lambda mine, w, average: mine.astype(np.float32),
+        lambda mine, w, average: average.copy(),
+    ],
+)
+def test_a_copy_or_an_average_is_where_the_optimizer_is(of):
+    assert "x is not" not in trained_beside(of)

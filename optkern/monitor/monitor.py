@@ -30,6 +30,7 @@ from .settings import (
     decays,
     inner_of,
     maximizes,
+    of_other_arrays,
     rate,
     remembers,
     value_clip,
@@ -190,7 +191,9 @@ class Monitor(Record):
         )
         if known is not None:
             return replace(known, explanation=known.explanation + at.beside())
-        return at.verdict()
+        seen_at = at.verdict()
+        aside = "" if opt is None else of_other_arrays(inner_of(owner, opt), x)
+        return replace(seen_at, explanation=seen_at.explanation + aside) if aside else seen_at
 
     def _trend(self, sign: float) -> Trend:
         """Read the trend of the losses; of those since a change of the data, where one is seen."""

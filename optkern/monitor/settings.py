@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import buffers
+from ..kernels.structures import Structure
 from ..optimizers import Optimizer, no_optimizer, unwrapped
 from ..solvers import LBFGS, SAM, NewtonLanczos
 
@@ -104,3 +105,28 @@ def remembers(opt: Optimizer) -> bool:
         group.get("momentum", 0.0) or any(name.startswith("beta") for name in group)
         for group in opt.param_groups
     )
+
+
+def of_other_arrays(opt: Optimizer, x: Any) -> str:
+    """Say that x is not where the optimizer is: other arrays than it trains, of other numbers.
+
+    A copy has the same numbers, or those that another dtype rounds them to, or their average's.
+    """
+    params, arrays = list(opt.params), Structure("diagnose", x, "x").arrays
+    if not opt.steps or opt.averages_are_in or opt.session.computes_averages:
+        return ""
+    if [p.shape for p in params] != [a.shape for a in arrays]:
+        return ""
+    if any(np.may_share_memory(p, a) for p, a in zip(params, arrays)):
+        return ""
+    averages = [entry.get("ema", p) for entry, p in zip(opt.state.values(), params)]
+    if any(all(map(_alike, own, arrays)) for own in (params, averages)):
+        return ""
+    return (
+        f"; x is not what {type(opt).__name__} trains: other arrays, which hold other numbers; if "
+        "the model's arrays were replaced, call rebind with the new ones"
+    )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return bool(np.allclose(np.asarray(a, np.float64), b, rtol=1e-2, atol=1e-6, equal_nan=True))
