@@ -133,7 +133,7 @@ def classify(
     is a way on, and so is .01 of how the loss changes over the size of x: a constant in the loss is
     nothing to gain. Without `loss` its length decides, .01 of ||x|| or, where that is far less, of
     the length over which slopes stay, or .1 of a coordinate where these are of unlike sizes; nor is
-    one short whose slope changes within a thousand of it, which together are .01 of ||x||. Its
+    one short whose slope changes within a thousand of it, which together are .03 of ||x||. Its
     decrement is reported, and against the only scale there is, lambda_max ||x||^2 / 2, says no
     more. Next to the origin the length over which slopes stay stands for ||x||; of a quadratic they
     stay for ever, and without `x_scale` it may be open whether x has arrived.

@@ -340,7 +340,7 @@ class StationarityTest:
         share = found.newton_length / size
         if size != self.scale and share > NEGLIGIBLE_LENGTH:
             over = f"{share:.1g} of the {size:.1g} over which slopes change"
-        elif self._bends(self.steps[0].step, NEGLIGIBLE_OF_OWN, NEGLIGIBLE_LENGTH):
+        elif self._bends(self.steps[0].step, NEGLIGIBLE_OF_OWN, 3 * NEGLIGIBLE_LENGTH):
             length, most = found.newton_length, NEGLIGIBLE_OF_OWN[-1]
             over = f"{length:.1g} long, and within {most:.0f} of it slopes change"
         else:
