@@ -454,6 +454,20 @@ def test_shallow_copy_keeps_its_own_binding():
     assert p[0] == 0 and q[0] == -1 and opt.params[0] is p
 
 
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+def test_shallow_copy_has_moments_of_its_own(state_dtype):
+    """The parameters are shared; shared moments would be moved by both, and counted by each."""
+    p = np.ones(300, np.float32)
+    opt = optkern.Adam(p, lr=0.1, state_dtype=state_dtype)
+    opt.step(np.ones(300, np.float32))
+    mine = np.array(np.asarray(opt.state[0]["exp_avg"]))
+    other = copy.copy(opt)
+    other.step(np.full(300, 5, np.float32))
+    assert other.params[0] is p and (opt.steps, other.steps) == (1, 2)
+    assert_same_bits([np.asarray(opt.state[0]["exp_avg"])], [mine])
+    assert np.asarray(other.state[0]["exp_avg"])[0] != np.asarray(mine)[0]
+
+
 def test_more_threads_than_work_are_not_started():
     """Three chunks need three threads, whatever was asked for."""
     before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else None

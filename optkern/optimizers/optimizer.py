@@ -325,6 +325,16 @@ class Optimizer(Stepping):
         self.__dict__.update(kept)
         self._session = session
 
+    def __copy__(self) -> Any:
+        """Make another one over the same parameters; state and counts are each one's own."""
+        from copy import deepcopy  # copy has loaded it
+
+        new = object.__new__(type(self))
+        new.__setstate__(self.__getstate__())
+        session = new._session
+        session.rebuild(deepcopy(dict(session.plan.state)), session.groups)
+        return new
+
     def _exchange_averages(self, refusal: str | None) -> None:
         """Do what pickles of earlier versions name: a host's exchange of averages."""
         self._session.exchange_averages(refusal)
