@@ -257,7 +257,8 @@ class Planning:
         """Set what schedules give now; return the calls applied, after which these values hold."""
         values = []
         options: dict[str, Any] = {}
-        for number, scheduled in self.schedules:
+        schedules = self.schedules
+        for number, scheduled in schedules:
             owner = self.owner if number is None else self.group_owner(number)
             if number is None:
                 options = self.values_at(owner, scheduled)
@@ -266,12 +267,13 @@ class Planning:
             now = self.values_at(owner, {**{k: group[k] for k in self.words}, **scheduled})
             self.refuse_conflict(owner, self.rule_of(group), {**group, **now})
             values += [(number, name, value) for name, value in now.items()]
+        if self.schedules is not schedules:  # a schedule has written, maybe in its own place
+            values = [row for row in values if callable(self.groups[row[0]][row[1]])]
+            options = {name: v for name, v in options.items() if callable(self.options[name])}
         self.scheduled = [*({} for _ in self.groups), options]
         for number, name, value in values:
             self.scheduled[number][name] = value
-            if callable(self.groups[number][name]):  # else a schedule has written a number there
-                self.plan.set_hyperparameter(number, name, value)
+            self.plan.set_hyperparameter(number, name, value)
         for name, value in options.items():
-            if callable(self.options[name]):
-                self.plan.set_option(name, value)
+            self.plan.set_option(name, value)
         return self.applied
