@@ -213,9 +213,16 @@ def touches(rule, slot, flags) -> bool:
     return slot.needed_with is None or rule.structural[slot.needed_with] in flags
 
 
-def has_state(rule):
-    """Whether each variant of a rule has state: fetching ahead is longer than plain SGD's loop."""
-    return all(any(touches(rule, x, flags) for x in rule.streams) for flags in rule.variants)
+def fetches_from(rule):
+    """From how many elements on a rule's loop asks memory for what comes next; "": never.
+
+    That is longer than plain SGD's loop, and takes light ones time that they have not in cache:
+    they ask for large arrays alone, or for a thread's chunk but what is before its first line.
+    """
+    light = rules.loops_part(rule) == "light"
+    if not all(any(touches(rule, x, flags) for x in rule.streams) for flags in rule.variants):
+        return str(1 << 18) if light or rule in rules.LIMITS else ""
+    return "16384 - 64" if light else "SHORT"
 
 
 def compacts(variants, used):
@@ -299,7 +306,7 @@ def stamp(name: str, rows: list, isa: str) -> str:
         compacts=compacts,
         COMPACT=[row.formula for row in rows if row.compact_loop],
         MASTERS=[row.formula for row in rows if row.master_loop],
-        AHEAD=[row.formula for row in rows if has_state(row)],
+        AHEAD={row.formula: fetches_from(row) for row in rows},
     )
     path = STAMPED / "optkern" / "kernels" / f"{name}.pyx"
     write_if_changed(path, text)

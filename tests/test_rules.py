@@ -140,6 +140,14 @@ def test_every_length_and_thread_count(rule, dtype, length):
         assert_kernel_is_reference(rule, streams, threads=THREADS, step=6, **options)
 
 
+@pytest.mark.parametrize("name", ("sgd", "lars"))
+def test_loops_that_ask_memory_for_large_arrays_alone(name):
+    rule = RULES[name]
+    streams = tiled_streams(np.float32, stream_count(rule), (1 << 18) + 37)
+    for options in ({}, *busiest_options(rule)):
+        assert_kernel_is_reference(rule, streams, step=6, **options)
+
+
 @spread(3, rule=optkern.RULES, dtype=DTYPES, length=(1, 17, 127, 1025))
 def test_every_alignment(rule, dtype, length):
     """Views that begin anywhere: between two elements, and between two vectors."""
