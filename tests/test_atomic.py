@@ -397,6 +397,12 @@ def test_a_stale_build_is_refused(tmp_path):
     assert "ImportError" in stale.stderr and "build again" in stale.stderr
 
 
+@pytest.mark.skipif(optkern.isa() == "baseline", reason="borrows from none")
+def test_loops_that_borrow_from_missing_ones_are_refused(tmp_path):
+    result = linked(tmp_path, without="_span_baseline_light.*")("import optkern")
+    assert "ImportError" in result.stderr and "_span_baseline_light" in result.stderr
+
+
 @pytest.mark.parametrize(("without", "missing"), [("*.so", "_capi"), ("runtime.*.so", "runtime")])
 def test_a_folder_that_is_not_built_says_so(without, missing, tmp_path):
     if not next(Path(PACKAGE).rglob("*.pyx"), None) or not next(Path(PACKAGE).rglob("*.so"), None):

@@ -107,23 +107,14 @@ def use_isa(str name):
     cdef spans_t* spans = <spans_t*> PyCapsule_GetPointer(_isa.loops(name).table, "optkern.spans")
     cdef rule_spans_t* loops
     cdef int k
-    cdef str part
     if spans.sizes != sizeof(spans_t) * 4096 + sizeof(constants_t):
         raise stale(f"_span_{name}")
     for k, rule in enumerate(COMPILED):
         if rule in LIMITS:
             continue
-        part = f"{name}_{loops_part(rule)}"
-        try:
-            loops = <rule_spans_t*> PyCapsule_GetPointer(
-                _isa.loops(part).tables[rule.formula], "optkern.rule_spans"
-            )
-        except (ModuleNotFoundError, KeyError):
-            raise stale(f"_span_{part}") from None
-        if loops.rows != <unsigned long long> loops_hash(rule) or (
-            loops.sizes != sizeof(rule_spans_t) * 4096 + sizeof(constants_t)
-        ):
-            raise stale(f"_span_{part}")
+        loops = loops_of(name, rule)
+        if loops.few[0] == NULL:
+            memcpy(loops.few, loops_of("baseline", rule).few, sizeof(loops.few))
         memcpy(spans.update[k], loops.update, sizeof(loops.update))
         memcpy(spans.ask[k], loops.ask, sizeof(loops.ask))
         memcpy(spans.factored[k], loops.factored, sizeof(loops.factored))
@@ -132,6 +123,23 @@ def use_isa(str name):
     memcpy(spans.update[<int> len(RULES)], spans.limit, sizeof(spans.limit))
     SPANS = spans
     ISA = name
+
+
+cdef rule_spans_t* loops_of(str name, object rule) except NULL:
+    """Import a rule's loops for an instruction set."""
+    cdef str part = f"{name}_{loops_part(rule)}"
+    cdef rule_spans_t* loops
+    try:
+        loops = <rule_spans_t*> PyCapsule_GetPointer(
+            _isa.loops(part).tables[rule.formula], "optkern.rule_spans"
+        )
+    except (ModuleNotFoundError, KeyError):
+        raise stale(f"_span_{part}") from None
+    if loops.rows != <unsigned long long> loops_hash(rule) or (
+        loops.sizes != sizeof(rule_spans_t) * 4096 + sizeof(constants_t)
+    ):
+        raise stale(f"_span_{part}")
+    return loops
 
 
 def stale(str module):

@@ -33,6 +33,9 @@ ctypedef void (*span_t)(
     const constants_t* h, char* const* streams, Py_ssize_t n, Py_ssize_t offset
 ) noexcept nogil
 
+# The same for what is shorter than a vector, one by one.
+ctypedef void (*few_t)(const constants_t* h, char* const* streams, Py_ssize_t n) noexcept nogil
+
 # lane += the squares of what a rule gives with these constants, whose flags are of those that
 # `asks` in setup.py lists, and nothing is written; `n` elements of a block, the first one's to the
 # first lane.
@@ -142,6 +145,7 @@ cdef struct rule_spans_t:
     unsigned long long rows
     unsigned long long sizes
     span_t update[DTYPES]
+    few_t few[DTYPES]   # NULL: as another instruction set has it (`use_isa`)
     ask_t ask[DTYPES]   # NULL: what it gives is written, and squared then
     factored_t factored[DTYPES]   # of rules of such state
     # [bfloat16 or int8 state][p and g are float32, or bfloat16 and p is rounded stochastically];
