@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import assert_same_bits
 from interruption import PACKAGE, Interrupt, interrupted
 
 import optkern
@@ -452,3 +453,16 @@ def test_an_exception_at_any_line_leaves_a_plateau_as_it_was_or_as_it_is_to_be(a
         if not reached:
             break
     assert seen[0] == old and seen[-1] == done != old
+
+
+def test_any_thread_may_note_that_sums_come_near_the_range():
+    """Several do at once; with `make sanitize` one sees how."""
+    outcomes = []
+    for n in (1, 3):
+        p, g = np.ones(100_000, np.float32), np.full(100_000, 1e38, np.float32)
+        opt = optkern.SGD(p, lr=1e-40, accumulate=6, num_threads=n)
+        for _ in range(6):
+            opt.step(g)
+        outcomes.append(p)
+    assert np.all(outcomes[0] < 1)
+    assert_same_bits(*outcomes)

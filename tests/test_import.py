@@ -29,7 +29,7 @@ def loaded_by(program: str) -> set[str]:
         f"import sys, numpy; before = set(sys.modules); {program}; "
         "print(*set(sys.modules) - before, sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     assert "optkern.kernels.engine" in done.stdout, done.stderr
     return {*done.stdout.split()}
 
@@ -81,7 +81,7 @@ def test_a_misspelt_name_is_told_without_its_room():
         "import optkern\ntry: optkern.classify\n"
         "except AttributeError as error: print('it is optkern.curvature.classify' in str(error))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
 
 
@@ -97,7 +97,7 @@ def test_pickles_find_their_rooms():
     opt = optkern.LBFGS(np.ones(3))
     data = [optkern.schedules.Cosine(0.1, 10), opt, optkern.Monitor()]
     program = f"import pickle, optkern; print(*map(type, pickle.loads({pickle.dumps(data)!r})))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     assert done.stdout.split() == " ".join(str(type(x)) for x in data).split(), done.stderr
 
 
@@ -112,7 +112,7 @@ def test_rooms_loaded_late_are_kept_where_optkern_leaves_sys_modules():
 def test_an_import_loads_the_loops_of_several_rules_at_a_time():
     """A module for each rule took longer to load, to build, and more of a wheel."""
     program = "import sys, optkern; print(*(x for x in sys.modules if '_span_' in x), sep='\\n')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     parts = {loops_part(rule) for rule in optkern.RULES}
     name = f"optkern.kernels._span_{optkern.isa()}"
     assert {name, *(f"{name}_{part}" for part in parts)} == {*done.stdout.split()}, done.stderr
@@ -127,7 +127,7 @@ def test_an_import_writes_no_docstrings_and_few_signatures():
         "import optkern; print(len(written)); optkern.Adam.__signature__; "
         "optkern.reference.adam; print(len(written))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     of_import, after = map(int, done.stdout.split())
     assert of_import < 200, done.stderr  # those of the compiled functions for rows
     assert after > of_import + 40

@@ -1,7 +1,9 @@
 """The source distribution has every file of the repository, and its list warns of nothing."""
 
 import os
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,23 @@ def test_every_file_is_in_the_distribution(listed):
     modules = {x for x in tracked if x.startswith("optkern/") and x.endswith(".py")}
     hidden = {x for x in tracked if x.startswith(".")}
     assert tracked - hidden - modules - ITS_OWN == found
+
+
+def named(requirements):
+    """Take the packages' names, without a template's own."""
+    return {
+        re.match(r"[\w-]+", x)[0].replace("_", "-").lower() for x in requirements if x[0] != "$"
+    }
+
+
+def test_who_tries_a_wheel_installs_what_the_suite_takes():
+    """Beside the extra `test`: a Python without a GIL, and conda-forge's tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    takes = named(project["project"]["optional-dependencies"]["test"])
+    (own,) = [x["test-requires"] for x in project["tool"]["cibuildwheel"]["overrides"]]
+    assert takes - named(own) == {"safetensors"}  # which has no such wheels
+    recipe = (ROOT / "tools" / "conda-forge" / "recipe.yaml").read_text(encoding="utf-8")
+    (asked,) = re.findall(r"run: \[(.*)\]", recipe)
+    # Its files are a few that take the rest of `test` for nothing.
+    given = named(x.strip(' "') for x in asked.split(","))
+    assert takes - given == {"hypothesis", "ml-dtypes", "safetensors"}

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import spread
 
 import optkern
 from optkern.bench import parity, selfcheck
@@ -68,10 +69,28 @@ def test_another_rounding_of_state_is_found(small, capsys, monkeypatch):
     monkeypatch.setattr(
         selfcheck.reference,
         "update",
-        lambda rule, p, g, state, hyper, seed: update(rule, p, g, state, hyper, seed + 1),
+        lambda rule, p, g, state, hyper, seed, **_: update(rule, p, g, state, hyper, seed + 1),
     )
     assert main(["selfcheck"]) == 1
-    assert re.search(r"compact +WRONG: Wrong: \w+, state in \w+, baseline", capsys.readouterr().out)
+    said = r"compact +WRONG: Wrong: \w+, float32 weights, state in \w+, baseline, 1\n"
+    assert re.search(said, capsys.readouterr().out)
+
+
+@spread(4, dtype=("float16", "bfloat16"), master=(False, True))
+def test_another_bit_of_weights_in_16_bits_is_found(small, capsys, monkeypatch, dtype, master):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="extra `bfloat16`")
+    update = reference.update
+
+    def off_by_one_bit(rule, p, *arguments, **more):
+        update(rule, p, *arguments, **more)
+        if p.dtype.name == dtype and (more["master"] is not None) == master:
+            p.view(np.uint16)[-1] ^= 1
+
+    monkeypatch.setattr(selfcheck.reference, "update", off_by_one_bit)
+    assert main(["selfcheck"]) == 1
+    said = rf"compact +WRONG: Wrong: \w+, {dtype} weights{', a master' * master}, .*baseline, 1"
+    assert re.search(said, capsys.readouterr().out)
 
 
 def test_it_takes_no_options():

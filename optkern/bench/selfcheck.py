@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import platform
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
@@ -28,7 +30,11 @@ from .timing import interleaved
 # Below a vector, across the edges at which work is cut, two chunks; and odd.
 LENGTHS_CHECKED = (1, 7, 1023, 33_333)
 THREADS = (1, 2, 3)
-STATES = ("bfloat16", "int8")
+BFLOAT16 = "bfloat16"
+STATES = (BFLOAT16, "int8")
+# Of weights in 16 bits: whether they have masters, and their state.
+HALF_WEIGHTS = ((False, None), (False, BFLOAT16), (True, None), (True, BFLOAT16))
+STORED, STEPS_STORED = 20_001, 2  # two chunks
 MATRICES_CHECKED, STEPS_CHECKED = ("7x24", "40x24", "33x33"), 3
 # The options that add or remove a term or a state array.
 BUSY = {"momentum": 0.9, "nesterov": True, "amsgrad": True, "centered": True, "weight_decay": 0.1}
@@ -108,29 +114,26 @@ def check_matrices() -> str:
 
 
 def check_compact_state() -> str:
-    """Compare optimizers whose state is rounded at random with the same in NumPy."""
+    """Compare optimizers whose state or weights have few bits with the same in NumPy."""
     compared = 0
-    for rule, state_dtype in itertools.product(RULES, STATES):
+    for rule, way in itertools.product(RULES, ways_to_store()):
         if "" in rule.not_compact or not hasattr(kernels, rule.name):
             continue
-        for isa in runtime.AVAILABLE_ISAS:
+        expected: list[Any] = []
+        for isa, threads in each_in_turn(runtime.AVAILABLE_ISAS, THREADS):
             runtime.use_isa(isa)
-            p = values(np.float32, 3001, 0)
-            opt = CLASSES[rule.name](p, state_dtype=state_dtype, **with_momentum(rule))
-            twin = p.copy()
-            for step in (1, 2):
-                g = values(np.float32, 3001, step)
-                entry = opt.state[0]
-                state = [copied(entry.get(slot)) for slot in rule.state]
-                hyper = {**rule.hyperparameters, **opt.param_groups[0], "step": step}
-                hyper |= {name: entry[name] for name in rule.carried}
-                reference.update(rule, twin, g, state, hyper, opt.seed)
-                opt.step(g)
-                for a, b in zip([p, *map(entry.get, rule.state)], [twin, *state]):
-                    if not equal_bits(a, b):
-                        raise Wrong(f"{rule.name}, state in {state_dtype}, {isa}")
-                compared += 1
-    return f"state in bfloat16 and int8: {compared:,} steps equal NumPy's bit for bit"
+            try:
+                expected = stored(rule, way, threads, expected)
+            except Wrong as wrong:
+                raise Wrong(f"{rule.name}, {described(way)}, {isa}, {threads}") from wrong
+            compared += STEPS_STORED
+    widths = (
+        "float16 and bfloat16" if BFLOAT16 in {way[0] for way in ways_to_store()} else "float16"
+    )
+    return (
+        f"state in bfloat16 and int8, weights in {widths}: {compared:,} steps equal NumPy's bit "
+        "for bit"
+    )
 
 
 def check_verdicts() -> str:
@@ -204,6 +207,11 @@ def values(dtype: Any, size: int, seed: int) -> np.ndarray:
     return x
 
 
+def small_values(dtype: Any, seed: int) -> np.ndarray:
+    """Draw numbers that float16 has, too."""
+    return np.clip(values(np.float32, STORED, seed), -100, 100).astype(dtype)
+
+
 def stepped(place: Any, rule: Rule, streams: list[np.ndarray], options: Any) -> list[np.ndarray]:
     """Give the arrays after one step of a functional twin, the gradient left out."""
     p, g, *state = (x.copy() for x in streams)
@@ -212,15 +220,72 @@ def stepped(place: Any, rule: Rule, streams: list[np.ndarray], options: Any) -> 
     return [p, *state]
 
 
+def each_in_turn(isas: Sequence[str], threads: Sequence[int]) -> list[tuple[str, int]]:
+    """List pairs of an instruction set and a number: each is there, not each with each."""
+    count = max(len(isas), len(threads))
+    return [(isas[k % len(isas)], threads[k % len(threads)]) for k in range(count)]
+
+
+def ways_to_store() -> list[tuple[str, bool, str | None]]:
+    """List dtypes of weights, whether they have masters, and those of the state."""
+    halves = ["float16", *([BFLOAT16] if find_spec("ml_dtypes") else [])]
+    found: list[tuple[str, bool, str | None]] = [("float32", False, state) for state in STATES]
+    found += [(p, master, state) for p in halves for master, state in HALF_WEIGHTS]
+    return found
+
+
+def described(way: tuple[str, bool, str | None]) -> str:
+    """Name a way to store weights and state."""
+    p_dtype, master, state_dtype = way
+    return f"{p_dtype} weights{', a master' * master}, state in {state_dtype or 'float32'}"
+
+
+def stored(
+    rule: Rule, way: tuple[str, bool, str | None], threads: int, expected: list[Any]
+) -> list[Any]:
+    """Take steps that end as expected, or where nothing is expected yet as those in NumPy do."""
+    p_dtype, master, state_dtype = way
+    dtype = np.dtype(import_module("ml_dtypes").bfloat16 if p_dtype == BFLOAT16 else p_dtype)
+    p = small_values(dtype, 0)
+    opt = CLASSES[rule.name](
+        p, state_dtype=state_dtype, master_weights=master, num_threads=threads,
+        **with_momentum(rule),
+    )  # fmt: skip
+    twin, got = p.copy(), []
+    for step in range(1, STEPS_STORED + 1):
+        g = small_values(dtype, step)
+        entry = opt.state[0]
+        slots = [*rule.state, "master"]
+        before = [copied(entry.get(slot)) for slot in slots]
+        hyper = {**rule.hyperparameters, **opt.param_groups[0], "step": step}
+        hyper |= {name: entry[name] for name in rule.carried}
+        opt.step(g)
+        got += [p.copy(), *(copied(entry.get(slot)) for slot in slots)]
+        if not expected:
+            *state, held = before
+            reference.update(rule, twin, g, state, hyper, opt.seed, master=held)
+            refuse_others([p, *map(entry.get, slots)], [twin, *state, held])
+    if expected:
+        refuse_others(got, expected)
+    return got
+
+
+def refuse_others(got: list[Any], expected: list[Any]) -> None:
+    """Raise `Wrong` where two lists of arrays have not the same bits."""
+    for a, b in zip(got, expected):
+        if not equal_bits(a, b):
+            raise Wrong("other bits")
+
+
 def copied(state: Any) -> Any:
     """Copy a state array, compact or not; None stays."""
     return None if state is None else state.copy()
 
 
 def equal_bits(a: Any, b: Any) -> bool:
-    """Compare two arrays, compact or not, bit for bit, any NaN with any NaN."""
+    """Compare two arrays, compact or not, bit for bit."""
     if a is None or b is None:
         return a is b
     if isinstance(a, codecs.Compact):
         a, b = a.decode(), b.decode()
-    return np.array_equal(a, b, equal_nan=True)
+    return np.array_equal(bits(codecs.widened(a)), bits(codecs.widened(b)))

@@ -3,6 +3,17 @@
 # The rule over all elements of a plan: chunk by chunk where there are threads, a span of a tensor
 # at a time, and in pieces where arrays are staged or something is done around the rule.
 
+cdef extern from *:
+    """
+    /* What several threads may say at once. */
+    #if defined(__GNUC__) || defined(__clang__)
+    #define optkern_say(what) __atomic_store_n((what), 1, __ATOMIC_RELAXED)
+    #else  /* MSVC, where a volatile number is written at once */
+    #define optkern_say(what) (*(volatile int*)(what) = 1)
+    #endif
+    """
+    void say "optkern_say"(bint* what) noexcept nogil
+
 
 cdef void run_plan(plan_t* plan, int threads) noexcept nogil:
     cdef scratch_t* s = room_of(plan, 0)
@@ -238,7 +249,7 @@ cdef void accumulate_span(
         g = lowered(plan, t, fetch(t, 1, here, piece, s.streams[1], s), piece, s.streams[1])
         held = fetch(t, to, here, piece, s.streams[to], s)
         if not take(held, g, piece):
-            plan.crowded = True   # whichever thread says so
+            say(&plan.crowded)   # whichever thread it is
         put(t, to, here, piece, held, NULL, s)
         if plan.options.zero_grad:
             zero(t, 1, here, piece, s)
