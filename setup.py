@@ -230,8 +230,7 @@ def compacts(variants, used):
 
     They have state, which the rows do not refuse to be compact, and do not leave to pieces.
     """
-    without = [name for rule in rules.RULES for name in (*rule.not_compact, *rule.by_pieces)]
-    rest = {name.upper() for name in without}
+    rest = {x.upper() for rule in rules.RULES for x in (*rule.not_compact, *rule.by_pieces)}
     kept = [not rest & set(flags.split(" | ")) for flags in variants]
     return [(k, x) for k, x in enumerate(variants) if used[k] and kept[k]]
 
@@ -482,10 +481,7 @@ class BuildExt(build_ext):
         compiler = getattr(self.compiler, "compiler_so", [])
         stamp = Path(self.build_temp) / "flags.json"
         before = json.loads(stamp.read_text()) if stamp.exists() else {}
-        now = {
-            ext.name: [compiler, ext.extra_compile_args, ext.extra_link_args]
-            for ext in self.extensions
-        }
+        now = {x.name: [compiler, x.extra_compile_args, x.extra_link_args] for x in self.extensions}
         self.changed = {name for name, flags in now.items() if before.get(name) != flags}
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(json.dumps(before | now, indent=0))
@@ -525,10 +521,7 @@ def cythonized(extensions: list[Extension]) -> list[Extension]:
     pip's isolated builds install NumPy anew each time: by its files' dates all would be compiled.
     """
 
-    def dated(tree: DependencyTree, name: str) -> float:
-        return os.path.getmtime(name) if ours(name) else 0
-
-    DependencyTree.timestamp = dated
+    DependencyTree.timestamp = lambda _, name: os.path.getmtime(name) if ours(name) else 0
     stamp = ROOT / "build" / "numpy"
     changed = stamp.exists() and stamp.read_text() != numpy.__version__
     # Its workers would run this file again where they are not forked.
@@ -572,8 +565,7 @@ def mend_append(source: Path) -> None:
         f"{appended}    Py_DECREF(x);\n",
         f"{appended}    if (result == 0) Py_DECREF(x);  /* else the caller drops it */\n",
     )
-    if mended != text:
-        source.write_text(mended, encoding="utf-8")
+    write_if_changed(source, mended)
 
 
 def ours(name: str) -> bool:
