@@ -1,11 +1,16 @@
-"""Runs that are diagnosed."""
+"""Runs that are diagnosed, and what is known of one."""
+
+import math
+from types import SimpleNamespace
 
 import numpy as np
 from curvature_cases import product_saddle
 
 import optkern
+from optkern.curvature.operators import Point
 from optkern.diagnose import Monitor
-from optkern.monitor.trend import FEWEST
+from optkern.monitor.stall import ByCurvature
+from optkern.monitor.trend import FEWEST, Trend
 
 SCALES = np.geomspace(0.1, 10, 30)
 
@@ -215,3 +220,33 @@ CASES |= {
     "2-D falling": ("falling", case(HILL, sgd(0.01), 100, [1.1, 0.8], **FEW)),
     "3-D exploding": ("exploding", case(quadratic(100, 1, 0.1), sgd(0.03), 100, [1.0] * 3)),
 }
+
+
+def known_by_curvature(**known):
+    """Make a ByCurvature of known numbers alone."""
+    point = Point("diagnose", np.array([3.0, 4.0]))
+    seen = {
+        "lr": 1.0,
+        "update_norm": 1.0,
+        "reversal": math.nan,
+        "straightness": math.nan,
+        "held": "",
+        "goes_on_by_averages": False,
+    }
+    seen = {**seen, "straight": False, "gradient_norm": math.nan, **known.pop("seen", {})}
+    self = object.__new__(ByCurvature)
+    numbers = {
+        "trend": Trend(np.ones(100)),
+        "seen": SimpleNamespace(**seen),
+        "opt": optkern.SGD(np.ones(2), lr=0.1),
+        "point": point,
+        "aim": SimpleNamespace(decay=np.zeros(1), shrink=np.zeros(1)),
+        "grad": lambda x: x,
+        "stable": math.nan,
+        "limit": math.nan,
+        "gain": 0.0,
+        "no_limit": "",
+        "where": "",
+    }
+    vars(self).update({**numbers, **known})
+    return self

@@ -148,7 +148,7 @@ def test_a_floor_reached_from_nothing_is_no_explosion():
     for count in (50, 400, 2000):
         losses = np.concatenate([[0.0], 1e-3 * noise[:count]])
         d = said_of(losses)
-        assert d.kind == "inconclusive" and "the loss stays about" in str(d), str(d)
+        assert d.kind == "inconclusive" and "the loss is about" in str(d), str(d)
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from diagnosed import known_by_curvature as at
 from turning import turn
 
 import optkern
@@ -15,7 +16,6 @@ from optkern.monitor.evidence import Evidence, median_cosine
 from optkern.monitor.idle import idle
 from optkern.monitor.record import Look
 from optkern.monitor.settings import remembers, value_clip
-from optkern.monitor.stall import ByCurvature
 from optkern.monitor.trend import Trend
 from optkern.monitor.trial import StepsTried, best_of, sign_or_rate, try_steps
 
@@ -197,39 +197,11 @@ def test_clip_value_counts_where_a_rule_does_not_divide_by_the_gradient():
 # --------------------------------------------------------------------------- by curvature
 
 
-def at(**known):
-    """A ByCurvature of known numbers alone."""
-    point = Point("diagnose", np.array([3.0, 4.0]))
-    seen = {
-        "lr": 1.0,
-        "update_norm": 1.0,
-        "reversal": math.nan,
-        "straightness": math.nan,
-        "held": "",
-    }
-    seen = {**seen, "straight": False, "gradient_norm": math.nan, **known.pop("seen", {})}
-    self = object.__new__(ByCurvature)
-    numbers = {
-        "trend": Trend(np.ones(100)),
-        "seen": SimpleNamespace(**seen),
-        "opt": optkern.SGD(np.ones(2), lr=0.1),
-        "point": point,
-        "aim": SimpleNamespace(decay=np.zeros(1), shrink=np.zeros(1)),
-        "grad": lambda x: x,
-        "stable": math.nan,
-        "limit": math.nan,
-        "gain": 0.0,
-        "no_limit": "",
-        "where": "",
-    }
-    vars(self).update({**numbers, **known})
-    return self
-
-
 def test_an_lr_to_try_is_a_tenth_and_half_of_what_is_allowed():
-    assert at(stable=9.0)._lower_lr() == "try lr = 0.1" == at()._lower_lr()
-    assert at(stable=0.04)._lower_lr() == "try lr = 0.02"
-    assert at(stable=0.0)._lower_lr() == "try lr = 0.1"
+    assert at(limit=9.0)._lower_lr() == "try lr = 0.1" == at()._lower_lr()
+    assert at(limit=0.04)._lower_lr() == "try lr = 0.02"
+    assert at(limit=0.0)._lower_lr() == "try lr = 0.1"
+    assert at(limit=9.0, stable=1e-8)._lower_lr() == "try lr = 0.1"  # a bound, far from tight
     assert (
         at(seen={"lr": 0.0})._lower_lr()
         == "try a tenth of lr"
@@ -333,8 +305,40 @@ def test_what_is_unclear_in_words():
     unclear = said(seen={"gradient_norm": 1.0, "reversal": 0.25})
     assert "does not tell why (successive ones have the cosine 0.25): record" in unclear
     assert "does not tell why: record" in said(seen={"gradient_norm": 1.0})
+    averaged = {"reversal": 0.99, "straightness": 0.125, "goes_on_by_averages": True}
+    assert f"lead nowhere ({percentage(0.125)} of the way is left as" in said(True, seen=averaged)
     assert "not seen often enough" in said(seen={"update_norm": math.nan, "gradient_norm": 1.0})
     assert said(seen={"straight": True, "gradient_norm": 1.0}) == ""
+
+
+def test_steps_that_fall_at_this_lr_are_told_where_chance_hides_them():
+    blurred = Trend(0.04 + 0.03 * np.resize([1.0, -1.0], 100))
+
+    def unseen(lr=0.01, trend=blurred, loss=lambda x: 0.5 * float(x @ x)):
+        x = np.full(2, 0.2)
+        opt, trained = optkern.SGD(x, lr=lr), Point("diagnose", x)
+        seen = {"lr": lr}
+        return at(
+            trend=trend, loss=loss, raw=lambda x: x, trained=trained, opt=opt, seen=seen
+        )._falls_unseen()
+
+    assert unseen().startswith("50 steps of the rule at lr = 0.01 with grad lower the loss from")
+    assert unseen(lr=1e-4) == ""  # a hundredth of the loss
+    assert unseen(lr=2.5) == "" == unseen(loss=None) == unseen(trend=Trend(np.ones(100)))
+
+
+def test_a_long_way_at_an_lr_that_can_hardly_be_raised():
+    v = SimpleNamespace(newton_length=1.0)
+    short = {"lr": 1.0, "update_norm": 1e-6}
+    assert (
+        at(limit=20.0, seen=short)
+        ._far(v)
+        .endswith("; raise lr, or bring inputs and targets to a size of 1")
+    )
+    near = at(limit=3.0, seen=short)._far(v)
+    assert "; lr is 1, and at most 3 is stable here: bring inputs" in near and "raise" not in near
+    assert "or raise lr where it stays stable" in at(seen=short)._far(v)
+    assert at(limit=3.0)._far(v) == ""
 
 
 @pytest.mark.parametrize("lr", (0.5, 1e-3))

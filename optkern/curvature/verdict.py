@@ -323,7 +323,7 @@ def _not_stationary(v: Verdict) -> str:
     beside = ""
     if v.escape_direction is not None:
         beside = (
-            f", or leave the saddle beside along verdict.escape_direction (lambda_min <= "
+            f", or leave the saddle near x along verdict.escape_direction (lambda_min <= "
             f"{at_most(v.bounds_min[1])})"
         )
     return f"not stationary: {s.why}; go on descending{beside}"

@@ -74,9 +74,17 @@ class AboutRate:
         way, step = v.newton_length, self.seen.update_norm
         if not 0 < step < way / PATIENCE:
             return ""
+        mend = "raise lr, or bring inputs and targets to a size of 1"
+        if not self.seen.lr < 0.1 * self.limit:  # a tenfold lr would bounce
+            mend = (
+                f"lr is {self.seen.lr:.3g}, and at most {self.limit:.3g} is stable here: bring "
+                "inputs and targets to a size of 1"
+            )
+            if math.isnan(self.limit):
+                mend = "bring inputs and targets to a size of 1, or raise lr where it stays stable"
         return (
             f"a Newton step is {way:.2g} long, and the last update was {step:.2g}: that is "
-            f"{way / step:.0e} of them; raise lr, or bring inputs and targets to a size of 1"
+            f"{way / step:.0e} of them; {mend}"
         )
 
     def _too_short(self) -> str:
@@ -102,11 +110,25 @@ class AboutRate:
             return ""
         return f"{same}, where the run led nowhere ({self._updates_seen()})"
 
+    def _falls_unseen(self) -> str:
+        """Say that the next steps fall at this lr, where chance hides in the records what they do.
+
+        Of averages as they are: the run itself would go on so, if its gradients were the whole's.
+        """
+        if not (self.trend.blurred and self.loss and self.opt and self.seen.lr > 0):
+            return ""
+        next_ones = try_steps(self.rule, self.trained, self.raw, self.loss, self.seen.lr)
+        if next_ones is None or not next_ones.steady:
+            return ""
+        if not next_ones.gain > FALLING_SLOWLY * abs(next_ones.before):
+            return ""
+        return str(next_ones)
+
     def _lower_lr(self) -> str:
         """Name an lr to try: a tenth, and below what the curvature allows."""
         if not self.seen.lr > 0:
             return "try a tenth of lr"
-        allowed = self.stable if self.stable > 0 else math.inf
+        allowed = self.limit if self.limit > 0 else math.inf
         return f"try lr = {min(0.1 * self.seen.lr, 0.5 * allowed):.2g}"
 
     def _edge(self) -> str:
@@ -134,7 +156,8 @@ class AboutRate:
     def _updates_seen(self) -> str:
         """Say what was seen of updates that lead nowhere."""
         parts = []
-        if math.isfinite(self.seen.reversal):
+        # Averages keep their direction in a bounce and in noise, too.
+        if math.isfinite(self.seen.reversal) and not self.seen.goes_on_by_averages:
             parts.append(f"successive ones have the cosine {self.seen.reversal:.2f}")
         if math.isfinite(self.seen.straightness):
             parts.append(f"{percentage(self.seen.straightness)} of the way is left as distance")

@@ -101,6 +101,10 @@ class Evidence:
         return not self.averages and self.reversal > ONWARD
 
     @property
+    def goes_on_by_averages(self) -> bool:
+        return self.averages and self.reversal > ONWARD
+
+    @property
     def still(self) -> str:
         """Say why nothing moves any more; empty where something does."""
         if self.lr == 0:

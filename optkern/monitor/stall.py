@@ -371,6 +371,13 @@ class ByCurvature(AboutRate):
                 "data, in every parameter? If it does, what it gets is noise: larger batches",
                 v,
             )
+        if nowhere and not trend.rises and (unseen := self._falls_unseen()):
+            return self._said(
+                "inconclusive",
+                f"{stalled}; {unseen}: lr is not too high for that, chance in the batches hides "
+                "it; go on, and record more steps or take larger batches to see it",
+                v,
+            )
         if trend.rises and seen.straight:
             return self._said(
                 "inconclusive",
@@ -431,8 +438,8 @@ class ByCurvature(AboutRate):
             return f" though x is at a {v}: the updates still go past it; lower lr"
         if self.trend.blurred:
             return (
-                f" though {could}: chance hides whether it still falls; record more steps, or take "
-                "larger batches"
+                f" though {could}: chance hides whether it still falls; record more steps, or "
+                "larger batches where they are of batches"
             )
         if not seen.straight and math.isfinite(seen.update_norm):
             how = f" ({self._updates_seen()})" if self._updates_seen() else ""

@@ -170,8 +170,11 @@ class Trend:
                 f"the loss {only}{change} to {self.loss:.4g} in the last {self.window} records "
                 f"({by_chance})"
             )
+        # A fall that may be half of it is hidden by chance, not absent.
+        stays = "is" if self.blurred else "stays"
         return (
-            f"the loss stays about {self.loss:.4g} ({change} in {self.window} records, {by_chance})"
+            f"the loss {stays} about {self.loss:.4g} ({change} in {self.window} records, "
+            f"{by_chance})"
         )
 
 
