@@ -65,7 +65,7 @@ def build(machine: str, tree: Path, place: Path) -> None:
 
 
 # Of a listing: the loops with which a rule updates numbers of one dtype, and what they are made of.
-UPDATE = r"<(\w+_(?:part\d+|light)_[a-z]+_f(?:32|64))>:\n(.*?)(?:\n\n|\Z)"
+UPDATE = r"<(\w+_(?:part\d+|light)_[a-z]+_f(?:32|64)_whole)>:\n(.*?)(?:\n\n|\Z)"
 
 
 def look_at_loops(machine: str, place: Path) -> None:
