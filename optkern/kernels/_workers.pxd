@@ -201,11 +201,13 @@ cdef extern from *:
     }
 
     static int optkern_is_near(void) {
-        return !optkern_pool.patient
+        return !__atomic_load_n(&optkern_pool.patient, __ATOMIC_RELAXED)
             && __atomic_load_n(&optkern_pool.near, __ATOMIC_RELAXED) == OPTKERN_GAPS;
     }
 
-    static void optkern_set_patient(int patient) { optkern_pool.patient = patient; }
+    static void optkern_set_patient(int patient) {
+        __atomic_store_n(&optkern_pool.patient, patient, __ATOMIC_RELAXED);
+    }
 
     /* 0: another thread of the program has the workers, nothing was done. */
     static int optkern_share_out(

@@ -17,6 +17,7 @@ from libc.string cimport memcpy
 
 from optkern.kernels import _isa
 from optkern.kernels._constants cimport constants_t
+from optkern.kernels._cpu cimport optkern_cpu_level
 from optkern.kernels._scalar cimport (
     optkern_ieee_mode, optkern_mode_t, optkern_restore_mode,
 )
@@ -37,33 +38,30 @@ cdef extern from *:
     static int omp_get_max_threads(void) { return 1; }
     #endif
 
+    #if defined(_WIN32)
+    #ifndef WIN32_LEAN_AND_MEAN
+    #define WIN32_LEAN_AND_MEAN
+    #endif
+    #ifndef NOMINMAX
+    #define NOMINMAX
+    #endif
+    #include <windows.h>
+    #undef near  /* of 16-bit days: names here */
+    #undef far
+    static double optkern_seconds(void) {
+        LARGE_INTEGER ticks, each_second;   /* clock() there counts milliseconds */
+        QueryPerformanceCounter(&ticks);
+        QueryPerformanceFrequency(&each_second);
+        return (double)ticks.QuadPart / (double)each_second.QuadPart;
+    }
+    #else
     #include <time.h>
     static double optkern_seconds(void) {
-    #if defined(_WIN32)
-        return (double)clock() / CLOCKS_PER_SEC;
-    #else
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
         return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-    #endif
     }
-
-    /* 0: baseline, 1: x86-64-v3, 2: x86-64-v4; asks the operating system's support too. */
-    static int optkern_cpu_level(void) {
-    #if (defined(__x86_64__)) && (defined(__GNUC__) || defined(__clang__))
-        __builtin_cpu_init();
-        if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-              && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")))
-            return 0;
-        if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-              && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
-              && __builtin_cpu_supports("avx512vl")))
-            return 1;
-        return 2;
-    #else
-        return 0;
     #endif
-    }
 
     /* Said by several threads at once, where several optimizers step. */
     #if defined(__GNUC__) || defined(__clang__)
@@ -88,7 +86,6 @@ cdef extern from *:
     const char* OPTKERN_COMPILER
     int omp_get_max_threads() noexcept nogil
     double optkern_seconds() noexcept nogil
-    int optkern_cpu_level() noexcept nogil
     const bint optkern_region_entered
     void optkern_enter_region() noexcept nogil
 

@@ -13,6 +13,20 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from optkern.kernels.runtime cimport count_forks
 
+cdef extern from *:
+    """
+    #if defined(__GNUC__) || defined(__clang__)
+    #define optkern_is_set(flag) __atomic_load_n(flag, __ATOMIC_ACQUIRE)
+    #define optkern_set(flag, to) __atomic_store_n(flag, to, __ATOMIC_RELEASE)
+    #else  /* MSVC, whose int is as long as its long */
+    #include <intrin.h>
+    #define optkern_is_set(flag) _InterlockedOr((volatile long*)(flag), 0)
+    #define optkern_set(flag, to) ((void)_InterlockedExchange((volatile long*)(flag), to))
+    #endif
+    """
+    bint optkern_is_set(bint* flag) noexcept nogil
+    void optkern_set(bint* flag, bint to) noexcept nogil
+
 cdef str STEP = "a step"
 
 
@@ -92,22 +106,26 @@ cdef class Turn:
         with cython.critical_section(self):
             if self.is_taken():
                 self.refuse_others(what, stepping, reading)
-                return False
-            self.busy, self.stepping, self.at_rest = True, stepping, False
+                if self.thread == PyThread_get_thread_ident():
+                    return False  # else another thread's call has ended just now
+            self.stepping, self.at_rest = stepping, False
             self.thread, self.forks = PyThread_get_thread_ident(), count_forks()
             self.doing = what  # None: no name whose references all threads would count
+            optkern_set(&self.busy, True)
             return True
 
     cdef void end(self) noexcept:
-        self.busy = False
+        """Give the turn back, without the lock: who sees that sees all that was written before."""
+        optkern_set(&self.busy, False)
 
     cdef bint is_taken(self) noexcept:
-        return self.busy and self.forks == count_forks()
+        return optkern_is_set(&self.busy) and self.forks == count_forks()
 
     cdef int refuse_others(self, str what, bint stepping, bint reading) except -1:
         """Raise where a call is under way that this one is no part of."""
-        cdef bint welcome = reading and self.at_rest or not (stepping or self.stepping)
-        if not self.is_taken() or welcome and self.thread == PyThread_get_thread_ident():
+        cdef bint ours = self.thread == PyThread_get_thread_ident()  # else `at_rest` may change now
+        cdef bint welcome = ours and (reading and self.at_rest or not (stepping or self.stepping))
+        if welcome or not self.is_taken():
             return 0
         end = f"{STEP if what is None else what} has to wait for its end"
         if stepping and self.stepping:
