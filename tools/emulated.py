@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Of s390x Debian's mirrors have not all that trixie's updates name.
 SUITES = {"arm64": "trixie", "s390x": "sid"}
-PACKAGES = "python3,python3-numpy,python3-dev,python3-pytest"
+PACKAGES = "python3,python3-numpy,python3-dev,python3-pytest,libgomp1"
 # Debian's word, and GNU's and qemu's.
 PROCESSORS = {"arm64": "aarch64", "s390x": "s390x"}
 TESTS = ["tests/test_recorded.py", "tests/test_rules.py", "-k", "recorded or training or option"]
