@@ -128,7 +128,7 @@ cdef class Turn:
         if welcome or not self.is_taken():
             return 0
         end = f"{STEP if what is None else what} has to wait for its end"
-        if stepping and self.stepping:
+        if self.stepping and (stepping or what == STEP):  # or what comes before one: its schedules
             end = "an optimizer takes one step at a time"
         doing = STEP if self.doing is None else self.doing
         raise RuntimeError(

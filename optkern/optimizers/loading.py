@@ -165,7 +165,8 @@ class CheckedStateDict:
                 copied = self._copied_compact if self._is_compact(slot) else self._copied
                 self.state[slot].append(copied(slot, what, entry, array, hyper))
             arrays = {slot: self.state[slot][i] for slot in rule.state}
-            refuse_impossible(self.owner, what, arrays)
+            resting = self.counts[-1] - self.started[-1] <= rule.rests_first
+            refuse_impossible(self.owner, what, arrays, resting)
         if any(self.accumulator_filled) and not self.accumulated:
             raise ValueError(f"{self.owner}: there are accumulators, but accumulated is 0")
         if self.held_shift not in (0, 32):
@@ -215,17 +216,20 @@ class CheckedStateDict:
         return copy_beside(copy, array, rule.stream_number(slot))
 
 
-def refuse_impossible(owner: str, what: str, arrays: Mapping[str, Any]) -> None:
+def refuse_impossible(
+    owner: str, what: str, arrays: Mapping[str, Any], resting: bool = False
+) -> None:
     """Raise ValueError on moments, by slot, that no steps leave.
 
     NaN and infinity are left by gradients that hold them, infinity in a second moment by one whose
-    square overflows; a first moment that is finite has seen no NaN.
+    square overflows; a first moment that is finite has seen no NaN, but where only the first steps
+    have been taken, those that begin the second moment alone (``resting``).
     """
     for slot in NONNEGATIVE & set(arrays):
         if arrays[slot] is not None:
             values = np.asarray(arrays[slot])
             _refuse_where(values < 0, owner, f"{slot} of {what} must not be negative", values)
-    if arrays.get("exp_avg") is None:
+    if arrays.get("exp_avg") is None or resting:
         return
     first = np.asarray(arrays["exp_avg"])  # of int8 a block is NaN as a whole, in both moments
     for slot in ("exp_avg_sq", "exp_inf"):

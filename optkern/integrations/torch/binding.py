@@ -169,13 +169,14 @@ class Binding:
                 begun = begun or slot == "momentum_buffer"
             elif not velocity and slot not in OPTION_SLOTS:
                 raise ValueError(f"{owner} has no {slot!r}: it is of another rule or option")
-        arrays = {slot: plan.state[slot][i] for slot in inner.rule.state}
-        refuse_impossible(self.owner, named("parameter", i), arrays)
         # torch's SGD and Muon count nothing: that there is momentum says there have been steps.
         uncounted = velocity or inner.rule.state[:1] == ("momentum_buffer",)
         step = entry.get("step", int(begun) if uncounted else None)
         plan.steps[i] = tensors.whole_number(f"{owner}: step", tensors.plain(step))
         plan.started[i] = 0 if begun or not velocity else plan.steps[i]
+        arrays = {slot: plan.state[slot][i] for slot in inner.rule.state}
+        resting = plan.steps[i] <= inner.rule.rests_first
+        refuse_impossible(self.owner, named("parameter", i), arrays, resting)
         for j, name in enumerate(inner.rule.carried):
             value = tensors.plain(entry.get(name))
             plan.carried[i, j] = checked_option(owner, name, value, inner.rule.domain(name))
