@@ -305,7 +305,7 @@ class Fit:
                 for key in opt.session.members(number):
                     entry, array = state["state"][key], self.arrays[key]
                     entries[key] = opt.session.completed(
-                        entry, array, number, group, state["options"]
+                        entry, array, number, group, state["options"] or {}
                     )
         except ValueError as error:  # half precision has no averages
             pass_on(error)
